@@ -1,0 +1,27 @@
+"""How long work tells of itself and is cancelled, whoever watches: a node, a terminal, a test, nobody."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from PIL import Image
+
+
+class Watcher(Protocol):
+    """Given to every function that takes long."""
+
+    def check(self) -> None:
+        """Called once a step; raises when the work is to stop. What was learned is kept by the caller's `finally`."""
+
+    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+        """`done` of `total` steps are done; `text` is one line (loss, ETA); `picture` is a preview."""
+
+
+class Silent:
+    """Nobody watches."""
+
+    def check(self) -> None:
+        pass
+
+    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+        pass
