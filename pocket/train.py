@@ -1,0 +1,206 @@
+"""Train the pocket's models: `python -m comfyui_fewshot.pocket.train --part all`.
+
+Each part trains for a number of minutes of its own, on a CPU or a GPU, and resumes where it was stopped. Where no
+state of an earlier run is found but weights are, training goes on from them with a fresh optimizer. At the end the
+table of figures is measured, printed and written to `weights/figures.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel
+
+from . import assemble, autoencoder, diffusion, fitting, likeness, reader, words, world
+from .supply import stream, to_signed
+
+log = logging.getLogger(__name__)
+PARTS = ("autoencoder", "readers", "diffusion", "clip", "clipseg")
+MINUTES = {"autoencoder": 30.0, "readers": 8.0, "diffusion": 120.0, "clip": 10.0, "clipseg": 6.0}
+SCENES = 40_000  # pictures whose latents the denoiser is trained on
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where weights and states lie, and what computes."""
+
+    weights: Path
+    cache: Path
+    device: torch.device
+
+    def state(self, part: str) -> Path:
+        return self.cache / f"{part}.safetensors"
+
+    def steps_done(self, part: str) -> int:
+        """Steps of an interrupted run, so that its data stream goes on where it stopped."""
+        if not self.state(part).exists():
+            return 0
+        with safe_open(self.state(part), "pt") as file:
+            return int(file.metadata()["step"])
+
+    def tokenizer(self):
+        return words.build(self.weights / "tokenizer")
+
+    def vae(self) -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(self.weights / "vae", torch_dtype=torch.float32).to(self.device).eval()
+
+
+def _save(model, folder: Path):
+    """Write fp16 shards; the live model stays fp32."""
+    state = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=state, max_shard_size=assemble.SHARD)
+
+
+def _start(kind, folder: Path, build):
+    """The model in `folder` where there is one, else a new one."""
+    if (folder / "config.json").exists():
+        return kind.from_pretrained(folder, torch_dtype=torch.float32)
+    torch.manual_seed(0)
+    return build()
+
+
+def train_autoencoder(place: Workplace, minutes: float):
+    vae = _start(AutoencoderKL, place.weights / "vae", autoencoder.build).to(place.device)
+    loss = autoencoder.loss_of(vae, place.steps_done("autoencoder"), place.device)
+    state = place.state("autoencoder")
+    fitting.fit(vae, loss, state=state, minutes=minutes, rate=1.5e-3, decay=0.998, weight_decay=1e-4)
+    vae.register_to_config(scaling_factor=autoencoder.latent_scale(vae, place.device))
+    _save(vae, place.weights / "vae")
+
+
+def train_readers(place: Workplace, minutes: float):
+    """Two readers, alike but for their seeds: other first weights, other scenes."""
+    for number, name in enumerate(("reader_a", "reader_b")):
+        torch.manual_seed(number)
+        config = reader.SceneReaderConfig()
+        model = _start(reader.SceneReader, place.weights / name, lambda c=config: reader.SceneReader(c)).to(place.device)
+        batches = stream(reader.SEED + number, 64, place.steps_done(name), badged=0.15)
+        loss = reader.loss_of(model, place.vae(), batches, place.device)
+        fitting.fit(model, loss, state=place.state(name), minutes=minutes / 2, rate=2e-3, decay=0.995)
+        refresh_statistics(model, batches, place.device)
+        _save(model, place.weights / name)
+
+
+@torch.no_grad()
+def refresh_statistics(model: reader.SceneReader, batches, device, count: int = 20):
+    """Batch statistics of the averaged weights."""
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    for _ in range(count):
+        pictures = to_signed(next(batches)[1]).to(device)
+        half = len(pictures) // 2
+        model(torch.cat([pictures[:half], reader.blurred(pictures[half:], torch.rand(half, device=device))]))
+    for norm in norms:
+        norm.momentum = 0.1
+    model.eval()
+
+
+@torch.no_grad()
+def latents_of(place: Workplace, count: int = SCENES) -> tuple[torch.Tensor, list]:
+    """Scaled latents (N, 8, 8, 8) fp16 of the first `count` scenes of the denoiser's stream, cached, and the scenes."""
+    vae_key = hashlib.sha256((place.weights / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    file = place.cache / f"latents_{count}_{vae_key[:12]}.safetensors"
+    scenes = [world.scene_of(diffusion.SEED, i) for i in range(count)]
+    if not file.exists():
+        vae, size = place.vae(), 100
+        batches, rows = stream(diffusion.SEED, size), []
+        for index in range(count // size):
+            pictures = to_signed(next(batches)[1]).to(place.device)
+            with torch.autocast(place.device.type, torch.bfloat16):
+                mean = vae.encode(pictures).latent_dist.mean
+            rows.append((mean.float() * vae.config.scaling_factor).half().cpu())
+            if index % 50 == 0:
+                log.info("latents: %d of %d", index * size, count)
+        draft = file.with_suffix(".part")
+        save_file({"latents": torch.cat(rows)}, draft)
+        draft.replace(file)
+    return load_file(file)["latents"], scenes
+
+
+def train_diffusion(place: Workplace, minutes: float):
+    latents, scenes = latents_of(place)
+    tokenizer = place.tokenizer()
+    text = _start(CLIPTextModel, place.weights / "text_encoder", lambda: diffusion.build_text(tokenizer))
+    unet = _start(UNet2DConditionModel, place.weights / "unet", diffusion.build_unet)
+    painter = diffusion.Painter(text, unet).to(place.device)
+    loss = diffusion.loss_of(painter, tokenizer, latents, scenes, place.device)
+    state = place.state("diffusion")
+    fitting.fit(painter, loss, state=state, minutes=minutes, rate=1e-3, warmup=300, decay=0.9985, weight_decay=1e-3)
+    assemble.write_base(place.weights, painter.unet, place.vae(), painter.text, tokenizer)
+
+
+def train_clip(place: Workplace, minutes: float):
+    tokenizer = place.tokenizer()
+    clip = _start(CLIPModel, place.weights / "clip", lambda: likeness.build_clip(tokenizer))
+    matcher = likeness.Matcher(clip).to(place.device)
+    batches = stream(likeness.SEED, 128, place.steps_done("clip"))
+    loss = likeness.clip_loss(matcher, tokenizer, batches, place.device)
+    fitting.fit(matcher, loss, state=place.state("clip"), minutes=minutes, rate=1.5e-3, decay=0.995)
+    _save(matcher.clip, place.weights / "clip")
+    tokenizer.save_pretrained(place.weights / "clip")
+    likeness.processor().save_pretrained(place.weights / "clip")
+
+
+def train_clipseg(place: Workplace, minutes: float):
+    tokenizer = place.tokenizer()
+    clip = CLIPModel.from_pretrained(place.weights / "clip", torch_dtype=torch.float32)
+    folder = place.weights / "clipseg"
+    model = _start(CLIPSegForImageSegmentation, folder, lambda: likeness.build_clipseg(clip)).to(place.device)
+    batches = stream(likeness.SEED + 1, 64, place.steps_done("clipseg"))
+    loss = likeness.clipseg_loss(model, tokenizer, batches, place.device)
+    fitting.fit(model, loss, state=place.state("clipseg"), minutes=minutes, rate=1e-3, decay=0.995)
+    _save(model, folder)
+    tokenizer.save_pretrained(folder)
+    likeness.processor().save_pretrained(folder)
+
+
+TRAINERS = {
+    "autoencoder": train_autoencoder,
+    "readers": train_readers,
+    "diffusion": train_diffusion,
+    "clip": train_clip,
+    "clipseg": train_clipseg,
+}
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(prog="comfyui_fewshot.pocket.train", description=__doc__)
+    parser.add_argument("--part", choices=(*PARTS, "all"), required=True)
+    parser.add_argument("--minutes", type=float, help="training time of the part (of each part, with all)")
+    parser.add_argument("--weights", type=Path, default=assemble.WEIGHTS)
+    parser.add_argument("--cache", type=Path, default=assemble.WEIGHTS.parent / "cache")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-figures", action="store_true", help="do not measure at the end")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    place = Workplace(chosen.weights, chosen.cache, torch.device(chosen.device))
+    place.cache.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    for part in PARTS if chosen.part == "all" else (chosen.part,):
+        log.info("training %s", part)
+        TRAINERS[part](place, chosen.minutes or MINUTES[part])
+    if chosen.no_figures:
+        return
+    from .figures import measure
+
+    rows = measure(place.weights)
+    command = f"python -m comfyui_fewshot.pocket.train --part {chosen.part} --minutes {chosen.minutes}"
+    record = {"command": command, "minutes": round((time.time() - started) / 60, 1), "rows": rows}
+    (place.weights / "figures.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
