@@ -1,0 +1,1 @@
+"""What `run.py` is made of: standard library only, never published, never imported by the pack."""
