@@ -1,0 +1,238 @@
+"""Prior pictures: what the untrained base draws for the class noun, kept so that training does not unlearn it.
+
+Prior preservation is from DreamBooth (Ruiz et al. 2023, section 3.3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..models.errors import FewShotError
+from ..models.loading import open_base
+from ..models.sampling import sample
+from ..models.values import BaseModelRef, Concept, Picture, Sample, TrainingSet, content_key
+from ..models.watching import Silent, Watcher
+from . import prior_prompts
+from .captions import find_word
+from .decoding import pixel_key, write_bytes, write_png
+
+log = logging.getLogger(__name__)
+REVISION = 1  # of the prompts and of the sampling; raised when either changes
+MANIFEST = "manifest.jsonl"
+
+
+def _number(default, low, high, step, text: str, advanced: bool = False, matters: bool = True):
+    about = {"help": text, "min": low, "max": high, "step": step, "advanced": advanced, "matters": matters}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """How prior pictures are made. `count` and `batch` change no picture, so they stay outside the cache's key."""
+
+    count: int = _number(100, 1, 2000, 1, "prior pictures for each class noun; 100 suit a LoRA", matters=False)
+    steps: int = _number(30, 1, 200, 1, "sampling steps of each picture")
+    guidance: float = _number(5.0, 1.0, 30.0, 0.5, "classifier-free guidance; high values over-sharpen the priors")
+    seed: int = _number(0, 0, 2**48 - 1, 1, "seed of the prompts' order and of each picture's noise")
+    batch: int = _number(4, 1, 64, 1, "pictures sampled at once; it changes memory and speed only", True, False)
+    width: int = _number(0, 0, 2048, 8, "width in pixels; 0 takes the size that the base was trained at", True)
+    height: int = _number(0, 0, 2048, 8, "height in pixels; 0 takes the size that the base was trained at", True)
+    prompts: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": 'own prompts instead of the grid; "{noun}" stands for the class noun', "advanced": True},
+    )
+
+    def __post_init__(self):
+        object.__setattr__(self, "prompts", tuple(p.strip() for p in self.prompts if p.strip()))
+        for name, about in ((f.name, f.metadata) for f in self.__dataclass_fields__.values()):
+            value = getattr(self, name)
+            if "min" in about and not about["min"] <= value <= about["max"]:
+                raise FewShotError(
+                    f"priors: {name} is {value}; choose a value from {about['min']} to {about['max']} ({about['help']})"
+                )
+            if name in ("width", "height") and value % 8:
+                raise FewShotError(f"priors: {name} is {value}; choose a multiple of 8, such as {value // 8 * 8 + 8}")
+
+    def key(self, base: BaseModelRef, noun: str) -> str:
+        """Names what the pictures of `noun` depend on."""
+        chosen = asdict(replace(self, count=1, batch=1))
+        return content_key("priors", REVISION, noun, chosen, vars(base) | {"location": None})
+
+
+def generate_priors(
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    settings: PriorSettings,
+    cache: Path,
+    device: torch.device,
+    watcher: Watcher | None = None,
+    tokenizer_folder: Path | None = None,
+) -> TrainingSet:
+    """Add `settings.count` prior pictures for each class noun of `pictures`, drawn by `base`.
+
+    The pictures lie under `cache`/<key16>/ with a manifest. What lies there is used again, also after the work was
+    cut; the rest is sampled, each picture from its own random stream, so that it does not depend on the batch.
+
+    Raises:
+        FewShotError: no concept has a class noun, a prompt holds an identifier, or the base gives no numbers (NaN).
+        Whatever `watcher.check` raises; the pictures made until then stay in the cache.
+    """
+    watcher = watcher or Silent()
+    nouns = _nouns(pictures)
+    _check_prompts(settings, pictures.concepts)
+    stores = {noun: _Store(cache / settings.key(base, noun)[:16]) for noun in nouns}
+    missing = {noun: [i for i in range(settings.count) if i not in stores[noun].rows] for noun in nouns}
+    lacking = sum(len(indices) for indices in missing.values())
+    log.info("priors: %d of %d are in the cache", len(nouns) * settings.count - lacking, len(nouns) * settings.count)
+    if lacking:
+        with open_base(base, device, watcher, tokenizer_folder=tokenizer_folder) as networks:
+            painter = _Painter(networks, settings, watcher, lacking)
+            for noun in nouns:
+                painter.paint(noun, missing[noun], stores[noun])
+    added = [s for noun, concept in nouns.items() for s in stores[noun].samples(settings.count, concept)]
+    there = {(s.image.key, s.caption) for s in pictures.priors}
+    return pictures.with_samples(pictures.samples + tuple(s for s in added if (s.image.key, s.caption) not in there))
+
+
+def _nouns(pictures: TrainingSet) -> dict[str, int]:
+    """Class nouns, each with the first concept that has it."""
+    nouns: dict[str, int] = {}
+    for index, concept in enumerate(pictures.concepts):
+        if concept.noun and concept.kind == "subject":
+            nouns.setdefault(concept.noun, index)
+    if not nouns:
+        raise FewShotError("no class noun is known, so there are no priors to draw; give the subject one, such as dog")
+    return nouns
+
+
+def _check_prompts(settings: PriorSettings, concepts: tuple[Concept, ...]) -> None:
+    for prompt in settings.prompts:
+        for concept in concepts:
+            if find_word(concept.identifier, prompt):
+                raise FewShotError(
+                    f'the prior prompt "{prompt}" holds the identifier "{concept.identifier}"; priors show the class '
+                    'alone, so write "{noun}" there'
+                )
+
+
+class _Store:
+    """The prior pictures of one key on disk: `rows` by their index, only those whose file is whole."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows: dict[int, dict] = {}
+        for line in self._lines():
+            try:
+                row = json.loads(line)
+                data = (folder / row["file"]).read_bytes()
+                if hashlib.sha256(data).hexdigest() == row["sha256"]:
+                    self.rows[int(row["index"])] = row
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("priors: an entry of %s is not usable and is made again (%s)", folder / MANIFEST, error)
+
+    def _lines(self) -> list[str]:
+        path = self.folder / MANIFEST
+        return path.read_text("utf-8").splitlines() if path.is_file() else []
+
+    def add(self, made: list[tuple[int, str, int, Image.Image]]) -> None:
+        """Keep pictures (index, prompt, seed, pixels): first their files, then the manifest that names them."""
+        for index, prompt, seed, pixels in made:
+            path = write_png(pixels, self.folder / f"{index:05d}.png")
+            self.rows[index] = {
+                "index": index, "file": path.name, "prompt": prompt, "seed": seed, "key": pixel_key(pixels),
+                "width": pixels.width, "height": pixels.height,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            }  # fmt: skip
+        lines = [json.dumps(self.rows[index], ensure_ascii=False) for index in sorted(self.rows)]
+        write_bytes(("\n".join(lines) + "\n").encode(), self.folder / MANIFEST)
+
+    def samples(self, count: int, concept: int) -> list[Sample]:
+        chosen = [self.rows[index] for index in range(count)]
+        return [
+            Sample(
+                image=Picture(self.folder / row["file"], row["key"], row["width"], row["height"]),
+                caption=row["prompt"],
+                role="prior",
+                concept=concept,
+            )
+            for row in chosen
+        ]
+
+
+class _Painter:
+    """Samples what is missing, batch by batch, and tells the watcher."""
+
+    def __init__(self, networks, settings: PriorSettings, watcher: Watcher, total: int):
+        self.networks, self.settings, self.watcher = networks, settings, watcher
+        self.width, self.height = _size(networks, settings)
+        self.done, self.total = 0, total
+        log.info("priors: %d pictures of %d x %d, %d steps", total, self.width, self.height, settings.steps)
+
+    def paint(self, noun: str, indices: list[int], store: _Store) -> None:
+        if not indices:
+            return
+        prompts = self._prompts(noun, indices[-1] + 1)
+        for start in range(0, len(indices), self.settings.batch):
+            self.watcher.check()
+            part = indices[start : start + self.settings.batch]
+            seeds = [prior_prompts.seed_of(self.settings.seed, index) for index in part]
+            images = _pixels(self._sample([prompts[index] for index in part], seeds))
+            store.add([(i, prompts[i], seed, image) for i, seed, image in zip(part, seeds, images, strict=True)])
+            self.done += len(part)
+            steps = self.settings.steps
+            text = f"prior {self.done} of {self.total}: {prompts[part[-1]]}"
+            self.watcher.progress(self.done * steps, self.total * steps, text, images[-1])
+
+    def _prompts(self, noun: str, count: int) -> list[str]:
+        """Prompts of the pictures 0 to `count`; the grid holds only words that the base's tokenizer knows."""
+        known = prior_prompts.one_token_words(self.networks.tokenizers[0])
+        chosen = self.settings.prompts
+        prompts = prior_prompts.own(chosen, noun) if chosen else prior_prompts.grid(noun, known)
+        return prior_prompts.walk(list(dict.fromkeys(prompts)), self.settings.seed, count)
+
+    def _sample(self, prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        settings = self.settings
+        inner = _Part(self.watcher, *(count * settings.steps for count in (self.done, len(prompts), self.total)))
+        return sample(
+            self.networks, prompts, seeds, width=self.width, height=self.height, steps=settings.steps,
+            guidance=settings.guidance, batch=settings.batch, watcher=inner,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Tells `outer` of a part of its work: `share` steps from `start` on, of `whole`."""
+
+    outer: Watcher
+    start: int
+    share: int
+    whole: int
+
+    def check(self) -> None:
+        self.outer.check()
+
+    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+        self.outer.progress(self.start + done * self.share // max(total, 1), self.whole, text, picture)
+
+
+def _size(networks, settings: PriorSettings) -> tuple[int, int]:
+    """Width and height; 0 becomes what the UNet's config says it was trained at."""
+    factor = 2 ** (len(networks.vae.config.block_out_channels) - 1)
+    native = networks.unet.config.sample_size * factor
+    return settings.width or native, settings.height or native
+
+
+def _pixels(images: torch.Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [0, 1] as pictures."""
+    if not torch.isfinite(images).all():
+        raise FewShotError("the base model drew no numbers (NaN), as half precision can; load it with dtype float32")
+    values = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(np.ascontiguousarray(value)) for value in values]

@@ -1,0 +1,1 @@
+"""What tells good from bad: metrics (rewards are metrics too), grids, plots and the report."""

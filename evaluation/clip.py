@@ -1,0 +1,145 @@
+"""Likeness to a text and to pictures by a CLIP (Radford et al. 2021), from any local folder of a `CLIPModel`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPModel
+
+from ..models.errors import FewShotError
+from ..models.values import Prompt
+from .metrics import check_pairs
+
+log = logging.getLogger(__name__)
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's CLIP
+BATCH = 32
+
+
+class Clip:
+    """A CLIP opened from `folder` on first use, in fp32. Several metrics may share one."""
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu"):
+        self.folder, self.device = Path(folder), torch.device(device)
+        settings = _settings(self.folder, "config.json", needed=True)
+        if settings.get("model_type") != "clip":
+            raise FewShotError(
+                f"{self.folder} holds a {settings.get('model_type', 'model of unknown kind')}, not a CLIP; choose a "
+                "folder of a transformers CLIPModel, such as openai/clip-vit-base-patch32"
+            )
+        given = _settings(self.folder, "preprocessor_config.json")
+        self.mean = torch.tensor(given.get("image_mean", MEAN)).view(3, 1, 1)
+        self.std = torch.tensor(given.get("image_std", STD)).view(3, 1, 1)
+        self.model_id = settings.get("_name_or_path") or self.folder.name
+
+    @cached_property
+    def model(self) -> CLIPModel:
+        log.info("opening the CLIP in %s", self.folder)
+        try:
+            model = CLIPModel.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise FewShotError(f"the CLIP in {self.folder} cannot be read ({error}); fetch its files again") from error
+        return model.float().to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def tokenizer(self):
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, TypeError) as error:
+            raise FewShotError(f"{self.folder} holds no tokenizer; put vocab.json and merges.txt there") from error
+
+    @property
+    def size(self) -> int:
+        return self.model.config.vision_config.image_size
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """(3, S, S): the shorter edge resized to the model's own size S (bicubic), cropped, normalised."""
+        size, (width, height) = self.size, image.size
+        shape = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+        resized = image.convert("RGB").resize(shape, Image.Resampling.BICUBIC)
+        left, top = (shape[0] - size) // 2, (shape[1] - size) // 2
+        values = np.asarray(resized.crop((left, top, left + size, top + size)), np.float32) / 255
+        return (torch.from_numpy(values).permute(2, 0, 1) - self.mean) / self.std
+
+    @torch.no_grad()
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Unit embeddings (n, D) on the CPU."""
+        parts = []
+        for start in range(0, len(images), BATCH):
+            pixels = torch.stack([self.pixels(image) for image in images[start : start + BATCH]]).to(self.device)
+            parts.append(_embedding(self.model.get_image_features(pixel_values=pixels)))
+        return torch.nn.functional.normalize(torch.cat(parts), dim=-1).cpu()
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit embeddings (n, D) on the CPU. Texts longer than the model reads are cut, and named in the log."""
+        most = self.model.config.text_config.max_position_embeddings
+        parts = []
+        for start in range(0, len(texts), BATCH):
+            batch = list(texts[start : start + BATCH])
+            for text, ids in zip(batch, self.tokenizer(batch).input_ids, strict=True):
+                if len(ids) > most:
+                    log.warning("CLIP reads %d tokens; the end of this text is left out: %s", most, text)
+            tokens = self.tokenizer(batch, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
+            tokens = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
+            parts.append(_embedding(self.model.get_text_features(**tokens)))
+        return torch.nn.functional.normalize(torch.cat(parts), dim=-1).cpu()
+
+
+class ClipText:
+    """CLIP-T: the cosine of each picture and its prompt without identifiers."""
+
+    name = "CLIP-T"
+
+    def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
+        self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
+        self.model_id = self.clip.model_id
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
+        """Cosines (n,) in [-1, 1]; see `Metric`."""
+        check_pairs(images, prompts)
+        return (self.clip.images(images) * self.clip.texts([p.stripped for p in prompts])).sum(-1)
+
+
+class ClipImage:
+    """CLIP-I: the mean cosine of each picture and every reference (DreamBooth, Ruiz et al. 2023)."""
+
+    name = "CLIP-I"
+
+    def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
+        self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
+        self.model_id = self.clip.model_id
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError without references."""
+        check_pairs(images, prompts)
+        if not references:
+            raise FewShotError("CLIP-I compares with pictures of the subject and there are none; connect its pictures")
+        return (self.clip.images(images) @ self.clip.images(references).T).mean(-1)
+
+
+def _settings(folder: Path, name: str, needed: bool = False) -> dict:
+    path = folder / name
+    if not path.is_file():
+        if needed:
+            raise FewShotError(f"there is no CLIP in {folder}: {name} is missing; put a CLIPModel folder there")
+        return {}
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise FewShotError(f"{path} is damaged ({error}); fetch it again") from None
+
+
+def _embedding(output) -> torch.Tensor:
+    """The projected embedding: transformers 5 gives an output object, transformers 4 the tensor itself."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output

@@ -1,0 +1,99 @@
+"""Plots by matplotlib's object interface, which keeps no global state and needs no display."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..models.errors import FewShotError
+
+SERIES = ("#2a6fdb", "#d9602b", "#2f9e62", "#9250c4", "#b58a00", "#c2377b")
+
+
+@dataclass(frozen=True)
+class Theme:
+    paper: str
+    ink: str
+    rule: str
+
+
+LIGHT = Theme(paper="#ffffff", ink="#30343b", rule="#d9dce1")
+DARK = Theme(paper="#1d2026", ink="#c9ced6", rule="#3a3f48")
+
+
+def loss_curve(
+    losses: Sequence[float] | Mapping[str, Sequence[float]],
+    title: str = "",
+    theme: Theme = LIGHT,
+    size: tuple[int, int] = (840, 420),
+) -> Image.Image:
+    """The loss of every step, faint, and over it its moving average; a mapping draws one curve a term.
+
+    The average is exponential over about a twentieth of the steps, without the bias of its start. `size` is (width,
+    height) in pixels. Steps whose loss is no number leave a gap, and the legend says how many there are.
+
+    Raises:
+        FewShotError: there is nothing to draw.
+    """
+    terms = losses if isinstance(losses, Mapping) else {"loss": losses}
+    terms = {name: [float(value) for value in values] for name, values in terms.items() if len(values)}
+    if not terms:
+        raise FewShotError("there are no losses to plot; train at least one step")
+    figure, axes = _figure(size, theme)
+    for number, (name, values) in enumerate(terms.items()):
+        colour = SERIES[number % len(SERIES)]
+        steps = range(1, len(values) + 1)
+        shown = [value if math.isfinite(value) else math.nan for value in values]
+        lost = sum(math.isnan(value) for value in shown)
+        label = f"{name} ({lost} steps without a number)" if lost else name
+        if len(values) < 3:
+            axes.plot(steps, shown, color=colour, marker="o", markersize=4, linewidth=1, label=label)
+            continue
+        axes.plot(steps, shown, color=colour, alpha=0.28, linewidth=0.9)
+        axes.plot(steps, smoothed(shown, max(2.0, len(values) / 20)), color=colour, linewidth=2, label=label)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.margins(x=0.01)
+    if len(terms) > 1 or any("without" in text for text in axes.get_legend_handles_labels()[1]):
+        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
+    return _picture(figure)
+
+
+def smoothed(values: Sequence[float], window: float) -> list[float]:
+    """Exponential moving average with the bias of its start removed (as Adam does, Kingma & Ba 2015)."""
+    keep = 1 - 1 / max(window, 1.0)
+    total = weight = 0.0
+    means = []
+    for value in values:
+        if math.isfinite(value):
+            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        means.append(total / weight if weight else math.nan)
+    return means
+
+
+def _figure(size: tuple[int, int], theme: Theme):
+    figure = Figure(figsize=(size[0] / 120, size[1] / 120), dpi=120, facecolor=theme.paper, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(facecolor=theme.paper)
+    axes.grid(axis="y", color=theme.rule, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(theme.rule)
+    axes.tick_params(colors=theme.ink, labelsize=9, length=3)
+    for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        text.set_color(theme.ink)
+    return figure, axes
+
+
+def _picture(figure: Figure) -> Image.Image:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", facecolor=figure.get_facecolor())
+    data.seek(0)
+    return Image.open(data).convert("RGB")
