@@ -131,11 +131,13 @@ class TrainingSet:
 class Loaded:
     """Weights that live in the host: `state_dict()` gives them in the original checkpoint's names.
 
-    `components` may hold what a checkpoint does not carry: a folder of tokenizer files and configs.
+    `components` may name a folder in diffusers' layout that holds what a checkpoint does not carry: configs and
+    tokenizer files. Without it the family's stock configs are used.
     """
 
     state_dict: Callable[[], Mapping[str, torch.Tensor]] = field(compare=False)
     label: str = "from the graph"
+    components: Path | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

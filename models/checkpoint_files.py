@@ -1,0 +1,141 @@
+"""Files of weights: opening them lazily and safely, and saying what a file is that is no base model."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import FewShotError
+
+SUFFIXES = (".safetensors", ".ckpt")
+
+
+class _Lazy(Mapping):
+    """The tensors of an open safetensors file, read when asked for."""
+
+    def __init__(self, handle):
+        self._handle = handle
+        self._keys = dict.fromkeys(handle.keys())
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._handle.get_tensor(key)
+
+    def __contains__(self, key) -> bool:
+        return key in self._keys
+
+    def __iter__(self):
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[tuple[Mapping[str, Tensor], dict[str, str]]]:
+    """The tensors (on the CPU) and the metadata of a .safetensors file or of a pickled one, which may run no code.
+
+    Raises FewShotError when the file is missing, truncated, or not what its name says.
+    """
+    if not path.is_file():
+        raise FewShotError(f"there is no file {path}: choose one that exists")
+    if path.suffix == ".safetensors":
+        try:
+            handle = safe_open(str(path), framework="pt", device="cpu")
+        except (SafetensorError, OSError) as error:
+            raise FewShotError(_what_is_broken(path, error)) from error
+        with handle:
+            yield _Lazy(handle), dict(handle.metadata() or {})
+    else:
+        yield _unpickled(path), {}
+
+
+def _unpickled(path: Path) -> Mapping[str, Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # the format before torch 1.6 cannot be mapped
+        found = _load_old(path)
+    except (pickle.UnpicklingError, EOFError, OSError) as error:
+        raise FewShotError(_what_is_broken(path, error)) from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else {}
+    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise FewShotError(f"{path.name} holds no weights by name: choose a .safetensors checkpoint")
+    return tensors
+
+
+def _load_old(path: Path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise FewShotError(_what_is_broken(path, error)) from error
+
+
+def _what_is_broken(path: Path, error: Exception) -> str:
+    """One line that tells a cut download from a page or a pointer saved under the file's name."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        return f"{path.name} is a Git LFS pointer ({size} bytes), not the weights: fetch the file itself"
+    if head.lstrip()[:1] == b"<":
+        return f"{path.name} is a web page ({size} bytes), not weights: the download failed; download it again"
+    if isinstance(error, pickle.UnpicklingError):
+        return f"{path.name} holds more than weights, and is not opened for safety: choose a .safetensors file"
+    return f"{path.name} is cut short or damaged ({size} bytes: {error}): download it again"
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, remembered by path, size and time."""
+    status = path.stat()
+    return _file_hash(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: str, size: int, time: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+# In order: what tells a kind of file by its names, and what to say of it.
+_OTHER_KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
+    ((".lora_up.weight", ".lora_A.weight", ".lora_down.weight", "_lora.up.weight", ".hada_w1_a", ".lokr_w1"), "a LoRA"),
+    (("emb_params", "string_to_param"), "a textual-inversion embedding"),
+    (("control_model.", "controlnet_", "zero_convs.", "controlnet_cond_embedding."), "a ControlNet"),
+    (("double_blocks.",), "a Flux model"),
+    (("joint_blocks.", "joint_transformer_blocks."), "a Stable Diffusion 3 model"),
+    (("double_layers.",), "an AuraFlow model"),
+    (("cap_embedder.",), "a Lumina or Z-Image model"),
+    (("txt_in.individual_token_refiner",), "a Hunyuan video model"),
+    (("img_in.weight", "txt_norm.weight"), "a Qwen-Image model"),
+    (("patchify_proj.",), "an LTX video model"),
+    (("clip_txt_mapper.", "effnet_mapper."), "a Stable Cascade model"),
+    (("vision_model.encoder", "visual_projection."), "a CLIP vision model"),
+)
+_WEIGHTS_ONLY = (
+    (("down_blocks.0.resnets", "input_blocks.0.0.weight"), "only a UNet, without text encoder and autoencoder"),
+    (("decoder.conv_in.weight", "first_stage_model.decoder"), "only an autoencoder (VAE)"),
+    (("text_model.encoder.layers.0.", "token_embedding.weight"), "only a text encoder"),
+)
+
+
+def other_kind(keys: Mapping[str, Tensor]) -> str:
+    """What a file is that is no base model of a supported family, from the names of its tensors."""
+    if len(keys) <= 2 and any(key in keys for key in ("clip_l", "clip_g", "clip_h")):
+        return "a textual-inversion embedding"
+    for marks, kind in (*_OTHER_KINDS, *_WEIGHTS_ONLY):
+        if any(mark in key for key in keys for mark in marks):
+            return kind
+    return f"no diffusion model that is known here (its first names: {', '.join(sorted(keys)[:3]) or 'none'})"

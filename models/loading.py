@@ -1,0 +1,210 @@
+"""Opening base models: a checkpoint file, a folder in diffusers' layout, or weights that the host holds.
+
+Nothing here reaches the network. Weights are read tensor by tensor, cast, and put where they are to work; they are
+frozen, and let go when the context ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from .assembly import ModelFolder, OriginalCheckpoint, Source, assemble, build_tokenizer
+from .checkpoint_files import SUFFIXES, file_hash, open_tensors
+from .errors import FewShotError
+from .families import Family, family_named
+from .identify import Identity, identify_folder, identify_tensors
+from .schedule import NoiseSchedule
+from .values import BaseModelRef, Loaded, content_key
+from .watching import Silent, Watcher
+
+log = logging.getLogger(__name__)
+
+REVISION = 1
+"""raised when the same weights begin to give other results"""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Networks:
+    """An opened base model. `dtype` is the compute type of its frozen weights; the autoencoder's may be wider."""
+
+    unet: Any
+    vae: Any
+    text_encoders: tuple
+    tokenizers: tuple
+    schedule: NoiseSchedule
+    family: Family
+    device: torch.device
+    dtype: torch.dtype
+    ref: BaseModelRef
+
+    @property
+    def latent_channels(self) -> int:
+        return self.unet.config.in_channels
+
+    @property
+    def downscale(self) -> int:
+        """Pixels along a side of a latent cell."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def resolution(self) -> int:
+        """The side in pixels that the model was made for."""
+        return int(self.unet.config.sample_size or self.family.resolution // self.downscale) * self.downscale
+
+    def roots(self) -> dict[str, torch.nn.Module]:
+        """The networks that adapters may change, by the first part of a module's path."""
+        encoders = zip(self.family.text_encoders, self.text_encoders, strict=True)
+        return {"unet": self.unet, **{names.component: network for names, network in encoders}}
+
+    def close(self) -> None:
+        """Let the weights go, whoever still holds this object."""
+        self.unet = self.vae = None
+        self.text_encoders = self.tokenizers = ()
+
+
+# ------------------------------------------------------------------------------------------------------ references
+
+
+def base_from_path(path: Path, dtype: str = "auto", clip_skip: int = 0) -> BaseModelRef:
+    """The base model in a .safetensors or .ckpt file or in a folder in diffusers' layout.
+
+    `clip_skip` counts text layers from the end as A1111 does (1 is the last, 2 the last but one); 0 is the family's
+    default. Raises FewShotError when the path is missing, damaged, or something else than a supported base model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        identity, weights = identify_folder(path), _folder_hash(path)
+    elif path.suffix in SUFFIXES:
+        with open_tensors(path) as (tensors, metadata):
+            identity = identify_tensors(tensors, metadata, path.name)
+        weights = file_hash(path)
+    elif path.exists():
+        raise FewShotError(f"{path.name} is no kind of file that holds a base model: choose a .safetensors file")
+    else:
+        raise FewShotError(f"there is no base model at {path}: choose one that exists")
+    return _reference(identity, path, weights, dtype, clip_skip)
+
+
+def base_from_loaded(loaded: Loaded, key: str, dtype: str = "auto", clip_skip: int = 0) -> BaseModelRef:
+    """The base model whose weights the host holds; `key` is the content key of those weights."""
+    if loaded.components is None:
+        identity = identify_tensors(loaded.state_dict(), {}, loaded.label)
+    else:
+        identity = identify_folder(loaded.components)
+    return _reference(identity, loaded, key, dtype, clip_skip)
+
+
+def _reference(identity: Identity, location: Path | Loaded, weights: str, dtype: str, clip_skip: int) -> BaseModelRef:
+    if dtype != "auto" and dtype not in DTYPES:
+        raise FewShotError(f"'{dtype}' is no compute type: choose auto, {', '.join(DTYPES)}")
+    if clip_skip < 0:
+        raise FewShotError(f"clip skip is {clip_skip}: 0 is the model's own, 1 the last layer, 2 the last but one")
+    key = content_key("base", REVISION, weights, vars(identity), dtype, clip_skip)
+    return BaseModelRef(
+        family=identity.family,
+        location=location,
+        key=key,
+        prediction=identity.prediction,  # type: ignore[arg-type]
+        zero_snr=identity.zero_snr,
+        clip_skip=clip_skip,
+        dtype=dtype,
+    )
+
+
+def _folder_hash(folder: Path) -> str:
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    files = sorted(p for part in parts for p in (folder / part).glob("*") if p.is_file())
+    return content_key([[p.relative_to(folder).as_posix(), file_hash(p)] for p in files])
+
+
+# --------------------------------------------------------------------------------------------------------- opening
+
+
+@contextmanager
+def open_base(
+    ref: BaseModelRef,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    tokenizer_folder: Path | None = None,
+) -> Iterator[Networks]:
+    """The networks of `ref` on `device`, frozen and in evaluation mode; let go when the context ends.
+
+    `tokenizer_folder` holds CLIP's vocab.json and merges.txt (ComfyUI ships them in comfy/sd1_tokenizer); it is needed
+    where the model brings no tokenizer of its own. Raises FewShotError when the weights do not fit together.
+    """
+    networks = _load(ref, torch.device(device), watcher or Silent(), tokenizer_folder)
+    try:
+        yield networks
+    finally:
+        networks.close()
+        gc.collect()
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _load(ref: BaseModelRef, device: torch.device, watcher: Watcher, tokenizer_folder: Path | None) -> Networks:
+    family = family_named(ref.family)
+    dtype = compute_dtype(ref.dtype, device)
+    with torch.inference_mode(False), torch.no_grad(), _source(ref, family) as source:
+        networks = _assemble_all(source, ref, family, device, dtype, watcher, tokenizer_folder)
+    log.info("opened %s (%s, %s) on %s in %s", ref.name, family.title, ref.prediction, device, dtype)
+    return networks
+
+
+def _assemble_all(
+    source: Source,
+    ref: BaseModelRef,
+    family: Family,
+    device: torch.device,
+    dtype: torch.dtype,
+    watcher: Watcher,
+    tokenizer_folder: Path | None,
+) -> Networks:
+    watcher.check()
+    tokenizers = tuple(build_tokenizer(source, names, tokenizer_folder) for names in family.text_encoders)
+    unet = assemble(UNet2DConditionModel, *source.unet(), device, dtype, strict=True)
+    watcher.check()
+    config, tensors = source.vae()
+    wide = dtype == torch.float16 and config.get("force_upcast", True)  # SDXL's overflows in float16
+    vae = assemble(AutoencoderKL, config, tensors, device, torch.float32 if wide else dtype)
+    encoders = []
+    for names, tokenizer in zip(family.text_encoders, tokenizers, strict=True):
+        watcher.check()
+        config, tensors = source.text(names)
+        config = {**config, "eos_token_id": tokenizer.eos_token_id}
+        encoders.append(assemble(names, config, tensors, device, dtype))
+    schedule = NoiseSchedule.from_config(source.scheduler(), ref.prediction, ref.zero_snr).to(device)
+    return Networks(unet, vae, tuple(encoders), tokenizers, schedule, family, device, dtype, ref)
+
+
+@contextmanager
+def _source(ref: BaseModelRef, family: Family) -> Iterator[Source]:
+    location = ref.location
+    if isinstance(location, Loaded):
+        yield OriginalCheckpoint(location.state_dict(), family, location.components)
+    elif location.is_dir():
+        yield ModelFolder(location, family)
+    else:
+        with open_tensors(location) as (tensors, _):
+            yield OriginalCheckpoint(tensors, family)
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute type for `name`; "auto" is float32 on CPU and MPS, bfloat16 where the GPU has it, else float16."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+

@@ -1,0 +1,153 @@
+"""Pictures from prompts: deterministic DDIM (Song et al. 2021, eq. 12 with eta 0) on ComfyUI's timesteps.
+
+In the variance-exploding form this is Euler's method on the probability-flow ODE, so a picture is that of ComfyUI's
+KSampler with the sampler "euler", the scheduler "simple" and denoise 1 at the same seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .errors import FewShotError
+from .latents import decode_latents
+from .schedule import NoiseSchedule
+from .text import Conditioning, Embeddings, denoise, encode_prompts
+from .watching import Silent, Watcher
+
+if TYPE_CHECKING:
+    from .loading import Networks
+
+
+@torch.no_grad()
+def sample(
+    networks: Networks,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    negative: str = "",
+    width: int,
+    height: int,
+    steps: int = 30,
+    guidance: float = 7.0,
+    batch: int = 4,
+    watcher: Watcher | None = None,
+    embeddings: Embeddings | None = None,
+) -> Tensor:
+    """One picture a prompt and seed: (B, 3, H, W) in [0, 1] on the CPU.
+
+    Each picture has its own random stream, so it does not depend on the others or on `batch`. `width` and `height` are
+    in pixels; `guidance` is the classifier-free guidance scale, 1 for none.
+    """
+    latents = sample_latents(
+        networks,
+        prompts,
+        seeds,
+        negative=negative,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance=guidance,
+        batch=batch,
+        watcher=watcher,
+        embeddings=embeddings,
+    )
+    return torch.cat([decode_latents(networks, chunk).cpu() for chunk in latents.split(batch)])
+
+
+@torch.no_grad()
+def sample_latents(
+    networks: Networks,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    negative: str = "",
+    width: int,
+    height: int,
+    steps: int = 30,
+    guidance: float = 7.0,
+    batch: int = 4,
+    watcher: Watcher | None = None,
+    embeddings: Embeddings | None = None,
+) -> Tensor:
+    """The scaled latents (B, C, h, w) of what `sample` gives, on the networks' device."""
+    _check(networks, prompts, seeds, width, height, steps, batch)
+    watcher = watcher or Silent()
+    shape = (networks.latent_channels, height // networks.downscale, width // networks.downscale)
+    guided = not math.isclose(guidance, 1.0)
+    wanted, against = _conditionings(networks, prompts, negative if guided else None, embeddings)
+    timesteps = simple_timesteps(steps, len(networks.schedule))
+    done, total = 0, steps * math.ceil(len(prompts) / batch)
+    finished = []
+    for start in range(0, len(prompts), batch):
+        part = slice(start, start + batch)
+        latents = torch.stack([initial_noise(shape, seed) for seed in seeds[part]]).to(networks.device)
+        chosen = wanted.take(part)
+        both = chosen if against is None else Conditioning.cat([against.repeat(len(chosen)), chosen])
+        for now, after in zip(timesteps, [*timesteps[1:], None], strict=True):
+            watcher.check()
+            prediction = _guided(networks, latents, now, both, guidance)
+            latents = ddim_step(networks.schedule, prediction, latents, now, after)
+            done += 1
+            watcher.progress(done, total)
+        finished.append(latents)
+    return torch.cat(finished)
+
+
+def _conditionings(
+    networks: Networks, prompts: Sequence[str], negative: str | None, embeddings: Embeddings | None
+) -> tuple[Conditioning, Conditioning | None]:
+    """The prompts' conditioning, each text encoded once, and the negative prompt's (one row)."""
+    texts = list(dict.fromkeys(prompts))
+    wanted = encode_prompts(networks, texts, embeddings).take([texts.index(prompt) for prompt in prompts])
+    return wanted, None if negative is None else encode_prompts(networks, [negative], embeddings)
+
+
+def _guided(networks: Networks, latents: Tensor, t: int, both: Conditioning, guidance: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022) on the prediction; without a negative half, the prediction."""
+    copies = len(both) // len(latents)
+    times = torch.full((len(both),), t, device=latents.device)
+    prediction = denoise(networks, latents.repeat(copies, 1, 1, 1), times, both)
+    if copies == 1:
+        return prediction
+    against, towards = prediction.chunk(2)
+    return against + guidance * (towards - against)
+
+
+def ddim_step(schedule: NoiseSchedule, prediction: Tensor, zt: Tensor, t: int, after: int | None) -> Tensor:
+    """The latents one step on: at timestep `after`, or clean when there is none."""
+    times = torch.full((len(zt),), t, device=zt.device)
+    x0 = schedule.to_x0(prediction, zt, times)
+    if after is None:
+        return x0
+    epsilon = schedule.to_epsilon(prediction, zt, times)
+    return schedule.add_noise(x0, epsilon, torch.full_like(times, after))
+
+
+def simple_timesteps(steps: int, length: int = 1000) -> list[int]:
+    """The timesteps that ComfyUI's "simple" scheduler visits: evenly from the last one down."""
+    return [length - 1 - int(i * length / steps) for i in range(steps)]
+
+
+def initial_noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Standard normal noise (C, h, w) that depends on the seed alone, as ComfyUI draws it for one picture."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn((1, *shape), generator=generator)[0]
+
+
+def _check(
+    networks: Networks, prompts: Sequence[str], seeds: Sequence[int], width: int, height: int, steps: int, batch: int
+) -> None:
+    cell = networks.downscale
+    if not prompts or len(prompts) != len(seeds):
+        raise FewShotError(f"{len(prompts)} prompts and {len(seeds)} seeds were given: give as many of each, at least 1")
+    if width < cell or height < cell or width % cell or height % cell:
+        raise FewShotError(f"a picture of {width} x {height} pixels cannot be made: both must be multiples of {cell}")
+    if not 1 <= steps <= len(networks.schedule):
+        raise FewShotError(f"{steps} sampling steps were asked for: choose 1 to {len(networks.schedule)}")
+    if batch < 1:
+        raise FewShotError(f"a batch of {batch} was asked for: choose at least 1")

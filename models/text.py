@@ -1,0 +1,230 @@
+"""Prompts into conditioning, and the one way to call the denoiser.
+
+A prompt is one window of the text encoder's length: what does not fit is left out, with a warning that names it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import FewShotError
+
+if TYPE_CHECKING:
+    from .loading import Networks
+
+log = logging.getLogger(__name__)
+
+PROMPTS_AT_ONCE = 32
+Embeddings = Mapping[str, Mapping[str, Tensor]]
+"""learned vectors by the word that stands for them, then by "clip_l" / "clip_g": (tokens, width)"""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the denoiser is told: `hidden` (B, L, D) and, for SDXL, `pooled` (B, P)."""
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def take(self, indices: Tensor | Sequence[int] | slice) -> Conditioning:
+        """The rows `indices`, on the device where they are."""
+        if not isinstance(indices, (slice, Tensor)):
+            indices = torch.tensor(indices, dtype=torch.long, device=self.hidden.device)
+        return Conditioning(self.hidden[indices], None if self.pooled is None else self.pooled[indices])
+
+    def to(self, *args, **kwargs) -> Conditioning:
+        """To a device or a type, as a tensor's `to`."""
+        pooled = None if self.pooled is None else self.pooled.to(*args, **kwargs)
+        return Conditioning(self.hidden.to(*args, **kwargs), pooled)
+
+    def detach(self) -> Conditioning:
+        return Conditioning(self.hidden.detach(), None if self.pooled is None else self.pooled.detach())
+
+    def repeat(self, times: int) -> Conditioning:
+        """All rows `times` times over, in the order 0 1 2 0 1 2."""
+        return Conditioning.cat([self] * times)
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """The rows of all parts in a row."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return Conditioning(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+# ------------------------------------------------------------------------------------------------------- tokenizing
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A prompt's tokens, padded to the encoder's length, and the learned vectors that stand at some places."""
+
+    ids: tuple[int, ...]
+    vectors: tuple[tuple[int, Tensor], ...] = ()
+
+
+def _tokenize(tokenizer: Any, length: int, prompt: str, learned: Mapping[str, Tensor]) -> _Row:
+    ids: list[int] = []
+    vectors: list[tuple[int, Tensor]] = []
+    for text, word in _pieces(prompt, learned):
+        ids += tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
+        for vector in learned[word] if word else ():
+            vectors.append((len(ids) + 1, vector))
+            ids.append(tokenizer.bos_token_id)  # the id is looked up and then replaced
+    room = length - 2
+    if len(ids) > room:
+        lost = tokenizer.decode(ids[room:])
+        log.warning("the prompt '%s' is %d tokens long, %d fit; left out: '%s'", prompt, len(ids), room, lost)
+    ids = [tokenizer.bos_token_id, *ids[:room], tokenizer.eos_token_id]
+    ids += [tokenizer.pad_token_id] * (length - len(ids))
+    return _Row(tuple(ids), tuple((place, vector) for place, vector in vectors if place <= room))
+
+
+def _pieces(prompt: str, learned: Mapping[str, Tensor]) -> Iterator[tuple[str, str | None]]:
+    """The prompt cut at learned words, which may be written "word" or, as in ComfyUI, "embedding:word"."""
+    if not learned:
+        yield prompt, None
+        return
+    words = "|".join(re.escape(word) for word in sorted(learned, key=len, reverse=True))
+    end = 0
+    for found in re.finditer(rf"(?<!\w)(?:embedding:)?({words})(?!\w)", prompt):
+        yield prompt[end : found.start()], found[1]
+        end = found.end()
+    yield prompt[end:], None
+
+
+# --------------------------------------------------------------------------------------------------------- encoding
+
+
+def encode_prompts(networks: Networks, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
+    """The conditioning of `prompts`, one row each. Differentiable in the text encoders and in the embeddings.
+
+    The hidden states are those of the layer that the reference's clip skip names, with the encoder's last norm where
+    the family has it; SDXL's are both encoders' side by side, pooled from the second (Podell et al. 2023).
+    """
+    if isinstance(prompts, str):
+        raise FewShotError("prompts are a sequence of texts, and one text was given: put it in a list")
+    parts = [
+        _encode_some(networks, prompts[start : start + PROMPTS_AT_ONCE], embeddings or {})
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE)
+    ]
+    return Conditioning.cat(parts)
+
+
+def _encode_some(networks: Networks, prompts: Sequence[str], embeddings: Embeddings) -> Conditioning:
+    hidden, pooled = [], None
+    names = networks.family.text_encoders
+    for encoder, tokenizer, which in zip(networks.text_encoders, networks.tokenizers, names, strict=True):
+        learned = {word: of[which.embedding] for word, of in embeddings.items() if which.embedding in of}
+        length = encoder.config.max_position_embeddings
+        rows = [_tokenize(tokenizer, length, prompt, learned) for prompt in prompts]
+        states, projected = _run(networks, encoder, rows)
+        hidden.append(states)
+        pooled = projected if which.projected else pooled
+    return Conditioning(torch.cat(hidden, dim=-1), pooled)
+
+
+def _run(networks: Networks, encoder: nn.Module, rows: Sequence[_Row]) -> tuple[Tensor, Tensor | None]:
+    """Hidden states (B, L, D) of the chosen layer, and the projected pooled state (B, P) of an encoder that has one."""
+    inner = getattr(encoder, "text_model", encoder)  # transformers 5 has no inner model in CLIPTextModel
+    depth = layer_of(networks, len(inner.encoder.layers))
+    ids = torch.tensor([row.ids for row in rows], device=networks.device)
+    with _replaced(inner.embeddings.token_embedding, rows), _seen(inner.encoder.layers[-depth]) as seen:
+        output = encoder(input_ids=ids)
+    states = inner.final_layer_norm(seen[0]) if networks.family.final_norm else seen[0]
+    return states, getattr(output, "text_embeds", None)
+
+
+def layer_of(networks: Networks, layers: int) -> int:
+    """Which layer's states condition the denoiser, counted from the end of the layers that are there (1 is the last).
+
+    Raises FewShotError when the reference's clip skip names a layer that the model has not.
+    """
+    skip = networks.ref.clip_skip or networks.family.clip_skip
+    depth = skip - networks.family.unused_layers
+    if not 1 <= depth <= layers:
+        lowest = 1 + networks.family.unused_layers
+        highest = layers + networks.family.unused_layers
+        raise FewShotError(f"clip skip is {skip}; this model's text encoder can use {lowest} to {highest}")
+    return depth
+
+
+@contextmanager
+def _seen(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """What `layer` gives, in a list. (Its place in `output.hidden_states` changed between transformers' releases.)"""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_hook(
+        lambda _, __, output: seen.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _replaced(table: nn.Module, rows: Sequence[_Row]) -> Iterator[None]:
+    """Learned vectors in the places of the looked-up ones."""
+    places = [(b, place, vector) for b, row in enumerate(rows) for place, vector in row.vectors]
+    if not places:
+        yield
+        return
+    batch, position, vectors = (list(column) for column in zip(*places, strict=True))
+
+    def swap(_, __, looked_up: Tensor) -> Tensor:
+        index = tuple(torch.tensor(i, device=looked_up.device) for i in (batch, position))
+        return looked_up.index_put(index, torch.stack(vectors).to(looked_up.device, looked_up.dtype))
+
+    handle = table.register_forward_hook(swap)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+# -------------------------------------------------------------------------------------------------------- denoising
+
+
+def time_ids(
+    networks: Networks, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]
+) -> Tensor:
+    """SDXL's size conditioning (6,): original (height, width), crop (top, left), target (height, width) in pixels."""
+    return torch.tensor([*original, *crop, *target], dtype=torch.float32, device=networks.device)
+
+
+def denoise(
+    networks: Networks,
+    latents: Tensor,
+    timesteps: Tensor,
+    conditioning: Conditioning,
+    time_ids: Tensor | None = None,
+) -> Tensor:
+    """The denoiser's prediction (B, C, h, w) in float32 for noisy latents (B, C, h, w) at timesteps (B,).
+
+    `time_ids` is (6,) or (B, 6); without it SDXL is told that the picture is whole and has the latents' size.
+    """
+    dtype = networks.dtype
+    added = None
+    if conditioning.pooled is not None:
+        if time_ids is None:
+            size = tuple(side * networks.downscale for side in latents.shape[-2:])
+            time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32)
+        ids = time_ids.to(latents.device).expand(len(latents), 6)
+        added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": ids}
+    return networks.unet(
+        latents.to(dtype),
+        timesteps,
+        encoder_hidden_states=conditioning.hidden.to(dtype),
+        added_cond_kwargs=added,
+        return_dict=False,
+    )[0].float()
