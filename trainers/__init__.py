@@ -1,0 +1,1 @@
+"""What learns: one loop, and for each method the file that says what one step computes. Importing this costs nothing."""

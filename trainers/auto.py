@@ -1,0 +1,120 @@
+"""What `auto` means: numbers in place of settings left open, each a function of the data or the base, with its reason.
+
+Only what the batch is split into depends on the machine, and that does not change what is learned; so settings left
+open give the same content key and the same result everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..models.errors import FewShotError
+from .memory import BYTES_FULL, BYTES_HALF, activation_elements, split
+from .settings import SubjectSettings
+
+REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which the usual values were found
+REFERENCE_CELLS = 64 * 64  # latent places of its pictures
+REFERENCE_RATE = 1e-4
+HIGHEST_RATE = 1e-3
+MOST_PICTURES = 4  # a step averages over its noise well enough by then
+STEPS_PER_REFERENCE = 120
+FEWEST_STEPS, MOST_STEPS = 400, 1500
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choices depend on. `config` is the UNet's; `pixels` are a latent cell's; `free` bytes, if known."""
+
+    references: int
+    priors: int
+    parameters: int
+    config: Mapping[str, Any]
+    pixels: int
+    native_resolution: int
+    text_encoders: int
+    half: bool
+    free: int | None
+
+
+def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, tuple[str, ...]]:
+    """The settings with a number for everything left open, and a line for each choice.
+
+    Raises:
+        FewShotError: the resolution does not fit the base.
+    """
+    chosen = settings
+    reasons = []
+
+    def choose(name: str, value: Any, why: str) -> None:
+        nonlocal chosen
+        if chosen.is_auto(name):
+            chosen = replace(chosen, **{name: value})
+            reasons.append(f"{name} = {value} ({why})")
+
+    choose("resolution", facts.native_resolution, "the base's own")
+    _check_resolution(chosen.resolution, facts)
+    choose("learning_rate", learning_rate(facts.parameters), f"{facts.parameters / 1e6:.0f} M parameters; {RATE_RULE}")
+    choose("alpha", float(chosen.rank), "equal to rank: the adapter is not scaled")
+    share = 0.5 if facts.text_encoders == 1 else 0.05
+    choose("text_learning_rate", _rounded(chosen.learning_rate * share), f"{share:g} of learning_rate")
+    choose("batch_size", batch_size(facts.parameters, (chosen.resolution // facts.pixels) ** 2), BATCH_RULE)
+    choose("steps", steps(facts.references, chosen.batch_size), f"{facts.references} references; {STEPS_RULE}")
+    chosen, why = _split(chosen, facts)
+    return chosen, (*reasons, why)
+
+
+def learning_rate(parameters: int) -> float:
+    """1e-4 for UNets of SD 1.x's size and larger, more for smaller ones: ~ 1 / sqrt(parameters), at most 1e-3.
+
+    Adam's steps change what a layer gives in proportion to its width (Yang et al. 2022, arXiv:2203.03466), and a
+    network's parameters go with the square of its width.
+    """
+    rate = REFERENCE_RATE * math.sqrt(REFERENCE_SIZE / parameters)
+    return _rounded(min(max(rate, REFERENCE_RATE), HIGHEST_RATE))
+
+
+RATE_RULE = "1e-4 at 860 M and above, rising as 1 / sqrt(parameters) to at most 1e-3"
+
+
+def batch_size(parameters: int, cells: int) -> int:
+    """As many references as take the work (parameters x latent places) of one SD 1.x picture of 512 x 512; 1 to 4."""
+    affordable = int(REFERENCE_SIZE * REFERENCE_CELLS / (parameters * cells))
+    return min(max(affordable, 1), MOST_PICTURES)
+
+
+BATCH_RULE = "what costs as much as one SD 1.x picture of 512 x 512, from 1 to 4"
+
+
+def steps(references: int, batch: int) -> int:
+    """120 for each reference at batch 1, fewer by sqrt(batch) as the gradients' noise falls; 400 to 1500."""
+    return min(max(round(STEPS_PER_REFERENCE * references / math.sqrt(batch)), FEWEST_STEPS), MOST_STEPS)
+
+
+STEPS_RULE = "120 each / sqrt(batch_size), from 400 to 1500"
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
+
+
+def _check_resolution(resolution: int, facts: Facts) -> None:
+    multiple = facts.pixels * 2 ** (len(facts.config["block_out_channels"]) - 1)
+    if resolution % multiple or resolution < multiple:
+        near = max(multiple, round(resolution / multiple) * multiple)
+        raise FewShotError(
+            f"resolution is {resolution}, but this base takes multiples of {multiple} pixels. Use {near}, or 0 for its "
+            f"own ({facts.native_resolution})."
+        )
+
+
+def _split(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, str]:
+    rows = settings.batch_size * (2 if facts.priors and settings.prior_weight else 1)
+    cells = settings.resolution // facts.pixels
+    picture = activation_elements(facts.config, cells, cells) * (BYTES_HALF if facts.half else BYTES_FULL)
+    plan = split(rows, picture, facts.free, settings.gradient_checkpointing, settings.micro_batch)
+    checkpointing = "on" if plan.checkpointing else "off"
+    line = f"{rows} pictures a step, {plan.micro_batch} in a pass, gradient_checkpointing {checkpointing} ({plan.why})"
+    return replace(settings, micro_batch=plan.micro_batch, gradient_checkpointing=checkpointing), line

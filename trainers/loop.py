@@ -1,0 +1,290 @@
+"""The one training loop. It knows losses by their names and nothing of what is learned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch.nn import Parameter
+
+from ..models.errors import FewShotError
+from ..models.watching import Silent, Watcher
+from .checkpoint import Checkpoints, State
+from .optimisation import FlatGradients, Rates, make_optimizer
+from .processes import Alone, Processes
+from .runs import Journal
+
+T = TypeVar("T")
+Share = Callable[[Sequence[T]], list[T]]
+NORM = "gradient_norm"
+
+
+class Step(Protocol):
+    """What one step computes. `weights` names the loss terms that are computed, and weighs them."""
+
+    weights: Mapping[str, float]
+
+    def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
+        """What each pass of the denoiser adds to each term (scalars, fp32, unweighted), over `share` of the samples.
+
+        All passes of all processes together add up to the terms. Everything drawn is a function of `step`.
+        """
+
+
+class Diverged(FewShotError):
+    """A loss or gradient was not finite. `step` steps were whole, and their weights are back in place."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast.
+
+    `visits` are (every, call): call(step) follows each `every` whole steps. `cut(step)` is called when training ends
+    before its last step, with the weights after `step` whole steps in place.
+    """
+
+    steps: int
+    rates: Rates
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
+    save_every: int = 100
+    log_every: int = 10
+    scale_losses: bool = False  # fp16 gradients would vanish without
+    visits: Sequence[tuple[int, Callable[[int], None]]] = ()
+    cut: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Each term's loss at each step, unweighted; the step gone on from; seconds spent, earlier parts included."""
+
+    terms: Mapping[str, tuple[float, ...]]
+    resumed_from: int
+    seconds: float
+
+
+def train(
+    task: Step,
+    parameters: Mapping[str, Parameter],
+    plan: Plan,
+    checkpoints: Checkpoints,
+    journal: Journal,
+    watcher: Watcher = Silent(),
+    processes: Processes = Alone(),
+) -> Outcome:
+    """Minimise the task's weighted losses over `parameters` (fp32), from the newest checkpoint on.
+
+    Between log points nothing is copied to the host; on a CPU, where that costs nothing, every step is checked.
+    However it ends, the state after the last whole step is saved.
+
+    Raises:
+        Diverged: a loss or gradient was not finite.
+        BaseException: whatever `watcher.check` raises.
+    """
+    run = _Run(task.weights, parameters, plan, checkpoints, journal, processes)
+    run.go_on(checkpoints.latest())
+    processes.wait()
+    resumed_from = run.step
+    try:
+        for step in range(run.step, plan.steps):
+            watcher.check()
+            plan.rates.set(run.optimizer, step)
+            run.gradients.zero()
+            for terms in task.passes(step, processes.share):
+                run.backward(terms)
+            processes.add_up(run.gradients.buffer)
+            run.clip_and_note(step)
+            if run.check_is_due(step):
+                run.check(step)
+            run.update()
+            if _due(run.step, plan.log_every, plan.steps):
+                run.tell()
+            if _due(run.step, plan.save_every, plan.steps):
+                run.save()
+            watcher.progress(run.step, plan.steps, run.line)
+            for every, call in plan.visits:
+                if run.step % every == 0:
+                    call(run.step)
+    finally:
+        run.end()
+    return Outcome(run.history(), resumed_from, run.seconds())
+
+
+def _due(done: int, every: int, last: int) -> bool:
+    return done % every == 0 or done == last
+
+
+@dataclass
+class _Run:
+    """What changes while the loop runs. `step` counts whole steps; `record` holds a row for each term and the norm."""
+
+    weights: Mapping[str, float]
+    parameters: Mapping[str, Parameter]
+    plan: Plan
+    checkpoints: Checkpoints
+    journal: Journal
+    processes: Processes
+    step: int = 0
+    saved: int = 0
+    checked: int = 0
+    told: int = 0
+    updating: bool = False
+    spoiled: bool = False  # the optimiser took in values that were not finite
+    line: str = ""
+    before: float = 0.0
+    good: list[torch.Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        members = list(self.parameters.values())
+        if not members or not self.weights:
+            raise ValueError("nothing to train: no parameters or no loss terms")
+        if any(p.dtype != torch.float32 for p in members):
+            raise ValueError("trained parameters must be float32")
+        self.device = members[0].device
+        self.optimizer = make_optimizer(self.parameters, self.plan.rates, self.plan.weight_decay)
+        self.gradients = FlatGradients(members, list(self.weights))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.scale_losses)
+        self.record = torch.zeros(len(self.weights) + 1, self.plan.steps, device=self.device)
+        self.begun = self.told_at = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------------- one step
+
+    def backward(self, terms: Mapping[str, torch.Tensor]) -> None:
+        """Add one pass's losses and gradients to the buffer."""
+        total = sum(self.weights[name] * value for name, value in terms.items())
+        self.scaler.scale(total).backward()
+        for name, value in terms.items():
+            self.gradients.terms[name].add_(value.detach())
+
+    def clip_and_note(self, step: int) -> None:
+        """Clip, and keep the losses and the norm on the device."""
+        self.scaler.unscale_(self.optimizer)
+        self.record[-1, step] = self.gradients.clip(self.plan.max_gradient_norm)
+        self.record[:-1, step] = self.gradients.buffer[self.gradients.gradients.numel() :]
+
+    def check_is_due(self, step: int) -> bool:
+        plan = self.plan
+        cheap = self.device.type == "cpu"
+        return cheap or _due(step + 1, plan.log_every, plan.steps) or _due(step + 1, plan.save_every, plan.steps)
+
+    def check(self, step: int) -> None:
+        """Look at the losses up to `step`, before its update. Raises Diverged, with the last good weights put back."""
+        fresh = self.record[:, self.checked : step + 1].cpu()
+        finite = fresh[:-1] if self.plan.scale_losses else fresh  # scaled gradients overflow now and then: skipped
+        bad = (~finite.isfinite().all(0)).nonzero().flatten().tolist()
+        if bad:
+            where = self.checked + bad[0]
+            values = dict(zip([*self.weights, NORM], fresh[:, bad[0]].tolist()))
+            self._put_back()
+            raise Diverged(self._message(where, values), self.step)
+        self.checked = step + 1
+        self._remember()
+
+    def update(self) -> None:
+        self.updating = True
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        self.updating = False
+
+    def _remember(self) -> None:
+        """Keep the weights, which are known to be good. On a CPU every step is checked before its update: no need."""
+        if self.device.type != "cpu":
+            self.good = [p.detach().clone() for p in self.parameters.values()]
+            self.good_step = self.step
+
+    def _put_back(self) -> None:
+        """The weights that were last known to be good."""
+        if self.good:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters.values(), self.good):
+                    parameter.copy_(value)
+            self.step, self.spoiled = self.good_step, True
+
+    def _message(self, where: int, values: Mapping[str, float]) -> str:
+        seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        rates = ", ".join(f"{group} {rate:.3g}" for group, rate in self.plan.rates.rates.items())
+        return (
+            f"training diverged at step {where + 1} of {self.plan.steps} ({seen}). The weights after step {self.step} "
+            f"are kept. Lower the learning rate (now {rates}) or compute in float32."
+        )
+
+    # -------------------------------------------------------------------------------------------- telling, saving
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.begun
+
+    def history(self) -> dict[str, tuple[float, ...]]:
+        rows = self.record[:-1, : self.step].cpu().tolist()
+        return {name: tuple(row) for name, row in zip(self.weights, rows)}
+
+    def tell(self) -> None:
+        """A line for the log and one for the watcher, over the steps since the last."""
+        now = time.monotonic()
+        mean = self.record[:, self.told : self.step].mean(1).tolist()
+        speed = (self.step - self.told) / max(now - self.told_at, 1e-9)
+        left = (self.plan.steps - self.step) / speed
+        terms = dict(zip(self.weights, mean))
+        loss = sum(self.weights[name] * value for name, value in terms.items())
+        self.line = f"step {self.step}/{self.plan.steps} · loss {loss:.4f} · {speed:.2f} steps/s · {left:.0f} s left"
+        if self.processes.main:
+            self.journal.add(
+                step=self.step,
+                loss=loss,
+                terms=terms,
+                gradient_norm=mean[-1],
+                learning_rate=self.plan.rates.at(self.step - 1),
+                steps_per_second=speed,
+                seconds_left=left,
+            )
+        self.told, self.told_at = self.step, now
+
+    def save(self) -> None:
+        """Save the state after the last whole step."""
+        self.saved = self.step
+        if not self.processes.main:
+            return
+        names = {id(p): name for name, p in self.parameters.items()}
+        slots = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
+        rows = dict(zip([*self.weights, NORM], self.record[:, : self.step]))
+        extra = {name: float(value) for name, value in self.scaler.state_dict().items()}
+        self.checkpoints.save(State(self.step, self.parameters, slots, rows, extra, self.seconds()))
+
+    def go_on(self, state: State | None) -> None:
+        """Take up a saved state, if there is one."""
+        if state is not None:
+            self._load(state)
+        self._remember()
+
+    def _load(self, state: State) -> None:
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state.weights[name])
+        for name, slots in state.slots.items():
+            self.optimizer.state[self.parameters[name]] = {k: v.to(self.device) for k, v in slots.items()}
+        for i, name in enumerate([*self.weights, NORM]):
+            self.record[i, : state.step] = state.losses[name].to(self.device)
+        if self.plan.scale_losses:
+            self.scaler.load_state_dict(dict(state.extra))
+        self.step = self.saved = self.checked = self.told = state.step
+        self.before = state.seconds
+
+    def end(self) -> None:
+        """Keep what was not kept. A step cut in the middle of its update leaves nothing: the state on disk holds."""
+        if self.updating:
+            return
+        try:
+            if self.checked < self.step:
+                self.check(self.step - 1)
+            if self.saved < self.step and not self.spoiled:
+                self.save()
+        finally:
+            if self.plan.cut and 0 < self.step < self.plan.steps and self.processes.main:
+                self.plan.cut(self.step)

@@ -1,0 +1,80 @@
+"""How much memory one picture takes in a training step, by formula, and how a batch is split to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+HEADROOM = 600_000_000  # bytes left free: the driver spills to slow memory when a card is full
+BYTES_HALF = 3.5  # bytes an element kept for the backward pass under autocast, whose norms and adapters are fp32
+BYTES_FULL = 4.0
+CHECKPOINTED = 0.35  # share of the activations that stays with gradient checkpointing
+TRANSFORMER = 23  # elements kept a token and channel in a transformer block: norms, q, k, v, outputs, gated feed-forward
+RESNET = 3  # elements kept a place and channel (in and out) in a residual block
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures in one pass of the denoiser, and whether activations are computed twice; `why` is one line."""
+
+    micro_batch: int
+    checkpointing: bool
+    why: str
+
+
+def activation_elements(config: Mapping[str, Any], height: int, width: int) -> int:
+    """Elements that a UNet's forward pass keeps for the backward pass of one picture with latents (height, width).
+
+    Counted from the configuration's blocks; good to about a quarter.
+    """
+    widths = config["block_out_channels"]
+    layers = _for_each_level(config["layers_per_block"], len(widths))
+    depths = _for_each_level(config.get("transformer_layers_per_block", 1), len(widths))
+    downs, ups = config["down_block_types"], config["up_block_types"][::-1]
+    total = 0
+    for level, channels in enumerate(widths):
+        places = (height >> level) * (width >> level)
+        before = widths[max(level - 1, 0)]
+        for kinds, count, skip in ((downs, layers[level], before), (ups, layers[level] + 1, 2 * channels)):
+            total += count * RESNET * (skip + channels) * places
+            if "Attn" in kinds[level]:
+                total += count * depths[level] * TRANSFORMER * channels * places
+    smallest = (height >> (len(widths) - 1)) * (width >> (len(widths) - 1))
+    return total + (2 * RESNET * 2 + depths[-1] * TRANSFORMER) * widths[-1] * smallest
+
+
+def _for_each_level(value: Any, levels: int) -> list[int]:
+    if isinstance(value, int):
+        return [value] * levels
+    return [max(v) if isinstance(v, (list, tuple)) else v for v in value]
+
+
+def split(rows: int, picture_bytes: float, free: int | None, checkpointing: str, micro_batch: int) -> Split:
+    """How `rows` pictures go through the denoiser with `free` bytes (None: not known, nothing is split).
+
+    Smaller passes come before gradient checkpointing, which costs a second forward pass.
+
+    Args:
+        checkpointing: "auto", "on" or "off".
+        micro_batch: a fixed number of pictures in a pass, or 0.
+    """
+    if free is None:
+        whole = min(micro_batch or rows, rows)
+        return Split(whole, checkpointing == "on", "free memory is not known here, so nothing is split unasked")
+    room = max(0.0, free - HEADROOM)
+    on = checkpointing == "on" or (checkpointing == "auto" and (micro_batch or 1) * picture_bytes > room)
+    each = picture_bytes * (CHECKPOINTED if on else 1.0)
+    fitting = min(rows, micro_batch or max(1, int(room // each)))
+    why = f"{free / 1e9:.1f} GB are free, a picture takes about {each / 1e9:.2f} GB"
+    return Split(fitting, on, why)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a CUDA device, what torch holds unused included; None on other devices."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

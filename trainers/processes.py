@@ -1,0 +1,83 @@
+"""One process or several: who computes which samples, and how gradients are added up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Processes(Protocol):
+    """What the loop needs to know of the other processes."""
+
+    main: bool
+
+    def share(self, rows: Sequence[T]) -> list[T]:
+        """The rows this process computes; the shares of all processes are all rows, each once."""
+
+    def add_up(self, buffer: torch.Tensor) -> None:
+        """Replace `buffer` by its sum over all processes."""
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+
+
+class Alone:
+    """One process."""
+
+    main = True
+
+    def share(self, rows: Sequence[T]) -> list[T]:
+        return list(rows)
+
+    def add_up(self, buffer: torch.Tensor) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+
+class Several:
+    """The processes that `accelerate launch` started. The network is not prepared: only one buffer is reduced."""
+
+    def __init__(self, accelerator: Any):
+        self.accelerator = accelerator
+        self.main = accelerator.is_main_process
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def share(self, rows: Sequence[T]) -> list[T]:
+        return list(rows[self.accelerator.process_index :: self.accelerator.num_processes])
+
+    def add_up(self, buffer: torch.Tensor) -> None:
+        if self.accelerator.num_processes > 1:
+            buffer.copy_(self.accelerator.reduce(buffer, reduction="sum"))
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+
+@contextlib.contextmanager
+def launched(cpu: bool = False) -> Iterator[Several]:
+    """The processes accelerate knows of; its global state and the environment are as before at the end."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    environment = dict(os.environ)
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no")
+    try:
+        yield Several(accelerator)
+    finally:
+        PartialState().destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
