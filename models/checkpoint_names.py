@@ -115,7 +115,9 @@ def text_tensors(tensors: Mapping[str, Tensor], encoder: TextEncoder, unused_lay
     inner = {key[len(prefix) :]: tensors[key] for key in tensors if key.startswith(prefix)}
     if not encoder.open_clip:
         return {with_text_model(name): tensor for name, tensor in inner.items()}
-    layers = 1 + max((int(name.split(".")[2]) for name in inner if name.startswith("transformer.resblocks.")), default=0)
+    layers = 1 + max(
+        (int(name.split(".")[2]) for name in inner if name.startswith("transformer.resblocks.")), default=0
+    )
     unused = tuple(f"transformer.resblocks.{layers - 1 - i}." for i in range(unused_layers))
     width = inner["positional_embedding"].shape[-1] if "positional_embedding" in inner else 0
     model = SimpleNamespace(config=SimpleNamespace(hidden_size=width))

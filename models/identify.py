@@ -17,8 +17,8 @@ from .families import family_of_config
 
 SUPPORTED = "Stable Diffusion 1.x, 2.x and SDXL checkpoints are supported"
 SD2_VELOCITY = 0.09
-"""SD 2.x files carry no mark. In those that predict velocity the last transformer's first norm has a bias whose standard
-deviation is above this; ComfyUI tells them apart in the same way."""
+"""SD 2.x files carry no mark. In those that predict velocity the last transformer's first norm has a bias whose
+standard deviation is above this; ComfyUI tells them apart in the same way."""
 
 
 @dataclass(frozen=True)
@@ -100,5 +100,3 @@ def _other_folder(folder: Path) -> str:
         return "no model folder in diffusers' layout (it has no model_index.json and no unet/)"
     kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "unknown")
     return f"a folder of another family ({kind})"
-
-

@@ -144,7 +144,9 @@ def _check(
 ) -> None:
     cell = networks.downscale
     if not prompts or len(prompts) != len(seeds):
-        raise FewShotError(f"{len(prompts)} prompts and {len(seeds)} seeds were given: give as many of each, at least 1")
+        raise FewShotError(
+            f"{len(prompts)} prompts and {len(seeds)} seeds were given: give as many of each, at least 1"
+        )
     if width < cell or height < cell or width % cell or height % cell:
         raise FewShotError(f"a picture of {width} x {height} pixels cannot be made: both must be multiples of {cell}")
     if not 1 <= steps <= len(networks.schedule):

@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import FewShotError
 
 TERMINAL = 4.8973451890853435e-08
-"""alphas_cumprod of the last step after rescaling: not 0, so that sigma stays finite; ComfyUI samples with this value"""
+"""alphas_cumprod of the last step after rescaling: not 0, so that sigma stays finite; ComfyUI has the same value"""
 
 
 @dataclass(frozen=True)

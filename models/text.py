@@ -195,9 +195,7 @@ def _replaced(table: nn.Module, rows: Sequence[_Row]) -> Iterator[None]:
 # -------------------------------------------------------------------------------------------------------- denoising
 
 
-def time_ids(
-    networks: Networks, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]
-) -> Tensor:
+def time_ids(networks: Networks, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> Tensor:
     """SDXL's size conditioning (6,): original (height, width), crop (top, left), target (height, width) in pixels."""
     return torch.tensor([*original, *crop, *target], dtype=torch.float32, device=networks.device)
 

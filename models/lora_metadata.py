@@ -1,0 +1,77 @@
+"""The metadata of LoRA and embedding files: kohya's `ss_*` keys, ModelSpec 1.0.1 and the hashes that readers use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+import safetensors.torch
+from torch import Tensor
+
+from .families import FAMILIES, Family
+from .values import Adapter, LowRank
+
+_SPEC = "modelspec."
+_STATED = ("modelspec.resolution", "modelspec.description", "modelspec.author", "modelspec.prediction_type")
+"""what an adapter may say of itself; the rest follows from what is written"""
+
+
+def lora_metadata(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -> dict[str, str]:
+    """Everything that goes into a LoRA file's header; what the adapter says of its training wins."""
+    family = FAMILIES[adapter.family]
+    ranks = [f.rank for f in adapter.factors.values() if isinstance(f, LowRank)]
+    alphas = [f.alpha for f in adapter.factors.values() if isinstance(f, LowRank)]
+    metadata = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": _common(ranks),
+        "ss_network_alpha": _common(alphas),
+        "ss_network_args": "{}",
+        "ss_base_model_version": family.base_model_version,
+        "ss_v2": str(family.name == "sd2"),
+    }
+    if adapter.trigger:
+        metadata["ss_tag_frequency"] = json.dumps({title: {adapter.trigger: 1}})
+    metadata = metadata | dict(adapter.metadata) | {"ss_output_name": title}
+    metadata |= _model_spec(adapter, family, title, family.architectures[0])
+    return metadata | _hashes(tensors, metadata)
+
+
+def embedding_metadata(adapter: Adapter, title: str) -> dict[str, str]:
+    """The header of an embedding file."""
+    family = FAMILIES[adapter.family]
+    return _model_spec(adapter, family, title, family.architectures[1])
+
+
+def _common(values: list) -> str:
+    """The one value that all modules have, else "Dynamic", as kohya's tools write it."""
+    if not values:
+        return "0"
+    return f"{values[0]:g}" if len(set(values)) == 1 else "Dynamic"
+
+
+def _model_spec(adapter: Adapter, family: Family, title: str, architecture: str) -> dict[str, str]:
+    side = family.resolution
+    spec = {
+        "sai_model_spec": "1.0.1",
+        "architecture": architecture,
+        "implementation": family.implementation,
+        "title": title,
+        "resolution": f"{side}x{side}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    if adapter.trigger:
+        spec["trigger_phrase"] = adapter.trigger
+    stated = {key: adapter.metadata[key] for key in _STATED if key in adapter.metadata}
+    return {_SPEC + key: value for key, value in spec.items()} | stated
+
+
+def _hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """`sshs_*` over a file with the training keys alone, so that editing other metadata keeps the hashes."""
+    training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    data = safetensors.torch.save(dict(tensors), training)
+    body = memoryview(data)[8 + int.from_bytes(data[:8], "little") :]
+    model = hashlib.sha256(body).hexdigest()
+    legacy = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]
+    return {"sshs_model_hash": model, "sshs_legacy_hash": legacy, f"{_SPEC}hash_sha256": f"0x{model}"}

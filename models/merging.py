@@ -1,0 +1,135 @@
+"""Adapters added to a network's weights, and taken off again without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .errors import FewShotError
+from .values import Adapter, Dense, Factor, LowRank
+
+if TYPE_CHECKING:
+    from .loading import Networks
+
+
+@contextmanager
+def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[None]:
+    """The networks with each adapter on at its strength; at the end the base is back, bit for bit.
+
+    Differences are summed in float32 and rounded once to the weight's type. Raises FewShotError when an adapter is for
+    another family or other sizes, or holds a form that is not supported.
+    """
+    changes = _changes(networks, adapters)
+    before: list[tuple[nn.Module, str, nn.Parameter]] = []
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            for module, name, parts in changes:
+                original = getattr(module, name)
+                before.append((module, name, original))
+                setattr(module, name, _merged(original, parts))
+        yield
+    finally:
+        for module, name, original in reversed(before):
+            setattr(module, name, original)
+
+
+def _merged(original: nn.Parameter, parts: Sequence[tuple[Factor, float]]) -> nn.Parameter:
+    weight = original.float()
+    for factor, strength in parts:
+        weight = weight + strength * delta(factor, original.device, weight.shape)
+    return nn.Parameter(weight.to(original.dtype), requires_grad=False)
+
+
+def _changes(
+    networks: Networks, adapters: Sequence[tuple[Adapter, float]]
+) -> list[tuple[nn.Module, str, list[tuple[Factor, float]]]]:
+    """What changes: the module, its parameter's name, and the factors with their strengths."""
+    roots = networks.roots()
+    found: dict[tuple[str, str], list[tuple[Factor, float]]] = {}
+    for adapter, strength in adapters:
+        if adapter.family != networks.family.name:
+            raise FewShotError(
+                f"the LoRA is for {adapter.family} and {networks.ref.name} is {networks.family.name}: "
+                "choose a LoRA and a base model of one family"
+            )
+        for path, factor in adapter.factors.items():
+            found.setdefault((path, "weight"), []).append((factor, strength))
+            if isinstance(factor, Dense) and factor.bias is not None:
+                found.setdefault((path, "bias"), []).append((Dense(factor.bias), strength))
+    changes = []
+    for (path, name), parts in found.items():
+        module = find(roots, path)
+        parameter = getattr(module, name, None)
+        if parameter is None:
+            raise FewShotError(f"{path} has no {name}, which the LoRA changes: it is for another base model")
+        for factor, _ in parts:
+            _check(path, factor, parameter.shape)
+        changes.append((module, name, parts))
+    return changes
+
+
+def _check(path: str, factor: Factor, shape: torch.Size) -> None:
+    if isinstance(factor, LowRank):
+        fits = factor.up.shape[0] == shape[0] and factor.down.flatten(1).shape[1] * _kernel(factor) == shape[1:].numel()
+    elif isinstance(factor, Dense):
+        fits = factor.weight.numel() == shape.numel()
+    else:
+        kinds = ", ".join(sorted(factor.tensors))
+        raise FewShotError(
+            f"{path} is stored as {kinds} (LoHa, LoKr, DoRA, ...), which cannot be applied here: use a LoRA"
+        )
+    if not fits:
+        raise FewShotError(
+            f"the LoRA does not fit {path}, whose weight is {tuple(shape)}: it is for another base model"
+        )
+
+
+def _kernel(factor: LowRank) -> int:
+    return 1 if factor.mid is None else factor.mid.shape[2:].numel()
+
+
+def delta(factor: LowRank | Dense, device: torch.device, shape: torch.Size) -> Tensor:
+    """The full difference (of `shape`, float32) that a factor stands for: (alpha / rank) * up @ down."""
+    if isinstance(factor, Dense):
+        return factor.weight.to(device, torch.float32).reshape(shape)
+    up, down = factor.up.to(device, torch.float32).flatten(1), factor.down.to(device, torch.float32).flatten(1)
+    if factor.mid is None:
+        product = up @ down
+    else:  # LoCon's CP form: 1x1 down, a small kernel, 1x1 up (Yeh et al. 2023, LyCORIS)
+        product = torch.einsum("or,rskl,si->oikl", up, factor.mid.to(device, torch.float32), down)
+    return product.reshape(shape) * (factor.alpha / factor.rank)
+
+
+# ------------------------------------------------------------------------------------------------- finding modules
+
+
+def parent_of(roots: Mapping[str, nn.Module], path: str) -> tuple[nn.Module, str]:
+    """The module that holds the one at `path`, and its name there. Raises FewShotError when there is none."""
+    root, _, name = path.partition(".")
+    network = roots.get(root)
+    if network is not None and not hasattr(network, "text_model"):
+        name = name.removeprefix("text_model.")
+    head, _, last = name.rpartition(".")
+    try:
+        if network is None:
+            raise AttributeError(root)
+        parent = network.get_submodule(head)
+        getattr(parent, last)
+    except AttributeError:
+        raise FewShotError(f"the base model has no {path}, which the LoRA changes: it is for another model") from None
+    return parent, last
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside a layer that peft put around it."""
+    return getattr(module, "base_layer", module)
+
+
+def find(roots: Mapping[str, nn.Module], path: str) -> nn.Module:
+    """The module at an adapter's path, without what training put around it."""
+    parent, name = parent_of(roots, path)
+    return unwrapped(getattr(parent, name))
