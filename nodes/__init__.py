@@ -1,0 +1,36 @@
+"""What the graph shows. One file a menu: widgets in, one engine call, sockets and pictures out."""
+
+from __future__ import annotations
+
+from .augment import GeneratePriors
+from .base import BaseFromModel, LoadBase
+from .files import ApplyAdapter, LoadAdapter, SaveAdapter
+from .host import ComfyExtension, io, register_folders
+from .look import LossCurve, SampleGrid
+from .pictures import SetToImages, SubjectPictures
+from .train import TrainingSettings, TrainSubject
+
+ALL_NODES: list[type[io.ComfyNode]] = [
+    LoadBase,
+    BaseFromModel,
+    SubjectPictures,
+    SetToImages,
+    GeneratePriors,
+    TrainingSettings,
+    TrainSubject,
+    SaveAdapter,
+    LoadAdapter,
+    ApplyAdapter,
+    SampleGrid,
+    LossCurve,
+]
+
+
+class FewShotExtension(ComfyExtension):
+    """The pack, as ComfyUI's loader sees it."""
+
+    async def on_load(self) -> None:
+        register_folders()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(ALL_NODES)

@@ -1,0 +1,186 @@
+"""Adapters as files, and on ComfyUI's models."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ..models.errors import FewShotError
+from . import host
+from .host import comfy, io, ui
+from .sockets import Adapter
+
+CATEGORY = "few-shot/files"
+FILE, SOCKET = "file", "LORA_MODEL"
+
+log = logging.getLogger(__name__)
+
+
+class SaveAdapter(io.ComfyNode):
+    """Writes an adapter where ComfyUI, A1111 and Forge look for it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotSaveAdapter",
+            display_name="Save Adapter",
+            category=CATEGORY,
+            description="Writes the LoRA to output/loras, and learned words to output/embeddings. ComfyUI lists both "
+            "at once (press R in an open graph). A file is never written over: names are counted.",
+            search_aliases=["save lora", "export lora", "save embedding"],
+            is_output_node=True,
+            inputs=[
+                Adapter.Input("adapter", tooltip="What to save."),
+                io.String.Input(
+                    "name", default="subject", tooltip="The file's name, without folder, number and ending."
+                ),
+            ],
+            outputs=[io.String.Output(display_name="name", tooltip="The name under which ComfyUI lists the LoRA.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        try:
+            if name is not None:
+                host.checked_name(name)
+        except FewShotError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, adapter: Any, name: str) -> io.NodeOutput:
+        from ..models.formats import write_embedding, write_lora
+
+        name = host.checked_name(name)
+        written = []
+        if adapter.factors:
+            written.append(write_lora(adapter, host.free_path(host.output_folder("loras"), name, ".safetensors")))
+        if adapter.embeddings:
+            path = host.free_path(host.output_folder("embeddings"), name, ".safetensors")
+            written.append(write_embedding(adapter, path))
+        if not written:
+            raise FewShotError("the adapter holds neither a LoRA nor an embedding: connect what a training node gave")
+        for path in written:
+            log.info("wrote %s", path)
+        return io.NodeOutput(written[0].name, ui=ui.PreviewText("\n".join(map(str, written))))
+
+
+class LoadAdapter(io.ComfyNode):
+    """An adapter from a LoRA file of any of the common namings, or from another node's LORA_MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        file = io.Combo.Input("name", options=host.loras(), tooltip="A LoRA in models/loras or output/loras.")
+        lora = io.LoraModel.Input("lora", tooltip="A LoRA from another node of the graph.")
+        return io.Schema(
+            node_id="FewShotLoadAdapter",
+            display_name="Load Adapter",
+            category=CATEGORY,
+            description="Reads a LoRA for Sample Grid, Apply Adapter, or to train on from.",
+            search_aliases=["load lora", "lora to adapter"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "source",
+                    options=[io.DynamicCombo.Option(FILE, [file]), io.DynamicCombo.Option(SOCKET, [lora])],
+                    tooltip="Where the LoRA comes from: a file, or a LORA_MODEL socket.",
+                ),
+            ],
+            outputs=[
+                Adapter.Output(display_name="ADAPTER", tooltip="The LoRA, for this pack's nodes."),
+                io.LoraModel.Output(display_name="LORA_MODEL", tooltip="The same for ComfyUI's own nodes."),
+                io.String.Output(display_name="trigger", tooltip="Its trigger phrase, if the file tells it."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, source: dict[str, Any] | None = None) -> str:
+        if (source or {}).get("source") != FILE or not isinstance(source["name"], str):
+            return ""
+        state = host.listed_file("loras", source["name"]).stat()
+        return f"{state.st_size}:{state.st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, source: dict[str, Any] | None = None) -> io.NodeOutput:
+        from ..models.formats import from_tensors, read_lora, to_kohya
+
+        source = source or {}
+        if source.get("source") == FILE:
+            adapter = read_lora(host.listed_file("loras", source["name"]))
+        elif source.get("source") == SOCKET:
+            adapter = from_tensors(source["lora"], {})
+        else:
+            raise FewShotError(f"no such source {source.get('source')!r}: choose '{FILE}' or '{SOCKET}'")
+        return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger)
+
+
+class ApplyAdapter(io.ComfyNode):
+    """An adapter on ComfyUI's own MODEL and CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        strength = {"default": 1.0, "min": -20.0, "max": 20.0, "step": 0.01}
+        return io.Schema(
+            node_id="FewShotApplyAdapter",
+            display_name="Apply Adapter",
+            category=CATEGORY,
+            description="Puts an adapter on MODEL and CLIP, text-encoder parts and learned words included. A learned "
+            "word is called by embedding: and its name, as embedding:sks.",
+            search_aliases=["apply lora", "lora loader", "use lora"],
+            inputs=[
+                Adapter.Input("adapter", tooltip="What a training node or Load Adapter gave."),
+                io.Model.Input("model", tooltip="The model to put it on."),
+                io.Clip.Input("clip", tooltip="The text encoder to put it on."),
+                io.Float.Input("strength_model", tooltip="How strongly it changes the model.", **strength),
+                io.Float.Input("strength_clip", tooltip="How strongly it changes the text encoder.", **strength),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="The model with the adapter on."),
+                io.Clip.Output(display_name="CLIP", tooltip="The text encoder with the adapter on."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, adapter: Any, model: Any, clip: Any, strength_model: float = 1.0, strength_clip: float = 1.0
+    ) -> io.NodeOutput:
+        from ..models.formats import to_kohya
+
+        if adapter.factors:
+            model, clip = comfy.sd.load_lora_for_models(model, clip, to_kohya(adapter), strength_model, strength_clip)
+        if adapter.embeddings:
+            clip = knowing(clip, adapter.trigger.split()[0], adapter.embeddings)
+        return io.NodeOutput(model, clip)
+
+
+def knowing(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:
+    """A clone of a CLIP whose tokenizer finds `embedding:word` in memory, and every other one as before."""
+    clip = clip.clone()
+    clip.tokenizer = copy.copy(clip.tokenizer)
+    for key, vectors in embeddings.items():
+        inner = copy.copy(getattr(clip.tokenizer, key, None))
+        if inner is None:
+            raise FewShotError(f"the adapter teaches {key} a word, but this CLIP has no {key}: it is of another family")
+        if vectors.shape[-1] != inner.embedding_size:
+            raise FewShotError(
+                f"the adapter's word has {vectors.shape[-1]} numbers, this CLIP's words have {inner.embedding_size}: "
+                "it was trained on another family"
+            )
+        inner._try_get_embedding = _Words(word, vectors, inner._try_get_embedding)
+        setattr(clip.tokenizer, key, inner)
+    return clip
+
+
+class _Words:
+    """Looks a word up in memory before asking ComfyUI's tokenizer for a file; its answers have the tokenizer's form."""
+
+    def __init__(self, word: str, vectors: Any, files: Any):
+        self.word, self.vectors, self.files = word, vectors, files
+
+    def __call__(self, name: str) -> tuple[Any, str, str]:
+        first, *rest = name.split()
+        bare = first.rstrip(",.;:")
+        if bare != self.word:
+            return self.files(name)
+        return self.vectors, self.word, " ".join(part for part in (first[len(bare) :], *rest) if part)

@@ -1,0 +1,226 @@
+"""The one place where ComfyUI is imported: its node API, progress, cancel, memory and folders."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import comfy.utils
+import folder_paths
+from comfy_api.latest import ComfyExtension, io, ui
+from server import PromptServer
+
+from ..models.errors import FewShotError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["ComfyExtension", "comfy", "io", "ui"]
+
+log = logging.getLogger(__name__)
+
+POCKET = Path(__file__).parent.parent / "pocket" / "weights"
+"""The small base model that comes with the project's source."""
+
+TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
+"""CLIP's vocabulary as ComfyUI ships it, for checkpoints, which bring none."""
+
+NAME_LENGTH = 80  # characters; leaves room for a counter and a suffix in any file system
+RESERVED = {"con", "prn", "aux", "nul", *(f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10))}
+PREVIEW = 512  # pixels of the longer side
+TEXT_INTERVAL = 0.2  # seconds between two lines of text on a node
+LOSS = re.compile(r"\bloss\s*[=:]?\s*([0-9.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
+
+
+# ---------------------------------------------------------------------------------------- progress, cancel, memory
+
+
+class NodeWatcher:
+    """Shows the progress of one node in the graph and stops it when the person presses Cancel."""
+
+    def __init__(self, node_id: str | None):
+        self.node_id = node_id
+        self._bar: comfy.utils.ProgressBar | None = None
+        self._last_text = 0.0
+
+    def check(self) -> None:
+        """Raises ComfyUI's InterruptProcessingException (a BaseException) when the run was cancelled."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+        if self._bar is None or self._bar.total != total:
+            self._bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
+        preview = None if picture is None else ("JPEG", picture, PREVIEW)
+        self._bar.update_absolute(done, total, preview)
+        now = time.monotonic()
+        if text and (done >= total or picture is not None or now - self._last_text >= TEXT_INTERVAL):
+            self._last_text = now
+            self._tell(done, total, text)
+
+    def _tell(self, done: int, total: int, text: str) -> None:
+        server = PromptServer.instance
+        if self.node_id is None or server is None:
+            return
+        server.send_progress_text(f"{done}/{total} {text}", self.node_id)
+        found = LOSS.search(text)
+        event = {"node": self.node_id, "step": done, "total": total, "loss": float(found[1]) if found else None}
+        server.send_sync("fewshot.progress", event)
+
+
+@contextmanager
+def engine(node_id: str | None) -> Iterator[NodeWatcher]:
+    """Around every call of the engine: gradients allowed, ComfyUI's models out of the way, memory given back last."""
+    import torch
+
+    with torch.inference_mode(False):
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+        try:
+            yield NodeWatcher(node_id)
+        finally:
+            gc.collect()
+            comfy.model_management.soft_empty_cache()
+
+
+def device():
+    """The device that ComfyUI computes on."""
+    return comfy.model_management.get_torch_device()
+
+
+# ---------------------------------------------------------------------------------------------------------- folders
+
+
+def register_folders() -> None:
+    """Makes trained embeddings selectable at once; ComfyUI lists output/loras by itself."""
+    folder_paths.add_model_folder_path("embeddings", str(output_folder("embeddings")))
+
+
+def output_folder(*parts: str) -> Path:
+    return Path(folder_paths.get_output_directory(), *parts)
+
+
+def runs_folder() -> Path:
+    return output_folder("fewshot")
+
+
+def priors_folder() -> Path:
+    return output_folder("fewshot", "priors")
+
+
+def sent_pictures_folder() -> Path:
+    """Where pictures that came over a socket are kept, by the hash of their pixels."""
+    return output_folder("fewshot", "pictures")
+
+
+def embedding_folders() -> list[str]:
+    return folder_paths.get_folder_paths("embeddings")
+
+
+def has_pocket() -> bool:
+    return (POCKET / "model_index.json").is_file()
+
+
+def checkpoints() -> list[str]:
+    return [name for name in folder_paths.get_filename_list("checkpoints") if name.endswith((".safetensors", ".ckpt"))]
+
+
+def loras() -> list[str]:
+    return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+
+
+def diffusers_folders() -> list[str]:
+    """Folders under models/diffusers with a model_index.json, by their relative names."""
+    found = set()
+    for root in folder_paths.get_folder_paths("diffusers"):
+        for folder, _, files in os.walk(root, followlinks=True):
+            if "model_index.json" in files:
+                found.add(os.path.relpath(folder, root).replace(os.sep, "/"))
+    return sorted(found)
+
+
+def picture_folders() -> list[str]:
+    return folder_paths.get_input_subfolders()
+
+
+def listed_file(kind: str, name: str) -> Path:
+    """The file `name` of ComfyUI's list `kind` ("checkpoints", "loras"), which must lie under one of its folders."""
+    for root in folder_paths.get_folder_paths(kind):
+        path = Path(root, name)
+        if path.is_file() and contained(Path(root), path):
+            return path
+    roots = ", ".join(folder_paths.get_folder_paths(kind))
+    raise FewShotError(f"no file {name!r} among the {kind}: put it into one of {roots} and press R to refresh")
+
+
+def diffusers_folder(name: str) -> Path:
+    for root in folder_paths.get_folder_paths("diffusers"):
+        path = Path(root, name)
+        if (path / "model_index.json").is_file() and contained(Path(root), path):
+            return path
+    roots = ", ".join(folder_paths.get_folder_paths("diffusers"))
+    raise FewShotError(f"no diffusers model {name!r} (a folder with model_index.json) in {roots}")
+
+
+def picture_folder(name: str) -> Path:
+    root = Path(folder_paths.get_input_directory())
+    path = root / name
+    if not name or not folder_paths.is_within_directory(str(root), str(path)) or not path.is_dir():
+        raise FewShotError(f"no folder {name!r} in {root}: make one there with your pictures and press R to refresh")
+    return path
+
+
+def contained(root: Path, path: Path) -> bool:
+    """Whether `path` lies under `root`: a name may not lead out of it, neither by `..` nor by being absolute.
+
+    Links inside `root` are followed on purpose: people keep their models on other disks.
+    """
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
+
+
+def checked_name(name: str) -> str:
+    """A file name given by a person, without folder and suffix. Raises FewShotError for anything that is not one."""
+    name = name.strip()
+    if not name:
+        raise FewShotError("the name is empty: give the file a name, for example my_subject")
+    if "/" in name or "\\" in name or ".." in name:
+        raise FewShotError(f"the name {name!r} holds a path: give a plain name without '/', '\\' and '..'")
+    if bad := sorted(set(re.findall(r"[\x00-\x1f<>:\"|?*%]", name))):
+        raise FewShotError(
+            f"the name {name!r} holds {' '.join(map(repr, bad))}, which no file name may hold: leave it out"
+        )
+    if name.startswith(".") or name.endswith(".") or name.split(".")[0].lower() in RESERVED:
+        raise FewShotError(f"{name!r} cannot be a file name on every system: choose another")
+    if len(name) > NAME_LENGTH:
+        raise FewShotError(f"the name has {len(name)} characters: use at most {NAME_LENGTH}")
+    return name
+
+
+def free_path(folder: Path, name: str, suffix: str) -> Path:
+    """`folder/name_00001.suffix` with the first number that comes after all that were ever used there."""
+    pattern = re.compile(re.escape(name) + r"_(\d{5,})(\D.*)?$")
+    numbers = [int(found[1]) for path in folder.glob("*") if (found := pattern.match(path.name))]
+    return folder / f"{name}_{max(numbers, default=0) + 1:05d}{suffix}"
+
+
+def folder_print(folder: Path) -> str:
+    """Changes whenever a file in `folder` (or in a folder directly under it) is added, removed or written."""
+    entries = []
+    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
+        if path.is_file():
+            state = path.stat()
+            entries.append(f"{path.relative_to(folder).as_posix()}:{state.st_size}:{state.st_mtime_ns}")
+    return "\n".join(entries)

@@ -1,0 +1,180 @@
+"""Pictures: from a folder or from the graph into a training set, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..models.errors import FewShotError
+from . import host
+from .host import io, ui
+from .sockets import Set
+
+if TYPE_CHECKING:
+    import torch
+
+CATEGORY = "few-shot/pictures"
+FOLDER, SOCKET = "folder", "images"
+
+
+class SubjectPictures(io.ComfyNode):
+    """A few pictures of one subject, and the words that name it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        folder = io.Combo.Input(
+            "folder",
+            options=host.picture_folders(),
+            tooltip="A folder in ComfyUI's input folder with 2 to 10 pictures. Read too: name.txt (caption), "
+            "name_mask.png (white on the subject), transparency, and kohya's folders 10_name.",
+        )
+        sockets = [
+            io.Image.Input("images", tooltip="The pictures of the subject."),
+            io.Mask.Input("masks", optional=True, tooltip="White on the subject: one, or one for each picture."),
+            io.String.Input(
+                "captions",
+                default="",
+                multiline=True,
+                optional=True,
+                tooltip="One line for each picture, or one for all. Empty: a photo of the subject.",
+            ),
+        ]
+        return io.Schema(
+            node_id="FewShotSubjectPictures",
+            display_name="Subject Pictures",
+            category=CATEGORY,
+            description="A few pictures of one subject and the words that name it.",
+            search_aliases=["dreambooth images", "training images", "dataset", "load image folder"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "source",
+                    options=[io.DynamicCombo.Option(FOLDER, [folder]), io.DynamicCombo.Option(SOCKET, sockets)],
+                    tooltip="Where the pictures come from: a folder in ComfyUI's input folder, or sockets.",
+                ),
+                io.String.Input(
+                    "identifier", default="sks", tooltip="A rare word that will stand for your subject in prompts."
+                ),
+                io.String.Input(
+                    "noun",
+                    default="",
+                    placeholder="dog",
+                    tooltip="What the subject is, in one or two words: dog, backpack.",
+                ),
+                io.String.Input(
+                    "description",
+                    default="",
+                    optional=True,
+                    tooltip="Its looks in one to three words (optional): red and white. They go between the others.",
+                ),
+            ],
+            outputs=[Set.Output(display_name="SET", tooltip="The pictures with their captions and masks.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, identifier: str | None = None, noun: str | None = None) -> bool | str:
+        for what, word, example in (("identifier", identifier, "sks"), ("noun", noun, "dog")):
+            if word is not None and not word.strip():
+                return f"the {what} is empty: write a word, for example {example}"
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, source: dict[str, Any] | None = None, **_: Any) -> str:
+        if (source or {}).get("source") != FOLDER or not isinstance(source["folder"], str):
+            return ""
+        return host.folder_print(host.picture_folder(source["folder"]))
+
+    @classmethod
+    def execute(
+        cls, identifier: str, noun: str, source: dict[str, Any] | None = None, description: str = ""
+    ) -> io.NodeOutput:
+        from ..augmentation import pictures
+
+        source = source or {}
+        words = (identifier.strip(), noun.strip(), description.strip())
+        warnings: list[str] = []
+        if source.get("source") == FOLDER:
+            found = pictures.subject_from_folder(host.picture_folder(source["folder"]), *words, warnings=warnings)
+        elif source.get("source") == SOCKET:
+            captions = [line.strip() for line in source.get("captions", "").splitlines() if line.strip()]
+            found = pictures.subject_from_tensors(
+                source["images"], source.get("masks"), host.sent_pictures_folder(), *words, captions=captions or None,
+                warnings=warnings,
+            )  # fmt: skip
+        else:
+            raise FewShotError(f"no such source {source.get('source')!r}: choose '{FOLDER}' or '{SOCKET}'")
+        return io.NodeOutput(found, ui=ui.PreviewText("\n".join([said_of(found), *warnings])))
+
+
+def said_of(pictures: Any) -> str:
+    """One line on what a set holds."""
+    masks = sum(1 for sample in pictures.samples if sample.mask is not None)
+    priors = f", {len(pictures.priors)} priors" if pictures.priors else ""
+    return f"{len(pictures.references)} pictures of {pictures.trigger}, {masks} masks{priors}"
+
+
+class SetToImages(io.ComfyNode):
+    """A training set as ComfyUI's own lists."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotSetToImages",
+            display_name="Set to Images",
+            category=CATEGORY,
+            description="Gives a set's pictures, masks and captions as lists for ComfyUI's own nodes.",
+            search_aliases=["dataset to images", "preview training set"],
+            inputs=[
+                Set.Input("set", tooltip="A set of training pictures."),
+                io.Combo.Input(
+                    "role",
+                    options=["all", "reference", "prior"],
+                    default="all",
+                    tooltip="Which pictures: all, only those of the subject, or only the priors of its class.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="IMAGE", is_output_list=True, tooltip="The pictures, each in its own size."
+                ),
+                io.Mask.Output(
+                    display_name="MASK", is_output_list=True, tooltip="Their masks; white all over where there is none."
+                ),
+                io.String.Output(display_name="CAPTION", is_output_list=True, tooltip="Their captions."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, set: Any, role: str = "all") -> io.NodeOutput:
+        import torch
+
+        from ..augmentation.pictures import load_mask, load_picture
+
+        chosen = [sample for sample in set.samples if role in ("all", sample.role)]
+        if not chosen:
+            raise FewShotError(
+                f"the set has no pictures of the role {role!r}: choose another, or connect Generate Priors"
+            )
+        images, masks = [], []
+        for sample in chosen:
+            picture = load_picture(sample.image)
+            images.append(picture_tensor(picture))
+            whole = torch.ones(1, picture.height, picture.width)
+            masks.append(whole if sample.mask is None else mask_tensor(load_mask(sample.mask), picture.size))
+        return io.NodeOutput(images, masks, [sample.caption for sample in chosen])
+
+
+def picture_tensor(picture: Any) -> torch.Tensor:
+    """A PIL picture as ComfyUI's IMAGE: (1, height, width, 3) in [0, 1]."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0)[None]
+
+
+def mask_tensor(mask: Any, size: tuple[int, int]) -> torch.Tensor:
+    """A PIL mask as ComfyUI's MASK: (1, height, width) in [0, 1], in the size (width, height) of its picture."""
+    import numpy as np
+    import torch
+
+    if mask.size != size:
+        mask = mask.resize(size)
+    return torch.from_numpy(np.asarray(mask.convert("L"), dtype=np.float32) / 255.0)[None]

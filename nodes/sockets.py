@@ -1,0 +1,17 @@
+"""The socket types of the pack. Everything else travels on ComfyUI's own types."""
+
+from __future__ import annotations
+
+from .host import io
+
+Base = io.Custom("FEWSHOT_BASE")
+"""a models.values.BaseModelRef"""
+
+Set = io.Custom("FEWSHOT_SET")
+"""a models.values.TrainingSet"""
+
+Settings = io.Custom("FEWSHOT_SETTINGS")
+"""one of the frozen dataclasses of trainers.settings"""
+
+Adapter = io.Custom("FEWSHOT_ADAPTER")
+"""a models.values.Adapter"""

@@ -1,0 +1,108 @@
+"""Training, and its settings."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..models.errors import FewShotError
+from ..trainers.settings import SubjectSettings
+from . import host
+from .host import io, ui
+from .sockets import Adapter, Base, Set, Settings
+from .widgets import widgets_of
+
+CATEGORY = "few-shot/train"
+
+
+class TrainingSettings(io.ComfyNode):
+    """Everything about training that has an automatic value."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotTrainingSettings",
+            display_name="Training Settings",
+            category=CATEGORY,
+            description="Settings of Train Subject. Values that mean auto are chosen when training starts, and the log "
+            "says what was chosen and why.",
+            search_aliases=["learning rate", "lora rank", "dreambooth settings", "training config"],
+            inputs=widgets_of(SubjectSettings, seed={"control_after_generate": False}),
+            outputs=[Settings.Output(display_name="SETTINGS", tooltip="For Train Subject.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, steps: int | None = None) -> bool | str:
+        try:
+            SubjectSettings.from_mapping({} if steps is None else {"steps": steps})
+        except FewShotError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(SubjectSettings.from_mapping(values))
+
+
+class TrainSubject(io.ComfyNode):
+    """Trains an adapter on a subject. What it learned lies on disk, so that it is never lost or trained twice."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotTrainSubject",
+            display_name="Train Subject",
+            category=CATEGORY,
+            description="Trains a LoRA of the subject. Cancel keeps what was learned; queue again to go on. A run that "
+            "ended is found by its inputs and not trained again.",
+            search_aliases=["dreambooth", "train lora", "finetune", "lora training", "personalization"],
+            is_output_node=True,
+            inputs=[
+                Base.Input("base", tooltip="The model to train on."),
+                Set.Input("set", tooltip="Pictures of the subject, and priors if you made some."),
+                Settings.Input("settings", optional=True, tooltip="Training Settings; without it all are chosen."),
+                Adapter.Input(
+                    "adapter", optional=True, tooltip="An adapter to train on from, instead of from nothing."
+                ),
+            ],
+            outputs=[
+                Adapter.Output(display_name="ADAPTER", tooltip="What was learned, for this pack's nodes."),
+                io.LoraModel.Output(
+                    display_name="LORA_MODEL",
+                    tooltip="The same for ComfyUI's own nodes. Load LoRA Model there applies it to MODEL only and "
+                    "drops text-encoder parts; Apply Adapter keeps them.",
+                ),
+                io.LossMap.Output(display_name="LOSS_MAP", tooltip="The loss of every step and its terms."),
+                io.String.Output(display_name="trigger", tooltip="The words that call the subject in a prompt."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, base: Any, set: Any, settings: Any = None, adapter: Any = None) -> io.NodeOutput:
+        from ..models.formats import to_kohya
+        from ..trainers.subject import train_subject
+
+        if not set.references:
+            raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
+        with host.engine(cls.hidden.unique_id) as watcher:
+            result = train_subject(
+                base,
+                set,
+                settings or SubjectSettings(),
+                host.runs_folder(),
+                host.device(),
+                watcher,
+                name=run_name(set.trigger),
+                start_from=adapter,
+                tokenizer_folder=host.TOKENIZER,
+            )
+            lora = to_kohya(result.adapter)
+        losses = {"loss": list(result.losses), **{name: list(term) for name, term in result.terms.items()}}
+        report = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}\n{result.folder}"
+        return io.NodeOutput(result.adapter, lora, losses, result.adapter.trigger, ui=ui.PreviewText(report))
+
+
+def run_name(trigger: str) -> str:
+    """The trigger phrase as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", trigger).strip("_")[:40] or "subject"

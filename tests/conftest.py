@@ -1,0 +1,29 @@
+"""What several test rooms share: where ComfyUI lies, and one real server for all tests that need one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from comfyui_fewshot.tests.server.harness import Server, prepare
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """The folder of a real ComfyUI, named by COMFYUI_PATH."""
+    given = os.environ.get("COMFYUI_PATH")
+    if not given or not (Path(given) / "main.py").is_file():
+        pytest.fail(f"COMFYUI_PATH is {given!r}; set it to the folder of a ComfyUI 0.24 or newer (run.py test does)")
+    return Path(given)
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One ComfyUI for the whole session: this pack, a pocket model with random weights, folders of its own."""
+    base = tmp_path_factory.mktemp("comfyui")
+    prepare(base)
+    with Server(comfyui_path, base) as running:
+        yield running
