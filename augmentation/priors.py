@@ -42,7 +42,7 @@ class PriorSettings:
     steps: int = _number(30, 1, 200, 1, "sampling steps of each picture")
     guidance: float = _number(5.0, 1.0, 30.0, 0.5, "classifier-free guidance; high values over-sharpen the priors")
     seed: int = _number(0, 0, 2**48 - 1, 1, "seed of the prompts' order and of each picture's noise")
-    batch: int = _number(4, 1, 64, 1, "pictures sampled at once; it changes memory and speed only", True, False)
+    batch: int = _number(4, 1, 64, 1, "pictures sampled at once on a GPU; a CPU takes one at a time", True, False)
     width: int = _number(0, 0, 2048, 8, "width in pixels; 0 takes the size that the base was trained at", True)
     height: int = _number(0, 0, 2048, 8, "height in pixels; 0 takes the size that the base was trained at", True)
     prompts: tuple[str, ...] = field(
@@ -79,7 +79,9 @@ def generate_priors(
     """Add `settings.count` prior pictures for each class noun of `pictures`, drawn by `base`.
 
     The pictures lie under `cache`/<key16>/ with a manifest. What lies there is used again, also after the work was
-    cut; the rest is sampled, each picture from its own random stream, so that it does not depend on the batch.
+    cut; the rest is sampled, each picture from its own random stream. On a CPU it is the same to the bit whatever the
+    batch, because each is drawn by itself: matrix products round differently in batches of other sizes. On a GPU such
+    rounding may move a value by 1/255.
 
     Raises:
         FewShotError: no concept has a class noun, a prompt holds an identifier, or the base gives no numbers (NaN).
@@ -133,8 +135,9 @@ class _Store:
             try:
                 row = json.loads(line)
                 data = (folder / row["file"]).read_bytes()
-                if hashlib.sha256(data).hexdigest() == row["sha256"]:
-                    self.rows[int(row["index"])] = row
+                if hashlib.sha256(data).hexdigest() != row["sha256"]:
+                    raise ValueError(f"{row['file']} is not the file that was written")
+                self.rows[int(row["index"])] = row
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("priors: an entry of %s is not usable and is made again (%s)", folder / MANIFEST, error)
 
@@ -172,7 +175,8 @@ class _Painter:
 
     def __init__(self, networks, settings: PriorSettings, watcher: Watcher, total: int):
         self.networks, self.settings, self.watcher = networks, settings, watcher
-        self.width, self.height = _size(networks, settings)
+        self.width, self.height = settings.width or networks.resolution, settings.height or networks.resolution
+        self.batch = settings.batch if networks.device.type != "cpu" else 1
         self.done, self.total = 0, total
         log.info("priors: %d pictures of %d x %d, %d steps", total, self.width, self.height, settings.steps)
 
@@ -180,9 +184,9 @@ class _Painter:
         if not indices:
             return
         prompts = self._prompts(noun, indices[-1] + 1)
-        for start in range(0, len(indices), self.settings.batch):
+        for start in range(0, len(indices), self.batch):
             self.watcher.check()
-            part = indices[start : start + self.settings.batch]
+            part = indices[start : start + self.batch]
             seeds = [prior_prompts.seed_of(self.settings.seed, index) for index in part]
             images = _pixels(self._sample([prompts[index] for index in part], seeds))
             store.add([(i, prompts[i], seed, image) for i, seed, image in zip(part, seeds, images, strict=True)])
@@ -203,7 +207,7 @@ class _Painter:
         inner = _Part(self.watcher, *(count * settings.steps for count in (self.done, len(prompts), self.total)))
         return sample(
             self.networks, prompts, seeds, width=self.width, height=self.height, steps=settings.steps,
-            guidance=settings.guidance, batch=settings.batch, watcher=inner,
+            guidance=settings.guidance, batch=self.batch, watcher=inner,
         )  # fmt: skip
 
 
@@ -221,13 +225,6 @@ class _Part:
 
     def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
         self.outer.progress(self.start + done * self.share // max(total, 1), self.whole, text, picture)
-
-
-def _size(networks, settings: PriorSettings) -> tuple[int, int]:
-    """Width and height; 0 becomes what the UNet's config says it was trained at."""
-    factor = 2 ** (len(networks.vae.config.block_out_channels) - 1)
-    native = networks.unet.config.sample_size * factor
-    return settings.width or native, settings.height or native
 
 
 def _pixels(images: torch.Tensor) -> list[Image.Image]:
