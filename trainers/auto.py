@@ -58,8 +58,9 @@ def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, t
     _check_resolution(chosen.resolution, facts)
     choose("learning_rate", learning_rate(facts.parameters), f"{facts.parameters / 1e6:.0f} M parameters; {RATE_RULE}")
     choose("alpha", float(chosen.rank), "equal to rank: the adapter is not scaled")
-    share = 0.5 if facts.text_encoders == 1 else 0.05
-    choose("text_learning_rate", _rounded(chosen.learning_rate * share), f"{share:g} of learning_rate")
+    if chosen.text_encoder:
+        share = 0.5 if facts.text_encoders == 1 else 0.05
+        choose("text_learning_rate", _rounded(chosen.learning_rate * share), f"{share:g} of learning_rate")
     choose("batch_size", batch_size(facts.parameters, (chosen.resolution // facts.pixels) ** 2), BATCH_RULE)
     choose("steps", steps(facts.references, chosen.batch_size), f"{facts.references} references; {STEPS_RULE}")
     chosen, why = _split(chosen, facts)

@@ -103,13 +103,13 @@ def _tensor(picture: Image.Image) -> torch.Tensor:
 def _latent_masks(masks: list, mean: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
     """Masks on the latents' grid (N, 1, h, w), by area."""
     rows = []
-    for mask, sample in zip(masks, samples):
+    for mask, sample in zip(masks, samples, strict=True):
         row = torch.ones(1, *mean.shape[-2:])
         if mask is not None:
             row = torch.nn.functional.interpolate(mask[None], mean.shape[-2:], mode="area")[0]
         if not row.any():
             raise FewShotError(
-                f"the mask of {sample.image.path} is empty within the crop. Mend it, remove it, or set background_weight to 1."
+                f"the mask of {sample.image.path} is empty within the crop. Mend it, or set background_weight to 1."
             )
         rows.append(row)
     return torch.stack(rows).to(mean.device)

@@ -130,6 +130,11 @@ class Checkpoints:
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("state_*.safetensors"), reverse=True)
 
+    def tidy(self) -> None:
+        """Remove drafts that a killed process left."""
+        for draft in self.folder.glob(".*.draft"):
+            draft.unlink()
+
     def save(self, state: State) -> Path:
         """Write the state; older ones go only when it is in place."""
         tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}

@@ -76,8 +76,8 @@ def train(
     plan: Plan,
     checkpoints: Checkpoints,
     journal: Journal,
-    watcher: Watcher = Silent(),
-    processes: Processes = Alone(),
+    watcher: Watcher | None = None,
+    processes: Processes | None = None,
 ) -> Outcome:
     """Minimise the task's weighted losses over `parameters` (fp32), from the newest checkpoint on.
 
@@ -88,6 +88,7 @@ def train(
         Diverged: a loss or gradient was not finite.
         BaseException: whatever `watcher.check` raises.
     """
+    watcher, processes = watcher or Silent(), processes or Alone()
     run = _Run(task.weights, parameters, plan, checkpoints, journal, processes)
     run.go_on(checkpoints.latest())
     processes.wait()
@@ -109,9 +110,7 @@ def train(
             if _due(run.step, plan.save_every, plan.steps):
                 run.save()
             watcher.progress(run.step, plan.steps, run.line)
-            for every, call in plan.visits:
-                if run.step % every == 0:
-                    call(run.step)
+            run.visit()
     finally:
         run.end()
     return Outcome(run.history(), resumed_from, run.seconds())
@@ -148,10 +147,11 @@ class _Run:
         if any(p.dtype != torch.float32 for p in members):
             raise ValueError("trained parameters must be float32")
         self.device = members[0].device
+        self.rows = (*self.weights, NORM)
         self.optimizer = make_optimizer(self.parameters, self.plan.rates, self.plan.weight_decay)
         self.gradients = FlatGradients(members, list(self.weights))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.scale_losses)
-        self.record = torch.zeros(len(self.weights) + 1, self.plan.steps, device=self.device)
+        self.record = torch.zeros(len(self.rows), self.plan.steps, device=self.device)
         self.begun = self.told_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- one step
@@ -181,7 +181,7 @@ class _Run:
         bad = (~finite.isfinite().all(0)).nonzero().flatten().tolist()
         if bad:
             where = self.checked + bad[0]
-            values = dict(zip([*self.weights, NORM], fresh[:, bad[0]].tolist()))
+            values = dict(zip(self.rows, fresh[:, bad[0]].tolist(), strict=True))
             self._put_back()
             raise Diverged(self._message(where, values), self.step)
         self.checked = step + 1
@@ -204,7 +204,7 @@ class _Run:
         """The weights that were last known to be good."""
         if self.good:
             with torch.no_grad():
-                for parameter, value in zip(self.parameters.values(), self.good):
+                for parameter, value in zip(self.parameters.values(), self.good, strict=True):
                     parameter.copy_(value)
             self.step, self.spoiled = self.good_step, True
 
@@ -223,7 +223,7 @@ class _Run:
 
     def history(self) -> dict[str, tuple[float, ...]]:
         rows = self.record[:-1, : self.step].cpu().tolist()
-        return {name: tuple(row) for name, row in zip(self.weights, rows)}
+        return {name: tuple(row) for name, row in zip(self.weights, rows, strict=True)}
 
     def tell(self) -> None:
         """A line for the log and one for the watcher, over the steps since the last."""
@@ -231,7 +231,8 @@ class _Run:
         mean = self.record[:, self.told : self.step].mean(1).tolist()
         speed = (self.step - self.told) / max(now - self.told_at, 1e-9)
         left = (self.plan.steps - self.step) / speed
-        terms = dict(zip(self.weights, mean))
+        terms = dict(zip(self.rows, mean, strict=True))
+        norm = terms.pop(NORM)
         loss = sum(self.weights[name] * value for name, value in terms.items())
         self.line = f"step {self.step}/{self.plan.steps} · loss {loss:.4f} · {speed:.2f} steps/s · {left:.0f} s left"
         if self.processes.main:
@@ -239,12 +240,20 @@ class _Run:
                 step=self.step,
                 loss=loss,
                 terms=terms,
-                gradient_norm=mean[-1],
+                gradient_norm=norm,
                 learning_rate=self.plan.rates.at(self.step - 1),
                 steps_per_second=speed,
                 seconds_left=left,
             )
         self.told, self.told_at = self.step, now
+
+    def visit(self) -> None:
+        """Call who wants to be called; their time does not count as steps'."""
+        begun = time.monotonic()
+        for every, call in self.plan.visits:
+            if self.step % every == 0:
+                call(self.step)
+        self.told_at += time.monotonic() - begun
 
     def save(self) -> None:
         """Save the state after the last whole step."""
@@ -253,7 +262,7 @@ class _Run:
             return
         names = {id(p): name for name, p in self.parameters.items()}
         slots = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
-        rows = dict(zip([*self.weights, NORM], self.record[:, : self.step]))
+        rows = dict(zip(self.rows, self.record[:, : self.step], strict=True))
         extra = {name: float(value) for name, value in self.scaler.state_dict().items()}
         self.checkpoints.save(State(self.step, self.parameters, slots, rows, extra, self.seconds()))
 
@@ -269,7 +278,7 @@ class _Run:
                 parameter.copy_(state.weights[name])
         for name, slots in state.slots.items():
             self.optimizer.state[self.parameters[name]] = {k: v.to(self.device) for k, v in slots.items()}
-        for i, name in enumerate([*self.weights, NORM]):
+        for i, name in enumerate(self.rows):
             self.record[i, : state.step] = state.losses[name].to(self.device)
         if self.plan.scale_losses:
             self.scaler.load_state_dict(dict(state.extra))

@@ -15,9 +15,7 @@ def weight_map(mask: torch.Tensor, background: float) -> torch.Tensor:
     return mask + background * (1.0 - mask)
 
 
-def squared_error(
-    prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
+def squared_error(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Mean squared error of each sample (B,), over C, h and w.
 
     With `weights` W (B, 1, h, w) it is sum(W * (prediction - target)^2) / (C * sum(W)): normalised by area, so that
@@ -55,9 +53,7 @@ def reference_loss(
     return losses if time_weight is None else losses * time_weight
 
 
-def prior_loss(
-    prediction: torch.Tensor, target: torch.Tensor, time_weight: torch.Tensor | None = None
-) -> torch.Tensor:
+def prior_loss(prediction: torch.Tensor, target: torch.Tensor, time_weight: torch.Tensor | None = None) -> torch.Tensor:
     """L_prior of each sample (B,): the same error on pictures of the class, made by the base (ibid., prior term)."""
     return reference_loss(prediction, target, None, time_weight)
 

@@ -12,7 +12,7 @@ HEADROOM = 600_000_000  # bytes left free: the driver spills to slow memory when
 BYTES_HALF = 3.5  # bytes an element kept for the backward pass under autocast, whose norms and adapters are fp32
 BYTES_FULL = 4.0
 CHECKPOINTED = 0.35  # share of the activations that stays with gradient checkpointing
-TRANSFORMER = 23  # elements kept a token and channel in a transformer block: norms, q, k, v, outputs, gated feed-forward
+TRANSFORMER = 23  # elements kept a token and channel in a transformer block: norms, q, k, v, outputs, feed-forward
 RESNET = 3  # elements kept a place and channel (in and out) in a residual block
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -64,20 +63,22 @@ class Several:
         self.accelerator.wait_for_everyone()
 
 
-@contextlib.contextmanager
+@contextmanager
 def launched(cpu: bool = False) -> Iterator[Several]:
-    """The processes accelerate knows of; its global state and the environment are as before at the end."""
+    """The processes accelerate knows of; its global state is cleared at the end.
+
+    Of the environment accelerate changes one variable in a process that it did not launch, on Apple's devices; that one
+    is put back.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
+    from accelerate.utils import patch_environment
 
-    environment = dict(os.environ)
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no")
-    try:
-        yield Several(accelerator)
-    finally:
-        PartialState().destroy_process_group()
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        for name in set(os.environ) - set(environment):
-            del os.environ[name]
-        os.environ.update(environment)
+    with patch_environment(PYTORCH_ENABLE_MPS_FALLBACK="1"):
+        accelerator = Accelerator(cpu=cpu, mixed_precision="no")
+        try:
+            yield Several(accelerator)
+        finally:
+            PartialState().destroy_process_group()
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()

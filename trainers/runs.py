@@ -43,7 +43,8 @@ class Journal:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise FewShotError(f"could not write {self.path}: {error.strerror or error}. Free space on the disk.") from error
+            why = error.strerror or error
+            raise FewShotError(f"could not write {self.path}: {why}. Free space on the disk.") from error
 
     def cut(self, step: int) -> None:
         """Forget lines of steps after `step`, and a line that was torn."""
@@ -77,6 +78,10 @@ class Run:
     @property
     def journal(self) -> Journal:
         return Journal(self.folder / "log.jsonl")
+
+    def parts(self) -> list[Path]:
+        """LoRA files of the run as it was when it was cut."""
+        return sorted(self.folder.glob("*_step_*.safetensors"))
 
     @property
     def _adapter(self) -> Path:

@@ -1,4 +1,4 @@
-"""The settings of training: help, range and default of each stand here once; widgets, tooltips and docs are made from them.
+"""The settings of training: help, range and default of each stand here once; widgets and docs are made from them.
 
 Nothing heavy is imported here, so that a graph's schemas can be built from these classes at no cost.
 """
@@ -38,9 +38,7 @@ def setting(
         matters: whether the value changes what is learned, and so belongs to the content key.
         auto: the value that means "choose for me" (it need not lie in the range).
     """
-    about = dict(
-        help=help, min=min, max=max, step=step, choices=choices, advanced=advanced, matters=matters, auto=auto
-    )
+    about = dict(help=help, min=min, max=max, step=step, choices=choices, advanced=advanced, matters=matters, auto=auto)
     return field(default=default, metadata=about)
 
 
@@ -126,7 +124,7 @@ _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectSettings(Settings):
-    """Settings of subject training: L_ref + prior_weight * L_prior on low-rank adapters (DreamBooth, Ruiz et al. 2023)."""
+    """Of subject training: L_ref + prior_weight * L_prior (DreamBooth, Ruiz et al. 2023) on low-rank adapters."""
 
     steps: int = setting(
         -1,
@@ -138,7 +136,8 @@ class SubjectSettings(Settings):
     )
     learning_rate: float = setting(
         0.0,
-        "Step size of the denoiser's adapter. 0 chooses from the denoiser's size: 1e-4 for SD 1.x and SDXL, more for smaller ones.",
+        "Step size of the denoiser's adapter. 0 chooses from the denoiser's size: 1e-4 for SD 1.x and SDXL, more for "
+        "smaller ones.",
         min=1e-8,
         max=1.0,
         step=1e-5,
@@ -239,7 +238,8 @@ class SubjectSettings(Settings):
     )
     micro_batch: int = setting(
         0,
-        "Pictures in one pass of the denoiser; the result is the same, less takes less memory. 0 chooses from free memory.",
+        "Pictures in one pass of the denoiser; fewer take less memory, the result is the same. 0 chooses from free "
+        "memory.",
         min=1,
         max=512,
         step=1,

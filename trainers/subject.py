@@ -1,19 +1,29 @@
-"""What one step of subject training computes: L_ref + prior_weight * L_prior (DreamBooth, Ruiz et al. 2023)."""
+"""Subject training: what one step computes, L_ref + prior_weight * L_prior (DreamBooth, Ruiz et al. 2023)."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from ..models.adapters import Injected, LoraSpec, inject
+from ..models.errors import FewShotError
 from ..models.loading import Networks
 from ..models.text import Conditioning, denoise, encode_prompts
-from .cache import Pool
+from ..models.values import Adapter, BaseModelRef, Sample, TrainingSet
+from ..models.watching import Watcher
+from .cache import Pool, build_pool
 from .loop import Share
 from .losses import min_snr_weight, part_of_mean, prior_loss, reference_loss, weight_map
+from .processes import Processes
 from .randomness import Randomness
 from .settings import SubjectSettings
+from .training import TrainingResult, train_with
+
+log = logging.getLogger(__name__)
 
 REFERENCE, PRIOR = "reference", "prior"
 
@@ -61,7 +71,7 @@ class SubjectStep:
         halves = {term: self.draw(term, step, samples) for term, samples in wanted.items() if samples}
         predictions = self.predict(list(halves.values()))
         terms = {}
-        for (term, half), prediction in zip(halves.items(), predictions):
+        for (term, half), prediction in zip(halves.items(), predictions, strict=True):
             terms[term] = part_of_mean(self.errors(term, half, prediction), self.settings.batch_size)
         return terms
 
@@ -126,3 +136,75 @@ class SubjectStep:
 def _rows(tensor: torch.Tensor, picks: Sequence[int]) -> torch.Tensor:
     """Rows by indices that the host knows, without copying an index to the device."""
     return torch.stack([tensor[i] for i in picks])
+
+
+class SubjectTraining:
+    """The method: which layers get an adapter, and what is computed once before the first step."""
+
+    name = "subject"
+    revision = 1  # raised too when a rule of `auto` or a default that is not a setting changes
+
+    def prepare(
+        self,
+        networks: Networks,
+        pictures: TrainingSet,
+        chosen: SubjectSettings,
+        start_from: Adapter | None,
+        watcher: Watcher,
+    ) -> tuple[SubjectStep, Injected]:
+        """Encode pictures and prompts, and put the layers in."""
+        if chosen.prior_weight > 0 and not pictures.priors:
+            log.warning("there are no prior pictures, so the class itself may drift towards the subject")
+
+        def pool(samples: Sequence[Sample], masks: bool) -> Pool:
+            return build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.text_encoder)
+
+        references = pool(pictures.references, chosen.background_weight < 1)
+        priors = pool(pictures.priors, False) if pictures.priors and chosen.prior_weight > 0 else None
+        spec = LoraSpec(chosen.rank, chosen.alpha)
+        sets = {chosen.parameter_set: spec} | ({"text": spec} if chosen.text_encoder else {})
+        return SubjectStep(networks, references, priors, chosen), inject(networks, sets, chosen.seed, start_from)
+
+
+def train_subject(
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    settings: SubjectSettings,
+    runs: Path,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    name: str = "subject",
+    start_from: Adapter | None = None,
+    tokenizer_folder: Path | None = None,
+    processes: Processes | None = None,
+) -> TrainingResult:
+    """Teach `base` the subject of `pictures`.
+
+    A finished run with the same content key is returned; a cut one is gone on with, and ends (on a CPU) bit for bit as
+    if it had not been cut. However training ends, its state and the LoRA so far lie in the run's folder.
+
+    Args:
+        runs: the folder of runs; this one's is <runs>/<name>_<key>/.
+        name: of the folder and the LoRA in it; it does not matter to what is learned.
+        start_from: an adapter to train on from; it must fit `settings`.
+        processes: where several compute one run together.
+
+    Raises:
+        FewShotError: something a person can mend: pictures, settings, disk, divergence.
+        BaseException: whatever `watcher.check` raises.
+    """
+    if not pictures.references:
+        raise FewShotError("there are no reference pictures to learn from. Give at least one, better three to ten.")
+    return train_with(
+        SubjectTraining(),
+        base,
+        pictures,
+        settings,
+        Path(runs),
+        device,
+        watcher,
+        name,
+        start_from,
+        tokenizer_folder,
+        processes,
+    )

@@ -1,0 +1,158 @@
+"""A base model small enough to train in a second, pictures for it, and watchers that cut a run short."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from comfyui_fewshot.augmentation.pictures import picture_of
+from comfyui_fewshot.models.loading import base_from_path, open_base
+from comfyui_fewshot.models.values import Concept, Sample, TrainingSet
+from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.pocket import words
+from comfyui_fewshot.pocket.assemble import write_base
+from comfyui_fewshot.trainers.settings import SubjectSettings
+from comfyui_fewshot.trainers.subject import train_subject
+
+
+def tiny_folder(folder: Path) -> Path:
+    """An SD 1.x of 32 px: UNet of widths 32 and 64, text encoder of two layers, autoencoder of factor 4."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    tokenizer = words.build(folder / "tokenizer")
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=words.LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(16, 16, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=32,
+        scaling_factor=1.0,
+    )
+    torch.random.set_rng_state(state)
+    return write_base(folder, unet, vae, text, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def base(base_folder):
+    return base_from_path(base_folder)
+
+
+@pytest.fixture
+def networks(base):
+    with open_base(base, torch.device("cpu")) as opened:
+        yield opened
+
+
+def draw_picture(path: Path, seed: int, size: tuple[int, int] = (40, 36)) -> Path:
+    """A smooth random picture."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def picture_files(tmp_path_factory) -> dict[str, list[Path]]:
+    folder = tmp_path_factory.mktemp("pictures")
+    references = [draw_picture(folder / f"ref{i}.png", i) for i in range(3)]
+    priors = [draw_picture(folder / f"prior{i}.png", 100 + i) for i in range(4)]
+    masks = []
+    for i in range(3):
+        mask = Image.new("L", (40, 36))
+        mask.paste(255, (8 + i, 8, 28, 28))
+        mask.save(folder / f"mask{i}.png")
+        masks.append(folder / f"mask{i}.png")
+    return {"references": references, "priors": priors, "masks": masks}
+
+
+@pytest.fixture(scope="session")
+def pictures(picture_files) -> TrainingSet:
+    """Three references with masks and four priors."""
+    samples = [
+        Sample(picture_of(path), "a photo of sks ball", mask=picture_of(mask))
+        for path, mask in zip(picture_files["references"], picture_files["masks"], strict=True)
+    ]
+    samples += [Sample(picture_of(path), "a photo of a ball", role="prior") for path in picture_files["priors"]]
+    return TrainingSet(tuple(samples), (Concept("sks", "ball"),))
+
+
+@pytest.fixture(scope="session")
+def settings() -> SubjectSettings:
+    return SubjectSettings(
+        steps=8, learning_rate=1e-3, rank=4, batch_size=2, save_every=3, log_every=2, warmup=0.25, seed=5
+    )
+
+
+class CutAt(Silent):
+    """Raises `error` at the check that follows `step` whole steps of `steps`."""
+
+    def __init__(self, step: int, error: BaseException, steps: int = 8):
+        self.step, self.error, self.steps, self.done = step, error, steps, -1
+
+    def progress(self, done, total, text="", picture=None):
+        if total == self.steps:
+            self.done = done
+
+    def check(self):
+        if self.done >= self.step:
+            raise self.error
+
+
+@pytest.fixture(scope="session")
+def cut_at():
+    return CutAt
+
+
+@pytest.fixture(scope="session")
+def train(base, pictures, settings):
+    """train_subject with the tiny base; keywords replace settings."""
+
+    def run(folder, watcher=None, set_=None, name="subject", start_from=None, **changes):
+        return train_subject(
+            base, set_ or pictures, replace(settings, **changes), folder, "cpu", watcher, name, start_from
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def uncut(train, tmp_path_factory):
+    """The result of the plain run."""
+    return train(tmp_path_factory.mktemp("uncut"))
