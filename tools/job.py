@@ -88,7 +88,7 @@ class Watch:
                     message = socket.receive(timeout=1.0)
                 except Closed as error:
                     words = self.server.last_words()
-                    raise Stop(f"ComfyUI ended in the middle of the work ({error}). Its last words:\n{words}") from error
+                    raise Stop(f"ComfyUI ended in the middle of the work ({error}):\n{words}") from error
                 if message is not None:
                     heard = time.monotonic()
                     self.take(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -44,8 +45,8 @@ class Bar:
             self._draw()
 
     def note(self, text: str) -> None:
-        """The node's own line of text; its first line is shown."""
-        self.text = text.strip().splitlines()[0] if text.strip() else ""
+        """The node's own line of text; its first line is shown, without the count that the bar shows already."""
+        self.text = re.sub(r"^\d+/\d+\s*", "", text.strip().partition("\n")[0])
         if self.live:
             self._draw()
 
@@ -68,7 +69,7 @@ class Bar:
             print(self.line(), flush=True)
             return
         room = shutil.get_terminal_size().columns - 1
-        print(f"\r\x1b[K{self.line()[:room]}", end="", flush=True)
+        print("\r" + self.line()[:room].ljust(room), end="", flush=True)
         self.open = True
 
     def close(self) -> None:

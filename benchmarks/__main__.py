@@ -1,0 +1,30 @@
+"""`python -m comfyui_fewshot.benchmarks NAME [--json FILE] [--quick]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from . import measure, names, table, write
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0 when it measured, whatever it measured."""
+    parser = argparse.ArgumentParser(prog="bench", description=f"Benches: {', '.join(names())}")
+    parser.add_argument("name", choices=names())
+    parser.add_argument("--json", type=Path, default=None, help="where the rows are written")
+    parser.add_argument("--quick", action="store_true", help="show the signs only; sets no goals")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    rows = measure(chosen.name, chosen.quick)
+    sys.stdout.write(table(rows) + "\n")
+    file = chosen.json or Path(f"{chosen.name}.json")
+    write(rows, file)
+    sys.stdout.write(f"written to {file.absolute()}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

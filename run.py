@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""ComfyUI-FewShot from the command line: try it, test it, open it, measure it. Needs Python 3.10 to 3.14, no more.
+
+    python3 run.py demo             train a LoRA of a subject on the small models that come with the project
+    python3 run.py demo --base FILE --pictures FOLDER --identifier sks --noun dog      the same job on your own
+    python3 run.py comfy            ComfyUI in the browser, with this pack
+    python3 run.py test             all tests
+    python3 run.py bench NAME       measure, print a table, write JSON
+    python3 run.py check-publish    what is still missing before the pack can be published
+
+Everything that is fetched goes into `.venv` and `.comfyui` beside this file, and results into `output`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+if sys.version_info < (3, 10):  # noqa: UP036 - an older Python shall hear the reason
+    sys.exit("run.py needs Python 3.10 or newer; this is " + sys.version.split()[0])
+
+from tools import comfyui, demo, publishing, testing
+from tools.environment import Environment, lower_environment
+from tools.said import Stop, say
+from tools.server import MODEL_FOLDERS, Server, has_accelerator
+
+ROOT = Path(__file__).absolute().parent
+OUTPUT = ROOT / "output"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    host = argparse.ArgumentParser(add_help=False)
+    host.add_argument("--comfyui", metavar="PATH", help="a ComfyUI that is there already (or COMFYUI_PATH)")
+
+    one = commands.add_parser("demo", parents=[host], help="train a LoRA and show before and after")
+    one.add_argument("--base", type=Path, metavar="FILE", help="your own SD 1.x, SD 2.x or SDXL checkpoint")
+    one.add_argument("--pictures", type=Path, metavar="FOLDER", help="two to ten pictures of your subject")
+    one.add_argument("--identifier", default="sks", metavar="WORD", help="the rare word that will call the subject")
+    one.add_argument("--noun", metavar="WORD", help="what kind of thing it is: dog, cup, backpack, ...")
+    one.set_defaults(action=run_demo)
+
+    two = commands.add_parser("comfy", parents=[host], help="ComfyUI in the browser, with this pack")
+    two.add_argument("--port", type=int, default=8188)
+    two.set_defaults(action=run_comfy)
+
+    three = commands.add_parser("test", parents=[host], allow_abbrev=False, help="all tests, or pytest as you ask")
+    three.set_defaults(action=run_test)
+
+    four = commands.add_parser("bench", parents=[host], help="run one bench")
+    four.add_argument("name", metavar="NAME")
+    four.add_argument("--json", type=Path, metavar="FILE", help="where the rows go (output/benchmarks/NAME.json)")
+    four.add_argument("--quick", action="store_true", help="show the signs only; sets no goals")
+    four.set_defaults(action=run_bench)
+
+    five = commands.add_parser("check-publish", help="refuses to publish while blanks are left")
+    five.set_defaults(action=lambda _: publishing.check(ROOT))
+    return top
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command; whatever `test` does not know goes to pytest, and anything else unknown is refused."""
+    top = parser()
+    chosen, rest = top.parse_known_args(arguments)
+    if rest and chosen.command != "test":
+        top.error(f"unknown arguments: {' '.join(rest)}")
+    chosen.pytest = [argument for argument in rest if argument != "--"]
+    if chosen.command == "demo":
+        if (chosen.base is None) != (chosen.pictures is None):
+            top.error("--base and --pictures go together: your own checkpoint is taught your own pictures")
+        if chosen.pictures is not None and not chosen.noun:
+            top.error("--noun says what kind of thing your pictures show, for instance --noun dog")
+        if chosen.pictures is None and (chosen.noun or chosen.identifier != "sks"):
+            top.error("--identifier and --noun belong to --base and --pictures; the demo's own subject has both")
+    return chosen
+
+
+def prepare(given: str | None, extra: str = "") -> tuple[Environment, Path]:
+    """The environment with everything in it, and the ComfyUI that is used. Quick when nothing has changed."""
+    choice = comfyui.choose(given, os.environ, ROOT)
+    env = Environment(ROOT / ".venv")
+    env.make()
+    env.install_torch()
+    choice = choice or comfyui.bring(ROOT, env.python)
+    say(f"ComfyUI {comfyui.version_of(choice.folder)} in {choice.folder} ({choice.why})")
+    env.install_comfyui(choice.folder)
+    env.install_pack(ROOT, extra)
+    return env, choice.folder
+
+
+def run_demo(chosen: argparse.Namespace) -> int:
+    began = time.monotonic()
+    own = demo.own_job(chosen) if chosen.base else None  # complains about wrong paths before anything is fetched
+    env, host = prepare(chosen.comfyui)
+    demo.run(env.python, host, ROOT, OUTPUT, own)
+    say(f"Done in {time.monotonic() - began:.0f} s.")
+    return 0
+
+
+def run_comfy(chosen: argparse.Namespace) -> int:
+    env, host = prepare(chosen.comfyui)
+    own = {kind: host / "models" / kind for kind in MODEL_FOLDERS}  # a person's models; only read
+    models = {kind: [folder] for kind, folder in own.items() if folder.is_dir()}
+    cpu = not has_accelerator(env.python)
+    with Server(env.python, host, ROOT, output=OUTPUT, models=models, port=chosen.port, cpu=cpu) as server:
+        say(f"ComfyUI with this pack: {server.url}   (log: {server.log}; pictures go into {server.base / 'input'})")
+        say("Workflow > Browse templates holds the pack's workflows. Ctrl-C ends it.")
+        while server.alive:
+            time.sleep(0.5)
+        raise Stop(f"ComfyUI ended. Its last words:\n{server.last_words()}")
+
+
+def run_test(chosen: argparse.Namespace) -> int:
+    env, host = prepare(chosen.comfyui, "test")
+    if chosen.pytest:
+        return testing.run_some(env, host, ROOT, chosen.pytest)
+    return testing.run_all(env, lower_environment(ROOT / ".venv-lower", env, ROOT), host, ROOT)
+
+
+def run_bench(chosen: argparse.Namespace) -> int:
+    env, host = prepare(chosen.comfyui)
+    folder = OUTPUT / "benchmarks"  # not the repository's root, whose `nodes` would shadow ComfyUI's
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (chosen.json or folder / f"{chosen.name}.json").absolute()
+    command = [str(env.python), "-m", "comfyui_fewshot.benchmarks", chosen.name, "--json", str(file)]
+    command += ["--quick"] if chosen.quick else []
+    return subprocess.run(command, cwd=folder, env={**os.environ, "COMFYUI_PATH": str(host)}).returncode
+
+
+def main(arguments: list[str]) -> int:
+    chosen = parse(arguments)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # so that servers are stopped on the way out
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+    try:
+        return chosen.action(chosen) or 0
+    except Stop as reason:
+        print(f"\nrun.py {chosen.command}: {reason}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nrun.py {chosen.command}: stopped by Ctrl-C", file=sys.stderr, flush=True)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

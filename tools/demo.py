@@ -1,0 +1,195 @@
+"""`run.py demo`: the workflow "subject LoRA" through a real ComfyUI, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import job
+from .said import Stop, say
+from .server import Server, has_accelerator
+
+WORKFLOW = "workflows/api/subject_lora.json"
+SUBJECT, NOUN, IDENTIFIER = "cat_patched", "cat", "sks"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+BASES = (".safetensors", ".ckpt")
+JUDGED = 5  # pictures of each of the judge's prompts
+
+
+@dataclass(frozen=True)
+class OwnJob:
+    """A person's own checkpoint and pictures."""
+
+    base: Path
+    pictures: Path
+    identifier: str
+    noun: str
+
+
+def own_job(chosen: argparse.Namespace) -> OwnJob:
+    """The paths of the command line, looked at before anything is fetched."""
+    base, folder = chosen.base.expanduser().resolve(), chosen.pictures.expanduser().resolve()
+    if not base.is_file() or base.suffix.lower() not in BASES:
+        raise Stop(f"--base is {base}, which is no checkpoint file; give a {' or '.join(BASES)} file")
+    if not folder.is_dir():
+        raise Stop(f"--pictures is {folder}, which is no folder; give the folder that holds your pictures")
+    count = len(pictures_in(folder))
+    if count == 0:
+        raise Stop(f"--pictures is {folder}, which holds no picture ({', '.join(PICTURES)}); put two to ten there")
+    say(f"{count} picture(s) in {folder}")
+    return OwnJob(base, folder, chosen.identifier, chosen.noun)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder, masks left out."""
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    return [file for file in files if not file.stem.endswith("_mask")]
+
+
+def run(python: Path, host: Path, root: Path, output: Path, own: OwnJob | None) -> None:
+    """Train, compare, judge and report. Raises Stop unless every result lies in `output`."""
+    models = {"checkpoints": [own.base.parent]} if own else {}
+    server = Server(python, host, root, output=output, models=models, cpu=not has_accelerator(python))
+    work = server.base / "demo"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    name, facts = place_pictures(python, server.base / "input", work, own)
+    workflow = json.loads((root / WORKFLOW).read_text(encoding="utf-8"))
+    fill(workflow, name, own)
+    add_pictures(workflow, facts)
+    before, began = files_in(output), time.monotonic()
+    say("Starting ComfyUI" + (" on the CPU" if server.cpu else ""))
+    try:
+        with server:
+            say(f"ComfyUI answers after {time.monotonic() - began:.0f} s; its log is {server.log}")
+            outputs = job.run(server, workflow).get("outputs", {})
+    except KeyboardInterrupt:
+        tell_kept(output, before)
+        raise
+    facts |= results(workflow, outputs, output)
+    summarise(python, work, output, facts)
+
+
+def place_pictures(python: Path, inputs: Path, work: Path, own: OwnJob | None) -> tuple[str, dict[str, Any]]:
+    """Put the pictures, captions and masks into a folder of ComfyUI's input: its name, and what is known of them."""
+    name = f"demo_{own.pictures.name}" if own else f"demo_{SUBJECT}"
+    folder = inputs / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if own is None:
+        text = inside(python, work, "subject", {"folder": str(folder), "subject": SUBJECT, "identifier": IDENTIFIER})
+        return name, json.loads(text)
+    for file in sorted(own.pictures.iterdir()):
+        if file.suffix.lower() in (*PICTURES, ".txt"):
+            shutil.copy2(file, folder / file.name)
+    return name, {"base": own.base.name, "pictures": str(folder)}
+
+
+def inside(python: Path, work: Path, command: str, request: dict[str, Any]) -> str:
+    """Run a command of `inside.py` in the environment; the last line of what it says."""
+    call = [str(python), "-m", "comfyui_fewshot.tools.inside", command]
+    run = subprocess.run(call, cwd=work, input=json.dumps(request), capture_output=True, text=True, errors="replace")
+    if run.returncode:
+        raise Stop(f"{' '.join(call[1:])} failed:\n{run.stderr.strip()[-3000:]}")
+    return run.stdout.strip().splitlines()[-1]
+
+
+def nodes_of(workflow: dict[str, dict], kind: str) -> list[str]:
+    found = [name for name, node in workflow.items() if node["class_type"] == kind]
+    if not found:
+        raise Stop(f"{WORKFLOW} holds no node {kind}; restore the file as it was")
+    return found
+
+
+def fill(workflow: dict[str, dict], pictures: str, own: OwnJob | None) -> None:
+    """Name the base, the folder of pictures and the words in the workflow."""
+    base = {"source": "checkpoint", "source.name": own.base.name} if own else {"source": "pocket"}
+    for name in nodes_of(workflow, "FewShotLoadBase"):
+        _replace_source(workflow[name]["inputs"], base)
+    words = {"identifier": own.identifier, "noun": own.noun} if own else {"identifier": IDENTIFIER, "noun": NOUN}
+    for name in nodes_of(workflow, "FewShotSubjectPictures"):
+        inputs = workflow[name]["inputs"]
+        _replace_source(inputs, {"source": "folder", "source.folder": pictures})
+        inputs.update(words)
+        inputs.pop("description", None)
+
+
+def _replace_source(inputs: dict[str, Any], source: dict[str, Any]) -> None:
+    for key in [key for key in inputs if key == "source" or key.startswith("source.")]:
+        del inputs[key]
+    inputs.update(source)
+
+
+def add_pictures(workflow: dict[str, dict], facts: dict[str, Any]) -> None:
+    """Keep the grid; where there is a judge, draw and keep what it looks at."""
+    grid = next(name for name in nodes_of(workflow, "FewShotSampleGrid") if "adapter" in workflow[name]["inputs"])
+    workflow["demo_grid"] = _save([grid, 0], "fewshot/demo/grid")
+    if "prompts" not in facts:
+        return
+    judged = {**workflow[grid]["inputs"], "prompts": "\n".join(facts["prompts"]), "count": JUDGED, "batch": 8}
+    title = {"title": "Pictures for the judge"}
+    workflow["demo_judged"] = {"class_type": "FewShotSampleGrid", "inputs": judged, "_meta": title}
+    for output, side in ((1, "before"), (2, "after")):
+        workflow[f"demo_{side}"] = _save(["demo_judged", output], f"fewshot/demo/{side}")
+
+
+def _save(images: list, prefix: str) -> dict[str, Any]:
+    return {"class_type": "SaveImage", "inputs": {"images": images, "filename_prefix": prefix}}
+
+
+def results(workflow: dict[str, dict], outputs: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Where the run, the LoRA and the pictures lie, as the nodes told it."""
+
+    def told(kind: str) -> list[str]:
+        return [line for name in nodes_of(workflow, kind) for line in outputs[name]["text"][0].splitlines()]
+
+    def saved(node: str) -> list[str]:
+        images = outputs.get(node, {}).get("images", [])
+        return [str(output / image["subfolder"] / image["filename"]) for image in images]
+
+    found = {
+        "lora": told("FewShotSaveAdapter")[0],
+        "run": told("FewShotTrainSubject")[-1],
+        "grid": saved("demo_grid")[0],
+    }
+    return {**found, "before": saved("demo_before"), "after": saved("demo_after")}
+
+
+def summarise(python: Path, work: Path, output: Path, facts: dict[str, Any]) -> None:
+    """Judge, write the picture and the report, and say where everything lies."""
+    sheet, report = output / "before_after.png", output / "report.html"
+    for old in (sheet, report):
+        old.unlink(missing_ok=True)
+    shutil.copyfile(facts["grid"], sheet)
+    judged = json.loads(inside(python, work, "summary", {**facts, "output": str(output)}))
+    for file in (Path(facts["lora"]), sheet, report):
+        if not file.is_file():
+            raise Stop(f"{file} is missing although the workflow ended well")
+    say()
+    say(f"LoRA           {facts['lora']}   (trigger: {judged['trigger']})")
+    say(f"before, after  {sheet}")
+    say(f"report         {report}")
+    say(f"run            {facts['run']}")
+    if "before" in judged:
+        shares = f"{judged['before']:.0%} before, {judged['after']:.0%} after"
+        say(f"The judge sees the subject in {shares} (subject fidelity; {judged['count']} pictures on each side).")
+
+
+def files_in(output: Path) -> set[Path]:
+    return {file for file in output.rglob("*") if file.is_file()} if output.is_dir() else set()
+
+
+def tell_kept(output: Path, before: set[Path]) -> None:
+    kept = [file for file in sorted(files_in(output) - before) if file.suffix == ".safetensors"]
+    if not kept:
+        say("Nothing had been learned yet; nothing was kept.")
+        return
+    say("Kept; the same command goes on from there:")
+    for file in kept:
+        say(f"  {file}")

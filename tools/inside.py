@@ -1,0 +1,99 @@
+"""The parts of the demo that need the environment's libraries: `python -m comfyui_fewshot.tools.inside COMMAND`.
+
+The request comes as JSON on standard input, the answer goes as one line of JSON to standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+FEW = 4  # pictures that the demo learns from
+
+
+def subject(request: dict[str, Any]) -> dict[str, Any]:
+    """Draw a few pictures of one of the pocket's subjects, with captions and masks, and the prompts of its judge."""
+    from ..pocket import pictures, world
+
+    chosen = pictures.subject_named(request["subject"])
+    folder = Path(request["folder"])
+    pictures.write_subject(folder, chosen.name, FEW, identifier=request["identifier"])
+    prompts = [f"a photo of a {{trigger}} {place}" for place in world.PLACES.values()]
+    return {"subject": chosen.name, "base": "pocket", "pictures": str(folder), "prompts": prompts}
+
+
+def summary(request: dict[str, Any]) -> dict[str, Any]:
+    """Judge the pictures where a judge knows the subject, and write report.html."""
+    from PIL import Image
+
+    from ..evaluation.report import Figure, Table, Text, settings_table, write_report
+
+    answer: dict[str, Any] = {"trigger": trigger_of(Path(request["lora"]))}
+    rows: list[tuple[str, object]] = [("base", request["base"]), ("trigger", answer["trigger"])]
+    rows += [("LoRA", request["lora"]), ("run", request["run"])]
+    if request["before"]:
+        answer |= judged(request)
+        rows += [(f"subject fidelity {side}", f"{answer[side]:.0%}") for side in ("before", "after")]
+        rows.append(("pictures judged on each side", answer["count"]))
+    run = Path(request["run"])
+    sections = [
+        Table("Result", rows),
+        Figure("Before and after", Image.open(request["grid"]), "The same noise without and with the LoRA."),
+        Figure("What it learned from", learned_from(Path(request["pictures"]))),
+    ]
+    curve = losses(run / "log.jsonl")
+    sections += [Figure("Loss", curve, "Every step, and its moving average.")] if curve else []
+    sections.append(settings_table(json.loads((run / "settings.json").read_text(encoding="utf-8"))))
+    how = f"Put {answer['trigger']!r} into a prompt and load {Path(request['lora']).name} with ComfyUI's Load LoRA."
+    sections.append(Text("How to use it", how))
+    write_report(Path(request["output"]), f"Subject LoRA: {answer['trigger']}", sections)
+    return answer
+
+
+def judged(request: dict[str, Any]) -> dict[str, Any]:
+    """The share of pictures on each side in which the pocket's judge sees the subject."""
+    from PIL import Image
+
+    from ..pocket.judge import SubjectJudge
+
+    judge = SubjectJudge()
+    shares: dict[str, Any] = {"count": len(request["after"])}
+    for side in ("before", "after"):
+        images = [Image.open(file) for file in request[side]]
+        shares[side] = judge.subject_fidelity(images, request["subject"])
+    return shares
+
+
+def trigger_of(lora: Path) -> str:
+    from ..models.formats import read_lora
+
+    return read_lora(lora).trigger
+
+
+def learned_from(folder: Path):
+    """The training pictures as one sheet."""
+    from ..augmentation.pictures import load_picture, subject_from_folder
+    from ..evaluation.grids import contact_sheet
+
+    samples = subject_from_folder(folder, "sks", "thing").samples
+    return contact_sheet([load_picture(sample.image) for sample in samples], [sample.caption for sample in samples])
+
+
+def losses(log: Path):
+    """The run's loss as a curve; None where the log holds none."""
+    from ..evaluation.plots import loss_curve
+
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    values = [line["loss"] for line in lines if "loss" in line]
+    return loss_curve(values) if values else None
+
+
+def main(command: str) -> None:
+    answer = {"subject": subject, "summary": summary}[command](json.loads(sys.stdin.read()))
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
