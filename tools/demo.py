@@ -15,11 +15,11 @@ from . import job
 from .said import Stop, say
 from .server import Server, has_accelerator
 
-WORKFLOW = "workflows/api/subject_lora.json"
+WORKFLOW, OWN_WORKFLOW = "workflows/api/subject_lora.json", "workflows/api/subject_lora_from_photos.json"
 SUBJECT, NOUN, IDENTIFIER = "cat_patched", "cat", "sks"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BASES = (".safetensors", ".ckpt")
-JUDGED = 5  # pictures of each of the judge's prompts
+JUDGED, JUDGED_SEED = 5, 1000  # pictures of each of the judge's prompts, and the first one's seed
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ def run(python: Path, host: Path, root: Path, output: Path, own: OwnJob | None) 
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     name, facts = place_pictures(python, server.base / "input", work, own)
-    workflow = json.loads((root / WORKFLOW).read_text(encoding="utf-8"))
+    workflow = json.loads((root / (OWN_WORKFLOW if own else WORKFLOW)).read_text(encoding="utf-8"))
     fill(workflow, name, own)
-    add_pictures(workflow, facts)
+    if own is None:
+        add_judged(workflow, facts["prompts"])
     before, began = files_in(output), time.monotonic()
     say("Starting ComfyUI" + (" on the CPU" if server.cpu else ""))
     try:
@@ -103,7 +104,7 @@ def inside(python: Path, work: Path, command: str, request: dict[str, Any]) -> s
 def nodes_of(workflow: dict[str, dict], kind: str) -> list[str]:
     found = [name for name, node in workflow.items() if node["class_type"] == kind]
     if not found:
-        raise Stop(f"{WORKFLOW} holds no node {kind}; restore the file as it was")
+        raise Stop(f"the demo's workflow holds no node {kind}; restore workflows/api as it was")
     return found
 
 
@@ -126,21 +127,15 @@ def _replace_source(inputs: dict[str, Any], source: dict[str, Any]) -> None:
     inputs.update(source)
 
 
-def add_pictures(workflow: dict[str, dict], facts: dict[str, Any]) -> None:
-    """Keep the grid; where there is a judge, draw and keep what it looks at."""
-    grid = next(name for name in nodes_of(workflow, "FewShotSampleGrid") if "adapter" in workflow[name]["inputs"])
-    workflow["demo_grid"] = _save([grid, 0], "fewshot/demo/grid")
-    if "prompts" not in facts:
-        return
-    judged = {**workflow[grid]["inputs"], "prompts": "\n".join(facts["prompts"]), "count": JUDGED, "batch": 8}
+def add_judged(workflow: dict[str, dict], prompts: list[str]) -> None:
+    """Draw and keep what the judge looks at: the grid's pictures once more, for its own prompts."""
+    (grid,) = nodes_of(workflow, "FewShotSampleGrid")
+    inputs = {**workflow[grid]["inputs"], "prompts": "\n".join(prompts), "count": JUDGED, "seed": JUDGED_SEED}
     title = {"title": "Pictures for the judge"}
-    workflow["demo_judged"] = {"class_type": "FewShotSampleGrid", "inputs": judged, "_meta": title}
+    workflow["judged"] = {"class_type": "FewShotSampleGrid", "inputs": {**inputs, "batch": 10}, "_meta": title}
     for output, side in ((1, "before"), (2, "after")):
-        workflow[f"demo_{side}"] = _save(["demo_judged", output], f"fewshot/demo/{side}")
-
-
-def _save(images: list, prefix: str) -> dict[str, Any]:
-    return {"class_type": "SaveImage", "inputs": {"images": images, "filename_prefix": prefix}}
+        save = {"images": ["judged", output], "filename_prefix": f"fewshot/judged/{side}"}
+        workflow[side] = {"class_type": "SaveImage", "inputs": save}
 
 
 def results(workflow: dict[str, dict], outputs: dict[str, Any], output: Path) -> dict[str, Any]:
@@ -153,12 +148,13 @@ def results(workflow: dict[str, dict], outputs: dict[str, Any], output: Path) ->
         images = outputs.get(node, {}).get("images", [])
         return [str(output / image["subfolder"] / image["filename"]) for image in images]
 
-    found = {
-        "lora": told("FewShotSaveAdapter")[0],
-        "run": told("FewShotTrainSubject")[-1],
-        "grid": saved("demo_grid")[0],
-    }
-    return {**found, "before": saved("demo_before"), "after": saved("demo_after")}
+    (grid,) = [name for name in nodes_of(workflow, "FewShotSampleGrid") if name != "judged"]
+    savers = [name for name in nodes_of(workflow, "SaveImage") if workflow[name]["inputs"]["images"] == [grid, 0]]
+    sheets = [file for name in savers for file in saved(name)]
+    if not sheets:
+        raise Stop("the demo's workflow saves no before/after picture; restore workflows/api as it was")
+    lora, run = told("FewShotSaveAdapter")[0], told("FewShotTrainSubject")[-1]
+    return {"lora": lora, "run": run, "grid": sheets[0], "before": saved("before"), "after": saved("after")}
 
 
 def summarise(python: Path, work: Path, output: Path, facts: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ def summary(request: dict[str, Any]) -> dict[str, Any]:
     """Judge the pictures where a judge knows the subject, and write report.html."""
     from PIL import Image
 
+    from ..evaluation.plots import loss_curve
     from ..evaluation.report import Figure, Table, Text, settings_table, write_report
 
     answer: dict[str, Any] = {"trigger": trigger_of(Path(request["lora"]))}
@@ -43,9 +44,10 @@ def summary(request: dict[str, Any]) -> dict[str, Any]:
         Figure("Before and after", Image.open(request["grid"]), "The same noise without and with the LoRA."),
         Figure("What it learned from", learned_from(Path(request["pictures"]))),
     ]
-    curve = losses(run / "log.jsonl")
-    sections += [Figure("Loss", curve, "Every step, and its moving average.")] if curve else []
-    sections.append(settings_table(json.loads((run / "settings.json").read_text(encoding="utf-8"))))
+    sections.append(Figure("Loss", loss_curve(read(run / "result.json")["losses"]), "Each step and a moving average."))
+    settings = read(run / "settings.json")
+    sections.append(settings_table(settings["inputs"]["chosen"]))
+    sections += [settings_table(settings[part], part.capitalize()) for part in ("versions", "machine")]
     how = f"Put {answer['trigger']!r} into a prompt and load {Path(request['lora']).name} with ComfyUI's Load LoRA."
     sections.append(Text("How to use it", how))
     write_report(Path(request["output"]), f"Subject LoRA: {answer['trigger']}", sections)
@@ -81,13 +83,8 @@ def learned_from(folder: Path):
     return contact_sheet([load_picture(sample.image) for sample in samples], [sample.caption for sample in samples])
 
 
-def losses(log: Path):
-    """The run's loss as a curve; None where the log holds none."""
-    from ..evaluation.plots import loss_curve
-
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    values = [line["loss"] for line in lines if "loss" in line]
-    return loss_curve(values) if values else None
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def main(command: str) -> None:
