@@ -253,6 +253,13 @@ def _draw_relation(draw, scene: Scene, under: bool):
 
 def render(scene: Scene) -> tuple[Image.Image, list[Image.Image]]:
     """The picture (RGB, 64 x 64) and the visible mask of each thing (L, 0 or 255), in the scene's order."""
+    canvas, masks = _paint(scene)
+    small = [m.resize((SIZE, SIZE), Image.Resampling.BOX).point(lambda v: 255 * (v >= 128)) for m in masks]
+    return canvas.resize((SIZE, SIZE), Image.Resampling.BOX), small
+
+
+def _paint(scene: Scene) -> tuple[Image.Image, list[Image.Image]]:
+    """The supersampled picture and masks."""
     canvas = _draw_place(scene)
     masks: list[Image.Image] = []
     if len(scene.things) == 2:
@@ -266,10 +273,9 @@ def render(scene: Scene) -> tuple[Image.Image, list[Image.Image]]:
         masks.append(mask)
     if len(scene.things) == 2:
         _draw_relation(ImageDraw.Draw(canvas), scene, under=False)
-    small = [m.resize((SIZE, SIZE), Image.Resampling.BOX).point(lambda v: 255 * (v >= 128)) for m in masks]
-    return canvas.resize((SIZE, SIZE), Image.Resampling.BOX), small
+    return canvas, masks
 
 
 def pixels(scene: Scene) -> np.ndarray:
     """The picture as uint8 (64, 64, 3)."""
-    return np.asarray(render(scene)[0])
+    return np.asarray(_paint(scene)[0].resize((SIZE, SIZE), Image.Resampling.BOX))

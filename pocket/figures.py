@@ -163,7 +163,7 @@ def clipseg_rows(weights: Path, count: int) -> list[dict]:
     """Intersection over union of the mask found for "a cat" with the true one, per thing of held-out scenes."""
     model = CLIPSegForImageSegmentation.from_pretrained(weights / "clipseg", torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(weights / "clipseg")
-    scenes, pictures, masks = Batches(SCENES + 1, count)[0]
+    scenes, pictures, masks = Batches(SCENES + 1, count, masked=True)[0]
     phrases = [f"a {s.things[0].noun}" for s in scenes]
     tokens = tokenizer(phrases, padding="max_length", truncation=True, return_tensors="pt").input_ids
     chunks = zip(to_signed(pictures).split(64), tokens.split(64), strict=True)

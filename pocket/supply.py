@@ -12,10 +12,11 @@ from . import drawing, world
 
 
 class Batches(Dataset):
-    """Item b is ([Scene], uint8 pictures (B, 3, 64, 64), union-free masks (B, 2, 64, 64) uint8)."""
+    """Item b is ([Scene], uint8 pictures (B, 3, 64, 64), visible masks (B, 2, 64, 64) uint8 where asked for)."""
 
-    def __init__(self, seed: int, size: int, first: int = 0, count: int = 10**9, **how):
+    def __init__(self, seed: int, size: int, first: int = 0, count: int = 10**9, masked: bool = False, **how):
         self.seed, self.size, self.first, self.count, self.how = seed, size, first, count, how
+        self.masked = masked
 
     def __len__(self):
         return self.count
@@ -26,6 +27,9 @@ class Batches(Dataset):
         pictures = np.empty((self.size, 3, world.SIZE, world.SIZE), np.uint8)
         masks = np.zeros((self.size, 2, world.SIZE, world.SIZE), np.uint8)
         for i, scene in enumerate(scenes):
+            if not self.masked:
+                pictures[i] = drawing.pixels(scene).transpose(2, 0, 1)
+                continue
             picture, parts = drawing.render(scene)
             pictures[i] = np.asarray(picture).transpose(2, 0, 1)
             for j, mask in enumerate(parts):
