@@ -16,7 +16,7 @@ PLACES = (
     "at night", "in a studio", "against a plain white background",
 )  # fmt: skip
 LIVE_POSES = ("", "standing", "sitting", "lying down", "running", "jumping", "looking at the camera")
-OBJECT_POSES = ("", "seen from the side", "lying on its side", "tilted", "partially hidden")
+OBJECT_POSES = ("", "seen from the side", "lying on its side", "at an angle", "partially hidden")
 LIVE = frozenset(
     "animal baby bear bird boy cat chicken child cow deer dog dragon duck elephant fox frog girl goat hamster horse "
     "kitten lady lion man monkey mouse owl panda parrot person pig pony puppy rabbit sheep squirrel tiger turtle wolf "

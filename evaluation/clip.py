@@ -42,17 +42,22 @@ class Clip:
     def model(self) -> CLIPModel:
         log.info("opening the CLIP in %s", self.folder)
         try:
-            model = CLIPModel.from_pretrained(self.folder, local_files_only=True)
+            model, info = CLIPModel.from_pretrained(self.folder, local_files_only=True, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise FewShotError(f"the CLIP in {self.folder} cannot be read ({error}); fetch its files again") from error
+        if info["missing_keys"]:
+            lacking = ", ".join(sorted(info["missing_keys"])[:3])
+            raise FewShotError(f"the CLIP in {self.folder} lacks weights ({lacking}, ...); fetch its files again")
         return model.float().to(self.device).eval().requires_grad_(False)
 
     @cached_property
     def tokenizer(self):
+        if not any((self.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise FewShotError(f"{self.folder} holds no tokenizer; put vocab.json and merges.txt of the model there")
         try:
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
-            raise FewShotError(f"{self.folder} holds no tokenizer; put vocab.json and merges.txt there") from error
+            raise FewShotError(f"the tokenizer in {self.folder} cannot be read ({error}); fetch it again") from error
 
     @property
     def size(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ..models.errors import FewShotError
@@ -51,7 +52,7 @@ def loss_curve(
         steps = range(1, len(values) + 1)
         shown = [value if math.isfinite(value) else math.nan for value in values]
         lost = sum(math.isnan(value) for value in shown)
-        label = f"{name} ({lost} steps without a number)" if lost else name
+        label = f"{name} (no number at {lost} of {len(values)} steps)" if lost else name
         if len(values) < 3:
             axes.plot(steps, shown, color=colour, marker="o", markersize=4, linewidth=1, label=label)
             continue
@@ -59,9 +60,10 @@ def loss_curve(
         axes.plot(steps, smoothed(shown, max(2.0, len(values) / 20)), color=colour, linewidth=2, label=label)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(title, loc="left", fontsize=11, color=theme.ink)
     axes.margins(x=0.01)
-    if len(terms) > 1 or any("without" in text for text in axes.get_legend_handles_labels()[1]):
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    if len(terms) > 1 or any("no number" in text for text in axes.get_legend_handles_labels()[1]):
         axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
     return _picture(figure)
 
@@ -87,8 +89,8 @@ def _figure(size: tuple[int, int], theme: Theme):
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(theme.rule)
     axes.tick_params(colors=theme.ink, labelsize=9, length=3)
-    for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
-        text.set_color(theme.ink)
+    axes.xaxis.label.set_color(theme.ink)
+    axes.yaxis.label.set_color(theme.ink)
     return figure, axes
 
 

@@ -158,11 +158,11 @@ p:last-child { margin-bottom: 0 }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--rule); vertical-align: top;
-  overflow-wrap: anywhere }
+  overflow-wrap: break-word; max-width: 34rem }
 tbody tr:last-child td { border-bottom: 0 }
 th { color: var(--faint); font-weight: 600 }
-td:first-child { color: var(--faint); min-width: 9rem }
-thead + tbody td:first-child { color: inherit }
+td:first-child { color: var(--faint); min-width: 9rem; width: 14rem }
+thead + tbody td:first-child { color: inherit; width: auto; min-width: 5rem }
 .number { font-variant-numeric: tabular-nums }
 figure { margin: 0 }
 img { display: block; max-width: 100%; height: auto; border-radius: 6px; margin: 0 auto }

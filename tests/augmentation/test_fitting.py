@@ -42,7 +42,9 @@ def test_a_circle_stays_round():
         left, top, right, bottom = mask.point(lambda v: 255 * (v > 127)).getbbox()
         assert abs((right - left) - (bottom - top)) <= 1
         assert (right - left) == pytest.approx(79 * crop.scale, abs=2)
-        assert np.abs(np.asarray(picture.convert("L"), int) - np.asarray(mask, int)).mean() < 6, "mask and picture agree"
+        assert np.abs(np.asarray(picture.convert("L"), int) - np.asarray(mask, int)).mean() < 6, (
+            "mask and picture agree"
+        )
 
 
 def test_a_smaller_mask_of_the_same_aspect_is_enlarged():

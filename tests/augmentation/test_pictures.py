@@ -103,7 +103,11 @@ def test_errors_say_what_to_do(tmp_path):
         (tmp_path / name).write_bytes(b"broken")
     with pytest.raises(FewShotError, match=r"none of the 2 pictures .* can be read: a.png was left out"):
         read(tmp_path)
-    for words, said in ((("", "cat"), "identifier is empty"), (("sks", " "), "noun is empty"), (("cat", "Cat"), "both")):
+    for words, said in (
+        (("", "cat"), "identifier is empty"),
+        (("sks", " "), "noun is empty"),
+        (("cat", "Cat"), "both"),
+    ):
         with pytest.raises(FewShotError, match=said):
             read(tmp_path, *words)
 
@@ -165,7 +169,9 @@ def test_masks_of_tensors(tmp_path):
     assert all(s.mask == pictures.samples[0].mask for s in one.samples)
     empty = torch.zeros(2, 64, 64)
     notes: list[str] = []
-    assert all(s.mask is None for s in subject_from_tensors(values, empty, tmp_path, "s", "cat", warnings=notes).samples)
+    assert all(
+        s.mask is None for s in subject_from_tensors(values, empty, tmp_path, "s", "cat", warnings=notes).samples
+    )
     assert not notes, "the host gives an empty mask of 64 x 64 with every picture that has none"
     wrong = subject_from_tensors(values, torch.ones(64, 64), tmp_path, "s", "cat", warnings=notes)
     assert all(s.mask is None for s in wrong.samples) and len(notes) == 2
@@ -175,7 +181,12 @@ def test_a_fourth_channel_is_the_mask(tmp_path):
     values = torch.ones(1, 8, 12, 4)
     assert subject_from_tensors(values, None, tmp_path, "sks", "cat").samples[0].mask is None
     values[:, :, :6, 3] = 0
-    assert load_mask(subject_from_tensors(values, None, tmp_path, "sks", "cat").samples[0].mask).getbbox() == (6, 0, 12, 8)
+    assert load_mask(subject_from_tensors(values, None, tmp_path, "sks", "cat").samples[0].mask).getbbox() == (
+        6,
+        0,
+        12,
+        8,
+    )
 
 
 def test_lists_of_tensors_and_captions(tmp_path):

@@ -157,7 +157,12 @@ def test_damaged_entries_are_made_again(base, pictures, uncut, tmp_path, caplog)
 
 
 def test_several_concepts_share_a_noun(base, tmp_path):
-    concepts = (Concept("sks", "cat"), Concept("zwx", "car"), Concept("ohwx", "cat"), Concept("<R>", "", kind="relation"))
+    concepts = (
+        Concept("sks", "cat"),
+        Concept("zwx", "car"),
+        Concept("ohwx", "cat"),
+        Concept("<R>", "", kind="relation"),
+    )
     few = PriorSettings(count=2, steps=1, width=32, height=64)
     made = generate_priors(base, TrainingSet((), concepts), few, tmp_path, torch.device("cpu"))
     assert [s.concept for s in made.priors] == [0, 0, 1, 1]

@@ -1,0 +1,39 @@
+"""The loss curve: right averages, gaps where there is no number, and no global state."""
+
+import math
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfyui_fewshot.evaluation.plots import DARK, loss_curve, smoothed
+from comfyui_fewshot.models.errors import FewShotError
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=60), st.floats(1, 50))
+def test_the_average_lies_among_the_values(values, window):
+    means = smoothed(values, window)
+    assert len(means) == len(values) and means[0] == pytest.approx(values[0])
+    assert all(min(values) - 1e-6 <= mean <= max(values) + 1e-6 for mean in means)
+
+
+def test_the_average_of_a_constant_has_no_bias():
+    assert smoothed([0.3] * 50, 10) == pytest.approx([0.3] * 50)
+    assert smoothed([1.0, math.nan, 1.0], 5) == pytest.approx([1.0] * 3)
+    assert math.isnan(smoothed([math.nan, 1.0], 5)[0])
+
+
+def test_curves():
+    assert loss_curve([0.5, 0.4, 0.3], "loss").size == (840, 420)
+    several = loss_curve({"reference": [0.5] * 40, "prior": [0.2] * 40, "absent": []}, size=(600, 300))
+    assert several.size == (600, 300) and several.mode == "RGB"
+    assert loss_curve([1.0, math.nan, math.inf, 0.5], theme=DARK).getpixel((0, 0)) == (0x1D, 0x20, 0x26)
+    assert loss_curve([0.1]).size == (840, 420)
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize("losses", [[], {}, {"reference": []}])
+def test_nothing_to_draw(losses):
+    with pytest.raises(FewShotError, match="train at least one step"):
+        loss_curve(losses)
