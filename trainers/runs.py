@@ -7,6 +7,7 @@ one is gone on with, whatever either was called.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import importlib.metadata
 import json
 import logging
@@ -68,6 +69,11 @@ class Run:
     key: str
 
     @property
+    def name(self) -> str:
+        """The name it was begun with."""
+        return self.folder.name[: -SHORT - 1]
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -79,9 +85,17 @@ class Run:
     def journal(self) -> Journal:
         return Journal(self.folder / "log.jsonl")
 
+    @property
+    def lora(self) -> Path:
+        """The LoRA file of the run when it has ended."""
+        return self.folder / f"{self.name}.safetensors"
+
+    def part(self, step: int) -> Path:
+        """The LoRA file of the run when it was cut after `step` steps."""
+        return self.folder / f"{self.name}_step_{step:08d}.safetensors"
+
     def parts(self) -> list[Path]:
-        """LoRA files of the run as it was when it was cut."""
-        return sorted(self.folder.glob("*_step_*.safetensors"))
+        return sorted(self.folder.glob(f"{glob.escape(self.name)}_step_????????.safetensors"))
 
     @property
     def _adapter(self) -> Path:

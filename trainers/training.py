@@ -48,6 +48,11 @@ class TrainingResult:
     resumed_from: int
     seconds: float
 
+    @property
+    def lora(self) -> Path:
+        """The LoRA file in the run's folder."""
+        return Run(self.folder, "").lora
+
 
 class Method(Protocol):
     """What differs between methods. `revision` is raised whenever the method's arithmetic changes."""
@@ -212,7 +217,7 @@ class _Job:
 
     def keep_part(self, run: Run, step: int) -> None:
         """The LoRA of a run that was cut, beside its state; it takes the place of an earlier part."""
-        path = run.folder / f"{self.name}_step_{step:08d}.safetensors"
+        path = run.part(step)
         earlier = [part for part in run.parts() if part != path]
         if not path.exists():
             write_lora(self.extract(), path)
@@ -226,9 +231,8 @@ class _Job:
         columns = zip(*(outcome.terms[name] for name in weights), strict=True)
         losses = tuple(sum(w * v for w, v in zip(weights.values(), values, strict=True)) for values in columns)
         if self.processes.main:
-            path = run.folder / f"{self.name}.safetensors"
-            if not path.exists():
-                write_lora(adapter, path)
+            if not run.lora.exists():
+                write_lora(adapter, run.lora)
             run.finish(adapter, dict(losses=losses, terms=dict(outcome.terms), seconds=outcome.seconds))
             for part in run.parts():
                 part.unlink()

@@ -1,0 +1,153 @@
+"""Train outside a graph, on several devices if wished: accelerate launch -m comfyui_fewshot.trainers run.json
+
+The JSON file holds (paths are relative to it; the last nine may be left out):
+
+    {"base": "model.safetensors", "pictures": "folder", "identifier": "sks", "noun": "cat", "description": "",
+     "priors": {"count": 100}, "settings": {"steps": 800}, "runs": "runs", "name": "subject",
+     "adapter": "start.safetensors", "dtype": "auto", "clip_skip": 0, "tokenizer_folder": "tokenizer"}
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..augmentation.pictures import subject_from_folder
+from ..augmentation.priors import PriorSettings, generate_priors
+from ..models.errors import FewShotError
+from ..models.formats import read_lora
+from ..models.loading import base_from_path
+from ..models.values import BaseModelRef, TrainingSet
+from .processes import Several, launched
+from .settings import SubjectSettings, refuse_unknown
+from .subject import train_subject
+from .training import TrainingResult
+
+log = logging.getLogger(__name__)
+
+NEEDED = ("base", "pictures", "identifier", "noun")
+PATHS = ("base", "pictures", "runs", "adapter", "tokenizer_folder")
+OTHERS = {
+    "description": "",
+    "priors": None,
+    "settings": {},
+    "runs": "runs",
+    "name": "subject",
+    "adapter": None,
+    "dtype": "auto",
+    "clip_skip": 0,
+    "tokenizer_folder": None,
+}
+
+
+class LogWatcher:
+    """Tells of progress in the log, a line whenever there is a new one."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def check(self) -> None:
+        pass
+
+    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+        if text and text != self._last:
+            self._last = text
+            log.info("%s", text)
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The run that a JSON file describes, complete and with whole paths.
+
+    Raises:
+        FewShotError: the file cannot be read, a name is unknown, or a needed one is missing.
+    """
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FewShotError(f"cannot read {path}: {error}. Give a JSON file that describes a run.") from error
+    if not isinstance(given, Mapping):
+        raise FewShotError(f'{path} holds a {type(given).__name__}; a run is an object, such as {{"base": ...}}.')
+    refuse_unknown(given, dict.fromkeys((*NEEDED, *OTHERS)), "entry")
+    missing = [name for name in NEEDED if name not in given]
+    if missing:
+        raise FewShotError(f"{path} lacks {', '.join(missing)}. Add what is missing.")
+    run = OTHERS | dict(given)
+    folder = path.resolve().parent
+    return run | {name: folder / run[name] for name in PATHS if run[name] is not None}
+
+
+def train_run(run: Mapping[str, Any], processes: Several) -> TrainingResult:
+    """Do what a run says, together with the other processes."""
+    settings = SubjectSettings.from_mapping(run["settings"])
+    base = base_from_path(run["base"], run["dtype"], run["clip_skip"])
+    pictures = subject_from_folder(run["pictures"], run["identifier"], run["noun"], run["description"])
+    if run["priors"] is not None:
+        pictures = _with_priors(run, base, pictures, processes)
+    return train_subject(
+        base,
+        pictures,
+        settings,
+        run["runs"],
+        processes.device,
+        LogWatcher() if processes.main else None,
+        run["name"],
+        read_lora(run["adapter"]) if run["adapter"] else None,
+        run["tokenizer_folder"],
+        processes,
+    )
+
+
+def _with_priors(
+    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: Several
+) -> TrainingSet:
+    """The main process makes the priors; the others then find them."""
+    refuse_unknown(run["priors"], {about.name: about for about in fields(PriorSettings)}, "entry of priors")
+    wanted = PriorSettings(**run["priors"])
+    if not processes.main:
+        processes.wait()
+    found = generate_priors(
+        base,
+        pictures,
+        wanted,
+        run["runs"] / "priors",
+        processes.device,
+        LogWatcher(),
+        tokenizer_folder=run["tokenizer_folder"],
+    )
+    if processes.main:
+        processes.wait()
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what the file says. The exit status is 0, 1 for an error that is told, 130 when it was interrupted."""
+    parser = argparse.ArgumentParser(prog="comfyui_fewshot.trainers", description="Train a subject LoRA.")
+    parser.add_argument("run", type=Path, help="JSON file that describes the run")
+    parser.add_argument("--cpu", action="store_true", help="compute on the CPU")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        run = read_run(given.run)
+        with launched(given.cpu) as processes:
+            result = train_run(run, processes)
+            if processes.main:
+                log.info("the LoRA is %s, its trigger: %s", result.lora, result.adapter.trigger)
+    except FewShotError as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        log.error("interrupted; what was learned is kept, and the same command goes on from there")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
