@@ -1,0 +1,121 @@
+"""Run by test_comfy_parity.py in a process of its own, because ComfyUI changes global state.
+
+    python comfy_probe.py COMFYUI_FOLDER JOB_FOLDER
+
+The job folder holds checkpoint.safetensors, lora.safetensors, inputs.safetensors and job.json; outputs.safetensors and
+report.json are left there. Everything is computed by ComfyUI's own classes, in float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+
+class Complaints(logging.Handler):
+    """Keeps what ComfyUI warns of while it loads."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def start(folder: str) -> None:
+    sys.argv = sys.argv[:1]
+    sys.path.insert(0, folder)
+    from comfy.cli_args import args
+
+    args.cpu = args.fp32_unet = args.fp32_vae = args.fp32_text_enc = True
+
+
+def main(comfyui: str, job: Path) -> None:
+    start(comfyui)
+    complaints = Complaints()
+    logging.getLogger().addHandler(complaints)
+    import comfy.sd
+    import comfy.utils
+    import torch
+
+    order = json.loads((job / "job.json").read_text())
+    lora = comfy.utils.load_torch_file(str(job / "lora.safetensors"))
+    with torch.inference_mode():
+        found = comfy.sd.load_checkpoint_guess_config(
+            str(job / "checkpoint.safetensors"),
+            output_vae=order["pixels"],
+            te_model_options=order.get("text_options", {}),
+        )
+        model, clip, vae = found[:3]
+        report = {"unmatched": unmatched(model, clip, lora), "model": type(model.model).__name__}
+        report["prediction"] = model.model.model_type.name
+        model, clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
+        outputs = run(model, clip, vae, order, job)
+    report["complaints"] = complaints.lines
+    comfy.utils.save_torch_file({key: value.contiguous() for key, value in outputs.items()}, job / "outputs.safetensors")
+    (job / "report.json").write_text(json.dumps(report))
+
+
+def unmatched(model, clip, lora) -> list[str]:
+    """The LoRA's names that ComfyUI's key maps do not have."""
+    import comfy.lora
+
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
+    known = {f"{name}.{end}" for name in names for end in ("lora_up.weight", "lora_down.weight", "alpha")}
+    return sorted(set(lora) - known)
+
+
+def run(model, clip, vae, order: dict, job: Path) -> dict:
+    """Text encoders, UNet, and (where asked) a whole sampling run, all with the LoRA on."""
+    import comfy.model_management
+    import comfy.sample
+    import comfy.utils
+    import torch
+
+    inputs = comfy.utils.load_torch_file(str(job / "inputs.safetensors"))
+    outputs = {}
+    if order.get("clip_skip"):
+        clip.clip_layer(-order["clip_skip"])
+    tokens = clip.tokenize(order["prompt"])
+    for name, pairs in tokens.items():
+        outputs[f"tokens_{name}"] = torch.tensor([pair[0] for pair in pairs[0]])
+    conditions = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (order["prompt"], order["negative"])]
+    hidden, extra = conditions[0][0]
+    outputs["hidden"], pooled = hidden, extra.get("pooled_output")
+    if pooled is not None:
+        outputs["pooled"] = pooled
+    comfy.model_management.load_models_gpu([model], force_patch_weights=True)
+    size = inputs["latents"].shape[-2:]
+    sdxl = {"pooled_output": pooled, "width": size[1] * 8, "height": size[0] * 8}
+    outputs["prediction"] = model.model.diffusion_model(
+        inputs["latents"],
+        inputs["timesteps"],
+        context=hidden.repeat(len(inputs["latents"]), 1, 1),
+        y=model.model.encode_adm(**sdxl).repeat(len(inputs["latents"]), 1) if order["sdxl"] else None,
+    )
+    if order["steps"]:
+        empty = torch.zeros_like(inputs["latents"][:1])
+        latents = comfy.sample.sample(
+            model,
+            comfy.sample.prepare_noise(empty, order["seed"]),
+            order["steps"],
+            order["guidance"],
+            "euler",
+            "simple",
+            *conditions,
+            empty,
+            seed=order["seed"],
+            disable_pbar=True,
+        )
+        outputs["latents"] = model.model.process_latent_in(latents)
+        if order["pixels"]:
+            outputs["picture"] = vae.decode(latents).movedim(-1, 1)
+    return outputs
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

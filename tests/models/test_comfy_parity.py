@@ -1,0 +1,162 @@
+"""What is trained here against real ComfyUI: the same names, the same outputs with the LoRA on, the same pictures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from comfyui_fewshot.models.adapters import LoraSpec, applied
+from comfyui_fewshot.models.formats import read_lora, write_lora
+from comfyui_fewshot.models.loading import Networks, base_from_path, open_base
+from comfyui_fewshot.models.sampling import sample, sample_latents
+from comfyui_fewshot.models.text import _tokenize, denoise, encode_prompts
+
+from . import checkpoints
+from .checkpoints import TextShape, UNetShape, VaeShape
+from .conftest import random_adapter
+
+pytestmark = pytest.mark.slow
+
+PROBE = Path(__file__).with_name("comfy_probe.py")
+PROMPT = "a photo of a sks striped cat, in a park"
+NEGATIVE = "blurry"
+THIN = VaeShape(channels=32, multipliers=(1, 1, 1, 1), layers=1)
+SETS = {"attention_ff": LoraSpec(4, 3.0), "text": LoraSpec(2, 2.0)}
+
+
+@dataclass
+class Answer:
+    tensors: dict[str, torch.Tensor]
+    report: dict
+
+
+def ask_comfyui(comfyui: Path, job: Path, inputs: dict[str, torch.Tensor], **order) -> Answer:
+    """Let ComfyUI compute the job; fails with its error output."""
+    order = {"prompt": PROMPT, "negative": NEGATIVE, "pixels": False, "sdxl": False, "seed": 5, "steps": 0} | order
+    (job / "job.json").write_text(json.dumps(order))
+    safetensors.torch.save_file(inputs, job / "inputs.safetensors")
+    done = subprocess.run([sys.executable, str(PROBE), str(comfyui), str(job)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    report = json.loads((job / "report.json").read_text())
+    return Answer(safetensors.torch.load_file(job / "outputs.safetensors"), report)
+
+
+def noisy(networks: Networks, side: int, count: int = 1) -> dict[str, torch.Tensor]:
+    latents = torch.randn(count, networks.latent_channels, side, side, generator=torch.Generator().manual_seed(3))
+    return {"latents": latents, "timesteps": torch.tensor([700, 40][:count])}
+
+
+def check_outputs(networks: Networks, answer: Answer, inputs: dict[str, torch.Tensor], base: torch.Tensor) -> None:
+    """Text states and predictions agree to 1e-4, and the LoRA had an effect."""
+    conditioning = encode_prompts(networks, [PROMPT])
+    close(conditioning.hidden, answer.tensors["hidden"])
+    if conditioning.pooled is not None:
+        close(conditioning.pooled, answer.tensors["pooled"])
+    count = len(inputs["latents"])
+    prediction = denoise(networks, inputs["latents"], inputs["timesteps"], conditioning.repeat(count))
+    close(prediction, answer.tensors["prediction"])
+    assert (prediction - base).abs().max() > 0.05
+
+
+def close(mine: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-4) -> None:
+    assert mine.shape == theirs.shape
+    assert (mine - theirs).abs().max() <= tolerance * max(1.0, theirs.abs().max().item())
+
+
+def check_tokens(networks: Networks, answer: Answer) -> None:
+    """The ids that each encoder is given, padding included, are ComfyUI's."""
+    for name, tokenizer, encoder in zip("lg", networks.tokenizers, networks.text_encoders, strict=False):
+        name = {"sd2": "h"}.get(networks.family.name, name)
+        row = _tokenize(tokenizer, encoder.config.max_position_embeddings, PROMPT, {})
+        assert list(row.ids) == answer.tensors[f"tokens_{name}"].tolist()
+
+
+def opened(path: Path, comfyui: Path, clip_skip: int = 0):
+    return open_base(base_from_path(path, clip_skip=clip_skip), "cpu", tokenizer_folder=comfyui / "comfy/sd1_tokenizer")
+
+
+@pytest.mark.parametrize("clip_skip", [0, 2])
+@torch.no_grad()
+def test_sd1_outputs_and_pictures(comfyui_path: Path, tmp_path: Path, clip_skip: int):
+    text = TextShape(layers=2)
+    shape = UNetShape(multipliers=(1, 1), depths=(1, 0), context=768)
+    path = checkpoints.save(checkpoints.sd1(shape, text, VaeShape()), tmp_path / "checkpoint.safetensors")
+    with opened(path, comfyui_path, clip_skip) as networks:
+        write_lora(random_adapter(networks, SETS), tmp_path / "lora.safetensors")
+        inputs = noisy(networks, 8, 2)
+        answer = ask_comfyui(
+            comfyui_path,
+            tmp_path,
+            inputs,
+            pixels=True,
+            steps=7,
+            guidance=4.0,
+            clip_skip=clip_skip,
+            text_options={"clip_l_model_config": {"num_hidden_layers": text.layers}},
+        )
+        assert answer.report["unmatched"] == []
+        check_tokens(networks, answer)
+        base = denoise(networks, inputs["latents"], inputs["timesteps"], encode_prompts(networks, [PROMPT]).repeat(2))
+        with applied(networks, [(read_lora(tmp_path / "lora.safetensors"), 1.0)]):
+            check_outputs(networks, answer, inputs, base)
+            picture = sample(networks, [PROMPT], [5], negative=NEGATIVE, width=64, height=64, steps=7, guidance=4.0)
+        assert (picture - answer.tensors["picture"]).abs().max() <= 1e-3
+        without = sample(networks, [PROMPT], [5], negative=NEGATIVE, width=64, height=64, steps=7, guidance=4.0)
+        assert (without - answer.tensors["picture"]).abs().max() > 0.05
+
+
+def check_latents(networks: Networks, answer: Answer, lora: Path) -> None:
+    """A sampling run with the LoRA on gives ComfyUI's latents, and the base alone does not."""
+    settings = {"negative": NEGATIVE, "width": 64, "height": 64, "steps": 4, "guidance": 3.0}
+    with applied(networks, [(read_lora(lora), 1.0)]):
+        close(sample_latents(networks, [PROMPT], [5], **settings), answer.tensors["latents"], 1e-3)
+    assert (sample_latents(networks, [PROMPT], [5], **settings) - answer.tensors["latents"]).abs().max() > 0.05
+
+
+@torch.no_grad()
+def test_sd2_outputs_and_latents(comfyui_path: Path, tmp_path: Path):
+    text = TextShape(width=1024, layers=3, inner=4096)
+    shape = UNetShape(multipliers=(1, 1), depths=(1, 0), context=1024, linear=True)
+    path = checkpoints.save(checkpoints.sd2(shape, text, THIN), tmp_path / "checkpoint.safetensors")
+    with opened(path, comfyui_path) as networks:
+        lora = write_lora(random_adapter(networks, SETS), tmp_path / "lora.safetensors")
+        inputs = noisy(networks, 8, 2)
+        options = {"clip_h_model_config": {"num_hidden_layers": text.layers}}
+        answer = ask_comfyui(comfyui_path, tmp_path, inputs, steps=4, guidance=3.0, text_options=options)
+        assert answer.report["unmatched"] == []
+        check_tokens(networks, answer)
+        base = denoise(networks, inputs["latents"], inputs["timesteps"], encode_prompts(networks, [PROMPT]).repeat(2))
+        with applied(networks, [(read_lora(lora), 1.0)]):
+            check_outputs(networks, answer, inputs, base)
+        check_latents(networks, answer, lora)
+
+
+@torch.no_grad()
+def test_sdxl_with_velocity_and_zero_snr(comfyui_path: Path, tmp_path: Path):
+    """Real transformer depths and full-size text encoders; the markers that NoobAI-like files carry."""
+    shape = UNetShape(
+        multipliers=(1, 1, 1), layers=2, depths=(0, 2, 10), middle=10, context=2048, linear=True, added=2816
+    )
+    texts = TextShape(layers=12), TextShape(width=1280, layers=32, inner=5120)
+    tensors = checkpoints.sdxl(shape, texts, THIN, dtype=torch.float16)
+    tensors |= {"v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
+    path = checkpoints.save(tensors, tmp_path / "checkpoint.safetensors")
+    del tensors
+    with opened(path, comfyui_path) as networks:
+        assert networks.ref.prediction == "v_prediction" and networks.ref.zero_snr
+        lora = write_lora(random_adapter(networks, SETS), tmp_path / "lora.safetensors")
+        inputs = noisy(networks, 8)
+        answer = ask_comfyui(comfyui_path, tmp_path, inputs, sdxl=True, steps=4, guidance=3.0)
+        assert answer.report["unmatched"] == []
+        assert answer.report["prediction"] == "V_PREDICTION"
+        check_tokens(networks, answer)
+        base = denoise(networks, inputs["latents"], inputs["timesteps"], encode_prompts(networks, [PROMPT]))
+        with applied(networks, [(read_lora(lora), 1.0)]):
+            check_outputs(networks, answer, inputs, base)
+        check_latents(networks, answer, lora)
