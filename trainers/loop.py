@@ -147,6 +147,7 @@ class _Run:
         if any(p.dtype != torch.float32 for p in members):
             raise ValueError("trained parameters must be float32")
         self.device = members[0].device
+        self.watched = self.device.type == "cpu"  # looking at a loss costs nothing, so each is looked at
         self.rows = (*self.weights, NORM)
         self.optimizer = make_optimizer(self.parameters, self.plan.rates, self.plan.weight_decay)
         self.gradients = FlatGradients(members, list(self.weights))
@@ -171,8 +172,7 @@ class _Run:
 
     def check_is_due(self, step: int) -> bool:
         plan = self.plan
-        cheap = self.device.type == "cpu"
-        return cheap or _due(step + 1, plan.log_every, plan.steps) or _due(step + 1, plan.save_every, plan.steps)
+        return self.watched or _due(step + 1, plan.log_every, plan.steps) or _due(step + 1, plan.save_every, plan.steps)
 
     def check(self, step: int) -> None:
         """Look at the losses up to `step`, before its update. Raises Diverged, with the last good weights put back."""
@@ -195,8 +195,8 @@ class _Run:
         self.updating = False
 
     def _remember(self) -> None:
-        """Keep the weights, which are known to be good. On a CPU every step is checked before its update: no need."""
-        if self.device.type != "cpu":
+        """Keep the weights, which are known to be good; no need where each step is checked before its update."""
+        if not self.watched:
             self.good = [p.detach().clone() for p in self.parameters.values()]
             self.good_step = self.step
 
@@ -257,14 +257,16 @@ class _Run:
 
     def save(self) -> None:
         """Save the state after the last whole step."""
+        if self.processes.main:
+            self.checkpoints.save(self.state())
         self.saved = self.step
-        if not self.processes.main:
-            return
+
+    def state(self) -> State:
         names = {id(p): name for name, p in self.parameters.items()}
         slots = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
         rows = dict(zip(self.rows, self.record[:, : self.step], strict=True))
         extra = {name: float(value) for name, value in self.scaler.state_dict().items()}
-        self.checkpoints.save(State(self.step, self.parameters, slots, rows, extra, self.seconds()))
+        return State(self.step, self.parameters, slots, rows, extra, self.seconds())
 
     def go_on(self, state: State | None) -> None:
         """Take up a saved state, if there is one."""

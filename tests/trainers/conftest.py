@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from comfyui_fewshot.augmentation.pictures import picture_of
+from comfyui_fewshot.augmentation.pictures import picture_of, subject_from_folder
 from comfyui_fewshot.models.loading import base_from_path, open_base
-from comfyui_fewshot.models.values import Concept, Sample, TrainingSet
+from comfyui_fewshot.models.values import Sample, TrainingSet
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.pocket import words
 from comfyui_fewshot.pocket.assemble import write_base
@@ -75,7 +75,7 @@ def base(base_folder):
     return base_from_path(base_folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def networks(base):
     with open_base(base, torch.device("cpu")) as opened:
         yield opened
@@ -89,28 +89,25 @@ def draw_picture(path: Path, seed: int, size: tuple[int, int] = (40, 36)) -> Pat
 
 
 @pytest.fixture(scope="session")
-def picture_files(tmp_path_factory) -> dict[str, list[Path]]:
+def picture_folder(tmp_path_factory) -> Path:
+    """Three pictures with masks, without captions."""
     folder = tmp_path_factory.mktemp("pictures")
-    references = [draw_picture(folder / f"ref{i}.png", i) for i in range(3)]
-    priors = [draw_picture(folder / f"prior{i}.png", 100 + i) for i in range(4)]
-    masks = []
     for i in range(3):
+        draw_picture(folder / f"{i}.png", i)
         mask = Image.new("L", (40, 36))
         mask.paste(255, (8 + i, 8, 28, 28))
-        mask.save(folder / f"mask{i}.png")
-        masks.append(folder / f"mask{i}.png")
-    return {"references": references, "priors": priors, "masks": masks}
+        mask.save(folder / f"{i}_mask.png")
+    return folder
 
 
 @pytest.fixture(scope="session")
-def pictures(picture_files) -> TrainingSet:
+def pictures(picture_folder, tmp_path_factory) -> TrainingSet:
     """Three references with masks and four priors."""
-    samples = [
-        Sample(picture_of(path), "a photo of sks ball", mask=picture_of(mask))
-        for path, mask in zip(picture_files["references"], picture_files["masks"], strict=True)
-    ]
-    samples += [Sample(picture_of(path), "a photo of a ball", role="prior") for path in picture_files["priors"]]
-    return TrainingSet(tuple(samples), (Concept("sks", "ball"),))
+    references = subject_from_folder(picture_folder, "sks", "ball")
+    folder = tmp_path_factory.mktemp("priors")
+    priors = [draw_picture(folder / f"{i}.png", 100 + i) for i in range(4)]
+    added = tuple(Sample(picture_of(path), "a photo of a ball", role="prior") for path in priors)
+    return references.with_samples(references.samples + added)
 
 
 @pytest.fixture(scope="session")

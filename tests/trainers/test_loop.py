@@ -1,0 +1,209 @@
+"""The loop with a task of two numbers, where everything that should happen can be computed by hand."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.trainers import loop as loops
+from comfyui_fewshot.trainers.checkpoint import Checkpoints
+from comfyui_fewshot.trainers.loop import Diverged, Plan, train
+from comfyui_fewshot.trainers.optimisation import FlatGradients, Rates, make_optimizer
+from comfyui_fewshot.trainers.randomness import Randomness
+from comfyui_fewshot.trainers.runs import Journal
+
+
+class Pull:
+    """Pulls `unet.x` (3,) to seeded targets in as many passes as asked; at step `broken` the loss is not a number."""
+
+    def __init__(self, x, parts=1, broken=None, weights=None, error=None):
+        self.x, self.parts, self.broken, self.error = x, parts, broken, error
+        self.weights = weights or {"near": 1.0, "small": 0.5}
+        self.random = Randomness(1)
+
+    def passes(self, step, share):
+        target = self.random.normal("target", step, range(4), (3,))
+        for rows in torch.tensor(share(range(4))).chunk(self.parts):
+            if self.error and step == self.error[0]:
+                raise self.error[1]
+            near = (self.x - target[rows]).square().mean(1).sum() / 4
+            terms = {"near": near, "small": self.x.square().sum() * len(rows) / 4}
+            if step == self.broken:
+                terms["near"] = terms["near"] * float("nan")
+            yield {name: terms[name] for name in self.weights}
+
+
+def start():
+    return {"unet.x": Parameter(torch.tensor([1.0, -2.0, 3.0]))}
+
+
+def run(folder, parameters=None, steps=10, watcher=None, save_every=4, cut=None, **task):
+    folder.mkdir(exist_ok=True)
+    parameters = parameters or start()
+    plan = Plan(steps, Rates({"unet": 0.1}, steps), save_every=save_every, log_every=4, cut=cut)
+    work = Pull(parameters["unet.x"], **task)
+    outcome = train(work, parameters, plan, Checkpoints(folder / "c", "key"), Journal(folder / "log.jsonl"), watcher)
+    return parameters["unet.x"].detach().clone(), outcome
+
+
+def test_a_step_is_adamw_on_the_clipped_gradient(tmp_path):
+    x, outcome = run(tmp_path, steps=3)
+    other = Parameter(torch.tensor([1.0, -2.0, 3.0]))
+    reference = torch.optim.AdamW([other], lr=0.1, weight_decay=0.0)
+    for step in range(3):
+        reference.zero_grad()
+        (terms,) = Pull(other).passes(step, list)
+        (terms["near"] + 0.5 * terms["small"]).backward()
+        torch.nn.utils.clip_grad_norm_([other], 1.0)
+        reference.step()
+        assert outcome.terms["near"][step] == pytest.approx(terms["near"].item(), rel=1e-6)
+    assert torch.allclose(x, other, atol=1e-6)
+
+
+def test_passes_add_up(tmp_path):
+    whole, parts = run(tmp_path / "a"), run(tmp_path / "b", parts=3)
+    assert torch.allclose(whole[0], parts[0], atol=1e-6)
+    assert parts[1].terms["near"] == pytest.approx(whole[1].terms["near"], rel=1e-6)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 9])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BaseException, RuntimeError])
+def test_a_cut_run_ends_as_an_uncut_one(tmp_path, cut, error):
+    whole, outcome = run(tmp_path / "whole")
+    parts = []
+    with pytest.raises(error):
+        run(tmp_path / "cut", error=(cut, error("stop")), cut=parts.append)
+    assert parts == [cut]
+    resumed, again = run(tmp_path / "cut")
+    assert torch.equal(resumed, whole)
+    assert again.terms == outcome.terms
+    assert (again.resumed_from, outcome.resumed_from) == (cut, 0)
+    assert again.seconds > 0
+
+
+def test_the_watcher_is_asked_before_each_step(tmp_path):
+    class Impatient(Silent):
+        asked = 0
+
+        def check(self):
+            self.asked += 1
+            if self.asked == 4:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, watcher=Impatient())
+    assert Checkpoints(tmp_path / "c", "key").latest().step == 3
+
+
+def test_a_cut_in_the_middle_of_an_update_leaves_the_state_before(tmp_path, monkeypatch):
+    whole, _ = run(tmp_path / "whole")
+    real = loops.make_optimizer
+
+    def tearing(*args):
+        optimizer = real(*args)
+        step, calls = optimizer.step, []
+
+        def torn(*a, **k):
+            calls.append(1)
+            step(*a, **k)
+            if len(calls) == 6:
+                raise KeyboardInterrupt
+
+        optimizer.step = torn
+        return optimizer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "make_optimizer", tearing)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut")
+    assert Checkpoints(tmp_path / "cut" / "c", "key").latest().step == 4
+    assert torch.equal(run(tmp_path / "cut")[0], whole)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_step_and_keeps_good_weights(tmp_path):
+    parameters, parts = start(), []
+    with pytest.raises(Diverged, match=r"diverged at step 7 of 10 \(near nan.*after step 6 are kept.*unet 0.1") as caught:
+        run(tmp_path, parameters, broken=6, cut=parts.append)
+    assert isinstance(caught.value, FewShotError) and caught.value.step == 6 and parts == [6]
+    good, _ = run(tmp_path / "good", steps=6)
+    assert torch.equal(parameters["unet.x"], good)
+    state = Checkpoints(tmp_path / "c", "key").latest()
+    assert state.step == 6 and torch.equal(state.weights["unet.x"], good)
+
+
+def test_weights_of_a_device_that_is_not_watched_are_put_back(tmp_path, monkeypatch):
+    """On a GPU losses are looked at only at log points: the weights of the last good look come back."""
+    prepare = loops._Run.__post_init__
+
+    def unwatched(self):
+        prepare(self)
+        self.watched = False
+
+    monkeypatch.setattr(loops._Run, "__post_init__", unwatched)
+    parameters, parts = start(), []
+    with pytest.raises(Diverged, match="diverged at step 7 of 10 .*after step 3 are kept"):
+        run(tmp_path, parameters, broken=6, cut=parts.append)
+    assert torch.equal(parameters["unet.x"], run(tmp_path / "good", steps=3)[0]) and parts == [3]
+    assert Checkpoints(tmp_path / "c", "key").latest().step == 4
+
+
+def test_log_lines(tmp_path):
+    _, outcome = run(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 10]
+    assert set(lines[0]) == {
+        "time", "step", "loss", "terms", "gradient_norm", "learning_rate", "steps_per_second", "seconds_left",
+    }  # fmt: skip
+    near, small = (sum(outcome.terms[name][4:8]) / 4 for name in ("near", "small"))
+    assert lines[1]["terms"] == pytest.approx({"near": near, "small": small}, rel=1e-5)
+    assert lines[1]["loss"] == pytest.approx(near + 0.5 * small, rel=1e-5)
+    assert lines[2]["seconds_left"] == 0
+
+
+def test_visits_follow_their_steps(tmp_path):
+    seen = []
+    parameters = start()
+    plan = Plan(7, Rates({"unet": 0.1}, 7), visits=[(3, seen.append)])
+    train(Pull(parameters["unet.x"]), parameters, plan, Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
+    assert seen == [3, 6]
+
+
+def test_half_precision_weights_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be float32"):
+        run(tmp_path, {"unet.x": Parameter(torch.zeros(3, dtype=torch.bfloat16))})
+
+
+def test_rates():
+    constant = Rates({"unet": 2.0}, 10, 4)
+    assert [constant.factor(s) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    cosine = Rates({"unet": 2.0}, 12, 2, "cosine")
+    assert cosine.factor(2) == 1.0 and cosine.factor(7) == pytest.approx(0.5) and cosine.factor(11) < 0.03
+    linear = Rates({"unet": 2.0}, 12, 2, "linear")
+    assert [linear.factor(s) for s in (2, 7, 11)] == pytest.approx([1.0, 0.5, 0.1])
+    assert linear.at(7) == {"unet": pytest.approx(1.0)}
+
+
+def test_groups_have_their_own_rates():
+    parameters = {name: Parameter(torch.zeros(1)) for name in ("unet.a", "text_encoder.b", "text_encoder_2.c")}
+    rates = Rates({"unet": 1.0, "text_encoder": 0.5}, 10, 2)
+    optimizer = make_optimizer(parameters, rates)
+    rates.set(optimizer, 0)
+    assert [(len(g["params"]), g["lr"]) for g in optimizer.param_groups] == [(1, 0.5), (2, 0.25)]
+    with pytest.raises(ValueError, match="no learning rate for vae.x"):
+        make_optimizer({"vae.x": Parameter(torch.zeros(1))}, rates)
+
+
+def test_gradients_lie_in_one_buffer():
+    a, b = Parameter(torch.tensor([1.0, 2.0])), Parameter(torch.tensor([[3.0]]))
+    flat = FlatGradients([a, b], ["loss"])
+    (a.sum() * 3 + b.sum() * 4).backward()
+    (a.sum() * 0 + b.sum() * 0).backward()
+    assert flat.buffer.tolist() == [3, 3, 4, 0]
+    norm = flat.clip(1.0)
+    assert norm.item() == pytest.approx(34**0.5) and flat.gradients.norm().item() == pytest.approx(1.0, abs=1e-5)
+    assert b.grad.data_ptr() == flat.buffer[2:].data_ptr()
+    flat.clip(10.0)
+    assert flat.gradients.norm().item() == pytest.approx(1.0, abs=1e-5)

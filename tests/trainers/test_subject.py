@@ -1,0 +1,211 @@
+"""One step of subject training: its arithmetic, and what it depends on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+from comfyui_fewshot.models.text import denoise, encode_prompts
+from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.trainers.subject import PRIOR, REFERENCE, SubjectStep, SubjectTraining
+
+AUTO = dict(resolution=32, alpha=4.0, text_learning_rate=1e-3, micro_batch=4)
+
+
+@pytest.fixture
+def chosen(settings):
+    return replace(settings, **AUTO)
+
+
+@pytest.fixture
+def prepared(networks, pictures, chosen):
+    """Builds the step and the layers for changed settings."""
+    built = []
+
+    def build(set_=None, **changes):
+        while built:
+            built.pop().remove()
+        step, injected = SubjectTraining().prepare(networks, set_ or pictures, replace(chosen, **changes), None, Silent())
+        built.append(injected)
+        return step, injected
+
+    yield build
+    for injected in built:
+        injected.remove()
+
+
+def gradients(step, injected, number=0):
+    """The gradient of one whole step and its terms."""
+    for parameter in injected.parameters.values():
+        parameter.grad = None
+    sums = dict.fromkeys(step.weights, 0.0)
+    for terms in step.passes(number, list):
+        sum(step.weights[name] * value for name, value in terms.items()).backward()
+        for name, value in terms.items():
+            sums[name] += value.item()
+    return sums, {name: p.grad.clone() for name, p in injected.parameters.items() if p.grad is not None}
+
+
+def test_terms_are_the_plain_errors_of_both_halves(prepared, networks):
+    """Both terms equal torch's mse_loss of each half, computed alone."""
+    step, _ = prepared()
+    (terms,) = step.passes(0, list)
+    for name in (REFERENCE, PRIOR):
+        half = step.draw(name, 0, range(2))
+        with torch.no_grad():
+            alone = denoise(networks, half.latents, half.times, half.conditioning)
+        assert terms[name].item() == pytest.approx(mse_loss(alone, half.target).item(), rel=1e-5)
+
+
+def test_one_call_of_the_denoiser_for_both_halves(prepared, networks):
+    step, _ = prepared()
+    calls = []
+    networks.unet.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    list(step.passes(0, list))
+    assert calls == [4]
+    step.settings = replace(step.settings, micro_batch=2)
+    list(step.passes(0, list))
+    assert calls == [4, 2, 2]
+
+
+def test_halves_are_reduced_each_by_itself(prepared):
+    """With a prior target that is met exactly, L_ref and its gradient stay as they are."""
+    step, injected = prepared()
+    real = step.errors
+    step.errors = lambda term, half, prediction: real(term, half, prediction) * (term != PRIOR)
+    terms, both = gradients(step, injected)
+    assert terms[PRIOR] == 0
+    alone, single = prepared_alone(step, injected)
+    assert terms[REFERENCE] == pytest.approx(alone[REFERENCE], rel=1e-6)
+    for name, gradient in single.items():
+        assert torch.allclose(both[name], gradient, atol=1e-7), name
+
+
+def prepared_alone(step, injected):
+    """The same step without priors."""
+    single = SubjectStep(step.networks, step.pools[REFERENCE], None, step.settings)
+    return gradients(single, injected)
+
+
+@pytest.mark.parametrize("micro", [1, 2, 3])
+def test_passes_of_any_size_give_the_same_gradients(prepared, micro):
+    step, injected = prepared()
+    whole = gradients(step, injected)
+    step.settings = replace(step.settings, micro_batch=micro)
+    parts = gradients(step, injected)
+    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
+    for name, gradient in whole[1].items():
+        assert torch.allclose(parts[1][name], gradient, atol=1e-6), name
+
+
+def test_terms_draw_from_streams_of_their_own(prepared):
+    step, _ = prepared()
+    alone = SubjectStep(step.networks, step.pools[REFERENCE], None, step.settings)
+    one, other = step.draw(REFERENCE, 3, range(2)), alone.draw(REFERENCE, 3, range(2))
+    assert torch.equal(one.latents, other.latents) and torch.equal(one.times, other.times)
+    prior = step.draw(PRIOR, 3, range(2))
+    assert not torch.equal(prior.times, one.times)
+    assert not torch.equal(step.draw(REFERENCE, 4, range(2)).target, one.target)
+
+
+def test_a_prior_weight_of_zero_is_no_term_at_all(prepared):
+    assert list(prepared(prior_weight=0.0)[0].weights) == [REFERENCE]
+
+
+def test_nothing_else_is_trainable(prepared, networks):
+    _, injected = prepared(parameter_set="cross_kv")
+    trained = {id(p) for p in injected.parameters.values()}
+    free = [
+        p for m in (networks.unet, networks.vae, *networks.text_encoders) for p in m.parameters() if p.requires_grad
+    ]
+    assert {id(p) for p in free} == trained
+    assert all(".attn2.to_" in name for name in injected.parameters)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_gradients_reach_the_text_encoder_only_when_asked(prepared, live):
+    step, injected = prepared(text_encoder=live)
+    with torch.no_grad():
+        for name, parameter in injected.parameters.items():
+            if name.endswith("up"):
+                parameter.add_(0.01)
+    _, found = gradients(step, injected)
+    assert any(name.startswith("text_encoder") for name in found) == live
+    assert all(gradient.abs().sum() > 0 for gradient in found.values())
+
+
+def test_live_text_equals_cached_text(prepared):
+    """An adapter that does nothing yet: both ways give the same losses."""
+    cached, injected = prepared()
+    expected, _ = gradients(cached, injected)
+    injected.remove()
+    live, injected = prepared(text_encoder=True)
+    assert gradients(live, injected)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_conditioning_is_cached_once_for_each_prompt(prepared, networks):
+    step, _ = prepared()
+    pool = step.pools[PRIOR]
+    with torch.no_grad():
+        expected = encode_prompts(networks, ["a photo of a ball"])
+    assert torch.allclose(pool.conditioning.hidden, expected.hidden.expand(4, -1, -1), atol=1e-6)
+    assert not pool.mean.requires_grad and not pool.conditioning.hidden.requires_grad
+
+
+def test_masks_weigh_places(prepared):
+    plain, _ = prepared()
+    masked, _ = prepared(background_weight=0.0)
+    assert plain.pools[REFERENCE].masks is None
+    masks = masked.pools[REFERENCE].masks
+    assert masks.shape == (3, 1, 8, 8) and 0 < masks.mean() < 1 and masked.pools[PRIOR].masks is None
+    half = masked.draw(REFERENCE, 0, [0, 1])
+    error = torch.ones_like(half.target) * (1 - half.masks.ceil())  # wrong only where there is no subject
+    assert masked.errors(REFERENCE, half, half.target + error).tolist() == [0, 0]
+    assert plain.errors(REFERENCE, replace(half, masks=None), half.target + error).min() > 0
+
+
+def test_min_snr_weighs_both_halves_alike(prepared):
+    step, _ = prepared(min_snr_gamma=5.0)
+    for term in (REFERENCE, PRIOR):
+        half = step.draw(term, 0, range(2))
+        half = replace(half, times=torch.tensor([0, 500]))
+        errors = step.errors(term, half, half.target + 1.0)
+        assert errors.tolist() == pytest.approx([0.004254, 1.0], abs=1e-5)
+
+
+def test_noise_offset_is_constant_over_a_picture(prepared):
+    plain, _ = prepared()
+    offset = SubjectStep(plain.networks, plain.pools[REFERENCE], None, replace(plain.settings, noise_offset=0.1))
+    difference = offset.draw(REFERENCE, 0, range(2)).target - plain.draw(REFERENCE, 0, range(2)).target
+    assert difference.abs().max() > 0
+    assert torch.allclose(difference, difference[:, :, :1, :1].expand_as(difference), atol=1e-6)
+
+
+def test_one_picture_with_fixed_noise_is_learned_by_heart(networks, pictures, chosen):
+    """The whole chain can fit: fixed timestep and noise, all layers, loss to less than a tenth."""
+    step, injected = SubjectTraining().prepare(
+        networks,
+        pictures.with_samples(pictures.references[:1]),
+        replace(chosen, rank=16, alpha=16.0, batch_size=1, parameter_set="attention_ff"),
+        None,
+        Silent(),
+    )
+    optimizer = torch.optim.Adam(injected.parameters.values(), lr=2e-2)
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        (terms,) = step.passes(0, list)
+        terms[REFERENCE].backward()
+        optimizer.step()
+        losses.append(terms[REFERENCE].item())
+    injected.remove()
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_layers_start_without_effect(networks, pictures, chosen):
+    step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, Silent())
+    (with_layers,) = step.passes(0, list)
+    injected.remove()
+    (without,) = step.passes(0, list)
+    assert with_layers[REFERENCE].item() == without[REFERENCE].item()
