@@ -76,7 +76,7 @@ def _size(picture: Image.Image) -> str:
 
 
 def _middle(picture: Image.Image, mask: Image.Image | None) -> tuple[float, float]:
-    seen = mask.point(lambda value: 255 if value > 127 else 0).getbbox() if mask else None
+    seen = mask.point([0] * 128 + [255] * 128).getbbox() if mask else None
     left, top, right, bottom = seen or (0, 0, *picture.size)
     return (left + right) / 2, (top + bottom) / 2
 

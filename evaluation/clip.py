@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,12 +40,13 @@ class Clip:
         self.model_id = settings.get("_name_or_path") or self.folder.name
 
     @cached_property
-    def model(self) -> CLIPModel:
+    def model(self) -> Any:
         log.info("opening the CLIP in %s", self.folder)
         try:
-            model, info = CLIPModel.from_pretrained(self.folder, local_files_only=True, output_loading_info=True)
+            opened: Any = CLIPModel.from_pretrained(self.folder, local_files_only=True, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise FewShotError(f"the CLIP in {self.folder} cannot be read ({error}); fetch its files again") from error
+        model, info = opened
         if info["missing_keys"]:
             lacking = ", ".join(sorted(info["missing_keys"])[:3])
             raise FewShotError(f"the CLIP in {self.folder} lacks weights ({lacking}, ...); fetch its files again")

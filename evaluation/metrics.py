@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from PIL import Image
@@ -29,6 +29,7 @@ class Metric(Protocol):
         A metric that reads text reads `Prompt.stripped`. `references` are the subject's own pictures; a metric that
         does not compare with them leaves them alone.
         """
+        ...
 
 
 def check_pairs(images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> None:
@@ -42,30 +43,32 @@ def check_pairs(images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Non
 def strip_identifiers(text: str, concepts: Sequence[Concept]) -> str:
     """`text` without the concepts' identifiers, which text encoders of metrics read as something else.
 
-    "a photo of an sks cat" -> "a photo of a cat". The identifier of a relation is replaced by its description.
+    "a photo of an sks cat" -> "a photo of a cat"; "sks, cat, grass" -> "cat, grass". The identifier of a relation is
+    replaced by its description. Spaces are made single.
     """
+    text = " ".join(text.split())
     for concept in concepts:
         if not concept.identifier:
             continue
         words = concept.description if concept.kind == "relation" else ""
-        pattern = rf"(?<!\w)(?P<article>an? )?{re.escape(concept.identifier)}(?!\w)(?P<next> ?\w*)"
+        alone = rf"(?<!\w){re.escape(concept.identifier)}(?!\w)"
+        if not words:
+            text = re.sub(rf"(^|,) ?{alone} ?(?=,|$)", "", text, flags=re.IGNORECASE).lstrip(" ,")
+        pattern = rf"(?P<article>\ban? )?{alone}(?: {alone})*(?= ?(?P<next>\w?))"
         text = re.sub(pattern, lambda found, words=words: _rejoined(found, words), text, flags=re.IGNORECASE)
-    text = re.sub(r"\s+([,.;:!?])", r"\1", " ".join(text.split()))
-    return re.sub(r"^[,;:]\s*|([,;:])(?=[,;:])", "", text).strip()
+        text = re.sub(r" +(?=[,.;:!?]|$)", "", " ".join(text.split()))
+    return text
 
 
 def _rejoined(found: re.Match, words: str) -> str:
     """What stands in the place of "an sks cat": an article that fits what follows it now."""
-    rest = f"{words}{found['next']}".strip() if words else found["next"].strip()
-    if not found["article"]:
-        return rest
-    article = found["article"].strip()
-    if not rest:
-        return article
-    return f"{article[0]}{'n' if rest[0].lower() in 'aeiou' else ''} {rest}"
+    first = (words or found["next"])[:1].lower()
+    if not found["article"] or not first:
+        return words
+    return f"{found['article'][0]}{'n' if first in 'aeiou' else ''} {words}"
 
 
-def prompt_of(text: str, concepts: Sequence[Concept], split: str = "held-out") -> Prompt:
+def prompt_of(text: str, concepts: Sequence[Concept], split: Literal["train", "held-out"] = "held-out") -> Prompt:
     """The prompt whose stripped form is `strip_identifiers(text)`."""
     return Prompt(text=text, stripped=strip_identifiers(text, concepts), split=split)
 
