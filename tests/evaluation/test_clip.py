@@ -52,7 +52,7 @@ def images():
 def test_equals_the_raw_model(folder, images):
     """An independent way to the same numbers: the model's own forward, pixels by numpy and torch."""
     opened = Clip(folder)
-    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    model = CLIPModel.from_pretrained(folder).float().eval()
     tokens = opened.tokenizer([p.stripped for p in PROMPTS], padding=True, return_tensors="pt")
     pixels = []
     for image in images:
