@@ -54,14 +54,9 @@ class LoadBase(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        checkpoint = io.Combo.Input(
-            "name",
-            options=host.checkpoints(),
-            tooltip="A full SD 1.x, SD 2.x or SDXL checkpoint in models/checkpoints.",
-        )
-        folder = io.Combo.Input(
-            "name", options=host.diffusers_folders(), tooltip="A folder with model_index.json in models/diffusers."
-        )
+        told = "A full SD 1.x, SD 2.x or SDXL checkpoint in models/checkpoints, or a folder in models/diffusers."
+        checkpoint = io.Combo.Input("name", options=host.checkpoints(), tooltip=told)
+        folder = io.Combo.Input("name", options=host.diffusers_folders(), tooltip=told)
         options = [io.DynamicCombo.Option(CHECKPOINT, [checkpoint]), io.DynamicCombo.Option(FOLDER, [folder])]
         if host.has_pocket():
             options.append(io.DynamicCombo.Option(POCKET, []))

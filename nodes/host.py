@@ -55,7 +55,7 @@ class NodeWatcher:
     def __init__(self, node_id: str | None):
         self.node_id = node_id
         self._bar: comfy.utils.ProgressBar | None = None
-        self._last_text = 0.0
+        self._text, self._last_text = "", 0.0
 
     def check(self) -> None:
         """Raises ComfyUI's InterruptProcessingException (a BaseException) when the run was cancelled."""
@@ -67,15 +67,16 @@ class NodeWatcher:
         preview = None if picture is None else ("JPEG", picture, PREVIEW)
         self._bar.update_absolute(done, total, preview)
         now = time.monotonic()
-        if text and (done >= total or picture is not None or now - self._last_text >= TEXT_INTERVAL):
-            self._last_text = now
+        new = text and text != self._text and now - self._last_text >= TEXT_INTERVAL
+        if text and (new or done >= total or picture is not None):
+            self._text, self._last_text = text, now
             self._tell(done, total, text)
 
     def _tell(self, done: int, total: int, text: str) -> None:
         server = PromptServer.instance
         if self.node_id is None or server is None:
             return
-        server.send_progress_text(f"{done}/{total} {text}", self.node_id)
+        server.send_progress_text(text, self.node_id)
         found = LOSS.search(text)
         event = {"node": self.node_id, "step": done, "total": total, "loss": float(found[1]) if found else None}
         server.send_sync("fewshot.progress", event)

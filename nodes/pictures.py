@@ -70,13 +70,6 @@ class SubjectPictures(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, identifier: str | None = None, noun: str | None = None) -> bool | str:
-        for what, word, example in (("identifier", identifier, "sks"), ("noun", noun, "dog")):
-            if word is not None and not word.strip():
-                return f"the {what} is empty: write a word, for example {example}"
-        return True
-
-    @classmethod
     def fingerprint_inputs(cls, source: dict[str, Any] | None = None, **_: Any) -> str:
         if (source or {}).get("source") != FOLDER or not isinstance(source["folder"], str):
             return ""

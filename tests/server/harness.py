@@ -24,6 +24,7 @@ import aiohttp
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "comfyui-fewshot"
+PROBE = "probe"
 PATIENCE = 120.0  # seconds for a start or a prompt
 LEFT_OUT = {"tests", "output", "dist", "build", "shared"}
 
@@ -40,11 +41,12 @@ def link_pack(custom_nodes: Path, weights: Path) -> Path:
         if entry.name != "weights":
             (pack / "pocket" / entry.name).symlink_to(entry)
     (pack / "pocket" / "weights").symlink_to(weights)
+    (custom_nodes / PROBE).symlink_to(ROOT / "tests" / "server" / "probe")
     return pack
 
 
 def prepare(base: Path) -> None:
-    """A base directory with the pack, a pocket model with random weights, and a subject's pictures."""
+    """A base directory with the pack, a pocket model with random weights, and folders of pictures."""
     from comfyui_fewshot.pocket.assemble import random_folder
     from comfyui_fewshot.pocket.pictures import write_subject
 
@@ -54,6 +56,8 @@ def prepare(base: Path) -> None:
         (base / "models" / folder).mkdir(parents=True)
     write_subject(base / "input" / "subject", "cat_patched", 2)
     (base / "input" / "empty").mkdir()
+    (base / "input" / "broken").mkdir()
+    (base / "input" / "broken" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
 
 
 def free_port() -> int:
@@ -113,7 +117,7 @@ class Server:
         command = [sys.executable, "-u", str(self.comfyui / "main.py"), "--cpu", "--port", str(self.port)]
         command += ["--base-directory", str(self.base), "--output-directory", str(self.output)]
         command += ["--disable-auto-launch", "--disable-api-nodes", "--cache-lru", "50"]
-        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK]
+        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, PROBE]
         command += ["--database-url", "sqlite:///:memory:"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         with self.log_path.open("wb") as log:
@@ -221,6 +225,12 @@ class Server:
 
         query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
         return Image.open(io.BytesIO(self.fetch(f"/view?{query}"))).convert("RGB")
+
+    def kept(self, name: str) -> Any:
+        """What the probe node kept under this name."""
+        import numpy
+
+        return numpy.load(Path(self.output) / "probe" / f"{name}.npy")
 
     def clear_output(self) -> None:
         for entry in Path(self.output).glob("*"):

@@ -1,0 +1,93 @@
+"""Graphs for the tests, small enough to run in a second or two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Graph = dict[str, dict[str, Any]]
+WORDS = {"identifier": "sks", "noun": "cat", "description": ""}
+SHORT = {
+    "steps": 3, "learning_rate": 1e-3, "rank": 4, "batch_size": 1, "prior_weight": 1.0, "resolution": 0,
+    "text_encoder": False, "seed": 0, "parameter_set": "attention",
+}  # fmt: skip
+"""training settings of a run that takes a second on the pocket's sizes"""
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def base() -> Graph:
+    return {"base": node("FewShotLoadBase", source="pocket", clip_skip=0, dtype="auto")}
+
+
+def pictures(folder: str = "subject") -> Graph:
+    return {"set": node("FewShotSubjectPictures", **{"source": "folder", "source.folder": folder}, **WORDS)}
+
+
+def settings(info: Mapping[str, Any], **changes: Any) -> Graph:
+    """Training Settings with every widget at its default but for what makes the run short."""
+    inputs = info["FewShotTrainingSettings"]["input"]["required"]
+    values = {name: spec[1]["default"] for name, spec in inputs.items()}
+    return {"settings": node("FewShotTrainingSettings", **(values | SHORT | changes))}
+
+
+def training(info: Mapping[str, Any], **changes: Any) -> Graph:
+    train = node("FewShotTrainSubject", base=["base", 0], set=["set", 0], settings=["settings", 0])
+    return base() | pictures() | settings(info, **changes) | {"train": train}
+
+
+def saved(name: str) -> Graph:
+    return {"save": node("FewShotSaveAdapter", adapter=["train", 0], name=name)}
+
+
+def drawing(model: list, clip: list, seed: int = 7, prompt: str = "a photo of a sks cat") -> Graph:
+    """ComfyUI's own way from MODEL and CLIP to a picture, kept exactly under the name "native"."""
+    return {
+        "prompt": node("CLIPTextEncode", clip=clip, text=prompt),
+        "against": node("CLIPTextEncode", clip=clip, text=""),
+        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "sampled": node(
+            "KSampler", model=model, positive=["prompt", 0], negative=["against", 0], latent_image=["empty", 0],
+            seed=seed, steps=5, cfg=7.0, sampler_name="euler", scheduler="simple", denoise=1.0,
+        ),
+        "decoded": node("VAEDecode", samples=["sampled", 0], vae=["base", 3]),
+        "native": node("ProbeKeep", value=["decoded", 0], name="native"),
+    }  # fmt: skip
+
+
+def grid(adapter: list | None = None, base: list | None = None, prompt: str = "a photo of a sks cat") -> Graph:
+    """Sample Grid with the same seed, steps and guidance as `drawing`; its columns are kept."""
+    inputs: dict[str, Any] = {
+        "base": base or ["base", 0], "prompts": prompt, "count": 1, "seed": 7, "steps": 5, "guidance": 7.0,
+        "strength": 1.0, "negative": "", "width": 0, "height": 0, "batch": 4,
+    }  # fmt: skip
+    if adapter is not None:
+        inputs["adapter"] = adapter
+    return {
+        "grid": node("FewShotSampleGrid", **inputs),
+        "kept_before": node("ProbeKeep", value=["grid", 1], name="before"),
+        "kept_after": node("ProbeKeep", value=["grid", 2], name="after"),
+    }
+
+
+def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
+    """A workflow of this project with few steps and pictures, the test's folder, and a base that is there."""
+    short = {key: {**entry, "inputs": dict(entry["inputs"])} for key, entry in graph.items()}
+    few = {
+        "FewShotGeneratePriors": {"count": 2, "steps": 2},
+        "FewShotTrainingSettings": {**SHORT, "preview_every": 0},
+        "FewShotSampleGrid": {"steps": 2},
+        "KSampler": {"steps": 2},
+        "EmptyLatentImage": {"batch_size": 1},
+        "FewShotSubjectPictures": {"source.folder": "subject"},
+    }
+    for entry in short.values():
+        entry["inputs"].update(few.get(entry["class_type"], {}))
+        if entry["class_type"] == "FewShotLoadBase" and entry["inputs"]["source"] == "checkpoint":
+            entry["inputs"].update({"source": "diffusers folder", "source.name": "pocket"})
+        if entry["class_type"] == "FewShotTrainSubject" and "settings" not in entry["inputs"]:
+            entry["inputs"]["settings"] = ["settings", 0]
+            short = short | settings(info)
+    return short

@@ -1,0 +1,124 @@
+"""What the server lists, and that everything said of the nodes elsewhere agrees with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+
+import pytest
+from comfyui_fewshot.tests.server import described, forms
+from comfyui_fewshot.tests.server.described import ROOT, all_inputs
+
+pytestmark = pytest.mark.server
+MOST_VISIBLE = 12
+REGENERATE = "python -m comfyui_fewshot.tests.server.described COMFYUI writes it anew"
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.get("/object_info")
+
+
+def test_every_node_is_listed_as_the_golden_schemas_say(info):
+    golden = json.loads(described.GOLDEN.read_text(encoding="utf-8"))
+    assert described.golden(info) == golden, REGENERATE
+    assert len(golden) == 12
+
+
+def test_node_ids_are_literals_that_static_readers_find():
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py"))
+    golden = json.loads(described.GOLDEN.read_text(encoding="utf-8"))
+    assert set(re.findall(r'node_id="(\w+)"', sources)) == set(golden)
+    assert "NODE_CLASS_MAPPINGS" not in sources
+
+
+def test_the_pack_says_what_it_is_for(info):
+    for name, schema in described.ours(info).items():
+        assert schema["category"].startswith("few-shot/"), name
+        assert schema["description"] and schema["search_aliases"], name
+        assert all(schema["output_tooltips"]), name
+        for full, _, _, about in all_inputs(schema["input"]):
+            assert about.get("tooltip"), f"{name}.{full} has no tooltip"
+
+
+def test_no_node_shows_more_than_twelve_widgets(info):
+    for name, schema in described.ours(info).items():
+        shown = [
+            full
+            for full, kind, _, about in all_inputs(schema["input"])
+            if forms.is_widget(kind, about) and not about.get("advanced")
+        ]
+        assert len(shown) <= MOST_VISIBLE, (name, shown)
+
+
+def test_locale_agrees_with_the_schemas(info):
+    assert json.loads(described.LOCALE.read_text(encoding="utf-8")) == described.locale(info), REGENERATE
+
+
+def test_the_server_serves_the_locale(server):
+    assert server.get("/i18n")["en"]["nodeDefs"]["FewShotTrainSubject"]["display_name"] == "Train Subject"
+
+
+def test_every_node_has_a_help_page_that_agrees(info, server):
+    for name, schema in described.ours(info).items():
+        path = described.DOCS / f"{name}.md"
+        assert path.read_text(encoding="utf-8") == described.page(name, schema), f"{name}: {REGENERATE}"
+        words = path.read_text(encoding="utf-8").split("## Inputs")[0]
+        assert len(words.split()) > 25, f"{name} has a help page without words of its own"
+        assert server.fetch(f"/extensions/comfyui-fewshot/docs/{name}.md").decode() == path.read_text(encoding="utf-8")
+
+
+def test_prior_widgets_agree_with_the_settings_class(info):
+    from comfyui_fewshot.augmentation.priors import PriorSettings
+
+    widgets = info["FewShotGeneratePriors"]["input"]["required"]
+    for about in fields(PriorSettings):
+        if about.name == "prompts":
+            continue
+        widget, says = widgets[about.name][1], about.metadata
+        assert (widget["default"], widget["min"], widget["max"]) == (about.default, says["min"], says["max"])
+        assert bool(widget.get("advanced")) == says["advanced"], about.name
+
+
+def test_settings_widgets_are_the_settings_class(info):
+    from comfyui_fewshot.trainers.settings import SubjectSettings
+
+    widgets = info["FewShotTrainingSettings"]["input"]["required"]
+    assert list(widgets) == [about.name for about in fields(SubjectSettings)]
+    SubjectSettings.from_mapping({name: spec[1]["default"] for name, spec in widgets.items()})
+
+
+def test_loading_the_pack_costs_nothing(server):
+    seconds = re.search(r"([\d.]+) seconds: .*comfyui-fewshot", server.log)
+    assert seconds is not None, server.log[-3000:]
+    assert float(seconds[1]) <= 0.3
+
+
+def test_loading_the_pack_imports_no_heavy_library(comfyui_path, tmp_path):
+    """Every library that ComfyUI does not import itself stays out until a node runs."""
+    import subprocess
+    import sys
+
+    program = """
+import sys, types
+sys.argv = ["main.py", "--cpu", "--base-directory", sys.argv[2]]
+sys.path.insert(0, COMFYUI)
+import asyncio, server, nodes
+before = set(sys.modules)
+assert asyncio.run(nodes.load_custom_node(PACK, module_parent="custom_nodes"))
+added = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(added & {"diffusers", "transformers", "peft", "accelerate", "matplotlib", "skimage"}))
+print(sorted(name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("FewShot")))
+"""
+    from comfyui_fewshot.tests.server.harness import link_pack
+
+    pack = link_pack(tmp_path / "custom_nodes", tmp_path / "nowhere")
+    program = program.replace("COMFYUI", repr(str(comfyui_path))).replace("PACK", repr(str(pack)))
+    run = subprocess.run(
+        [sys.executable, "-c", program, "x", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    heavy, listed = run.stdout.strip().splitlines()[-2:]
+    assert heavy == "[]"
+    assert len(json.loads(listed.replace("'", '"'))) == 12

@@ -1,0 +1,85 @@
+"""The workflows that a person opens: both forms agree with the schemas and each other, and each runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from comfyui_fewshot.tests.server import forms, graphs
+from comfyui_fewshot.tests.server.described import WORKFLOWS
+from PIL import Image
+
+pytestmark = pytest.mark.server
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.get("/object_info")
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_issue_s_workflows_are_there():
+    assert NAMES == ["subject_lora", "subject_lora_from_photos", "subject_with_native_nodes"]
+    assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_forms_say_the_same(name, info):
+    assert forms.to_api(read(WORKFLOWS / f"{name}.json"), info) == read(WORKFLOWS / "api" / f"{name}.json")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_and_sockets_of_the_saved_form_agree(name, info):
+    workflow = read(WORKFLOWS / f"{name}.json")
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for link, source, slot, target, place, kind in workflow["links"]:
+        output, entry = nodes[source]["outputs"][slot], nodes[target]["inputs"][place]
+        assert link in output["links"] and entry["link"] == link
+        assert info[nodes[source]["type"]]["output"][slot] == kind
+        assert entry["type"] == kind
+    for node in nodes.values():
+        names = [name for name, _, _ in forms.inputs_of(info[node["type"]]["input"], forms.widget_values(node, info[node["type"]]["input"]))]
+        assert [entry["name"] for entry in node["inputs"]] == names
+        assert [output["name"] for output in node["outputs"]] == info[node["type"]]["output_name"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_a_picture_of_its_graph(name, server):
+    picture = Image.open(WORKFLOWS / f"{name}.jpg")
+    assert min(picture.size) >= 256
+    server.fetch(f"/api/workflow_templates/comfyui-fewshot/{name}.jpg")
+
+
+def test_the_server_lists_them_as_templates(server):
+    assert sorted(server.get("/workflow_templates")["comfyui-fewshot"]) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_runs_to_its_end(name, server, info):
+    graph = graphs.shortened(read(WORKFLOWS / "api" / f"{name}.json"), info)
+    outcome = server.succeed(graph)
+    for key, entry in graph.items():
+        if entry["class_type"] in ("SaveImage", "FewShotSampleGrid", "FewShotLossCurve"):
+            for image in outcome.outputs(key)["images"]:
+                assert min(server.picture(image).size) >= 64
+        if entry["class_type"] == "FewShotSaveAdapter":
+            written = outcome.outputs(key)["text"][0]
+            assert written.startswith(str(server.output / "loras"))
+    assert "lora key not loaded" not in server.log
+
+
+def test_a_form_with_a_value_too_many_is_told(info):
+    workflow = read(WORKFLOWS / "subject_lora.json")
+    workflow["nodes"][3]["widgets_values"].append(1)
+    with pytest.raises(forms.Unfit, match="FewShotTrainSubject has 1 widget values too many"):
+        forms.to_api(workflow, info)
+
+
+def test_to_ui_is_undone_by_to_api(info):
+    graph = read(WORKFLOWS / "api" / "subject_lora.json")
+    places = {key: (0, 0) for key in graph}
+    assert forms.to_api(forms.to_ui(graph, info, places), info) == graph
