@@ -72,7 +72,7 @@ class Painter(torch.nn.Module):
         return self.unet(noisy, timesteps, hidden).sample
 
 
-def loss_of(painter: Painter, tokenizer, latents: torch.Tensor, scenes: list, device: torch.device, batch: int = 64):
+def loss_of(painter: Painter, tokenizer, latents: torch.Tensor, scenes: list, device: torch.device, batch: int = 32):
     """`latents` (N, 8, 8, 8) fp16 are scaled; `scenes` are their contents. Captions are worded anew in every step."""
     alphas = build_schedule().alphas_cumprod.to(device)
     snr = alphas / (1 - alphas)

@@ -27,7 +27,7 @@ from .supply import stream, to_signed
 log = logging.getLogger(__name__)
 PARTS = ("autoencoder", "readers", "diffusion", "clip", "clipseg")
 MINUTES = {"autoencoder": 30.0, "readers": 8.0, "diffusion": 120.0, "clip": 10.0, "clipseg": 6.0}
-SCENES = 40_000  # pictures whose latents the denoiser is trained on
+CHUNK = 2000  # scenes in a file of latents
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Workplace:
     weights: Path
     cache: Path
     device: torch.device
+    scenes: int  # pictures whose latents the denoiser is trained on
 
     def state(self, part: str) -> Path:
         return self.cache / f"{part}.safetensors"
@@ -109,29 +110,37 @@ def refresh_statistics(model: reader.SceneReader, batches, device, count: int = 
 
 
 @torch.no_grad()
-def latents_of(place: Workplace, count: int = SCENES) -> tuple[torch.Tensor, list]:
-    """Scaled latents (N, 8, 8, 8) fp16 of the first `count` scenes of the denoiser's stream, cached, and the scenes."""
-    vae_key = hashlib.sha256((place.weights / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
-    file = place.cache / f"latents_{count}_{vae_key[:12]}.safetensors"
-    scenes = [world.scene_of(diffusion.SEED, i) for i in range(count)]
-    if not file.exists():
-        vae, size = place.vae(), 100
-        batches, rows = stream(diffusion.SEED, size), []
-        for index in range(count // size):
-            pictures = to_signed(next(batches)[1]).to(place.device)
-            with torch.autocast(place.device.type, torch.bfloat16):
-                mean = vae.encode(pictures).latent_dist.mean
-            rows.append((mean.float() * vae.config.scaling_factor).half().cpu())
-            if index % 50 == 0:
-                log.info("latents: %d of %d", index * size, count)
-        draft = file.with_suffix(".part")
-        save_file({"latents": torch.cat(rows)}, draft)
-        draft.replace(file)
-    return load_file(file)["latents"], scenes
+def latents_of(place: Workplace, count: int) -> tuple[torch.Tensor, list]:
+    """Scaled latents (N, 8, 8, 8) fp16 of the first `count` scenes of the denoiser's stream, and the scenes.
+
+    They are cached in files of CHUNK scenes; a count that is no multiple of CHUNK is rounded down.
+    """
+    vae_file = place.weights / "vae" / "diffusion_pytorch_model.safetensors"
+    key = hashlib.sha256(vae_file.read_bytes()).hexdigest()[:12]
+    files = [place.cache / f"latents_{key}_{chunk:03d}.safetensors" for chunk in range(max(1, count // CHUNK))]
+    for chunk, file in enumerate(files):
+        if not file.exists():
+            _encode_chunk(place, chunk, file)
+    scenes = [world.scene_of(diffusion.SEED, i) for i in range(len(files) * CHUNK)]
+    return torch.cat([load_file(file)["latents"] for file in files]), scenes
+
+
+def _encode_chunk(place: Workplace, chunk: int, file: Path):
+    log.info("encoding scenes %d to %d", chunk * CHUNK, (chunk + 1) * CHUNK - 1)
+    vae, size, rows = place.vae(), 50, []
+    batches = stream(diffusion.SEED, size, first=chunk * CHUNK // size)
+    for _ in range(CHUNK // size):
+        pictures = to_signed(next(batches)[1]).to(place.device)
+        with torch.autocast(place.device.type, torch.bfloat16):
+            mean = vae.encode(pictures).latent_dist.mean
+        rows.append((mean.float() * vae.config.scaling_factor).half().cpu().contiguous())
+    draft = file.with_suffix(".part")
+    save_file({"latents": torch.cat(rows).contiguous()}, draft)
+    draft.replace(file)
 
 
 def train_diffusion(place: Workplace, minutes: float):
-    latents, scenes = latents_of(place)
+    latents, scenes = latents_of(place, place.scenes)
     tokenizer = place.tokenizer()
     text = _start(CLIPTextModel, place.weights / "text_encoder", lambda: diffusion.build_text(tokenizer))
     unet = _start(UNet2DConditionModel, place.weights / "unet", diffusion.build_unet)
@@ -182,11 +191,12 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--minutes", type=float, help="training time of the part (of each part, with all)")
     parser.add_argument("--weights", type=Path, default=assemble.WEIGHTS)
     parser.add_argument("--cache", type=Path, default=assemble.WEIGHTS.parent / "cache")
+    parser.add_argument("--scenes", type=int, default=40_000, help="scenes that the denoiser is trained on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-figures", action="store_true", help="do not measure at the end")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    place = Workplace(chosen.weights, chosen.cache, torch.device(chosen.device))
+    place = Workplace(chosen.weights, chosen.cache, torch.device(chosen.device), chosen.scenes)
     place.cache.mkdir(parents=True, exist_ok=True)
     started = time.time()
     for part in PARTS if chosen.part == "all" else (chosen.part,):
