@@ -39,7 +39,8 @@ def decode(path: Path) -> tuple[Image.Image, Image.Image | None]:
         with Image.open(path) as file:
             _check_size(path, file.width, file.height)
             file.seek(0)
-            return _split_alpha(_eight_bits(ImageOps.exif_transpose(file)))
+            upright = ImageOps.exif_transpose(file.copy())  # a copy of a TIFF is turned and has lost its tag
+            return _split_alpha(_eight_bits(upright))
     except FewShotError:
         raise
     except FileNotFoundError:
