@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..models.errors import FewShotError
+from ..models.families import FAMILIES
 from . import host
 from .host import comfy, io, ui
 from .sockets import Adapter
 
 CATEGORY = "few-shot/files"
 FILE, SOCKET = "file", "LORA_MODEL"
+AUTO = "auto"
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,12 @@ class LoadAdapter(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         file = io.Combo.Input("name", options=host.loras(), tooltip="A LoRA in models/loras or output/loras.")
         lora = io.LoraModel.Input("lora", tooltip="A LoRA from another node of the graph.")
+        family = io.Combo.Input(
+            "family",
+            options=[AUTO, *FAMILIES],
+            default=AUTO,
+            tooltip="Which models it is for. auto finds out from its shapes, which tell it of stock models.",
+        )
         return io.Schema(
             node_id="FewShotLoadAdapter",
             display_name="Load Adapter",
@@ -83,7 +91,7 @@ class LoadAdapter(io.ComfyNode):
             inputs=[
                 io.DynamicCombo.Input(
                     "source",
-                    options=[io.DynamicCombo.Option(FILE, [file]), io.DynamicCombo.Option(SOCKET, [lora])],
+                    options=[io.DynamicCombo.Option(FILE, [file]), io.DynamicCombo.Option(SOCKET, [lora, family])],
                     tooltip="Where the LoRA comes from: a file, or a LORA_MODEL socket.",
                 ),
             ],
@@ -109,7 +117,8 @@ class LoadAdapter(io.ComfyNode):
         if source.get("source") == FILE:
             adapter = read_lora(host.listed_file("loras", source["name"]))
         elif source.get("source") == SOCKET:
-            adapter = from_tensors(source["lora"], {})
+            family = source.get("family", AUTO)
+            adapter = from_tensors(source["lora"], {}, family=None if family == AUTO else family)
         else:
             raise FewShotError(f"no such source {source.get('source')!r}: choose '{FILE}' or '{SOCKET}'")
         return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger)

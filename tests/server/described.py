@@ -95,7 +95,11 @@ def tables(schema: Mapping[str, Any]) -> str:
 def page(name: str, schema: Mapping[str, Any]) -> str:
     """A help page: its own words as they stand, and the tables anew."""
     path = DOCS / f"{name}.md"
-    old = path.read_text(encoding="utf-8") if path.is_file() else f"# {schema['display_name']}\n\n{schema['description']}\n\n"
+    old = (
+        path.read_text(encoding="utf-8")
+        if path.is_file()
+        else f"# {schema['display_name']}\n\n{schema['description']}\n\n"
+    )
     return old.split("## Inputs")[0] + tables(schema)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from comfyui_fewshot.tests.server import graphs
 
 pytestmark = pytest.mark.server
@@ -64,7 +65,9 @@ def test_apply_adapter_draws_as_sample_grid(server, trained):
 def test_a_lora_model_survives_load_adapter(server, info, trained):
     graph, name = trained
     graph = graph | {
-        "load": graphs.node("FewShotLoadAdapter", **{"source": "LORA_MODEL", "source.lora": ["train", 1]}),
+        "load": graphs.node(
+            "FewShotLoadAdapter", **{"source": "LORA_MODEL", "source.lora": ["train", 1], "source.family": "sd1"}
+        ),
         "there": graphs.node("ProbeKeep", value=["train", 1], name="there"),
         "and_back": graphs.node("ProbeKeep", value=["load", 1], name="and_back"),
     }
@@ -94,7 +97,9 @@ def test_a_lora_before_base_from_sockets_is_baked_in(server, trained):
 
 
 def test_a_diffusers_folder_is_listed_and_loads(server):
-    shutil.copytree(server.base / "models" / "diffusers" / "pocket", server.base / "models" / "diffusers" / "deep" / "own")
+    shutil.copytree(
+        server.base / "models" / "diffusers" / "pocket", server.base / "models" / "diffusers" / "deep" / "own"
+    )
     graph = graphs.base()
     graph["base"]["inputs"] |= {"source": "diffusers folder", "source.name": "deep/own"}
     server.succeed(graph | graphs.drawing(["base", 1], ["base", 2]) | graphs.grid())

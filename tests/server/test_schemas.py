@@ -7,6 +7,7 @@ import re
 from dataclasses import fields
 
 import pytest
+
 from comfyui_fewshot.tests.server import described, forms
 from comfyui_fewshot.tests.server.described import ROOT, all_inputs
 
@@ -104,6 +105,8 @@ def test_loading_the_pack_imports_no_heavy_library(comfyui_path, tmp_path):
 import sys, types
 sys.argv = ["main.py", "--cpu", "--base-directory", sys.argv[2]]
 sys.path.insert(0, COMFYUI)
+import comfy.options
+comfy.options.enable_args_parsing()
 import asyncio, server, nodes
 before = set(sys.modules)
 assert asyncio.run(nodes.load_custom_node(PACK, module_parent="custom_nodes"))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from comfyui_fewshot.tests.server.described import ROOT
 
 pytestmark = pytest.mark.server

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
+
 from comfyui_fewshot.tests.server import forms, graphs
 from comfyui_fewshot.tests.server.described import WORKFLOWS
-from PIL import Image
 
 pytestmark = pytest.mark.server
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
@@ -42,7 +43,12 @@ def test_links_and_sockets_of_the_saved_form_agree(name, info):
         assert info[nodes[source]["type"]]["output"][slot] == kind
         assert entry["type"] == kind
     for node in nodes.values():
-        names = [name for name, _, _ in forms.inputs_of(info[node["type"]]["input"], forms.widget_values(node, info[node["type"]]["input"]))]
+        names = [
+            name
+            for name, _, _ in forms.inputs_of(
+                info[node["type"]]["input"], forms.widget_values(node, info[node["type"]]["input"])
+            )
+        ]
         assert [entry["name"] for entry in node["inputs"]] == names
         assert [output["name"] for output in node["outputs"]] == info[node["type"]]["output_name"]
 
