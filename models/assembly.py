@@ -49,13 +49,22 @@ class Source(Protocol):
 class OriginalCheckpoint:
     """A checkpoint in original names; what shapes do not say comes from `configs`, by default the family's stock."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], family: Family, configs: Path | None = None):
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        family: Family,
+        configs: Path | None = None,
+        prediction: str = "epsilon",
+    ):
         self.tokenizers = configs
+        self._resolution = family.epsilon_resolution if prediction == "epsilon" and configs is None else None
         self._tensors, self._family, self._configs = tensors, family, configs or CONFIGS / family.name
 
     def unet(self) -> Part:
         mine = {key: self._tensors[key] for key in self._tensors if key.startswith(UNET)}
         config = unet_config(mine, read_config(self._configs, "unet"))
+        if self._resolution:
+            config["sample_size"] = self._resolution // self._family.downscale
         return config, unet_tensors(mine, config["layers_per_block"])
 
     def vae(self) -> Part:

@@ -54,6 +54,8 @@ class Family:
     final_norm: bool
     """whether the hidden states pass the text encoder's last layer norm"""
     unused_layers: int = 0
+    epsilon_resolution: int | None = None
+    """the resolution of those members that predict noise, where it is another"""
     downscale: int = 8
     """pixels a latent cell of the stock autoencoder; a loaded model's own value is `Networks.downscale`"""
 
@@ -115,6 +117,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             clip_skip=2,
             final_norm=True,
             unused_layers=1,
+            epsilon_resolution=512,
         ),
         "sdxl": Family(
             name="sdxl",

@@ -80,7 +80,9 @@ def from_tensors(
     metadata = dict(metadata or {})
     groups, embeddings, strangers = _grouped(tensors, layers_per_block)
     if not groups and not embeddings:
-        raise FewShotError(f"this is {other_kind(tensors)}, not a LoRA of Stable Diffusion 1.x, 2.x or SDXL")
+        kind = other_kind(tensors)
+        seen = "a LoRA of another family of models" if kind == "a LoRA" else f"{kind}, not a LoRA"
+        raise FewShotError(f"this is {seen}: choose a LoRA of Stable Diffusion 1.x, 2.x or SDXL")
     if strangers:
         raise FewShotError(
             f"{len(strangers)} of {len(tensors)} tensors have no place in Stable Diffusion 1.x, 2.x or SDXL "

@@ -181,6 +181,11 @@ def _assemble_all(
     for names, tokenizer in zip(family.text_encoders, tokenizers, strict=True):
         watcher.check()
         config, tensors = source.text(names)
+        if len(tokenizer) > config["vocab_size"]:
+            raise FewShotError(
+                f"{names.component} knows {config['vocab_size']} tokens and its tokenizer gives {len(tokenizer)}: "
+                "the tokenizer belongs to another model"
+            )
         config = {**config, "eos_token_id": tokenizer.eos_token_id}
         encoders.append(assemble(names, config, tensors, device, dtype))
     schedule = NoiseSchedule.from_config(source.scheduler(), ref.prediction, ref.zero_snr).to(device)
@@ -191,12 +196,12 @@ def _assemble_all(
 def _source(ref: BaseModelRef, family: Family) -> Iterator[Source]:
     location = ref.location
     if isinstance(location, Loaded):
-        yield OriginalCheckpoint(location.state_dict(), family, location.components)
+        yield OriginalCheckpoint(location.state_dict(), family, location.components, ref.prediction)
     elif location.is_dir():
         yield ModelFolder(location, family)
     else:
         with open_tensors(location) as (tensors, _):
-            yield OriginalCheckpoint(tensors, family)
+            yield OriginalCheckpoint(tensors, family, prediction=ref.prediction)
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -1,6 +1,7 @@
 """Prompts into conditioning, and the one way to call the denoiser.
 
-A prompt is one window of the text encoder's length: what does not fit is left out, with a warning that names it.
+A prompt is taken literally (no weights in parentheses) and is one window of the text encoder's length: what does not
+fit is left out, with a warning that names it.
 """
 
 from __future__ import annotations

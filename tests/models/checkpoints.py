@@ -221,7 +221,7 @@ def add_open_clip(to: Builder, shape: TextShape, prefix: str) -> None:
 
 # ----------------------------------------------------------------------------------------------------- checkpoints
 
-TINY_TEXT = TextShape(width=64, layers=3, inner=128, vocabulary=700, length=32)
+TINY_TEXT = TextShape(width=64, layers=3, inner=128, vocabulary=2048, length=32)
 TINY_VAE = VaeShape(channels=32, multipliers=(1, 1), layers=1)
 
 

@@ -55,7 +55,9 @@ def main(comfyui: str, job: Path) -> None:
         model, clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
         outputs = run(model, clip, vae, order, job)
     report["complaints"] = complaints.lines
-    comfy.utils.save_torch_file({key: value.contiguous() for key, value in outputs.items()}, job / "outputs.safetensors")
+    comfy.utils.save_torch_file(
+        {key: value.contiguous() for key, value in outputs.items()}, job / "outputs.safetensors"
+    )
     (job / "report.json").write_text(json.dumps(report))
 
 
@@ -83,7 +85,9 @@ def run(model, clip, vae, order: dict, job: Path) -> dict:
     tokens = clip.tokenize(order["prompt"])
     for name, pairs in tokens.items():
         outputs[f"tokens_{name}"] = torch.tensor([pair[0] for pair in pairs[0]])
-    conditions = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (order["prompt"], order["negative"])]
+    conditions = [
+        clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (order["prompt"], order["negative"])
+    ]
     hidden, extra = conditions[0][0]
     outputs["hidden"], pooled = hidden, extra.get("pooled_output")
     if pooled is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from comfyui_fewshot.models.adapters import LoraSpec, inject
 from comfyui_fewshot.models.loading import Networks, base_from_path, open_base
 from comfyui_fewshot.models.values import Adapter

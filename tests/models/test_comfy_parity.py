@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+
 from comfyui_fewshot.models.adapters import LoraSpec, applied
 from comfyui_fewshot.models.formats import read_lora, write_lora
 from comfyui_fewshot.models.loading import Networks, base_from_path, open_base

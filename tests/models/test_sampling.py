@@ -1,0 +1,122 @@
+"""Sampling against diffusers' DDIM and against itself, and the autoencoder's scaling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.latents import decode_latents, encode_pictures
+from comfyui_fewshot.models.loading import Networks
+from comfyui_fewshot.models.sampling import ddim_step, initial_noise, sample, sample_latents, simple_timesteps
+
+SIZE = {"width": 64, "height": 64, "steps": 3}
+
+
+def test_timesteps_are_comfyuis():
+    assert simple_timesteps(4) == [999, 749, 499, 249]
+    assert simple_timesteps(30)[:3] == [999, 966, 933]
+    assert simple_timesteps(1000) == list(range(999, -1, -1))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_step_is_diffusers_ddim(opened_pocket: Networks, prediction: str):
+    from diffusers import DDIMScheduler
+
+    from comfyui_fewshot.models.schedule import NoiseSchedule
+
+    theirs = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type=prediction,
+    )
+    theirs.set_timesteps(4)
+    mine = NoiseSchedule.from_config(theirs.config)
+    zt, output = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    for t, after in ((750, 500), (0, None)):
+        wanted = theirs.step(output, t, zt).prev_sample
+        torch.testing.assert_close(ddim_step(mine, output, zt, t, after), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_picture_depends_on_its_own_seed_and_prompt_alone(opened_pocket: Networks):
+    prompts, seeds = ["a red cat", "a dog", "a red cat"], [3, 4, 5]
+    together = sample(opened_pocket, prompts, seeds, **SIZE)
+    assert together.shape == (3, 3, 64, 64) and together.min() >= 0 and together.max() <= 1
+    alone = sample(opened_pocket, prompts[1:], seeds[1:], batch=1, **SIZE)
+    torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=0)
+    assert torch.equal(together, sample(opened_pocket, prompts, seeds, **SIZE))
+    assert not torch.allclose(together[0], together[2], atol=1e-2)
+
+
+def test_noise_is_one_stream_a_seed():
+    torch.manual_seed(7)
+    assert torch.equal(initial_noise((4, 2, 2), 7), torch.randn(1, 4, 2, 2)[0])
+    state = torch.random.get_rng_state()
+    initial_noise((4, 2, 2), 8)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_guidance(opened_pocket: Networks):
+    calls = []
+    forward = opened_pocket.unet.forward
+    opened_pocket.unet.forward = lambda *args, **kwargs: calls.append(len(args[0])) or forward(*args, **kwargs)
+    try:
+        plain = sample_latents(opened_pocket, ["a cat"], [1], guidance=1.0, **SIZE)
+        assert calls == [1, 1, 1]
+        same = sample_latents(opened_pocket, ["a cat"], [1], negative="a cat", guidance=5.0, **SIZE)
+        assert calls == [1, 1, 1, 2, 2, 2]
+    finally:
+        opened_pocket.unet.forward = forward
+    torch.testing.assert_close(plain, same, atol=1e-3, rtol=1e-3)
+    other = sample_latents(opened_pocket, ["a cat"], [1], negative="a dog", guidance=5.0, **SIZE)
+    assert (other - plain).abs().max() > 1e-3
+
+
+class Impatient:
+    def __init__(self):
+        self.seen: list[tuple[int, int]] = []
+
+    def check(self) -> None:
+        if len(self.seen) == 2:
+            raise InterruptedError
+
+    def progress(self, done: int, total: int, text: str = "", picture=None) -> None:
+        self.seen.append((done, total))
+
+
+def test_sampling_tells_and_stops(opened_pocket: Networks):
+    watcher = Impatient()
+    with pytest.raises(InterruptedError):
+        sample(opened_pocket, ["a"] * 3, [1, 2, 3], batch=2, watcher=watcher, **SIZE)
+    assert watcher.seen == [(1, 6), (2, 6)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"width": 60}, "multiples of 8"),
+        ({"height": 0}, "multiples of 8"),
+        ({"steps": 0}, "0 sampling steps"),
+        ({"batch": 0}, "batch of 0"),
+        ({"seeds": [1, 2]}, "1 prompts and 2 seeds"),
+    ],
+)
+def test_impossible_requests(opened_pocket: Networks, change: dict, words: str):
+    with pytest.raises(FewShotError, match=words):
+        sample(opened_pocket, ["a cat"], **({"seeds": [1]} | SIZE | change))
+
+
+def test_latents_are_scaled(opened_pocket: Networks):
+    pictures = torch.rand(2, 3, 64, 64)
+    mean, std = encode_pictures(opened_pocket, pictures)
+    assert mean.shape == std.shape == (2, 8, 8, 8) and mean.dtype == torch.float32 and bool((std > 0).all())
+    scale = opened_pocket.vae.config.scaling_factor
+    with torch.no_grad():
+        raw = opened_pocket.vae.encode(pictures * 2 - 1).latent_dist
+        torch.testing.assert_close(mean, raw.mean * scale)
+        torch.testing.assert_close(std, raw.std * scale)
+        decoded = decode_latents(opened_pocket, mean)
+        torch.testing.assert_close(decoded, (opened_pocket.vae.decode(raw.mean).sample / 2 + 0.5).clamp(0, 1))
