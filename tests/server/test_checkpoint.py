@@ -1,0 +1,82 @@
+"""A checkpoint in the original format of SD 1.5 (stock widths, few blocks) through the whole graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from comfyui_fewshot.tests.models import checkpoints
+from comfyui_fewshot.tests.server import graphs
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+CLOSE = 1e-3  # of a pixel in [0, 1]
+
+
+@pytest.fixture(scope="module")
+def small(server):
+    """The base that Load Base Model gives for it, as a graph."""
+    tensors = checkpoints.sd1(
+        checkpoints.UNetShape(), checkpoints.TextShape(layers=12), checkpoints.VaeShape(), torch.float16
+    )
+    checkpoints.save(tensors, server.base / "models" / "checkpoints" / "small.safetensors")
+    graph = graphs.base()
+    graph["base"]["inputs"] |= {"source": "checkpoint", "source.name": "small.safetensors"}
+    return graph
+
+
+@pytest.fixture(scope="module")
+def lora(server, small):
+    """The name of a LoRA trained on it, denoiser and text encoder."""
+    info = server.get("/object_info")
+    changes = {"text_encoder": True, "learning_rate": 2e-2, "text_learning_rate": 2e-2, "resolution": 64}
+    graph = graphs.training(info, **changes) | small | graphs.saved("small")
+    return Path(server.succeed(graph).outputs("save")["text"][0]).name
+
+
+def loader(name: str) -> graphs.Graph:
+    return {"lora": graphs.node("LoraLoader", model=["base", 1], clip=["base", 2], lora_name=name,
+                                strength_model=1.0, strength_clip=1.0)}  # fmt: skip
+
+
+def drawn(server, graph, model: list, clip: list, **grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What ComfyUI draws, and Sample Grid without and with its adapter."""
+    columns = graphs.grid(**grid)
+    columns["grid"]["inputs"] |= {"width": 64, "height": 64}
+    server.succeed(graph | graphs.drawing(model, clip) | columns)
+    return server.kept("native"), server.kept("before"), server.kept("after")
+
+
+def far(one, other):
+    return float(np.abs(one - other).max())
+
+
+def test_comfyui_and_sample_grid_draw_the_same(server, small):
+    native, before, _ = drawn(server, small, ["base", 1], ["base", 2])
+    assert native.std() > 0.01 and far(native, before) <= CLOSE
+
+
+def test_the_trained_lora_draws_the_same_and_loads_whole(server, small, lora):
+    start = len(server.log)
+    adapter = {"adapter": graphs.node("FewShotLoadAdapter", **{"source": "file", "source.name": lora})}
+    native, before, after = drawn(
+        server, small | adapter | loader(lora), ["lora", 0], ["lora", 1], adapter=["adapter", 0]
+    )
+    assert "not loaded" not in server.log[start:].lower()
+    assert far(native, after) <= CLOSE < far(native, before)
+
+
+def test_the_weights_read_back_from_the_sockets_are_the_same_base(server, small):
+    sockets = {"again": graphs.node("FewShotBaseFromModel", model=["base", 1], clip=["base", 2], vae=["base", 3],
+                                    clip_skip=0, dtype="auto")}  # fmt: skip
+    native, before, _ = drawn(server, small | sockets, ["base", 1], ["base", 2], base=["again", 0])
+    assert far(native, before) <= CLOSE
+
+
+def test_a_lora_before_the_sockets_is_baked_in(server, small, lora):
+    sockets = {"baked": graphs.node("FewShotBaseFromModel", model=["lora", 0], clip=["lora", 1], vae=["base", 3],
+                                    clip_skip=0, dtype="auto")}  # fmt: skip
+    native, before, _ = drawn(server, small | loader(lora) | sockets, ["lora", 0], ["lora", 1], base=["baked", 0])
+    assert far(native, before) <= CLOSE
