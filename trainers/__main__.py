@@ -5,6 +5,9 @@ The JSON file holds (paths are relative to it; the last nine may be left out):
     {"base": "model.safetensors", "pictures": "folder", "identifier": "sks", "noun": "cat", "description": "",
      "priors": {"count": 100}, "settings": {"steps": 800}, "runs": "runs", "name": "subject",
      "adapter": "start.safetensors", "dtype": "auto", "clip_skip": 0, "tokenizer_folder": "tokenizer"}
+
+Several processes on a CPU want `--multi_gpu` for the launcher, which starts one otherwise, and `--cpu` for this module:
+accelerate launch --multi_gpu --num_processes 2 -m comfyui_fewshot.trainers --cpu run.json
 """
 
 from __future__ import annotations
@@ -105,9 +108,7 @@ def train_run(run: Mapping[str, Any], processes: Several) -> TrainingResult:
     )
 
 
-def _with_priors(
-    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: Several
-) -> TrainingSet:
+def _with_priors(run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: Several) -> TrainingSet:
     """The main process makes the priors; the others then find them."""
     refuse_unknown(run["priors"], {about.name: about for about in fields(PriorSettings)}, "entry of priors")
     wanted = PriorSettings(**run["priors"])
@@ -137,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = read_run(given.run)
         with launched(given.cpu) as processes:
+            if processes.main:
+                log.info("%d processes compute on %s", processes.count, processes.device.type)
             result = train_run(run, processes)
             if processes.main:
                 log.info("the LoRA is %s, its trigger: %s", result.lora, result.adapter.trigger)

@@ -52,11 +52,15 @@ class Several:
     def device(self) -> torch.device:
         return self.accelerator.device
 
+    @property
+    def count(self) -> int:
+        return self.accelerator.num_processes
+
     def share(self, rows: Sequence[T]) -> list[T]:
-        return list(rows[self.accelerator.process_index :: self.accelerator.num_processes])
+        return list(rows[self.accelerator.process_index :: self.count])
 
     def add_up(self, buffer: torch.Tensor) -> None:
-        if self.accelerator.num_processes > 1:
+        if self.count > 1:
             buffer.copy_(self.accelerator.reduce(buffer, reduction="sum"))
 
     def wait(self) -> None:

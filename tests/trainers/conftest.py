@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from comfyui_fewshot.augmentation.pictures import picture_of, subject_from_folder
 from comfyui_fewshot.models.loading import base_from_path, open_base
@@ -18,15 +20,26 @@ from comfyui_fewshot.models.values import Sample, TrainingSet
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.pocket import words
 from comfyui_fewshot.pocket.assemble import write_base
+from comfyui_fewshot.trainers.randomness import seed_of
 from comfyui_fewshot.trainers.settings import SubjectSettings
 from comfyui_fewshot.trainers.subject import train_subject
 
 
+def letter_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A tokenizer without merges: each letter is a token."""
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), words.BOS, words.EOS]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer.from_pretrained(
+        folder, model_max_length=words.LENGTH, pad_token=words.EOS, unk_token=words.EOS
+    )
+
+
 def tiny_folder(folder: Path) -> Path:
     """An SD 1.x of 32 px: UNet of widths 32 and 64, text encoder of two layers, autoencoder of factor 4."""
-    state = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    tokenizer = words.build(folder / "tokenizer")
+    tokenizer = letter_tokenizer(folder / "tokenizer")
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -61,8 +74,22 @@ def tiny_folder(folder: Path) -> Path:
         sample_size=32,
         scaling_factor=1.0,
     )
-    torch.random.set_rng_state(state)
+    for model in (unet, vae, text):
+        fill(model)
     return write_base(folder, unet, vae, text, tokenizer)
+
+
+@torch.no_grad()
+def fill(model: torch.nn.Module) -> None:
+    """Random weights that depend on the parameters' names alone, whichever library release made the model."""
+    for name, parameter in model.named_parameters():
+        name = name.removeprefix("text_model.")
+        if parameter.dim() == 1:
+            parameter.fill_(float("norm" in name and name.endswith("weight")))
+        else:
+            generator = torch.Generator().manual_seed(seed_of("weights", name))
+            bound = parameter[0].numel() ** -0.5
+            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
 
 
 @pytest.fixture(scope="session")

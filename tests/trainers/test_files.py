@@ -36,7 +36,10 @@ def test_the_two_newest_states_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, "key")
     for step in (1, 2, 3, 11):
         checkpoints.save(state(step))
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["state_00000003.safetensors", "state_00000011.safetensors"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "state_00000003.safetensors",
+        "state_00000011.safetensors",
+    ]
     assert checkpoints.latest().step == 11
 
 

@@ -125,7 +125,9 @@ def test_a_cut_in_the_middle_of_an_update_leaves_the_state_before(tmp_path, monk
 
 def test_a_loss_that_is_not_a_number_stops_with_the_step_and_keeps_good_weights(tmp_path):
     parameters, parts = start(), []
-    with pytest.raises(Diverged, match=r"diverged at step 7 of 10 \(near nan.*after step 6 are kept.*unet 0.1") as caught:
+    with pytest.raises(
+        Diverged, match=r"diverged at step 7 of 10 \(near nan.*after step 6 are kept.*unet 0.1"
+    ) as caught:
         run(tmp_path, parameters, broken=6, cut=parts.append)
     assert isinstance(caught.value, FewShotError) and caught.value.step == 6 and parts == [6]
     good, _ = run(tmp_path / "good", steps=6)

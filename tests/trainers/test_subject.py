@@ -26,7 +26,9 @@ def prepared(networks, pictures, chosen):
     def build(set_=None, **changes):
         while built:
             built.pop().remove()
-        step, injected = SubjectTraining().prepare(networks, set_ or pictures, replace(chosen, **changes), None, Silent())
+        step, injected = SubjectTraining().prepare(
+            networks, set_ or pictures, replace(chosen, **changes), None, Silent()
+        )
         built.append(injected)
         return step, injected
 

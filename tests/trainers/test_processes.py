@@ -1,0 +1,113 @@
+"""Several processes compute one run together; accelerate leaves nothing behind."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.trainers import __main__ as command
+from comfyui_fewshot.trainers.processes import Alone, launched
+from comfyui_fewshot.trainers.runs import read_adapter
+
+VALUES = dict(steps=4, learning_rate=1e-3, rank=4, batch_size=2, save_every=2, seed=5)
+
+
+@pytest.fixture
+def write_run(tmp_path, base_folder, picture_folder):
+    """Writes a run's JSON file; keywords replace entries."""
+
+    def write(file="run.json", **changes):
+        run = dict(base=str(base_folder), pictures=str(picture_folder), identifier="sks", noun="ball", settings=VALUES)
+        path = tmp_path / file
+        path.write_text(json.dumps({key: value for key, value in (run | changes).items() if value is not None}))
+        return path
+
+    return write
+
+
+def adapter_under(folder):
+    (path,) = folder.rglob("adapter.safetensors")
+    return read_adapter(path)
+
+
+def test_one_process_shares_nothing():
+    assert Alone().share(range(3)) == [0, 1, 2] and Alone().main
+
+
+def test_accelerate_leaves_nothing_behind():
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    environment = dict(os.environ)
+    with launched(cpu=True) as processes:
+        assert processes.main and processes.share(range(3)) == [0, 1, 2]
+        assert processes.device.type == "cpu"
+        buffer = torch.ones(2)
+        processes.add_up(buffer)
+        processes.wait()
+        assert buffer.tolist() == [1, 1]
+    assert dict(os.environ) == environment
+    assert not (AcceleratorState._shared_state or PartialState._shared_state or GradientState._shared_state)
+
+
+def test_the_command_trains_with_priors(write_run, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    path = write_run(priors=dict(count=2, steps=2), name="toy", settings=VALUES | {"steps": 2})
+    assert command.main([str(path), "--cpu"]) == 0
+    assert "trigger: sks ball" in caplog.text
+    (result,) = tmp_path.rglob("result.json")
+    assert set(json.loads(result.read_text())["terms"]) == {"reference", "prior"}
+    assert result.parent.parent == tmp_path / "runs" and (result.parent / "toy.safetensors").exists()
+
+
+def test_two_processes_give_what_one_gives(write_run, tmp_path):
+    """One of the two samples of a step in each process, over gloo."""
+    alone, both = write_run("alone.json", runs="alone"), write_run("both.json", runs="both")
+    assert command.main([str(alone), "--cpu"]) == 0
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    launch += " --dynamo_backend no --main_process_port 0 -m comfyui_fewshot.trainers --cpu"
+    done = subprocess.run([sys.executable, *launch.split(), str(both)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 processes compute on cpu" in done.stderr
+    one, two = adapter_under(tmp_path / "alone"), adapter_under(tmp_path / "both")
+    for name, factor in one.factors.items():
+        assert (factor.up - two.factors[name].up).abs().max() <= 1e-6, name
+        assert (factor.down - two.factors[name].down).abs().max() <= 1e-6, name
+    lines = [json.loads(line) for line in next((tmp_path / "both").rglob("log.jsonl")).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(noun=None), "lacks noun"),
+        (dict(setings={}), "there is no entry 'setings'; did you mean 'settings'"),
+        (dict(settings=dict(stepz=1)), "did you mean 'steps'"),
+        (dict(priors=dict(cuont=1)), "there is no entry of priors 'cuont'; did you mean 'count'"),
+        (dict(base="nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_told(write_run, caplog, changes, message):
+    assert command.main([str(write_run(**changes)), "--cpu"]) == 1
+    assert message in caplog.text
+
+
+def test_a_file_that_is_no_run(tmp_path):
+    with pytest.raises(FewShotError, match="cannot read .*none.json"):
+        command.read_run(tmp_path / "none.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(FewShotError, match="holds a list"):
+        command.read_run(tmp_path / "list.json")
+
+
+def test_an_interrupt_is_told(write_run, monkeypatch, caplog):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "train_run", interrupted)
+    assert command.main([str(write_run()), "--cpu"]) == 130
+    assert "goes on from there" in caplog.text
