@@ -184,7 +184,7 @@ def build_tokenizer(source: Source, names: TextEncoder, shared: Path | None) -> 
             f"{shared or 'no folder'} was given; name a folder with CLIP's vocab.json and merges.txt "
             "(ComfyUI ships them in comfy/sd1_tokenizer)"
         )
-    pad = {} if names.pad is None else {"pad_token": names.pad}
+    pad: dict[str, Any] = {} if names.pad is None else {"pad_token": names.pad}
     return CLIPTokenizer.from_pretrained(str(shared), local_files_only=True, **pad)
 
 

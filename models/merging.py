@@ -92,10 +92,12 @@ def _kernel(factor: LowRank) -> int:
     return 1 if factor.mid is None else factor.mid.shape[2:].numel()
 
 
-def delta(factor: LowRank | Dense, device: torch.device, shape: torch.Size) -> Tensor:
+def delta(factor: Factor, device: torch.device, shape: torch.Size) -> Tensor:
     """The full difference (of `shape`, float32) that a factor stands for: (alpha / rank) * up @ down."""
     if isinstance(factor, Dense):
         return factor.weight.to(device, torch.float32).reshape(shape)
+    if not isinstance(factor, LowRank):
+        raise FewShotError(f"a factor stored as {', '.join(sorted(factor.tensors))} cannot be applied here: use a LoRA")
     up, down = factor.up.to(device, torch.float32).flatten(1), factor.down.to(device, torch.float32).flatten(1)
     if factor.mid is None:
         product = up @ down

@@ -135,7 +135,7 @@ def _encode_some(networks: Networks, prompts: Sequence[str], embeddings: Embeddi
     return Conditioning(torch.cat(hidden, dim=-1), pooled)
 
 
-def _run(networks: Networks, encoder: nn.Module, rows: Sequence[_Row]) -> tuple[Tensor, Tensor | None]:
+def _run(networks: Networks, encoder: Any, rows: Sequence[_Row]) -> tuple[Tensor, Tensor | None]:
     """Hidden states (B, L, D) of the chosen layer, and the projected pooled state (B, P) of an encoder that has one."""
     inner = getattr(encoder, "text_model", encoder)  # transformers 5 has no inner model in CLIPTextModel
     depth = layer_of(networks, len(inner.encoder.layers))
@@ -164,9 +164,11 @@ def layer_of(networks: Networks, layers: int) -> int:
 def _seen(layer: nn.Module) -> Iterator[list[Tensor]]:
     """What `layer` gives, in a list. (Its place in `output.hidden_states` changed between transformers' releases.)"""
     seen: list[Tensor] = []
-    handle = layer.register_forward_hook(
-        lambda _, __, output: seen.append(output[0] if isinstance(output, tuple) else output)
-    )
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = layer.register_forward_hook(keep)
     try:
         yield seen
     finally:

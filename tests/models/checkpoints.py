@@ -68,6 +68,13 @@ class Builder:
         self.normal(f"{name}.bias", width, scale=0.02)
 
 
+class Shapes(Builder):
+    """The names and shapes alone."""
+
+    def normal(self, name: str, *shape: int, scale: float) -> None:
+        self.tensors[name] = torch.empty(shape, dtype=self.dtype, device="meta")
+
+
 # ------------------------------------------------------------------------------------------------------------ UNet
 
 

@@ -10,14 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from comfyui_fewshot.models.assembly import OriginalCheckpoint
+from comfyui_fewshot.models.checkpoint_configs import read_config
 from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.models.loading import base_from_loaded, base_from_path, compute_dtype, open_base
+from comfyui_fewshot.models.families import CONFIGS, FAMILIES
+from comfyui_fewshot.models.identify import identify_tensors
+from comfyui_fewshot.models.loading import Networks, base_from_loaded, base_from_path, compute_dtype, open_base
 from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.values import Loaded
 
 from . import checkpoints
-from .checkpoints import UNetShape
+from .checkpoints import TextShape, UNetShape
 
 MAKERS = {"sd1": checkpoints.sd1, "sd2": checkpoints.sd2, "sdxl": checkpoints.sdxl}
 
@@ -57,6 +64,47 @@ def test_sizes_come_from_the_tensors(tmp_path: Path, small_tokenizer: Path):
         assert config.down_block_types == ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
         assert (networks.latent_channels, networks.downscale) == (6, 4)
         assert networks.text_encoders[0].config.num_hidden_layers == 3
+
+
+def full_size(family: str) -> checkpoints.Builder:
+    to = checkpoints.Shapes(seed=0)
+    checkpoints.add_vae(to, checkpoints.VaeShape())
+    if family == "sdxl":
+        shape = UNetShape(320, (1, 2, 4), 2, (0, 2, 10), 10, 2048, linear=True, added=2816)
+        checkpoints.add_clip(to, TextShape(layers=12), "conditioner.embedders.0.transformer.")
+        checkpoints.add_open_clip(to, TextShape(1280, 32, 5120), "conditioner.embedders.1.model.")
+    elif family == "sd2":
+        shape = UNetShape(320, (1, 2, 4, 4), 2, (1, 1, 1, 0), 1, 1024, linear=True)
+        checkpoints.add_open_clip(to, TextShape(1024, 24, 4096), "cond_stage_model.model.")
+    else:
+        shape = UNetShape(320, (1, 2, 4, 4), 2, (1, 1, 1, 0), 1, 768)
+        checkpoints.add_clip(to, TextShape(layers=12), "cond_stage_model.transformer.")
+    checkpoints.add_unet(to, shape)
+    return to
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_full_size_shapes_give_the_stock_configs_and_every_parameter(name: str):
+    family, tensors = FAMILIES[name], full_size(name).tensors
+    assert identify_tensors(tensors, {"modelspec.prediction_type": "v"}, "x").family == name
+    source = OriginalCheckpoint(tensors, family, prediction="v_prediction")
+    parts = {"unet": source.unet(), "vae": source.vae()} | {e.component: source.text(e) for e in family.text_encoders}
+    classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    for component, (config, given) in parts.items():
+        stock = read_config(CONFIGS / name, component)
+        if component == "unet" and isinstance(stock["transformer_layers_per_block"], int):
+            stock["transformer_layers_per_block"] = [stock["transformer_layers_per_block"]] * 4
+        assert config == stock
+        with init_empty_weights():
+            if component in classes:
+                network = classes[component].from_config(config)
+            else:
+                network = CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config))
+        wanted = {key: parameter.shape for key, parameter in network.named_parameters()}
+        if component not in classes and "text_projection.weight" not in given:
+            del wanted["text_projection.weight"]
+        assert {key: given[key].shape for key in wanted} == wanted
+        assert component not in classes or set(given) == set(wanted)
 
 
 def test_pocket_folder_is_an_ordinary_sd1(pocket_folder: Path):
@@ -113,7 +161,7 @@ def test_components_say_what_shapes_do_not(tmp_path: Path, pocket_folder: Path):
     shape = UNetShape(
         channels=config["block_out_channels"][0], multipliers=(1, 2), depths=(1, 1), context=192, latent=8
     )
-    text = checkpoints.TextShape(width=192, layers=4, inner=768, vocabulary=2048, length=32)
+    text = TextShape(width=192, layers=4, inner=768, vocabulary=2048, length=32)
     tensors = checkpoints.sd1(shape, text, checkpoints.VaeShape(32, (1, 1, 2, 4), 1, latent=8))
     with open_base(base_from_loaded(Loaded(lambda: tensors, components=folder), "k"), "cpu") as networks:
         assert networks.unet.config.attention_head_dim == 4
@@ -149,15 +197,32 @@ def test_ckpt_and_old_text_names(tmp_path: Path, small_tokenizer: Path):
         assert torch.equal(got, tensors["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"])
 
 
+def test_older_autoencoder_names_and_pickled_weights(tmp_path: Path, pocket_folder: Path, opened_pocket: Networks):
+    folder = tmp_path / "old"
+    shutil.copytree(pocket_folder, folder)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for key, tensor in opened_pocket.vae.state_dict().items():
+        for new, name in old.items():
+            key = key.replace(f"attentions.0.{new}.", f"attentions.0.{name}.")
+        tensors[key] = tensor
+    assert "encoder.mid_block.attentions.0.proj_attn.weight" in tensors
+    (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
+    torch.save(tensors, folder / "vae/diffusion_pytorch_model.bin")
+    with open_base(base_from_path(folder), "cpu") as networks:
+        for key, tensor in networks.vae.state_dict().items():
+            assert torch.equal(tensor, opened_pocket.vae.state_dict()[key])
+
+
 def test_sd2_drops_the_last_layer_and_pads_with_zero(tmp_path: Path, comfyui_path: Path):
-    path = checkpoints.save(checkpoints.sd2(text=checkpoints.TextShape(64, 3, 128)), tmp_path / "base.safetensors")
+    path = checkpoints.save(checkpoints.sd2(text=TextShape(64, 3, 128)), tmp_path / "base.safetensors")
     with open_base(base_from_path(path), "cpu", tokenizer_folder=comfyui_path / "comfy/sd1_tokenizer") as networks:
         assert networks.text_encoders[0].config.num_hidden_layers == 2
         assert networks.tokenizers[0].pad_token_id == 0
 
 
 def test_sdxl_tokenizers(tmp_path: Path, comfyui_path: Path):
-    text = checkpoints.TextShape(64, 2, 128)
+    text = TextShape(64, 2, 128)
     path = checkpoints.save(checkpoints.sdxl(texts=(text, text)), tmp_path / "base.safetensors")
     with open_base(base_from_path(path), "cpu", tokenizer_folder=comfyui_path / "comfy/sd1_tokenizer") as networks:
         first, second = networks.tokenizers
@@ -316,7 +381,7 @@ def test_incomplete_models(tmp_path: Path, pocket_folder: Path, small_tokenizer:
     path = checkpoints.save(checkpoints.sd1(), tmp_path / "whole.safetensors")
     with pytest.raises(FewShotError, match="vocab.json"), open_base(base_from_path(path), "cpu"):
         pass
-    few = checkpoints.sd1(text=checkpoints.TextShape(64, 2, 128, vocabulary=99, length=32))
+    few = checkpoints.sd1(text=TextShape(64, 2, 128, vocabulary=99, length=32))
     path = checkpoints.save(few, tmp_path / "few.safetensors")
     with (
         pytest.raises(FewShotError, match="knows 99 tokens"),
