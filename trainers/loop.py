@@ -265,7 +265,7 @@ class _Run:
         names = {id(p): name for name, p in self.parameters.items()}
         slots = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
         rows = dict(zip(self.rows, self.record[:, : self.step], strict=True))
-        extra = {name: float(value) for name, value in self.scaler.state_dict().items()}
+        extra = self.scaler.state_dict()
         return State(self.step, self.parameters, slots, rows, extra, self.seconds())
 
     def go_on(self, state: State | None) -> None:

@@ -1,10 +1,12 @@
 """The loop with a task of two numbers, where everything that should happen can be computed by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import Parameter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.watching import Silent
@@ -14,6 +16,7 @@ from comfyui_fewshot.trainers.loop import Diverged, Plan, train
 from comfyui_fewshot.trainers.optimisation import FlatGradients, Rates, make_optimizer
 from comfyui_fewshot.trainers.randomness import Randomness
 from comfyui_fewshot.trainers.runs import Journal
+from comfyui_fewshot.trainers.subject import SubjectTraining
 
 
 class Pull:
@@ -36,14 +39,26 @@ class Pull:
             yield {name: terms[name] for name in self.weights}
 
 
+@pytest.fixture
+def unwatched(monkeypatch):
+    """The loop as on a GPU, where losses are looked at only at log points."""
+    prepare = loops._Run.__post_init__
+
+    def changed(self):
+        prepare(self)
+        self.watched = False
+
+    monkeypatch.setattr(loops._Run, "__post_init__", changed)
+
+
 def start():
     return {"unet.x": Parameter(torch.tensor([1.0, -2.0, 3.0]))}
 
 
-def run(folder, parameters=None, steps=10, watcher=None, save_every=4, cut=None, **task):
+def run(folder, parameters=None, steps=10, watcher=None, save_every=4, cut=None, scale=False, **task):
     folder.mkdir(exist_ok=True)
     parameters = parameters or start()
-    plan = Plan(steps, Rates({"unet": 0.1}, steps), save_every=save_every, log_every=4, cut=cut)
+    plan = Plan(steps, Rates({"unet": 0.1}, steps), save_every=save_every, log_every=4, scale_losses=scale, cut=cut)
     work = Pull(parameters["unet.x"], **task)
     outcome = train(work, parameters, plan, Checkpoints(folder / "c", "key"), Journal(folder / "log.jsonl"), watcher)
     return parameters["unet.x"].detach().clone(), outcome
@@ -136,20 +151,30 @@ def test_a_loss_that_is_not_a_number_stops_with_the_step_and_keeps_good_weights(
     assert state.step == 6 and torch.equal(state.weights["unet.x"], good)
 
 
-def test_weights_of_a_device_that_is_not_watched_are_put_back(tmp_path, monkeypatch):
+def test_weights_of_a_device_that_is_not_watched_are_put_back(tmp_path, unwatched):
     """On a GPU losses are looked at only at log points: the weights of the last good look come back."""
-    prepare = loops._Run.__post_init__
-
-    def unwatched(self):
-        prepare(self)
-        self.watched = False
-
-    monkeypatch.setattr(loops._Run, "__post_init__", unwatched)
     parameters, parts = start(), []
     with pytest.raises(Diverged, match="diverged at step 7 of 10 .*after step 3 are kept"):
         run(tmp_path, parameters, broken=6, cut=parts.append)
     assert torch.equal(parameters["unet.x"], run(tmp_path / "good", steps=3)[0]) and parts == [3]
     assert Checkpoints(tmp_path / "c", "key").latest().step == 4
+
+
+def test_scaled_losses_give_the_same_steps_and_resume(tmp_path):
+    """What fp16 needs: gradients are scaled up for the backward pass and down again before clipping."""
+    plain, scaled = run(tmp_path / "plain")[0], run(tmp_path / "scaled", scale=True)[0]
+    assert torch.allclose(plain, scaled, atol=1e-6)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", scale=True, error=(6, KeyboardInterrupt()))
+    assert torch.equal(run(tmp_path / "cut", scale=True)[0], scaled)
+
+
+def test_a_gradient_that_overflows_under_scaling_is_skipped(tmp_path):
+    parameters = start()
+    huge = {"near": 1e34, "small": 0.0}  # finite, but not times 65536
+    x, outcome = run(tmp_path, parameters, steps=2, scale=True, weights=huge)
+    assert x.tolist() == [1.0, -2.0, 3.0] and len(outcome.terms["near"]) == 2
+    assert Checkpoints(tmp_path / "c", "key").latest().extra["scale"] == 65536 / 4
 
 
 def test_log_lines(tmp_path):
@@ -209,3 +234,40 @@ def test_gradients_lie_in_one_buffer():
     assert b.grad.data_ptr() == flat.buffer[2:].data_ptr()
     flat.clip(10.0)
     assert flat.gradients.norm().item() == pytest.approx(1.0, abs=1e-5)
+
+
+class Touches(TorchDispatchMode):
+    """Counts what would make a host wait for a device: numbers read, tensors made from the host's numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ in ("_local_scalar_dense", "lift_fresh", "is_nonzero", "nonzero"):
+            self.seen.append(function)
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_touches_the_host_between_log_points(networks, pictures, settings, tmp_path, unwatched):
+    chosen = replace(settings, resolution=32, alpha=4.0, micro_batch=3, noise_offset=0.1, min_snr_gamma=5.0)
+    step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, Silent())
+    plan = Plan(9, Rates({"unet": 1e-3}, 9), save_every=100, log_every=8)
+    touches = Touches()
+
+    class Counting(Silent):
+        """Counts from the third step (all is set up) to the seventh; the log point is the eighth."""
+
+        def progress(self, done, total, text="", picture=None):
+            if done == 2:
+                touches.__enter__()
+            if done == 7:
+                touches.__exit__(None, None, None)
+
+    checkpoints, journal = Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl")
+    train(step, injected.parameters, plan, checkpoints, journal, Counting())
+    injected.remove()
+    assert touches.seen == []
+    with touches:
+        torch.ones(1).item()
+    assert len(touches.seen) == 1
