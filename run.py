@@ -138,15 +138,15 @@ def run_bench(chosen: argparse.Namespace) -> int:
 def main(arguments: list[str]) -> int:
     chosen = parse(arguments)
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # so that servers are stopped on the way out
-            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+        if hasattr(signal, name):  # the same as Ctrl-C: work is kept and servers are stopped on the way out
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         return chosen.action(chosen) or 0
     except Stop as reason:
         print(f"\nrun.py {chosen.command}: {reason}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
-        print(f"\nrun.py {chosen.command}: stopped by Ctrl-C", file=sys.stderr, flush=True)
+        print(f"\nrun.py {chosen.command}: stopped", file=sys.stderr, flush=True)
         return 130
 
 

@@ -57,7 +57,8 @@ def run(python: Path, host: Path, root: Path, output: Path, own: OwnJob | None) 
     models = {"checkpoints": [own.base.parent]} if own else {}
     server = Server(python, host, root, output=output, models=models, cpu=not has_accelerator(python))
     work = server.base / "demo"
-    shutil.rmtree(work, ignore_errors=True)
+    for old in (work, output / "fewshot" / "judged"):
+        shutil.rmtree(old, ignore_errors=True)
     work.mkdir(parents=True)
     name, facts = place_pictures(python, server.base / "input", work, own)
     workflow = json.loads((root / (OWN_WORKFLOW if own else WORKFLOW)).read_text(encoding="utf-8"))
@@ -182,10 +183,12 @@ def files_in(output: Path) -> set[Path]:
 
 
 def tell_kept(output: Path, before: set[Path]) -> None:
-    kept = [file for file in sorted(files_in(output) - before) if file.suffix == ".safetensors"]
+    """Name the LoRAs that are new; the states that training goes on from lie beside them in `checkpoints`."""
+    new = [file for file in sorted(files_in(output) - before) if file.suffix == ".safetensors"]
+    kept = [file for file in new if file.parent.name != "checkpoints"]
     if not kept:
         say("Nothing had been learned yet; nothing was kept.")
         return
-    say("Kept; the same command goes on from there:")
+    say("Kept as it was; the same command goes on from there:")
     for file in kept:
         say(f"  {file}")

@@ -34,7 +34,7 @@ def run(server: Server, workflow: dict[str, dict]) -> dict[str, Any]:
             raise
     finally:
         socket.close()
-    return history(server, prompt_id) or {}
+    return written_history(server, prompt_id)
 
 
 def submit(server: Server, workflow: dict[str, dict], client: str) -> str:
@@ -61,6 +61,16 @@ def title(workflow: dict[str, dict], node: str) -> str:
 
 def history(server: Server, prompt_id: str) -> dict[str, Any] | None:
     return server.get(f"/history/{prompt_id}").get(prompt_id)
+
+
+def written_history(server: Server, prompt_id: str, patience: float = 30) -> dict[str, Any]:
+    """The entry of a prompt that has ended; ComfyUI writes it a moment after its last message."""
+    end = time.monotonic() + patience
+    while (entry := history(server, prompt_id)) is None:
+        if time.monotonic() > end:
+            raise Stop(f"ComfyUI ended the prompt {prompt_id} and keeps no history of it.")
+        time.sleep(0.05)
+    return entry
 
 
 def interrupt(server: Server, prompt_id: str, patience: float = 60) -> None:

@@ -52,7 +52,8 @@ class Bar:
 
     def eta(self) -> str:
         """How long the rest takes at the speed since the first step, unless the node says it itself."""
-        if self.first is None or self.value <= self.first[0] or self.value >= self.total or "ETA" in self.text:
+        said = re.search(r"ETA|\bleft\b", self.text)
+        if said or self.first is None or not self.first[0] < self.value < self.total:
             return ""
         speed = (self.value - self.first[0]) / max(time.monotonic() - self.first[1], 1e-6)
         return f"ETA {clock((self.total - self.value) / speed)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -127,8 +128,9 @@ class Server:
         return self.process is not None and self.process.poll() is None
 
     def last_words(self, count: int = 30) -> str:
-        """The end of the server's log."""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+        """The end of the server's log, without colours."""
+        text = re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(encoding="utf-8", errors="replace"))
+        return "\n".join(text.splitlines()[-count:])
 
     def get(self, path: str, timeout: float = 60) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
