@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import host
-from .host import io, ui
+from .host import io
 from .pictures import said_of
 from .sockets import Base, Set
 
@@ -44,7 +44,12 @@ class GeneratePriors(io.ComfyNode):
                     tooltip="Classifier-free guidance; high values over-sharpen the priors.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**48 - 1, tooltip="Seed of the prompts' order and the noise."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**48 - 1,
+                    control_after_generate=False,
+                    tooltip="Seed of the prompts' order and the noise.",
                 ),
                 io.Int.Input(
                     "batch",
@@ -95,4 +100,4 @@ class GeneratePriors(io.ComfyNode):
             more = generate_priors(
                 base, set, settings, host.priors_folder(), host.device(), watcher, tokenizer_folder=host.TOKENIZER
             )
-        return io.NodeOutput(more, ui=ui.PreviewText(said_of(more)))
+        return io.NodeOutput(more, ui=host.say(cls.hidden.unique_id, said_of(more)))

@@ -10,7 +10,7 @@ from typing import Any
 from ..models.errors import FewShotError
 from ..models.families import FAMILIES
 from . import host
-from .host import comfy, io, ui
+from .host import comfy, io
 from .sockets import Adapter
 
 CATEGORY = "few-shot/files"
@@ -40,6 +40,7 @@ class SaveAdapter(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output(display_name="name", tooltip="The name under which ComfyUI lists the LoRA.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -66,7 +67,7 @@ class SaveAdapter(io.ComfyNode):
             raise FewShotError("the adapter holds neither a LoRA nor an embedding: connect what a training node gave")
         for path in written:
             log.info("wrote %s", path)
-        return io.NodeOutput(written[0].name, ui=ui.PreviewText("\n".join(map(str, written))))
+        return io.NodeOutput(written[0].name, ui=host.say(cls.hidden.unique_id, "\n".join(map(str, written))))
 
 
 class LoadAdapter(io.ComfyNode):

@@ -73,13 +73,18 @@ class NodeWatcher:
             self._tell(done, total, text)
 
     def _tell(self, done: int, total: int, text: str) -> None:
-        server = PromptServer.instance
-        if self.node_id is None or server is None:
-            return
-        server.send_progress_text(text, self.node_id)
-        found = LOSS.search(text)
-        event = {"node": self.node_id, "step": done, "total": total, "loss": float(found[1]) if found else None}
-        server.send_sync("fewshot.progress", event)
+        say(self.node_id, text)
+        if self.node_id is not None:
+            found = LOSS.search(text)
+            event = {"node": self.node_id, "step": done, "total": total, "loss": float(found[1]) if found else None}
+            PromptServer.instance.send_sync("fewshot.progress", event)
+
+
+def say(node_id: str | None, text: str) -> ui.PreviewText:
+    """Shows `text` on the node at once; what is returned keeps it in the history."""
+    if node_id is not None:
+        PromptServer.instance.send_progress_text(text, node_id)
+    return ui.PreviewText(text)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.errors import FewShotError
 from . import host
-from .host import io, ui
+from .host import io
 from .sockets import Set
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class SubjectPictures(io.ComfyNode):
                 ),
             ],
             outputs=[Set.Output(display_name="SET", tooltip="The pictures with their captions and masks.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -94,7 +95,7 @@ class SubjectPictures(io.ComfyNode):
             )  # fmt: skip
         else:
             raise FewShotError(f"no such source {source.get('source')!r}: choose '{FOLDER}' or '{SOCKET}'")
-        return io.NodeOutput(found, ui=ui.PreviewText("\n".join([said_of(found), *warnings])))
+        return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([said_of(found), *warnings])))
 
 
 def said_of(pictures: Any) -> str:

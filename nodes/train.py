@@ -8,7 +8,7 @@ from typing import Any
 from ..models.errors import FewShotError
 from ..trainers.settings import SubjectSettings
 from . import host
-from .host import io, ui
+from .host import io
 from .sockets import Adapter, Base, Set, Settings
 from .widgets import widgets_of
 
@@ -100,7 +100,9 @@ class TrainSubject(io.ComfyNode):
             lora = to_kohya(result.adapter)
         losses = {"loss": list(result.losses), **{name: list(term) for name, term in result.terms.items()}}
         report = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}\n{result.folder}"
-        return io.NodeOutput(result.adapter, lora, losses, result.adapter.trigger, ui=ui.PreviewText(report))
+        return io.NodeOutput(
+            result.adapter, lora, losses, result.adapter.trigger, ui=host.say(cls.hidden.unique_id, report)
+        )
 
 
 def run_name(trigger: str) -> str:

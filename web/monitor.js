@@ -14,7 +14,7 @@ app.registerExtension({
     const canvas = document.createElement("canvas");
     canvas.style.width = "100%";
     canvas.style.height = `${HEIGHT}px`;
-    node.addDOMWidget("loss", "fewshot-curve", canvas, {
+    const widget = node.addDOMWidget("loss", "fewshot-curve", canvas, {
       serialize: false,
       hideOnZoom: false,
       getMinHeight: () => HEIGHT,
@@ -22,6 +22,7 @@ app.registerExtension({
       getValue: () => null,
       setValue: () => {},
     });
+    widget.serialize = false; // neither in saved workflows nor in prompts
     const points = [];
     const listen = ({ detail }) => {
       // Inside a subgraph the server's id is the whole path "1:2:3"; the node's own id is its last part.

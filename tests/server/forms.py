@@ -36,6 +36,11 @@ def is_widget(kind: str, about: Mapping[str, Any]) -> bool:
     return (kind in WIDGETS or kind == DYNAMIC) and not about.get("forceInput")
 
 
+def is_changed_after(name: str, about: Mapping[str, Any]) -> bool:
+    """Whether the editor puts a widget "control after generate" behind this one: asked for, or by its name."""
+    return bool(about.get(AFTER, name in ("seed", "noise_seed")))
+
+
 # ---------------------------------------------------------------------------------------------------------- UI → API
 
 
@@ -69,7 +74,7 @@ def widget_values(node: Mapping[str, Any], schema: Info) -> dict[str, Any]:
         if not rest:
             raise Unfit(f"{node['type']} has no value for the widget {name}")
         values[name] = rest.pop(0)
-        if about.get(AFTER):
+        if is_changed_after(name, about):
             rest.pop(0)
     if rest:
         raise Unfit(f"{node['type']} has {len(rest)} widget values too many: {rest}")
@@ -111,7 +116,7 @@ def _node(key: str, entry: Mapping[str, Any], schema: Info, place: tuple[int, in
             slot["widget"] = {"name": name}
             linked = isinstance(values.get(name), list)
             widgets.append(about.get("default", "") if linked or name not in values else values[name])
-            widgets += ["fixed"] if about.get(AFTER) else []
+            widgets += ["fixed"] if is_changed_after(name, about) else []
         slots.append(slot)
     pairs = zip(schema["output_name"], schema["output"], strict=True)
     own = schema["python_module"].startswith("custom_nodes")
@@ -119,7 +124,7 @@ def _node(key: str, entry: Mapping[str, Any], schema: Info, place: tuple[int, in
         "id": int(key),
         "type": entry["class_type"],
         "pos": list(place),
-        "size": [300, 60 + 26 * len(slots)],
+        "size": [300, _height(schema, values)],
         "flags": {},
         "order": int(key) - 1,
         "mode": 0,
@@ -129,3 +134,14 @@ def _node(key: str, entry: Mapping[str, Any], schema: Info, place: tuple[int, in
         "properties": {"cnr_id": "fewshot-training" if own else "comfy-core", "Node name for S&R": entry["class_type"]},
         "widgets_values": widgets,
     }
+
+
+def _height(schema: Mapping[str, Any], values: Mapping[str, Any]) -> int:
+    """About what the editor needs: a row for each socket and widget, more for a text of several lines."""
+    sockets = widgets = 0
+    for name, kind, about in inputs_of(schema["input"], values):
+        if is_widget(kind, about):
+            widgets += 24 * (4 if about.get("multiline") else 1 + is_changed_after(name, about))
+        else:
+            sockets += 20
+    return 46 + max(sockets, 20 * len(schema["output"])) + widgets
