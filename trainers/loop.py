@@ -23,15 +23,19 @@ NORM = "gradient_norm"
 
 
 class Step(Protocol):
-    """What one step computes. `weights` names the loss terms that are computed, and weighs them."""
+    """What one step computes."""
 
-    weights: Mapping[str, float]
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The names of the loss terms that are computed, and what each is multiplied with."""
+        ...
 
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
         """What each pass of the denoiser adds to each term (scalars, fp32, unweighted), over `share` of the samples.
 
         All passes of all processes together add up to the terms. Everything drawn is a function of `step`.
         """
+        ...
 
 
 class Diverged(FewShotError):
@@ -159,7 +163,7 @@ class _Run:
 
     def backward(self, terms: Mapping[str, torch.Tensor]) -> None:
         """Add one pass's losses and gradients to the buffer."""
-        total = sum(self.weights[name] * value for name, value in terms.items())
+        total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         self.scaler.scale(total).backward()
         for name, value in terms.items():
             self.gradients.terms[name].add_(value.detach())

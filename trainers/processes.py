@@ -18,12 +18,15 @@ class Processes(Protocol):
 
     def share(self, rows: Sequence[T]) -> list[T]:
         """The rows this process computes; the shares of all processes are all rows, each once."""
+        ...
 
     def add_up(self, buffer: torch.Tensor) -> None:
         """Replace `buffer` by its sum over all processes."""
+        ...
 
     def wait(self) -> None:
         """Go on when all processes have come here."""
+        ...
 
 
 class Alone:

@@ -20,7 +20,7 @@ from ..models.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..models.watching import Silent, Watcher
 from .auto import Facts, resolve
 from .checkpoint import Checkpoints, make_folder
-from .loop import Outcome, Plan, Step, train
+from .loop import Diverged, Outcome, Plan, Step, train
 from .memory import free_memory
 from .optimisation import Rates
 from .processes import Alone, Processes
@@ -69,6 +69,7 @@ class Method(Protocol):
         watcher: Watcher,
     ) -> tuple[Step, Injected]:
         """What one step computes, and what it trains."""
+        ...
 
 
 def train_with(
@@ -157,15 +158,21 @@ class _Job:
         run = self.open(runs, key, inputs)
         if self.chosen.gradient_checkpointing == "on":
             self.networks.unet.enable_gradient_checkpointing()
-        outcome = train(
-            self.step,
-            self.injected.parameters,
-            self.plan(run),
-            Checkpoints(run.checkpoints, key),
-            run.journal,
-            self.watcher,
-            self.processes,
-        )
+        checkpoints = Checkpoints(run.checkpoints, key)
+        try:
+            outcome = train(
+                self.step,
+                self.injected.parameters,
+                self.plan(run),
+                checkpoints,
+                run.journal,
+                self.watcher,
+                self.processes,
+            )
+        except Diverged as error:
+            if not error.step:
+                raise
+            raise Diverged(f"{error} The LoRA so far is {run.part(error.step)}.", error.step) from error
         return self.finish(run, outcome)
 
     def open(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> Run:

@@ -4,10 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import mse_loss
 
+from comfyui_fewshot.augmentation.decoding import pixel_key
+from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.trainers import cache
+from comfyui_fewshot.trainers.cache import build_pool
 from comfyui_fewshot.trainers.subject import PRIOR, REFERENCE, SubjectStep, SubjectTraining
 
 AUTO = dict(resolution=32, alpha=4.0, text_learning_rate=1e-3, micro_batch=4)
@@ -195,7 +200,7 @@ def test_one_picture_with_fixed_noise_is_learned_by_heart(networks, pictures, ch
     )
     optimizer = torch.optim.Adam(injected.parameters.values(), lr=2e-2)
     losses = []
-    for _ in range(150):
+    for _ in range(80):
         optimizer.zero_grad()
         (terms,) = step.passes(0, list)
         terms[REFERENCE].backward()
@@ -211,3 +216,20 @@ def test_layers_start_without_effect(networks, pictures, chosen):
     injected.remove()
     (without,) = step.passes(0, list)
     assert with_layers[REFERENCE].item() == without[REFERENCE].item()
+
+
+def test_a_mask_that_is_empty_is_told(networks, pictures, tmp_path):
+    Image.new("L", (40, 36)).save(tmp_path / "empty.png")
+    mask = replace(pictures.references[0].mask, path=tmp_path / "empty.png", key=pixel_key(Image.new("L", (40, 36))))
+    samples = [replace(pictures.references[0], mask=mask)]
+    with pytest.raises(FewShotError, match=r"the mask of .*0.png is empty within the crop"):
+        build_pool(networks, samples, 32, Silent(), masks=True)
+    assert build_pool(networks, samples, 32, Silent()).masks is None
+
+
+def test_an_autoencoder_that_gives_no_numbers_is_told(networks, pictures, monkeypatch):
+    mean = torch.zeros(3, 4, 8, 8)
+    mean[1, 0, 0, 0] = float("nan")
+    monkeypatch.setattr(cache, "encode_pictures", lambda *_: (mean, mean))
+    with pytest.raises(FewShotError, match=r"gives no numbers for .*1.png. Load the base in bfloat16 or float32"):
+        build_pool(networks, pictures.references, 32, Silent())
