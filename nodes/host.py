@@ -184,7 +184,7 @@ def diffusers_folder(name: str) -> Path:
 def picture_folder(name: str) -> Path:
     root = Path(folder_paths.get_input_directory())
     path = root / name
-    if not name or not folder_paths.is_within_directory(str(root), str(path)) or not path.is_dir():
+    if not name or not path.resolve().is_relative_to(root.resolve()) or not path.is_dir():
         raise FewShotError(f"no folder {name!r} in {root}: make one there with your pictures and press R to refresh")
     return path
 
@@ -192,7 +192,7 @@ def picture_folder(name: str) -> Path:
 def contained(root: Path, path: Path) -> bool:
     """Whether `path` lies under `root`: a name may not lead out of it, neither by `..` nor by being absolute.
 
-    Links inside `root` are followed on purpose: people keep their models on other disks.
+    Links inside a folder of models are followed on purpose: people keep their models on other disks.
     """
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
 

@@ -54,8 +54,7 @@ def read(model: Any, clip: Any, vae: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
     check_readable(model)
     comfy.model_management.load_models_gpu([model, clip.load_model()])
-    text = clip.state_dict_for_saving() if hasattr(clip, "state_dict_for_saving") else clip.get_sd()
-    weights = model.state_dict_for_saving(text, vae.get_sd())
+    weights = model.state_dict_for_saving(clip.state_dict_for_saving(), vae.get_sd())
     if getattr(model.get_model_object("model_sampling"), "zsnr", False):
         weights["ztsnr"] = torch.tensor([])  # the marker that checkpoints carry and ComfyUI does not write
     for name in sorted(weights):

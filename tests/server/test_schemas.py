@@ -107,6 +107,7 @@ sys.argv = ["main.py", "--cpu", "--base-directory", sys.argv[2]]
 sys.path.insert(0, COMFYUI)
 import comfy.options
 comfy.options.enable_args_parsing()
+import utils.extra_config  # as main.py does, before another "utils" is on the path
 import asyncio, server, nodes
 before = set(sys.modules)
 assert asyncio.run(nodes.load_custom_node(PACK, module_parent="custom_nodes"))
