@@ -27,7 +27,7 @@ def write_base(
     for name, model in (("unet", unet), ("vae", vae), ("text_encoder", text)):
         model.to(torch.float16).save_pretrained(folder / name, max_shard_size=SHARD)
         model.to(torch.float32)
-    tokenizer.save_pretrained(folder / "tokenizer")
+    words.save(tokenizer, folder / "tokenizer")
     diffusion.build_schedule().save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",

@@ -158,7 +158,9 @@ def _badge(shape, centre, radius):
     if shape == "disc":
         return [_ellipse(x, y, radius, radius)]
     bar = _box(x - radius * 1.3, y - radius * 0.5, x + radius * 1.3, y + radius * 0.5)
-    return [bar] if shape == "bar" else [bar, _box(x - radius * 0.5, y - radius * 1.3, x + radius * 0.5, y + radius * 1.3)]
+    return (
+        [bar] if shape == "bar" else [bar, _box(x - radius * 0.5, y - radius * 1.3, x + radius * 0.5, y + radius * 1.3)]
+    )
 
 
 def _outline_of(colour):
@@ -220,7 +222,9 @@ def _draw_accessory(draw, thing: Thing, pose: Pose):
 
 def _draw_place(scene: Scene) -> Image.Image:
     def tone(index):
-        return tuple(int(np.clip(v + t, 0, 255)) for v, t in zip(PLACE_TONES[scene.place][index], scene.tint, strict=True))
+        return tuple(
+            int(np.clip(v + t, 0, 255)) for v, t in zip(PLACE_TONES[scene.place][index], scene.tint, strict=True)
+        )
 
     canvas = Image.new("RGB", (SIZE * SCALE, SIZE * SCALE), tone(0))
     draw, s = ImageDraw.Draw(canvas), SCALE

@@ -129,7 +129,9 @@ def sample_rows(weights: Path, count: int) -> list[dict]:
     rows = one_rows(judged.readings(one)[0], ones)
     readings = judged.readings(two)[0]
     pairs = list(zip(readings, twos, strict=True))
-    rows.append(row("two.things", [sorted(t.noun for t in r.things) == sorted(t.noun for t in s.things) for r, s in pairs]))
+    rows.append(
+        row("two.things", [sorted(t.noun for t in r.things) == sorted(t.noun for t in s.things) for r, s in pairs])
+    )
     rows.append(row("two.relation", [relation_right(r, s) for r, s in pairs]))
     rows.append(row("readers.agree", judged.agree([*one, *two])))
     return [*rows, row("sample32.seconds", [seconds], "s", "lower")]

@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel
+from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel, CLIPTokenizer
 
 from . import assemble, autoencoder, diffusion, fitting, likeness, reader, words, world
 from .supply import stream, to_signed
@@ -50,7 +50,11 @@ class Workplace:
             return int(file.metadata()["step"])
 
     def tokenizer(self):
-        return words.build(self.weights / "tokenizer")
+        """The vocabulary is made once: models are fitted to its token numbers."""
+        folder = self.weights / "tokenizer"
+        if (folder / "tokenizer.json").exists():
+            return CLIPTokenizer.from_pretrained(folder)
+        return words.build(folder)
 
     def vae(self) -> AutoencoderKL:
         return AutoencoderKL.from_pretrained(self.weights / "vae", torch_dtype=torch.float32).to(self.device).eval()
@@ -84,7 +88,9 @@ def train_readers(place: Workplace, minutes: float):
     for number, name in enumerate(("reader_a", "reader_b")):
         torch.manual_seed(number)
         config = reader.SceneReaderConfig()
-        model = _start(reader.SceneReader, place.weights / name, lambda c=config: reader.SceneReader(c)).to(place.device)
+        model = _start(reader.SceneReader, place.weights / name, lambda c=config: reader.SceneReader(c)).to(
+            place.device
+        )
         batches = stream(reader.SEED + number, 64, place.steps_done(name), badged=0.15)
         loss = reader.loss_of(model, place.vae(), batches, place.device)
         fitting.fit(model, loss, state=place.state(name), minutes=minutes / 2, rate=2e-3, decay=0.995)
@@ -159,7 +165,7 @@ def train_clip(place: Workplace, minutes: float):
     loss = likeness.clip_loss(matcher, tokenizer, batches, place.device)
     fitting.fit(matcher, loss, state=place.state("clip"), minutes=minutes, rate=1.5e-3, decay=0.995)
     _save(matcher.clip, place.weights / "clip")
-    tokenizer.save_pretrained(place.weights / "clip")
+    words.save(tokenizer, place.weights / "clip")
     likeness.processor().save_pretrained(place.weights / "clip")
 
 
@@ -172,7 +178,7 @@ def train_clipseg(place: Workplace, minutes: float):
     loss = likeness.clipseg_loss(model, tokenizer, batches, place.device)
     fitting.fit(model, loss, state=place.state("clipseg"), minutes=minutes, rate=1e-3, decay=0.995)
     _save(model, folder)
-    tokenizer.save_pretrained(folder)
+    words.save(tokenizer, folder)
     likeness.processor().save_pretrained(folder)
 
 

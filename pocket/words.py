@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.normalizers import Lowercase, Sequence
-from tokenizers.pre_tokenizers import ByteLevel, Split, WhitespaceSplit
-from tokenizers.pre_tokenizers import Sequence as PreSequence
-from tokenizers.trainers import BpeTrainer
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from .world import vocabulary
@@ -25,19 +22,44 @@ def build(folder: Path) -> CLIPTokenizer:
     Every byte is in the vocabulary with and without the end-of-word mark, so any text can be encoded.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    letters = ByteLevel.alphabet()
-    model = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    model.normalizer = Sequence([Lowercase()])
-    model.pre_tokenizer = PreSequence([WhitespaceSplit(), Split("-", "isolated")])
-    words = sorted({part for word in vocabulary() for part in word.replace("-", " - ").split()})
-    trainer = BpeTrainer(vocab_size=10**6, min_frequency=0, end_of_word_suffix="</w>", show_progress=False)
-    model.train_from_iterator(words, trainer)
-    merges = json.loads(model.to_str())["model"]["merges"]
-    pairs = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in merges]
-    tokens = sorted(letters) + [f"{letter}</w>" for letter in sorted(letters)] + ["".join(pair) for pair in pairs]
+    (folder / "tokenizer.json").unlink(missing_ok=True)  # it would be read before the files written here
+    letters = sorted(ByteLevel.alphabet())
+    pairs = merges({part for word in vocabulary() for part in word.replace("-", " - ").split()})
+    tokens = letters + [f"{letter}</w>" for letter in letters] + ["".join(pair) for pair in pairs]
     tokens = list(dict.fromkeys(tokens)) + [BOS, EOS]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in pairs) + "\n")
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH, pad_token=EOS, unk_token=EOS)
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def merges(words: set[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges (Sennrich et al. 2016) until every word is one token; ties go by the alphabet."""
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in sorted(words)]
+    found = []
+    while any(len(parts) > 1 for parts in spelled):
+        counts = Counter(pair for parts in spelled for pair in pairwise(parts))
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        found.append(best)
+        spelled = [_merged(parts, best) for parts in spelled]
+    return found
+
+
+def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    result: list[str] = []
+    for part in parts:
+        if result and (result[-1], part) == pair:
+            result[-1] += part
+        else:
+            result.append(part)
+    return result
+
+
+def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write the tokenizer in the new layout (tokenizer.json) and in the old one (vocab.json, merges.txt)."""
+    tokenizer.save_pretrained(folder)
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n")

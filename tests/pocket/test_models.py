@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from comfyui_fewshot.pocket import assemble, diffusion, fitting, judge, reader, supply, train, words, world
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from comfyui_fewshot.pocket import assemble, diffusion, fitting, judge, reader, supply, train, words, world
 
 
 @pytest.fixture(scope="module")
