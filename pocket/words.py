@@ -1,4 +1,4 @@
-"""The pocket's CLIPTokenizer: byte-pair merges learned on the world's own vocabulary, so that each word is one token."""
+"""The pocket's CLIPTokenizer: byte-pair merges of the world's own vocabulary, so that each word is one token."""
 
 from __future__ import annotations
 
