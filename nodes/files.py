@@ -160,8 +160,15 @@ class ApplyAdapter(io.ComfyNode):
         if adapter.factors:
             model, clip = comfy.sd.load_lora_for_models(model, clip, to_kohya(adapter), strength_model, strength_clip)
         if adapter.embeddings:
-            clip = knowing(clip, adapter.trigger.split()[0], adapter.embeddings)
+            clip = knowing(clip, learned_word(adapter), adapter.embeddings)
         return io.NodeOutput(model, clip)
+
+
+def learned_word(adapter: Any) -> str:
+    """The word whose embedding the adapter learned: the identifier, which its trigger phrase begins with."""
+    if not adapter.trigger:
+        raise FewShotError("the adapter teaches a word, but its file does not tell which: it has no trigger phrase")
+    return adapter.trigger.split()[0]
 
 
 def knowing(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.errors import FewShotError
 from . import host
+from .files import learned_word
 from .host import io, ui
 from .pictures import picture_tensor
 from .sockets import Adapter, Base
@@ -107,7 +108,7 @@ class SampleGrid(io.ComfyNode):
                 how |= dict(width=width or networks.resolution, height=height or networks.resolution)
                 columns.append(sample(networks, texts, seeds, **how))
                 if adapter is not None:
-                    words = {adapter.trigger.split()[0]: dict(adapter.embeddings)} if adapter.embeddings else None
+                    words = {learned_word(adapter): adapter.embeddings} if adapter.embeddings else None
                     with applied(networks, [(adapter, strength)]):
                         columns.append(sample(networks, texts, seeds, **how, embeddings=words))
         images = [column.permute(0, 2, 3, 1).contiguous() for column in columns]

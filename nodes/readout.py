@@ -65,12 +65,23 @@ def read(model: Any, clip: Any, vae: Any) -> Iterator[tuple[str, torch.Tensor]]:
             raise FewShotError(
                 f"the weight {name!r} is {weight.dtype}, too coarse to train on: load the full checkpoint"
             )
-        yield name, weight.clone()
+        yield name, weight
 
 
 def state_dict(model: Any, clip: Any, vae: Any) -> Mapping[str, torch.Tensor]:
-    """All weights under the names of a checkpoint file."""
-    return dict(read(model, clip, vae))
+    """All weights under the names of a checkpoint file; ComfyUI's own copies are unloaded again.
+
+    ComfyUI moves and patches weights under inference mode, as when it runs a node. What is given back has left it.
+    """
+    import torch
+
+    weights = {}
+    with torch.inference_mode():
+        for name, weight in read(model, clip, vae):
+            with torch.inference_mode(False):
+                weights[name] = weight.clone()
+    comfy.model_management.unload_all_models()
+    return weights
 
 
 def content_key(model: Any, clip: Any, vae: Any) -> str:
