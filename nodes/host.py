@@ -100,8 +100,8 @@ def engine(node_id: str | None) -> Iterator[NodeWatcher]:
         except torch.cuda.OutOfMemoryError as error:
             raise FewShotError(
                 f"{device()} has too little memory ({str(error).splitlines()[0]}): in Training Settings lower "
-                "resolution or batch_size, or set micro_batch to 1 and gradient_checkpointing to on; where pictures are drawn, "
-                "lower batch"
+                "resolution or batch_size, or set micro_batch to 1 and gradient_checkpointing to on; where pictures "
+                "are drawn, lower batch"
             ) from error
         finally:
             gc.collect()

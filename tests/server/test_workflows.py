@@ -68,6 +68,7 @@ def test_the_server_lists_them_as_templates(server):
 @pytest.mark.parametrize("name", NAMES)
 def test_each_runs_to_its_end(name, server, info):
     graph = graphs.shortened(read(WORKFLOWS / "api" / f"{name}.json"), info)
+    start = len(server.log)
     outcome = server.succeed(graph)
     for key, entry in graph.items():
         if entry["class_type"] in ("SaveImage", "FewShotSampleGrid", "FewShotLossCurve"):
@@ -76,7 +77,7 @@ def test_each_runs_to_its_end(name, server, info):
         if entry["class_type"] == "FewShotSaveAdapter":
             written = outcome.outputs(key)["text"][0]
             assert written.startswith(str(server.output / "loras"))
-    assert "lora key not loaded" not in server.log
+    assert "lora key not loaded" not in server.log[start:]
 
 
 def test_a_form_with_a_value_too_many_is_told(info):
