@@ -38,7 +38,16 @@ def write_base(
         "scheduler": ["diffusers", "DDIMScheduler"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    forget_origin(folder)
     return folder
+
+
+def forget_origin(folder: Path) -> None:
+    """Take out of the configurations where on this machine the weights came from."""
+    for file in folder.rglob("*config.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def random_folder(folder: Path, seed: int = 0) -> Path:

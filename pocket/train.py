@@ -64,6 +64,7 @@ def _save(model, folder: Path):
     """Write fp16 shards; the live model stays fp32."""
     state = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=state, max_shard_size=assemble.SHARD)
+    assemble.forget_origin(folder)
 
 
 def _start(kind, folder: Path, build):
