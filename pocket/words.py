@@ -59,6 +59,8 @@ def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write the tokenizer in the new layout (tokenizer.json) and in the old one (vocab.json, merges.txt)."""
     tokenizer.save_pretrained(folder)
+    if not (folder / "tokenizer.json").exists():
+        return  # transformers 4 writes the old layout
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
