@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,6 +15,7 @@ from torch import Tensor
 from .errors import FewShotError
 
 SUFFIXES = (".safetensors", ".ckpt")
+UnpicklingError = torch.serialization.pickle.UnpicklingError  # what a refusal of `weights_only` raises
 
 
 class _Lazy(Mapping):
@@ -64,7 +64,7 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:  # the format before torch 1.6 cannot be mapped
         found = _load_old(path)
-    except (pickle.UnpicklingError, EOFError, OSError) as error:
+    except (UnpicklingError, EOFError, OSError) as error:
         raise FewShotError(_what_is_broken(path, error)) from error
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
@@ -76,7 +76,7 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
 def _load_old(path: Path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
         raise FewShotError(_what_is_broken(path, error)) from error
 
 
@@ -89,7 +89,7 @@ def _what_is_broken(path: Path, error: Exception) -> str:
         return f"{path.name} is a Git LFS pointer ({size} bytes), not the weights: fetch the file itself"
     if head.lstrip()[:1] == b"<":
         return f"{path.name} is a web page ({size} bytes), not weights: the download failed; download it again"
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, UnpicklingError):
         return f"{path.name} holds more than weights, and is not opened for safety: choose a .safetensors file"
     return f"{path.name} is cut short or damaged ({size} bytes: {error}): download it again"
 

@@ -179,7 +179,14 @@ def measure(weights: Path = assemble.WEIGHTS, quick: bool = False) -> list[dict]
     """All rows; logs each with its goal."""
     count = 64 if quick else 512
     rows = truth_rows(weights, count) + sample_rows(weights, count)
-    rows += clip_rows(weights, 1 if quick else 8) + clipseg_rows(weights, count)
+    for part, measured in (
+        ("clip", lambda: clip_rows(weights, count // 64)),
+        ("clipseg", lambda: clipseg_rows(weights, count)),
+    ):
+        if (weights / part).is_dir():
+            rows += measured()
+        else:
+            log.warning("no rows for %s: it is not among the weights; train it with --part %s", part, part)
     for one in rows:
         log.info("%-30s %9.4f  goal %s", one["name"], one["value"], one["goal"])
     return rows
