@@ -7,7 +7,19 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from comfyui_fewshot.pocket import assemble, diffusion, fitting, judge, reader, supply, train, words, world
+from comfyui_fewshot.pocket import (
+    assemble,
+    diffusion,
+    drawing,
+    fitting,
+    judge,
+    pictures,
+    reader,
+    supply,
+    train,
+    words,
+    world,
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +93,14 @@ def _sure(given, wanted):
 
 
 def test_shipped_readers_read_the_subjects():
-    from comfyui_fewshot.pocket import drawing, pictures
-
+    """True pictures of the subjects: the gate's share over all of them, and none is misread as a rule."""
     sure = judge.SubjectJudge()
+    shares = {}
     for subject in world.SUBJECTS:
-        shown = [drawing.render(pictures.subject_scene(subject, 77, i))[0] for i in range(16)]
-        assert sure.subject_fidelity(shown, subject.name) >= 0.9, subject.name
+        shown = [drawing.render(pictures.subject_scene(subject, 77, i))[0] for i in range(32)]
+        shares[subject.name] = sure.subject_fidelity(shown, subject.name)
+    assert sum(shares.values()) / len(shares) >= 0.95, shares
+    assert min(shares.values()) >= 0.75, shares
 
 
 def test_training_resumes_where_it_was_cut(tmp_path):
