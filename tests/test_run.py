@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def run(monkeypatch):
     """run.py as a module, without the repository's root on sys.path."""
     monkeypatch.setitem(sys.modules, "tools", tools)
     for name in ("comfyui", "demo", "publishing", "testing", "environment", "said", "server"):
-        monkeypatch.setitem(sys.modules, f"tools.{name}", sys.modules[f"comfyui_fewshot.tools.{name}"])
+        monkeypatch.setitem(sys.modules, f"tools.{name}", importlib.import_module(f"comfyui_fewshot.tools.{name}"))
     spec = importlib.util.spec_from_file_location("fewshot_run", ROOT / "run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
