@@ -76,11 +76,18 @@ def _start(kind, folder: Path, build):
 
 
 def train_autoencoder(place: Workplace, minutes: float):
+    """Both halves; but where a denoiser was already fitted to the latents, they stay, and only the decoder learns."""
+    fitted = (place.weights / "unet" / "config.json").exists()
     vae = _start(AutoencoderKL, place.weights / "vae", autoencoder.build).to(place.device)
-    loss = autoencoder.loss_of(vae, place.steps_done("autoencoder"), place.device)
-    state = place.state("autoencoder")
+    if fitted:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    part = "decoder" if fitted else "autoencoder"
+    loss = autoencoder.loss_of(vae, place.steps_done(part), place.device)
+    state = place.state(part)
     fitting.fit(vae, loss, state=state, minutes=minutes, rate=1.5e-3, decay=0.998, weight_decay=1e-4)
-    vae.register_to_config(scaling_factor=autoencoder.latent_scale(vae, place.device))
+    if not fitted:
+        vae.register_to_config(scaling_factor=autoencoder.latent_scale(vae, place.device))
     _save(vae, place.weights / "vae")
 
 
@@ -116,14 +123,22 @@ def refresh_statistics(model: reader.SceneReader, batches, device, count: int = 
     model.eval()
 
 
+def encoder_key(folder: Path) -> str:
+    """Hash of what latents depend on: the encoder and the scale, but not the decoder."""
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
+    digest = hashlib.sha256(str(AutoencoderKL.load_config(folder)["scaling_factor"]).encode())
+    for name in sorted(name for name in tensors if not name.startswith(("decoder.", "post_quant_conv."))):
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 @torch.no_grad()
 def latents_of(place: Workplace, count: int) -> tuple[torch.Tensor, list]:
     """Scaled latents (N, 8, 8, 8) fp16 of the first `count` scenes of the denoiser's stream, and the scenes.
 
     They are cached in files of CHUNK scenes; a count that is no multiple of CHUNK is rounded down.
     """
-    vae_file = place.weights / "vae" / "diffusion_pytorch_model.safetensors"
-    key = hashlib.sha256(vae_file.read_bytes()).hexdigest()[:12]
+    key = encoder_key(place.weights / "vae")
     files = [place.cache / f"latents_{key}_{chunk:03d}.safetensors" for chunk in range(max(1, count // CHUNK))]
     for chunk, file in enumerate(files):
         if not file.exists():
