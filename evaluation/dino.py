@@ -53,9 +53,13 @@ class Dino:
     def model(self) -> Any:
         log.info("opening the DINO in %s", self.folder)
         try:
-            model = AutoModel.from_pretrained(self.folder, local_files_only=True)
+            opened: Any = AutoModel.from_pretrained(self.folder, local_files_only=True, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise FewShotError(f"the DINO in {self.folder} cannot be read ({error}); fetch its files again") from error
+        model, info = opened
+        lacking = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # which is not used here
+        if lacking:
+            raise FewShotError(f"the DINO in {self.folder} lacks weights ({lacking[0]}, ...); fetch its files again")
         return model.float().to(self.device).eval().requires_grad_(False)
 
     def move(self, device: torch.device | str) -> None:

@@ -17,8 +17,9 @@ after it, and because it rises with both fidelities, the best point is never dom
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 SMALLEST_SPAN = 0.01  # cosine; anchors that lie closer together than this are noise
 
@@ -80,6 +81,17 @@ class Curve:
 
     points: tuple[Point, ...]
     likeness: float = 1.0
+
+    def plain(self) -> dict[str, Any]:
+        """The curve as lists and numbers, for JSON and for a graph's loss map."""
+        names = ("step", "subject", "prompt", "unrelated")
+        return {name: [getattr(p, name) for p in self.points] for name in names} | {"likeness": self.likeness}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Curve:
+        """What `plain` gave."""
+        columns = (plain[name] for name in ("step", "subject", "prompt", "unrelated"))
+        return cls(tuple(Point(*row) for row in zip(*columns, strict=True)), plain["likeness"])
 
     @property
     def anchors(self) -> Anchors | None:

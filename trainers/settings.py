@@ -272,3 +272,28 @@ class SubjectSettings(Settings):
     preview_prompt: str = setting(
         "", "Prompt of the previews. Empty takes the trigger phrase.", advanced=True, matters=False
     )
+    validate_every: int = setting(
+        -1,
+        "Steps between validations on held-out prompts, the best of which is returned. -1 takes as many as a quarter "
+        "of the training's time pays for, 3 to 12; 0 is off, as it is without a model that validates.",
+        min=0,
+        max=100_000,
+        step=10,
+        advanced=True,
+        auto=-1,
+    )
+    patience: int = setting(
+        0,
+        "Ends the training when that many validations in a row were not better than the best. 0 trains all steps.",
+        min=0,
+        max=100,
+        step=1,
+        advanced=True,
+    )
+    validation_pictures: int = setting(8, "Pictures that each validation draws.", min=2, max=64, step=1, advanced=True)
+    validation_prompts: str = setting(
+        "",
+        "Prompts of the validation, separated by |, with {trigger} for the subject. Empty takes new places and changes "
+        "that no caption names.",
+        advanced=True,
+    )

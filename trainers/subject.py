@@ -22,6 +22,7 @@ from .processes import Processes
 from .randomness import Randomness
 from .settings import SubjectSettings
 from .training import TrainingResult, train_with
+from .validation import Validator
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ def train_subject(
     start_from: Adapter | None = None,
     tokenizer_folder: Path | None = None,
     processes: Processes | None = None,
+    validator: Validator | None = None,
 ) -> TrainingResult:
     """Teach `base` the subject of `pictures`.
 
@@ -188,6 +190,7 @@ def train_subject(
         name: of the folder and the LoRA in it; it does not matter to what is learned.
         start_from: an adapter to train on from; it must fit `settings`.
         processes: where several compute one run together.
+        validator: what chooses the best of the validated steps, which is returned; without it the last one is.
 
     Raises:
         FewShotError: something a person can mend: pictures, settings, disk, divergence.
@@ -207,4 +210,5 @@ def train_subject(
         start_from,
         tokenizer_folder,
         processes,
+        validator,
     )
