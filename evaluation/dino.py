@@ -30,8 +30,8 @@ class Dino:
         kind = self._settings("config.json").get("model_type")
         if kind not in KINDS:
             raise FewShotError(
-                f"{self.folder} holds a {kind or 'model of unknown kind'}, not a DINO; choose a folder of transformers, "
-                "such as facebook/dinov2-small or facebook/dino-vits16"
+                f"{self.folder} holds a {kind or 'model of unknown kind'}, not a DINO; choose a folder of "
+                "transformers, such as facebook/dinov2-small or facebook/dino-vits16"
             )
         given = self._settings("preprocessor_config.json")
         self.mean = torch.tensor(given.get("image_mean", MEAN)).view(3, 1, 1)

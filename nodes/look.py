@@ -152,8 +152,8 @@ class LossCurve(io.ComfyNode):
             node_id="FewShotLossCurve",
             display_name="Loss Curve",
             category=CATEGORY,
-            description="Draws the loss of every step and its moving average, and below it the validations, if there were "
-            "any, with the step that was chosen.",
+            description="Draws the loss of every step and its moving average, and below it the validations, if there "
+            "were any, with the step that was chosen.",
             search_aliases=["plot loss", "training curve"],
             is_output_node=True,
             inputs=[

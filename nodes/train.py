@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ..models.errors import FewShotError
+from ..trainers.presets import CUSTOM, NAMES, PRESETS, with_preset
 from ..trainers.settings import SubjectSettings
 from . import host
 from .host import io
@@ -28,7 +29,17 @@ class TrainingSettings(io.ComfyNode):
             description="Settings of Train Subject. Values that mean auto are chosen when training starts, and the log "
             "says what was chosen and why.",
             search_aliases=["learning rate", "lora rank", "dreambooth settings", "training config"],
-            inputs=widgets_of(SubjectSettings, seed={"control_after_generate": False}),
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=list(NAMES),
+                    default=CUSTOM,
+                    tooltip="Sets the values below to those of a way of training that has a name; changing one of "
+                    "them makes it custom again.",
+                    extra_dict={"presets": {name: dict(values) for name, values in PRESETS.items()}},
+                ),
+                *widgets_of(SubjectSettings, seed={"control_after_generate": False}),
+            ],
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For Train Subject.")],
         )
 
@@ -41,8 +52,8 @@ class TrainingSettings(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(SubjectSettings.from_mapping(values))
+    def execute(cls, preset: str = CUSTOM, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(SubjectSettings.from_mapping(with_preset(preset, values)))
 
 
 class TrainSubject(io.ComfyNode):

@@ -16,8 +16,8 @@ CLIPS = ("clip",)
 DINOS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 OWN = "clip"  # the folder of a base in diffusers' layout that holds the CLIP that knows its pictures
 MISSING = (
-    "not validated, so the last step is returned: there is no CLIP (put the folder of a transformers CLIPModel, such as "
-    "openai/clip-vit-base-patch32, into models/clip_vision)"
+    "not validated, so the last step is returned: there is no CLIP (put the folder of a transformers CLIPModel, such "
+    "as openai/clip-vit-base-patch32, into models/clip_vision)"
 )
 
 

@@ -1,4 +1,4 @@
-"""The course of a training through its validations: when it is looked at, when it ends, and which weights it returns."""
+"""The course of a training through its validations: when it is looked at, when it ends, which weights it returns."""
 
 from __future__ import annotations
 

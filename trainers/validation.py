@@ -65,12 +65,12 @@ class Validator:
 def held_out(
     pictures: TrainingSet, count: int, known: Callable[[str], bool] = lambda _: True, own: str = ""
 ) -> tuple[tuple[Prompt, int], ...]:
-    """`count` prompts, each with the concept it asks for; the subjects take turns, and prompts begin again when used up.
+    """`count` prompts, each with the concept it asks for; the subjects take turns, used-up prompts begin again.
 
     Args:
         known: whether the base has learned the words of a phrase.
-        own: a person's prompts, separated by |, with {trigger} for the subject; else new places and changes by turns, those
-            left out that the captions of the references name.
+        own: a person's prompts, separated by |, with {trigger} for the subject; else new places and changes by
+            turns, those left out that the captions of the references name.
     """
     lines = [line.strip() for line in own.split("|") if line.strip()]
     if not lines:

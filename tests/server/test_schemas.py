@@ -85,7 +85,8 @@ def test_prior_widgets_agree_with_the_settings_class(info):
 def test_settings_widgets_are_the_settings_class(info):
     from comfyui_fewshot.trainers.settings import SubjectSettings
 
-    widgets = info["FewShotTrainingSettings"]["input"]["required"]
+    widgets = dict(info["FewShotTrainingSettings"]["input"]["required"])
+    assert widgets.pop("preset")
     assert list(widgets) == [about.name for about in fields(SubjectSettings)]
     SubjectSettings.from_mapping({name: spec[1]["default"] for name, spec in widgets.items()})
 
