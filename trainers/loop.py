@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,11 @@ from ..models.watching import Silent, Watcher
 from .checkpoint import Checkpoints, State
 from .course import Course
 from .optimisation import FlatGradients, Rates, make_optimizer
+from .pace import Pace
 from .processes import Alone, Processes
 from .runs import Journal
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Share = Callable[[Sequence[T]], list[T]]
@@ -170,6 +174,7 @@ class _Run:
         self.gradients = FlatGradients(members, list(self.weights))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.scale_losses)
         self.record = torch.zeros(len(self.rows), self.plan.steps, device=self.device)
+        self.pace = Pace()
         self.begun = self.told_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- one step
@@ -250,6 +255,9 @@ class _Run:
         mean = self.record[:, self.told : self.step].mean(1).tolist()
         speed = (self.step - self.told) / max(now - self.told_at, 1e-9)
         left = (self.plan.steps - self.step) / speed
+        slow = self.pace.note(1 / speed) if self.device.type == "cuda" else None
+        if slow:
+            log.warning("step %d: %s", self.step, slow)
         terms = dict(zip(self.rows, mean, strict=True))
         norm = terms.pop(NORM)
         loss = sum(self.weights[name] * value for name, value in terms.items())

@@ -303,6 +303,21 @@ class SubjectSettings(Settings):
         advanced=True,
         matters=False,
     )
+    offload: str = setting(
+        "auto",
+        "Text encoders and autoencoder wait in the host's memory where they are not trained: less GPU memory, previews "
+        "and validations take a little longer.",
+        choices=("auto", "on", "off"),
+        advanced=True,
+        matters=False,
+    )
+    weights: str = setting(
+        "auto",
+        "How the frozen denoiser is kept: in the base's compute type, or in 8 bits, which saves half of its memory and "
+        "changes the result a little. auto takes 8 bits only where nothing else fits.",
+        choices=("auto", "full", "float8"),
+        advanced=True,
+    )
     save_every: int = setting(
         100,
         "Steps between checkpoints, from which a cut run goes on.",

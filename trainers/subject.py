@@ -91,6 +91,11 @@ class SubjectStep:
             self.weights[LOCAL] = settings.local_weight
         self.random = Randomness(settings.seed, networks.device)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether prompts are encoded anew in each step."""
+        return any(pool.conditioning is None for pool in self.pools.values())
+
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
         """What each pass adds to each term; all samples in one pass unless `micro_batch` is smaller."""
         batch, most = self.settings.batch_size, self.settings.micro_batch

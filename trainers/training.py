@@ -12,10 +12,13 @@ import torch
 from PIL import Image
 
 from ..evaluation.frontier import Curve
-from ..models.adapters import Injected
+from ..models.adapters import Injected, paths_of_set
 from ..models.errors import FewShotError
+from ..models.float8 import keep_in_float8
 from ..models.formats import write_lora
 from ..models.loading import Networks, open_base
+from ..models.merging import find
+from ..models.resting import Resting
 from ..models.sampling import sample
 from ..models.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..models.watching import Silent, Watcher
@@ -62,6 +65,13 @@ class TrainingResult:
         return Run(self.folder, "").lora
 
 
+class TrainingStep(Step, Protocol):
+    """A step of a method. `reads_text`: the text encoders take part in it."""
+
+    @property
+    def reads_text(self) -> bool: ...
+
+
 class Method(Protocol):
     """What differs between methods. `revision` is raised whenever the method's arithmetic changes."""
 
@@ -75,7 +85,7 @@ class Method(Protocol):
         chosen: SubjectSettings,
         start_from: Adapter | None,
         watcher: Watcher,
-    ) -> tuple[Step, Injected]:
+    ) -> tuple[TrainingStep, Injected]:
         """What one step computes, and what it trains."""
         ...
 
@@ -104,10 +114,12 @@ def train_with(
             return _result_again(found, *ended)
         watcher = watcher or Silent()
         with open_base(base, torch.device(device), watcher, tokenizer_folder=tokenizer_folder) as networks:
-            chosen, reasons = resolve(settings, gather_facts(networks, pictures))
+            chosen, reasons = resolve(settings, gather_facts(networks, pictures, settings))
             for reason in reasons:
                 log.info("auto: %s", reason)
             inputs = dict(base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=device)
+            if chosen.weights == "float8":
+                keep_in_float8(networks.unet)
             step, injected = method.prepare(networks, pictures, chosen, start_from, watcher)
             try:
                 job = _Job(networks, injected, step, pictures, chosen, watcher, processes or Alone(), name, validator)
@@ -131,7 +143,7 @@ def run_key(
     return content_key(method.name, method.revision, weights, pictures.key, settings.key(), start, chooser)
 
 
-def gather_facts(networks: Networks, pictures: TrainingSet) -> Facts:
+def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSettings) -> Facts:
     """What `auto` choices depend on."""
     return Facts(
         references=sum(1 for sample in pictures.references if not sample.others),
@@ -144,7 +156,27 @@ def gather_facts(networks: Networks, pictures: TrainingSet) -> Facts:
         text_encoders=len(networks.text_encoders),
         half=networks.dtype != torch.float32,
         free=free_memory(networks.device),
+        trained=trained_numbers(networks, settings),
+        denoiser=weight_bytes(networks.unet),
+        encoders=sum(map(weight_bytes, waiting_parts(networks, settings.text_encoder))),
     )
+
+
+def trained_numbers(networks: Networks, settings: SubjectSettings) -> int:
+    """How many numbers the adapter of `settings` has: rank * (in + out) for each layer."""
+    sets = [settings.parameter_set, *(["text"] if settings.text_encoder else [])]
+    roots = networks.roots()
+    layers = {path: find(roots, path) for name in sets for path in paths_of_set(networks, name)}
+    return sum(settings.rank * (layer.in_features + layer.out_features) for layer in layers.values())
+
+
+def weight_bytes(network: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def waiting_parts(networks: Networks, reads_text: bool) -> list[torch.nn.Module]:
+    """What a training step does not need once pictures and prompts are encoded."""
+    return [networks.vae, *(() if reads_text else networks.text_encoders)]
 
 
 def _result_again(run: Run, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:
@@ -161,7 +193,7 @@ class _Job:
 
     networks: Networks
     injected: Injected
-    step: Step
+    step: TrainingStep
     pictures: TrainingSet
     chosen: SubjectSettings
     watcher: Watcher
@@ -169,12 +201,17 @@ class _Job:
     name: str
     validator: Validator | None = None
 
+    def __post_init__(self) -> None:
+        parts = waiting_parts(self.networks, self.step.reads_text) if self.chosen.offload == "on" else []
+        self.resting = Resting(parts, self.networks.device)
+
     def run(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> TrainingResult:
         run = self.open(runs, key, inputs)
         if self.chosen.gradient_checkpointing == "on":
             self.networks.unet.enable_gradient_checkpointing()
         checkpoints = Checkpoints(run.checkpoints, key)
         course = self.course(run)
+        self.resting.rest()
         try:
             outcome = train(
                 self.step,
@@ -215,7 +252,9 @@ class _Job:
         rows = chosen.batch_size * (2 if self.pictures.priors and chosen.prior_weight else 1)
         every = interval(chosen, rows)
         log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
-        look = Validation(self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples)
+        look = Validation(
+            self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples, self.resting.awake
+        )
         return Course(look, every, chosen.steps, chosen.patience, look.likeness)
 
     def plan(self, run: Run, course: Course | None) -> Plan:
@@ -240,7 +279,8 @@ class _Job:
         prompt = self.chosen.preview_prompt or f"a photo of {self.pictures.trigger}"
         side = self.chosen.resolution
         try:
-            pixels = sample(self.networks, [prompt], [PREVIEW_SEED], width=side, height=side, steps=PREVIEW_STEPS)
+            with self.resting.awake():
+                pixels = sample(self.networks, [prompt], [PREVIEW_SEED], width=side, height=side, steps=PREVIEW_STEPS)
             picture = Image.fromarray((pixels[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
             picture.save(make_folder(run.samples) / f"step_{step:08d}.png")
         except Exception as error:  # whatever it is, the training is worth more than its preview

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -57,9 +58,16 @@ class Validator:
     @cached_property
     def key(self) -> str:
         """Content key of the models' files."""
+        return content_key("Validator", REVISION, [[[p.name, file_hash(p)] for p in files] for files in self._files()])
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory the models take."""
+        return sum(path.stat().st_size for files in self._files() for path in files)
+
+    def _files(self) -> list[list[Path]]:
         folders = [self.clip] if self.dino is None else [self.clip, self.dino]
-        files = [sorted(path for path in folder.glob("*") if path.is_file()) for folder in folders]
-        return content_key("Validator", REVISION, [[[p.name, file_hash(p)] for p in group] for group in files])
+        return [sorted(path for path in folder.glob("*") if path.is_file()) for folder in folders]
 
 
 def held_out(
@@ -112,6 +120,7 @@ class Validation:
 
     Args:
         folder: where the drawn pictures are kept, a sheet for each validation.
+        awake: the context in which all networks can compute.
     """
 
     def __init__(
@@ -122,8 +131,10 @@ class Validation:
         validator: Validator,
         watcher: Watcher,
         folder: Path,
+        awake: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
+        self.awake = awake
         known = one_token_words(networks.tokenizers[0])
         rows = held_out(pictures, settings.validation_pictures, known, settings.validation_prompts)
         self.prompts = tuple(prompt for prompt, _ in rows)
@@ -139,7 +150,8 @@ class Validation:
         """Unit embeddings (n, D) of each asked concept's pictures; of many, evenly chosen ones."""
         found = {}
         for concept in sorted(set(self.concepts)):
-            samples = [s for s in pictures.references if s.concept == concept] or list(pictures.references)
+            alone = [s for s in pictures.references if s.concept == concept and not s.others]
+            samples = alone or list(pictures.references)
             few = samples[:: math.ceil(len(samples) / MOST_REFERENCES)]
             self.watcher.check()
             found[concept] = self.eyes.images([load_picture(sample.image) for sample in few])
@@ -154,7 +166,8 @@ class Validation:
         """(subject, prompt, unrelated) of `frontier.Point`; a validation that fails is named in the log: NaN."""
         self.watcher.progress(step, self.settings.steps, f"validating after step {step}")
         try:
-            images = self.draw()
+            with self.awake():
+                images = self.draw()
             scores = self.score(images)
         except Exception as error:  # whatever it is, the training is worth more than its validation
             log.warning("the validation after step %d failed and does not count: %s", step, error)

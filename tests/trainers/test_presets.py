@@ -24,7 +24,9 @@ def test_presets_differ_and_none_is_the_default():
 
 
 def test_presets_leave_the_person_s_values_alone():
-    assert not {"steps", "seed", "resolution", "batch_size", "micro_batch", "save_every", "preview_every"} & set(COVERED)
+    assert not {"steps", "seed", "resolution", "batch_size", "micro_batch", "save_every", "preview_every"} & set(
+        COVERED
+    )
     assert with_preset("Style", {"steps": 7, "rank": 16})["steps"] == 7
 
 
@@ -35,7 +37,9 @@ def test_the_preset_s_own_values_and_the_defaults_run_alike(name):
 
 
 def test_other_values_are_refused_and_custom_takes_all():
-    with pytest.raises(FewShotError, match="the preset Style sets rank to 32, but rank is 8. Choose the preset 'custom'"):
+    with pytest.raises(
+        FewShotError, match="the preset Style sets rank to 32, but rank is 8. Choose the preset 'custom'"
+    ):
         with_preset("Style", {"rank": 8})
     assert with_preset(CUSTOM, {"rank": 8}) == {"rank": 8}
     with pytest.raises(FewShotError, match="no preset 'style'; did you mean 'Style'"):

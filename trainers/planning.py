@@ -1,0 +1,288 @@
+"""A dry run: what a training would do with these pictures on this machine, before it begins."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ..augmentation.fitting import fit_to
+from ..augmentation.pictures import load_mask, load_picture
+from ..evaluation.grids import contact_sheet
+from ..models.errors import FewShotError
+from ..models.loading import Networks, open_base
+from ..models.values import BaseModelRef, Sample, TrainingSet
+from ..models.watching import Silent, Watcher
+from .auto import Facts, resolve, rows_of, split_of
+from .forecast import CARDS, Card, Demand, Weights, demand, host_memory, on_card
+from .memory import CONTEXT
+from .settings import SubjectSettings
+from .several import drawing_weights
+from .subject import SubjectTraining
+from .training import gather_facts
+from .validation import STEPS, Validator, interval
+
+TIMED = 5
+FEW = 4  # pictures of each kind that steps are timed with
+MOST_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One reference: its size, how often it is enlarged (above 1), tokens of its caption, and times it is drawn."""
+
+    sample: Sample
+    scale: float
+    tokens: int
+    seen: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a step, measured; on a GPU the most bytes that were in use."""
+
+    seconds: float
+    steps: int
+    peak: int | None
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What `plan_training` found. `room` is how many tokens of a caption are read."""
+
+    chosen: SubjectSettings
+    reasons: tuple[str, ...]
+    references: tuple[Fitted, ...]
+    priors: int
+    prior_seen: float
+    room: int
+    trained: int
+    gpu: Demand | None
+    host: float
+    cards: tuple[Card, ...]
+    timing: Timing | None
+    validations: int
+    device: str
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole training, validations included; None where no step was timed."""
+        if self.timing is None:
+            return None
+        rows = rows_of(self.chosen, self.priors)
+        drawing = self.validations * self.chosen.validation_pictures * STEPS * 2
+        return self.timing.seconds * (self.chosen.steps + drawing / (3 * rows))
+
+
+def plan_training(
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    settings: SubjectSettings,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    tokenizer_folder: Path | None = None,
+    validator: Validator | None = None,
+    timed: int = TIMED,
+) -> TrainingPlan:
+    """Look at everything that training looks at, and take `timed` steps whose result is thrown away.
+
+    With `timed` 0 only the weights' shapes are read: no memory is taken, on the device or off it.
+
+    Raises:
+        FewShotError: what would stop the training before its first step.
+    """
+    if not pictures.references:
+        raise FewShotError("there are no reference pictures to plan for. Give at least one, better three to ten.")
+    watcher, device = watcher or Silent(), torch.device(device)
+    with torch.inference_mode(False), torch.enable_grad():
+        where = device if timed else torch.device("meta")
+        with open_base(base, where, watcher, tokenizer_folder=tokenizer_folder) as networks:
+            facts = gather_facts(networks, pictures, settings)
+            weights = _weights(networks)
+            chosen, reasons = resolve(settings, facts)
+            references = _fitted(networks, pictures, chosen, watcher)
+            timing = time_steps(networks, pictures, chosen, watcher, timed) if timed else None
+            room = networks.text_encoders[0].config.max_position_embeddings - 2
+    reads_text = chosen.text_encoder
+    asked = replace(chosen, **{name: getattr(settings, name) for name in LEFT_TO_MEMORY})
+    cards = tuple(on_card(asked, facts, weights, size * 1e9, reads_text) for size in CARDS)
+    split = split_of(chosen, facts)
+    on_gpu = device.type == "cuda"
+    drawn = chosen.steps * chosen.batch_size
+    validated = validator is not None and settings.validate_every != 0
+    every = interval(chosen, rows_of(chosen, facts.priors)) if validated else 0
+    return TrainingPlan(
+        chosen=chosen,
+        reasons=reasons,
+        references=references,
+        priors=facts.priors,
+        prior_seen=drawn / facts.priors if facts.priors and chosen.prior_weight else 0.0,
+        room=room,
+        trained=facts.trained,
+        gpu=demand(split, facts.trained, weights, 2 if facts.half else 4, reads_text) if on_gpu else None,
+        host=host_memory(split, facts.trained, weights, on_gpu, reads_text, validator.bytes if validator else 0),
+        cards=cards,
+        timing=timing,
+        validations=1 + -(-chosen.steps // every) if every else 0,
+        device=device.type,
+    )
+
+
+LEFT_TO_MEMORY = ("micro_batch", "gradient_checkpointing", "offload", "weights")
+"""The settings that `auto` chooses by the memory of a device"""
+
+
+def _weights(networks: Networks) -> Weights:
+    def count(*parts: torch.nn.Module) -> int:
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    return Weights(count(networks.unet), count(networks.vae), count(*networks.text_encoders))
+
+
+def _fitted(networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher) -> tuple[Fitted, ...]:
+    weights = drawing_weights(pictures.references, chosen.composite_share)
+    drawn = chosen.steps * chosen.batch_size / sum(weights)
+    tokenizer, side = networks.tokenizers[0], chosen.resolution
+    rows = []
+    for sample, weight in zip(pictures.references, weights, strict=True):
+        watcher.check()
+        scale = max(side / sample.image.width, side / sample.image.height)
+        tokens = len(tokenizer(sample.caption, add_special_tokens=False).input_ids)
+        rows.append(Fitted(sample, scale, tokens, drawn * weight))
+    return tuple(rows)
+
+
+def time_steps(
+    networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher, count: int
+) -> Timing:
+    """The median time of `count` steps after one that warms up, with a few of the pictures; nothing is kept."""
+    few = pictures.with_samples(pictures.references[:FEW] + pictures.priors[:FEW])
+    step, injected = SubjectTraining().prepare(networks, few, chosen, None, watcher)
+    cuda = networks.device.type == "cuda"
+    try:
+        if chosen.gradient_checkpointing == "on":
+            networks.unet.enable_gradient_checkpointing()
+        optimizer = torch.optim.AdamW(injected.parameters.values(), lr=chosen.learning_rate)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(networks.device)
+        seconds = []
+        for number in range(count + 1):
+            watcher.check()
+            watcher.progress(number, count + 1, f"timing step {number} of {count}" if number else "warming up")
+            begun = time.perf_counter()
+            for terms in step.passes(number, list):
+                sum(step.weights[name] * value for name, value in terms.items()).backward()  # type: ignore[union-attr]
+            optimizer.step()
+            optimizer.zero_grad()
+            if cuda:
+                torch.cuda.synchronize(networks.device)
+            seconds.append(time.perf_counter() - begun)
+        peak = torch.cuda.max_memory_allocated(networks.device) + CONTEXT if cuda else None
+        return Timing(statistics.median(seconds[1:]), count, peak)
+    finally:
+        injected.remove()
+
+
+# ---------------------------------------------------------------------------------------------------- for people
+
+
+def described(plan: TrainingPlan) -> str:
+    """The plan in lines."""
+    lines = [*_pictures(plan), *_size(plan), *_time(plan), "", "chosen:"]
+    return "\n".join([*lines, *(f"  {reason}" for reason in plan.reasons)])
+
+
+def _pictures(plan: TrainingPlan) -> list[str]:
+    side = plan.chosen.resolution
+    sizes = Counter((one.sample.image.width, one.sample.image.height) for one in plan.references)
+    groups = ", ".join(f"{count} of {w} x {h}" for (w, h), count in sizes.most_common(6))
+    more = f" and {len(sizes) - 6} other sizes" if len(sizes) > 6 else ""
+    lines = [
+        f"pictures: {len(plan.references)} references, {plan.priors} priors",
+        f"sizes: {groups}{more}; one bucket: all are cropped to {side} x {side}",
+    ]
+    large = [one for one in plan.references if one.scale > 1]
+    if large:
+        most = max(one.scale for one in large)
+        lines.append(f"warning: {len(large)} are smaller than that and are enlarged, up to {most:.1f} times: blurred")
+    tokens = [one.tokens for one in plan.references]
+    lines.append(f"captions: {min(tokens)} to {max(tokens)} tokens of {plan.room} that are read")
+    long = [one for one in plan.references if one.tokens > plan.room]
+    if long:
+        name = long[0].sample.image.path.name
+        lines.append(f"warning: {len(long)} captions are too long and lose their end, first that of {name}")
+    seen = [one.seen for one in plan.references]
+    text = f"seen: each reference about {_range(seen)} times in {plan.chosen.steps} steps of {plan.chosen.batch_size}"
+    lines.append(text + (f", each prior {plan.prior_seen:.1f}" if plan.prior_seen else ""))
+    if len(seen) == 1:
+        lines.append("warning: one picture only: its pose and place will be learned with the subject")
+    elif max(seen) < 10:
+        lines.append("warning: that is seldom for so many pictures: raise steps, or choose the best ten pictures")
+    return lines
+
+
+def _size(plan: TrainingPlan) -> list[str]:
+    lines = [f"trained: {plan.trained / 1e6:.2f} M numbers"]
+    if plan.gpu is not None:
+        g = plan.gpu
+        lines.append(
+            f"GPU memory (estimated): {g.total / 1e9:.1f} GB = {g.frozen / 1e9:.1f} frozen + {g.trained / 1e9:.2f} "
+            f"trained + {g.activations / 1e9:.1f} activations + {g.context / 1e9:.1f} CUDA"
+        )
+        if plan.timing is not None and plan.timing.peak is not None:
+            lines.append(f"GPU memory (measured): {plan.timing.peak / 1e9:.1f} GB")
+    lines.append(f"host memory (estimated): {plan.host / 1e9:.1f} GB")
+    return lines + [f"on {card.size / 1e9:.0f} GB (estimated): {_card(card)}" for card in plan.cards]
+
+
+def _card(card: Card) -> str:
+    split = card.split
+    ways = [f"{split.micro_batch} in a pass"]
+    ways += ["gradient checkpointing"] if split.checkpointing else []
+    ways += ["encoders wait on the host"] if split.offload else []
+    ways += ["8-bit frozen weights"] if split.float8 else ["half precision"]
+    verdict = f"{card.headroom / 1e9:.1f} GB stay free" if card.fits else "does not fit"
+    return f"{', '.join(ways)}: {card.demand.total / 1e9:.1f} GB, {verdict}"
+
+
+def _time(plan: TrainingPlan) -> list[str]:
+    if plan.timing is None or plan.seconds is None:
+        return ["time: no step was timed"]
+    lines = [
+        f"time: {plan.timing.seconds:.3g} s a step (measured over {plan.timing.steps} on {plan.device}), "
+        f"{_minutes(plan.seconds)} in all (estimated)"
+    ]
+    if plan.validations:
+        share = 1 - plan.timing.seconds * plan.chosen.steps / plan.seconds
+        lines.append(f"validations: {plan.validations}, {share:.0%} of the time (estimated)")
+    return lines
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.1f}" if high - low < 0.05 else f"{low:.1f} to {high:.1f}"
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def crops(plan: TrainingPlan) -> Image.Image:
+    """The references as training sees them, each with its size, tokens and how often it is drawn."""
+    shown = plan.references[:MOST_SHOWN]
+    side, images, labels = plan.chosen.resolution, [], []
+    for one in shown:
+        mask = load_mask(one.sample.mask) if one.sample.mask is not None else None
+        fitted, _, _ = fit_to(load_picture(one.sample.image), mask, side, side, centre="mask" if mask else "centre")
+        images.append(fitted)
+        size = f"{one.sample.image.width} x {one.sample.image.height}"
+        labels.append(f"{size}, {one.tokens} tokens, {one.seen:.0f} times: {one.sample.caption}")
+    return contact_sheet(images, labels)
