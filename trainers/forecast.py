@@ -79,7 +79,7 @@ def demand(split: Split, trained: int, weights: Weights, width: int, reads_text:
 
 
 def host_memory(split: Split, trained: int, weights: Weights, on_gpu: bool, reads_text: bool, validator: int) -> float:
-    """Bytes of host memory: what waits there, a state while it is written, a validating model; on a CPU all the rest."""
+    """Bytes of host memory: what waits there, a state while it is written, a validating model; on a CPU, everything."""
     fixed = LIBRARIES + STATES * trained + validator
     if not on_gpu:
         return fixed + demand(split, trained, weights, 4, reads_text).total - CONTEXT

@@ -73,8 +73,9 @@ def split(
 ) -> Split:
     """How `rows` pictures go through the denoiser with `free` bytes (None: not known, nothing is split).
 
-    What costs nothing comes first: smaller passes, then encoders that wait on the host. Then gradient checkpointing,
-    which costs a second forward pass, and last 8 bits for frozen weights, which change the result a little.
+    What costs next to nothing comes first: smaller passes, then encoders that wait on the host. Then gradient
+    checkpointing too, which costs a second forward pass; last 8 bits for frozen weights, which change the result a
+    little.
 
     Args:
         checkpointing: "auto", "on" or "off".
@@ -105,7 +106,7 @@ def _each(picture_bytes: float, checkpointing: bool) -> float:
 
 def _ways(checkpointing: str, offload: str, float8: str) -> list[tuple[bool, bool, bool]]:
     """(checkpointing, offload, float8) from the cheapest to the last resort, of those that are allowed."""
-    order = [(False, False, False), (False, True, False), (True, False, False), (True, True, False), (True, True, True)]
+    order = [(False, False, False), (False, True, False), (True, True, False), (True, True, True)]
     order = [(on or checkpointing == "on", w or offload == "on", s or float8 == "float8") for on, w, s in order]
     order = [(on and checkpointing != "off", w and offload != "off", s and float8 != "full") for on, w, s in order]
     return list(dict.fromkeys(order))

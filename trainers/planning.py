@@ -16,12 +16,12 @@ from ..augmentation.fitting import fit_to
 from ..augmentation.pictures import load_mask, load_picture
 from ..evaluation.grids import contact_sheet
 from ..models.errors import FewShotError
-from ..models.loading import Networks, open_base
+from ..models.loading import Networks, compute_dtype, open_base
 from ..models.values import BaseModelRef, Sample, TrainingSet
 from ..models.watching import Silent, Watcher
 from .auto import Facts, resolve, rows_of, split_of
 from .forecast import CARDS, Card, Demand, Weights, demand, host_memory, on_card
-from .memory import CONTEXT
+from .memory import CONTEXT, free_memory
 from .settings import SubjectSettings
 from .several import drawing_weights
 from .subject import SubjectTraining
@@ -103,8 +103,8 @@ def plan_training(
     with torch.inference_mode(False), torch.enable_grad():
         where = device if timed else torch.device("meta")
         with open_base(base, where, watcher, tokenizer_folder=tokenizer_folder) as networks:
-            facts = gather_facts(networks, pictures, settings)
             weights = _weights(networks)
+            facts = _facts(networks, pictures, settings, device, weights)
             chosen, reasons = resolve(settings, facts)
             references = _fitted(networks, pictures, chosen, watcher)
             timing = time_steps(networks, pictures, chosen, watcher, timed) if timed else None
@@ -136,6 +136,20 @@ def plan_training(
 
 LEFT_TO_MEMORY = ("micro_batch", "gradient_checkpointing", "offload", "weights")
 """The settings that `auto` chooses by the memory of a device"""
+
+
+def _facts(
+    networks: Networks, pictures: TrainingSet, settings: SubjectSettings, device: torch.device, weights: Weights
+) -> Facts:
+    """What `auto` depends on, as if the networks were open on `device` where only their shapes were read."""
+    facts = gather_facts(networks, pictures, settings)
+    if networks.device == device:
+        return facts
+    width = compute_dtype(networks.ref.dtype, device).itemsize
+    waiting = weights.autoencoder + (0 if settings.text_encoder else weights.text)
+    free = free_memory(device)
+    left = None if free is None else free - width * (weights.denoiser + weights.autoencoder + weights.text)
+    return replace(facts, half=width == 2, free=left, denoiser=width * weights.denoiser, encoders=width * waiting)
 
 
 def _weights(networks: Networks) -> Weights:
