@@ -28,6 +28,7 @@ def validating_inputs() -> list[io.Input]:
             "validation",
             options=[AUTO, OFF, *host.transformers_folders(CLIPS)],
             default=AUTO,
+            optional=True,
             advanced=True,
             tooltip="The CLIP that validates while training, so that the best step is returned: a folder of "
             "transformers in models/clip_vision. auto takes the base's own or the first there; off returns the last.",
@@ -36,6 +37,7 @@ def validating_inputs() -> list[io.Input]:
             "validation_dino",
             options=[NONE, *host.transformers_folders(DINOS)],
             default=NONE,
+            optional=True,
             advanced=True,
             tooltip="A DINO that sees the likeness to the pictures in the CLIP's place: a folder of transformers in "
             "models/clip_vision.",
