@@ -42,7 +42,6 @@ def test_the_plan_is_told_and_shown(server, info):
     assert "on 8 GB (estimated): " in text and "there is no CLIP" in text
     shown = outcome.outputs("plan")
     assert shown["text"] == [text] and server.picture(shown["images"][0]).width > 0
-    assert not list((server.output / "fewshot").glob("sks_cat_*/checkpoints")) or "train" not in outcome.history
 
 
 def test_training_is_validated_by_a_clip_on_the_disk(server, info, clip):

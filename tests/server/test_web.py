@@ -83,7 +83,7 @@ def test_points_are_kept_and_placed(tmp_path):
 BROWSER = """
 export const extensions = [], asked = [];
 export const app = { registerExtension: (extension) => extensions.push(extension) };
-export const api = { fetchApi: async (path) => (asked.push(path), { json: async () => SCHEMA }) };
+export const api = { fetchApi: async (path) => (asked.push(path), { json: async () => (SCHEMA) }) };
 """
 
 PERSON = """
