@@ -32,9 +32,15 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None without a goal."""
+        """Whether the goal is reached; None without a goal.
+
+        A gain in points reaches it when the value does and the interval lies above zero; a goal below zero ("not
+        lower") is reached when the whole interval lies above it.
+        """
         if self.goal is None:
             return None
+        if self.unit == "points" and self.interval is not None:
+            return self.interval[0] > min(self.goal, 0) and (self.goal < 0 or self.value >= self.goal)
         return self.value <= self.goal if self.better == "lower" else self.value >= self.goal
 
 

@@ -1,6 +1,6 @@
 """One unit of a bench of training: train an adapter on the pocket, sample with it, judge. Everything is kept on disk.
 
-A run is found by its content key and by the sources that made it, so that a bench that was stopped goes on where it was.
+A run is found by its content key and by the sources that made it, so that a bench that was stopped goes on there.
 """
 
 from __future__ import annotations

@@ -54,22 +54,28 @@ class Bench:
     quick: bool
 
     @property
-    def all_runs(self) -> list[Run]:
-        names = [subject.name for subject in world.SUBJECTS]
-        return [
-            Run(name, seed) for name in names[: 1 if self.quick else None] for seed in range(1 if self.quick else 2)
-        ]
+    def seeds(self) -> range:
+        return range(1 if self.quick else 2)
 
     @property
-    def table_runs(self) -> list[Run]:
-        return [Run("cat_striped", seed) for seed in range(1 if self.quick else 2)]
+    def all_runs(self) -> list[Run]:
+        return self._runs(world.SUBJECTS)
 
     @property
     def rare_runs(self) -> list[Run]:
-        names = [subject.name for subject in world.SUBJECTS if subject.rare]
-        return [
-            Run(name, seed) for name in names[: 1 if self.quick else None] for seed in range(1 if self.quick else 2)
-        ]
+        return self._runs([subject for subject in world.SUBJECTS if subject.rare])
+
+    @property
+    def table_runs(self) -> list[Run]:
+        return self._runs(world.SUBJECTS[:1])
+
+    @property
+    def one_each(self) -> list[Run]:
+        """All subjects with the first seed."""
+        return [run for run in self.all_runs if run.seed == 0]
+
+    def _runs(self, subjects: Sequence[world.Subject]) -> list[Run]:
+        return [Run(one.name, seed) for one in subjects[: 1 if self.quick else None] for seed in self.seeds]
 
     def goal(self, value: float) -> float | None:
         """A goal is set only by the whole bench."""
@@ -103,7 +109,7 @@ class Bench:
     def priors(self) -> list[Row]:
         """How much of the class itself turns into the subject, with priors over without."""
         shares: list[list[float]] = [[], []]
-        for run in self.table_runs if self.quick else [Run(s.name, 0) for s in world.SUBJECTS]:
+        for run in self.one_each:
             plain = [replace_trigger(ask, run.noun) for ask in asks(run.noun, f"sks {run.noun}")]
             for side, weight in enumerate((1.0, 0.0)):
                 adapter = self.taught(run, prior_weight=weight, **PLAIN)
@@ -131,12 +137,13 @@ class Bench:
 
     def tuning(self) -> list[Row]:
         """Subject fidelity by what is tuned."""
-        return [self.both_rows(f"tuning.{name}", self.table_runs, self._teacher(how))[0] for name, how in TUNED.items()]
+        found = {name: self.both_rows(name, self.table_runs, self._teacher(how))[0] for name, how in TUNED.items()}
+        return [replace(one, name=f"tuning.{name}") for name, one in found.items()]
 
     def local(self) -> list[Row]:
-        """How well the subject's attention meets its mask on held-out pictures, before and after training with L_local."""
+        """How well the subject's attention meets its mask on held-out pictures, before and after L_local."""
         before, after = [], []
-        for run in self.table_runs if self.quick else [Run(s.name, 0) for s in world.SUBJECTS]:
+        for run in self.one_each:
             looked = held_out(self.shop.sets, run.subject)
             before.append(self.shop.attention_iou(None, looked))
             after.append(self.shop.attention_iou(self.taught(run, **PLAIN, **LOCAL), looked))
@@ -150,7 +157,7 @@ class Bench:
         sides: list[list[float]] = [[], []]
         groups: list[object] = []
         for pair in PAIRS[: 1 if self.quick else None]:
-            for seed in range(1 if self.quick else 2):
+            for seed in self.seeds:
                 for side, right in enumerate(self.joint(pair, seed)):
                     sides[side] += right
                 groups += [(pair, seed)] * (len(sides[0]) - len(groups))
