@@ -93,6 +93,12 @@ def test_several_subjects_train_to_the_end(train, two, tmp_path):
     assert torch.tensor(result.losses).isfinite().all()
 
 
+def test_more_pictures_than_steps_are_named(networks, pictures, settings, caplog):
+    _, injected = prepare(networks, pictures, replace(settings, steps=1, batch_size=1))
+    injected.remove()
+    assert "2 of the 3 pictures are never seen: choose more steps" in caplog.text
+
+
 def test_masks_weigh_what_any_subject_covers(networks, two, settings):
     step, injected = prepare(networks, two, settings, background_weight=0.0)
     injected.remove()
