@@ -85,8 +85,8 @@ def local_loss(shares: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -
 def local_loss_of_maxima(shares: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """The plain reading of the same term: the cross-entropy of attention divided by its maximum, mean over places.
 
-    Segment-and-paste personalisation leaves normalisation and balance open; arguments are those of `local_loss`, with
-    shares of the attention to all tokens. The maximum is taken for each sample and subject, and is a constant.
+    Its authors leave normalisation and balance open. Arguments are those of `local_loss`, with shares of the attention
+    to all tokens. The maximum is taken for each sample and subject, and is a constant.
     """
     shares, masks, valid = shares.float(), masks.float(), valid.float()
     scaled = shares / shares.amax((-2, -1), keepdim=True).detach().clamp(min=1e-12) * (1 - 2 * SURE) + SURE

@@ -355,6 +355,12 @@ class SubjectSettings(Settings):
         advanced=True,
     )
     validation_pictures: int = setting(8, "Pictures that each validation draws.", min=2, max=64, step=1, advanced=True)
+    keep_validated: bool = setting(
+        False,
+        "Keep the LoRA of every validated step in the run's folder, to compare them.",
+        advanced=True,
+        matters=False,
+    )
     validation_prompts: str = setting(
         "",
         "Prompts of the validation, separated by |, with {trigger} for the subject. Empty takes new places and changes "

@@ -243,6 +243,10 @@ class SubjectTraining:
         dco = chosen.objective == "dco"
         if chosen.prior_weight > 0 and not pictures.priors and not dco:
             log.warning("there are no prior pictures, so the class itself may drift towards the subject")
+        seen = chosen.steps * chosen.batch_size
+        if seen < len(pictures.references):
+            log.warning("%d of the %d pictures are never seen: choose more steps", len(pictures.references) - seen,
+                        len(pictures.references))  # fmt: skip
         pictures = captioned(networks, pictures)
 
         def pool(samples: Sequence[Sample], masks: bool, share: float = 0.0) -> Pool:

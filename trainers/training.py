@@ -255,7 +255,19 @@ class _Job:
         look = Validation(
             self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples, self.resting.awake
         )
-        return Course(look, every, chosen.steps, chosen.patience, look.likeness)
+
+        def measure(step: int) -> tuple[float, float, float]:
+            if chosen.keep_validated:
+                self.keep_validated(run, step)
+            return look(step)
+
+        return Course(measure, every, chosen.steps, chosen.patience, look.likeness)
+
+    def keep_validated(self, run: Run, step: int) -> None:
+        """The LoRA as it is now, beside those of the other validated steps."""
+        path = run.validated(step)
+        if not path.exists():
+            write_lora(self.extract(step), make_folder(path.parent) / path.name)
 
     def plan(self, run: Run, course: Course | None) -> Plan:
         chosen = self.chosen

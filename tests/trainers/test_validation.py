@@ -200,6 +200,18 @@ def test_a_validation_that_fails_harms_nothing(uncut, validated, tmp_path, monke
     assert "no validation saw a gain" in caplog.text
 
 
+def test_validated_steps_are_kept_if_asked_for(whole, validated, tmp_path):
+    from comfyui_fewshot.models.formats import read_lora
+
+    result = validated(tmp_path, keep_validated=True)
+    assert result.adapter.key == whole.adapter.key
+    files = sorted((result.folder / "validated").iterdir())
+    assert [path.stem[-8:] for path in files] == ["00000000", "00000002", "00000004", "00000006", "00000008"]
+    kept, name = read_lora(files[result.chosen // 2]), next(iter(result.adapter.factors))
+    assert torch.allclose(kept.factors[name].up, result.adapter.factors[name].up, atol=1e-3)
+    assert kept.metadata["ss_steps"] == str(result.chosen)
+
+
 def test_off_is_off_and_says_so(uncut, validated, tmp_path, caplog):
     caplog.set_level("INFO")
     result = validated(tmp_path, validate_every=0)
