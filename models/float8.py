@@ -30,7 +30,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return gradient @ widened(*ctx.saved_tensors, gradient.dtype), None, None
+        return gradient @ _saved(ctx, gradient.dtype), None, None
 
 
 class _Convolution(torch.autograd.Function):
@@ -44,8 +44,13 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        weight = widened(*ctx.saved_tensors, gradient.dtype)
+        weight = _saved(ctx, gradient.dtype)
         return nn.grad.conv2d_input(ctx.shape, weight, gradient, *ctx.how), None, None, None
+
+
+def _saved(ctx: Any, dtype: torch.dtype) -> Tensor:
+    stored, scale = ctx.saved_tensors
+    return widened(stored, scale, dtype)
 
 
 def widened(stored: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -81,6 +86,9 @@ def _computing(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
+KINDS: dict[type, type] = {nn.Linear: Float8Linear, nn.Conv2d: Float8Conv2d}
+
+
 def keep_in_float8(network: nn.Module) -> int:
     """Keep the frozen linear and convolution weights of `network` in 8 bits from now on; gives how many layers do.
 
@@ -88,8 +96,8 @@ def keep_in_float8(network: nn.Module) -> int:
     """
     done = 0
     for module in network.modules():
-        kind: type[nn.Module] | None = {nn.Linear: Float8Linear, nn.Conv2d: Float8Conv2d}.get(type(module))
-        if kind is None or module.weight.requires_grad:
+        kind = KINDS.get(type(module))
+        if kind is None or not isinstance(module, (nn.Linear, nn.Conv2d)) or module.weight.requires_grad:
             continue
         weight = module.weight.detach().float()
         scale = weight.abs().flatten(1).amax(1).clamp(min=1e-12) / LARGEST

@@ -59,7 +59,8 @@ class TrainingPlan(io.ComfyNode):
         validation_dino: str = "none",
         settings: Any = None,
     ) -> io.NodeOutput:
-        from ..trainers.planning import crops, described, plan_training
+        from ..trainers.plan_words import crops, described
+        from ..trainers.planning import plan_training
 
         if not set.references:
             raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")

@@ -88,16 +88,17 @@ def split(
         on = checkpointing == "on"
         why = "free memory is not known here, so nothing is split unasked"
         return Split(whole, on, why, offload[0] == "on", float8[0] == "float8", whole * _each(picture_bytes, on))
-    ways = _ways(checkpointing, offload[0], float8[0])
-    for on, waiting, small in ways:
+    tried = []
+    for on, waiting, small in _ways(checkpointing, offload[0], float8[0]):
         room = max(0.0, free - HEADROOM + waiting * offload[1] + small * float8[1])
         each = _each(picture_bytes, on)
+        fitting = min(rows, micro_batch or max(1, int(room // each)))
+        why = f"{free / 1e9:.1f} GB are free, a picture takes about {each / 1e9:.2f} GB"
         fits = (micro_batch or 1) * each <= room
-        if fits or (on, waiting, small) == ways[-1]:
+        tried.append(Split(fitting, on, why, waiting, small, fitting * each, fits))
+        if fits:
             break
-    fitting = min(rows, micro_batch or max(1, int(room // each)))
-    why = f"{free / 1e9:.1f} GB are free, a picture takes about {each / 1e9:.2f} GB"
-    return Split(fitting, on, why, waiting, small, fitting * each, fits)
+    return tried[-1]
 
 
 def _each(picture_bytes: float, checkpointing: bool) -> float:

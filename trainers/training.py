@@ -12,21 +12,20 @@ import torch
 from PIL import Image
 
 from ..evaluation.frontier import Curve
-from ..models.adapters import Injected, paths_of_set
+from ..models.adapters import Injected
 from ..models.errors import FewShotError
 from ..models.float8 import keep_in_float8
 from ..models.formats import write_lora
 from ..models.loading import Networks, open_base
-from ..models.merging import find
 from ..models.resting import Resting
 from ..models.sampling import sample
 from ..models.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..models.watching import Silent, Watcher
-from .auto import Facts, resolve
+from .auto import resolve
 from .checkpoint import Checkpoints, make_folder
 from .course import Course
+from .facts import gather_facts, waiting_parts
 from .loop import Diverged, Outcome, Plan, Step, train
-from .memory import free_memory
 from .optimisation import Rates
 from .processes import Alone, Processes
 from .reporting import report
@@ -141,42 +140,6 @@ def run_key(
     start = start_from.key if start_from is not None else None
     chooser = validator.key if validator is not None else None
     return content_key(method.name, method.revision, weights, pictures.key, settings.key(), start, chooser)
-
-
-def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSettings) -> Facts:
-    """What `auto` choices depend on."""
-    return Facts(
-        references=sum(1 for sample in pictures.references if not sample.others),
-        concepts=len({sample.concept for sample in pictures.references}),
-        priors=len(pictures.priors),
-        parameters=sum(p.numel() for p in networks.unet.parameters()),
-        config=networks.unet.config,
-        pixels=networks.downscale,
-        native_resolution=networks.resolution,
-        text_encoders=len(networks.text_encoders),
-        half=networks.dtype != torch.float32,
-        free=free_memory(networks.device),
-        trained=trained_numbers(networks, settings),
-        denoiser=weight_bytes(networks.unet),
-        encoders=sum(map(weight_bytes, waiting_parts(networks, settings.text_encoder))),
-    )
-
-
-def trained_numbers(networks: Networks, settings: SubjectSettings) -> int:
-    """How many numbers the adapter of `settings` has: rank * (in + out) for each layer."""
-    sets = [settings.parameter_set, *(["text"] if settings.text_encoder else [])]
-    roots = networks.roots()
-    layers = {path: find(roots, path) for name in sets for path in paths_of_set(networks, name)}
-    return sum(settings.rank * (layer.in_features + layer.out_features) for layer in layers.values())
-
-
-def weight_bytes(network: torch.nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in network.parameters())
-
-
-def waiting_parts(networks: Networks, reads_text: bool) -> list[torch.nn.Module]:
-    """What a training step does not need once pictures and prompts are encoded."""
-    return [networks.vae, *(() if reads_text else networks.text_encoders)]
 
 
 def _result_again(run: Run, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:

@@ -10,7 +10,8 @@ from comfyui_fewshot.augmentation.pictures import picture_of
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Sample
 from comfyui_fewshot.trainers import planning
-from comfyui_fewshot.trainers.planning import crops, described, plan_training
+from comfyui_fewshot.trainers.plan_words import crops, described
+from comfyui_fewshot.trainers.planning import plan_training
 from comfyui_fewshot.trainers.settings import SubjectSettings
 
 
