@@ -7,16 +7,19 @@ from .base import BaseFromModel, LoadBase
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
-from .pictures import SetToImages, SubjectPictures
+from .pictures import CombineSets, SetToImages, SubjectPictures
+from .plan import TrainingPlan
 from .train import TrainingSettings, TrainSubject
 
 ALL_NODES: list[type[io.ComfyNode]] = [
     LoadBase,
     BaseFromModel,
     SubjectPictures,
+    CombineSets,
     SetToImages,
     GeneratePriors,
     TrainingSettings,
+    TrainingPlan,
     TrainSubject,
     SaveAdapter,
     LoadAdapter,

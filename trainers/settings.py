@@ -124,7 +124,10 @@ _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectSettings(Settings):
-    """Of subject training: L_ref + prior_weight * L_prior (DreamBooth, Ruiz et al. 2023) on low-rank adapters."""
+    """Of subject training: L_ref + prior_weight * L_prior + local_weight * L_local on low-rank adapters.
+
+    L_ref and L_prior are DreamBooth's (Ruiz et al. 2023), L_local ties attention to masks (`losses.local_loss`).
+    """
 
     steps: int = setting(
         -1,
@@ -167,6 +170,14 @@ class SubjectSettings(Settings):
         min=0.0,
         max=10.0,
         step=0.1,
+    )
+    local_weight: float = setting(
+        0.0,
+        "Weight of the attention loss, which ties the subject's words to its mask, so that the surroundings are not "
+        "learned with it; 0.05 is usual. It needs masks. 0 is off.",
+        min=0.0,
+        max=10.0,
+        step=0.01,
     )
     resolution: int = setting(
         0,
@@ -228,6 +239,44 @@ class SubjectSettings(Settings):
         step=0.05,
         advanced=True,
     )
+    local_attention: str = setting(
+        "content",
+        "How the attention loss reads attention: as its share among the caption's words, balanced by area and weighted "
+        "by the picture's signal; or plainly, divided by its maximum.",
+        choices=("content", "plain"),
+        advanced=True,
+    )
+    objective: str = setting(
+        "mse",
+        "What is minimised on the reference pictures: the denoising error, or DCO, which asks for less error than the "
+        "base and holds the class without prior pictures, for a third more time.",
+        choices=("mse", "dco"),
+        advanced=True,
+    )
+    dco_beta: float = setting(
+        1000.0,
+        "How closely DCO stays with the base; 1000 to 2000 are usual, lower is freer.",
+        min=1.0,
+        max=100_000.0,
+        step=100.0,
+        advanced=True,
+    )
+    caption_dropout: float = setting(
+        0.0,
+        "Share of the pictures that are learned without their caption; 0.1 is usual where the whole denoiser learns.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    composite_share: float = setting(
+        0.25,
+        "With several subjects: share of the pictures that show more than one of them, where the set has such.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        advanced=True,
+    )
     noise_offset: float = setting(
         0.0,
         "Adds noise that is constant over each picture; 0.05 to 0.1 for very dark or flat styles.",
@@ -254,6 +303,21 @@ class SubjectSettings(Settings):
         advanced=True,
         matters=False,
     )
+    offload: str = setting(
+        "auto",
+        "Text encoders and autoencoder wait in the host's memory where they are not trained: less GPU memory, previews "
+        "and validations take a little longer.",
+        choices=("auto", "on", "off"),
+        advanced=True,
+        matters=False,
+    )
+    weights: str = setting(
+        "auto",
+        "How the frozen denoiser is kept: in the base's compute type, or in 8 bits, which saves half of its memory and "
+        "changes the result a little. auto takes 8 bits only where nothing else fits.",
+        choices=("auto", "full", "float8"),
+        advanced=True,
+    )
     save_every: int = setting(
         100,
         "Steps between checkpoints, from which a cut run goes on.",
@@ -271,4 +335,35 @@ class SubjectSettings(Settings):
     )
     preview_prompt: str = setting(
         "", "Prompt of the previews. Empty takes the trigger phrase.", advanced=True, matters=False
+    )
+    validate_every: int = setting(
+        -1,
+        "Steps between validations on held-out prompts, the best of which is returned. -1 takes as many as a quarter "
+        "of the training's time pays for, 3 to 12; 0 is off, as it is without a model that validates.",
+        min=0,
+        max=100_000,
+        step=10,
+        advanced=True,
+        auto=-1,
+    )
+    patience: int = setting(
+        0,
+        "Ends the training when that many validations in a row were not better than the best. 0 trains all steps.",
+        min=0,
+        max=100,
+        step=1,
+        advanced=True,
+    )
+    validation_pictures: int = setting(8, "Pictures that each validation draws.", min=2, max=64, step=1, advanced=True)
+    keep_validated: bool = setting(
+        False,
+        "Keep the LoRA of every validated step in the run's folder, to compare them.",
+        advanced=True,
+        matters=False,
+    )
+    validation_prompts: str = setting(
+        "",
+        "Prompts of the validation, separated by |, with {trigger} for the subject. Empty takes new places and changes "
+        "that no caption names.",
+        advanced=True,
     )
