@@ -20,7 +20,7 @@ from .fitting import Crop, fit_to, same_aspect
 
 __all__ = [
     "Crop", "fit_to", "load_mask", "load_picture", "picture_of", "subject_concept", "subject_from_folder",
-    "subject_from_tensors",
+    "stored_picture", "subject_from_tensors",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -217,9 +217,9 @@ def subject_from_tensors(
             mask = None
         samples.append(
             Sample(
-                image=_stored(pixels, cache),
+                image=stored_picture(pixels, cache),
                 caption=with_subject(text or "", concept),
-                mask=None if mask is None else _stored(mask, cache),
+                mask=None if mask is None else stored_picture(mask, cache),
             )
         )
     for note in notes:
@@ -271,7 +271,7 @@ def _bytes(values: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
-def _stored(pixels: Image.Image, cache: Path) -> Picture:
+def stored_picture(pixels: Image.Image, cache: Path) -> Picture:
     """`pixels` as a PNG file in `cache`, named by their key and written once."""
     key = pixel_key(pixels)
     path = cache / f"{key}.png"
