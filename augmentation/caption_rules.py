@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ..models.values import Concept
 from .caption_parts import ARTICLES, ATTRIBUTES, marked, parts_of, place_of, plain, singular, words
 from .leaks import PREPOSITIONS, ROUND, forms, leak_verb
+from .nouns import names_of
 
 MOST_TOKENS = 40
 ALIKE = 0.9  # Jaccard index of two captions' words above which one is left out
@@ -56,7 +57,10 @@ class RelationRules:
     def of(cls, placeholder: str, caption: str, relation: Iterable[str] = (), **more) -> RelationRules:
         """The rules that a person's own caption of the picture sets: its two nouns, and the relation's words."""
         parts = parts_of(caption, placeholder)
-        return cls(placeholder, (parts.first.noun,), (parts.second.noun,), forms(relation), **more)
+        first, second = names_of(parts.first.noun), names_of(parts.second.noun)
+        shared = set(first[1:]) & set(second[1:])  # "animal" does not tell a cat from a dog
+        first, second = (tuple(n for n in names if n not in shared) for names in (first, second))
+        return cls(placeholder, first, second, forms(relation), **more)
 
     def check(self, caption: str) -> Verdict:
         """`caption` and what is wrong with it."""
@@ -69,6 +73,8 @@ class RelationRules:
         before, after = text.split(self.placeholder)
         second, _, context = after.partition(",")
         ahead, behind = words(before), words(second)
+        if wrong := self._leak_anywhere([*ahead, *behind, *words(context)], ahead[-1:] + behind[:1]):
+            return wrong
         place, other = _place(self.first, ahead), _place(self.second, behind)
         if place is None or other is None:
             return self._lost(ahead, behind)
@@ -88,13 +94,22 @@ class RelationRules:
         lost, side = (self.first, "before") if _place(self.first, ahead) is None else (self.second, "after")
         return f'entities: "{lost[0]}" does not stand {side} the placeholder'
 
+    def _leak_anywhere(self, every: list[str], beside: list[str]) -> str:
+        """Words of the relation and verbs of posture anywhere; a preposition right `beside` the placeholder."""
+        named = {word for noun in (*self.first, *self.second) for word in words(noun)}
+        for word in every:
+            if word in self.forbidden - named:
+                return f'leak: "{word}" is a word of the relation'
+            if leak_verb(word) and word not in named:
+                return f'leak: "{word}" tells how the two things relate'
+        for word in beside:
+            if word in PREPOSITIONS - ROUND:
+                return f'leak: "{word}" stands beside the placeholder and tells how the two things relate'
+        return ""
+
     def _leak_in_phrase(self, part: list[str], place: int) -> str:
         """What tells the relation in one of the two noun phrases, whose noun is word number `place`."""
         for index, word in enumerate(part):
-            if word in self.forbidden:
-                return f'leak: "{word}" is a word of the relation'
-            if leak_verb(word):
-                return f'leak: "{word}" tells how the two things relate'
             described = index > place and word in ATTRIBUTES and _describes(part[index + 1 :])
             adjective = word in ROUND and index < place
             if word in PREPOSITIONS and not described and not adjective:
@@ -111,10 +126,6 @@ class RelationRules:
     def _leak_in_context(self, context: list[str]) -> str:
         things = {singular(words(noun)[-1]) for noun in (*self.first, *self.second)}
         for word in context:
-            if word in self.forbidden:
-                return f'leak: "{word}" is a word of the relation'
-            if leak_verb(word):
-                return f'leak: "{word}" tells how the two things relate'
             if singular(word) in things or word in PRONOUNS:
                 return f'leak: the context speaks of "{word}" again'
         return ""
@@ -122,7 +133,7 @@ class RelationRules:
 
 @dataclass(frozen=True)
 class SubjectRules:
-    """Rules for captions of one subject: `bind` are words to leave out, since the identifier shall come to mean them."""
+    """Rules for captions of one subject. `bind` are words to leave out: the identifier shall come to mean them."""
 
     concept: Concept
     bind: frozenset[str] = frozenset()

@@ -46,7 +46,9 @@ IRREGULAR = {
     "leap": ("leapt",),
     "lean": ("leant",),
 }
-NOUNS_TOO = frozenset("face top set pin fit print paint lay press seat rest stand position cover place tie sleep".split())
+NOUNS_TOO = frozenset(
+    "face top set pin fit print paint lay press seat rest stand position cover place tie sleep".split()
+)
 """bare forms that name things and looks ("a top hat"), so that only their other forms tell a relation"""
 
 
@@ -54,7 +56,11 @@ def inflected(verb: str) -> frozenset[str]:
     """A verb's forms: sit, sits, sitting, seated, sat."""
     found = {verb, verb + ("es" if verb.endswith(("s", "sh", "ch", "x")) else "s")}
     short = (
-        len(verb) > 2 and verb[-1] not in "aeiouwxy" and verb[-2] in "aeiou" and verb[-3] not in "aeiou" and len(verb) < 5
+        len(verb) > 2
+        and verb[-1] not in "aeiouwxy"
+        and verb[-2] in "aeiou"
+        and verb[-3] not in "aeiou"
+        and len(verb) < 5
     )
     stems = {verb + verb[-1]} if short else {verb}
     if verb.endswith("e"):

@@ -222,9 +222,7 @@ def _with_mask(outcome: Outcome, settings: SegmentSettings, cache: Path) -> list
     if outcome.sample.mask is not None and settings.keep:
         return [outcome.sample]
     if settings.missing == "stop":
-        raise FewShotError(
-            f"{outcome.said}; choose other words, a lower threshold, or let such pictures be left out"
-        )
+        raise FewShotError(f"{outcome.said}; choose other words, a lower threshold, or let such pictures be left out")
     log.warning("%s; %s", outcome.said, "it is left out" if settings.missing == "leave out" else "it has no mask")
     return [] if settings.missing == "leave out" else [replace(outcome.sample, mask=None)]
 
