@@ -83,10 +83,11 @@ class RelationRules:
             return "entities: one of the two things stands on both sides of the placeholder"
         if "," in before:
             return "form: there is a comma before the placeholder; context belongs at the end"
-        for part, place in ((ahead, place), (behind, other)):
-            if wrong := self._leak_in_phrase(part, place):
-                return wrong
-        return self._leak_in_context(words(context))
+        return (
+            self._leak_in_phrase(ahead, place)
+            or self._leak_in_phrase(behind, other)
+            or self._leak_in_context(words(context))
+        )
 
     def _lost(self, ahead: list[str], behind: list[str]) -> str:
         if _place(self.first, behind) is not None and _place(self.second, ahead) is not None:

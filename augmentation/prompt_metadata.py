@@ -25,7 +25,7 @@ WHERE_SETTINGS_START = re.compile(r"^Steps: \d+", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Found:
-    """A picture's prompt. `parameters` are seed, steps, cfg, sampler, scheduler, model, width, height as far as known."""
+    """A picture's prompt. `parameters`: seed, steps, cfg, sampler, scheduler, model, width, height as far as known."""
 
     positive: str
     negative: str = ""
@@ -131,14 +131,14 @@ def _comfy(text: str) -> Found | None:
     graph = {
         str(key): node for key, node in graph.items() if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
     }
-    for key, node in graph.items():
+    for node in graph.values():
         inputs = node["inputs"]
-        source = inputs.get("positive", inputs.get("conditioning"))
-        if _linked(source, graph) and ("seed" in inputs or "noise_seed" in inputs or "cfg" in inputs or "cond" in key):
-            return Found(
-                _line(_text_at(source, graph)), _line(_text_at(inputs.get("negative"), graph)),
-                _settings(node, graph), "ComfyUI",
-            )  # fmt: skip
+        # Samplers and guiders take a prompt; so do nodes between (ControlNet), which have none of these widgets.
+        source = inputs.get("positive") or inputs.get("conditioning")
+        guides = {"seed", "noise_seed", "cfg"} & set(inputs) or "Guider" in str(node.get("class_type"))
+        if guides and (positive := _line(_text_at(source, graph))):
+            negative = _line(_text_at(inputs.get("negative"), graph))
+            return Found(positive, negative, _settings(node, graph), "ComfyUI")
     texts = [t for n in graph.values() if "TextEncode" in str(n.get("class_type")) and (t := _own_text(n, graph))]
     return Found(_line(max(texts, key=len)), "", _settings({"inputs": {}}, graph), "ComfyUI") if texts else None
 
