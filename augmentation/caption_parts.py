@@ -1,4 +1,4 @@
-"""The parts of a caption: for a relation "a black cat <R> a wooden chair, indoors", and the words that nouns hide in."""
+"""The parts of a caption: of a relation "a black cat <R> a wooden chair, indoors" two nouns, two phrases, a context."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class Parts:
 def plain(text: str) -> str:
     """`text` on one line, in Unicode's composed form, with ASCII quotes and dashes, without quotes around it."""
     text = " ".join(unicodedata.normalize("NFKC", text).translate(QUOTES).split())
+    text = text.rstrip(" .;")
     while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
-        text = text[1:-1].strip()
-    return text.rstrip(" .;")
+        text = text[1:-1].strip(" .;")
+    return text
 
 
 def marked(text: str, placeholder: str) -> str:

@@ -11,10 +11,6 @@ import torch
 from ..models.values import Concept
 from . import local_models
 
-KINDS = (
-    "qwen3", "qwen2", "llama", "smollm3", "gemma3_text", "gemma2", "gemma", "mistral", "phi3", "granite", "olmo2",
-)  # fmt: skip
-"""model types that follow instructions, best first"""
 MOST_NEW_TOKENS = 1024
 TEMPERATURE, TOP_P = 0.8, 0.95
 Message = dict[str, str]

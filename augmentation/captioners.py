@@ -15,16 +15,12 @@ from PIL import Image
 from ..models.errors import FewShotError
 from ..models.values import Concept, TrainingSet
 from ..models.watching import Silent, Watcher
-from . import local_models
+from . import local_models, on_disk
 from .caption_parts import ARTICLES, plain, singular, words
 from .captions import with_subject
 from .pictures import load_picture
 
 log = logging.getLogger(__name__)
-BLIP, FLORENCE = ("blip",), ("florence2",)
-CHATTING = ("qwen3_vl", "qwen2_5_vl", "qwen2_vl", "smolvlm", "llava_onevision", "gemma3", "idefics3")
-KINDS = (*CHATTING, *FLORENCE, *BLIP)
-"""model types that caption, best first"""
 DETAILS = ("short", "detailed", "full")
 MOST_TOKENS = {"short": 40, "detailed": 100, "full": 200}
 ASKED = {
@@ -110,14 +106,16 @@ class Chatting(_Transformers):
 
 def open_captioner(folder: Path, device: torch.device) -> Captioner:
     """The captioner in `folder`, by the kind that its config.json names."""
-    kind = local_models.kind_of(folder)
-    if kind in BLIP:
+    kind = on_disk.kind_of(folder)
+    if kind == "blip":
         return Blip(folder, device)
-    if kind in FLORENCE:
+    if kind == "florence2":
         return Florence(folder, device)
-    if kind in CHATTING:
+    if kind in on_disk.CHATTING:
         return Chatting(folder, device)
-    raise FewShotError(f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(KINDS)} write captions")
+    raise FewShotError(
+        f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(on_disk.CAPTIONERS)} write captions"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- the set

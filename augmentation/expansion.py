@@ -151,7 +151,7 @@ class _Picture:
         else:
             self._take(self._grammar(), "grammar")
         if not self.kept:
-            reasons = "; ".join(f"{row.caption}: {row.reason}" for row in self.table[:3])
+            reasons = "; ".join(f"{row.caption[:80]}: {row.reason}" for row in self.table[:3])
             raise FewShotError(f"no caption of {self.name} can be trained on ({reasons}); write a shorter one for it")
         return self.table
 
@@ -170,6 +170,8 @@ class _Picture:
                     verdict = replace(verdict, reason="duplicate: it is there already")
             if verdict.good and len(self.kept) >= self.settings.count:
                 break
+            if source == "grammar" and not verdict.good:
+                continue  # it only said what is there already
             self.table.append(Row(self.name, verdict.text, source, verdict.reason))
             if verdict.reason:
                 refused.append(f'"{verdict.text[:120]}": {verdict.reason}')
@@ -208,7 +210,11 @@ class _Picture:
         if isinstance(self.rules, RelationRules):
             parts = parts_of(self.captions[0], self.rules.placeholder)
             return relation_captions(parts, self.rules, more, self.settings.seed)
-        return subject_captions(self.concept, self.rules, more, self.settings.seed, self._contexts())
+        seed = self.settings.seed
+        # A context of hundreds of words leaves no room for a caption, so that none of them is good.
+        return subject_captions(self.concept, self.rules, more, seed, self._contexts()) or subject_captions(
+            self.concept, self.rules, more, seed
+        )
 
     def _contexts(self) -> tuple[str, ...]:
         """What the person's caption says behind the subject, and the background's colour where a mask shows it."""

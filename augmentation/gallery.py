@@ -1,4 +1,4 @@
-"""A person's own gallery as a source of prompts: an index of the prompts in its pictures, searched by words and by CLIP.
+"""A person's gallery as a source of prompts: an index of the prompts in its pictures, searched by words and by CLIP.
 
 The index is one SQLite file with FTS5. It is brought up to date by size and time of each file, so that a second run
 reads only what is new; pictures that cannot be read are kept in it too, with the reason.
@@ -6,6 +6,7 @@ reads only what is new; pictures that cannot be read are kept in it too, with th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -76,10 +77,13 @@ class Update:
 
 
 class Gallery:
-    """The index in `file` of the pictures below `folder`. Nothing outside `folder` is read: links out are left out."""
+    """The index in `file` of the pictures below `folder`, but for folders named in `leave_out`.
 
-    def __init__(self, folder: Path, file: Path):
-        self.folder, self.file = Path(folder), Path(file)
+    Nothing outside `folder` is read: links that lead out of it are left out.
+    """
+
+    def __init__(self, folder: Path, file: Path, leave_out: Sequence[str] = ()):
+        self.folder, self.file, self.leave_out = Path(folder), Path(file), frozenset(leave_out)
         if not self.folder.is_dir():
             raise FewShotError(f"there is no folder {self.folder}; choose one that holds your pictures")
 
@@ -134,7 +138,7 @@ class Gallery:
         """(path below the folder, (bytes, time)) of each picture; links that lead out of the folder are left out."""
         root = os.path.realpath(self.folder)
         for folder, folders, names in os.walk(root):
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in self.leave_out)
             for name in sorted(names):
                 path = os.path.join(folder, name)
                 if not name.lower().endswith(ENDINGS) or name.startswith("."):
@@ -146,6 +150,13 @@ class Gallery:
                 except OSError:
                     continue  # it went while the folder was read
                 yield os.path.relpath(path, root).replace(os.sep, "/"), (state.st_size, state.st_mtime_ns)
+
+    def state(self) -> str:
+        """Changes whenever a picture below the folder is added, removed or written."""
+        digest = hashlib.sha256()
+        for name, state in self._files():
+            digest.update(f"{name}\x1f{state}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     @staticmethod
     def _forget(base: sqlite3.Connection, names: Sequence[str]) -> None:

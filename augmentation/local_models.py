@@ -1,52 +1,13 @@
-"""Models in transformers' layout that lie in folders on disk: which kinds there are, and how one is opened."""
+"""How a model in transformers' layout that lies in a folder on disk is opened."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..models.errors import FewShotError
-
-log = logging.getLogger(__name__)
-DEEPEST = 3  # levels below a folder of models at which config.json is looked for
-
-
-def kind_of(folder: Path) -> str:
-    """The `model_type` that config.json in `folder` names; "" without a readable one."""
-    try:
-        return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
-
-
-def find(roots: Iterable[Path], kinds: Iterable[str]) -> dict[str, Path]:
-    """The models of `kinds` below `roots`, as {name: folder}; the name is the path below its root.
-
-    Of two with one name the first root's counts. Folders deeper than `DEEPEST` and hidden ones are not looked into.
-    """
-    wanted, found = set(kinds), {}
-    for root in roots:
-        for folder in _folders(Path(root), DEEPEST):
-            if kind_of(folder) in wanted:
-                found.setdefault(folder.relative_to(root).as_posix(), folder)
-    return dict(sorted(found.items()))
-
-
-def _folders(root: Path, depth: int) -> Iterable[Path]:
-    try:
-        children = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-    except OSError:
-        return
-    for child in children:
-        if (child / "config.json").is_file():
-            yield child
-        elif depth > 1:
-            yield from _folders(child, depth - 1)
 
 
 def transformers_class(name: str) -> Any:

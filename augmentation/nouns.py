@@ -14,7 +14,7 @@ KINDS = {
     "raccoon hedgehog bat sparrow corgi poodle terrier",
     "person": "man woman boy girl child baby lady gentleman teacher doctor nurse chef soldier dancer singer king queen "
     "knight farmer sailor pirate astronaut athlete student",
-    "piece of furniture": "chair table stool bench sofa couch armchair desk bed shelf bookshelf wardrobe dresser crib "
+    "furniture": "chair table stool bench sofa couch armchair desk bed shelf bookshelf wardrobe dresser crib "
     "ottoman nightstand",
     "vessel": "cup mug glass bowl pot vase bottle jar pitcher jug teapot kettle pan basin bucket barrel",
     "container": "box basket bag backpack suitcase crate trunk chest drawer wallet purse pouch can tin",

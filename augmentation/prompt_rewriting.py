@@ -33,8 +33,10 @@ def rewrite(prompt: str, concept: Concept) -> Rewritten:
     text = _bare(prompt)
     if find_word(concept.identifier, text):
         return Rewritten(text)
-    candidates = dict.fromkeys([*_forms(concept.noun), *names_of(concept.noun)[1:]])
-    name = next((name for name in candidates if find_word(name, text)), "") or same_kind(concept.noun, text)
+    own = [found for form in _forms(concept.noun) if (found := find_word(form, text))]
+    name = min(own, key=lambda found: found.start()).group() if own else ""
+    name = name or next((n for n in names_of(concept.noun)[1:] if find_word(n, text)), "")
+    name = name or same_kind(concept.noun, text)
     if not name:
         return Rewritten(f"a photo of {_with_article('a', concept.phrase)}, {text}" if text else concept.phrase)
     found = find_word(name, text)

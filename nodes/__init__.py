@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .augment import GeneratePriors
 from .base import BaseFromModel, LoadBase
+from .captions import CaptionPictures, ExpandCaptions, PromptInspiration
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
 from .pictures import SetToImages, SubjectPictures
+from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
 
 ALL_NODES: list[type[io.ComfyNode]] = [
@@ -16,6 +18,10 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     SubjectPictures,
     SetToImages,
     GeneratePriors,
+    SegmentByPrompt,
+    CaptionPictures,
+    ExpandCaptions,
+    PromptInspiration,
     TrainingSettings,
     TrainSubject,
     SaveAdapter,

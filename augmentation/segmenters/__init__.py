@@ -12,15 +12,9 @@ import torch
 from PIL import Image
 
 from ...models.errors import FewShotError
-from .. import local_models
+from .. import on_disk
 
 Box = tuple[float, float, float, float]
-FINDERS = ("grounding-dino", "owlv2", "florence2", "clipseg")
-"""model types that find phrases, best first"""
-MASKERS = ("sam2", "sam2_video", "sam")
-"""model types that turn boxes into masks, best first; `segment-anything` files come after them"""
-NOT_PLAIN_SAM = ("hq", "mobile", "fast", "edge")
-"""words in the names of .pth files that are other networks than SAM 1.0"""
 
 
 @dataclass(frozen=True)
@@ -52,27 +46,6 @@ class Masker(Protocol):
         ...
 
 
-def finders(roots: Sequence[Path]) -> dict[str, Path]:
-    """Models that find phrases below `roots`, best kind first."""
-    return _ranked(local_models.find(roots, FINDERS), FINDERS)
-
-
-def maskers(roots: Sequence[Path]) -> dict[str, Path]:
-    """Models that turn boxes into masks below `roots`: folders best kind first, then SAM 1.0 files, largest first."""
-    files = {
-        file.relative_to(root).as_posix(): file
-        for root in roots
-        if root.is_dir()
-        for file in sorted(root.glob("*.pth"), key=lambda file: -file.stat().st_size)
-        if "sam" in file.stem.lower() and not any(word in file.stem.lower() for word in NOT_PLAIN_SAM)
-    }
-    return _ranked(local_models.find(roots, MASKERS), MASKERS) | files
-
-
-def _ranked(found: dict[str, Path], order: Sequence[str]) -> dict[str, Path]:
-    return dict(sorted(found.items(), key=lambda item: (order.index(local_models.kind_of(item[1])), item[0])))
-
-
 def open_finder(folder: Path, device: torch.device) -> Finder:
     """The finder in `folder`, by the kind that its config.json names."""
     from . import clipseg, detectors, florence
@@ -83,9 +56,11 @@ def open_finder(folder: Path, device: torch.device) -> Finder:
         "florence2": florence.Florence,
         "clipseg": clipseg.ClipSeg,
     }
-    kind = local_models.kind_of(folder)
+    kind = on_disk.kind_of(folder)
     if kind not in kinds:
-        raise FewShotError(f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(FINDERS)} find phrases")
+        raise FewShotError(
+            f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(on_disk.FINDERS)} find phrases"
+        )
     return kinds[kind](folder, device)
 
 
@@ -95,7 +70,9 @@ def open_masker(location: Path, device: torch.device) -> Masker:
 
     if location.is_file():
         return sam.SegmentAnything(location, device)
-    kind = local_models.kind_of(location)
-    if kind not in MASKERS:
-        raise FewShotError(f"{location} holds a {kind or 'model of unknown kind'}; {', '.join(MASKERS)} make masks")
+    kind = on_disk.kind_of(location)
+    if kind not in on_disk.MASKERS:
+        raise FewShotError(
+            f"{location} holds a {kind or 'model of unknown kind'}; {', '.join(on_disk.MASKERS)} make masks"
+        )
     return sam.Sam(location, device) if kind == "sam" else sam.Sam2(location, device)

@@ -1,0 +1,175 @@
+"""Small random models of the classes that segment and caption, saved as people have them on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from comfyui_fewshot.pocket import words
+
+WORDS = "a photo of red dog cat chair on the grass . , locate in image with mask what does describe ?".split()
+
+
+def seeded(build):
+    """`build()` with random weights that are always the same."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return build()
+
+
+def bert_tokenizer(folder: Path):
+    """A BERT tokenizer of a few words, with the special tokens where Grounding DINO expects them."""
+    vocabulary = ["[PAD]", *(f"[unused{n}]" for n in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary += [f"unused{n}" for n in range(1012 - len(vocabulary))] + [".", "?", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)) + "\n")
+    return transformers.BertTokenizer(str(folder / "vocab.txt"))
+
+
+def grounding_dino(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    backbone = transformers.SwinConfig(
+        image_size=64, patch_size=4, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        out_indices=[2, 3, 4],
+    )  # fmt: skip
+    text = transformers.BertConfig(
+        vocab_size=1100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    config = transformers.GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, d_model=32, encoder_layers=1, decoder_layers=1, num_queries=8,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_feature_levels=4,
+        disable_custom_kernels=True,
+    )  # fmt: skip
+    seeded(lambda: transformers.GroundingDinoForObjectDetection(config)).save_pretrained(folder)
+    images = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    transformers.GroundingDinoProcessor(images, bert_tokenizer(folder)).save_pretrained(folder)
+    return folder
+
+
+def owl(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    tokenizer = words.build(folder)
+    text = dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                num_attention_heads=2, max_position_embeddings=16, pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
+    vision = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=64,
+                  patch_size=16)  # fmt: skip
+    config = transformers.Owlv2Config(text_config=text, vision_config=vision, projection_dim=32)
+    seeded(lambda: transformers.Owlv2ForObjectDetection(config)).save_pretrained(folder)
+    images = transformers.Owlv2ImageProcessor(size={"height": 64, "width": 64})
+    tokenizer.model_max_length = 16
+    transformers.Owlv2Processor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def clipseg(folder: Path, side: int = 64) -> Path:
+    folder.mkdir(parents=True)
+    tokenizer = words.build(folder)
+    text = dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                num_attention_heads=2, max_position_embeddings=words.LENGTH, bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    vision = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=side,
+                  patch_size=8)  # fmt: skip
+    config = transformers.CLIPSegConfig(
+        text_config=text, vision_config=vision, projection_dim=32, extract_layers=[0, 1], reduce_dim=16,
+        decoder_num_attention_heads=2, decoder_intermediate_size=16,
+    )  # fmt: skip
+    seeded(lambda: transformers.CLIPSegForImageSegmentation(config)).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
+    return folder
+
+
+def sam(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    vision = transformers.SamVisionConfig(
+        hidden_size=16, output_channels=32, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16,
+        mlp_dim=16, num_pos_feats=8, window_size=0, global_attn_indexes=[],
+    )  # fmt: skip
+    prompt = transformers.SamPromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4)
+    decoder = transformers.SamMaskDecoderConfig(
+        hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+    )
+    config = transformers.SamConfig(vision, prompt, decoder)
+    seeded(lambda: transformers.SamModel(config)).save_pretrained(folder)
+    images = transformers.SamImageProcessor(
+        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16},
+        mask_pad_size={"height": 16, "width": 16},
+    )  # fmt: skip
+    transformers.SamProcessor(images).save_pretrained(folder)
+    return folder
+
+
+def sam2(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=8, num_attention_heads=1, image_size=[128, 128], blocks_per_stage=[1, 1, 1, 1],
+        embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 1, 2, 2], global_attention_blocks=[2],
+        window_positional_embedding_background_size=[4, 4],
+    )  # fmt: skip
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=32,
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+    )  # fmt: skip
+    prompt = transformers.Sam2PromptEncoderConfig(hidden_size=32, image_size=128, mask_input_channels=4)
+    decoder = transformers.Sam2MaskDecoderConfig(
+        hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+    )
+    config = transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    seeded(lambda: transformers.Sam2Model(config)).save_pretrained(folder)
+    images = transformers.Sam2ImageProcessor(size={"height": 128, "width": 128}, mask_size={"height": 32, "width": 32})
+    transformers.Sam2Processor(images).save_pretrained(folder)
+    return folder
+
+
+def sam_file(file: Path) -> Path:
+    """A SAM 1.0 state dict as in models/sams, of a narrow network."""
+    from segment_anything.build_sam import _build_sam
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(seeded(lambda: _build_sam(16, 2, 2, [1])).state_dict(), file)
+    return file
+
+
+def byte_tokenizer(kind, extra=(), **special):
+    """A byte-level tokenizer without merges: any text can be encoded."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *alphabet]
+    core = Tokenizer(models.BPE({token: n for n, token in enumerate(tokens)}, [], unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    from tokenizers import decoders
+
+    core.decoder = decoders.ByteLevel()
+    core.post_processor = processors.ByteLevel(trim_offsets=False)
+    made = kind(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", **special
+    )
+    made.add_tokens(list(extra))
+    return made
+
+
+def florence(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    places = [f"<loc_{n}>" for n in range(1000)] + ["<poly>", "</poly>", "<sep>"]
+    tokenizer = byte_tokenizer(transformers.PreTrainedTokenizerFast, ["<image>", *places], extra_special_tokens={"image_token": "<image>"})  # fmt: skip
+    vision = dict(embed_dim=[8, 8, 16, 16], num_heads=[1, 1, 2, 2], num_groups=[1, 1, 2, 2], depths=[1, 1, 1, 1],
+                  window_size=2, projection_dim=16, max_temporal_embeddings=4, max_position_embeddings=10)  # fmt: skip
+    text = dict(model_type="bart", vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1,
+                encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+                max_position_embeddings=256, bos_token_id=0, pad_token_id=1, eos_token_id=2,
+                decoder_start_token_id=2, forced_eos_token_id=2)  # fmt: skip
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    config = transformers.Florence2Config(vision_config=vision, text_config=text, image_token_id=image_id, is_encoder_decoder=True)  # fmt: skip
+    seeded(lambda: transformers.Florence2ForConditionalGeneration(config)).save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(
+        size={"height": 64, "width": 64}, do_center_crop=False, crop_size={"height": 64, "width": 64}
+    )
+    images.image_seq_length = 5
+    transformers.Florence2Processor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def told(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())
