@@ -59,6 +59,8 @@ def _texts(picture: Image.Image) -> Iterator[tuple[str, str]]:
     for name, value in picture.info.items():
         if isinstance(value, str) and name in ("prompt", "parameters"):
             yield name, value[:LONGEST]
+    if picture.format == "PNG" and "exif" not in picture.info:
+        return  # Pillow would decode the pixels to look for EXIF behind them
     exif = picture.getexif()
     for tag in (MODEL, MAKE, DESCRIPTION):
         value = exif.get(tag)

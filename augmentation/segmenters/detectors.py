@@ -34,7 +34,7 @@ class GroundingDino:
             inputs = self.processor(images=picture, text=text, return_tensors="pt").to(self.device)
             outputs = self.model(**inputs)
             (result,) = self.processor.post_process_grounded_object_detection(
-                outputs, inputs.input_ids, threshold=0.0, text_threshold=0.0,
+                outputs, inputs.input_ids, threshold=0.0, text_threshold=1.0,
                 target_sizes=[(picture.height, picture.width)],
             )  # fmt: skip
             found += _instances(result, phrase, picture)

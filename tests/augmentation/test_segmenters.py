@@ -183,7 +183,7 @@ def test_a_pth_file_s_mask_lies_on_the_right_pixels(folder, picture):
     masker.model.mask_decoder.forward, masker.model.prompt_encoder.forward = plant, encoded
     ((mask, score),) = masker.masks(picture, [PLACE])
     assert mask.shape == (HEIGHT, WIDTH) and iou(mask, wanted()) > 0.95 and score == pytest.approx(0.7)
-    assert seen["boxes"][0].tolist() == pytest.approx([v * 1024 / WIDTH for v in PLACE], abs=0.1)
+    assert seen["boxes"][0].tolist() == pytest.approx([v * 1024 / WIDTH for v in PLACE], abs=0.6)
 
 
 def test_a_pth_file_is_known_by_its_tensors(folder, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from comfyui_fewshot.pocket import words
 
@@ -39,9 +39,9 @@ def grounding_dino(folder: Path) -> Path:
         vocab_size=1100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     config = transformers.GroundingDinoConfig(
-        backbone_config=backbone, text_config=text, d_model=32, encoder_layers=1, decoder_layers=1, num_queries=8,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_feature_levels=4,
-        disable_custom_kernels=True,
+        backbone_config=backbone, text_config=text, d_model=32, encoder_layers=1, decoder_layers=2, num_queries=8,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        num_feature_levels=4, disable_custom_kernels=True,
     )  # fmt: skip
     seeded(lambda: transformers.GroundingDinoForObjectDetection(config)).save_pretrained(folder)
     images = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
@@ -86,13 +86,13 @@ def sam(folder: Path) -> Path:
     folder.mkdir(parents=True)
     vision = transformers.SamVisionConfig(
         hidden_size=16, output_channels=32, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16,
-        mlp_dim=16, num_pos_feats=8, window_size=0, global_attn_indexes=[],
+        mlp_dim=16, num_pos_feats=16, window_size=0, global_attn_indexes=[],
     )  # fmt: skip
     prompt = transformers.SamPromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4)
     decoder = transformers.SamMaskDecoderConfig(
         hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
     )
-    config = transformers.SamConfig(vision, prompt, decoder)
+    config = transformers.SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
     seeded(lambda: transformers.SamModel(config)).save_pretrained(folder)
     images = transformers.SamImageProcessor(
         size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16},
@@ -105,8 +105,9 @@ def sam(folder: Path) -> Path:
 def sam2(folder: Path) -> Path:
     folder.mkdir(parents=True)
     backbone = transformers.Sam2HieraDetConfig(
-        hidden_size=8, num_attention_heads=1, image_size=[128, 128], blocks_per_stage=[1, 1, 1, 1],
-        embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 1, 2, 2], global_attention_blocks=[2],
+        hidden_size=8, num_attention_heads=1, image_size=[128, 128], blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 1, 2, 2], global_attention_blocks=[3],
+        window_size_per_stage=[4, 4, 4, 4],
         window_positional_embedding_background_size=[4, 4],
     )  # fmt: skip
     vision = transformers.Sam2VisionConfig(
@@ -133,17 +134,15 @@ def sam_file(file: Path) -> Path:
     return file
 
 
-def byte_tokenizer(kind, extra=(), **special):
+def byte_tokenizer(extra=(), **special):
     """A byte-level tokenizer without merges: any text can be encoded."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *alphabet]
     core = Tokenizer(models.BPE({token: n for n, token in enumerate(tokens)}, [], unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    from tokenizers import decoders
-
     core.decoder = decoders.ByteLevel()
     core.post_processor = processors.ByteLevel(trim_offsets=False)
-    made = kind(
+    made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", **special
     )
     made.add_tokens(list(extra))
@@ -153,7 +152,7 @@ def byte_tokenizer(kind, extra=(), **special):
 def florence(folder: Path) -> Path:
     folder.mkdir(parents=True)
     places = [f"<loc_{n}>" for n in range(1000)] + ["<poly>", "</poly>", "<sep>"]
-    tokenizer = byte_tokenizer(transformers.PreTrainedTokenizerFast, ["<image>", *places], extra_special_tokens={"image_token": "<image>"})  # fmt: skip
+    tokenizer = byte_tokenizer(["<image>", *places], extra_special_tokens={"image_token": "<image>"})
     vision = dict(embed_dim=[8, 8, 16, 16], num_heads=[1, 1, 2, 2], num_groups=[1, 1, 2, 2], depths=[1, 1, 1, 1],
                   window_size=2, projection_dim=16, max_temporal_embeddings=4, max_position_embeddings=10)  # fmt: skip
     text = dict(model_type="bart", vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1,
@@ -161,13 +160,16 @@ def florence(folder: Path) -> Path:
                 max_position_embeddings=256, bos_token_id=0, pad_token_id=1, eos_token_id=2,
                 decoder_start_token_id=2, forced_eos_token_id=2)  # fmt: skip
     image_id = tokenizer.convert_tokens_to_ids("<image>")
-    config = transformers.Florence2Config(vision_config=vision, text_config=text, image_token_id=image_id, is_encoder_decoder=True)  # fmt: skip
+    config = transformers.Florence2Config(
+        vision_config=vision, text_config=text, image_token_id=image_id, is_encoder_decoder=True
+    )
     seeded(lambda: transformers.Florence2ForConditionalGeneration(config)).save_pretrained(folder)
     images = transformers.CLIPImageProcessor(
         size={"height": 64, "width": 64}, do_center_crop=False, crop_size={"height": 64, "width": 64}
     )
     images.image_seq_length = 5
-    transformers.Florence2Processor(images, tokenizer).save_pretrained(folder)
+    rules = {"polygons": {}, "pure_text": {}}
+    transformers.Florence2Processor(images, tokenizer, post_processor_config=rules).save_pretrained(folder)
     return folder
 
 
