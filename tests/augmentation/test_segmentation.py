@@ -76,7 +76,7 @@ def test_crumbs_go_and_pinholes_close():
 def test_large_holes_and_second_parts_stay():
     mask = square(10, 5, 50, 35)
     mask[12:24, 15:30] = False
-    mask[36:40, 0:20] = True  # 80 pixels, more than 5 % of the large part
+    mask[38:40, 0:40] = True  # 80 pixels, more than 5 % of the large part
     assert np.array_equal(mask_cleaning.cleaned(mask), mask)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -173,5 +172,58 @@ def florence(folder: Path) -> Path:
     return folder
 
 
-def told(folder: Path) -> dict:
-    return json.loads((folder / "config.json").read_text())
+CHAT = (
+    "{% for m in messages %}{{ m['role'] }}: {% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def language_model(folder: Path) -> Path:
+    """A Qwen 2 of two layers over bytes, with a chat template."""
+    folder.mkdir(parents=True)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHAT
+    config = transformers.Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, bos_token_id=0, eos_token_id=2, pad_token_id=1,
+    )  # fmt: skip
+    seeded(lambda: transformers.Qwen2ForCausalLM(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def blip(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    text = dict(vocab_size=1100, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                encoder_hidden_size=16, bos_token_id=1015, sep_token_id=102, pad_token_id=0)  # fmt: skip
+    vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32,
+                  patch_size=16)  # fmt: skip
+    config = transformers.BlipConfig(text_config=text, vision_config=vision, projection_dim=16)
+    seeded(lambda: transformers.BlipForConditionalGeneration(config)).save_pretrained(folder)
+    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    transformers.BlipProcessor(images, bert_tokenizer(folder)).save_pretrained(folder)
+    return folder
+
+
+def qwen_vl(folder: Path) -> Path:
+    """A Qwen2-VL of one layer over bytes."""
+    folder.mkdir(parents=True)
+    tokenizer = byte_tokenizer(["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"])
+    numbers = tokenizer.convert_tokens_to_ids
+    text = dict(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                num_attention_heads=2, num_key_value_heads=2, bos_token_id=0, eos_token_id=2, pad_token_id=1,
+                rope_scaling={"type": "mrope", "mrope_section": [1, 1, 2]})  # fmt: skip
+    vision = dict(depth=1, embed_dim=16, hidden_size=16, num_heads=2, mlp_ratio=1, patch_size=14)
+    config = transformers.Qwen2VLConfig(
+        text_config=text, vision_config=vision, image_token_id=numbers("<|image_pad|>"),
+        video_token_id=numbers("<|video_pad|>"), vision_start_token_id=numbers("<|vision_start|>"),
+        vision_end_token_id=numbers("<|vision_end|>"),
+    )  # fmt: skip
+    seeded(lambda: transformers.Qwen2VLForConditionalGeneration(config)).save_pretrained(folder)
+    images = transformers.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=84 * 84)
+    transformers.Qwen2VLProcessor(
+        images, tokenizer, transformers.Qwen2VLVideoProcessor(), chat_template=CHAT
+    ).save_pretrained(folder)
+    return folder
