@@ -107,7 +107,8 @@ class Gallery:
                 for name in (n for n in ("words", "files", "prompts", "likeness") if n in names):
                     base.execute(f"DROP TABLE {name}")
                 base.executescript(f"{TABLES}PRAGMA user_version={VERSION};")
-            base.execute("SELECT count(*) FROM files, prompts, words, likeness LIMIT 1")
+            for name in ("files", "prompts", "words", "likeness"):
+                base.execute(f"SELECT 1 FROM {name} LIMIT 1")
         except sqlite3.DatabaseError:
             base.close()
             raise
