@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from scipy import ndimage
 
@@ -16,7 +18,7 @@ def cleaned(mask: np.ndarray) -> np.ndarray:
     if not mask.any():
         return mask
     closed = _closed(mask)
-    parts, count = ndimage.label(closed, np.ones((3, 3)))
+    parts, count = _labelled(closed, np.ones((3, 3)))
     areas = np.bincount(parts.ravel(), minlength=count + 1)
     areas[0] = 0
     kept = np.flatnonzero(areas >= SMALLEST_PART * areas.max())
@@ -30,8 +32,14 @@ def _closed(mask: np.ndarray) -> np.ndarray:
     return ndimage.binary_closing(wide, np.ones((CLOSING, CLOSING)))[pad:-pad, pad:-pad]
 
 
+def _labelled(mask: np.ndarray, touching: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+    """The connected parts of `mask`, numbered from 1, and how many there are."""
+    labels, count = cast("tuple[np.ndarray, int]", ndimage.label(mask, touching))
+    return labels, count
+
+
 def _filled(mask: np.ndarray) -> np.ndarray:
-    holes, count = ndimage.label(~mask)
+    holes, count = _labelled(~mask)
     if not count:
         return mask
     rim = np.unique(np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]]))

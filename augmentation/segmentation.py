@@ -69,13 +69,15 @@ class Outcome:
 
 def segment(
     pictures: TrainingSet,
-    finder: Finder,
+    finder: Finder | None,
     masker: Masker | None,
     settings: SegmentSettings,
     cache: Path,
     watcher: Watcher | None = None,
 ) -> tuple[TrainingSet, list[Outcome]]:
     """`pictures` with masks of what is asked for; masks are written to `cache` as PNG files.
+
+    `finder` may be None where each picture keeps the mask it has.
 
     Raises:
         FewShotError: no picture has the role; nothing is found in a picture and `settings.missing` is "stop" (the
@@ -97,6 +99,10 @@ def segment(
         if sample.mask is not None and settings.keep:
             outcome = Outcome(sample, said=f"{sample.image.path.name}: keeps its mask")
         else:
+            if finder is None:
+                raise FewShotError(
+                    f"{sample.image.path.name} has no mask, and there is no model to make one; choose one"
+                )
             if asked not in done:
                 done[asked] = _one(sample, asked[1], finder, masker, settings)
             outcome = replace(done[asked], sample=sample)

@@ -128,7 +128,7 @@ class SegmentByPrompt(io.ComfyNode):
             if masks is not None:
                 made, outcomes = given_masks(set, masks_from_tensors(masks), settings, cache)
             else:
-                finder, masker = opened(model, outline)
+                finder, masker = opened(model, outline) if unmasked(set, settings) else (None, None)
                 made, outcomes = segment(set, finder, masker, settings, cache, watcher)
         report = "\n".join(outcome.said for outcome in outcomes)
         shapes = [
@@ -136,6 +136,12 @@ class SegmentByPrompt(io.ComfyNode):
         ]
         sheet = overlays(outcomes)
         return io.NodeOutput(made, sheet, shapes, report, ui=host.show(cls, sheet, report))
+
+
+def unmasked(set: Any, settings: Any) -> bool:
+    """Whether a picture is to get a mask from a model; where all keep theirs, none is opened."""
+    chosen = [sample for sample in set.samples if settings.role in ("all", sample.role)]
+    return not settings.keep or not chosen or any(sample.mask is None for sample in chosen)
 
 
 def opened(model: str, outline: str) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class SegmentAnything:
         return [(mask[0].cpu().numpy(), float(score)) for mask, score in zip(made, scores, strict=True)]
 
 
-def _built(file: Path) -> torch.nn.Module:
+def _built(file: Path) -> Any:
     """The network of a SAM 1.0 file: its sizes are read from the tensors, not guessed from the file's name."""
     from segment_anything.build_sam import _build_sam
 

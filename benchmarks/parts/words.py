@@ -61,7 +61,6 @@ def gallery_rows(quick: bool) -> list[Row]:
     count = 500 if quick else 10_000
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "made")
-        folder.mkdir()
         write_gallery(folder, count)
         gallery = Gallery(folder, Path(scratch, "index.sqlite"))
         began = time.perf_counter()
@@ -85,6 +84,7 @@ def write_gallery(folder: Path, count: int) -> None:
 
     Their pixels are flat: the index reads metadata and decodes no pixels.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     rng, picture = random.Random(0), Image.new("RGB", (512, 512), "grey")
     for number in range(count):
         about = PngImagePlugin.PngInfo()
