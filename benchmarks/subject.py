@@ -31,6 +31,8 @@ TUNED = {
     "cross_self": {"parameter_set": "attention"},
     "cross_self_text": {"parameter_set": "attention", "text_encoder": True},
 }
+BASELINES = {"lora": PLAIN}
+"""the settings of each plain method by its name"""
 PAIRS = (("cat_striped", "car_patched"), ("bird_dotted", "house_dotted"), ("fish_striped", "bottle_two"))
 
 
@@ -201,8 +203,11 @@ class Bench:
         return [gain("description.gain", *sides, groups)]
 
     def baselines(self) -> list[Row]:
-        """Table 1's plain methods: both fidelities each."""
-        return self.both_rows("baseline.lora", self.table_runs, self._teacher(PLAIN))
+        """The plain methods: both fidelities each."""
+        made = [
+            self.both_rows(f"baseline.{name}", self.table_runs, self._teacher(how)) for name, how in BASELINES.items()
+        ]
+        return [one for both in made for one in both]
 
     def _teacher(self, how: dict) -> Callable[[Run], Adapter]:
         return lambda run: self.taught(run, **how)
