@@ -22,6 +22,7 @@ from ._subject_sets import Ask, asks, held_out, pasted, references, together
 
 log = logging.getLogger(__name__)
 
+STEPS = 400
 PLACE = "beach"
 """where all references of the headline are"""
 PLAIN = {"parameter_set": "attention"}
@@ -269,7 +270,7 @@ def replace_trigger(ask: Ask, noun: str) -> Ask:
 
 
 def rows(quick: bool) -> list[Row]:
-    bench = Bench(Workshop(steps=60 if quick else 0), quick)
+    bench = Bench(Workshop(steps=60 if quick else STEPS), quick)
     found = []
     for part in bench.parts:
         found += part()
