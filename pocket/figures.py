@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTokenizer
 
 from ..models import loading, sampling
-from . import assemble, judge, world
+from . import assemble, judge, likeness, world
 from .drawing import render
 from .supply import Batches, to_signed
 
@@ -169,7 +169,7 @@ def clipseg_rows(weights: Path, count: int) -> list[dict]:
     phrases = [f"a {s.things[0].noun}" for s in scenes]
     tokens = tokenizer(phrases, padding="max_length", truncation=True, return_tensors="pt").input_ids
     chunks = zip(to_signed(pictures).split(64), tokens.split(64), strict=True)
-    found = torch.cat([model(pixel_values=p, input_ids=t).logits for p, t in chunks]).view(count, 64, 64) > 0
+    found = likeness.full_size(torch.cat([model(pixel_values=p, input_ids=t).logits for p, t in chunks])) > 0
     true = masks[:, 0] > 0
     union = (found | true).sum((1, 2)).clamp(min=1)
     return [row("clipseg.iou", ((found & true).sum((1, 2)) / union).numpy(), "IoU")]

@@ -129,6 +129,11 @@ def phrase_and_mask(scene: world.Scene, masks: torch.Tensor, rng) -> tuple[str, 
     return world.thing_words(bare, bool(rng.random() < 0.4)), masks[slot]
 
 
+def full_size(logits: torch.Tensor) -> torch.Tensor:
+    """CLIPSeg's logits (N, 32, 32) at the size of the pictures: its decoder gives 4 x 4 values a patch."""
+    return nn.functional.interpolate(logits[:, None], size=world.SIZE, mode="bilinear", align_corners=False)[:, 0]
+
+
 def clipseg_loss(model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer, batches, device: torch.device):
     """Binary cross-entropy and soft Dice of the phrase's mask."""
 
@@ -142,7 +147,7 @@ def clipseg_loss(model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer, b
             logits = model(
                 pixel_values=pictures.float().div_(127.5).sub_(1).to(device), input_ids=tokens.input_ids.to(device)
             ).logits
-        logits = logits.float().view_as(target)
+        logits = full_size(logits.float())
         share = torch.sigmoid(logits)
         both = (share * target).sum((1, 2))
         dice = 1 - (2 * both + 1) / (share.sum((1, 2)) + target.sum((1, 2)) + 1)

@@ -122,6 +122,33 @@ def test_training_resumes_where_it_was_cut(tmp_path):
     assert float(module(torch.ones(1, 4)).detach().square()) < 1
 
 
+def test_latents_are_known_by_their_encoder(folder, tmp_path):
+    def key(changed: str) -> str:
+        """The key of a copy of the folder in which the tensors under `changed` differ."""
+        vae = AutoencoderKL.from_pretrained(folder / "vae")
+        with torch.no_grad():
+            for name, tensor in vae.named_parameters():
+                if name.startswith(changed):
+                    tensor.add_(1.0)
+        vae.save_pretrained(tmp_path / changed)
+        return train.encoder_key(tmp_path / changed)
+
+    plain = key("nothing")
+    assert key("decoder.") == plain and key("post_quant_conv.") == plain
+    assert key("encoder.") != plain and key("quant_conv.") != plain
+
+
+def test_beside_a_denoiser_only_the_decoder_learns(tmp_path):
+    weights = assemble.random_folder(tmp_path / "weights")
+    before = {name: t.clone() for name, t in AutoencoderKL.from_pretrained(weights / "vae").state_dict().items()}
+    place = train.Workplace(weights, tmp_path / "state", torch.device("cpu"), scenes=0)
+    place.cache.mkdir()
+    train.train_autoencoder(place, minutes=0.05)
+    after = AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=torch.float32).state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed and changed <= {"decoder", "post_quant_conv"}
+
+
 def test_the_denoiser_learns(folder, tmp_path):
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
