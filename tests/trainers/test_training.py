@@ -16,7 +16,7 @@ from comfyui_fewshot.models import formats
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Sample
 from comfyui_fewshot.models.watching import Silent
-from comfyui_fewshot.trainers import checkpoint, losses, subject, training
+from comfyui_fewshot.trainers import checkpoint, subject, training
 from comfyui_fewshot.trainers.settings import SubjectSettings
 
 # The first three steps of the run of conftest.py, recorded in float32 on x86 with torch 2.11 (reference, prior).
@@ -242,14 +242,14 @@ def test_other_settings_train_too(train, tmp_path, changes):
 
 
 def test_divergence_keeps_the_last_good_lora(train, tmp_path, monkeypatch):
-    real = losses.reference_loss
+    real = subject.SubjectStep.errors
     calls = []
 
-    def breaking(*args):
-        calls.append(1)
-        return real(*args) * (float("inf") if len(calls) == 5 else 1.0)
+    def breaking(self, term, *args):
+        calls.extend([term] * (term == subject.REFERENCE))
+        return real(self, term, *args) * (float("inf") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(losses, "reference_loss", breaking)
+    monkeypatch.setattr(subject.SubjectStep, "errors", breaking)
     with pytest.raises(FewShotError, match="diverged at step 5 of 8 .*Lower the learning rate.*subject_step_00000004"):
         train(tmp_path)
     assert [path.name for path in tmp_path.rglob("*_step_*.safetensors")] == ["subject_step_00000004.safetensors"]
