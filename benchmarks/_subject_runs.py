@@ -28,6 +28,7 @@ from ..models.values import Adapter, TrainingSet, content_key
 from ..models.watching import Silent
 from ..pocket import gallery, judge, world
 from ..pocket.assemble import WEIGHTS
+from ..trainers.auto import MORE_SUBJECTS
 from ..trainers.cache import build_pool
 from ..trainers.checkpoint import write_whole
 from ..trainers.settings import SubjectSettings
@@ -63,11 +64,11 @@ class Workshop:
     """Trains, samples and judges on the pocket; what was done before is read from disk.
 
     Args:
-        steps: of every training; 0 leaves them to `auto`.
+        steps: of a training of one subject, the same for all that are compared.
         weights: the pocket's.
     """
 
-    def __init__(self, steps: int = 0, folder: Path = FOLDER, weights: Path = WEIGHTS):
+    def __init__(self, steps: int, folder: Path = FOLDER, weights: Path = WEIGHTS):
         self.base = base_from_path(weights)
         self.steps = steps
         self.folder = folder / sources_key()[:12]
@@ -85,7 +86,8 @@ class Workshop:
 
     def train(self, pictures: TrainingSet, **settings) -> Adapter:
         """The adapter that these pictures and settings give; names and values are those of SubjectSettings."""
-        chosen = SubjectSettings.from_mapping({"steps": self.steps or "auto", **settings})
+        steps = round(self.steps * len(pictures.concepts) ** MORE_SUBJECTS)
+        chosen = SubjectSettings.from_mapping({"steps": steps, **settings})
         result = train_subject(self.base, pictures, chosen, self.folder / "trained", self.device, name="bench")
         log.info("trained on %s: loss %.4f, %.0f s", pictures.trigger, result.losses[-1], result.seconds)
         return result.adapter

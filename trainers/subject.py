@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from ..models.watching import Watcher
 from . import losses
 from .cache import Pool, build_pool, encoded
 from .captions import captioned
+from .halves import Half, rows_of, told_to
 from .loop import Share
 from .processes import Processes
 from .randomness import Randomness
@@ -37,24 +38,6 @@ from .validation import Validator
 log = logging.getLogger(__name__)
 
 REFERENCE, PRIOR, LOCAL, DCO = "reference", "prior", "local", "dco"
-
-
-@dataclass(frozen=True)
-class Half:
-    """The samples of one term in one pass: noisy latents (n, C, h, w) at `times` (n,), and what belongs to them.
-
-    `picks` are the samples' places in their pool; `told` says which have their caption, the others an empty one.
-    """
-
-    latents: torch.Tensor
-    times: torch.Tensor
-    target: torch.Tensor
-    conditioning: Conditioning | None
-    prompts: tuple[str, ...]
-    sizes: torch.Tensor | None
-    masks: torch.Tensor | None
-    picks: tuple[int, ...] = ()
-    told: tuple[bool, ...] = ()
 
 
 class SubjectStep:
@@ -121,7 +104,7 @@ class SubjectStep:
         pool, random, schedule = self.pools[term], self.random, self.networks.schedule
         first = step * self.settings.batch_size
         picks = [random.choose(f"{term}/picture", first + i, pool.weights) for i in samples]
-        mean, std = _rows(pool.mean, picks), _rows(pool.std, picks)
+        mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
         noise = random.normal(f"{term}/noise", step, samples, mean.shape[1:])
         if self.settings.noise_offset:
@@ -133,10 +116,10 @@ class SubjectStep:
             latents=schedule.add_noise(clean, noise, times),
             times=times,
             target=schedule.target(clean, noise, times),
-            conditioning=None if pool.conditioning is None else _told(pool.conditioning, pool.dropped, picks, told),
+            conditioning=None if pool.conditioning is None else told_to(pool.conditioning, pool.dropped, picks, told),
             prompts=tuple(pool.prompts[i] if kept else "" for i, kept in zip(picks, told, strict=True)),
-            sizes=None if pool.sizes is None else _rows(pool.sizes, picks),
-            masks=None if pool.masks is None else _rows(pool.masks, picks),
+            sizes=None if pool.sizes is None else rows_of(pool.sizes, picks),
+            masks=None if pool.masks is None else rows_of(pool.masks, picks),
             picks=tuple(picks),
             told=tuple(told),
         )
@@ -185,7 +168,7 @@ class SubjectStep:
         """What the denoiser predicts without what is trained, told of the class only."""
         pool = self.pools[REFERENCE]
         assert pool.base is not None
-        told = _told(pool.base, pool.base_dropped, half.picks, half.told)
+        told = told_to(pool.base, pool.base_dropped, half.picks, half.told)
         with self.without():
             return self.predict([replace(half, conditioning=told)])[0]
 
@@ -211,20 +194,6 @@ class SubjectStep:
         return losses.local_loss(shares, rows.masks, rows.valid) * signal
 
 
-def _told(rows: Conditioning, dropped: Conditioning | None, picks: Sequence[int], told: Sequence[bool]) -> Conditioning:
-    """The captions' rows `picks`, and the empty caption's where a caption is dropped."""
-    parts = []
-    for i, kept in zip(picks, told, strict=True):
-        assert kept or dropped is not None
-        parts.append(rows.take(slice(i, i + 1)) if kept or dropped is None else dropped)
-    return Conditioning.cat(parts)
-
-
-def _rows(tensor: torch.Tensor, picks: Sequence[int]) -> torch.Tensor:
-    """Rows by indices that the host knows, without copying an index to the device."""
-    return torch.stack([tensor[i] for i in picks])
-
-
 class SubjectTraining:
     """The method: which layers get an adapter, and what is computed once before the first step."""
 
@@ -239,38 +208,53 @@ class SubjectTraining:
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[SubjectStep, Injected]:
-        """Encode pictures and prompts, and put the layers in."""
-        dco = chosen.objective == "dco"
-        if chosen.prior_weight > 0 and not pictures.priors and not dco:
-            log.warning("there are no prior pictures, so the class itself may drift towards the subject")
-        seen = chosen.steps * chosen.batch_size
-        if seen < len(pictures.references):
-            log.warning("%d of the %d pictures are never seen: choose more steps", len(pictures.references) - seen,
-                        len(pictures.references))  # fmt: skip
+        """Put the layers in, and encode pictures and prompts."""
+        _tell(pictures, chosen)
         pictures = captioned(networks, pictures)
+        base = base_words(networks, pictures) if chosen.objective == "dco" else None
+        spec = LoraSpec(chosen.rank, chosen.alpha)
+        sets = {chosen.parameter_set: spec} | ({"text": spec} if chosen.text_encoder else {})
+        injected = inject(networks, sets, chosen.seed, start_from)
+        try:  # prompts are encoded with what stays on of the adapter that is trained on from
+            references, priors, supervision = self._pools(networks, pictures, chosen, watcher)
+        except BaseException:
+            injected.remove()
+            raise
+        if base is not None:
+            references = replace(references, base=base[0], base_dropped=base[1])
+        return SubjectStep(networks, references, priors, chosen, supervision, injected.disabled), injected
+
+    def _pools(
+        self, networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher
+    ) -> tuple[Pool, Pool | None, Supervision | None]:
+        """References, priors, and what L_local compares; the last two where they have a weight."""
 
         def pool(samples: Sequence[Sample], masks: bool, share: float = 0.0) -> Pool:
             built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.text_encoder)
             return replace(built, weights=drawing_weights(samples, share))
 
         references = pool(pictures.references, chosen.background_weight < 1, chosen.composite_share)
-        if dco:
-            references = with_base(networks, references, pictures)
         supervision = None
         if chosen.local_weight > 0:
             content = chosen.local_attention == "content"
             supervision = supervise(networks, references, pictures.references, pictures.concepts, content)
         priors = pool(pictures.priors, False) if pictures.priors and chosen.prior_weight > 0 else None
-        spec = LoraSpec(chosen.rank, chosen.alpha)
-        sets = {chosen.parameter_set: spec} | ({"text": spec} if chosen.text_encoder else {})
-        injected = inject(networks, sets, chosen.seed, start_from)
-        return SubjectStep(networks, references, priors, chosen, supervision, injected.disabled), injected
+        return references, priors, supervision
 
 
-def with_base(networks: Networks, pool: Pool, pictures: TrainingSet) -> Pool:
-    """The pool with its captions as the base is told them, without identifiers; before anything is trained."""
-    told = [strip_identifiers(prompt, pictures.concepts) for prompt in pool.prompts]
-    return replace(pool, base=encoded(networks, told), base_dropped=encoded(networks, [""]))
+def base_words(networks: Networks, pictures: TrainingSet) -> tuple[Conditioning, Conditioning]:
+    """The references' captions as the base is told them, without identifiers, and the empty one; before training."""
+    told = [strip_identifiers(sample.caption, pictures.concepts) for sample in pictures.references]
+    return encoded(networks, told), encoded(networks, [""])
+
+
+def _tell(pictures: TrainingSet, chosen: SubjectSettings) -> None:
+    """Name in the log what will be learned badly."""
+    if chosen.prior_weight > 0 and not pictures.priors and chosen.objective != "dco":
+        log.warning("there are no prior pictures, so the class itself may drift towards the subject")
+    unseen = len(pictures.references) - chosen.steps * chosen.batch_size
+    if unseen > 0:
+        log.warning("%d of the %d pictures are never seen: choose more steps", unseen, len(pictures.references))
 
 
 def train_subject(

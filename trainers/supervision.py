@@ -89,8 +89,10 @@ def supervise(
             masks[i, number] = interpolate(mask[None], grid, mode="area")[0, 0]
             valid[i, number] = 1.0
     _tell(valid, samples)
-    on_device = (tensor.to(pool.mean.device) for tensor in (wanted, known, member, masks, valid))
-    return Supervision(*on_device, layers)
+    device = pool.mean.device
+    return Supervision(
+        wanted.to(device), known.to(device), member.to(device), masks.to(device), valid.to(device), layers
+    )
 
 
 def _places(

@@ -156,6 +156,17 @@ def test_checkpointing_gives_the_same_gradient(prepared, networks):
     assert found[0] and all(torch.allclose(g, found[1][n], atol=1e-7) for n, g in found[0].items())
 
 
+def test_noise_says_less_of_places(prepared):
+    """Content mode weighs by sqrt(a_t); the plain reading weighs all timesteps alike."""
+    for mode, ratio in (("content", 0.0683 / 0.9996), ("plain", 1.0)):
+        step, _ = prepared(local_attention=mode)
+        half = step.draw(REFERENCE, 0, range(2))
+        with torch.no_grad(), step._watched({REFERENCE: half}) as kept:
+            step.predict([half])
+        early, late = (step.local_errors(replace(half, times=torch.full((2,), t)), kept) for t in (0, 999))
+        assert (late / early).tolist() == pytest.approx([ratio] * 2, rel=1e-2)
+
+
 def test_a_dropped_caption_says_nothing(prepared):
     step, _ = prepared(caption_dropout=1.0)
     (terms,) = step.passes(0, list)
@@ -182,7 +193,7 @@ def test_at_weight_zero_the_weights_are_those_without_the_term(train, uncut, tmp
     def never(*_, **__):
         raise AssertionError("called")
 
-    for name in ("supervise", "captured", "shares_on_grid", "with_base"):
+    for name in ("supervise", "captured", "shares_on_grid", "base_words"):
         monkeypatch.setattr(subject, name, never)
     monkeypatch.setattr(SubjectStep, "local_errors", never)
     monkeypatch.setattr(SubjectStep, "_watched", lambda *_: nullcontext())
