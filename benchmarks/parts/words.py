@@ -46,7 +46,7 @@ def segment_rows(quick: bool) -> list[Row]:
         scene = world.scene_of(SCENES, index)
         picture, masks = drawing.render(scene)
         true = np.asarray(masks[0]) > 0
-        (instance,) = finder.find(picture, [f"a {scene.things[0].noun}"])
+        (instance,) = finder.find(picture, [f"a {scene.things[0].noun}"], finder.threshold)
         assert instance.mask is not None
         mask = cleaned(instance.mask)
         found.append(float((mask & true).sum() / max((mask | true).sum(), 1)))
