@@ -37,7 +37,9 @@ def find_word(word: str, text: str) -> re.Match | None:
 def with_subject(caption: str, concept: Concept) -> str:
     """`caption` with the concept's identifier in it.
 
-    An empty caption becomes `default_caption`. A caption with the identifier stays as it is. Else the identifier goes
+    An empty caption becomes `default_caption`. A caption with the identifier stays as it is, but for the description,
+    which goes between identifier and noun where it is missing there ("a sks cat" -> "a sks striped cat": rare subjects
+    are learned better when their looks are said: Chae et al. 2023, InstructBooth). Else the identifier goes
     before the description and noun ("a striped cat" -> "a sks striped cat"), or with the description before the noun
     alone ("a cat" -> "a sks striped cat"). Where the noun is not there either (tags), the whole phrase goes in front:
     "sks striped cat, outdoors, grass".
@@ -46,7 +48,7 @@ def with_subject(caption: str, concept: Concept) -> str:
     if not caption:
         return default_caption(concept)
     if find_word(concept.identifier, caption):
-        return caption
+        return _described(caption, concept)
     described = " ".join(part for part in (concept.description, concept.noun) if part)
     for words in (described, concept.noun):
         found = find_word(words, caption)
@@ -55,3 +57,11 @@ def with_subject(caption: str, concept: Concept) -> str:
             before = re.sub(r"\b([Aa])n $", r"\1 ", caption[: found.start()])
             return f"{before}{concept.identifier} {kept}{caption[found.end() :]}"
     return f"{concept.phrase}, {caption}"
+
+
+def _described(caption: str, concept: Concept) -> str:
+    """`caption`, which holds the identifier, with the description before the noun where it is nowhere."""
+    if not concept.description or find_word(concept.description, caption):
+        return caption
+    pair = rf"(?<!\w)({re.escape(concept.identifier)}) ({re.escape(concept.noun)})(?!\w)"
+    return re.sub(pair, lambda found: f"{found[1]} {concept.description} {found[2]}", caption, flags=re.IGNORECASE)

@@ -1,7 +1,7 @@
 """Benches: `run.py bench NAME` runs `rows(quick)` of the module NAME here, prints its table and writes it as JSON.
 
 A new bench is one file in this folder with a function `rows(quick: bool) -> list[Row]`. A trailing underscore of the
-file's name is not part of the bench's name (`import_.py` is the bench `import`).
+file's name is not part of the bench's name (`import_.py` is the bench `import`); files that begin with one help others.
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None without a goal."""
+        """Whether the goal is reached; None without a goal.
+
+        A gain in points reaches it when the value does and the interval lies above zero; a goal below zero ("not
+        lower") is reached when the whole interval lies above it.
+        """
         if self.goal is None:
             return None
+        if self.unit == "points" and self.interval is not None:
+            return self.interval[0] > min(self.goal, 0) and (self.goal < 0 or self.value >= self.goal)
         return self.value <= self.goal if self.better == "lower" else self.value >= self.goal
 
 
 def names() -> list[str]:
     """The benches there are."""
-    return sorted(file.stem.rstrip("_") for file in HERE.glob("*.py") if not file.stem.startswith("__"))
+    return sorted(file.stem.rstrip("_") for file in HERE.glob("*.py") if not file.stem.startswith("_"))
 
 
 def measure(name: str, quick: bool) -> list[Row]:

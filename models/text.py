@@ -104,6 +104,47 @@ def _pieces(prompt: str, learned: Mapping[str, Tensor]) -> Iterator[tuple[str, s
     yield prompt[end:], None
 
 
+def content_tokens(networks: Networks, prompt: str, embeddings: Embeddings | None = None) -> int:
+    """How many tokens of `prompt` fit in the window, its first and last token not counted: they stand from 1 on.
+
+    Raises FewShotError when the family's two encoders cut the prompt into different numbers of tokens.
+    """
+    return min(_count(networks, prompt, embeddings or {}), _room(networks))
+
+
+def token_places(
+    networks: Networks, prompt: str, spans: Sequence[tuple[int, int]], embeddings: Embeddings | None = None
+) -> tuple[int, ...]:
+    """The positions of the tokens of `prompt` in the given spans of whole words, those that fit in the window.
+
+    A span is (start, end) in characters. Position 0 is the prompt's first token, which holds no word.
+    """
+    places: set[int] = set()
+    for start, end in spans:
+        first = _count(networks, prompt[:start], embeddings or {})
+        places.update(range(first + 1, _count(networks, prompt[:end], embeddings or {}) + 1))
+    return tuple(sorted(place for place in places if place <= _room(networks)))
+
+
+def _room(networks: Networks) -> int:
+    return min(encoder.config.max_position_embeddings for encoder in networks.text_encoders) - 2
+
+
+def _count(networks: Networks, text: str, embeddings: Embeddings) -> int:
+    """Tokens of `text`, whole words, however many fit; the tokenizers of a family agree."""
+    counts = []
+    for tokenizer, which in zip(networks.tokenizers, networks.family.text_encoders, strict=True):
+        learned = {word: of[which.embedding] for word, of in embeddings.items() if which.embedding in of}
+        total = 0
+        for piece, word in _pieces(text, learned):
+            total += len(tokenizer(piece, add_special_tokens=False).input_ids) if piece.strip() else 0
+            total += len(learned[word]) if word else 0
+        counts.append(total)
+    if len(set(counts)) > 1:
+        raise FewShotError(f"the text encoders cut '{text}' into {counts} tokens: a tokenizer is of another model")
+    return counts[0]
+
+
 # --------------------------------------------------------------------------------------------------------- encoding
 
 

@@ -80,8 +80,19 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Another subject in the same picture: an index into the set's concepts, and its visible mask."""
+
+    concept: int
+    mask: Picture
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One training picture. `concept` is an index into the set's concepts; `mask` is white where the subject is."""
+    """One training picture. `concept` is an index into the set's concepts; `mask` is white where the subject is.
+
+    A picture of several subjects (a composite) names the first in `concept` and `mask` and the rest in `others`.
+    """
 
     image: Picture
     caption: str
@@ -89,6 +100,13 @@ class Sample:
     role: Literal["reference", "prior"] = "reference"
     concept: int = 0
     weight: float = 1.0
+    others: tuple[Part, ...] = ()
+
+    @property
+    def masks(self) -> dict[int, Picture]:
+        """The mask of each subject that has one, by its index among the concepts."""
+        own = {} if self.mask is None else {self.concept: self.mask}
+        return own | {part.concept: part.mask for part in self.others}
 
 
 @dataclass(frozen=True)
@@ -98,8 +116,9 @@ class TrainingSet:
 
     def __post_init__(self):
         for sample in self.samples:
-            if not 0 <= sample.concept < len(self.concepts):
-                raise FewShotError(f"a sample names concept {sample.concept}, but the set has {len(self.concepts)}")
+            for concept in (sample.concept, *(part.concept for part in sample.others)):
+                if not 0 <= concept < len(self.concepts):
+                    raise FewShotError(f"a sample names concept {concept}, but the set has {len(self.concepts)}")
 
     @cached_property
     def key(self) -> str:

@@ -8,7 +8,7 @@ from .captions import CaptionPictures, ExpandCaptions, PromptInspiration
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
-from .pictures import SetToImages, SubjectPictures
+from .pictures import CombineSets, SetToImages, SubjectPictures
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
 
@@ -16,6 +16,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     LoadBase,
     BaseFromModel,
     SubjectPictures,
+    CombineSets,
     SetToImages,
     GeneratePriors,
     SegmentByPrompt,

@@ -105,6 +105,36 @@ def said_of(pictures: Any) -> str:
     return f"{len(pictures.references)} pictures of {pictures.trigger}, {masks} masks{priors}"
 
 
+class CombineSets(io.ComfyNode):
+    """Several subjects as one set."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        more = [
+            Set.Input(f"set_{number}", optional=number > 2, tooltip="Pictures of one subject, with its own identifier.")
+            for number in range(1, 7)
+        ]
+        return io.Schema(
+            node_id="FewShotCombineSets",
+            display_name="Combine Sets",
+            category=CATEGORY,
+            description="Joins the pictures of several subjects into one set, so that one training teaches them all. "
+            "Each keeps its own words, masks and priors.",
+            search_aliases=["several subjects", "multi subject", "merge datasets", "concatenate sets"],
+            inputs=more,
+            outputs=[Set.Output(display_name="SET", tooltip="The pictures of all subjects.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, **sets: Any) -> io.NodeOutput:
+        from ..augmentation.combining import combine
+
+        given = [sets[name] for name in sorted(sets) if sets[name] is not None]
+        found = combine(given)
+        return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, said_of(found)))
+
+
 class SetToImages(io.ComfyNode):
     """A training set as ComfyUI's own lists."""
 

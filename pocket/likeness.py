@@ -116,7 +116,17 @@ def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
     model = CLIPSegForImageSegmentation(config)
     own = model.clip.state_dict()
     model.clip.load_state_dict({k: v for k, v in clip.state_dict().items() if k in own}, strict=True)
+    for part in model.decoder.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            part.reset_parameters()  # transformers starts them with a deviation of 1, from which little is learned
     return model
+
+
+def segment(model: CLIPSegForImageSegmentation, pictures: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The logits of the model's own forward pass, but with gradients into both towers, which that one keeps frozen."""
+    seen = model.clip.vision_model(pixel_values=pictures, output_hidden_states=True).hidden_states
+    words = model.clip.get_text_features(tokens).pooler_output
+    return model.decoder([seen[i + 1] for i in model.extract_layers], words).logits
 
 
 def phrase_and_mask(scene: world.Scene, masks: torch.Tensor, rng) -> tuple[str, torch.Tensor]:
@@ -144,9 +154,7 @@ def clipseg_loss(model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer, b
         tokens = tokenizer([p for p, _ in asked], padding="max_length", truncation=True, return_tensors="pt")
         target = torch.stack([m for _, m in asked]).float().to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = model(
-                pixel_values=pictures.float().div_(127.5).sub_(1).to(device), input_ids=tokens.input_ids.to(device)
-            ).logits
+            logits = segment(model, pictures.float().div_(127.5).sub_(1).to(device), tokens.input_ids.to(device))
         logits = full_size(logits.float())
         share = torch.sigmoid(logits)
         both = (share * target).sum((1, 2))

@@ -8,6 +8,7 @@ table of figures is measured, printed and written to `weights/figures.json`.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import logging
@@ -62,8 +63,7 @@ class Workplace:
 
 def _save(model, folder: Path):
     """Write fp16 shards; the live model stays fp32."""
-    state = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=state, max_shard_size=assemble.SHARD)
+    copy.deepcopy(model).half().save_pretrained(folder, max_shard_size=assemble.SHARD)
     assemble.forget_origin(folder)
 
 
@@ -124,11 +124,11 @@ def refresh_statistics(model: reader.SceneReader, batches, device, count: int = 
 
 
 def encoder_key(folder: Path) -> str:
-    """Hash of what latents depend on: the encoder and the scale, but not the decoder."""
+    """Hash of what latents depend on: the encoder, in the half precision that is shipped, and the scale."""
     tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
     digest = hashlib.sha256(str(AutoencoderKL.load_config(folder)["scaling_factor"]).encode())
     for name in sorted(name for name in tensors if not name.startswith(("decoder.", "post_quant_conv."))):
-        digest.update(tensors[name].numpy().tobytes())
+        digest.update((tensors[name].half() + 0.0).numpy().tobytes())  # + 0.0: -0.0 and 0.0 are one number
     return digest.hexdigest()[:12]
 
 

@@ -180,6 +180,16 @@ def test_a_goal_is_met_in_its_direction():
     assert benchmarks.Row("a", 1, "%", "higher").met is None
 
 
+def test_a_gain_must_be_sure():
+    """15 points asked: reached with an interval above zero; not lower by 8: reached by the interval's lower end."""
+    sure, unsure = (5.0, 30.0), (-1.0, 40.0)
+    assert benchmarks.Row("a", 16, "points", "higher", 15, sure).met is True
+    assert benchmarks.Row("a", 16, "points", "higher", 15, unsure).met is False
+    assert benchmarks.Row("a", 14, "points", "higher", 15, sure).met is False
+    assert benchmarks.Row("a", -3, "points", "higher", -8, (-7.0, 2.0)).met is True
+    assert benchmarks.Row("a", 3, "points", "higher", -8, (-9.0, 15.0)).met is False
+
+
 def test_the_medians_interval_holds_the_median():
     low, high = benchmarks.median_interval([0.1, 0.2, 0.2, 0.3, 0.25])
     assert 0.1 <= low <= 0.2 <= high <= 0.3

@@ -26,7 +26,10 @@ FEWEST_STEPS, MOST_STEPS = 400, 1500
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices depend on. `config` is the UNet's; `pixels` are a latent cell's; `free` bytes, if known."""
+    """What the choices depend on. `config` is the UNet's; `pixels` are a latent cell's; `free` bytes, if known.
+
+    `references` are the pictures of `concepts` subjects, without composites of them.
+    """
 
     references: int
     priors: int
@@ -37,6 +40,7 @@ class Facts:
     text_encoders: int
     half: bool
     free: int | None
+    concepts: int = 1
 
 
 def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, tuple[str, ...]]:
@@ -62,7 +66,9 @@ def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, t
         share = 0.5 if facts.text_encoders == 1 else 0.05
         choose("text_learning_rate", _rounded(chosen.learning_rate * share), f"{share:g} of learning_rate")
     choose("batch_size", batch_size(facts.parameters, (chosen.resolution // facts.pixels) ** 2), BATCH_RULE)
-    choose("steps", steps(facts.references, chosen.batch_size), f"{facts.references} references; {STEPS_RULE}")
+    several = f" of {facts.concepts} subjects" if facts.concepts > 1 else ""
+    number = steps(facts.references, chosen.batch_size, facts.concepts)
+    choose("steps", number, f"{facts.references} references{several}; {STEPS_RULE}")
     chosen, why = _split(chosen, facts)
     return chosen, (*reasons, why)
 
@@ -89,12 +95,17 @@ def batch_size(parameters: int, cells: int) -> int:
 BATCH_RULE = "what costs as much as one SD 1.x picture of 512 x 512, from 1 to 4"
 
 
-def steps(references: int, batch: int) -> int:
-    """120 for each reference at batch 1, fewer by sqrt(batch) as the gradients' noise falls; 400 to 1500."""
-    return min(max(round(STEPS_PER_REFERENCE * references / math.sqrt(batch)), FEWEST_STEPS), MOST_STEPS)
+def steps(references: int, batch: int, concepts: int = 1) -> int:
+    """120 for each reference at batch 1, fewer by sqrt(batch) as the gradients' noise falls; 400 to 1500.
+
+    Of several subjects what one would take, times their number to the power of 0.7: they share the class and the base.
+    """
+    one = min(max(STEPS_PER_REFERENCE * references / concepts / math.sqrt(batch), FEWEST_STEPS), MOST_STEPS)
+    return round(one * concepts**MORE_SUBJECTS)
 
 
-STEPS_RULE = "120 each / sqrt(batch_size), from 400 to 1500"
+MORE_SUBJECTS = 0.7
+STEPS_RULE = "120 each / sqrt(batch_size), from 400 to 1500; for n subjects what one takes, times n ** 0.7"
 
 
 def _rounded(rate: float) -> float:

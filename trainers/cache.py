@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
-from ..augmentation.pictures import fit_to, load_mask, load_picture
+from ..augmentation.fitting import fit_to, same_aspect
+from ..augmentation.pictures import load_mask, load_picture
 from ..models.errors import FewShotError
 from ..models.latents import encode_pictures
 from ..models.loading import Networks
@@ -26,10 +28,14 @@ class Pool:
     """N samples of one role, on the device.
 
     mean, std: the latents' distribution (N, C, h, w), scaled, fp32; a latent sample is mean + std * noise.
-    masks: (N, 1, h, w) in [0, 1] with 1 on the subject, or None where they are not used.
+    masks: (N, 1, h, w) in [0, 1] with 1 on the subjects, or None where they are not used.
     sizes: SDXL's size conditioning (N, 6), or None.
     prompts: the captions; conditioning: them encoded, row by row, or None where the text encoder is trained.
+    dropped: the empty caption encoded (1 row), under the same condition.
     weights: how often each sample is drawn, relatively.
+    shapes: each sample's masks (1, h, w) by the number of their subject, on the host.
+    base, base_dropped: the captions without identifiers and the empty caption (1 row), as the base encodes them,
+        where that is used.
     """
 
     mean: torch.Tensor
@@ -38,7 +44,11 @@ class Pool:
     sizes: torch.Tensor | None
     prompts: tuple[str, ...]
     conditioning: Conditioning | None
+    dropped: Conditioning | None
     weights: tuple[float, ...]
+    shapes: tuple[Mapping[int, torch.Tensor], ...] = ()
+    base: Conditioning | None = None
+    base_dropped: Conditioning | None = None
 
 
 def build_pool(
@@ -63,7 +73,7 @@ def build_pool(
     fitted = []
     for done, sample in enumerate(samples):
         watcher.check()
-        fitted.append(_fit(sample, resolution, masks))
+        fitted.append(_fit(sample, resolution, resolution // networks.downscale))
         if done % 10 == 0:
             watcher.progress(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
     moments = []
@@ -75,38 +85,58 @@ def build_pool(
     std = torch.cat([s for _, s in moments])
     _check_latents(mean, samples)
     prompts = tuple(sample.caption for sample in samples)
+    shapes = tuple(shape for _, shape, _ in fitted)
     return Pool(
         mean=mean,
         std=std,
-        masks=_latent_masks([m for _, m, _ in fitted], mean, samples) if masks else None,
+        masks=_united(shapes, mean, samples) if masks else None,
         sizes=_sizes(networks, [crop for _, _, crop in fitted]),
         prompts=prompts,
-        conditioning=None if live_text else _encoded(networks, prompts),
+        conditioning=None if live_text else encoded(networks, prompts),
+        dropped=None if live_text else encoded(networks, [""]),
         weights=tuple(sample.weight for sample in samples),
+        shapes=shapes,
     )
 
 
-def _fit(sample: Sample, resolution: int, masks: bool):
-    """Pixels (3, H, W) in [0, 1], the mask (1, H, W) or None, and the crop."""
-    mask = load_mask(sample.mask) if sample.mask is not None else None
-    picture, mask, crop = fit_to(
-        load_picture(sample.image), mask, resolution, resolution, centre="mask" if mask is not None else "centre"
-    )
-    shape = None if mask is None or not masks else _tensor(mask)[None]
-    return _tensor(picture).permute(2, 0, 1), shape, crop
+def _fit(sample: Sample, resolution: int, cells: int):
+    """Pixels (3, H, W) in [0, 1], each subject's mask on the latents' grid (1, h, w), and the crop around them all."""
+    source = load_picture(sample.image)
+    masks = {number: _as_large(load_mask(mask), source) for number, mask in sample.masks.items()}
+    union = reduce(ImageChops.lighter, masks.values()) if masks else None
+    picture, _, crop = fit_to(source, union, resolution, resolution, centre="mask" if masks else "centre")
+    shapes = {}
+    for number, mask in masks.items():
+        cut = mask.resize(picture.size, Image.Resampling.BILINEAR, box=crop.box)
+        shapes[number] = torch.nn.functional.interpolate(_tensor(cut)[None, None], (cells, cells), mode="area")[0]
+    return _tensor(picture).permute(2, 0, 1), shapes, crop
+
+
+def _as_large(mask: Image.Image, picture: Image.Image) -> Image.Image:
+    """A mask in its picture's size. Raises FewShotError where it has another aspect."""
+    if mask.size == picture.size:
+        return mask
+    if not same_aspect(mask.size, picture.size):
+        raise FewShotError(
+            f"a mask of {mask.width} x {mask.height} does not fit its picture of {picture.width} x {picture.height}; "
+            "crop both alike"
+        )
+    return mask.resize(picture.size, Image.Resampling.BILINEAR)
 
 
 def _tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).float() / 255.0
 
 
-def _latent_masks(masks: list, mean: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
-    """Masks on the latents' grid (N, 1, h, w), by area."""
+def _united(
+    shapes: Sequence[Mapping[int, torch.Tensor]], mean: torch.Tensor, samples: Sequence[Sample]
+) -> torch.Tensor:
+    """Where any subject is, on the latents' grid (N, 1, h, w), by area; everywhere where there is no mask."""
     rows = []
-    for mask, sample in zip(masks, samples, strict=True):
+    for found, sample in zip(shapes, samples, strict=True):
         row = torch.ones(1, *mean.shape[-2:])
-        if mask is not None:
-            row = torch.nn.functional.interpolate(mask[None], mean.shape[-2:], mode="area")[0]
+        if found:
+            row = torch.stack(list(found.values())).sum(0).clamp(max=1.0)
         if not row.any():
             raise FewShotError(
                 f"the mask of {sample.image.path} is empty within the crop. Mend it, or set background_weight to 1."
@@ -122,7 +152,7 @@ def _check_latents(mean: torch.Tensor, samples: Sequence[Sample]) -> None:
         raise FewShotError(f"the autoencoder gives no numbers for {path}. Load the base in bfloat16 or float32.")
 
 
-def _encoded(networks: Networks, prompts: Sequence[str], at_once: int = 16) -> Conditioning:
+def encoded(networks: Networks, prompts: Sequence[str], at_once: int = 16) -> Conditioning:
     """Each different prompt is encoded once."""
     unique = list(dict.fromkeys(prompts))
     with torch.no_grad():

@@ -58,6 +58,52 @@ def prior_loss(prediction: torch.Tensor, target: torch.Tensor, time_weight: torc
     return reference_loss(prediction, target, None, time_weight)
 
 
+SURE = 1e-3
+"""attention shares p become p * (1 - 2 * SURE) + SURE: affine, so that no place's gradient is cut off"""
+
+
+def local_loss(shares: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """L_local of each sample (B,): balanced binary cross-entropy between attention and mask, mean over its subjects.
+
+    Inside and outside of the mask count half each, whatever their areas; where one of them is empty, the other counts
+    in full. With soft masks M it is the mean of -log p weighted by M, and of -log(1 - p) weighted by 1 - M.
+
+    Args:
+        shares: p in [0, 1] (B, S, h, w), the share of the attention that goes to a subject's words.
+        masks: where each subject is (B, S, h, w), in [0, 1].
+        valid: (B, S), 1 where the subject is in the caption and has a mask; a sample without any gives 0.
+    """
+    shares, masks, valid = shares.float() * (1 - 2 * SURE) + SURE, masks.float(), valid.float()
+    inside, outside = masks.sum((-2, -1)), (1 - masks).sum((-2, -1))
+    present = (masks * -shares.log()).sum((-2, -1)) / inside.clamp(min=1e-6)
+    absent = ((1 - masks) * -(1 - shares).log()).sum((-2, -1)) / outside.clamp(min=1e-6)
+    has = torch.stack([inside > 1e-6, outside > 1e-6]).float()
+    each = (has[0] * present + has[1] * absent) / has.sum(0)
+    return (each * valid).sum(1) / valid.sum(1).clamp(min=1)
+
+
+def local_loss_of_maxima(shares: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The plain reading of the same term: the cross-entropy of attention divided by its maximum, mean over places.
+
+    Its authors leave normalisation and balance open. Arguments are those of `local_loss`, with shares of the attention
+    to all tokens. The maximum is taken for each sample and subject, and is a constant.
+    """
+    shares, masks, valid = shares.float(), masks.float(), valid.float()
+    scaled = shares / shares.amax((-2, -1), keepdim=True).detach().clamp(min=1e-12) * (1 - 2 * SURE) + SURE
+    each = -(masks * scaled.log() + (1 - masks) * (1 - scaled).log()).mean((-2, -1))
+    return (each * valid).sum(1) / valid.sum(1).clamp(min=1)
+
+
+def consistency_loss(error: torch.Tensor, base_error: torch.Tensor, beta: float) -> torch.Tensor:
+    """Direct consistency optimisation of each sample (B,) (Lee et al. 2024, arXiv:2402.12004, eq. 8).
+
+    -log sigmoid(-beta * (error - base_error)): the adapted model shall have a smaller error than the base, and nothing
+    is gained by going far. Taken for each sample, and divided by beta / 2, so that its gradient is that of `error`
+    where both errors are equal; the loss itself is 2 log(2) / beta there.
+    """
+    return torch.nn.functional.softplus(beta * (error - base_error)) * (2.0 / beta)
+
+
 def part_of_mean(losses: torch.Tensor, count: int) -> torch.Tensor:
     """What these samples (b,) add to the mean over `count` samples: parts of a batch add up to the batch's mean."""
     return losses.sum() / count

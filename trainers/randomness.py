@@ -50,6 +50,10 @@ class Randomness:
         drawn = [torch.randint(high, (1,), generator=self._at(stream, step, i), device=self.device) for i in samples]
         return torch.cat(drawn)
 
+    def happens(self, stream: str, step: int, sample: int, probability: float) -> bool:
+        """Whether something of this probability happens; drawn on the host, since it decides what is computed."""
+        return seed_of(self.seed, stream, step, sample) / 2**63 < probability
+
     def choose(self, stream: str, draw: int, weights: Sequence[float]) -> int:
         """The `draw`-th choice among len(weights) things, evenly spread: no long runs, no thing forgotten.
 

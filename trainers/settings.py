@@ -124,7 +124,10 @@ _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectSettings(Settings):
-    """Of subject training: L_ref + prior_weight * L_prior (DreamBooth, Ruiz et al. 2023) on low-rank adapters."""
+    """Of subject training: L_ref + prior_weight * L_prior + local_weight * L_local on low-rank adapters.
+
+    L_ref and L_prior are DreamBooth's (Ruiz et al. 2023), L_local ties attention to masks (`losses.local_loss`).
+    """
 
     steps: int = setting(
         -1,
@@ -167,6 +170,14 @@ class SubjectSettings(Settings):
         min=0.0,
         max=10.0,
         step=0.1,
+    )
+    local_weight: float = setting(
+        0.0,
+        "Weight of the attention loss, which ties the subject's words to its mask, so that the surroundings are not "
+        "learned with it; 0.05 is usual. It needs masks. 0 is off.",
+        min=0.0,
+        max=10.0,
+        step=0.01,
     )
     resolution: int = setting(
         0,
@@ -223,6 +234,44 @@ class SubjectSettings(Settings):
     background_weight: float = setting(
         1.0,
         "Weight of what lies outside the subject's mask. 1 does not use masks.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    local_attention: str = setting(
+        "content",
+        "How the attention loss reads attention: as its share among the caption's words, balanced by area and weighted "
+        "by the picture's signal; or plainly, divided by its maximum.",
+        choices=("content", "plain"),
+        advanced=True,
+    )
+    objective: str = setting(
+        "mse",
+        "What is minimised on the reference pictures: the denoising error, or DCO, which asks for less error than the "
+        "base and holds the class without prior pictures, for a third more time.",
+        choices=("mse", "dco"),
+        advanced=True,
+    )
+    dco_beta: float = setting(
+        1000.0,
+        "How closely DCO stays with the base; 1000 to 2000 are usual, lower is freer.",
+        min=1.0,
+        max=100_000.0,
+        step=100.0,
+        advanced=True,
+    )
+    caption_dropout: float = setting(
+        0.0,
+        "Share of the pictures that are learned without their caption; 0.1 is usual where the whole denoiser learns.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    composite_share: float = setting(
+        0.25,
+        "With several subjects: share of the pictures that show more than one of them, where the set has such.",
         min=0.0,
         max=1.0,
         step=0.05,

@@ -1,78 +1,96 @@
-"""Subject training: what one step computes, L_ref + prior_weight * L_prior (DreamBooth, Ruiz et al. 2023)."""
+"""Subject training: what one step computes, L_ref + prior_weight * L_prior + local_weight * L_local.
+
+L_ref and L_prior are DreamBooth's (Ruiz et al. 2023); L_local ties the attention of the subject's words to its mask.
+With DCO (Lee et al. 2024) the base's own error on the reference pictures takes the place of prior pictures.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ..evaluation.metrics import strip_identifiers
 from ..models.adapters import Injected, LoraSpec, inject
+from ..models.attention import Captured, captured, shares_on_grid
 from ..models.errors import FewShotError
 from ..models.loading import Networks
 from ..models.text import Conditioning, denoise, encode_prompts
 from ..models.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ..models.watching import Watcher
-from .cache import Pool, build_pool
+from . import losses
+from .cache import Pool, build_pool, encoded
+from .captions import captioned
+from .halves import Half, rows_of, told_to
 from .loop import Share
-from .losses import min_snr_weight, part_of_mean, prior_loss, reference_loss, weight_map
 from .processes import Processes
 from .randomness import Randomness
 from .settings import SubjectSettings
+from .several import drawing_weights
+from .supervision import Supervision, supervise
 from .training import TrainingResult, train_with
 
 log = logging.getLogger(__name__)
 
-REFERENCE, PRIOR = "reference", "prior"
-
-
-@dataclass(frozen=True)
-class Half:
-    """The samples of one term in one pass: noisy latents (n, C, h, w) at `times` (n,), and what belongs to them."""
-
-    latents: torch.Tensor
-    times: torch.Tensor
-    target: torch.Tensor
-    conditioning: Conditioning | None
-    prompts: tuple[str, ...]
-    sizes: torch.Tensor | None
-    masks: torch.Tensor | None
+REFERENCE, PRIOR, LOCAL, DCO = "reference", "prior", "local", "dco"
 
 
 class SubjectStep:
     """The step for one set of networks, pools and settings (with every `auto` resolved).
 
-    Each step draws `batch_size` samples for each term. A term draws from streams of its own, and its mean is taken
-    over its own samples only; a term of weight 0 is not computed at all.
+    Each step draws `batch_size` references and as many priors. A term draws from streams of its own, and its mean is
+    taken over its own samples only; a term of weight 0 is not computed at all.
+
+    Args:
+        supervision: of the references' pool, where L_local has a weight.
+        without: the context in which the networks are as they were before training, for DCO.
     """
 
-    def __init__(self, networks: Networks, references: Pool, priors: Pool | None, settings: SubjectSettings):
+    def __init__(
+        self,
+        networks: Networks,
+        references: Pool,
+        priors: Pool | None,
+        settings: SubjectSettings,
+        supervision: Supervision | None = None,
+        without: Callable[[], AbstractContextManager] = nullcontext,
+    ):
         self.networks = networks
         self.settings = settings
+        self.supervision = supervision
+        self.without = without
         self.pools = {REFERENCE: references}
-        self.weights: dict[str, float] = {REFERENCE: 1.0}
+        self.names = {REFERENCE: DCO if settings.objective == "dco" else REFERENCE, PRIOR: PRIOR}
+        self.weights: dict[str, float] = {self.names[REFERENCE]: 1.0}
         if priors is not None and settings.prior_weight > 0:
             self.pools[PRIOR] = priors
             self.weights[PRIOR] = settings.prior_weight
+        if supervision is not None and settings.local_weight > 0:
+            self.weights[LOCAL] = settings.local_weight
         self.random = Randomness(settings.seed, networks.device)
 
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
-        """What each pass adds to L_ref and L_prior; all samples in one pass unless `micro_batch` is smaller."""
+        """What each pass adds to each term; all samples in one pass unless `micro_batch` is smaller."""
         batch, most = self.settings.batch_size, self.settings.micro_batch
-        rows = share([(term, i) for term in self.weights for i in range(batch)])
+        rows = share([(term, i) for term in self.pools for i in range(batch)])
         for start in range(0, len(rows), most):
             yield self.losses(step, rows[start : start + most])
 
     def losses(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
         """One call of the denoiser for `rows` of (term, global sample index), and what it adds to each term."""
-        wanted = {term: [i for of, i in rows if of == term] for term in self.weights}
+        wanted = {term: [i for of, i in rows if of == term] for term in self.pools}
         halves = {term: self.draw(term, step, samples) for term, samples in wanted.items() if samples}
-        predictions = self.predict(list(halves.values()))
-        terms = {}
+        with self._watched(halves) as kept:
+            predictions = self.predict(list(halves.values()))
+        terms, batch = {}, self.settings.batch_size
         for (term, half), prediction in zip(halves.items(), predictions, strict=True):
-            terms[term] = part_of_mean(self.errors(term, half, prediction), self.settings.batch_size)
+            terms[self.names[term]] = losses.part_of_mean(self.errors(term, half, prediction), batch)
+        if kept is not None:
+            terms[LOCAL] = losses.part_of_mean(self.local_errors(halves[REFERENCE], kept), batch)
         return terms
 
     def draw(self, term: str, step: int, samples: Sequence[int]) -> Half:
@@ -80,22 +98,24 @@ class SubjectStep:
         pool, random, schedule = self.pools[term], self.random, self.networks.schedule
         first = step * self.settings.batch_size
         picks = [random.choose(f"{term}/picture", first + i, pool.weights) for i in samples]
-        mean, std = _rows(pool.mean, picks), _rows(pool.std, picks)
+        mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
         noise = random.normal(f"{term}/noise", step, samples, mean.shape[1:])
         if self.settings.noise_offset:
             offset = random.normal(f"{term}/offset", step, samples, (mean.shape[1], 1, 1))
             noise = noise + self.settings.noise_offset * offset
         times = random.integers(f"{term}/timestep", step, samples, len(schedule))
-        told = pool.conditioning
+        told = [not random.happens(f"{term}/dropped", step, i, self.settings.caption_dropout) for i in samples]
         return Half(
             latents=schedule.add_noise(clean, noise, times),
             times=times,
             target=schedule.target(clean, noise, times),
-            conditioning=None if told is None else Conditioning.cat([told.take(slice(i, i + 1)) for i in picks]),
-            prompts=tuple(pool.prompts[i] for i in picks),
-            sizes=None if pool.sizes is None else _rows(pool.sizes, picks),
-            masks=None if pool.masks is None else _rows(pool.masks, picks),
+            conditioning=None if pool.conditioning is None else told_to(pool.conditioning, pool.dropped, picks, told),
+            prompts=tuple(pool.prompts[i] if kept else "" for i, kept in zip(picks, told, strict=True)),
+            sizes=None if pool.sizes is None else rows_of(pool.sizes, picks),
+            masks=None if pool.masks is None else rows_of(pool.masks, picks),
+            picks=tuple(picks),
+            told=tuple(told),
         )
 
     def predict(self, halves: Sequence[Half]) -> tuple[torch.Tensor, ...]:
@@ -126,23 +146,53 @@ class SubjectStep:
         weight = None
         if self.settings.min_snr_gamma:
             schedule = self.networks.schedule
-            weight = min_snr_weight(schedule.snr(half.times), self.settings.min_snr_gamma, schedule.prediction)
+            weight = losses.min_snr_weight(schedule.snr(half.times), self.settings.min_snr_gamma, schedule.prediction)
         if term == PRIOR:
-            return prior_loss(prediction, half.target, weight)
-        places = None if half.masks is None else weight_map(half.masks, self.settings.background_weight)
-        return reference_loss(prediction, half.target, places, weight)
+            return losses.prior_loss(prediction, half.target, weight)
+        places = None if half.masks is None else losses.weight_map(half.masks, self.settings.background_weight)
+        if self.settings.objective != "dco":
+            return losses.reference_loss(prediction, half.target, places, weight)
+        own = losses.squared_error(prediction, half.target, places)
+        base = losses.squared_error(self.base_prediction(half), half.target, places)
+        error = losses.consistency_loss(own, base, self.settings.dco_beta)
+        return error if weight is None else error * weight
 
+    @torch.no_grad()
+    def base_prediction(self, half: Half) -> torch.Tensor:
+        """What the denoiser predicts without what is trained, told of the class only."""
+        pool = self.pools[REFERENCE]
+        assert pool.base is not None
+        told = told_to(pool.base, pool.base_dropped, half.picks, half.told)
+        with self.without():
+            return self.predict([replace(half, conditioning=told)])[0]
 
-def _rows(tensor: torch.Tensor, picks: Sequence[int]) -> torch.Tensor:
-    """Rows by indices that the host knows, without copying an index to the device."""
-    return torch.stack([tensor[i] for i in picks])
+    def _watched(self, halves: Mapping[str, Half]) -> AbstractContextManager[Captured | None]:
+        """The context that keeps the references' attention where L_local is computed."""
+        if self.supervision is None or LOCAL not in self.weights or REFERENCE not in halves:
+            return nullcontext()
+        return captured(self.networks.unet, self.supervision.layers)
+
+    def local_errors(self, half: Half, kept: Captured) -> torch.Tensor:
+        """L_local (n,) of the references, which are the first of the batch.
+
+        Weighted by sqrt(a_t), since a picture of nearly pure noise does not show where anything is; the plain reading
+        weighs all timesteps alike.
+        """
+        assert self.supervision is not None
+        rows = self.supervision.take(half.picks, half.told)
+        size = (half.latents.shape[-2], half.latents.shape[-1])
+        shares = shares_on_grid(kept, slice(len(half.times)), size, rows.wanted, rows.known, rows.member)
+        if self.settings.local_attention == "plain":
+            return losses.local_loss_of_maxima(shares, rows.masks, rows.valid)
+        signal = self.networks.schedule.alphas_cumprod[half.times].sqrt()
+        return losses.local_loss(shares, rows.masks, rows.valid) * signal
 
 
 class SubjectTraining:
     """The method: which layers get an adapter, and what is computed once before the first step."""
 
     name = "subject"
-    revision = 1  # raised too when a rule of `auto` or a default that is not a setting changes
+    revision = 2  # raised too when a rule of `auto` or a default that is not a setting changes
 
     def prepare(
         self,
@@ -152,18 +202,53 @@ class SubjectTraining:
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[SubjectStep, Injected]:
-        """Encode pictures and prompts, and put the layers in."""
-        if chosen.prior_weight > 0 and not pictures.priors:
-            log.warning("there are no prior pictures, so the class itself may drift towards the subject")
-
-        def pool(samples: Sequence[Sample], masks: bool) -> Pool:
-            return build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.text_encoder)
-
-        references = pool(pictures.references, chosen.background_weight < 1)
-        priors = pool(pictures.priors, False) if pictures.priors and chosen.prior_weight > 0 else None
+        """Put the layers in, and encode pictures and prompts."""
+        _tell(pictures, chosen)
+        pictures = captioned(networks, pictures)
+        base = base_words(networks, pictures) if chosen.objective == "dco" else None
         spec = LoraSpec(chosen.rank, chosen.alpha)
         sets = {chosen.parameter_set: spec} | ({"text": spec} if chosen.text_encoder else {})
-        return SubjectStep(networks, references, priors, chosen), inject(networks, sets, chosen.seed, start_from)
+        injected = inject(networks, sets, chosen.seed, start_from)
+        try:  # prompts are encoded with what stays on of the adapter that is trained on from
+            references, priors, supervision = self._pools(networks, pictures, chosen, watcher)
+        except BaseException:
+            injected.remove()
+            raise
+        if base is not None:
+            references = replace(references, base=base[0], base_dropped=base[1])
+        return SubjectStep(networks, references, priors, chosen, supervision, injected.disabled), injected
+
+    def _pools(
+        self, networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher
+    ) -> tuple[Pool, Pool | None, Supervision | None]:
+        """References, priors, and what L_local compares; the last two where they have a weight."""
+
+        def pool(samples: Sequence[Sample], masks: bool, share: float = 0.0) -> Pool:
+            built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.text_encoder)
+            return replace(built, weights=drawing_weights(samples, share))
+
+        references = pool(pictures.references, chosen.background_weight < 1, chosen.composite_share)
+        supervision = None
+        if chosen.local_weight > 0:
+            content = chosen.local_attention == "content"
+            supervision = supervise(networks, references, pictures.references, pictures.concepts, content)
+        priors = pool(pictures.priors, False) if pictures.priors and chosen.prior_weight > 0 else None
+        return references, priors, supervision
+
+
+def base_words(networks: Networks, pictures: TrainingSet) -> tuple[Conditioning, Conditioning]:
+    """The references' captions as the base is told them, without identifiers, and the empty one; before training."""
+    told = [strip_identifiers(sample.caption, pictures.concepts) for sample in pictures.references]
+    return encoded(networks, told), encoded(networks, [""])
+
+
+def _tell(pictures: TrainingSet, chosen: SubjectSettings) -> None:
+    """Name in the log what will be learned badly."""
+    if chosen.prior_weight > 0 and not pictures.priors and chosen.objective != "dco":
+        log.warning("there are no prior pictures, so the class itself may drift towards the subject")
+    unseen = len(pictures.references) - chosen.steps * chosen.batch_size
+    if unseen > 0:
+        log.warning("%d of the %d pictures are never seen: choose more steps", unseen, len(pictures.references))
 
 
 def train_subject(

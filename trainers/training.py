@@ -122,7 +122,8 @@ def run_key(
 def gather_facts(networks: Networks, pictures: TrainingSet) -> Facts:
     """What `auto` choices depend on."""
     return Facts(
-        references=len(pictures.references),
+        references=sum(1 for sample in pictures.references if not sample.others),
+        concepts=len({sample.concept for sample in pictures.references}),
         priors=len(pictures.priors),
         parameters=sum(p.numel() for p in networks.unet.parameters()),
         config=networks.unet.config,

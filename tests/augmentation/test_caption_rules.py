@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from comfyui_fewshot.augmentation import caption_rules, leaks
 from comfyui_fewshot.augmentation.caption_parts import parts_of, phrase_of, plain, singular, words
 from comfyui_fewshot.augmentation.caption_rules import RelationRules, SubjectRules
-from comfyui_fewshot.benchmarks.parts.report_captions import CAT, LEAKING, POT
+from comfyui_fewshot.benchmarks._report_captions import CAT, LEAKING, POT
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Concept
 

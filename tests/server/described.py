@@ -116,8 +116,22 @@ def write_all(info: Mapping[str, Any]) -> None:
     for name, schema in ours(info).items():
         (DOCS / f"{name}.md").write_text(page(name, schema), encoding="utf-8")
     for path in WORKFLOWS.glob("*.json"):
-        graph = forms.to_api(json.loads(path.read_text(encoding="utf-8")), info)
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            graph = forms.to_api(workflow, info)
+        except forms.Unfit:  # widgets came or went: values are taken by their names, what is new by its default
+            workflow = renewed(workflow, json.loads((WORKFLOWS / "api" / path.name).read_text(encoding="utf-8")), info)
+            path.write_text(as_json(workflow), encoding="utf-8")
+            graph = forms.to_api(workflow, info)
         (WORKFLOWS / "api" / path.name).write_text(as_json(graph), encoding="utf-8")
+
+
+def renewed(workflow: Mapping[str, Any], graph: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+    """The editor's form for changed schemas: the values of the API form, everything else as it was."""
+    old = {str(node["id"]): node for node in workflow["nodes"]}
+    fresh = forms.to_ui(graph, info, {key: tuple(old[key]["pos"]) for key in graph})
+    notes = [node for node in workflow["nodes"] if node["type"] in forms.NOTES]
+    return fresh | {name: workflow[name] for name in ("groups", "extra")} | {"nodes": [*fresh["nodes"], *notes]}
 
 
 if __name__ == "__main__":

@@ -235,3 +235,32 @@ def test_names_are_counted_and_never_written_over(server, info):
     assert (first.name, second.name) == ("counted_00001.safetensors", "counted_00002.safetensors")
     assert first.read_bytes() == content
     assert {first.name, second.name} <= set(server.get("/models/loras"))
+
+
+# -------------------------------------------------------------------------------------------------- several subjects
+
+
+def test_two_things_of_one_name_are_told_apart(server):
+    other = {"other": graphs.node("FewShotSubjectPictures", **{"source": "folder", "source.folder": "subject"},
+                                  **graphs.WORDS | {"noun": "dog"})}  # fmt: skip
+    both = {"both": graphs.node("FewShotCombineSets", set_1=["set", 0], set_2=["other", 0])}
+    seen = {"seen": graphs.node("ProbeKeep", value=["both", 0], name="never")}
+    message = fails(server, graphs.pictures() | other | both | seen, "FewShotCombineSets")
+    assert 'two sets call different things "sks": "sks cat" and "sks dog"' in message
+
+
+def test_attention_without_masks_is_refused(server, info):
+    graph = graphs.training(info, local_weight=0.05)
+    graph["lists"] = graphs.node("FewShotSetToImages", set=["set", 0], role="reference")
+    graph["bare"] = graphs.node(
+        "FewShotSubjectPictures",
+        **{"source": "images", "source.images": ["lists", 0], "source.captions": ""},
+        **graphs.WORDS,
+    )
+    graph["train"]["inputs"]["set"] = ["bare", 0]
+    server.succeed(graphs.pictures() | {key: graph[key] for key in ("lists", "bare")} | {
+        "kept": graphs.node("FewShotSetToImages", set=["bare", 0], role="all"),
+        "alive": graphs.node("PreviewImage", images=["kept", 0]),
+    })  # fmt: skip
+    message = fails(server, graph, "FewShotTrainSubject")
+    assert "local_weight needs masks" in message and "0 have a mask, and none can be used" in message

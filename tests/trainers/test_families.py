@@ -43,6 +43,15 @@ def test_other_families_train(files, tokens, pictures, settings, tmp_path, name)
     assert set(read_lora(result.lora).factors) == set(result.adapter.factors)
 
 
+@pytest.mark.parametrize("name", ["sd2", "sdxl"])
+def test_attention_is_supervised_and_dco_held_in_other_families(files, tokens, pictures, settings, tmp_path, name):
+    """Both tokenizers of SDXL give the same places; the base's words are those of both encoders."""
+    chosen = replace(settings, steps=2, resolution=32, local_weight=0.05, objective="dco", prior_weight=0.0)
+    result = train_subject(base_from_path(files[name]), pictures, chosen, tmp_path, "cpu", tokenizer_folder=tokens)
+    assert set(result.terms) == {"dco", "local"} and min(result.terms["local"]) > 0
+    assert torch.tensor(result.losses).isfinite().all()
+
+
 def test_sizes_are_each_pictures_own(files, tokens, pictures):
     """SDXL is told the picture's size before (36 x 40), where the crop lies, and the size after."""
     with open_base(base_from_path(files["sdxl"]), "cpu", tokenizer_folder=tokens) as networks:

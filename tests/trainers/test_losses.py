@@ -1,5 +1,7 @@
 """Loss terms against closed forms and against torch's own."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,10 @@ from torch.nn.functional import mse_loss
 
 from comfyui_fewshot.models.schedule import NoiseSchedule
 from comfyui_fewshot.trainers.losses import (
+    SURE,
+    consistency_loss,
+    local_loss,
+    local_loss_of_maxima,
     min_snr_weight,
     part_of_mean,
     prior_loss,
@@ -84,3 +90,95 @@ def test_parts_add_up_to_the_mean(cut, seed):
     losses = numbers(6, seed=seed)
     parts = part_of_mean(losses[:cut], 6) + part_of_mean(losses[cut:], 6)
     assert parts.item() == pytest.approx(losses.mean().item(), abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- L_local
+
+
+def half_mask(count=1):
+    mask = torch.zeros(1, count, 4, 4)
+    mask[..., :2, :] = 1
+    return mask
+
+
+def test_local_loss_of_certain_and_right_attention():
+    """p = M gives -log(1 - SURE), whatever the area; the same for a mask that fills the picture."""
+    for mask in (half_mask(), torch.ones(1, 1, 4, 4)):
+        found = local_loss(mask, mask, torch.ones(1, 1))
+        assert found.item() == pytest.approx(-math.log(1 - SURE), rel=1e-4)
+
+
+def test_local_loss_at_chance():
+    """p = 1/2 everywhere is log 2."""
+    assert local_loss(torch.full((1, 1, 4, 4), 0.5), half_mask(), torch.ones(1, 1)).item() == pytest.approx(math.log(2))
+
+
+@given(inside=st.floats(0.01, 0.99), outside=st.floats(0.01, 0.99), rows=st.integers(1, 3))
+def test_local_loss_does_not_depend_on_the_area(inside, outside, rows):
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :rows, :] = 1
+    shares = mask * inside + (1 - mask) * outside
+    p, q = inside * (1 - 2 * SURE) + SURE, outside * (1 - 2 * SURE) + SURE
+    expected = -(math.log(p) + math.log(1 - q)) / 2
+    assert local_loss(shares, mask, torch.ones(1, 1)).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_soft_masks_weigh_both_sides():
+    """M = 1/4, p = 1/2: both means are log 2."""
+    quarter = torch.full((1, 1, 2, 2), 0.25)
+    assert local_loss(quarter * 2, quarter, torch.ones(1, 1)).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("loss", [local_loss, local_loss_of_maxima])
+def test_invalid_subjects_count_for_nothing(loss):
+    shares = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    valid = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    both = loss(shares, half_mask(2).expand(2, -1, -1, -1), valid)
+    alone = loss(shares[:1, :1], half_mask(), torch.ones(1, 1))
+    assert both[0].item() == pytest.approx(alone.item()) and both[1].item() == 0
+
+
+@pytest.mark.parametrize("loss", [local_loss, local_loss_of_maxima])
+def test_losses_follow_the_order_of_the_batch(loss):
+    shares = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    masks, order = half_mask().expand(3, -1, -1, -1), [2, 0, 1]
+    assert torch.equal(loss(shares, masks, torch.ones(3, 1))[order], loss(shares[order], masks, torch.ones(3, 1)))
+
+
+def test_the_worst_place_feels_the_loss():
+    """The place of the largest attention, outside the mask: its own logit is pushed down, as dividing by a maximum
+    with a clamp would not do."""
+    logits = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    with torch.no_grad():
+        logits[..., 3, 3] = 6.0
+    local_loss(logits.sigmoid(), half_mask(), torch.ones(1, 1)).sum().backward()
+    assert logits.grad[0, 0, 3, 3] > 0.04 and logits.grad[0, 0, 0, 0] < 0
+
+
+def test_the_plain_reading_divides_by_the_maximum():
+    """Half the attention scaled by any factor is the same: the cross-entropy of 1 inside and 1/2 outside."""
+    shares = (half_mask() + 1) * 0.01
+    p, q = 1 - SURE, 0.5
+    expected = -(math.log(p) + math.log(q)) / 2
+    for scale in (1.0, 20.0):
+        found = local_loss_of_maxima(shares * scale, half_mask(), torch.ones(1, 1))
+        assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------------------- DCO
+
+
+def test_consistency_starts_as_the_squared_error():
+    """Where nothing is learned: the value is 2 log(2) / beta, the gradient that of the error."""
+    error = torch.tensor([0.3, 1.2], requires_grad=True)
+    loss = consistency_loss(error, error.detach(), 1000.0)
+    assert loss.tolist() == pytest.approx([2 * math.log(2) / 1000] * 2)
+    loss.sum().backward()
+    assert error.grad.tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_consistency_gains_nothing_far_away():
+    """Far below the base the gradient is gone; far above it is twice the error's."""
+    error = torch.tensor([0.1, 0.9], requires_grad=True)
+    consistency_loss(error, torch.tensor([0.5, 0.5]), 1000.0).sum().backward()
+    assert error.grad.tolist() == pytest.approx([0.0, 2.0], abs=1e-6)

@@ -9,6 +9,7 @@ from torch.nn.functional import mse_loss
 
 from comfyui_fewshot.augmentation.decoding import pixel_key
 from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.trainers import cache
@@ -149,6 +150,30 @@ def test_live_text_equals_cached_text(prepared):
     injected.remove()
     live, injected = prepared(text_encoder=True)
     assert gradients(live, injected)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_prompts_are_encoded_with_what_stays_on(networks, pictures, chosen):
+    """A text-encoder adapter that is trained on from, with the text encoder left alone."""
+    _, injected = SubjectTraining().prepare(networks, pictures, replace(chosen, text_encoder=True), None, Silent())
+    with torch.no_grad():
+        for parameter in injected.parameters.values():
+            parameter.add_(0.05)
+    start = injected.extract()
+    injected.remove()
+    step, injected = SubjectTraining().prepare(networks, pictures, chosen, start, Silent())
+    found = step.pools[PRIOR].conditioning.hidden[:1]
+    injected.remove()
+    plain = encode_prompts(networks, ["a photo of a ball"]).hidden.detach()
+    with applied(networks, [(start, 1.0)]):
+        expected = encode_prompts(networks, ["a photo of a ball"]).hidden.detach()
+    assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(found, plain, atol=1e-3)
+
+
+def test_a_refused_set_leaves_no_layers(networks, pictures, chosen):
+    bare = pictures.with_samples(tuple(replace(sample, mask=None) for sample in pictures.samples))
+    with pytest.raises(FewShotError, match="local_weight needs masks"):
+        SubjectTraining().prepare(networks, bare, replace(chosen, local_weight=0.1), None, Silent())
+    assert not any("lora" in name for name, _ in networks.unet.named_modules())
 
 
 def test_conditioning_is_cached_once_for_each_prompt(prepared, networks):

@@ -242,14 +242,14 @@ def test_other_settings_train_too(train, tmp_path, changes):
 
 
 def test_divergence_keeps_the_last_good_lora(train, tmp_path, monkeypatch):
-    real = subject.reference_loss
+    real = subject.SubjectStep.errors
     calls = []
 
-    def breaking(*args):
-        calls.append(1)
-        return real(*args) * (float("inf") if len(calls) == 5 else 1.0)
+    def breaking(self, term, *args):
+        calls.extend([term] * (term == subject.REFERENCE))
+        return real(self, term, *args) * (float("inf") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(subject, "reference_loss", breaking)
+    monkeypatch.setattr(subject.SubjectStep, "errors", breaking)
     with pytest.raises(FewShotError, match="diverged at step 5 of 8 .*Lower the learning rate.*subject_step_00000004"):
         train(tmp_path)
     assert [path.name for path in tmp_path.rglob("*_step_*.safetensors")] == ["subject_step_00000004.safetensors"]

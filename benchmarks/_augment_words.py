@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from ...augmentation.caption_grammar import relation_captions
-from ...augmentation.caption_parts import parts_of
-from ...augmentation.caption_rules import RelationRules
-from ...augmentation.gallery import Gallery
-from ...augmentation.mask_cleaning import cleaned
-from ...augmentation.nouns import KINDS
-from ...augmentation.segmenters import open_finder
-from ...pocket import assemble, drawing, world
-from .. import Row, median_interval
-from .report_captions import CAT, LEAKING, POT
+from ..augmentation.caption_grammar import relation_captions
+from ..augmentation.caption_parts import parts_of
+from ..augmentation.caption_rules import RelationRules
+from ..augmentation.gallery import Gallery
+from ..augmentation.mask_cleaning import cleaned
+from ..augmentation.nouns import KINDS
+from ..augmentation.segmenters import open_finder
+from ..pocket import assemble, drawing, world
+from . import Row, median_interval
+from ._report_captions import CAT, LEAKING, POT
 
 log = logging.getLogger(__name__)
 SCENES = 610  # the stream of scenes that no model was trained on

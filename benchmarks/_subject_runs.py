@@ -1,0 +1,155 @@
+"""One unit of a bench of training: train an adapter on the pocket, sample with it, judge. Everything is kept on disk.
+
+A run is found by its content key and by the sources that made it, so that a bench that was stopped goes on there.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..augmentation.priors import PriorSettings, generate_priors
+from ..models.attention import captured, shares_on_grid
+from ..models.loading import base_from_path, open_base
+from ..models.merging import applied
+from ..models.sampling import sample
+from ..models.text import denoise, encode_prompts
+from ..models.values import Adapter, TrainingSet, content_key
+from ..models.watching import Silent
+from ..pocket import gallery, judge, world
+from ..pocket.assemble import WEIGHTS
+from ..trainers.auto import MORE_SUBJECTS
+from ..trainers.cache import build_pool
+from ..trainers.checkpoint import write_whole
+from ..trainers.settings import SubjectSettings
+from ..trainers.subject import train_subject
+from ..trainers.supervision import supervise
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "output" / "benchmarks" / "runs"
+SOURCES = ("augmentation", "models", "trainers", "pocket")
+STEPS, GUIDANCE, PRIORS = 30, 5.0, 64
+LOOKED_AT = (50, 200, 400)
+"""timesteps at which attention is compared with the true masks: the picture is still to be seen"""
+
+
+@cache
+def sources_key() -> str:
+    """What the code does, without its comments and docstrings."""
+    digest = hashlib.sha256()
+    for file in sorted(path for room in SOURCES for path in (ROOT / room).rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                    body[0].value.value = ""
+        digest.update(f"{file.relative_to(ROOT)}\n{ast.dump(tree)}\n".encode())
+    return digest.hexdigest()
+
+
+class Workshop:
+    """Trains, samples and judges on the pocket; what was done before is read from disk.
+
+    Args:
+        steps: of a training of one subject, the same for all that are compared.
+        weights: the pocket's.
+    """
+
+    def __init__(self, steps: int, folder: Path = FOLDER, weights: Path = WEIGHTS):
+        self.base = base_from_path(weights)
+        self.steps = steps
+        self.folder = folder / sources_key()[:12]
+        self.judge = judge.SubjectJudge(weights)
+        self.device = torch.device("cpu")
+
+    @cached_property
+    def sets(self) -> Path:
+        """The folder of the training pictures."""
+        return self.folder / "sets"
+
+    def with_priors(self, pictures: TrainingSet, count: int = PRIORS) -> TrainingSet:
+        """The set with the base's own pictures of its class nouns."""
+        return generate_priors(self.base, pictures, PriorSettings(count=count), self.folder / "priors", self.device)
+
+    def train(self, pictures: TrainingSet, **settings) -> Adapter:
+        """The adapter that these pictures and settings give; names and values are those of SubjectSettings."""
+        steps = round(self.steps * len(pictures.concepts) ** MORE_SUBJECTS)
+        chosen = SubjectSettings.from_mapping({"steps": steps, **settings})
+        result = train_subject(self.base, pictures, chosen, self.folder / "trained", self.device, name="bench")
+        log.info("trained on %s: loss %.4f, %.0f s", pictures.trigger, result.losses[-1], result.seconds)
+        return result.adapter
+
+    def readings(
+        self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0
+    ) -> list[judge.Reading]:
+        """What the first judge sees in one picture for each prompt; where both often disagree, the log says so."""
+        name = adapter.key if adapter else "base"
+        key = content_key(self.base.key, name, list(prompts), seed, strength, STEPS, GUIDANCE)[:24]
+        file = self.folder / "readings" / f"{key}.json"
+        if not file.is_file():
+            images = self._sample(adapter, prompts, seed, strength)
+            both = [[_plain(reading) for reading in reader] for reader in self.judge.readings(images)]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            gallery.sheet([images[i : i + 12] for i in range(0, len(images), 12)]).save(file.with_suffix(".png"))
+            told = {"prompts": list(prompts), "agree": self.judge.agree(images), "seen": both}
+            write_whole(file, json.dumps(told).encode())
+        told = json.loads(file.read_text(encoding="utf-8"))
+        doubtful = 1 - float(np.mean(told["agree"]))
+        if doubtful > 0.05:
+            log.warning("the judges disagree on %.0f %% of %s", 100 * doubtful, file.with_suffix(".png"))
+        return [_reading(values) for values in told["seen"][0]]
+
+    def _sample(self, adapter: Adapter | None, prompts: Sequence[str], seed: int, strength: float) -> list[Image.Image]:
+        seeds = [1000 * seed + number for number in range(len(prompts))]
+        side = world.SIZE
+        with open_base(self.base, self.device) as networks:
+            with applied(networks, [(adapter, strength)] if adapter else []):
+                found = sample(
+                    networks, prompts, seeds, width=side, height=side, steps=STEPS, guidance=GUIDANCE, batch=32
+                )
+        arrays = (found.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+        return [Image.fromarray(array) for array in arrays]
+
+    @torch.no_grad()
+    def attention_iou(self, adapter: Adapter | None, pictures: TrainingSet) -> float:
+        """Mean intersection over union of thresholded subject attention with the true masks at the latents' grid."""
+        samples, found = pictures.references, []
+        with open_base(self.base, self.device) as networks:
+            pool = build_pool(networks, samples, networks.resolution, Silent())
+            told = supervise(networks, pool, samples, pictures.concepts)
+            size = (pool.mean.shape[-2], pool.mean.shape[-1])
+            noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0))
+            with applied(networks, [(adapter, 1.0)] if adapter else []):
+                conditioning = encode_prompts(networks, pool.prompts)
+                for t in LOOKED_AT:
+                    times = torch.full((len(samples),), t)
+                    with captured(networks.unet, told.layers) as kept:
+                        denoise(networks, networks.schedule.add_noise(pool.mean, noise, times), times, conditioning)
+                    rows = (told.wanted, told.known, told.member)
+                    found.append(shares_on_grid(kept, slice(len(samples)), size, *rows)[:, 0] > 0.5)
+            true = told.masks[:, 0] > 0.5
+        each = [((f & true).sum((1, 2)) / (f | true).sum((1, 2)).clamp(min=1)).mean() for f in found]
+        return float(torch.stack(each).mean())
+
+
+def _plain(reading: judge.Reading) -> dict:
+    things = [asdict(thing) | {"colours": sorted(thing.colours)} for thing in reading.things]
+    return {"things": things, "place": reading.place, "layout": reading.layout}
+
+
+def _reading(values: dict) -> judge.Reading:
+    things = [judge.Seen(**{**thing, "colours": frozenset(thing["colours"])}) for thing in values["things"]]
+    return judge.Reading(tuple(things), values["place"], values["layout"])

@@ -1,0 +1,27 @@
+"""Several subjects learned together: how often each picture is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..models.values import Sample
+
+
+def drawing_weights(samples: Sequence[Sample], composite_share: float) -> tuple[float, ...]:
+    """How often each of `samples` is drawn, relatively: all subjects equally, however many pictures each has.
+
+    Pictures of more than one subject together get `composite_share` of the draws. With one subject, or none but
+    composites, a sample's own weight says it all.
+    """
+    groups = [-1 if sample.others else sample.concept for sample in samples]
+    totals: dict[int, float] = {}
+    for group, sample in zip(groups, samples, strict=True):
+        totals[group] = totals.get(group, 0.0) + sample.weight
+    if len(totals) == 1:
+        return tuple(sample.weight for sample in samples)
+    composites = composite_share if -1 in totals else 0.0
+    alone = (1.0 - composites) / max(1, len(totals) - (-1 in totals))
+    return tuple(
+        sample.weight / totals[group] * (composites if group == -1 else alone)
+        for group, sample in zip(groups, samples, strict=True)
+    )
