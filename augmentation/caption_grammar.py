@@ -20,7 +20,7 @@ CONTEXTS = ("", "a photo", "photograph", "colour photo", "detailed photo", "snap
 FRAMES = (
     "a photo of {}", "{}", "a photograph of {}", "a picture of {}", "a snapshot of {}", "a good photo of {}",
     "a colour photo of {}", "a detailed photo of {}", "an image of {}", "a candid photo of {}", "a cropped photo of {}",
-    "a rendering of {}", "a clear photo of {}", "one photo of {}",
+    "a sharp photo of {}", "a clear photo of {}", "one photo of {}",
 )  # fmt: skip
 ARTICLE_CHOICES = ("a", "", "the", "one", "this")
 COLOURS = {

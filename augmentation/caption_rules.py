@@ -201,7 +201,7 @@ def distinct(captions: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for caption in captions:
         # Articles count: "a cat" and "cat" are different levels of detail.
-        own = set(re.findall(r"[\w'-]+|,", caption.lower()))
+        own = set(re.findall(r"[\w'-]+", caption.lower()))
         same = any(len(own & other) / len(own | other) > ALIKE for other in kept if own | other)
         found.setdefault(caption, "duplicate: it says what another caption says" if same else "")
         if not same:

@@ -170,7 +170,7 @@ def _one(
     """Find `phrases` in one picture and put their masks together; without a find the outcome has no mask."""
     picture, name = load_picture(sample.image), sample.image.path.name
     threshold = settings.threshold or finder.threshold
-    candidates = finder.find(picture, phrases)
+    candidates = finder.find(picture, phrases, threshold)
     kept: list[Instance] = []
     for phrase in phrases:
         of_phrase = sorted((c for c in candidates if c.phrase == phrase), key=lambda c: -c.score)

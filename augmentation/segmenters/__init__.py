@@ -33,8 +33,11 @@ class Finder(Protocol):
     threshold: float
     """the score from which an instance counts, as the model's authors set it"""
 
-    def find(self, picture: Image.Image, phrases: Sequence[str]) -> list[Instance]:
-        """All candidates for `phrases` in the RGB `picture`, also those below the threshold."""
+    def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
+        """All candidates for `phrases` in the RGB `picture`, also those whose score is below `threshold`.
+
+        Where a model gives a map of likelihood, the mask is what lies above `threshold`.
+        """
         ...
 
 

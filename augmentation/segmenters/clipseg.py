@@ -50,12 +50,12 @@ class ClipSeg:
         return functional.interpolate(share, size, mode="bilinear", align_corners=False)[0, 0]
 
     @torch.no_grad()
-    def find(self, picture: Image.Image, phrases: Sequence[str]) -> list[Instance]:
+    def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
         """One instance a phrase: the score is the map's highest value, the box that of the mask."""
         found = []
         for phrase in phrases:
             share = self.likelihood(picture, phrase).numpy()
-            mask = share >= self.threshold
+            mask = share >= threshold
             found.append(Instance(box_of(mask), float(share.max()), phrase, mask))
         return found
 

@@ -25,7 +25,7 @@ class GroundingDino:
         self.model = local_models.open_model("GroundingDinoForObjectDetection", folder, device)
 
     @torch.no_grad()
-    def find(self, picture: Image.Image, phrases: Sequence[str]) -> list[Instance]:
+    def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
         """Each phrase is asked by itself, so that a box never belongs to words of two phrases."""
         found: list[Instance] = []
         for phrase in phrases:
@@ -52,7 +52,7 @@ class Owl:
         self.model = local_models.open_model("Owlv2ForObjectDetection", folder, device)
 
     @torch.no_grad()
-    def find(self, picture: Image.Image, phrases: Sequence[str]) -> list[Instance]:
+    def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
         found: list[Instance] = []
         for phrase in phrases:
             inputs = self.processor(

@@ -28,7 +28,7 @@ class Florence:
         self.model = local_models.open_model("Florence2ForConditionalGeneration", folder, device)
 
     @torch.no_grad()
-    def find(self, picture: Image.Image, phrases: Sequence[str]) -> list[Instance]:
+    def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
         found = []
         for phrase in phrases:
             inputs = self.processor(images=picture, text=TASK + phrase, return_tensors="pt").to(self.device)

@@ -39,7 +39,7 @@ class Finds:
     def __init__(self, *instances):
         self.instances, self.calls = instances, []
 
-    def find(self, picture, phrases):
+    def find(self, picture, phrases, threshold):
         self.calls.append((picture.size, tuple(phrases)))
         return [i for i in self.instances if i.phrase in phrases]
 
@@ -192,8 +192,8 @@ def test_nothing_found_names_picture_phrase_and_score(pictures, tmp_path):
 
 def test_missing_pictures_go_or_stay_by_name(pictures, tmp_path, caplog):
     class Second(Finds):
-        def find(self, picture, phrases):
-            return super().find(picture, phrases) if picture.getpixel((0, 0))[0] else []
+        def find(self, picture, phrases, threshold):
+            return super().find(picture, phrases, threshold) if picture.getpixel((0, 0))[0] else []
 
     finds = Second(seen(square(10, 10, 30, 30)))
     made, outcomes = segment(pictures("a.png", "b.png"), finds, None, SegmentSettings(missing="leave out"), tmp_path)

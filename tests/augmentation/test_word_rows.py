@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfyui_fewshot.benchmarks.parts import words
+from comfyui_fewshot.benchmarks import _augment_words as words
 
 
 def test_rows_have_their_names_and_the_validator_its_goals():

@@ -47,7 +47,7 @@ def link_pack(custom_nodes: Path, weights: Path) -> Path:
 
 def prepare(base: Path) -> None:
     """A base directory with the pack, a pocket model with random weights, and folders of pictures."""
-    from comfyui_fewshot.benchmarks.parts.words import write_gallery
+    from comfyui_fewshot.benchmarks._augment_words import write_gallery
     from comfyui_fewshot.pocket.assemble import random_folder
     from comfyui_fewshot.pocket.pictures import write_subject
 

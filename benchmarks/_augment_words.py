@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from ...augmentation.caption_grammar import relation_captions
-from ...augmentation.caption_parts import parts_of
-from ...augmentation.caption_rules import RelationRules
-from ...augmentation.gallery import Gallery
-from ...augmentation.mask_cleaning import cleaned
-from ...augmentation.nouns import KINDS
-from ...augmentation.segmenters import open_finder
-from ...pocket import assemble, drawing, world
-from .. import Row, median_interval
-from .report_captions import CAT, LEAKING, POT
+from ..augmentation.caption_grammar import relation_captions
+from ..augmentation.caption_parts import parts_of
+from ..augmentation.caption_rules import RelationRules
+from ..augmentation.gallery import Gallery
+from ..augmentation.mask_cleaning import cleaned
+from ..augmentation.nouns import KINDS
+from ..augmentation.segmenters import open_finder
+from ..pocket import assemble, drawing, world
+from . import Row, median_interval
+from ._report_captions import CAT, LEAKING, POT
 
 log = logging.getLogger(__name__)
 SCENES = 610  # the stream of scenes that no model was trained on
@@ -46,7 +46,7 @@ def segment_rows(quick: bool) -> list[Row]:
         scene = world.scene_of(SCENES, index)
         picture, masks = drawing.render(scene)
         true = np.asarray(masks[0]) > 0
-        (instance,) = finder.find(picture, [f"a {scene.things[0].noun}"])
+        (instance,) = finder.find(picture, [f"a {scene.things[0].noun}"], finder.threshold)
         assert instance.mask is not None
         mask = cleaned(instance.mask)
         found.append(float((mask & true).sum() / max((mask | true).sum(), 1)))

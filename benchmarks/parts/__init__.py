@@ -1,1 +1,0 @@
-"""Parts of benches that are too long for one file; no benches of their own."""
