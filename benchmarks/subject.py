@@ -12,11 +12,13 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..evaluation.metrics import Interval, bootstrap_interval, paired_interval
 from ..models.values import Adapter, TrainingSet
 from ..pocket import pictures, world
 from . import Row
+from ._subject_choice import auto_gap, presets
 from ._subject_runs import Workshop
 from ._subject_sets import Ask, asks, held_out, pasted, references, together
 
@@ -224,6 +226,8 @@ class Bench:
             self.description,
             self.tuning,
             self.baselines,
+            partial(auto_gap, self),
+            partial(presets, self),
         )
 
 

@@ -65,14 +65,14 @@ class Clip:
     def size(self) -> int:
         return self.model.config.vision_config.image_size
 
+    def move(self, device: torch.device | str) -> None:
+        """Compute on another device from now on; on the CPU it waits without taking GPU memory."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """(3, S, S): the shorter edge resized to the model's own size S (bicubic), cropped, normalised."""
-        size, (width, height) = self.size, image.size
-        shape = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-        resized = image.convert("RGB").resize(shape, Image.Resampling.BICUBIC)
-        left, top = (shape[0] - size) // 2, (shape[1] - size) // 2
-        values = np.asarray(resized.crop((left, top, left + size, top + size)), np.float32) / 255
-        return (torch.from_numpy(values).permute(2, 0, 1) - self.mean) / self.std
+        return pixels(image, self.size, self.size, self.mean, self.std)
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -133,6 +133,16 @@ class ClipImage:
         if not references:
             raise FewShotError("CLIP-I compares with pictures of the subject and there are none; connect its pictures")
         return (self.clip.images(images) @ self.clip.images(references).T).mean(-1)
+
+
+def pixels(image: Image.Image, edge: int, side: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """(3, side, side): the shorter edge resized to `edge` (bicubic), cropped in the middle, normalised."""
+    width, height = image.size
+    shape = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
+    resized = image.convert("RGB").resize(shape, Image.Resampling.BICUBIC)
+    left, top = (shape[0] - side) // 2, (shape[1] - side) // 2
+    values = np.asarray(resized.crop((left, top, left + side, top + side)), np.float32) / 255
+    return (torch.from_numpy(values).permute(2, 0, 1) - mean) / std
 
 
 def _settings(folder: Path, name: str, needed: bool = False) -> dict:

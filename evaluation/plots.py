@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ..models.errors import FewShotError
+from .frontier import Curve
 
 SERIES = ("#2a6fdb", "#d9602b", "#2f9e62", "#9250c4", "#b58a00", "#c2377b")
 
@@ -66,6 +67,48 @@ def loss_curve(
     if len(terms) > 1 or any("no number" in text for text in axes.get_legend_handles_labels()[1]):
         axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
     return _picture(figure)
+
+
+def validation_curve(
+    curve: Curve, chosen: int | None = None, theme: Theme = LIGHT, size: tuple[int, int] = (840, 420)
+) -> Image.Image:
+    """Each validation's two shares and the score made of them (see `frontier`), over the steps; `chosen` is marked.
+
+    Raises:
+        FewShotError: there is no validation that gave numbers before training.
+    """
+    anchors = curve.anchors
+    if anchors is None:
+        raise FewShotError("there is no validation of the untrained base to compare with; train with a validating CLIP")
+    whole = [point for point in curve.points if point.whole]
+    figure, axes = _figure(size, theme)
+    shares = {
+        "likeness gained": [anchors.gained(point) for point in whole],
+        "prompt following kept": [anchors.kept(point) for point in whole],
+        "score": [anchors.score(point) for point in whole],
+    }
+    steps = [point.step for point in whole]
+    for number, (name, values) in enumerate(shares.items()):
+        colour, strong = SERIES[number], name == "score"
+        axes.plot(steps, values, color=colour, marker="o", markersize=4, linewidth=2 if strong else 1.2, label=name)
+    if chosen is not None:
+        axes.axvline(chosen, color=theme.ink, linewidth=1, linestyle="--", label=f"chosen: step {chosen}")
+    axes.set_xlabel("step")
+    axes.set_ylabel("share")
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
+    return _picture(figure)
+
+
+def below(*pictures: Image.Image) -> Image.Image:
+    """Pictures one below the other."""
+    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet
 
 
 def smoothed(values: Sequence[float], window: float) -> list[float]:

@@ -64,6 +64,8 @@ def _changes(
     for (path, name), parts in found.items():
         module = find(roots, path)
         parameter = getattr(module, name, None)
+        if parameter is not None and parameter.dtype.itemsize == 1:
+            raise FewShotError(f"{path} is kept in 8 bits, into which no LoRA can be baked: set weights to full")
         if parameter is None:
             raise FewShotError(f"{path} has no {name}, which the LoRA changes: it is for another base model")
         for factor, _ in parts:

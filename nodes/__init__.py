@@ -8,6 +8,7 @@ from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
 from .pictures import CombineSets, SetToImages, SubjectPictures
+from .plan import TrainingPlan
 from .train import TrainingSettings, TrainSubject
 
 ALL_NODES: list[type[io.ComfyNode]] = [
@@ -18,6 +19,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     SetToImages,
     GeneratePriors,
     TrainingSettings,
+    TrainingPlan,
     TrainSubject,
     SaveAdapter,
     LoadAdapter,

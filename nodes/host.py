@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,6 +163,34 @@ def diffusers_folders() -> list[str]:
             if "model_index.json" in files:
                 found.add(os.path.relpath(folder, root).replace(os.sep, "/"))
     return sorted(found)
+
+
+def transformers_folders(kinds: Collection[str]) -> list[str]:
+    """Folders of transformers under models/clip_vision whose config.json names one of `kinds`, by their names."""
+    found = set()
+    for root in map(Path, folder_paths.get_folder_paths("clip_vision")):
+        for config in root.glob("*/config.json"):
+            if kind_of_model(config.parent) in kinds:
+                found.add(config.parent.name)
+    return sorted(found)
+
+
+def kind_of_model(folder: Path) -> str | None:
+    """What a folder of transformers says it holds ("clip", "dinov2"); None where it says nothing."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def transformers_folder(name: str) -> Path:
+    """The folder `name` under models/clip_vision."""
+    for root in map(Path, folder_paths.get_folder_paths("clip_vision")):
+        path = root / name
+        if (path / "config.json").is_file() and contained(root, path):
+            return path
+    roots = ", ".join(folder_paths.get_folder_paths("clip_vision"))
+    raise FewShotError(f"no folder {name!r} with a config.json in {roots}: put the model's files there and press R")
 
 
 def picture_folders() -> list[str]:

@@ -9,7 +9,7 @@ from . import host
 from .files import learned_word
 from .host import io, ui
 from .pictures import picture_tensor
-from .sockets import Adapter, Base
+from .sockets import VALIDATION, Adapter, Base
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +152,8 @@ class LossCurve(io.ComfyNode):
             node_id="FewShotLossCurve",
             display_name="Loss Curve",
             category=CATEGORY,
-            description="Draws the loss of every step and its moving average.",
+            description="Draws the loss of every step and its moving average, and below it the validations, if there "
+            "were any, with the step that was chosen.",
             search_aliases=["plot loss", "training curve"],
             is_output_node=True,
             inputs=[
@@ -170,12 +171,18 @@ class LossCurve(io.ComfyNode):
 
     @classmethod
     def execute(cls, losses: dict[str, Any], curves: str = "loss", title: str = "") -> io.NodeOutput:
-        from ..evaluation.plots import loss_curve
+        from ..evaluation.frontier import Curve
+        from ..evaluation.plots import below, loss_curve, validation_curve
 
+        losses = dict(losses)
+        validation = losses.pop(VALIDATION, None)
         chosen = {
             name: values for name, values in losses.items() if curves == "all" or (name == "loss") == (curves == "loss")
         }
         if not chosen:
             raise FewShotError(f"this loss map holds only {', '.join(losses)}, no {curves}: choose another")
-        curve = picture_tensor(loss_curve(chosen, title))
+        picture = loss_curve(chosen, title)
+        if validation is not None and (seen := Curve.of(validation)).anchors is not None:
+            picture = below(picture, validation_curve(seen, validation["chosen"]))
+        curve = picture_tensor(picture)
         return io.NodeOutput(curve, ui=ui.PreviewImage(curve, cls=cls))

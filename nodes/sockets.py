@@ -15,3 +15,6 @@ Settings = io.Custom("FEWSHOT_SETTINGS")
 
 Adapter = io.Custom("FEWSHOT_ADAPTER")
 """a models.values.Adapter"""
+
+VALIDATION = "validation"
+"""the entry of a LOSS_MAP that holds the validations, not a loss"""

@@ -6,10 +6,12 @@ import re
 from typing import Any
 
 from ..models.errors import FewShotError
+from ..trainers.presets import CUSTOM, NAMES, PRESETS, with_preset
 from ..trainers.settings import SubjectSettings
 from . import host
 from .host import io
-from .sockets import Adapter, Base, Set, Settings
+from .sockets import VALIDATION, Adapter, Base, Set, Settings
+from .validating import validating_inputs, validator_for
 from .widgets import widgets_of
 
 CATEGORY = "few-shot/train"
@@ -27,7 +29,17 @@ class TrainingSettings(io.ComfyNode):
             description="Settings of Train Subject. Values that mean auto are chosen when training starts, and the log "
             "says what was chosen and why.",
             search_aliases=["learning rate", "lora rank", "dreambooth settings", "training config"],
-            inputs=widgets_of(SubjectSettings, seed={"control_after_generate": False}),
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=list(NAMES),
+                    default=CUSTOM,
+                    tooltip="Sets the values below to those of a way of training that has a name; changing one of "
+                    "them makes it custom again.",
+                    extra_dict={"presets": {name: dict(values) for name, values in PRESETS.items()}},
+                ),
+                *widgets_of(SubjectSettings, seed={"control_after_generate": False}),
+            ],
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For Train Subject.")],
         )
 
@@ -40,8 +52,8 @@ class TrainingSettings(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(SubjectSettings.from_mapping(values))
+    def execute(cls, preset: str = CUSTOM, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(SubjectSettings.from_mapping(with_preset(preset, values)))
 
 
 class TrainSubject(io.ComfyNode):
@@ -64,6 +76,7 @@ class TrainSubject(io.ComfyNode):
                 Adapter.Input(
                     "adapter", optional=True, tooltip="An adapter to train on from, instead of from nothing."
                 ),
+                *validating_inputs(),
             ],
             outputs=[
                 Adapter.Output(display_name="ADAPTER", tooltip="What was learned, for this pack's nodes."),
@@ -79,27 +92,39 @@ class TrainSubject(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, base: Any, set: Any, settings: Any = None, adapter: Any = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        base: Any,
+        set: Any,
+        validation: str = "auto",
+        validation_dino: str = "none",
+        settings: Any = None,
+        adapter: Any = None,
+    ) -> io.NodeOutput:
         from ..models.formats import to_kohya
         from ..trainers.subject import train_subject
 
         if not set.references:
             raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
+        settings = settings or SubjectSettings()
+        validator, said = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
             result = train_subject(
                 base,
                 set,
-                settings or SubjectSettings(),
+                settings,
                 host.runs_folder(),
                 host.device(),
                 watcher,
                 name=run_name(set.trigger),
                 start_from=adapter,
                 tokenizer_folder=host.TOKENIZER,
+                validator=validator,
             )
             lora = to_kohya(result.adapter)
-        losses = {"loss": list(result.losses), **{name: list(term) for name, term in result.terms.items()}}
-        report = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}\n{result.folder}"
+        losses = loss_map(result)
+        lines = (f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}", outcome(result, said), result.folder)
+        report = "\n".join(map(str, lines))
         return io.NodeOutput(
             result.adapter, lora, losses, result.adapter.trigger, ui=host.say(cls.hidden.unique_id, report)
         )
@@ -108,3 +133,22 @@ class TrainSubject(io.ComfyNode):
 def run_name(trigger: str) -> str:
     """The trigger phrase as a folder's name."""
     return re.sub(r"[^A-Za-z0-9]+", "_", trigger).strip("_")[:40] or "subject"
+
+
+def loss_map(result: Any) -> dict[str, Any]:
+    """ComfyUI's LOSS_MAP: "loss" and each term, a number a step; and the validations, for Loss Curve."""
+    losses = {"loss": list(result.losses), **{name: list(term) for name, term in result.terms.items()}}
+    if result.validation is None:
+        return losses
+    return losses | {VALIDATION: result.validation.plain() | {"chosen": result.chosen}}
+
+
+def outcome(result: Any, said: str) -> str:
+    """Which step was chosen, or why none was."""
+    if result.validation is None:
+        return said
+    best = result.validation.best
+    if best is None:
+        return f"no validation saw a gain: the last step ({result.chosen}) is returned"
+    validated = len(result.validation.points) - 1
+    return f"step {result.chosen} is the best of {validated} validated (score {max(result.validation.scores):.2f})"

@@ -1,10 +1,11 @@
 """Train outside a graph, on several devices if wished: accelerate launch -m comfyui_fewshot.trainers run.json
 
-The JSON file holds (paths are relative to it; the last nine may be left out):
+The JSON file holds (paths are relative to it; the last eleven may be left out):
 
     {"base": "model.safetensors", "pictures": "folder", "identifier": "sks", "noun": "cat", "description": "",
      "priors": {"count": 100}, "settings": {"steps": 800}, "runs": "runs", "name": "subject",
-     "adapter": "start.safetensors", "dtype": "auto", "clip_skip": 0, "tokenizer_folder": "tokenizer"}
+     "adapter": "start.safetensors", "dtype": "auto", "clip_skip": 0, "tokenizer_folder": "tokenizer",
+     "validation_clip": "clip-vit-base-patch32", "validation_dino": "dinov2-small"}
 
 Several processes on a CPU want `--multi_gpu` for the launcher, which starts one otherwise, and `--cpu` for this module:
 accelerate launch --multi_gpu --num_processes 2 -m comfyui_fewshot.trainers --cpu run.json
@@ -33,11 +34,12 @@ from .processes import Several, launched
 from .settings import SubjectSettings, refuse_unknown
 from .subject import train_subject
 from .training import TrainingResult
+from .validation import Validator
 
 log = logging.getLogger(__name__)
 
 NEEDED = ("base", "pictures", "identifier", "noun")
-PATHS = ("base", "pictures", "runs", "adapter", "tokenizer_folder")
+PATHS = ("base", "pictures", "runs", "adapter", "tokenizer_folder", "validation_clip", "validation_dino")
 OTHERS = {
     "description": "",
     "priors": None,
@@ -48,6 +50,8 @@ OTHERS = {
     "dtype": "auto",
     "clip_skip": 0,
     "tokenizer_folder": None,
+    "validation_clip": None,
+    "validation_dino": None,
 }
 
 
@@ -82,6 +86,8 @@ def read_run(path: Path) -> dict[str, Any]:
     missing = [name for name in NEEDED if name not in given]
     if missing:
         raise FewShotError(f"{path} lacks {', '.join(missing)}. Add what is missing.")
+    if given.get("validation_dino") and not given.get("validation_clip"):
+        raise FewShotError(f"{path} names a DINO to validate with, which reads no prompts: name validation_clip too.")
     run = OTHERS | dict(given)
     folder = path.resolve().parent
     return run | {name: folder / run[name] for name in PATHS if run[name] is not None}
@@ -105,6 +111,7 @@ def train_run(run: Mapping[str, Any], processes: Several) -> TrainingResult:
         read_lora(run["adapter"]) if run["adapter"] else None,
         run["tokenizer_folder"],
         processes,
+        Validator(run["validation_clip"], run["validation_dino"]) if run["validation_clip"] else None,
     )
 
 

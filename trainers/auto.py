@@ -1,7 +1,7 @@
 """What `auto` means: numbers in place of settings left open, each a function of the data or the base, with its reason.
 
-Only what the batch is split into depends on the machine, and that does not change what is learned; so settings left
-open give the same content key and the same result everywhere.
+Only how a step fits into memory depends on the machine, and that does not change what is learned; so settings left
+open give the same content key and the same result everywhere, up to the precision that a machine computes in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..models.errors import FewShotError
-from .memory import BYTES_FULL, BYTES_HALF, activation_elements, split
+from .memory import BYTES_FULL, BYTES_HALF, TRAINED, Split, activation_elements, split
 from .settings import SubjectSettings
 
 REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which the usual values were found
@@ -22,13 +22,15 @@ HIGHEST_RATE = 1e-3
 MOST_PICTURES = 4  # a step averages over its noise well enough by then
 STEPS_PER_REFERENCE = 120
 FEWEST_STEPS, MOST_STEPS = 400, 1500
+FLOAT8_SAVES = 0.48  # share of a half-precision denoiser that 8 bits save: all but norms, biases and scales
 
 
 @dataclass(frozen=True)
 class Facts:
     """What the choices depend on. `config` is the UNet's; `pixels` are a latent cell's; `free` bytes, if known.
 
-    `references` are the pictures of `concepts` subjects, without composites of them.
+    `references` are the pictures of `concepts` subjects, without composites of them. `trained` counts the numbers that
+    are trained; `denoiser` and `encoders` are bytes of frozen weights, the encoders' of those that may wait.
     """
 
     references: int
@@ -41,6 +43,9 @@ class Facts:
     half: bool
     free: int | None
     concepts: int = 1
+    trained: int = 0
+    denoiser: float = 0.0
+    encoders: float = 0.0
 
 
 def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, tuple[str, ...]]:
@@ -123,10 +128,36 @@ def _check_resolution(resolution: int, facts: Facts) -> None:
 
 
 def _split(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, str]:
-    rows = settings.batch_size * (2 if facts.priors and settings.prior_weight else 1)
+    rows = rows_of(settings, facts.priors)
+    plan = split_of(settings, facts)
+    checkpointing, offload = ("on" if flag else "off" for flag in (plan.checkpointing, plan.offload))
+    weights = "float8" if plan.float8 else "full"
+    line = (
+        f"{rows} pictures a step, {plan.micro_batch} in a pass, gradient_checkpointing {checkpointing}, offload "
+        f"{offload}, weights {weights} ({plan.why})"
+    )
+    if not plan.fits:
+        line += "; by formula that is too much for this device: lower resolution, or rank"
+    chosen = replace(settings, micro_batch=plan.micro_batch, gradient_checkpointing=checkpointing)
+    return replace(chosen, offload=offload, weights=weights), line
+
+
+def rows_of(settings: SubjectSettings, priors: int) -> int:
+    """Pictures of one step."""
+    return settings.batch_size * (2 if priors and settings.prior_weight else 1)
+
+
+def split_of(settings: SubjectSettings, facts: Facts) -> Split:
+    """How a step of these settings fits into `facts.free` bytes; batch_size and resolution are chosen already."""
     cells = settings.resolution // facts.pixels
     picture = activation_elements(facts.config, cells, cells) * (BYTES_HALF if facts.half else BYTES_FULL)
-    plan = split(rows, picture, facts.free, settings.gradient_checkpointing, settings.micro_batch)
-    checkpointing = "on" if plan.checkpointing else "off"
-    line = f"{rows} pictures a step, {plan.micro_batch} in a pass, gradient_checkpointing {checkpointing} ({plan.why})"
-    return replace(settings, micro_batch=plan.micro_batch, gradient_checkpointing=checkpointing), line
+    free = None if facts.free is None else int(facts.free - TRAINED * facts.trained)
+    return split(
+        rows_of(settings, facts.priors),
+        picture,
+        free,
+        settings.gradient_checkpointing,
+        settings.micro_batch,
+        (settings.offload, facts.encoders),
+        (settings.weights, facts.denoiser * FLOAT8_SAVES if facts.half else 0.0),
+    )

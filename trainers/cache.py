@@ -58,7 +58,7 @@ def build_pool(
     watcher: Watcher,
     masks: bool = False,
     live_text: bool = False,
-    at_once: int = 4,
+    at_once: int = 0,
 ) -> Pool:
     """Read, fit, encode.
 
@@ -66,6 +66,7 @@ def build_pool(
         resolution: side in pixels that all pictures are cropped and resized to.
         masks: keep the masks; a sample without one counts as all subject.
         live_text: the text encoder is trained, so prompts are not encoded here.
+        at_once: pictures that are encoded together; 0 takes four of 512 px or as many pixels.
 
     Raises:
         FewShotError: a picture cannot be read, or its mask is empty after cropping.
@@ -76,6 +77,7 @@ def build_pool(
         fitted.append(_fit(sample, resolution, resolution // networks.downscale))
         if done % 10 == 0:
             watcher.progress(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
+    at_once = at_once or max(1, min(4, 4 * 512 * 512 // resolution**2))
     moments = []
     for start in range(0, len(fitted), at_once):
         watcher.check()

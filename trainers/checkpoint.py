@@ -11,7 +11,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -110,6 +110,7 @@ class State:
     """A run after `step` steps: the trained weights and the optimiser's slots by parameter name, and all losses so far.
 
     Random numbers and learning rates are functions of the step and need no place here. `seconds` were spent so far.
+    `course` holds the validations so far and the best weights among them, where there is validation.
     """
 
     step: int
@@ -118,6 +119,7 @@ class State:
     losses: Mapping[str, torch.Tensor]
     extra: Mapping[str, float]
     seconds: float = 0.0
+    course: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -141,6 +143,7 @@ class Checkpoints:
         for name, slots in state.slots.items():
             tensors |= {f"slots/{slot}/{name}": tensor for slot, tensor in slots.items()}
         tensors |= {f"losses/{name}": tensor for name, tensor in state.losses.items()}
+        tensors |= {f"course/{name}": tensor for name, tensor in state.course.items()}
         about = {"step": state.step, "key": self.key, "seconds": state.seconds, "extra": dict(state.extra)}
         path = make_folder(self.folder) / f"state_{state.step:08d}.safetensors"
         write_tensors(path, tensors, {"state": json.dumps(about)})
@@ -166,6 +169,7 @@ class Checkpoints:
 def _state_from(tensors: Mapping[str, torch.Tensor], about: Mapping) -> State:
     weights: dict[str, torch.Tensor] = {}
     losses: dict[str, torch.Tensor] = {}
+    course: dict[str, torch.Tensor] = {}
     slots: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         kind, rest = name.split("/", 1)
@@ -173,7 +177,9 @@ def _state_from(tensors: Mapping[str, torch.Tensor], about: Mapping) -> State:
             weights[rest] = tensor
         elif kind == "losses":
             losses[rest] = tensor
+        elif kind == "course":
+            course[rest] = tensor
         else:
             slot, parameter = rest.split("/", 1)
             slots.setdefault(parameter, {})[slot] = tensor
-    return State(about["step"], weights, slots, losses, about["extra"], about["seconds"])
+    return State(about["step"], weights, slots, losses, about["extra"], about["seconds"], course)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,13 @@ from torch.nn import Parameter
 from ..models.errors import FewShotError
 from ..models.watching import Silent, Watcher
 from .checkpoint import Checkpoints, State
+from .course import Course
 from .optimisation import FlatGradients, Rates, make_optimizer
+from .pace import Pace
 from .processes import Alone, Processes
 from .runs import Journal
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Share = Callable[[Sequence[T]], list[T]]
@@ -51,7 +56,8 @@ class Plan:
     """How long and how fast.
 
     `visits` are (every, call): call(step) follows each `every` whole steps. `cut(step)` is called when training ends
-    before its last step, with the weights after `step` whole steps in place.
+    before its last step, with the weights after `step` whole steps in place. `course` validates, ends the training when
+    nothing better comes, and keeps the best weights, which are in place when `train` returns.
     """
 
     steps: int
@@ -63,15 +69,20 @@ class Plan:
     scale_losses: bool = False  # fp16 gradients would vanish without
     visits: Sequence[tuple[int, Callable[[int], None]]] = ()
     cut: Callable[[int], None] | None = None
+    course: Course | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Each term's loss at each step, unweighted; the step gone on from; seconds spent, earlier parts included."""
+    """Each term's loss at each step, unweighted; the step gone on from; seconds spent, earlier parts included.
+
+    `chosen` is the step whose weights are in place: the last one, or the best that was validated.
+    """
 
     terms: Mapping[str, tuple[float, ...]]
     resumed_from: int
     seconds: float
+    chosen: int
 
 
 def train(
@@ -98,7 +109,10 @@ def train(
     processes.wait()
     resumed_from = run.step
     try:
+        run.validate()
         for step in range(run.step, plan.steps):
+            if run.enough:
+                break
             watcher.check()
             plan.rates.set(run.optimizer, step)
             run.gradients.zero()
@@ -111,13 +125,15 @@ def train(
             run.update()
             if _due(run.step, plan.log_every, plan.steps):
                 run.tell()
+            run.validate()
             if _due(run.step, plan.save_every, plan.steps):
                 run.save()
             watcher.progress(run.step, plan.steps, run.line)
             run.visit()
+        run.complete = True
     finally:
         run.end()
-    return Outcome(run.history(), resumed_from, run.seconds())
+    return Outcome(run.history(), resumed_from, run.seconds(), run.choose())
 
 
 def _due(done: int, every: int, last: int) -> bool:
@@ -139,6 +155,7 @@ class _Run:
     checked: int = 0
     told: int = 0
     updating: bool = False
+    complete: bool = False  # it came to its end, which may lie before the last step
     spoiled: bool = False  # the optimiser took in values that were not finite
     line: str = ""
     before: float = 0.0
@@ -157,6 +174,7 @@ class _Run:
         self.gradients = FlatGradients(members, list(self.weights))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.scale_losses)
         self.record = torch.zeros(len(self.rows), self.plan.steps, device=self.device)
+        self.pace = Pace()
         self.begun = self.told_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- one step
@@ -176,7 +194,9 @@ class _Run:
 
     def check_is_due(self, step: int) -> bool:
         plan = self.plan
-        return self.watched or _due(step + 1, plan.log_every, plan.steps) or _due(step + 1, plan.save_every, plan.steps)
+        if self.watched or (plan.course is not None and plan.course.is_due(step + 1)):
+            return True
+        return _due(step + 1, plan.log_every, plan.steps) or _due(step + 1, plan.save_every, plan.steps)
 
     def check(self, step: int) -> None:
         """Look at the losses up to `step`, before its update. Raises Diverged, with the last good weights put back."""
@@ -235,6 +255,9 @@ class _Run:
         mean = self.record[:, self.told : self.step].mean(1).tolist()
         speed = (self.step - self.told) / max(now - self.told_at, 1e-9)
         left = (self.plan.steps - self.step) / speed
+        slow = self.pace.note(1 / speed) if self.device.type == "cuda" else None
+        if slow:
+            log.warning("step %d: %s", self.step, slow)
         terms = dict(zip(self.rows, mean, strict=True))
         norm = terms.pop(NORM)
         loss = sum(self.weights[name] * value for name, value in terms.items())
@@ -259,6 +282,24 @@ class _Run:
                 call(self.step)
         self.told_at += time.monotonic() - begun
 
+    @property
+    def enough(self) -> bool:
+        """Whether the validations say that nothing better comes."""
+        return self.plan.course is not None and self.plan.course.is_over
+
+    def validate(self) -> None:
+        """A validation that is due, before the state is saved that holds it; its time does not count as steps'."""
+        course = self.plan.course
+        if course is not None and course.is_due(self.step):
+            begun = time.monotonic()
+            course.visit(self.step, self.parameters, self.processes)
+            self.told_at += time.monotonic() - begun
+
+    def choose(self) -> int:
+        """Put the best weights in place, where there was validation; gives their step."""
+        course = self.plan.course
+        return self.step if course is None else course.settle(self.step, self.parameters)
+
     def save(self) -> None:
         """Save the state after the last whole step."""
         if self.processes.main:
@@ -270,7 +311,8 @@ class _Run:
         slots = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
         rows = dict(zip(self.rows, self.record[:, : self.step], strict=True))
         extra = self.scaler.state_dict()
-        return State(self.step, self.parameters, slots, rows, extra, self.seconds())
+        course = self.plan.course.state() if self.plan.course is not None else {}
+        return State(self.step, self.parameters, slots, rows, extra, self.seconds(), course)
 
     def go_on(self, state: State | None) -> None:
         """Take up a saved state, if there is one."""
@@ -288,6 +330,8 @@ class _Run:
             self.record[i, : state.step] = state.losses[name].to(self.device)
         if self.plan.scale_losses:
             self.scaler.load_state_dict(dict(state.extra))
+        if self.plan.course is not None:
+            self.plan.course.load(state.course)
         self.step = self.saved = self.checked = self.told = state.step
         self.before = state.seconds
 
@@ -301,5 +345,6 @@ class _Run:
             if self.saved < self.step and not self.spoiled:
                 self.save()
         finally:
-            if self.plan.cut and 0 < self.step < self.plan.steps and self.processes.main:
+            early = 0 < self.step < self.plan.steps and not self.complete
+            if self.plan.cut and early and self.processes.main:
                 self.plan.cut(self.step)

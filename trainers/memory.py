@@ -12,17 +12,27 @@ HEADROOM = 600_000_000  # bytes left free: the driver spills to slow memory when
 BYTES_HALF = 3.5  # bytes an element kept for the backward pass under autocast, whose norms and adapters are fp32
 BYTES_FULL = 4.0
 CHECKPOINTED = 0.35  # share of the activations that stays with gradient checkpointing
+TRAINED = 20  # bytes a trained number: itself, its gradient, two moments and its last good value, in fp32
+CONTEXT = 600_000_000  # bytes that CUDA, its libraries and their kernels take
 TRANSFORMER = 23  # elements kept a token and channel in a transformer block: norms, q, k, v, outputs, feed-forward
 RESNET = 3  # elements kept a place and channel (in and out) in a residual block
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures in one pass of the denoiser, and whether activations are computed twice; `why` is one line."""
+    """How a step fits: pictures in one pass of the denoiser, whether activations are computed twice, whether encoders
+    that are not trained wait on the host, whether the frozen denoiser is kept in 8 bits.
+
+    `why` is one line; `bytes` is what the passes take by formula; `fits` is false where even the last resort does not.
+    """
 
     micro_batch: int
     checkpointing: bool
     why: str
+    offload: bool = False
+    float8: bool = False
+    bytes: float = 0.0
+    fits: bool = True
 
 
 def activation_elements(config: Mapping[str, Any], height: int, width: int) -> int:
@@ -52,24 +62,55 @@ def _for_each_level(value: Any, levels: int) -> list[int]:
     return [max(v) if isinstance(v, (list, tuple)) else v for v in value]
 
 
-def split(rows: int, picture_bytes: float, free: int | None, checkpointing: str, micro_batch: int) -> Split:
+def split(
+    rows: int,
+    picture_bytes: float,
+    free: int | None,
+    checkpointing: str,
+    micro_batch: int,
+    offload: tuple[str, float] = ("off", 0.0),
+    float8: tuple[str, float] = ("full", 0.0),
+) -> Split:
     """How `rows` pictures go through the denoiser with `free` bytes (None: not known, nothing is split).
 
-    Smaller passes come before gradient checkpointing, which costs a second forward pass.
+    What costs next to nothing comes first: smaller passes, then encoders that wait on the host. Then gradient
+    checkpointing too, which costs a second forward pass; last 8 bits for frozen weights, which change the result a
+    little.
 
     Args:
         checkpointing: "auto", "on" or "off".
         micro_batch: a fixed number of pictures in a pass, or 0.
+        offload: "auto", "on" or "off", and the bytes that encoders give back while they wait.
+        float8: "auto", "full" or "float8", and the bytes that 8 bits save.
     """
     if free is None:
         whole = min(micro_batch or rows, rows)
-        return Split(whole, checkpointing == "on", "free memory is not known here, so nothing is split unasked")
-    room = max(0.0, free - HEADROOM)
-    on = checkpointing == "on" or (checkpointing == "auto" and (micro_batch or 1) * picture_bytes > room)
-    each = picture_bytes * (CHECKPOINTED if on else 1.0)
-    fitting = min(rows, micro_batch or max(1, int(room // each)))
-    why = f"{free / 1e9:.1f} GB are free, a picture takes about {each / 1e9:.2f} GB"
-    return Split(fitting, on, why)
+        on = checkpointing == "on"
+        why = "free memory is not known here, so nothing is split unasked"
+        return Split(whole, on, why, offload[0] == "on", float8[0] == "float8", whole * _each(picture_bytes, on))
+    tried = []
+    for on, waiting, small in _ways(checkpointing, offload[0], float8[0]):
+        room = max(0.0, free - HEADROOM + waiting * offload[1] + small * float8[1])
+        each = _each(picture_bytes, on)
+        fitting = min(rows, micro_batch or max(1, int(room // each)))
+        why = f"{free / 1e9:.1f} GB are free, a picture takes about {each / 1e9:.2f} GB"
+        fits = (micro_batch or 1) * each <= room
+        tried.append(Split(fitting, on, why, waiting, small, fitting * each, fits))
+        if fits:
+            break
+    return tried[-1]
+
+
+def _each(picture_bytes: float, checkpointing: bool) -> float:
+    return picture_bytes * (CHECKPOINTED if checkpointing else 1.0)
+
+
+def _ways(checkpointing: str, offload: str, float8: str) -> list[tuple[bool, bool, bool]]:
+    """(checkpointing, offload, float8) from the cheapest to the last resort, of those that are allowed."""
+    order = [(False, False, False), (False, True, False), (True, True, False), (True, True, True)]
+    order = [(on or checkpointing == "on", w or offload == "on", s or float8 == "float8") for on, w, s in order]
+    order = [(on and checkpointing != "off", w and offload != "off", s and float8 != "full") for on, w, s in order]
+    return list(dict.fromkeys(order))
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -94,6 +94,10 @@ class Run:
         """The LoRA file of the run when it was cut after `step` steps."""
         return self.folder / f"{self.name}_step_{step:08d}.safetensors"
 
+    def validated(self, step: int) -> Path:
+        """The LoRA file of a validated step, where those are kept."""
+        return self.folder / "validated" / self.part(step).name
+
     def parts(self) -> list[Path]:
         return sorted(self.folder.glob(f"{glob.escape(self.name)}_step_????????.safetensors"))
 

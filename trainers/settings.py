@@ -303,6 +303,21 @@ class SubjectSettings(Settings):
         advanced=True,
         matters=False,
     )
+    offload: str = setting(
+        "auto",
+        "Text encoders and autoencoder wait in the host's memory where they are not trained: less GPU memory, previews "
+        "and validations take a little longer.",
+        choices=("auto", "on", "off"),
+        advanced=True,
+        matters=False,
+    )
+    weights: str = setting(
+        "auto",
+        "How the frozen denoiser is kept: in the base's compute type, or in 8 bits, which saves half of its memory and "
+        "changes the result a little. auto takes 8 bits only where nothing else fits.",
+        choices=("auto", "full", "float8"),
+        advanced=True,
+    )
     save_every: int = setting(
         100,
         "Steps between checkpoints, from which a cut run goes on.",
@@ -320,4 +335,35 @@ class SubjectSettings(Settings):
     )
     preview_prompt: str = setting(
         "", "Prompt of the previews. Empty takes the trigger phrase.", advanced=True, matters=False
+    )
+    validate_every: int = setting(
+        -1,
+        "Steps between validations on held-out prompts, the best of which is returned. -1 takes as many as a quarter "
+        "of the training's time pays for, 3 to 12; 0 is off, as it is without a model that validates.",
+        min=0,
+        max=100_000,
+        step=10,
+        advanced=True,
+        auto=-1,
+    )
+    patience: int = setting(
+        0,
+        "Ends the training when that many validations in a row were not better than the best. 0 trains all steps.",
+        min=0,
+        max=100,
+        step=1,
+        advanced=True,
+    )
+    validation_pictures: int = setting(8, "Pictures that each validation draws.", min=2, max=64, step=1, advanced=True)
+    keep_validated: bool = setting(
+        False,
+        "Keep the LoRA of every validated step in the run's folder, to compare them.",
+        advanced=True,
+        matters=False,
+    )
+    validation_prompts: str = setting(
+        "",
+        "Prompts of the validation, separated by |, with {trigger} for the subject. Empty takes new places and changes "
+        "that no caption names.",
+        advanced=True,
     )

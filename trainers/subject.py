@@ -33,6 +33,7 @@ from .settings import SubjectSettings
 from .several import drawing_weights
 from .supervision import Supervision, supervise
 from .training import TrainingResult, train_with
+from .validation import Validator
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,11 @@ class SubjectStep:
         if supervision is not None and settings.local_weight > 0:
             self.weights[LOCAL] = settings.local_weight
         self.random = Randomness(settings.seed, networks.device)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether prompts are encoded anew in each step."""
+        return any(pool.conditioning is None for pool in self.pools.values())
 
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
         """What each pass adds to each term; all samples in one pass unless `micro_batch` is smaller."""
@@ -262,6 +268,7 @@ def train_subject(
     start_from: Adapter | None = None,
     tokenizer_folder: Path | None = None,
     processes: Processes | None = None,
+    validator: Validator | None = None,
 ) -> TrainingResult:
     """Teach `base` the subject of `pictures`.
 
@@ -273,6 +280,7 @@ def train_subject(
         name: of the folder and the LoRA in it; it does not matter to what is learned.
         start_from: an adapter to train on from; it must fit `settings`.
         processes: where several compute one run together.
+        validator: what chooses the best of the validated steps, which is returned; without it the last one is.
 
     Raises:
         FewShotError: something a person can mend: pictures, settings, disk, divergence.
@@ -292,4 +300,5 @@ def train_subject(
         start_from,
         tokenizer_folder,
         processes,
+        validator,
     )

@@ -11,26 +11,32 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from ..evaluation.frontier import Curve
 from ..models.adapters import Injected
 from ..models.errors import FewShotError
+from ..models.float8 import keep_in_float8
 from ..models.formats import write_lora
 from ..models.loading import Networks, open_base
+from ..models.resting import Resting
 from ..models.sampling import sample
 from ..models.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..models.watching import Silent, Watcher
-from .auto import Facts, resolve
+from .auto import resolve
 from .checkpoint import Checkpoints, make_folder
+from .course import Course
+from .facts import gather_facts, waiting_parts
 from .loop import Diverged, Outcome, Plan, Step, train
-from .memory import free_memory
 from .optimisation import Rates
 from .processes import Alone, Processes
+from .reporting import report
 from .runs import Run, find_run, open_run
 from .settings import SubjectSettings
+from .validation import Validation, Validator, interval
 
 log = logging.getLogger(__name__)
 
 PREVIEW_STEPS, PREVIEW_SEED = 20, 0
-STATE_BYTES = 3 * 4 * 3  # a trained number: itself and two moments in fp32, in up to three files at a time
+STATE_BYTES = 4 * 4 * 3  # a trained number: itself, two moments and its best value in fp32, in up to three files
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class TrainingResult:
 
     `terms` holds each loss term at each step, unweighted; `losses` their weighted sum. `resumed_from` is the step that
     was gone on from: 0 for a new run, all steps for one that was found finished. `seconds` include earlier parts.
+    `adapter` is that after step `chosen`: the best one that was validated, else the last. `validation` is None where
+    nothing was validated.
     """
 
     adapter: Adapter
@@ -47,11 +55,20 @@ class TrainingResult:
     folder: Path
     resumed_from: int
     seconds: float
+    chosen: int
+    validation: Curve | None = None
 
     @property
     def lora(self) -> Path:
         """The LoRA file in the run's folder."""
         return Run(self.folder, "").lora
+
+
+class TrainingStep(Step, Protocol):
+    """A step of a method. `reads_text`: the text encoders take part in it."""
+
+    @property
+    def reads_text(self) -> bool: ...
 
 
 class Method(Protocol):
@@ -67,7 +84,7 @@ class Method(Protocol):
         chosen: SubjectSettings,
         start_from: Adapter | None,
         watcher: Watcher,
-    ) -> tuple[Step, Injected]:
+    ) -> tuple[TrainingStep, Injected]:
         """What one step computes, and what it trains."""
         ...
 
@@ -84,23 +101,27 @@ def train_with(
     start_from: Adapter | None = None,
     tokenizer_folder: Path | None = None,
     processes: Processes | None = None,
+    validator: Validator | None = None,
 ) -> TrainingResult:
     """Train by `method`; arguments, result and errors are those of `subject.train_subject`."""
     with torch.inference_mode(False), torch.enable_grad():  # the host may call under inference mode
-        key = run_key(method, base, pictures, settings, start_from)
+        validator = validator if settings.validate_every else None
+        key = run_key(method, base, pictures, settings, start_from, validator)
         found = find_run(runs, key)
         ended = found.finished() if found else None
         if found and ended:
             return _result_again(found, *ended)
         watcher = watcher or Silent()
         with open_base(base, torch.device(device), watcher, tokenizer_folder=tokenizer_folder) as networks:
-            chosen, reasons = resolve(settings, gather_facts(networks, pictures))
+            chosen, reasons = resolve(settings, gather_facts(networks, pictures, settings))
             for reason in reasons:
                 log.info("auto: %s", reason)
             inputs = dict(base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=device)
+            if chosen.weights == "float8":
+                keep_in_float8(networks.unet)
             step, injected = method.prepare(networks, pictures, chosen, start_from, watcher)
             try:
-                job = _Job(networks, injected, step, pictures, chosen, watcher, processes or Alone(), name)
+                job = _Job(networks, injected, step, pictures, chosen, watcher, processes or Alone(), name, validator)
                 return job.run(runs, key, inputs)
             finally:
                 injected.remove()
@@ -112,34 +133,21 @@ def run_key(
     pictures: TrainingSet,
     settings: SubjectSettings,
     start_from: Adapter | None = None,
+    validator: Validator | None = None,
 ) -> str:
-    """The content key of a run: contents, settings that matter, and the method's revision."""
+    """The content key of a run: contents, settings that matter, the method's revision, and what chooses the step."""
     weights = [base.key, base.prediction, base.zero_snr, base.clip_skip, base.dtype]
     start = start_from.key if start_from is not None else None
-    return content_key(method.name, method.revision, weights, pictures.key, settings.key(), start)
-
-
-def gather_facts(networks: Networks, pictures: TrainingSet) -> Facts:
-    """What `auto` choices depend on."""
-    return Facts(
-        references=sum(1 for sample in pictures.references if not sample.others),
-        concepts=len({sample.concept for sample in pictures.references}),
-        priors=len(pictures.priors),
-        parameters=sum(p.numel() for p in networks.unet.parameters()),
-        config=networks.unet.config,
-        pixels=networks.downscale,
-        native_resolution=networks.resolution,
-        text_encoders=len(networks.text_encoders),
-        half=networks.dtype != torch.float32,
-        free=free_memory(networks.device),
-    )
+    chooser = validator.key if validator is not None else None
+    return content_key(method.name, method.revision, weights, pictures.key, settings.key(), start, chooser)
 
 
 def _result_again(run: Run, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:
     log.info("a finished run with the same inputs lies in %s and is returned", run.folder)
     terms = {name: tuple(values) for name, values in result["terms"].items()}
     losses = tuple(result["losses"])
-    return TrainingResult(adapter, losses, terms, run.folder, len(losses), result["seconds"])
+    curve = Curve.of(result["validation"]) if result["validation"] else None
+    return TrainingResult(adapter, losses, terms, run.folder, len(losses), result["seconds"], result["chosen"], curve)
 
 
 @dataclass
@@ -148,23 +156,30 @@ class _Job:
 
     networks: Networks
     injected: Injected
-    step: Step
+    step: TrainingStep
     pictures: TrainingSet
     chosen: SubjectSettings
     watcher: Watcher
     processes: Processes
     name: str
+    validator: Validator | None = None
+
+    def __post_init__(self) -> None:
+        parts = waiting_parts(self.networks, self.step.reads_text) if self.chosen.offload == "on" else []
+        self.resting = Resting(parts, self.networks.device)
 
     def run(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> TrainingResult:
         run = self.open(runs, key, inputs)
         if self.chosen.gradient_checkpointing == "on":
             self.networks.unet.enable_gradient_checkpointing()
         checkpoints = Checkpoints(run.checkpoints, key)
+        course = self.course(run)
+        self.resting.rest()
         try:
             outcome = train(
                 self.step,
                 self.injected.parameters,
-                self.plan(run),
+                self.plan(run, course),
                 checkpoints,
                 run.journal,
                 self.watcher,
@@ -174,7 +189,7 @@ class _Job:
             if not error.step:
                 raise
             raise Diverged(f"{error} The LoRA so far is {run.part(error.step)}.", error.step) from error
-        return self.finish(run, outcome)
+        return self.finish(run, outcome, course)
 
     def open(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> Run:
         """The run's folder; the main process makes it, and all of them see it."""
@@ -191,7 +206,33 @@ class _Job:
             raise FewShotError(f"not every process sees the run's folder under {runs}. Use a folder they share.")
         return found
 
-    def plan(self, run: Run) -> Plan:
+    def course(self, run: Run) -> Course | None:
+        """The validations of the run, where there is a model for them."""
+        if self.validator is None:
+            log.info("no model validates: the weights after the last step are returned")
+            return None
+        chosen = self.chosen
+        rows = chosen.batch_size * (2 if self.pictures.priors and chosen.prior_weight else 1)
+        every = interval(chosen, rows)
+        log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
+        look = Validation(
+            self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples, self.resting.awake
+        )
+
+        def measure(step: int) -> tuple[float, float, float]:
+            if chosen.keep_validated:
+                self.keep_validated(run, step)
+            return look(step)
+
+        return Course(measure, every, chosen.steps, chosen.patience, look.likeness)
+
+    def keep_validated(self, run: Run, step: int) -> None:
+        """The LoRA as it is now, beside those of the other validated steps."""
+        path = run.validated(step)
+        if not path.exists():
+            write_lora(self.extract(step), make_folder(path.parent) / path.name)
+
+    def plan(self, run: Run, course: Course | None) -> Plan:
         chosen = self.chosen
         rates = {"unet": chosen.learning_rate, "text_encoder": chosen.text_learning_rate}
         previews = [(chosen.preview_every, lambda step: self.preview(run, step))]
@@ -205,6 +246,7 @@ class _Job:
             scale_losses=self.networks.dtype == torch.float16 and self.networks.device.type == "cuda",
             visits=previews if chosen.preview_every and self.processes.main else [],
             cut=lambda step: self.keep_part(run, step),
+            course=course,
         )
 
     def preview(self, run: Run, step: int) -> None:
@@ -212,7 +254,8 @@ class _Job:
         prompt = self.chosen.preview_prompt or f"a photo of {self.pictures.trigger}"
         side = self.chosen.resolution
         try:
-            pixels = sample(self.networks, [prompt], [PREVIEW_SEED], width=side, height=side, steps=PREVIEW_STEPS)
+            with self.resting.awake():
+                pixels = sample(self.networks, [prompt], [PREVIEW_SEED], width=side, height=side, steps=PREVIEW_STEPS)
             picture = Image.fromarray((pixels[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
             picture.save(make_folder(run.samples) / f"step_{step:08d}.png")
         except Exception as error:  # whatever it is, the training is worth more than its preview
@@ -220,31 +263,39 @@ class _Job:
             return
         self.watcher.progress(step, self.chosen.steps, f"preview at step {step}", picture=picture)
 
-    def extract(self) -> Adapter:
-        return self.injected.extract(self.pictures.trigger, describe(self.chosen, self.pictures))
+    def extract(self, step: int) -> Adapter:
+        """The adapter as it is, which is that after `step` steps."""
+        said = describe(self.chosen, self.pictures) | {"ss_steps": str(step)}
+        return self.injected.extract(self.pictures.trigger, said)
 
     def keep_part(self, run: Run, step: int) -> None:
         """The LoRA of a run that was cut, beside its state; it takes the place of an earlier part."""
         path = run.part(step)
         earlier = [part for part in run.parts() if part != path]
         if not path.exists():
-            write_lora(self.extract(), path)
+            write_lora(self.extract(step), path)
         for part in earlier:
             part.unlink()
         log.info("training was cut after step %d; the LoRA so far is %s", step, path)
 
-    def finish(self, run: Run, outcome: Outcome) -> TrainingResult:
-        adapter = self.extract()
+    def finish(self, run: Run, outcome: Outcome, course: Course | None) -> TrainingResult:
+        adapter = self.extract(outcome.chosen)
+        curve = course.curve if course is not None else None
         weights = self.step.weights
         columns = zip(*(outcome.terms[name] for name in weights), strict=True)
         losses = tuple(sum(w * v for w, v in zip(weights.values(), values, strict=True)) for values in columns)
         if self.processes.main:
             if not run.lora.exists():
                 write_lora(adapter, run.lora)
-            run.finish(adapter, dict(losses=losses, terms=dict(outcome.terms), seconds=outcome.seconds))
+            result = dict(losses=losses, terms=dict(outcome.terms), seconds=outcome.seconds, chosen=outcome.chosen)
+            run.finish(adapter, result | {"validation": curve.plain() if curve is not None else None})
             for part in run.parts():
                 part.unlink()
-        return TrainingResult(adapter, losses, outcome.terms, run.folder, outcome.resumed_from, outcome.seconds)
+            if curve is not None:
+                report(run, self.chosen, losses, curve, outcome.chosen)
+        return TrainingResult(
+            adapter, losses, outcome.terms, run.folder, outcome.resumed_from, outcome.seconds, outcome.chosen, curve
+        )
 
 
 def describe(chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:

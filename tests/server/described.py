@@ -20,7 +20,7 @@ LOCALE = ROOT / "locales" / "en" / "nodeDefs.json"
 DOCS = ROOT / "web" / "docs"
 WORKFLOWS = ROOT / "workflows"
 PREFIX = "FewShot"
-FILES = {"models/checkpoints", "models/diffusers", "ComfyUI's input folder", "models/loras"}
+FILES = {"models/checkpoints", "models/diffusers", "ComfyUI's input folder", "models/loras", "models/clip_vision"}
 """Named in the tooltips of the combos whose options are files, which differ from machine to machine."""
 
 

@@ -111,3 +111,12 @@ def test_an_interrupt_is_told(write_run, monkeypatch, caplog):
     monkeypatch.setattr(command, "train_run", interrupted)
     assert command.main([str(write_run()), "--cpu"]) == 130
     assert "goes on from there" in caplog.text
+
+
+def test_the_command_validates(write_run, caplog, tmp_path):
+    dino_alone = write_run(validation_dino="dino")
+    assert command.main([str(dino_alone), "--cpu"]) == 1
+    assert "names a DINO to validate with, which reads no prompts: name validation_clip too" in caplog.text
+    (tmp_path / "empty").mkdir()
+    assert command.main([str(write_run(validation_clip="empty")), "--cpu"]) == 1
+    assert "there is no CLIP in" in caplog.text

@@ -192,13 +192,28 @@ def test_global_state_is_left_alone(train, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(gradient_checkpointing="on"), dict(micro_batch=1), dict(preview_every=2, save_every=1, log_every=1)],
+    [
+        dict(gradient_checkpointing="on"),
+        dict(micro_batch=1),
+        dict(offload="on", preview_every=4),
+        dict(preview_every=2, save_every=1, log_every=1),
+    ],
 )
 def test_what_should_not_matter_does_not(train, uncut, tmp_path, changes):
     result = train(tmp_path, **changes)
     exact = "micro_batch" not in changes
     assert result.losses == pytest.approx(uncut.losses, abs=0 if exact else 1e-4)
     assert result.adapter.key == uncut.adapter.key or not exact
+
+
+@pytest.mark.parametrize("checkpointing", ["off", "on"])
+def test_frozen_weights_in_8_bits_learn_nearly_the_same(train, uncut, tmp_path, checkpointing):
+    result = train(tmp_path, weights="float8", gradient_checkpointing=checkpointing)
+    assert result.losses == pytest.approx(uncut.losses, rel=0.05) and result.losses != uncut.losses
+    name = next(iter(result.adapter.factors))
+    pairs = [(result.adapter.factors[name], uncut.adapter.factors[name])]
+    small, wide = ((f.up @ f.down).flatten() for f in pairs[0])
+    assert torch.nn.functional.cosine_similarity(small, wide, dim=0) > 0.8
 
 
 def test_previews_are_written_and_shown(train, tmp_path):

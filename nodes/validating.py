@@ -1,0 +1,71 @@
+"""Which model on the disk validates a training: widgets, and the rule behind "auto"."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from . import host
+from .host import io
+
+log = logging.getLogger(__name__)
+
+AUTO, OFF, NONE = "auto", "off", "none"
+CLIPS = ("clip",)
+DINOS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+OWN = "clip"  # the folder of a base in diffusers' layout that holds the CLIP that knows its pictures
+MISSING = (
+    "not validated, so the last step is returned: there is no CLIP (put the folder of a transformers CLIPModel, such "
+    "as openai/clip-vit-base-patch32, into models/clip_vision)"
+)
+
+
+def validating_inputs() -> list[io.Input]:
+    """The models that see whether the subject and the prompts are kept."""
+    return [
+        io.Combo.Input(
+            "validation",
+            options=[AUTO, OFF, *host.transformers_folders(CLIPS)],
+            default=AUTO,
+            optional=True,
+            advanced=True,
+            tooltip="The CLIP that validates while training, so that the best step is returned: a folder of "
+            "transformers in models/clip_vision. auto takes the base's own or the first there; off returns the last.",
+        ),
+        io.Combo.Input(
+            "validation_dino",
+            options=[NONE, *host.transformers_folders(DINOS)],
+            default=NONE,
+            optional=True,
+            advanced=True,
+            tooltip="A DINO that sees the likeness to the pictures in the CLIP's place: a folder of transformers in "
+            "models/clip_vision.",
+        ),
+    ]
+
+
+def validator_for(base: Any, settings: Any, clip: str, dino: str) -> tuple[Any, str]:
+    """The models that validate a training on `base` (None where none do), and a line that says so."""
+    from ..trainers.validation import Validator
+
+    if clip == OFF or settings.validate_every == 0:
+        return None, "not validated: the last step is returned"
+    folder = own_clip(base) if clip == AUTO else host.transformers_folder(clip)
+    if folder is None:
+        names = host.transformers_folders(CLIPS)
+        folder = host.transformers_folder(names[0]) if names else None
+    if folder is None:
+        log.info(MISSING)
+        return None, MISSING
+    eyes = None if dino == NONE else host.transformers_folder(dino)
+    log.info("validated by the CLIP in %s%s", folder, f" and the DINO in {eyes}" if eyes else "")
+    return Validator(folder, eyes), f"validated by {folder.name}"
+
+
+def own_clip(base: Any) -> Path | None:
+    """The CLIP that lies beside the networks of a base in diffusers' layout."""
+    place = getattr(base.location, "components", base.location)
+    if not isinstance(place, Path) or host.kind_of_model(place / OWN) != "clip":
+        return None
+    return place / OWN

@@ -1,0 +1,139 @@
+"""The dry run tells what training then does, for any set of pictures, and leaves nothing behind."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from comfyui_fewshot.augmentation.pictures import picture_of
+from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.values import Sample
+from comfyui_fewshot.trainers import planning
+from comfyui_fewshot.trainers.plan_words import crops, described
+from comfyui_fewshot.trainers.planning import plan_training
+from comfyui_fewshot.trainers.settings import SubjectSettings
+
+
+@pytest.fixture(scope="module")
+def plan(base, pictures, settings):
+    def run(set_=None, timed=0, **changes):
+        return plan_training(base, set_ or pictures, replace(settings, **changes), "cpu", timed=timed)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory, pictures):
+    """Pictures of given sizes."""
+    folder = tmp_path_factory.mktemp("sized")
+
+    def make(*sizes, caption="a photo of sks ball"):
+        samples = []
+        for i, size in enumerate(sizes):
+            path = folder / f"{size[0]}x{size[1]}_{i % 7}.png"
+            if not path.exists():
+                Image.new("RGB", size, (i % 7 * 30, 80, 90)).save(path)
+            samples.append(Sample(picture_of(path), caption))
+        return pictures.with_samples(tuple(samples))
+
+    return make
+
+
+def test_without_timing_no_weights_are_read(plan, monkeypatch):
+    seen = []
+    real = planning.open_base
+
+    def opened(ref, device, *rest, **more):
+        seen.append(torch.device(device).type)
+        return real(ref, device, *rest, **more)
+
+    monkeypatch.setattr(planning, "open_base", opened)
+    text = described(plan())
+    assert seen == ["meta"] and "time: no step was timed" in text
+    assert "GPU memory" not in text and "host memory (estimated): " in text
+
+
+def test_it_says_what_training_chooses(plan, train, uncut):
+    import json
+
+    found = plan()
+    chosen = json.loads((uncut.folder / "settings.json").read_text())["inputs"]["chosen"]
+    assert vars(found.chosen) == chosen
+    trained = sum(f.up.numel() + f.down.numel() for f in uncut.adapter.factors.values())
+    assert found.trained == trained and f"trained: {trained / 1e6:.2f} M numbers" in described(found)
+    assert plan(text_encoder=True).trained > trained
+
+
+def test_steps_are_timed_and_nothing_stays(plan, base, uncut, train, tmp_path):
+    found = plan(timed=2)
+    assert found.timing.seconds > 0 and found.timing.steps == 2 and found.timing.peak is None
+    assert found.seconds == pytest.approx(found.timing.seconds * 8)
+    assert "s a step (measured over 2 on cpu)" in described(found) and "in all (estimated)" in described(found)
+    assert train(tmp_path).adapter.key == uncut.adapter.key
+
+
+def test_each_picture_is_seen_as_often_as_it_says(plan, pictures):
+    """Three references with weights 1, 1 and 2 in 100 steps of 2, counted from the draws themselves."""
+    from comfyui_fewshot.trainers.randomness import Randomness
+
+    heavy = (*pictures.references[:2], replace(pictures.references[2], weight=2.0))
+    found = plan(pictures.with_samples(heavy + pictures.priors), steps=100)
+    assert [one.seen for one in found.references] == [50, 50, 100] and found.prior_seen == 50
+    draws = [Randomness(5).choose("reference/picture", i, [1, 1, 2]) for i in range(200)]
+    assert [draws.count(i) for i in range(3)] == pytest.approx([50, 50, 100], abs=2)
+
+
+def test_mixed_sizes(plan, sized):
+    found = plan(sized((40, 36), (40, 36), (64, 48), (20, 16)))
+    text = described(found)
+    assert "2 of 40 x 36, 1 of 64 x 48, 1 of 20 x 16; one bucket: all are cropped to 32 x 32" in text
+    assert "warning: 1 are smaller than that and are enlarged, up to 2.0 times" in text
+    sheet = crops(found)
+    assert sheet.width > 0 and sheet.mode == "RGB"
+
+
+def test_one_picture(plan, sized):
+    text = described(plan(sized((40, 40))))
+    assert "pictures: 1 references, 0 priors" in text and "one picture only" in text
+
+
+def test_five_hundred_pictures(plan, sized):
+    many = sized(*[(40, 40)] * 500)
+    assert plan(many, steps=-1).chosen.steps == 1500
+    found = plan(many, steps=1000)
+    assert all(one.seen == pytest.approx(4) for one in found.references)
+    assert "seldom for so many pictures: raise steps, or choose the best ten" in described(found)
+    assert crops(found).height < 4000
+
+
+def test_captions_over_the_window(plan, sized):
+    long = sized((40, 40), caption="a photo of sks ball " + "very " * 20)
+    text = described(plan(long))
+    assert (
+        "tokens of 30 that are read" in text and "captions are too long and lose their end, first that of 40x40" in text
+    )
+
+
+def test_validations_are_counted_and_cost(base, pictures, settings, tmp_path):
+    from comfyui_fewshot.trainers.validation import Validator
+
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    found = plan_training(
+        base, pictures, replace(settings, steps=100, validate_every=30), "cpu", validator=Validator(tmp_path), timed=1
+    )
+    assert found.validations == 5  # 0, 30, 60, 90, 100
+    assert found.seconds == pytest.approx(found.timing.seconds * (100 + 5 * 8 * 16 * 2 / (3 * 4)))
+    assert "validations: 5, " in described(found)
+
+
+def test_what_stops_training_stops_the_plan(plan, pictures):
+    with pytest.raises(FewShotError, match="no reference pictures to plan for"):
+        plan(pictures.with_samples(pictures.priors))
+    with pytest.raises(FewShotError, match="multiples of 8 pixels"):
+        plan(resolution=36)
+
+
+def test_defaults(base, pictures):
+    text = described(plan_training(base, pictures, SubjectSettings(), "cpu", timed=0))
+    assert "learning_rate = " in text and all(f"on {size} GB (estimated)" in text for size in (8, 12, 16, 24))

@@ -1,0 +1,243 @@
+"""The fixed validation: its prompts, its cost, its scores, and training with it from end to end."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+
+from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.values import Concept, Sample
+from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.pocket.words import build
+from comfyui_fewshot.trainers import training, validation
+from comfyui_fewshot.trainers.settings import SubjectSettings
+from comfyui_fewshot.trainers.subject import train_subject
+from comfyui_fewshot.trainers.validation import CHANGES, PLACES, Validation, Validator, held_out, interval, mutual
+
+SEEN = dict(validate_every=2, validation_pictures=3)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = build(folder)
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    text = dict(
+        vocab_size=len(tokenizer), max_position_embeddings=32, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(text_config=shape | text, vision_config=shape | dict(image_size=32, patch_size=8), projection_dim=16)
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def validator(clip_folder):
+    return Validator(clip_folder)
+
+
+@pytest.fixture(scope="module")
+def validated(base, pictures, settings, validator):
+    def run(folder, watcher=None, chooser=validator, **changes):
+        chosen = replace(settings, **(SEEN | changes))
+        return train_subject(base, pictures, chosen, folder, "cpu", watcher, validator=chooser)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(validated, tmp_path_factory):
+    return validated(tmp_path_factory.mktemp("validated"))
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+
+
+def test_prompts_are_held_out_and_stripped(pictures):
+    captioned = replace(pictures.samples[0], caption="a photo of a sks ball in the snow, wearing a hat")
+    prompts = held_out(pictures.with_samples((captioned, *pictures.samples[1:])), 6)
+    texts = [prompt.text for prompt, _ in prompts]
+    assert texts[:2] == ["a photo of a sks ball on the beach", "a photo of a sks ball with a balloon"]
+    assert not any("snow" in text or "hat" in text for text in texts) and len(set(texts)) == 6
+    assert [prompt.stripped for prompt, _ in prompts[:1]] == ["a photo of a ball on the beach"]
+    assert all(prompt.split == "held-out" for prompt, _ in prompts)
+
+
+def test_words_the_base_does_not_know_are_left_out(pictures):
+    prompts = held_out(pictures, 40, known=lambda phrase: phrase in ("at night", "wearing a hat"))
+    assert len({prompt.text for prompt, _ in prompts}) == 2 and len(prompts) == 40
+    assert {prompt.stripped.removeprefix("a photo of a ball ") for prompt, _ in prompts} == {
+        "at night",
+        "wearing a hat",
+    }
+
+
+def test_subjects_take_turns(pictures):
+    both = replace(pictures, concepts=(Concept("sks", "ball"), Concept("zwx", "owl", "old")))
+    prompts = held_out(both, 4)
+    assert [concept for _, concept in prompts] == [0, 1, 0, 1]
+    assert prompts[1][0].text == f"a photo of a zwx old owl {PLACES[0]}"
+    assert prompts[1][0].stripped == f"a photo of an old owl {PLACES[0]}"
+    assert prompts[2][0].text.endswith(CHANGES[0])
+
+
+def test_own_prompts(pictures):
+    texts = [p.text for p, _ in held_out(pictures, 3, own="a {trigger} in space | two cups")]
+    assert texts == ["a sks ball in space", "two cups", "a sks ball in space"]
+
+
+# ------------------------------------------------------------------------------------------------------------- cost
+
+
+def test_the_interval_spends_a_quarter():
+    chosen = SubjectSettings(steps=1000, batch_size=4, validation_pictures=8)
+    once = 8 * 16 * 2
+    trained = 1000 * 8 * 3
+    assert interval(chosen, 8) == 84  # 12, which cost less than a quarter of 24 000
+    assert interval(chosen, 2) == -(-1000 // int(0.25 * trained / 4 / once)) == 200
+    assert interval(replace(chosen, steps=50), 2) == 17  # three at least
+    assert interval(replace(chosen, validate_every=70), 2) == 70
+    assert interval(replace(chosen, steps=1), 1) == 1
+
+
+def test_mutual_likeness():
+    assert mutual(torch.tensor([[1.0, 0.0]])) == 1.0
+    three = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    assert mutual(three) == pytest.approx((0.0 + 0.6 + 0.8) / 3)
+
+
+# ----------------------------------------------------------------------------------------------------------- scores
+
+
+@pytest.fixture
+def look(networks, pictures, settings, validator, tmp_path):
+    chosen = replace(settings, resolution=32, micro_batch=4, validation_pictures=3)
+    return Validation(networks, pictures, chosen, validator, Silent(), tmp_path)
+
+
+def test_scores_are_mean_cosines(look):
+    images = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
+    subject, prompt, unrelated = look.score(images)
+    seen = look.clip.images(images).double()
+    texts = look.clip.texts([p.stripped for p in look.prompts]).double()
+    references = look.references[0].double()
+    assert subject == pytest.approx((seen @ references.T).mean().item(), abs=1e-5)
+    fits = [[float(a @ b) for b in texts] for a in seen]
+    assert prompt == pytest.approx(sum(fits[i][i] for i in range(3)) / 3, abs=1e-5)
+    assert unrelated == pytest.approx(sum(fits[i][j] for i in range(3) for j in range(3) if i != j) / 6, abs=1e-5)
+    assert look.likeness == pytest.approx(mutual(look.references[0]))
+
+
+def test_the_same_weights_are_seen_the_same(look):
+    assert look(4) == look(6)
+    assert sorted(path.name for path in look.folder.iterdir()) == ["validation_00000004.png", "validation_00000006.png"]
+
+
+def test_many_references_are_thinned(networks, pictures, settings, validator, tmp_path):
+    many = pictures.with_samples(pictures.references * 167)
+    assert len(many.samples) > 500
+    chosen = replace(settings, resolution=32, validation_pictures=2)
+    found = Validation(networks, many, chosen, validator, Silent(), tmp_path).references[0]
+    assert 16 <= len(found) <= validation.MOST_REFERENCES
+
+
+def test_one_picture_validates(networks, pictures, settings, validator, tmp_path):
+    one = pictures.with_samples(pictures.references[:1])
+    chosen = replace(settings, resolution=32, validation_pictures=2)
+    assert Validation(networks, one, chosen, validator, Silent(), tmp_path).likeness == 1.0
+
+
+# --------------------------------------------------------------------------------------------------- from end to end
+
+
+def test_a_validated_run(whole, uncut):
+    assert whole.losses == uncut.losses  # looking changes nothing
+    assert [point.step for point in whole.validation.points] == [0, 2, 4, 6, 8]
+    best = whole.validation.best
+    assert whole.chosen == (best.step if best else 8)
+    assert whole.adapter.metadata["ss_steps"] == str(whole.chosen)
+    names = {path.name for path in whole.folder.rglob("validation_*.png")}
+    assert names == {f"validation_{step:08d}.png" for step in (0, 2, 4, 6, 8)}
+    page = (whole.folder / "report.html").read_text()
+    assert "Which step is best" in page and "Drawn with it" in page
+    kept = json.loads((whole.folder / "result.json").read_text())
+    assert kept["chosen"] == whole.chosen and kept["validation"]["step"] == [0, 2, 4, 6, 8]
+
+
+def test_it_is_found_again_whole(whole, validated, monkeypatch):
+    monkeypatch.setattr(training, "open_base", None)
+    again = validated(whole.folder.parent)
+    assert again.adapter.key == whole.adapter.key
+    assert (again.chosen, again.validation) == (whole.chosen, whole.validation)
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_cut_run_ends_bit_for_bit_as_the_uncut_one(whole, validated, tmp_path, cut_at, step):
+    with pytest.raises(BaseException, match="cancelled"):
+        validated(tmp_path, cut_at(step, BaseException("cancelled")))
+    assert list(tmp_path.rglob("subject_step_*.safetensors"))
+    again = validated(tmp_path)
+    assert again.adapter.key == whole.adapter.key and again.losses == whole.losses
+    assert (again.chosen, again.validation) == (whole.chosen, whole.validation)
+
+
+def test_a_validation_that_fails_harms_nothing(uncut, validated, tmp_path, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(validation, "sample", broken)
+    result = validated(tmp_path)
+    assert result.adapter.key == uncut.adapter.key and result.chosen == 8
+    assert "the validation after step 2 failed and does not count: no memory" in caplog.text
+    assert "no validation saw a gain" in caplog.text
+
+
+def test_validated_steps_are_kept_if_asked_for(whole, validated, tmp_path):
+    from comfyui_fewshot.models.formats import read_lora
+
+    result = validated(tmp_path, keep_validated=True)
+    assert result.adapter.key == whole.adapter.key
+    files = sorted((result.folder / "validated").iterdir())
+    assert [path.stem[-8:] for path in files] == ["00000000", "00000002", "00000004", "00000006", "00000008"]
+    kept, name = read_lora(files[result.chosen // 2]), next(iter(result.adapter.factors))
+    assert torch.allclose(kept.factors[name].up, result.adapter.factors[name].up, atol=1e-3)
+    assert kept.metadata["ss_steps"] == str(result.chosen)
+
+
+def test_off_is_off_and_says_so(uncut, validated, tmp_path, caplog):
+    caplog.set_level("INFO")
+    result = validated(tmp_path, validate_every=0)
+    assert result.adapter.key == uncut.adapter.key and result.validation is None and result.chosen == 8
+    assert "no model validates: the weights after the last step are returned" in caplog.text
+
+
+def test_what_chooses_belongs_to_the_key(base, pictures, settings, validator, clip_folder, tmp_path):
+    from comfyui_fewshot.trainers.subject import SubjectTraining
+
+    keys = [
+        training.run_key(SubjectTraining(), base, pictures, settings, None, chooser)
+        for chooser in (None, validator, Validator(clip_folder, clip_folder))
+    ]
+    assert len(set(keys)) == 3
+
+
+def test_a_folder_without_a_clip_is_refused_before_training(validated, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FewShotError, match="there is no CLIP in"):
+        validated(tmp_path / "runs", chooser=Validator(tmp_path / "empty"))
+
+
+def test_a_reference_of_another_subject_is_not_compared_with(networks, pictures, settings, validator, tmp_path):
+    second = tuple(Sample(s.image, "a photo of zwx owl", concept=1) for s in pictures.references[:1])
+    both = replace(pictures, samples=pictures.references + second, concepts=(*pictures.concepts, Concept("zwx", "owl")))
+    chosen = replace(settings, resolution=32, validation_pictures=2)
+    found = Validation(networks, both, chosen, validator, Silent(), tmp_path).references
+    assert {concept: len(rows) for concept, rows in found.items()} == {0: 3, 1: 1}

@@ -1,0 +1,196 @@
+"""A dry run: what a training would do with these pictures on this machine, before it begins."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..models.errors import FewShotError
+from ..models.loading import Networks, compute_dtype, open_base
+from ..models.values import BaseModelRef, Sample, TrainingSet
+from ..models.watching import Silent, Watcher
+from .auto import Facts, resolve, rows_of, split_of
+from .facts import gather_facts
+from .forecast import CARDS, Card, Demand, Weights, demand, host_memory, on_card
+from .memory import CONTEXT, free_memory
+from .settings import SubjectSettings
+from .several import drawing_weights
+from .subject import SubjectTraining
+from .validation import STEPS, Validator, interval
+
+TIMED = 5
+FEW = 4  # pictures of each kind that steps are timed with
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One reference: its size, how often it is enlarged (above 1), tokens of its caption, and times it is drawn."""
+
+    sample: Sample
+    scale: float
+    tokens: int
+    seen: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a step, measured; on a GPU the most bytes that were in use."""
+
+    seconds: float
+    steps: int
+    peak: int | None
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What `plan_training` found. `room` is how many tokens of a caption are read."""
+
+    chosen: SubjectSettings
+    reasons: tuple[str, ...]
+    references: tuple[Fitted, ...]
+    priors: int
+    prior_seen: float
+    room: int
+    trained: int
+    gpu: Demand | None
+    host: float
+    cards: tuple[Card, ...]
+    timing: Timing | None
+    validations: int
+    device: str
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole training, validations included; None where no step was timed."""
+        if self.timing is None:
+            return None
+        rows = rows_of(self.chosen, self.priors)
+        drawing = self.validations * self.chosen.validation_pictures * STEPS * 2
+        return self.timing.seconds * (self.chosen.steps + drawing / (3 * rows))
+
+
+def plan_training(
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    settings: SubjectSettings,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    tokenizer_folder: Path | None = None,
+    validator: Validator | None = None,
+    timed: int = TIMED,
+) -> TrainingPlan:
+    """Look at everything that training looks at, and take `timed` steps whose result is thrown away.
+
+    With `timed` 0 only the weights' shapes are read: no memory is taken, on the device or off it.
+
+    Raises:
+        FewShotError: what would stop the training before its first step.
+    """
+    if not pictures.references:
+        raise FewShotError("there are no reference pictures to plan for. Give at least one, better three to ten.")
+    watcher, device = watcher or Silent(), torch.device(device)
+    with torch.inference_mode(False), torch.enable_grad():
+        where = device if timed else torch.device("meta")
+        with open_base(base, where, watcher, tokenizer_folder=tokenizer_folder) as networks:
+            weights = _weights(networks)
+            facts = _facts(networks, pictures, settings, device, weights)
+            chosen, reasons = resolve(settings, facts)
+            references = _fitted(networks, pictures, chosen, watcher)
+            timing = time_steps(networks, pictures, chosen, watcher, timed) if timed else None
+            room = networks.text_encoders[0].config.max_position_embeddings - 2
+    reads_text = chosen.text_encoder
+    asked = replace(chosen, **{name: getattr(settings, name) for name in LEFT_TO_MEMORY})
+    cards = tuple(on_card(asked, facts, weights, size * 1e9, reads_text) for size in CARDS)
+    split = split_of(chosen, facts)
+    on_gpu = device.type == "cuda"
+    drawn = chosen.steps * chosen.batch_size
+    validated = validator is not None and settings.validate_every != 0
+    every = interval(chosen, rows_of(chosen, facts.priors)) if validated else 0
+    return TrainingPlan(
+        chosen=chosen,
+        reasons=reasons,
+        references=references,
+        priors=facts.priors,
+        prior_seen=drawn / facts.priors if facts.priors and chosen.prior_weight else 0.0,
+        room=room,
+        trained=facts.trained,
+        gpu=demand(split, facts.trained, weights, 2 if facts.half else 4, reads_text) if on_gpu else None,
+        host=host_memory(split, facts.trained, weights, on_gpu, reads_text, validator.bytes if validator else 0),
+        cards=cards,
+        timing=timing,
+        validations=1 + -(-chosen.steps // every) if every else 0,
+        device=device.type,
+    )
+
+
+LEFT_TO_MEMORY = ("micro_batch", "gradient_checkpointing", "offload", "weights")
+"""The settings that `auto` chooses by the memory of a device"""
+
+
+def _facts(
+    networks: Networks, pictures: TrainingSet, settings: SubjectSettings, device: torch.device, weights: Weights
+) -> Facts:
+    """What `auto` depends on, as if the networks were open on `device` where only their shapes were read."""
+    facts = gather_facts(networks, pictures, settings)
+    if networks.device == device:
+        return facts
+    width = compute_dtype(networks.ref.dtype, device).itemsize
+    waiting = weights.autoencoder + (0 if settings.text_encoder else weights.text)
+    free = free_memory(device)
+    left = None if free is None else free - width * (weights.denoiser + weights.autoencoder + weights.text)
+    return replace(facts, half=width == 2, free=left, denoiser=width * weights.denoiser, encoders=width * waiting)
+
+
+def _weights(networks: Networks) -> Weights:
+    def count(*parts: torch.nn.Module) -> int:
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    return Weights(count(networks.unet), count(networks.vae), count(*networks.text_encoders))
+
+
+def _fitted(networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher) -> tuple[Fitted, ...]:
+    weights = drawing_weights(pictures.references, chosen.composite_share)
+    drawn = chosen.steps * chosen.batch_size / sum(weights)
+    tokenizer, side = networks.tokenizers[0], chosen.resolution
+    rows = []
+    for sample, weight in zip(pictures.references, weights, strict=True):
+        watcher.check()
+        scale = max(side / sample.image.width, side / sample.image.height)
+        tokens = len(tokenizer(sample.caption, add_special_tokens=False).input_ids)
+        rows.append(Fitted(sample, scale, tokens, drawn * weight))
+    return tuple(rows)
+
+
+def time_steps(
+    networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher, count: int
+) -> Timing:
+    """The median time of `count` steps after one that warms up, with a few of the pictures; nothing is kept."""
+    few = pictures.with_samples(pictures.references[:FEW] + pictures.priors[:FEW])
+    step, injected = SubjectTraining().prepare(networks, few, chosen, None, watcher)
+    cuda = networks.device.type == "cuda"
+    try:
+        if chosen.gradient_checkpointing == "on":
+            networks.unet.enable_gradient_checkpointing()
+        optimizer = torch.optim.AdamW(injected.parameters.values(), lr=chosen.learning_rate)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(networks.device)
+        seconds = []
+        for number in range(count + 1):
+            watcher.check()
+            watcher.progress(number, count + 1, f"timing step {number} of {count}" if number else "warming up")
+            begun = time.perf_counter()
+            for terms in step.passes(number, list):
+                sum(step.weights[name] * value for name, value in terms.items()).backward()  # type: ignore[union-attr]
+            optimizer.step()
+            optimizer.zero_grad()
+            if cuda:
+                torch.cuda.synchronize(networks.device)
+            seconds.append(time.perf_counter() - begun)
+        peak = torch.cuda.max_memory_allocated(networks.device) + CONTEXT if cuda else None
+        return Timing(statistics.median(seconds[1:]), count, peak)
+    finally:
+        injected.remove()

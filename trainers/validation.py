@@ -1,0 +1,243 @@
+"""The fixed validation of a training: the same few held-out prompts from the same noise, seen by a CLIP (and a DINO).
+
+The models that validate choose a checkpoint, so they are never those that judge the result.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ..augmentation.captions import find_word
+from ..augmentation.pictures import load_picture
+from ..augmentation.prior_prompts import one_token_words, with_article
+from ..evaluation.clip import Clip
+from ..evaluation.dino import Dino
+from ..evaluation.grids import contact_sheet
+from ..evaluation.metrics import prompt_of
+from ..models.checkpoint_files import file_hash
+from ..models.loading import Networks
+from ..models.sampling import sample
+from ..models.values import Prompt, TrainingSet, content_key
+from ..models.watching import Watcher
+from .checkpoint import make_folder
+from .randomness import seed_of
+from .settings import SubjectSettings
+
+log = logging.getLogger(__name__)
+
+REVISION = 1  # of the prompts, the drawing and the score; raised when any of them changes
+STEPS, GUIDANCE = 16, 5.0
+AT_ONCE = 4  # pictures drawn together on a CPU
+MOST_REFERENCES = 32  # that are compared with
+SHARE = 0.25  # of the training's evaluations of the denoiser that validation may cost
+FEWEST, MOST = 3, 12  # validations
+PLACES = (
+    "in the snow", "on the beach", "on the street", "at night", "in a kitchen", "in the meadow", "in a room",
+    "on a mountain", "in a forest", "under water",
+)  # fmt: skip
+CHANGES = ("wearing a hat", "with a balloon", "under an umbrella", "holding a ball", "on a wooden table")
+TRIGGER = "{trigger}"
+
+
+@dataclass(frozen=True)
+class Validator:
+    """The models that validate: a CLIP's folder, and a DINO's where likeness is to be seen by one."""
+
+    clip: Path = field(compare=False)
+    dino: Path | None = field(default=None, compare=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Content key of the models' files."""
+        return content_key("Validator", REVISION, [[[p.name, file_hash(p)] for p in files] for files in self._files()])
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory the models take."""
+        return sum(path.stat().st_size for files in self._files() for path in files)
+
+    def _files(self) -> list[list[Path]]:
+        folders = [self.clip] if self.dino is None else [self.clip, self.dino]
+        return [sorted(path for path in folder.glob("*") if path.is_file()) for folder in folders]
+
+
+def held_out(
+    pictures: TrainingSet, count: int, known: Callable[[str], bool] = lambda _: True, own: str = ""
+) -> tuple[tuple[Prompt, int], ...]:
+    """`count` prompts, each with the concept it asks for; the subjects take turns, used-up prompts begin again.
+
+    Args:
+        known: whether the base has learned the words of a phrase.
+        own: a person's prompts, separated by |, with {trigger} for the subject; else new places and changes by
+            turns, those left out that the captions of the references name.
+    """
+    lines = [line.strip() for line in own.split("|") if line.strip()]
+    if not lines:
+        captions = " / ".join(sample.caption for sample in pictures.references)
+        groups = [[p for p in group if known(p) and not find_word(p, captions)] for group in (PLACES, CHANGES)]
+        phrases = _by_turns(*groups) or list(PLACES)
+        lines = [f"a photo of {TRIGGER} {phrase}" for phrase in phrases]
+    rows = []
+    for i in range(count):
+        concept = i % len(pictures.concepts)
+        line = lines[i // len(pictures.concepts) % len(lines)]
+        subject = with_article(pictures.concepts[concept].phrase)
+        text = line.replace(f"a {TRIGGER}", TRIGGER).replace(TRIGGER, subject)
+        rows.append((prompt_of(text, pictures.concepts), concept))
+    return tuple(rows)
+
+
+def _by_turns(places: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """place, change, place, change, ... and what is left of the longer one."""
+    longest = max(len(places), len(changes))
+    return [group[i] for i in range(longest) for group in (places, changes) if i < len(group)]
+
+
+def interval(settings: SubjectSettings, rows: int) -> int:
+    """Steps between validations: as set, else as many validations as a quarter of the training pays for, 3 to 12.
+
+    A picture drawn costs two evaluations of the denoiser a sampling step (guidance), one trained on three a step (a
+    backward pass counts as two). `rows` are the pictures of a training step.
+    """
+    if not settings.is_auto("validate_every"):
+        return settings.validate_every
+    once = settings.validation_pictures * STEPS * 2
+    affordable = int(SHARE * settings.steps * rows * 3 / once)
+    return max(1, math.ceil(settings.steps / min(max(affordable, FEWEST), MOST)))
+
+
+class Validation:
+    """Draws and scores with the networks as they are. What is the same each time is computed once.
+
+    Args:
+        folder: where the drawn pictures are kept, a sheet for each validation.
+        awake: the context in which all networks can compute.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        pictures: TrainingSet,
+        settings: SubjectSettings,
+        validator: Validator,
+        watcher: Watcher,
+        folder: Path,
+        awake: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
+        self.awake = awake
+        known = one_token_words(networks.tokenizers[0])
+        rows = held_out(pictures, settings.validation_pictures, known, settings.validation_prompts)
+        self.prompts = tuple(prompt for prompt, _ in rows)
+        self.concepts = tuple(concept for _, concept in rows)
+        self.seeds = tuple(seed_of("validation", i) for i in range(len(rows)))
+        self.clip = Clip(validator.clip, networks.device)
+        self.eyes: Clip | Dino = Dino(validator.dino, networks.device) if validator.dino else self.clip
+        self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
+        self.references = self._references(pictures)
+        self._rest()
+
+    def _references(self, pictures: TrainingSet) -> Mapping[int, torch.Tensor]:
+        """Unit embeddings (n, D) of each asked concept's pictures; of many, evenly chosen ones."""
+        found = {}
+        for concept in sorted(set(self.concepts)):
+            alone = [s for s in pictures.references if s.concept == concept and not s.others]
+            samples = alone or list(pictures.references)
+            few = samples[:: math.ceil(len(samples) / MOST_REFERENCES)]
+            self.watcher.check()
+            found[concept] = self.eyes.images([load_picture(sample.image) for sample in few])
+        return found
+
+    @property
+    def likeness(self) -> float:
+        """The mean cosine of different references of a concept, over the concepts; 1 for a single picture."""
+        return sum(map(mutual, self.references.values())) / len(self.references)
+
+    def __call__(self, step: int) -> tuple[float, float, float]:
+        """(subject, prompt, unrelated) of `frontier.Point`; a validation that fails is named in the log: NaN."""
+        self.watcher.progress(step, self.settings.steps, f"validating after step {step}")
+        try:
+            with self.awake():
+                images = self.draw()
+            scores = self.score(images)
+        except Exception as error:  # whatever it is, the training is worth more than its validation
+            log.warning("the validation after step %d failed and does not count: %s", step, error)
+            return math.nan, math.nan, math.nan
+        sheet = contact_sheet(images, [prompt.text for prompt in self.prompts])
+        sheet.save(make_folder(self.folder) / f"validation_{step:08d}.png")
+        self.watcher.progress(step, self.settings.steps, f"validated after step {step}", picture=sheet)
+        return scores
+
+    def draw(self) -> list[Image.Image]:
+        """One picture for each prompt, always from the same noise."""
+        side = self.settings.resolution
+        on_cpu = self.networks.device.type == "cpu"
+        drawn = sample(
+            self.networks,
+            [prompt.text for prompt in self.prompts],
+            self.seeds,
+            width=side,
+            height=side,
+            steps=STEPS,
+            guidance=GUIDANCE,
+            batch=AT_ONCE if on_cpu else max(1, self.settings.micro_batch // 2),
+            watcher=Checking(self.watcher),
+        )
+        if not drawn.isfinite().all():
+            raise ArithmeticError("the pictures hold no numbers (NaN)")
+        values = (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return [Image.fromarray(value) for value in values]
+
+    def score(self, images: Sequence[Image.Image]) -> tuple[float, float, float]:
+        """Mean cosines of pictures, one for each prompt; see `frontier.Point`."""
+        self._wake()
+        try:
+            seen = self.clip.images(images)
+            looks = seen if self.eyes is self.clip else self.eyes.images(images)
+        finally:
+            self._rest()
+        like = [(look @ self.references[c].T).mean() for look, c in zip(looks, self.concepts, strict=True)]
+        fits = seen @ self.texts.T
+        others = torch.tensor([[a.stripped != b.stripped for b in self.prompts] for a in self.prompts])
+        unrelated = fits[others].mean().item() if others.any() else 0.0
+        return torch.stack(like).mean().item(), fits.diagonal().mean().item(), unrelated
+
+    def _wake(self) -> None:
+        self.clip.move(self.networks.device)
+        self.eyes.move(self.networks.device)
+
+    def _rest(self) -> None:
+        """Off the GPU, whose memory the training needs."""
+        self.clip.move("cpu")
+        self.eyes.move("cpu")
+
+
+def mutual(embeddings: torch.Tensor) -> float:
+    """The mean cosine of different rows of unit vectors (n, D); 1 for a single row."""
+    n = len(embeddings)
+    if n == 1:
+        return 1.0
+    cosines = embeddings @ embeddings.T
+    return ((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1))).item()
+
+
+@dataclass(frozen=True)
+class Checking:
+    """Lets the work be cancelled, and tells nothing of its own progress."""
+
+    outer: Watcher
+
+    def check(self) -> None:
+        self.outer.check()
+
+    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+        pass
