@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[None]:
-    """The networks with each adapter on at its strength; at the end the base is back, bit for bit.
+    """The networks with each adapter on at its strength, its words known; at the end the base is back, bit for bit.
 
     Differences are summed in float32 and rounded once to the weight's type. Raises FewShotError when an adapter is for
     another family or other sizes, or holds a form that is not supported.
     """
     changes = _changes(networks, adapters)
     before: list[tuple[nn.Module, str, nn.Parameter]] = []
+    words = networks.words
     try:
+        networks.words = {**words, **words_of(networks, adapters)}
         with torch.inference_mode(False), torch.no_grad():
             for module, name, parts in changes:
                 original = getattr(module, name)
@@ -33,8 +35,31 @@ def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> It
                 setattr(module, name, _merged(original, parts))
         yield
     finally:
+        networks.words = words
         for module, name, original in reversed(before):
             setattr(module, name, original)
+
+
+def words_of(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Mapping[str, Tensor]]:
+    """The learned words of the adapters; those of one with strength 0 are not known.
+
+    Raises FewShotError when two adapters mean different things by one word, or a word is for encoders of other widths.
+    """
+    found: dict[str, Mapping[str, Tensor]] = {}
+    for adapter, strength in adapters:
+        for word, vectors in (adapter.embeddings if strength else {}).items():
+            known = found.get(word)
+            if known is not None and any(not torch.equal(known[kind], vectors[kind]) for kind in vectors):
+                raise FewShotError(f"two adapters teach the word '{word}' different things: train one with another")
+            for encoder, names in zip(networks.text_encoders, networks.family.text_encoders, strict=True):
+                width = encoder.config.hidden_size
+                if names.embedding not in vectors or vectors[names.embedding].shape[-1] != width:
+                    raise FewShotError(
+                        f"the word '{word}' has no {names.embedding} vectors of width {width} for "
+                        f"{networks.ref.name}: it was learned with another base model"
+                    )
+            found[word] = vectors
+    return found
 
 
 def _merged(original: nn.Parameter, parts: Sequence[tuple[Factor, float]]) -> nn.Parameter:
@@ -69,12 +94,13 @@ def _changes(
         if parameter is None:
             raise FewShotError(f"{path} has no {name}, which the LoRA changes: it is for another base model")
         for factor, _ in parts:
-            _check(path, factor, parameter.shape)
+            check_fits(path, factor, parameter.shape)
         changes.append((module, name, parts))
     return changes
 
 
-def _check(path: str, factor: Factor, shape: torch.Size) -> None:
+def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:
+    """Raise FewShotError where a factor cannot be added to a weight of `shape`."""
     if isinstance(factor, LowRank):
         fits = factor.up.shape[0] == shape[0] and factor.down.flatten(1).shape[1] * _kernel(factor) == shape[1:].numel()
     elif isinstance(factor, Dense):

@@ -221,13 +221,14 @@ class Adapter:
 
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
     "text_encoder.text_model.encoder.layers.0.self_attn.q_proj", "text_encoder_2.…" (always with `text_model`).
-    `embeddings` go by "clip_l" or "clip_g", each (tokens, width). All tensors lie on the CPU.
+    `embeddings` go by the word that they stand for, then by "clip_l", "clip_g" or "clip_h", each (tokens, width). All
+    tensors lie on the CPU.
     """
 
     factors: Mapping[str, Factor]
     family: str
     trigger: str = ""
-    embeddings: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    embeddings: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):

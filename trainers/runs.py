@@ -189,7 +189,9 @@ def _readable(value: Any) -> Any:
 
 def write_adapter(path: Path, adapter: Adapter) -> Path:
     """Keep an adapter as it is, in full precision: what a run returns the second time equals the first."""
-    tensors: dict[str, torch.Tensor] = {f"embedding|{n}": t for n, t in adapter.embeddings.items()}
+    tensors: dict[str, torch.Tensor] = {
+        f"embedding|{word}|{kind}": tensor for word, of in adapter.embeddings.items() for kind, tensor in of.items()
+    }
     alphas: dict[str, float] = {}
     for name, factor in adapter.factors.items():
         if isinstance(factor, LowRank):
@@ -218,14 +220,11 @@ def read_adapter(path: Path) -> Adapter:
     tensors, metadata = read_tensors(path)
     about = json.loads(metadata["adapter"])
     parts: dict[str, dict[str, torch.Tensor]] = {}
-    embeddings = {}
+    embeddings: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         kind, rest = name.split("|", 1)
-        if kind == "embedding":
-            embeddings[rest] = tensor
-        else:
-            module, part = rest.rsplit("|", 1)
-            parts.setdefault(module, {})[part] = tensor
+        owner, part = rest.rsplit("|", 1)
+        (embeddings if kind == "embedding" else parts).setdefault(owner, {})[part] = tensor
     factors: dict[str, Factor] = {}
     for module, given in parts.items():
         alpha = about["alphas"].get(module)
