@@ -162,7 +162,7 @@ def open_base(
 def _load(ref: BaseModelRef, device: torch.device, watcher: Watcher, tokenizer_folder: Path | None) -> Networks:
     family = family_named(ref.family)
     dtype = compute_dtype(ref.dtype, device)
-    with torch.inference_mode(False), torch.no_grad(), _source(ref, family) as source:
+    with torch.inference_mode(False), torch.no_grad(), source_of(ref, family) as source:
         networks = _assemble_all(source, ref, family, device, dtype, watcher, tokenizer_folder)
     log.info("opened %s (%s, %s) on %s in %s", ref.name, family.title, ref.prediction, device, dtype)
     return networks
@@ -200,7 +200,7 @@ def _assemble_all(
 
 
 @contextmanager
-def _source(ref: BaseModelRef, family: Family) -> Iterator[Source]:
+def source_of(ref: BaseModelRef, family: Family) -> Iterator[Source]:
     location = ref.location
     if isinstance(location, Loaded):
         yield OriginalCheckpoint(location.state_dict(), family, location.components, ref.prediction)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .augment import GeneratePriors
 from .base import BaseFromModel, LoadBase
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
+from .fuse import FuseAdapters
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
 from .pictures import CombineSets, SetToImages, SubjectPictures
@@ -24,6 +25,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     SaveAdapter,
     LoadAdapter,
     ApplyAdapter,
+    FuseAdapters,
     SampleGrid,
     LossCurve,
 ]

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -153,6 +154,24 @@ def checkpoints() -> list[str]:
 
 def loras() -> list[str]:
     return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+
+
+def embeddings() -> list[str]:
+    return [name for name in folder_paths.get_filename_list("embeddings") if name.endswith(".safetensors")]
+
+
+def keep_checkpoint(file: Path, name: str) -> Path:
+    """Lists a trained base among ComfyUI's checkpoints: output/checkpoints/<name>, linked where the disk can link."""
+    place = output_folder("checkpoints") / name
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, place)
+        except OSError:
+            draft = place.with_name(f".{name}.draft")
+            shutil.copyfile(file, draft)
+            draft.replace(place)
+    return place
 
 
 def diffusers_folders() -> list[str]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.errors import FewShotError
 from . import host
-from .files import learned_word
 from .host import io, ui
 from .pictures import picture_tensor
 from .sockets import VALIDATION, Adapter, Base

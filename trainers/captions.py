@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..augmentation.captions import find_word, with_subject
 from ..models.errors import FewShotError
 from ..models.loading import Networks
-from ..models.text import Embeddings, content_tokens, token_places
+from ..models.text import Embeddings, content_tokens, known_words, token_places
 from ..models.values import Concept, Sample, TrainingSet
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def _with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
 
 def _tell_split(networks: Networks, concept: Concept, embeddings: Embeddings | None) -> None:
     tokens = content_tokens(networks, concept.identifier, embeddings)
-    if tokens > 1 and concept.identifier not in (embeddings or {}):
+    if tokens > 1 and concept.identifier not in known_words(networks, embeddings):
         log.warning(
             "the identifier '%s' is %d tokens, whose parts mean something to the text encoder already: all of them are "
             "used, but a word of one token such as 'sks' or 'ohwx' binds better", concept.identifier, tokens,

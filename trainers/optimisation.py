@@ -190,8 +190,8 @@ def _of_weights(kind: str, group: dict[str, Any], weight_decay: float) -> torch.
     library = OPTIMISERS[kind]
     if importlib.util.find_spec(library) is None:
         raise FewShotError(
-            f"the optimiser {kind} needs the package {library}, which is not installed: pip install {library}, or choose "
-            "adamw"
+            f"the optimiser {kind} needs the package {library}, which is not installed: pip install {library}, or "
+            "choose adamw"
         )
     if kind == "adamw_8bit":
         return _eight_bit(group, weight_decay, devices)
@@ -212,7 +212,8 @@ def _eight_bit(group: dict[str, Any], weight_decay: float, devices: set[str]) ->
     """AdamW with moments in 8 bits, by bitsandbytes."""
     if devices != {"cuda"}:
         raise FewShotError(
-            f"the optimiser adamw_8bit works on a CUDA device, and this training runs on {', '.join(devices)}: choose adamw"
+            f"the optimiser adamw_8bit works on a CUDA device, and this training runs on {', '.join(devices)}: choose "
+            "adamw"
         )
     from bitsandbytes.optim import AdamW8bit
 

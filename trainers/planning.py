@@ -17,9 +17,11 @@ from .auto import Facts, resolve, rows_of, split_of
 from .facts import gather_facts
 from .forecast import CARDS, Card, Demand, Weights, demand, host_memory, on_card
 from .memory import CONTEXT, free_memory
+from .optimisation import make_optimizer
 from .settings import SubjectSettings
 from .several import drawing_weights
 from .subject import SubjectTraining
+from .training import rates_of
 from .validation import STEPS, Validator, interval
 
 TIMED = 5
@@ -102,7 +104,7 @@ def plan_training(
             references = _fitted(networks, pictures, chosen, watcher)
             timing = time_steps(networks, pictures, chosen, watcher, timed) if timed else None
             room = networks.text_encoders[0].config.max_position_embeddings - 2
-    reads_text = chosen.text_encoder
+    reads_text = chosen.reads_text
     asked = replace(chosen, **{name: getattr(settings, name) for name in LEFT_TO_MEMORY})
     cards = tuple(on_card(asked, facts, weights, size * 1e9, reads_text) for size in CARDS)
     split = split_of(chosen, facts)
@@ -139,7 +141,7 @@ def _facts(
     if networks.device == device:
         return facts
     width = compute_dtype(networks.ref.dtype, device).itemsize
-    waiting = weights.autoencoder + (0 if settings.text_encoder else weights.text)
+    waiting = weights.autoencoder + (0 if settings.reads_text else weights.text)
     free = free_memory(device)
     left = None if free is None else free - width * (weights.denoiser + weights.autoencoder + weights.text)
     return replace(facts, half=width == 2, free=left, denoiser=width * weights.denoiser, encoders=width * waiting)
@@ -175,7 +177,9 @@ def time_steps(
     try:
         if chosen.gradient_checkpointing == "on":
             networks.unet.enable_gradient_checkpointing()
-        optimizer = torch.optim.AdamW(injected.parameters.values(), lr=chosen.learning_rate)
+        optimizer = make_optimizer(
+            injected.parameters, rates_of(chosen), chosen.weight_decay, chosen.optimizer, injected.rules
+        )
         if cuda:
             torch.cuda.reset_peak_memory_stats(networks.device)
         seconds = []
@@ -186,7 +190,8 @@ def time_steps(
             for terms in step.passes(number, list):
                 sum(step.weights[name] * value for name, value in terms.items()).backward()  # type: ignore[union-attr]
             optimizer.step()
-            optimizer.zero_grad()
+            for parameter in injected.parameters.values():
+                parameter.grad = None
             if cuda:
                 torch.cuda.synchronize(networks.device)
             seconds.append(time.perf_counter() - begun)

@@ -94,12 +94,17 @@ class Run:
         """The LoRA file of the run when it was cut after `step` steps."""
         return self.folder / f"{self.name}_step_{step:08d}.safetensors"
 
+    @property
+    def model(self) -> Path:
+        """The checkpoint of the run when the whole denoiser was trained."""
+        return self.folder / f"{self.name}_model.safetensors"
+
     def validated(self, step: int) -> Path:
         """The LoRA file of a validated step, where those are kept."""
         return self.folder / "validated" / self.part(step).name
 
     def parts(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{glob.escape(self.name)}_step_????????.safetensors"))
+        return sorted(self.folder.glob(f"{glob.escape(self.name)}_step_????????*.safetensors"))
 
     @property
     def _adapter(self) -> Path:

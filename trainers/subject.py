@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 
 from ..evaluation.metrics import strip_identifiers
-from ..models.adapters import Injected, LoraSpec, inject
+from ..models.adapters import Injected, inject
 from ..models.attention import Captured, captured, shares_on_grid
 from ..models.errors import FewShotError
 from ..models.loading import Networks
 from ..models.text import Conditioning, denoise, encode_prompts
 from ..models.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ..models.watching import Watcher
+from ..models.words import LearnedWords
 from . import losses
 from .cache import Pool, build_pool, encoded
 from .captions import captioned
@@ -33,6 +34,7 @@ from .settings import SubjectSettings
 from .several import drawing_weights
 from .supervision import Supervision, supervise
 from .training import TrainingResult, train_with
+from .tuning import sets_of, words_of
 from .validation import Validator
 
 log = logging.getLogger(__name__)
@@ -139,7 +141,7 @@ class SubjectStep:
         return prediction.split([len(half.times) for half in halves])
 
     def _conditioning(self, halves: Sequence[Half]) -> Conditioning:
-        """From the cache, or encoded now where the text encoder is trained."""
+        """From the cache, or encoded now where the text encoder or its words are trained."""
         cached = [half.conditioning for half in halves if half.conditioning is not None]
         if cached:
             return Conditioning.cat(cached)
@@ -195,10 +197,10 @@ class SubjectStep:
 
 
 class SubjectTraining:
-    """The method: which layers get an adapter, and what is computed once before the first step."""
+    """The method: what is trained, and what is computed once before the first step."""
 
     name = "subject"
-    revision = 2  # raised too when a rule of `auto` or a default that is not a setting changes
+    revision = 3  # raised too when a rule of `auto` or a default that is not a setting changes
 
     def prepare(
         self,
@@ -208,13 +210,16 @@ class SubjectTraining:
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[SubjectStep, Injected]:
-        """Put the layers in, and encode pictures and prompts."""
+        """Put in what is trained, and encode pictures and prompts."""
         _tell(pictures, chosen)
-        pictures = captioned(networks, pictures)
-        base = base_words(networks, pictures) if chosen.objective == "dco" else None
-        spec = LoraSpec(chosen.rank, chosen.alpha)
-        sets = {chosen.parameter_set: spec} | ({"text": spec} if chosen.text_encoder else {})
-        injected = inject(networks, sets, chosen.seed, start_from)
+        words = LearnedWords(networks, words_of(chosen, pictures), start_from)
+        try:
+            pictures = captioned(networks, pictures)
+            base = base_words(networks, pictures) if chosen.objective == "dco" else None
+        except BaseException:
+            words.remove()
+            raise
+        injected = inject(networks, sets_of(chosen), chosen.seed, start_from, words)
         try:  # prompts are encoded with what stays on of the adapter that is trained on from
             references, priors, supervision = self._pools(networks, pictures, chosen, watcher)
         except BaseException:
@@ -230,7 +235,7 @@ class SubjectTraining:
         """References, priors, and what L_local compares; the last two where they have a weight."""
 
         def pool(samples: Sequence[Sample], masks: bool, share: float = 0.0) -> Pool:
-            built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.text_encoder)
+            built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.reads_text)
             return replace(built, weights=drawing_weights(samples, share))
 
         references = pool(pictures.references, chosen.background_weight < 1, chosen.composite_share)
