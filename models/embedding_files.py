@@ -26,9 +26,14 @@ def write_parts(adapter: Adapter, path: Path) -> list[Path]:
     if not adapter.factors and len(adapter.embeddings) == 1:
         return [write_embedding(adapter, path)]
     for word in adapter.embeddings:
-        plain = re.sub(r"[^\w-]+", "", word) or "word"
-        written.append(write_embedding(adapter, path.with_name(f"{path.stem}_{plain}{path.suffix}"), word))
+        own = path.with_name(f"{path.stem}_{plain_word(word)}{path.suffix}")
+        written.append(write_embedding(adapter, own, word))
     return written
+
+
+def plain_word(word: str) -> str:
+    """A word as a part of a file's name."""
+    return re.sub(r"[^\w-]+", "", word) or "word"
 
 
 def read_embedding(path: Path, family: str | None = None) -> Adapter:

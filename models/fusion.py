@@ -52,9 +52,7 @@ def summed(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
     What was learned in different blocks (`LoraSpec.block`) adds up without mixing.
     """
     _check(adapters)
-    factors = {
-        path: _sum([(a.factors[path], s) for a, s in adapters if path in a.factors]) for path in _paths(adapters)
-    }
+    factors = {path: _sum(_changes(adapters, path)) for path in _paths(adapters)}
     return _joined(adapters, factors, {"fewshot.fusion": "sum"})
 
 
@@ -83,11 +81,12 @@ def fused(
         grams.append(inputs_of(networks, adapter, strength, linear, drawing, watcher))
     factors: dict[str, Factor] = {}
     lost, whole = [0.0] * len(adapters), [0.0] * len(adapters)
-    for done, path in enumerate(_paths(adapters)):
+    paths = _paths(adapters)
+    for done, path in enumerate(paths):
         watcher.check()
-        watcher.progress(done, len(factors) + 1, f"fusing {path}")
+        watcher.progress(done, len(paths), f"fusing {path}")
         if path not in linear:
-            factors[path] = _sum([(a.factors[path], s) for a, s in adapters if path in a.factors])
+            factors[path] = _sum(_changes(adapters, path))
             continue
         given = [(a.factors.get(path), strength) for a, strength in adapters]
         seen = [gram[path] for gram in grams]
@@ -200,7 +199,7 @@ def _recorded(networks: Networks, paths: Sequence[str]) -> Iterator[_Record]:
             handle.remove()
 
 
-# ------------------------------------------------------------------------------------------------------- putting together
+# ----------------------------------------------------------------------------------------------- putting together
 
 
 def _check(adapters: Sequence[tuple[Adapter, float]]) -> None:
@@ -219,6 +218,10 @@ def _check(adapters: Sequence[tuple[Adapter, float]]) -> None:
 
 def _paths(adapters: Sequence[tuple[Adapter, float]]) -> list[str]:
     return list(dict.fromkeys(path for adapter, _ in adapters for path in adapter.factors))
+
+
+def _changes(adapters: Sequence[tuple[Adapter, float]], path: str) -> list[tuple[Factor, float]]:
+    return [(adapter.factors[path], strength) for adapter, strength in adapters if path in adapter.factors]
 
 
 def _sum(parts: Sequence[tuple[Factor, float]]) -> Factor:

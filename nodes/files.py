@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,7 +55,7 @@ class SaveAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter: Any, name: str) -> io.NodeOutput:
-        from ..models.embedding_files import write_embedding
+        from ..models.embedding_files import plain_word, write_embedding
         from ..models.formats import write_lora
 
         name = host.checked_name(name)
@@ -64,7 +63,7 @@ class SaveAdapter(io.ComfyNode):
         if adapter.factors:
             written.append(write_lora(adapter, host.free_path(host.output_folder("loras"), name, ".safetensors")))
         for word in adapter.embeddings:
-            own = name if len(adapter.embeddings) == 1 else f"{name}_{plain_name(word)}"
+            own = name if len(adapter.embeddings) == 1 else f"{name}_{plain_word(word)}"
             path = host.free_path(host.output_folder("embeddings"), own, ".safetensors")
             written.append(write_embedding(adapter, path, word))
         if not written:
@@ -176,11 +175,6 @@ class ApplyAdapter(io.ComfyNode):
         for word, vectors in adapter.embeddings.items():
             clip = knowing(clip, word, vectors)
         return io.NodeOutput(model, clip)
-
-
-def plain_name(word: str) -> str:
-    """A word as a part of a file's name."""
-    return re.sub(r"[^\w-]+", "", word) or "word"
 
 
 def knowing(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:

@@ -32,7 +32,7 @@ class FuseAdapters(io.ComfyNode):
             default=20,
             min=1,
             max=100,
-            tooltip="Steps of sampling over which each layer's inputs are recorded.",
+            tooltip="Sampling steps over which the layers' inputs are recorded.",
         )
         size = io.Int.Input(
             "size",
@@ -40,7 +40,7 @@ class FuseAdapters(io.ComfyNode):
             min=0,
             max=2048,
             step=8,
-            tooltip="Side of the pictures drawn for that. 0 is the base's own.",
+            tooltip="Side of the pictures drawn for that. 0: the base's own.",
         )
         return io.Schema(
             node_id="FewShotFuseAdapters",
