@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 PRIOR = 1e-4
 """kappa: how strongly a direction is drawn to where it began (the paper's value)"""
-BETA, EPSILON = 0.999, 1e-8
+BETA, EPSILON, ROUNDING = 0.999, 1e-8, 1e-5
 
 
 class BoundedAdamW(torch.optim.AdamW):
@@ -68,4 +68,7 @@ class Directions(torch.optim.Optimizer):
         state["step"] += 1
         state["square"].mul_(BETA).add_(tangent.square().sum(1, keepdim=True), alpha=1 - BETA)
         usual = (state["square"] / (1 - BETA ** state["step"])).sqrt()
-        row.copy_(normalize(row - rate * tangent / (usual + EPSILON), dim=1))
+        rounding = ROUNDING * pulled.norm(
+            dim=1, keepdim=True
+        )  # what is left of a gradient along the row is no direction
+        row.copy_(normalize(row - rate * tangent / (usual + rounding + EPSILON), dim=1))
