@@ -14,7 +14,6 @@ from typing import Any
 from ..models.errors import FewShotError
 from .memory import BYTES_FULL, BYTES_HALF, TRAINED, Split, activation_elements, split
 from .settings import SubjectSettings
-from .tuning import check_tuning
 
 REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which the usual values were found
 REFERENCE_CELLS = 64 * 64  # latent places of its pictures
@@ -56,7 +55,6 @@ def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, t
     Raises:
         FewShotError: the resolution does not fit the base.
     """
-    check_tuning(settings)
     chosen = settings
     reasons = []
 

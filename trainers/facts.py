@@ -11,11 +11,12 @@ from ..models.values import TrainingSet
 from .auto import Facts
 from .memory import free_memory
 from .settings import SubjectSettings
-from .tuning import sets_of
+from .tuning import check_tuning, sets_of
 
 
 def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSettings) -> Facts:
-    """What `auto` choices depend on."""
+    """What `auto` choices depend on. Raises FewShotError where settings of what is trained contradict each other."""
+    check_tuning(settings)
     return Facts(
         references=sum(1 for sample in pictures.references if not sample.others),
         concepts=len({sample.concept for sample in pictures.references}),

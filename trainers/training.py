@@ -201,7 +201,7 @@ class _Job:
         except Diverged as error:
             if not error.step:
                 raise
-            raise Diverged(f"{error} What was learned so far is {run.parts()[-1]}.", error.step) from error
+            raise Diverged(f"{error} What was learned so far is {run.parts()[0]}.", error.step) from error
         return self.finish(run, outcome, course)
 
     def open(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> Run:

@@ -68,7 +68,6 @@ class Directions(torch.optim.Optimizer):
         state["step"] += 1
         state["square"].mul_(BETA).add_(tangent.square().sum(1, keepdim=True), alpha=1 - BETA)
         usual = (state["square"] / (1 - BETA ** state["step"])).sqrt()
-        rounding = ROUNDING * pulled.norm(
-            dim=1, keepdim=True
-        )  # what is left of a gradient along the row is no direction
+        # what is left of a gradient along the row is rounding, and no direction
+        rounding = ROUNDING * pulled.norm(dim=1, keepdim=True)
         row.copy_(normalize(row - rate * tangent / (usual + rounding + EPSILON), dim=1))
