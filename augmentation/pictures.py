@@ -19,8 +19,8 @@ from .decoding import PICTURE_ENDINGS, decode, decode_mask, pixel_key, write_png
 from .fitting import Crop, fit_to, same_aspect
 
 __all__ = [
-    "Crop", "fit_to", "load_mask", "load_picture", "picture_of", "subject_concept", "subject_from_folder",
-    "subject_from_tensors",
+    "Crop", "fit_to", "load_mask", "load_picture", "masks_from_tensors", "picture_of", "stored_picture",
+    "subject_concept", "subject_from_folder", "subject_from_tensors",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -217,9 +217,9 @@ def subject_from_tensors(
             mask = None
         samples.append(
             Sample(
-                image=_stored(pixels, cache),
+                image=stored_picture(pixels, cache),
                 caption=with_subject(text or "", concept),
-                mask=None if mask is None else _stored(mask, cache),
+                mask=None if mask is None else stored_picture(mask, cache),
             )
         )
     for note in notes:
@@ -227,6 +227,11 @@ def subject_from_tensors(
     if warnings is not None:
         warnings.extend(notes)
     return TrainingSet(samples=tuple(samples), concepts=(concept,))
+
+
+def masks_from_tensors(masks: torch.Tensor | Sequence[torch.Tensor]) -> list[Image.Image]:
+    """Masks (B, h, w) in [0, 1], or a list of such, as pictures of the mode "L"."""
+    return [Image.fromarray(_bytes(mask)) for mask in _each(masks, 3, "masks")]
 
 
 def _each(given: torch.Tensor | Sequence[torch.Tensor], dims: int, what: str) -> list[torch.Tensor]:
@@ -271,7 +276,7 @@ def _bytes(values: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
-def _stored(pixels: Image.Image, cache: Path) -> Picture:
+def stored_picture(pixels: Image.Image, cache: Path) -> Picture:
     """`pixels` as a PNG file in `cache`, named by their key and written once."""
     key = pixel_key(pixels)
     path = cache / f"{key}.png"

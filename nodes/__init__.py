@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from .augment import GeneratePriors
 from .base import BaseFromModel, LoadBase
+from .captions import CaptionPictures, ExpandCaptions, PromptInspiration
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .fuse import FuseAdapters
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
 from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
+from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
 
 ALL_NODES: list[type[io.ComfyNode]] = [
@@ -19,6 +21,10 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     CombineSets,
     SetToImages,
     GeneratePriors,
+    SegmentByPrompt,
+    CaptionPictures,
+    ExpandCaptions,
+    PromptInspiration,
     TrainingSettings,
     TrainingPlan,
     TrainSubject,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from server import PromptServer
 from ..models.errors import FewShotError
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 __all__ = ["ComfyExtension", "comfy", "io", "ui"]
@@ -87,6 +89,11 @@ def say(node_id: str | None, text: str) -> ui.PreviewText:
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)
     return ui.PreviewText(text)
+
+
+def show(cls: type[io.ComfyNode], image: torch.Tensor, text: str) -> dict:
+    """A picture and a text on the node; shown at once and kept in the history."""
+    return ui.PreviewImage(image, cls=cls).as_dict() | say(cls.hidden.unique_id, text).as_dict()
 
 
 @contextmanager
@@ -233,6 +240,45 @@ def diffusers_folder(name: str) -> Path:
             return path
     roots = ", ".join(folder_paths.get_folder_paths("diffusers"))
     raise FewShotError(f"no diffusers model {name!r} (a folder with model_index.json) in {roots}")
+
+
+def model_roots(*kinds: str) -> list[Path]:
+    """The folders of ComfyUI's lists `kinds`, and models/KIND also where ComfyUI has no such list."""
+    found = [Path(folder_paths.models_dir, kind) for kind in kinds]
+    for kind in kinds:
+        if kind in folder_paths.folder_names_and_paths:
+            found += [Path(root) for root in folder_paths.get_folder_paths(kind)]
+    return [root for root in dict.fromkeys(found) if root.is_dir()]
+
+
+def galleries() -> list[str]:
+    """Folders that may hold made pictures: ComfyUI's output and input folder, and what lies directly in them."""
+    found = []
+    for name, root in _gallery_roots().items():
+        children = sorted(c.name for c in root.iterdir() if c.is_dir()) if root.is_dir() else []
+        found += [name, *(f"{name}/{child}" for child in children if not child.startswith(".") and child != "fewshot")]
+    return found
+
+
+def gallery(name: str) -> Path:
+    """The folder that `galleries` lists as `name`, which must lie under ComfyUI's output or input folder."""
+    first, _, rest = name.partition("/")
+    root = _gallery_roots().get(first)
+    path = root / rest if root is not None else None
+    if root is None or path is None or not path.resolve().is_relative_to(root.resolve()) or not path.is_dir():
+        raise FewShotError(f"no folder {name!r} in ComfyUI's output or input folder: choose one and press R to refresh")
+    return path
+
+
+def _gallery_roots() -> dict[str, Path]:
+    return {"output": output_folder(), "input": Path(folder_paths.get_input_directory())}
+
+
+def gallery_index(folder: Path) -> Path:
+    """Where the index of the pictures in `folder` is kept."""
+    return output_folder(
+        "fewshot", "galleries", hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24] + ".sqlite"
+    )
 
 
 def picture_folder(name: str) -> Path:

@@ -58,6 +58,10 @@ def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write the tokenizer in the new layout (tokenizer.json) and in the old one (vocab.json, merges.txt)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # transformers 4 has none here
+    if backend is not None:  # the padding and truncation of the last call would be written too
+        backend.no_padding()
+        backend.no_truncation()
     tokenizer.save_pretrained(folder)
     if not (folder / "tokenizer.json").exists():
         return  # transformers 4 writes the old layout

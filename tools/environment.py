@@ -19,7 +19,7 @@ from .said import Stop, say
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 PYTHONS = ((3, 10), (3, 14))  # the first and the last Python that these have wheels for
 # Transitive packages that must be as old as the bounds are: what those releases themselves ask for.
-LOWER_COMPANIONS = ("tokenizers==0.21.0", "huggingface-hub==0.26.5")
+LOWER_COMPANIONS = ("tokenizers==0.22.0", "huggingface-hub==0.34.0")
 
 
 def key_of(*parts: object) -> str:

@@ -24,6 +24,7 @@ from ..evaluation.dino import Dino
 from ..evaluation.grids import contact_sheet
 from ..evaluation.metrics import prompt_of
 from ..models.checkpoint_files import file_hash
+from ..models.errors import FewShotError
 from ..models.loading import Networks
 from ..models.sampling import sample
 from ..models.values import Prompt, TrainingSet, content_key
@@ -173,7 +174,10 @@ class Validation:
             log.warning("the validation after step %d failed and does not count: %s", step, error)
             return math.nan, math.nan, math.nan
         sheet = contact_sheet(images, [prompt.text for prompt in self.prompts])
-        sheet.save(make_folder(self.folder) / f"validation_{step:08d}.png")
+        try:
+            sheet.save(make_folder(self.folder) / f"validation_{step:08d}.png")
+        except (OSError, FewShotError) as error:
+            log.warning("the pictures of the validation after step %d could not be kept: %s", step, error)
         self.watcher.progress(step, self.settings.steps, f"validated after step {step}", picture=sheet)
         return scores
 

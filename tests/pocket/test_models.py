@@ -37,6 +37,14 @@ def test_every_word_is_one_token(tmp_path):
     assert again.decode(again("anything at all").input_ids, skip_special_tokens=True) == "anything at all"
 
 
+def test_a_used_tokenizer_is_saved_as_a_new_one(tmp_path):
+    tokenizer = words.build(tmp_path / "new")
+    tokenizer(["a cat"], padding="max_length", truncation=True)
+    words.save(tokenizer, tmp_path / "used")
+    for file in sorted((tmp_path / "new").glob("*.json")):
+        assert (tmp_path / "used" / file.name).read_bytes() == file.read_bytes()
+
+
 def test_the_longest_caption_fits():
     tokenizer_length = 0
     for i in range(300):

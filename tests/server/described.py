@@ -20,7 +20,10 @@ LOCALE = ROOT / "locales" / "en" / "nodeDefs.json"
 DOCS = ROOT / "web" / "docs"
 WORKFLOWS = ROOT / "workflows"
 PREFIX = "FewShot"
-FILES = {"models/checkpoints", "models/diffusers", "ComfyUI's input folder", "models/loras", "models/clip_vision"}
+FILES = {
+    "models/checkpoints", "models/diffusers", "ComfyUI's input folder", "models/loras", "models/sams", "models/LLM",
+    "models/clip_vision",
+}  # fmt: skip
 """Named in the tooltips of the combos whose options are files, which differ from machine to machine."""
 
 

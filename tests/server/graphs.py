@@ -82,6 +82,7 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
         "KSampler": {"steps": 2},
         "EmptyLatentImage": {"batch_size": 1},
         "FewShotSubjectPictures": {"source.folder": "subject"},
+        "FewShotPromptInspiration": {"folder": "input/gallery"},
     }
     for entry in short.values():
         entry["inputs"].update(few.get(entry["class_type"], {}))

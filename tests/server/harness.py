@@ -47,6 +47,7 @@ def link_pack(custom_nodes: Path, weights: Path) -> Path:
 
 def prepare(base: Path) -> None:
     """A base directory with the pack, a pocket model with random weights, and folders of pictures."""
+    from comfyui_fewshot.benchmarks._augment_words import write_gallery
     from comfyui_fewshot.pocket.assemble import random_folder
     from comfyui_fewshot.pocket.pictures import write_subject
 
@@ -55,6 +56,7 @@ def prepare(base: Path) -> None:
     for folder in ("checkpoints", "loras"):
         (base / "models" / folder).mkdir(parents=True)
     write_subject(base / "input" / "subject", "cat_patched", 2)
+    write_gallery(base / "input" / "gallery", 2)
     (base / "input" / "empty").mkdir()
     (base / "input" / "broken").mkdir()
     (base / "input" / "broken" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")

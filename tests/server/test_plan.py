@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def clip(server):
     folder.mkdir(parents=True)
     build_clip(build(folder)).save_pretrained(folder)
     processor().save_pretrained(folder)
-    return folder.name
+    yield folder.name
+    shutil.rmtree(folder)  # the other tests' trainings are not validated
 
 
 def test_the_plan_is_told_and_shown(server, info):

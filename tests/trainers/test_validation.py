@@ -141,6 +141,15 @@ def test_the_same_weights_are_seen_the_same(look):
     assert sorted(path.name for path in look.folder.iterdir()) == ["validation_00000004.png", "validation_00000006.png"]
 
 
+def test_pictures_that_cannot_be_kept_harm_nothing(look, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    kept = look(2)
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert look(4) == kept and "after step 4 could not be kept: [Errno 28] No space left" in caplog.text
+
+
 def test_many_references_are_thinned(networks, pictures, settings, validator, tmp_path):
     many = pictures.with_samples(pictures.references * 167)
     assert len(many.samples) > 500

@@ -1,0 +1,106 @@
+"""The parts of a caption: of a relation "a black cat <R> a wooden chair, indoors" two nouns, two phrases, a context."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from ..models.errors import FewShotError
+
+ARTICLES = frozenset("a an the one this that these those some its his her their my your our another each every".split())
+ATTRIBUTES = frozenset(("with", "without", "of"))
+"""words that may follow a noun to describe it: "a pot with green plant" """
+EMPTY_PLACES = ("()", "{}", "<r>")
+"""how captions of other tools mark the place of the relation"""
+WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A noun phrase: "a pot with green plant" has the noun "pot"."""
+
+    text: str
+    noun: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The two things of a relation's caption, and what follows the first comma after the second."""
+
+    first: Phrase
+    second: Phrase
+    context: str = ""
+
+
+def plain(text: str) -> str:
+    """`text` on one line, in Unicode's composed form, with ASCII quotes and dashes, without quotes around it."""
+    text = " ".join(unicodedata.normalize("NFKC", text).translate(QUOTES).split())
+    text = text.rstrip(" .;")
+    while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
+        text = text[1:-1].strip(" .;")
+    return text
+
+
+def marked(text: str, placeholder: str) -> str:
+    """`text` with "()", "{}" and "<r>" turned into `placeholder`."""
+    for empty in EMPTY_PLACES:
+        if placeholder.lower() != empty:
+            text = re.sub(re.escape(empty), lambda _: placeholder, text, flags=re.IGNORECASE)
+    return text
+
+
+def words(text: str) -> list[str]:
+    """The words of `text` in lower case, without punctuation."""
+    return [word.lower() for word in WORD.findall(text)]
+
+
+def singular(word: str) -> str:
+    """A noun without its plural ending, as far as spelling tells ("boxes" -> "box", "cats" -> "cat")."""
+    for ending, instead in (("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
+        if word.endswith(ending) and len(word) > len(ending) + 1:
+            return word[: -len(ending)] + instead
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3 else word
+
+
+def place_of(noun: str, within: list[str]) -> int | None:
+    """Where the (last word of the) last occurrence of `noun` stands in the list of words; None when it does not."""
+    wanted = [singular(word) for word in words(noun)]
+    have = [singular(word) for word in within]
+    for start in range(len(have) - len(wanted), -1, -1):
+        if wanted and have[start : start + len(wanted)] == wanted:
+            return start + len(wanted) - 1
+    return None
+
+
+def phrase_of(text: str) -> Phrase:
+    """The noun of a phrase is its last word before "with", "without" or "of"; "" where the phrase has no word."""
+    noun = ""
+    for word in words(text):
+        if word in ATTRIBUTES and noun:
+            break
+        noun = "" if word in ARTICLES else word
+    return Phrase(text.strip(), noun)
+
+
+def parts_of(caption: str, placeholder: str) -> Parts:
+    """Take a relation's caption apart.
+
+    Raises:
+        FewShotError: the placeholder is not in it exactly once, or one of its sides names nothing.
+    """
+    text = marked(plain(caption), placeholder)
+    if text.count(placeholder) != 1:
+        raise FewShotError(
+            f'the caption "{caption}" holds {placeholder} {text.count(placeholder)} times; write the two things with '
+            f'it once between them, such as "cat {placeholder} chair"'
+        )
+    before, after = text.split(placeholder)
+    second, _, context = after.partition(",")
+    parts = Parts(phrase_of(before), phrase_of(second), context.strip())
+    if not parts.first.noun or not parts.second.noun:
+        raise FewShotError(
+            f'the caption "{caption}" names nothing on one side of {placeholder}; write "cat {placeholder} chair"'
+        )
+    return parts

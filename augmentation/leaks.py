@@ -1,0 +1,108 @@
+"""Words that tell how two things relate: prepositions, verbs of posture, support and contact, and their forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+from .caption_parts import ARTICLES, words
+
+PREPOSITIONS = frozenset(
+    "aboard about above across after against along alongside amid amidst among amongst anti around astride at atop "
+    "before behind below beneath beside between beyond by down following from in including inside into near of off on "
+    "onto opposite out outside over past regarding round through throughout to toward towards under underneath up upon "
+    "versus with within "
+    "besides next per via without".split()
+)
+"""the 56 relation words of ReVersion (Huang et al. 2023), and some that it lacks"""
+
+ROUND = frozenset(("round",))
+"""prepositions that are adjectives where they stand before a noun: "a round table" """
+
+LEAK_VERBS = (
+    "sit perch rest stand lie lay hang lean support hold wrap paint carve hug ride contain attach place mount "
+    "balance embrace grip clasp clutch cling climb crouch curl drape dangle embed enclose fasten float hover glue "
+    "grasp kiss lounge nest nestle pin pose print engrave etch recline seat settle shake sleep snuggle squat stack "
+    "stick straddle surround suspend swing tie touch carry wear bind cover press push pull put set situate position "
+    "locate leap jump kneel rub saddle face crawl fit fill top".split()
+)
+IRREGULAR = {
+    "sit": ("sat",),
+    "stand": ("stood",),
+    "lie": ("lay", "lain", "lying"),
+    "lay": ("laid",),
+    "hang": ("hung",),
+    "hold": ("held",),
+    "ride": ("rode", "ridden"),
+    "cling": ("clung",),
+    "stick": ("stuck",),
+    "swing": ("swung",),
+    "bind": ("bound",),
+    "shake": ("shook", "shaken"),
+    "sleep": ("slept", "asleep"),
+    "tie": ("tying",),
+    "wear": ("wore", "worn"),
+    "kneel": ("knelt",),
+    "leap": ("leapt",),
+    "lean": ("leant",),
+}
+NOUNS_TOO = frozenset(
+    "face top set pin fit print paint lay press seat rest stand position cover place tie sleep".split()
+)
+"""bare forms that name things and looks ("a top hat"), so that only their other forms tell a relation"""
+
+
+def inflected(verb: str) -> frozenset[str]:
+    """A verb's forms: sit, sits, sitting, seated, sat."""
+    found = {verb, verb + ("es" if verb.endswith(("s", "sh", "ch", "x")) else "s")}
+    short = (
+        len(verb) > 2
+        and verb[-1] not in "aeiouwxy"
+        and verb[-2] in "aeiou"
+        and verb[-3] not in "aeiou"
+        and len(verb) < 5
+    )
+    stems = {verb + verb[-1]} if short else {verb}
+    if verb.endswith("e"):
+        stems = {verb[:-1]}
+        found.add(verb + "d")
+    found |= {stem + ending for stem in stems for ending in ("ing", "ed")}
+    if verb.endswith("y") and verb[-2] not in "aeiou":
+        found |= {verb[:-1] + "ies", verb[:-1] + "ied"}
+    return frozenset(found) | frozenset(IRREGULAR.get(verb, ()))
+
+
+@cache
+def _leaks() -> frozenset[str]:
+    every = frozenset(form for verb in LEAK_VERBS for form in inflected(verb))
+    plural = {noun + "s" for noun in NOUNS_TOO}
+    return (every | {"seated", "atop", "together"}) - NOUNS_TOO - plural
+
+
+def leak_verb(word: str) -> bool:
+    """Whether `word` is a form of a verb that tells how two things relate."""
+    return word in _leaks()
+
+
+def forms(relation: Iterable[str]) -> frozenset[str]:
+    """All forms of the words that name a relation ("painted on", "back to back"), without articles and "and"."""
+    found: set[str] = set()
+    for phrase in relation:
+        for word in words(phrase):
+            if word in ARTICLES or word in ("and", "is", "are", "be"):
+                continue
+            base = _base(word)
+            found |= {word} if word in PREPOSITIONS else {word, *inflected(word), *inflected(base)}
+    return frozenset(found)
+
+
+def _base(word: str) -> str:
+    """The verb a form belongs to, as far as spelling and the lists here tell."""
+    for verb in LEAK_VERBS:
+        if word in inflected(verb):
+            return verb
+    for ending in ("ing", "ed", "s"):
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            stem = word[: -len(ending)]
+            return stem[:-1] if len(stem) > 2 and stem[-1] == stem[-2] else stem
+    return word

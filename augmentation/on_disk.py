@@ -1,0 +1,75 @@
+"""Which models in transformers' layout lie on disk. Nothing here imports torch: menus are built with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+DEEPEST = 3  # levels below a folder of models at which config.json is looked for
+CHATTING = ("qwen3_vl", "qwen2_5_vl", "qwen2_vl", "smolvlm", "llava_onevision", "gemma3", "idefics3")
+"""kinds of vision-language models that are asked in words"""
+CAPTIONERS = (*CHATTING, "florence2", "blip")
+"""kinds of captioners, best first"""
+WRITERS = (
+    "qwen3", "qwen2", "llama", "smollm3", "gemma3_text", "gemma2", "gemma", "mistral", "phi3", "granite", "olmo2",
+)  # fmt: skip
+"""kinds of language models that follow instructions, best first"""
+FINDERS = ("grounding-dino", "owlv2", "florence2", "clipseg")
+"""kinds that find phrases in pictures, best first"""
+MASKERS = ("sam2", "sam2_video", "sam")
+"""kinds that turn boxes into masks, best first; `segment-anything` files come after them"""
+NOT_PLAIN_SAM = ("hq", "mobile", "fast", "edge")
+"""words in the names of .pth files that are other networks than SAM 1.0"""
+
+
+def kind_of(folder: Path) -> str:
+    """The `model_type` that config.json in `folder` names; "" without a readable one."""
+    try:
+        return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def find(roots: Iterable[Path], kinds: Iterable[str]) -> dict[str, Path]:
+    """The models of `kinds` below `roots`, as {name: folder}, best kind first; the name is the path below its root.
+
+    Of two with one name the first root's counts. Folders deeper than `DEEPEST` and hidden ones are not looked into.
+    """
+    order, found = list(kinds), {}
+    for root in roots:
+        for folder in _folders(Path(root), DEEPEST):
+            kind = kind_of(folder)
+            if kind in order:
+                found.setdefault(folder.relative_to(root).as_posix(), (order.index(kind), folder))
+    return {name: found[name][1] for name in sorted(found, key=lambda name: (found[name][0], name))}
+
+
+def _folders(root: Path, depth: int) -> Iterable[Path]:
+    try:
+        children = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+    except OSError:
+        return
+    for child in children:
+        if (child / "config.json").is_file():
+            yield child
+        elif depth > 1:
+            yield from _folders(child, depth - 1)
+
+
+def finders(roots: Iterable[Path]) -> dict[str, Path]:
+    """Models that find phrases below `roots`, best kind first."""
+    return find(roots, FINDERS)
+
+
+def maskers(roots: Iterable[Path]) -> dict[str, Path]:
+    """Models that turn boxes into masks below `roots`: folders best kind first, then SAM 1.0 files, largest first."""
+    roots = list(roots)
+    files = {
+        file.relative_to(root).as_posix(): file
+        for root in roots
+        if root.is_dir()
+        for file in sorted(root.glob("*.pth"), key=lambda file: -file.stat().st_size)
+        if "sam" in file.stem.lower() and not any(word in file.stem.lower() for word in NOT_PLAIN_SAM)
+    }
+    return find(roots, MASKERS) | files

@@ -1,0 +1,141 @@
+"""Which captions pass: what any passing text holds, the report's own captions, and reasons by name."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comfyui_fewshot.augmentation import caption_rules, leaks
+from comfyui_fewshot.augmentation.caption_parts import parts_of, phrase_of, plain, singular, words
+from comfyui_fewshot.augmentation.caption_rules import RelationRules, SubjectRules
+from comfyui_fewshot.benchmarks._report_captions import CAT, LEAKING, POT
+from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.values import Concept
+
+DOG = Concept("sks", "dog", "red")
+VOCABULARY = [
+    "cat", "cats", "chair", "chairs", "animal", "dog", "table", "a", "the", "an", "this", "black", "wooden", "round",
+    "sitting", "sat", "perched", "resting", "holding", "on", "under", "in", "with", "of", "by", "inside", "and",
+    "<R>", "<R>", "()", "<r>", ",", ",", "background", "indoors", "it", "them", "glorp", "touching", "{", "}", "é", "—",
+]  # fmt: skip
+
+
+def relation(caption="a cat <R> a chair", *names):
+    return RelationRules.of("<R>", caption, names)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=9).map(" ".join) | st.text(max_size=40))
+def test_whatever_passes_keeps_every_rule(text):
+    verdict = relation("a cat <R> a chair", "leaping over").check(text)
+    if not verdict.good:
+        assert ":" in verdict.reason
+        return
+    caption = verdict.text
+    assert caption.count("<R>") == 1 and not set("{}[]|\\") & set(caption)
+    before, after = caption.split("<R>")
+    second, _, context = after.partition(",")
+    assert {"cat", "animal"} & {singular(w) for w in words(before)}
+    assert {"chair", "furniture"} & {singular(w) for w in words(second)}
+    assert not any(leaks.leak_verb(word) for word in words(caption))
+    told = [w for w in words(before + " " + second) if w in leaks.PREPOSITIONS - {"with", "round", "without", "of"}]
+    assert not told
+    assert "," not in before and not {"leap", "leaping", "over"} & set(words(caption))
+    assert not {"cat", "chair", "it"} & {singular(w) for w in words(context)}
+    assert caption_rules.pieces(caption) <= caption_rules.MOST_TOKENS
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["", "a ", "the ", "a small "]),
+    st.sampled_from(["", "a ", "one ", "a wooden "]),
+    st.sampled_from(["", ", indoors", ", in the evening light", ", simple background"]),
+)
+def test_plain_captions_pass(first, second, context):
+    assert relation().check(f"{first}cat <R> {second}chair{context}").good
+
+
+def test_the_report_s_originals_are_kept():
+    for own, captions in (CAT, POT):
+        for caption in captions:
+            assert relation(own).check(caption).reason == ""
+
+
+@pytest.mark.parametrize("own, caption, word", LEAKING)
+def test_the_report_s_leaking_captions_are_refused_by_name(own, caption, word):
+    reason = relation(own).check(caption).reason
+    assert reason.startswith("leak:") and word in reason
+
+
+def test_what_the_report_s_model_made_without_leaking_is_kept():
+    for caption in ("a playful cat () a chair", "a curious cat () a chair"):
+        assert relation(CAT[0]).check(caption).good
+    assert "neutral" not in relation(CAT[0]).check("a cat () a chair in a neutral background").reason
+    assert '"in"' in relation(CAT[0]).check("a cat () a chair in a neutral background").reason
+
+
+@pytest.mark.parametrize(
+    "caption, reason",
+    [
+        ("chair <R> cat", "changed places"),
+        ("a cat <R>", '"chair" does not stand after'),
+        ("cat and chair <R> chair", "both sides"),
+        ("cat <R> chair <R>", "2 times"),
+        ("cat chair", "0 times"),
+        ("cat <R> chair [best]", 'form: it holds "["'),
+        ("", "says nothing"),
+        ("<R>", "says nothing"),
+        ("cat gleefully <R> chair", "gleefully"),
+        ("cat <R> touching a chair", "touching"),
+        ("a cat with <R> a chair", '"with"'),
+        ("cat <R> chair, the cat again", 'speaks of "cat"'),
+        ("cat <R> chair, both of them", "both"),
+        ("big, cat <R> chair", "comma before"),
+        ("cat <R> chair, " + "very " * 60 + "blue", "length"),
+        ("a cat <R> chair of", '"of"'),
+    ],
+)
+def test_each_refusal_says_why(caption, reason):
+    assert reason in relation().check(caption).reason
+
+
+def test_the_relation_s_own_words_are_refused_in_every_form():
+    rules = relation("cat <R> stone", "painted on")
+    for caption in ("cat <R> painted stone", "cat <R> stone, paints", "cat <R> stone, on display"):
+        assert "relation" in rules.check(caption).reason or "relate" in rules.check(caption).reason
+
+
+def test_a_noun_that_looks_like_a_verb_may_be_named():
+    assert relation("a stand <R> a painting").check("the stand <R> one painting").good
+
+
+def test_the_number_of_tokens_is_the_tokenizer_s():
+    rules = RelationRules.of("<R>", "cat <R> chair", tokens=lambda text: 41)
+    assert rules.check("cat <R> chair").reason == "length: 41 tokens, more than 40"
+
+
+def test_words_are_found_in_their_parts():
+    parts = parts_of("a pot with green plant () a wooden stool, indoor", "<R>")
+    assert (parts.first.noun, parts.second.noun, parts.context) == ("pot", "stool", "indoor")
+    assert phrase_of("a cup of coffee").noun == "cup" and phrase_of("the two cats").noun == "cats"
+    with pytest.raises(FewShotError, match="0 times"):
+        parts_of("a cat on a chair", "<R>")
+    with pytest.raises(FewShotError, match="names nothing"):
+        parts_of("<R> a chair", "<R>")
+    assert plain("  “A  cat”. ") == "A cat"
+    assert leaks.inflected("sit") >= {"sit", "sits", "sitting", "sat"} and "stacking" in leaks.inflected("stack")
+
+
+def test_subjects_keep_their_identifier_before_their_noun():
+    rules = SubjectRules(DOG, frozenset({"collar"}))
+    assert rules.check("a photo of a sks red dog, on grass").good and rules.check("sks dog").good
+    assert "right before" in rules.check("sks in a dog house").reason
+    assert "0 times" in rules.check("a dog").reason
+    assert "2 times" in rules.check("sks dog and sks dog").reason
+    assert "bound" in rules.check("sks red dog with a collar").reason
+
+
+def test_captions_that_say_the_same_are_told():
+    said = caption_rules.distinct(["a cat <R> the chair", "the cat <R> a chair", "a cat <R> a chair, indoors"])
+    assert [bool(reason) for reason in said.values()] == [False, True, False]
