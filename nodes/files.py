@@ -79,9 +79,8 @@ class LoadAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         file = io.Combo.Input("name", options=host.loras(), tooltip="A LoRA in models/loras or output/loras.")
-        word = io.Combo.Input(
-            "name", options=host.embeddings(), tooltip="An embedding in models/embeddings or output/embeddings."
-        )
+        told = "An embedding in models/embeddings or output/embeddings."
+        word = io.Combo.Input("name", options=host.embeddings(), tooltip=told)
         lora = io.LoraModel.Input("lora", tooltip="A LoRA from another node of the graph.")
         family = io.Combo.Input(
             "family",

@@ -82,6 +82,7 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
         "KSampler": {"steps": 2},
         "EmptyLatentImage": {"batch_size": 1},
         "FewShotSubjectPictures": {"source.folder": "subject"},
+        "CreateHookLora": {"lora_name": "stand_in.safetensors"},
         "FewShotPromptInspiration": {"folder": "input/gallery"},
     }
     for entry in short.values():
