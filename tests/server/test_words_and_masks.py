@@ -50,7 +50,7 @@ def test_a_mask_from_the_graph_wins_and_is_shown(server):
 
 def test_without_any_model_the_error_says_what_goes_where(server):
     outcome = server.run(
-        graphs.pictures() | segment() | {"keep": graphs.node("ProbeKeep", value=["segment", 3], name="x")}
+        graphs.pictures() | segment(keep=False) | {"keep": graphs.node("ProbeKeep", value=["segment", 3], name="x")}
     )
     assert "models/grounding-dino" in outcome.error["exception_message"]
 
