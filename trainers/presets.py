@@ -27,7 +27,7 @@ _OWN: dict[str, dict[str, Any]] = {
     # No priors, no autoencoder pass for them: the base's own error holds the class; the word keeps its length.
     "Fast": dict(prior_weight=0.0, objective="dco", parameter_set="attention", token="direction"),
     # InstructBooth's first stage: the whole denoiser with priors (Chae et al. 2023), as in DreamBooth.
-    "InstructBooth": dict(prior_weight=1.0, parameter_set="all", tuning="full", caption_dropout=0.1),
+    "InstructBooth stage 1": dict(prior_weight=1.0, parameter_set="all", tuning="full", caption_dropout=0.1),
     # Keys and values of cross-attention in full, and a new word (Kumari et al. 2023).
     "Custom Diffusion": dict(prior_weight=1.0, parameter_set="cross_kv", tuning="full", token="free"),
     # A new word and nothing else (Gal et al. 2022).
