@@ -77,7 +77,7 @@ class _Row:
 def _tokenize(tokenizer: Any, length: int, prompt: str, learned: Mapping[str, Tensor]) -> _Row:
     ids: list[int] = []
     vectors: list[tuple[int, Tensor]] = []
-    for text, word in _pieces(prompt, learned):
+    for text, word in pieces_of(prompt, learned):
         ids += tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
         for vector in learned[word] if word else ():
             vectors.append((len(ids) + 1, vector))
@@ -91,7 +91,7 @@ def _tokenize(tokenizer: Any, length: int, prompt: str, learned: Mapping[str, Te
     return _Row(tuple(ids), tuple((place, vector) for place, vector in vectors if place <= room))
 
 
-def _pieces(prompt: str, learned: Mapping[str, Tensor]) -> Iterator[tuple[str, str | None]]:
+def pieces_of(prompt: str, learned: Mapping[str, Tensor]) -> Iterator[tuple[str, str | None]]:
     """The prompt cut at learned words, which may be written "word" or, as in ComfyUI, "embedding:word"."""
     if not learned:
         yield prompt, None
@@ -142,7 +142,7 @@ def _count(networks: Networks, text: str, embeddings: Embeddings) -> int:
     for tokenizer, which in zip(networks.tokenizers, networks.family.text_encoders, strict=True):
         learned = {word: of[which.embedding] for word, of in embeddings.items() if which.embedding in of}
         total = 0
-        for piece, word in _pieces(text, learned):
+        for piece, word in pieces_of(text, learned):
             total += len(tokenizer(piece, add_special_tokens=False).input_ids) if piece.strip() else 0
             total += len(learned[word]) if word else 0
         counts.append(total)

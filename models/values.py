@@ -61,7 +61,9 @@ class Concept:
 
     @property
     def phrase(self) -> str:
-        """ "sks striped cat": what stands for the subject in a prompt (methods C.2)."""
+        """ "sks striped cat": what stands for the subject in a prompt; of a relation its word alone."""
+        if self.kind == "relation":
+            return self.identifier
         return " ".join(word for word in (self.identifier, self.description, self.noun) if word)
 
     @property

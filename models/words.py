@@ -23,18 +23,22 @@ if TYPE_CHECKING:
 GROUP = "token"
 """what the names of the vectors' parameters begin with"""
 LONGEST = 1.4
-"""how many times the vocabulary's mean length a freely learned vector may reach"""
+"""how many times the vocabulary's mean length a freely learned vector may reach, unless more is asked for"""
 _STRANGE = re.compile(r"[\s.,:;()|]")
 
 
 @dataclass(frozen=True)
 class WordSpec:
-    """A word to learn: how many `vectors` it has, whose vectors it begins with, and what of them is learned."""
+    """A word to learn: how many `vectors` it has, whose vectors it begins with, and what of them is learned.
+
+    One that is learned freely becomes at most `longest` times as long as the vocabulary's words are.
+    """
 
     word: str
     start: str
     vectors: int = 1
     direction: bool = False
+    longest: float = LONGEST
 
     def __post_init__(self):
         if not self.word or _STRANGE.search(self.word):
@@ -86,7 +90,7 @@ class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
                 first = nn.functional.normalize(first, dim=1)
                 self.rules[name] = WordRule(start=first.clone())
             else:
-                self.rules[name] = WordRule(longest=LONGEST * float(table.norm(dim=1).mean()))
+                self.rules[name] = WordRule(longest=spec.longest * float(table.norm(dim=1).mean()))
             self.parameters[name] = nn.Parameter(first.clone())
 
     def __getitem__(self, word: str) -> Mapping[str, Tensor]:

@@ -17,7 +17,7 @@ from ..models.watching import Silent, Watcher
 from ..models.words import WordRule
 from .checkpoint import Checkpoints, State
 from .course import Course
-from .optimisation import FlatGradients, Rates, make_optimizer
+from .optimisation import DISCRIMINATOR, FlatGradients, Rates, make_optimizer
 from .pace import Pace
 from .processes import Alone, Processes
 from .runs import Journal
@@ -176,7 +176,10 @@ class _Run:
         self.rows = (*self.weights, NORM)
         plan = self.plan
         self.optimizer = make_optimizer(self.parameters, plan.rates, plan.weight_decay, plan.optimizer, plan.rules)
-        self.gradients = FlatGradients(members, list(self.weights))
+        apart = [name.startswith(DISCRIMINATOR) for name in self.parameters]
+        if sorted(apart) != apart:
+            raise ValueError("a discriminator's parameters come last")
+        self.gradients = FlatGradients(members, list(self.weights), sum(apart))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.scale_losses)
         self.record = torch.zeros(len(self.rows), self.plan.steps, device=self.device)
         self.pace = Pace()

@@ -104,6 +104,20 @@ def consistency_loss(error: torch.Tensor, base_error: torch.Tensor, beta: float)
     return torch.nn.functional.softplus(beta * (error - base_error)) * (2.0 / beta)
 
 
+def steering_loss(
+    word: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Relation steering of one vector: a scalar (Huang et al. 2023, arXiv:2303.13495, eq. 5).
+
+    -log of the share that `positives` (P, D) have in the sum of exp(cosine / temperature) over them and `negatives`
+    (N, D), with P > 0: the vector shall be nearer to words for relations than to words for things. Cosines, since
+    lengths of half a unit would leave the best value near the worst. No gradient goes into positives and negatives.
+    """
+    others = torch.cat([positives, negatives]).detach().float()
+    cosines = torch.nn.functional.cosine_similarity(word.float()[None], others) / temperature
+    return cosines.logsumexp(0) - cosines[: len(positives)].logsumexp(0)
+
+
 def part_of_mean(losses: torch.Tensor, count: int) -> torch.Tensor:
     """What these samples (b,) add to the mean over `count` samples: parts of a batch add up to the batch's mean."""
     return losses.sum() / count

@@ -19,6 +19,9 @@ from .word_optimiser import BoundedAdamW, Directions
 
 OPTIMISERS = {"adamw": "torch", "adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}
 """the library that each comes from"""
+DISCRIMINATOR = "discriminator"
+OPPONENT = {"betas": (0.0, 0.99)}
+"""a discriminator follows what it is told to tell apart, without momentum (Karras et al. 2018)"""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,11 @@ def make_optimizer(
         if group == GROUP:
             parts += _of_words(members, rate, rules)
         elif members:
-            parts.append(_of_weights(kind, {"name": group, "params": list(members.values()), "lr": rate}, weight_decay))
+            own = {"name": group, "params": list(members.values()), "lr": rate}
+            if group == DISCRIMINATOR:
+                parts.append(_of_weights("adamw", own | OPPONENT, 0.0))
+            else:
+                parts.append(_of_weights(kind, own, weight_decay))
     left = [name for name in parameters if not name.startswith(tuple(rates.rates))]
     if left:
         raise ValueError(f"no learning rate for {left[0]}")
@@ -223,10 +230,11 @@ def _eight_bit(group: dict[str, Any], weight_decay: float, devices: set[str]) ->
 class FlatGradients:
     """All gradients, and after them one number for each loss term, in one fp32 buffer.
 
-    One buffer makes zeroing, clipping and adding up over processes one operation each.
+    One buffer makes zeroing, clipping and adding up over processes one operation each. The last `apart` parameters are
+    those of an opponent: their gradients are clipped by themselves.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], terms: Sequence[str]):
+    def __init__(self, parameters: Sequence[Parameter], terms: Sequence[str], apart: int = 0):
         size = sum(p.numel() for p in parameters)
         device = parameters[0].device
         self.buffer = torch.zeros(size + len(terms), dtype=torch.float32, device=device)
@@ -236,12 +244,15 @@ class FlatGradients:
         for parameter in parameters:
             parameter.grad = self.buffer[start : start + parameter.numel()].view_as(parameter)
             start += parameter.numel()
+        last = sum(p.numel() for p in parameters[len(parameters) - apart :])
+        self.groups = [part for part in self.gradients.split([size - last, last]) if part.numel()]
 
     def zero(self) -> None:
         self.buffer.zero_()
 
     def clip(self, most: float) -> torch.Tensor:
         """Scale the gradients so that their norm is at most `most`; gives the norm before, on the device."""
-        norm = torch.linalg.vector_norm(self.gradients)
-        self.gradients.mul_((most / (norm + 1e-6)).clamp(max=1.0))
-        return norm
+        norms = [torch.linalg.vector_norm(group) for group in self.groups]
+        for group, norm in zip(self.groups, norms, strict=True):
+            group.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+        return norms[0]

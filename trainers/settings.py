@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ..models.errors import FewShotError
 
@@ -56,9 +56,14 @@ def setting(
 class Settings:
     """What all trainers' settings can do: be checked, be read from a mapping, give a key."""
 
+    UNUSED: ClassVar[frozenset[str]] = frozenset()
+    """settings that a method shares with its base class by name only: they keep their default and have no widget"""
+
     def __post_init__(self) -> None:
         for about in fields(self):
             _check(about, getattr(self, about.name))
+            if about.name in self.UNUSED and getattr(self, about.name) != about.default:
+                raise FewShotError(f"{about.name} is no setting of this training; leave it out.")
 
     @classmethod
     def from_mapping(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -67,7 +72,7 @@ class Settings:
         Raises:
             FewShotError: a name is unknown (the nearest known one is named) or a value is out of its range.
         """
-        known = {about.name: about for about in fields(cls)}
+        known = {about.name: about for about in fields(cls) if about.name not in cls.UNUSED}
         refuse_unknown(values, known, "setting")
         return cls(**{name: _converted(known[name], value) for name, value in values.items()})
 
@@ -444,3 +449,12 @@ class SubjectSettings(Settings):
     def reads_text(self) -> bool:
         """Whether prompts are encoded anew in each step, because the text encoders or their words are trained."""
         return self.text_encoder or self.token != "none"
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each group of parameters, by the beginning of their names."""
+        return {
+            "unet": self.learning_rate,
+            "text_encoder": self.text_learning_rate,
+            "token": self.token_learning_rate,
+        }

@@ -112,7 +112,7 @@ class SubjectStep:
         if self.settings.noise_offset:
             offset = random.normal(f"{term}/offset", step, samples, (mean.shape[1], 1, 1))
             noise = noise + self.settings.noise_offset * offset
-        times = random.integers(f"{term}/timestep", step, samples, len(schedule))
+        times = self.times(term, step, samples)
         told = [not random.happens(f"{term}/dropped", step, i, self.settings.caption_dropout) for i in samples]
         return Half(
             latents=schedule.add_noise(clean, noise, times),
@@ -125,6 +125,10 @@ class SubjectStep:
             picks=tuple(picks),
             told=tuple(told),
         )
+
+    def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
+        """The samples' timesteps (n,), all alike probable."""
+        return self.random.integers(f"{term}/timestep", step, samples, len(self.networks.schedule))
 
     def predict(self, halves: Sequence[Half]) -> tuple[torch.Tensor, ...]:
         """The denoiser's predictions for each half, all in one call."""

@@ -22,7 +22,6 @@ from ..models.resting import Resting
 from ..models.sampling import sample
 from ..models.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..models.watching import Silent, Watcher
-from ..models.words import GROUP
 from .auto import resolve
 from .checkpoint import Checkpoints, make_folder
 from .course import Course
@@ -336,9 +335,4 @@ class _Job:
 
 def rates_of(chosen: SubjectSettings) -> Rates:
     """The learning rate of each group of parameters over the steps."""
-    rates = {
-        "unet": chosen.learning_rate,
-        "text_encoder": chosen.text_learning_rate,
-        GROUP: chosen.token_learning_rate,
-    }
-    return Rates(rates, chosen.steps, round(chosen.warmup * chosen.steps), chosen.schedule)
+    return Rates(chosen.rates, chosen.steps, round(chosen.warmup * chosen.steps), chosen.schedule)
