@@ -11,6 +11,7 @@ from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
 from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
+from .relation import RelationPictures, RelationTrainingSettings, TrainRelation
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
 
@@ -18,6 +19,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     LoadBase,
     BaseFromModel,
     SubjectPictures,
+    RelationPictures,
     CombineSets,
     SetToImages,
     GeneratePriors,
@@ -28,6 +30,8 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     TrainingSettings,
     TrainingPlan,
     TrainSubject,
+    RelationTrainingSettings,
+    TrainRelation,
     SaveAdapter,
     LoadAdapter,
     ApplyAdapter,

@@ -111,7 +111,11 @@ class TrainSubject(io.ComfyNode):
 
         if not set.references:
             raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
+        if any(concept.kind == "relation" for concept in set.concepts):
+            raise FewShotError("the set is of a relation: connect it to Train Relation")
         settings = settings or SubjectSettings()
+        if type(settings) is not SubjectSettings:
+            raise FewShotError("these are settings of another training: connect Training Settings")
         validator, said = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
             result = train_subject(
