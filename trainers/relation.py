@@ -16,8 +16,9 @@ from typing import cast
 
 import torch
 
-from ..augmentation.caption_parts import marked
+from ..augmentation.caption_parts import marked, parts_of
 from ..augmentation.caption_rules import RelationRules
+from ..augmentation.leaks import PREPOSITIONS, leak_verb
 from ..models.adapters import Injected, inject
 from ..models.errors import FewShotError
 from ..models.loading import Networks
@@ -182,12 +183,11 @@ def related(pictures: TrainingSet) -> TrainingSet:
     reasons: list[str] = []
     for sample in pictures.references:
         text = marked(sample.caption, concept.identifier)
-        rules = RelationRules.of(concept.identifier, text, [concept.description] if concept.description else [])
-        verdict = rules.check(text)
-        if verdict.good:
-            kept.append(replace(sample, caption=verdict.text))
+        reason = _told(text, concept)
+        if not reason:
+            kept.append(replace(sample, caption=text))
         else:
-            reasons.append(f'"{sample.caption}" of {sample.image.path.name}: {verdict.reason}')
+            reasons.append(f'"{sample.caption}" of {sample.image.path.name}: {reason}')
             log.warning("a caption is left out: %s", reasons[-1])
     if not kept:
         raise FewShotError(
@@ -197,6 +197,16 @@ def related(pictures: TrainingSet) -> TrainingSet:
     if len({sample.image.key for sample in kept}) == 1:
         log.warning("there is one picture of the relation: its things and place will be learned with it; give 2 to 10")
     return TrainingSet(tuple(kept), (concept,))
+
+
+def _told(caption: str, concept: Concept) -> str:
+    """What a caption tells that the word alone shall tell, or what else is wrong with it; "" for a good one."""
+    parts = parts_of(caption, concept.identifier)
+    for noun in (parts.first.noun, parts.second.noun):
+        if leak_verb(noun) or noun in PREPOSITIONS:
+            return f'leak: "{noun}" stands where one of the two things should, and tells how they relate'
+    rules = RelationRules.of(concept.identifier, caption, [concept.description] if concept.description else [])
+    return rules.check(caption).reason
 
 
 def _concept_of(pictures: TrainingSet) -> Concept:

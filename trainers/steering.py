@@ -22,11 +22,11 @@ from .randomness import seed_of
 
 FUNCTION_WORDS = frozenset(
     "i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself "
-    "it its itself they them their theirs themselves what which who whom this that these those am is are was were be been "
-    "being have has had having do does did doing a an the and but if or because as until while of at by for with about "
-    "against between into through during before after above below to from up down in out on off over under again "
-    "further then once here there when where why how all any both each few more most other some such no nor not only "
-    "own same so than too very s t can will just don should now".split()
+    "it its itself they them their theirs themselves what which who whom this that these those am is are was were be "
+    "been being have has had having do does did doing a an the and but if or because as until while of at by for with "
+    "about against between into through during before after above below to from up down in out on off over under "
+    "again further then once here there when where why how all any both each few more most other some such no nor not "
+    "only own same so than too very s t can will just don should now".split()
 )
 """words that say nothing of a thing, so that they are no negatives"""
 
@@ -84,7 +84,7 @@ def known_ids(tokenizer: Any, words: frozenset[str]) -> tuple[int, ...]:
 
 def held_away(tokenizer: Any, caption: str, word: str, left_out: set[int]) -> tuple[int, ...]:
     """The ids of a caption's tokens without the learned word and what is in `left_out`."""
-    texts = [text for text, learned in pieces_of(caption, {word: torch.empty(0)}) if not learned and text.strip()]
+    texts = [text for text, _ in pieces_of(caption, {word: torch.empty(0)}) if text.strip()]
     ids = [i for text in texts for i in tokenizer(text, add_special_tokens=False).input_ids]
     return tuple(i for i in ids if i not in left_out)
 
