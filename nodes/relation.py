@@ -150,7 +150,8 @@ class TrainRelation(io.ComfyNode):
 
     @classmethod
     def execute(cls, base: Any, set: Any, settings: Any = None, adapter: Any = None) -> io.NodeOutput:
-        from ..trainers.relation import train_relation
+        from ..trainers.relation import related, train_relation
+        from ..trainers.relation_gain import explained, warned
 
         settings = settings or RelationSettings()
         if not isinstance(settings, RelationSettings):
@@ -167,6 +168,8 @@ class TrainRelation(io.ComfyNode):
                 start_from=adapter,
                 tokenizer_folder=host.TOKENIZER,
             )
-        report = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}\n{result.folder}"
+            found = explained(base, related(set), result.adapter, settings, host.device(), watcher, host.TOKENIZER)
+        lines = [f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"]
+        report = "\n".join([*lines, warned(*found, settings.token_start), str(result.folder)])
         ui = host.say(cls.hidden.unique_id, report)
         return io.NodeOutput(result.adapter, train.loss_map(result), result.adapter.trigger, ui=ui)

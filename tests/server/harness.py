@@ -53,7 +53,7 @@ def prepare(base: Path) -> None:
     """A base directory with the pack, a pocket model with random weights, and folders of pictures."""
     from comfyui_fewshot.benchmarks._augment_words import write_gallery
     from comfyui_fewshot.pocket.assemble import random_folder
-    from comfyui_fewshot.pocket.pictures import write_subject
+    from comfyui_fewshot.pocket.pictures import write_relation, write_subject
 
     weights = random_folder(base / "models" / "diffusers" / "pocket")
     link_pack(base / "custom_nodes", weights)
@@ -61,6 +61,7 @@ def prepare(base: Path) -> None:
         (base / "models" / folder).mkdir(parents=True)
     write_lora(stand_in(), base / "models" / "loras" / "stand_in.safetensors")
     write_subject(base / "input" / "subject", "cat_patched", 2)
+    write_relation(base / "input" / "relation", "dream")
     write_gallery(base / "input" / "gallery", 2)
     (base / "input" / "empty").mkdir()
     (base / "input" / "broken").mkdir()

@@ -23,9 +23,9 @@ def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_the_issue_s_workflows_are_there():
+def test_the_workflows_are_there():
     assert NAMES == [
-        "augment", "prompt_inspiration", "regions_of_two_loras", "subject_lora", "subject_lora_from_photos",
+        "augment", "prompt_inspiration", "regions_of_two_loras", "relation", "subject_lora", "subject_lora_from_photos",
         "subject_with_native_nodes", "two_subjects",
     ]  # fmt: skip
     assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES

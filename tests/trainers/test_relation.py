@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import open_base
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import encode_prompts
-from comfyui_fewshot.models.values import Concept, TrainingSet
+from comfyui_fewshot.models.values import Adapter, Concept, TrainingSet
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.trainers.relation import RelationTraining, related, train_relation
+from comfyui_fewshot.trainers.relation_gain import explained, warned
 from comfyui_fewshot.trainers.relation_settings import RelationSettings
 from comfyui_fewshot.trainers.steering import FUNCTION_WORDS, Steering, known_ids
 
@@ -137,6 +139,19 @@ def test_the_word_means_the_same_from_its_file(train, tmp_path, opened):
     with applied(opened, [(read, 1.0)]):
         from_file = encode_prompts(opened, prompts).hidden
     assert torch.equal(own, from_file) and not torch.allclose(own, encode_prompts(opened, ["a cat and a house"]).hidden)
+
+
+def test_what_a_word_explains(wordy_base, relation, chosen, train, tmp_path, opened, caplog):
+    """The word it began as explains nothing more than itself; a learned one less error than nonsense in its place."""
+    table = opened.text_encoders[0].get_input_embeddings().weight.detach()
+    same = table[opened.tokenizers[0]("and", add_special_tokens=False).input_ids].clone()
+    ask = partial(explained, wordy_base, relation, settings=chosen, device="cpu", watcher=Silent())
+    unlearned = Adapter({}, "sd1", WORD, {WORD: {"clip_l": same}})
+    assert ask(unlearned) == pytest.approx((0, 0), abs=1e-6)
+    assert "no better than 'and'" in warned(*ask(unlearned), "and") and "no better" in caplog.text
+    assert "takes 3.00 %" in warned(0.03, 0.001, "and")
+    learned = ask(train(tmp_path, steps=30, token="free", token_learning_rate=0.05, steering_weight=0.0).adapter)
+    assert learned[0] > 0
 
 
 def test_steering_never_holds_away_padding_or_function_words(opened, relation):
