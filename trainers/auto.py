@@ -29,8 +29,9 @@ FLOAT8_SAVES = 0.48  # share of a half-precision denoiser that 8 bits save: all 
 class Facts:
     """What the choices depend on. `config` is the UNet's; `pixels` are a latent cell's; `free` bytes, if known.
 
-    `references` are the different pictures of `concepts` subjects, without composites of them. `trained` counts the numbers that
-    are trained; `denoiser` and `encoders` are bytes of frozen weights, the encoders' of those that may wait.
+    `references` are the different pictures of `concepts` subjects, without composites of them and each once, however
+    many captions it has. `trained` counts the numbers that are trained; `denoiser` and `encoders` are bytes of frozen
+    weights, the encoders' of those that may wait.
     """
 
     references: int

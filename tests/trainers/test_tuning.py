@@ -8,13 +8,15 @@ import safetensors.torch
 import torch
 
 from comfyui_fewshot.models import formats
-from comfyui_fewshot.models.adapters import Full, LoraSpec
+from comfyui_fewshot.models.adapters import Full, LoraSpec, inject
 from comfyui_fewshot.models.embedding_files import read_embedding
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import open_base
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.values import Concept, Dense, LowRank
+from comfyui_fewshot.models.words import LearnedWords
+from comfyui_fewshot.trainers.facts import gather_facts
 from comfyui_fewshot.trainers.settings import SubjectSettings
 from comfyui_fewshot.trainers.tuning import check_tuning, sets_of, words_of
 
@@ -74,6 +76,24 @@ KINDS = {
     "prodigy": dict(optimizer="prodigy", learning_rate=1.0),
     "schedule free": dict(optimizer="schedule_free", token="free"),
 }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_trained_is_counted_before_it_is_made(networks, pictures, kind):
+    two = replace(pictures, concepts=(*pictures.concepts, Concept("zwx", "car")))
+    chosen = SubjectSettings(**{"rank": 4, **KINDS[kind]})
+    words = LearnedWords(networks, words_of(chosen, two))
+    injected = inject(networks, sets_of(chosen), 0, words=words)
+    made = sum(parameter.numel() for parameter in injected.parameters.values())
+    injected.remove()
+    assert gather_facts(networks, two, chosen).trained == made
+
+
+def test_a_picture_with_several_captions_is_one_picture(networks, pictures):
+    many = [replace(s, caption=f"{s.caption} {n}") for s in pictures.references for n in range(12)]
+    expanded = pictures.with_samples((*many, *pictures.priors))
+    once, often = (gather_facts(networks, each, SubjectSettings()) for each in (pictures, expanded))
+    assert once == often and once.references == 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
