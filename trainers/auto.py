@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..models.errors import FewShotError
-from .memory import BYTES_FULL, BYTES_HALF, TRAINED, Split, activation_elements, split
+from .memory import BYTES_FULL, BYTES_HALF, Split, activation_elements, split, trained_bytes
 from .settings import SubjectSettings
 
 REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which the usual values were found
@@ -184,7 +184,7 @@ def split_of(settings: SubjectSettings, facts: Facts) -> Split:
     """How a step of these settings fits into `facts.free` bytes; batch_size and resolution are chosen already."""
     cells = settings.resolution // facts.pixels
     picture = activation_elements(facts.config, cells, cells) * (BYTES_HALF if facts.half else BYTES_FULL)
-    free = None if facts.free is None else int(facts.free - TRAINED * facts.trained)
+    free = None if facts.free is None else int(facts.free - trained_bytes(facts.trained, settings.optimizer))
     return split(
         rows_of(settings, facts.priors),
         picture,

@@ -16,7 +16,7 @@ from ..models.watching import Silent, Watcher
 from .auto import Facts, resolve, rows_of, split_of
 from .facts import gather_facts
 from .forecast import CARDS, Card, Demand, Weights, demand, host_memory, on_card
-from .memory import CONTEXT, free_memory
+from .memory import CONTEXT, free_memory, trained_bytes
 from .optimisation import make_optimizer
 from .settings import SubjectSettings
 from .several import drawing_weights
@@ -107,7 +107,7 @@ def plan_training(
     reads_text = chosen.reads_text
     asked = replace(chosen, **{name: getattr(settings, name) for name in LEFT_TO_MEMORY})
     cards = tuple(on_card(asked, facts, weights, size * 1e9, reads_text) for size in CARDS)
-    split = split_of(chosen, facts)
+    split, taken = split_of(chosen, facts), trained_bytes(facts.trained, chosen.optimizer)
     on_gpu = device.type == "cuda"
     drawn = chosen.steps * chosen.batch_size
     validated = validator is not None and settings.validate_every != 0
@@ -120,8 +120,8 @@ def plan_training(
         prior_seen=drawn / facts.priors if facts.priors and chosen.prior_weight else 0.0,
         room=room,
         trained=facts.trained,
-        gpu=demand(split, facts.trained, weights, 2 if facts.half else 4, reads_text) if on_gpu else None,
-        host=host_memory(split, facts.trained, weights, on_gpu, reads_text, validator.bytes if validator else 0),
+        gpu=demand(split, taken, weights, 2 if facts.half else 4, reads_text) if on_gpu else None,
+        host=host_memory(split, taken, weights, on_gpu, reads_text, validator.bytes if validator else 0),
         cards=cards,
         timing=timing,
         validations=1 + -(-chosen.steps // every) if every else 0,

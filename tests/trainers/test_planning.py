@@ -31,9 +31,9 @@ def sized(tmp_path_factory, pictures):
     def make(*sizes, caption="a photo of sks ball"):
         samples = []
         for i, size in enumerate(sizes):
-            path = folder / f"{size[0]}x{size[1]}_{i % 7}.png"
+            path = folder / f"{size[0]}x{size[1]}_{i}.png"
             if not path.exists():
-                Image.new("RGB", size, (i % 7 * 30, 80, 90)).save(path)
+                Image.new("RGB", size, (i % 7 * 30, 80 + i // 7, 90)).save(path)
             samples.append(Sample(picture_of(path), caption))
         return pictures.with_samples(tuple(samples))
 
