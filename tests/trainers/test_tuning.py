@@ -142,6 +142,22 @@ def test_training_on_from_a_word(train, tmp_path):
     assert 0 < distance < 0.1
 
 
+def test_training_on_beside_weights_in_8_bits(train, tmp_path):
+    """What is kept of a LoRA acts on 8 bits as it does on whole weights; what is no LoRA is refused."""
+    first = train(tmp_path, steps=4, learning_rate=0.02, parameter_set="attention")
+    on = dict(start_from=first.adapter, steps=2, parameter_set="cross_kv", cross_rank=4)
+    wide, small, without = (
+        train(tmp_path, **on), train(tmp_path, **on, weights="float8"), train(tmp_path, steps=2, weights="float8"),
+    )  # fmt: skip
+    assert small.losses == pytest.approx(wide.losses, rel=0.03)
+    assert abs(small.losses[0] - wide.losses[0]) < abs(small.losses[0] - without.losses[0])
+    dense = train(tmp_path, steps=1, parameter_set="self", tuning="full")
+    with pytest.raises(
+        FewShotError, match="in 8 bits, beside which only a plain LoRA can be used.*set weights to full"
+    ):
+        train(tmp_path, start_from=dense.adapter, parameter_set="cross_kv", weights="float8")
+
+
 def test_everything_gives_a_base_that_is_what_was_trained(train, tmp_path, base):
     """The base that is returned, and the old one with the extracted adapter on, predict alike, and unlike the old."""
     result = train(tmp_path, **EVERYTHING, extract_rank=512)
