@@ -31,7 +31,7 @@ class Facts:
 
     `references` are the different pictures of `concepts` subjects, without composites of them and each once, however
     many captions it has. `trained` counts the numbers that are trained; `denoiser` and `encoders` are bytes of frozen
-    weights, the encoders' of those that may wait.
+    weights, the encoders' of those that may wait. `token_scale` is the vocabulary's usual number, if it is read.
     """
 
     references: int
@@ -47,7 +47,7 @@ class Facts:
     trained: int = 0
     denoiser: float = 0.0
     encoders: float = 0.0
-    token_scale: float = 0.0
+    token_scale: float | None = 0.0
 
 
 def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, tuple[str, ...]]:
@@ -71,7 +71,9 @@ def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, t
     choose("alpha", float(chosen.rank), "equal to rank: the adapter is not scaled")
     if chosen.text_encoder:
         choose("text_learning_rate", *_text_rate(chosen, facts))
-    if chosen.token != "none":
+    if chosen.token == "free" and facts.token_scale is None:
+        reasons.append(f"token_learning_rate: {TOKEN_SHARE:g} of the vocabulary's usual number, when that is read")
+    elif chosen.token != "none":
         choose("token_learning_rate", *_token_rate(chosen, facts))
     choose("batch_size", batch_size(facts.parameters, (chosen.resolution // facts.pixels) ** 2), BATCH_RULE)
     several = f" of {facts.concepts} subjects" if facts.concepts > 1 else ""
@@ -117,6 +119,7 @@ def _text_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
 def _token_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
     if chosen.token == "direction":
         return TOKEN_ANGLE, "radians a step"
+    assert facts.token_scale is not None
     rate = _rounded(TOKEN_SHARE * facts.token_scale)
     return rate, f"{TOKEN_SHARE:g} of the vocabulary's usual number, {facts.token_scale:.3g}"
 

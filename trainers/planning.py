@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..augmentation.captions import find_word
 from ..models.errors import FewShotError
 from ..models.loading import Networks, compute_dtype, open_base
 from ..models.values import BaseModelRef, Sample, TrainingSet
 from ..models.watching import Silent, Watcher
+from ..models.words import WordSpec
 from .auto import Facts, resolve, rows_of, split_of
 from .facts import gather_facts
 from .forecast import CARDS, Card, Demand, Weights, demand, host_memory, on_card
@@ -22,6 +26,7 @@ from .settings import SubjectSettings
 from .several import drawing_weights
 from .subject import SubjectTraining
 from .training import rates_of
+from .tuning import words_of
 from .validation import STEPS, Validator, interval
 
 TIMED = 5
@@ -157,14 +162,23 @@ def _weights(networks: Networks) -> Weights:
 def _fitted(networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher) -> tuple[Fitted, ...]:
     weights = drawing_weights(pictures.references, chosen.composite_share)
     drawn = chosen.steps * chosen.batch_size / sum(weights)
-    tokenizer, side = networks.tokenizers[0], chosen.resolution
+    words, side = words_of(chosen, pictures), chosen.resolution
     rows = []
     for sample, weight in zip(pictures.references, weights, strict=True):
         watcher.check()
         scale = max(side / sample.image.width, side / sample.image.height)
-        tokens = len(tokenizer(sample.caption, add_special_tokens=False).input_ids)
+        tokens = _tokens(networks.tokenizers[0], sample.caption, words)
         rows.append(Fitted(sample, scale, tokens, drawn * weight))
     return tuple(rows)
+
+
+def _tokens(tokenizer: Any, caption: str, words: Sequence[WordSpec]) -> int:
+    """How many tokens a caption has; a learned word has as many as it has vectors."""
+    count = len(tokenizer(caption, add_special_tokens=False).input_ids)
+    for one in words:
+        if find_word(one.word, caption):
+            count += one.vectors - len(tokenizer(one.word, add_special_tokens=False).input_ids)
+    return count
 
 
 def time_steps(
