@@ -128,19 +128,19 @@ class Workshop:
     def attention_iou(self, adapter: Adapter | None, pictures: TrainingSet) -> float:
         """Mean intersection over union of thresholded subject attention with the true masks at the latents' grid."""
         samples, found = pictures.references, []
-        with open_base(self.base, self.device) as networks:
+        adapters = [(adapter, 1.0)] if adapter else []
+        with open_base(self.base, self.device) as networks, applied(networks, adapters):
             pool = build_pool(networks, samples, networks.resolution, Silent())
-            told = supervise(networks, pool, samples, pictures.concepts)
+            told = supervise(networks, pool, samples, pictures.concepts)  # where its learned words stand
             size = (pool.mean.shape[-2], pool.mean.shape[-1])
             noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0))
-            with applied(networks, [(adapter, 1.0)] if adapter else []):
-                conditioning = encode_prompts(networks, pool.prompts)
-                for t in LOOKED_AT:
-                    times = torch.full((len(samples),), t)
-                    with captured(networks.unet, told.layers) as kept:
-                        denoise(networks, networks.schedule.add_noise(pool.mean, noise, times), times, conditioning)
-                    rows = (told.wanted, told.known, told.member)
-                    found.append(shares_on_grid(kept, slice(len(samples)), size, *rows)[:, 0] > 0.5)
+            conditioning = encode_prompts(networks, pool.prompts)
+            for t in LOOKED_AT:
+                times = torch.full((len(samples),), t)
+                with captured(networks.unet, told.layers) as kept:
+                    denoise(networks, networks.schedule.add_noise(pool.mean, noise, times), times, conditioning)
+                rows = (told.wanted, told.known, told.member)
+                found.append(shares_on_grid(kept, slice(len(samples)), size, *rows)[:, 0] > 0.5)
             true = told.masks[:, 0] > 0.5
         each = [((f & true).sum((1, 2)) / (f | true).sum((1, 2)).clamp(min=1)).mean() for f in found]
         return float(torch.stack(each).mean())

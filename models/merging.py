@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .errors import FewShotError
+from .float8 import pairs_beside
 from .values import Adapter, Dense, Factor, LowRank
 
 if TYPE_CHECKING:
@@ -20,22 +22,29 @@ if TYPE_CHECKING:
 def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[None]:
     """The networks with each adapter on at its strength, its words known; at the end the base is back, bit for bit.
 
-    Differences are summed in float32 and rounded once to the weight's type. Raises FewShotError when an adapter is for
-    another family or other sizes, or holds a form that is not supported.
+    Differences are summed in float32 and rounded once to the weight's type; beside weights in 8 bits, whose steps are
+    larger than what a LoRA changes, low-rank pairs are computed for themselves. Raises FewShotError when an adapter is
+    for another family or other sizes, or holds a form that is not supported.
     """
     changes = _changes(networks, adapters)
     before: list[tuple[nn.Module, str, nn.Parameter]] = []
+    beside: list[RemovableHandle] = []
     words = networks.words
     try:
         networks.words = {**words, **words_of(networks, adapters)}
         with torch.inference_mode(False), torch.no_grad():
             for module, name, parts in changes:
                 original = getattr(module, name)
+                if original.dtype.itemsize == 1:
+                    beside.append(pairs_beside(module, parts))
+                    continue
                 before.append((module, name, original))
                 setattr(module, name, _merged(original, parts))
         yield
     finally:
         networks.words = words
+        for handle in beside:
+            handle.remove()
         for module, name, original in reversed(before):
             setattr(module, name, original)
 
@@ -89,12 +98,15 @@ def _changes(
     for (path, name), parts in found.items():
         module = find(roots, path)
         parameter = getattr(module, name, None)
-        if parameter is not None and parameter.dtype.itemsize == 1:
-            raise FewShotError(f"{path} is kept in 8 bits, into which no LoRA can be baked: set weights to full")
         if parameter is None:
             raise FewShotError(f"{path} has no {name}, which the LoRA changes: it is for another base model")
         for factor, _ in parts:
             check_fits(path, factor, parameter.shape)
+            if parameter.dtype.itemsize == 1 and not (isinstance(factor, LowRank) and factor.mid is None):
+                raise FewShotError(
+                    f"{path} is kept in 8 bits, beside which only a plain LoRA can be used, and this adapter holds "
+                    "another form there: set weights to full"
+                )
         changes.append((module, name, parts))
     return changes
 

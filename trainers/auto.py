@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..models.errors import FewShotError
-from .memory import BYTES_FULL, BYTES_HALF, TRAINED, Split, activation_elements, split
+from .memory import BYTES_FULL, BYTES_HALF, Split, activation_elements, split, trained_bytes
 from .settings import SubjectSettings
 
 REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which the usual values were found
@@ -29,8 +29,9 @@ FLOAT8_SAVES = 0.48  # share of a half-precision denoiser that 8 bits save: all 
 class Facts:
     """What the choices depend on. `config` is the UNet's; `pixels` are a latent cell's; `free` bytes, if known.
 
-    `references` are the different pictures of `concepts` subjects, without composites of them. `trained` counts the
-    numbers that are trained; `denoiser` and `encoders` are bytes of frozen weights, the encoders' of those that may wait.
+    `references` are the different pictures of `concepts` subjects, without composites of them and each once, however
+    many captions it has. `trained` counts the numbers that are trained; `denoiser` and `encoders` are bytes of frozen
+    weights, the encoders' of those that may wait. `token_scale` is the vocabulary's usual number, if it is read.
     """
 
     references: int
@@ -46,7 +47,7 @@ class Facts:
     trained: int = 0
     denoiser: float = 0.0
     encoders: float = 0.0
-    token_scale: float = 0.0
+    token_scale: float | None = 0.0
 
 
 def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, tuple[str, ...]]:
@@ -70,7 +71,9 @@ def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, t
     choose("alpha", float(chosen.rank), "equal to rank: the adapter is not scaled")
     if chosen.text_encoder:
         choose("text_learning_rate", *_text_rate(chosen, facts))
-    if chosen.token != "none":
+    if chosen.token == "free" and facts.token_scale is None:
+        reasons.append(f"token_learning_rate: {TOKEN_SHARE:g} of the vocabulary's usual number, when that is read")
+    elif chosen.token != "none":
         choose("token_learning_rate", *_token_rate(chosen, facts))
     choose("batch_size", batch_size(facts.parameters, (chosen.resolution // facts.pixels) ** 2), BATCH_RULE)
     several = f" of {facts.concepts} subjects" if facts.concepts > 1 else ""
@@ -116,6 +119,7 @@ def _text_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
 def _token_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
     if chosen.token == "direction":
         return TOKEN_ANGLE, "radians a step"
+    assert facts.token_scale is not None
     rate = _rounded(TOKEN_SHARE * facts.token_scale)
     return rate, f"{TOKEN_SHARE:g} of the vocabulary's usual number, {facts.token_scale:.3g}"
 
@@ -183,7 +187,7 @@ def split_of(settings: SubjectSettings, facts: Facts) -> Split:
     """How a step of these settings fits into `facts.free` bytes; batch_size and resolution are chosen already."""
     cells = settings.resolution // facts.pixels
     picture = activation_elements(facts.config, cells, cells) * (BYTES_HALF if facts.half else BYTES_FULL)
-    free = None if facts.free is None else int(facts.free - TRAINED * facts.trained)
+    free = None if facts.free is None else int(facts.free - trained_bytes(facts.trained, settings.optimizer))
     return split(
         rows_of(settings, facts.priors),
         picture,

@@ -38,9 +38,11 @@ def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSet
     )
 
 
-def usual_number(networks: Networks) -> float:
-    """The root mean square of the numbers in the first text encoder's table: 0.014 for SD 1.x."""
-    return float(networks.text_encoders[0].get_input_embeddings().weight.float().square().mean().sqrt())
+def usual_number(networks: Networks) -> float | None:
+    """The root mean square of the numbers in the first text encoder's table: 0.014 for SD 1.x; None where only its
+    shape was read."""
+    table = networks.text_encoders[0].get_input_embeddings().weight
+    return None if table.is_meta else float(table.float().square().mean().sqrt())
 
 
 def trained_numbers(networks: Networks, settings: SubjectSettings, words: Sequence[WordSpec] = ()) -> int:

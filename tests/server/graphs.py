@@ -81,6 +81,7 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
         "FewShotGeneratePriors": {"count": 2, "steps": 2},
         "FewShotTrainingSettings": {**SHORT, "preview_every": 0},
         "FewShotSampleGrid": {"steps": 2},
+        "FewShotFuseAdapters": {"method.steps": 2},
         "KSampler": {"steps": 2},
         "EmptyLatentImage": {"batch_size": 1},
         "FewShotSubjectPictures": {"source.folder": "subject"},

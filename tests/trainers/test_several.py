@@ -15,6 +15,7 @@ from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.values import Concept, Part, Picture, Sample, TrainingSet
 from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.models.words import LearnedWords, WordSpec
 from comfyui_fewshot.trainers.auto import steps
 from comfyui_fewshot.trainers.captions import captioned
 from comfyui_fewshot.trainers.randomness import Randomness
@@ -138,8 +139,9 @@ def test_an_identifier_in_pieces_is_named(networks, caplog):
     caplog.clear()
     captioned(networks, TrainingSet((replace(one, caption="a q cat"),) * 2, (Concept("q", "cat"),)))
     assert not caplog.text
-    learned = {"zebra": {"clip_l": torch.zeros(2, 32)}}
-    captioned(networks, TrainingSet((one, one), (Concept("zebra", "cat"),)), learned)
+    learned = LearnedWords(networks, [WordSpec("zebra", "cat", vectors=2)])
+    captioned(networks, TrainingSet((one, one), (Concept("zebra", "cat"),)))
+    learned.remove()
     assert not caplog.text
 
 

@@ -8,13 +8,15 @@ import safetensors.torch
 import torch
 
 from comfyui_fewshot.models import formats
-from comfyui_fewshot.models.adapters import Full, LoraSpec
+from comfyui_fewshot.models.adapters import Full, LoraSpec, inject
 from comfyui_fewshot.models.embedding_files import read_embedding
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import open_base
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.values import Concept, Dense, LowRank
+from comfyui_fewshot.models.words import LearnedWords
+from comfyui_fewshot.trainers.facts import gather_facts
 from comfyui_fewshot.trainers.settings import SubjectSettings
 from comfyui_fewshot.trainers.tuning import check_tuning, sets_of, words_of
 
@@ -77,6 +79,24 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_is_trained_is_counted_before_it_is_made(networks, pictures, kind):
+    two = replace(pictures, concepts=(*pictures.concepts, Concept("zwx", "car")))
+    chosen = SubjectSettings(**{"rank": 4, **KINDS[kind]})
+    words = LearnedWords(networks, words_of(chosen, two))
+    injected = inject(networks, sets_of(chosen), 0, words=words)
+    made = sum(parameter.numel() for parameter in injected.parameters.values())
+    injected.remove()
+    assert gather_facts(networks, two, chosen).trained == made
+
+
+def test_a_picture_with_several_captions_is_one_picture(networks, pictures):
+    many = [replace(s, caption=f"{s.caption} {n}") for s in pictures.references for n in range(12)]
+    expanded = pictures.with_samples((*many, *pictures.priors))
+    once, often = (gather_facts(networks, each, SubjectSettings()) for each in (pictures, expanded))
+    assert once == often and once.references == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_goes_on_bit_for_bit(train, tmp_path, cut_at, kind):
     whole = train(tmp_path / "whole", steps=5, **KINDS[kind])
     with pytest.raises(KeyboardInterrupt):
@@ -120,6 +140,22 @@ def test_training_on_from_a_word(train, tmp_path):
     moved = train(tmp_path, start_from=first.adapter, steps=2, token="free")
     distance = (moved.adapter.embeddings["sks"]["clip_l"] - first.adapter.embeddings["sks"]["clip_l"]).abs().max()
     assert 0 < distance < 0.1
+
+
+def test_training_on_beside_weights_in_8_bits(train, tmp_path):
+    """What is kept of a LoRA acts on 8 bits as it does on whole weights; what is no LoRA is refused."""
+    first = train(tmp_path, steps=4, learning_rate=0.02, parameter_set="attention")
+    on = dict(start_from=first.adapter, steps=2, parameter_set="cross_kv", cross_rank=4)
+    wide, small, without = (
+        train(tmp_path, **on), train(tmp_path, **on, weights="float8"), train(tmp_path, steps=2, weights="float8"),
+    )  # fmt: skip
+    assert small.losses == pytest.approx(wide.losses, rel=0.03)
+    assert abs(small.losses[0] - wide.losses[0]) < abs(small.losses[0] - without.losses[0])
+    dense = train(tmp_path, steps=1, parameter_set="self", tuning="full")
+    with pytest.raises(
+        FewShotError, match="in 8 bits, beside which only a plain LoRA can be used.*set weights to full"
+    ):
+        train(tmp_path, start_from=dense.adapter, parameter_set="cross_kv", weights="float8")
 
 
 def test_everything_gives_a_base_that_is_what_was_trained(train, tmp_path, base):
