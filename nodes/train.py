@@ -109,13 +109,8 @@ class TrainSubject(io.ComfyNode):
         from ..models.formats import to_kohya
         from ..trainers.subject import train_subject
 
-        if not set.references:
-            raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
-        if any(concept.kind == "relation" for concept in set.concepts):
-            raise FewShotError("the set is of a relation: connect it to Train Relation")
         settings = settings or SubjectSettings()
-        if type(settings) is not SubjectSettings:
-            raise FewShotError("these are settings of another training: connect Training Settings")
+        check_subject(set, settings)
         validator, said = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
             result = train_subject(
@@ -144,6 +139,16 @@ class TrainSubject(io.ComfyNode):
             result.base or base,
             ui=host.say(cls.hidden.unique_id, report),
         )
+
+
+def check_subject(set: Any, settings: Any) -> None:
+    """Raise FewShotError unless the set is of subjects and the settings are of their training."""
+    if not set.references:
+        raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
+    if any(concept.kind == "relation" for concept in set.concepts):
+        raise FewShotError("the set is of a relation: connect it to Train Relation")
+    if type(settings) is not SubjectSettings:
+        raise FewShotError("these are settings of another training: connect Training Settings")
 
 
 def run_name(trigger: str) -> str:

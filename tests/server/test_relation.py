@@ -56,7 +56,7 @@ def saved(server, info):
 
 
 def test_the_saved_word_draws_as_the_unsaved_one(server, info, saved):
-    """`embedding:<R>` after Apply Adapter, `embedding:file` and Sample Grid give the same picture, not that of the base."""
+    """`embedding:<R>` after Apply Adapter, `embedding:file` and Sample Grid draw the same; the base does not."""
     apply = graphs.node("FewShotApplyAdapter", adapter=["train", 0], model=["base", 1], clip=["base", 2],
                         strength_model=1.0, strength_clip=1.0)  # fmt: skip
     drawn = graphs.drawing(["apply", 0], ["apply", 1], prompt=PROMPT.format("embedding:<R>"))
