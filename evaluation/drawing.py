@@ -125,9 +125,7 @@ class _Job:
     file: Path
 
 
-def _files(
-    base: BaseModelRef, one: Candidate, prompts: PromptSet, settings: DrawSettings, cache: Path
-) -> list[_Job]:
+def _files(base: BaseModelRef, one: Candidate, prompts: PromptSet, settings: DrawSettings, cache: Path) -> list[_Job]:
     how = (settings.steps, settings.guidance, settings.negative, settings.width, settings.height, settings.watermark)
     model = (base.key, base.dtype, base.clip_skip, base.prediction, base.zero_snr)
     worn = None if one.adapter is None else (one.adapter.key, one.strength)

@@ -99,7 +99,9 @@ def plain(weights, picture, ids):
         for kind in ("attention", "crossattention"):
             at = f"text_encoder.encoder.layer.{n}.{kind}."
             source = y if kind == "attention" else seen
-            got = attend(affine(y, at + "self.query"), affine(source, at + "self.key"), affine(source, at + "self.value"))
+            got = attend(
+                affine(y, at + "self.query"), affine(source, at + "self.key"), affine(source, at + "self.value")
+            )
             y = norm(affine(got, at + "output.dense") + y, at + "output.LayerNorm", 1e-12)
         at = f"text_encoder.encoder.layer.{n}."
         inner = affine(gelu(affine(y, at + "intermediate.dense")), at + "output.dense")
