@@ -5,11 +5,13 @@ from __future__ import annotations
 from .augment import GeneratePriors
 from .base import BaseFromModel, LoadBase
 from .captions import CaptionPictures, ExpandCaptions, PromptInspiration
+from .evaluate import EvaluateLora, StrengthSweep
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
 from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
+from .prompts import PromptSetNode
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
 
@@ -30,7 +32,10 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     SaveAdapter,
     LoadAdapter,
     ApplyAdapter,
+    PromptSetNode,
     SampleGrid,
+    EvaluateLora,
+    StrengthSweep,
     LossCurve,
 ]
 
