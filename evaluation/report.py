@@ -111,7 +111,7 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
         title=_text(title),
         style="".join((STYLE, *styles)),
         body="\n".join((*parts, *(f"<script>{script}</script>" for script in scripts))),
-        allowed=f"; script-src {' '.join(map(_allowed, scripts))}" if scripts else "",
+        policy=POLICY + (f"; script-src {' '.join(map(_allowed, scripts))}" if scripts else ""),
     )
     path = folder / "report.html"
     draft = folder / f".report-{os.getpid()}-{secrets.token_hex(4)}.draft"
@@ -153,12 +153,14 @@ def _inlined(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{allowed}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>{style}</style>

@@ -34,9 +34,7 @@ class PromptSetNode(io.ComfyNode):
         file = io.Combo.Input(
             "file", options=host.text_files(), tooltip="A .txt file in ComfyUI's input folder, one prompt a line."
         )
-        relation = io.Combo.Input(
-            "relation", options=RELATIONS, default="painted_on", tooltip="The relation asked for."
-        )
+        relation = io.Combo.Input("relation", options=RELATIONS, default="painted_on", tooltip="What is asked for.")
         options = [
             io.DynamicCombo.Option(OWN, [lines]),
             io.DynamicCombo.Option(FILE, [file]),
@@ -58,9 +56,7 @@ class PromptSetNode(io.ComfyNode):
                     tooltip="Where the prompts come from. InstructBooth's and ReVersion's are partly reconstructed; "
                     "the help page says how.",
                 ),
-                Set.Input(
-                    "set", optional=True, tooltip="Pictures whose words stand for the subject, instead of these."
-                ),
+                Set.Input("set", optional=True, tooltip="Pictures whose words are taken instead of these."),
                 io.String.Input(
                     "identifier",
                     default="",
