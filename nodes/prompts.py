@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..evaluation.prompt_lists import NAMES, RECONSTRUCTED, RELATIONS, REVERSION
 from ..models.errors import FewShotError
 from . import host
 from .host import io
 from .sockets import Prompts, Set
 
 CATEGORY = "few-shot/look"
-OWN, FILE, REVERSION, POCKET = "own lines", "text file", "reversion", "pocket"
-PUBLISHED = [
-    "dreambench objects", "dreambench live", "instructbooth animal", "instructbooth toy", "instructbooth container",
-    "instructbooth bike",
-]  # fmt: skip
-RELATIONS = [
-    "painted_on", "carved_by", "shake_hands", "hug", "back2back", "inside", "on", "hanging_from", "wrapped_in",
-    "ride_on",
-]  # fmt: skip
+OWN, FILE = "own lines", "text file"
 LINES = "a photo of a {trigger}\na photo of a {trigger} on the beach\na photo of a {trigger} wearing a hat"
 LARGEST_FILE = 4_000_000  # bytes
 
@@ -34,13 +27,13 @@ class PromptSetNode(io.ComfyNode):
         file = io.Combo.Input(
             "file", options=host.text_files(), tooltip="A .txt file in ComfyUI's input folder, one prompt a line."
         )
-        relation = io.Combo.Input("relation", options=RELATIONS, default="painted_on", tooltip="What is asked for.")
+        relation = io.Combo.Input(
+            "relation", options=list(RELATIONS), default="painted_on", tooltip="What is asked for."
+        )
         options = [
             io.DynamicCombo.Option(OWN, [lines]),
             io.DynamicCombo.Option(FILE, [file]),
-            *(io.DynamicCombo.Option(name, []) for name in PUBLISHED),
-            io.DynamicCombo.Option(REVERSION, [relation]),
-            io.DynamicCombo.Option(POCKET, []),
+            *(io.DynamicCombo.Option(name, [relation] if name == REVERSION else []) for name in NAMES),
         ]
         return io.Schema(
             node_id="FewShotPromptSet",
@@ -106,7 +99,7 @@ class PromptSetNode(io.ComfyNode):
         most: int = 50,
         set: Any = None,
     ) -> io.NodeOutput:
-        from ..evaluation.prompt_sets import RECONSTRUCTED, prompt_set
+        from ..evaluation.prompt_sets import prompt_set
 
         source = source or {}
         words = [" ".join(text.split()) for text in (identifier, description, noun)]
@@ -137,14 +130,13 @@ def lines_of(source: dict[str, Any]) -> Any:
 
 def concept_of(source: dict[str, Any], set: Any, words: list[str]) -> Any:
     """What the prompts are about: the set's first concept, or what the widgets say."""
-    from ..evaluation.prompt_sets import RELATIONS as KNOWN
     from ..models.values import Concept
 
     identifier, description, noun = words
     if set is not None:
         return set.concepts[0]
     if source.get("source") == REVERSION:
-        return Concept(identifier, "", description or KNOWN[source["relation"]][0], kind="relation")
+        return Concept(identifier, "", description or RELATIONS[source["relation"]][0], kind="relation")
     if not noun:
         raise FewShotError("the noun is empty: say what kind of thing the prompts ask for (cat), or connect a SET")
     return Concept(identifier, noun, description)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from comfyui_fewshot.evaluation import drawing, evaluation_report
 from comfyui_fewshot.evaluation.drawing import Candidate, DrawSettings, draw
@@ -31,11 +32,8 @@ def base(tmp_path_factory):
 
 
 def adapter_of(base, seed, trigger="sks cat", family=None):
-    from safetensors.torch import load_file
-
-    shape = load_file(base.location / "unet" / "diffusion_pytorch_model.safetensors")[
-        MODULE.removeprefix("unet.") + ".weight"
-    ].shape
+    (file,) = (base.location / "unet").glob("*.safetensors")
+    shape = load_file(file)[MODULE.removeprefix("unet.") + ".weight"].shape
     generator = torch.Generator().manual_seed(seed)
     up, down = torch.randn(shape[0], 2, generator=generator), torch.randn(2, shape[1], generator=generator)
     return Adapter({MODULE: LowRank(up, down, 2.0)}, family or base.family, trigger)

@@ -1,25 +1,22 @@
 """Prompt sets: the papers' sizes, the subject's words in the right place, and named reasons for what is left out."""
 
+import json
+
 import pytest
 
-from comfyui_fewshot.evaluation.prompt_sets import (
+from comfyui_fewshot.evaluation.prompt_lists import (
     BEINGS,
     INSTRUCTBOOTH,
-    NAMES,
     OBJECTS,
     POCKETS,
     RECONSTRUCTED,
     RELATIONS,
     REVERSION,
-    fitted,
-    lines_of,
-    prompt_set,
-)
+)  # fmt: skip
+from comfyui_fewshot.evaluation.prompt_sets import fitted, lines_of, prompt_set
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Concept
-from comfyui_fewshot.nodes.prompts import PUBLISHED
-from comfyui_fewshot.nodes.prompts import RELATIONS as OFFERED
-from comfyui_fewshot.pocket.words import VOCABULARY as KNOWN
+from comfyui_fewshot.pocket.assemble import WEIGHTS
 
 CAT, OWL = Concept("sks", "cat"), Concept("", "owl", "brown")
 
@@ -50,13 +47,10 @@ def test_ten_different_things_come_first():
     assert len({a for a, _ in first}) == len({b for _, b in first}) == 10
 
 
-def test_the_node_offers_what_there_is():
-    assert [*PUBLISHED, REVERSION, POCKETS] == list(NAMES) and list(RELATIONS) == OFFERED
-
-
 def test_the_pocket_s_words_are_known_to_it():
     words = {word for line in lines_of(POCKETS) for word in line.replace("{trigger}", "").split()}
-    assert words <= set(KNOWN)
+    known = json.loads((WEIGHTS / "tokenizer" / "vocab.json").read_text())
+    assert {f"{word}</w>" for word in words} <= set(known)
 
 
 def test_words_of_the_subject():
