@@ -24,6 +24,7 @@ from comfyui_fewshot.pocket.assemble import random_folder
 PROMPTS = PromptSet((Prompt("a sks cat", "a cat"), Prompt("a {trigger} at night", "a cat at night")))
 FAST = DrawSettings(count=2, steps=2, guidance=1.0, batch=3)
 MODULE = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+NAME = MODULE.removeprefix("unet.") + ".weight"
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,11 @@ def base(tmp_path_factory):
 
 
 def adapter_of(base, seed, trigger="sks cat", family=None):
-    (file,) = (base.location / "unet").glob("*.safetensors")
-    shape = load_file(file)[MODULE.removeprefix("unet.") + ".weight"].shape
+    shape = next(
+        weights[NAME].shape
+        for file in sorted((base.location / "unet").glob("*.safetensors"))
+        if NAME in (weights := load_file(file))
+    )
     generator = torch.Generator().manual_seed(seed)
     up, down = torch.randn(shape[0], 2, generator=generator), torch.randn(2, shape[1], generator=generator)
     return Adapter({MODULE: LowRank(up, down, 2.0)}, family or base.family, trigger)
