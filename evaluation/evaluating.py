@@ -21,6 +21,10 @@ from .metrics import Interval, Metric, bootstrap_interval
 
 log = logging.getLogger(__name__)
 DRIFT = "a photo of a {noun}"
+NO_METRIC = (
+    "all numbers: there is no model that measures; put the folder of a transformers CLIPModel, such as "
+    "openai/clip-vit-base-patch32, and of a DINO, such as facebook/dinov2-small, into models/clip_vision"
+)
 PRES, DIV, VARIED = "language drift (PRES)", "language drift (DIV)", "diversity"
 
 
@@ -143,8 +147,10 @@ def evaluate(
 ) -> Evaluation:
     """Draw and score the base and each candidate. Samples lie in `cache`; see `draw`.
 
+    What cannot be measured is left out by name: pictures without numbers can still be compared by eye.
+
     Raises:
-        FewShotError: there is no prompt or no metric, names are not unique, or what `draw` and the metrics refuse.
+        FewShotError: there is no prompt, names are not unique, or what `draw` and the metrics refuse.
     """
     asked, watcher = asked or Asked(), watcher or Silent()
     everyone = (Candidate("base"), *candidates)
@@ -153,8 +159,8 @@ def evaluate(
     images = draw(base, everyone, prompts, settings, *place)
     able = [m for m in measures if asked.references or m.axis != "subject"]
     left_out = [f"{m.name}: no pictures of the subject are connected" for m in measures if m not in able]
-    if not able:
-        raise FewShotError(f"nothing can be measured ({'; '.join(left_out)}); connect the subject's pictures or a CLIP")
+    if not measures:
+        left_out.append(NO_METRIC)
     wanted = [prompt for prompt in prompts.prompts for _ in range(settings.count)]
     scores: dict[str, list[list[float]]] = {}
     for number, measure in enumerate(able):
@@ -187,10 +193,6 @@ def evaluate(
 def _check(everyone: Sequence[Candidate], prompts: PromptSet, measures: Sequence[Measure]) -> None:
     if not prompts.prompts:
         raise FewShotError("there is no prompt to draw; connect a prompt set")
-    if not measures:
-        raise FewShotError(
-            "there is no metric; put a CLIP into models/clip_vision, such as openai/clip-vit-base-patch32"
-        )
     for what, names in (("candidates", [c.name for c in everyone]), ("metrics", [m.name for m in measures])):
         if len(set(names)) < len(names):
             raise FewShotError(f"two {what} have the same name ({', '.join(names)}); give each its own")

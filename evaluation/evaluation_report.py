@@ -102,6 +102,8 @@ def sections(evaluation: Evaluation, path: bool = False, pairs: int = 40) -> lis
 
 
 def _how_to_read(found: Evaluation) -> str:
+    if not found.scores:
+        return "Nothing was measured; the samples can be compared by eye."
     told = (
         "Means over the samples with 95 % intervals, bootstrapped over prompts; numbers of different models cannot be "
         "compared. The base is asked without the identifier, which it never saw."

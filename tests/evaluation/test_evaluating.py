@@ -137,12 +137,20 @@ def test_what_cannot_be_drawn_is_refused(base, tmp_path):
         draw(base, [nameless], PROMPTS, FAST, tmp_path, "cpu")
     with pytest.raises(FewShotError, match="there is no prompt"):
         evaluate(base, [], PromptSet(()), MEASURES, FAST, tmp_path, "cpu")
-    with pytest.raises(FewShotError, match="there is no metric"):
-        evaluate(base, [], PROMPTS, (), FAST, tmp_path, "cpu")
     with pytest.raises(FewShotError, match="two candidates have the same name"):
         evaluate(base, [Candidate("base", adapter_of(base, 1))], PROMPTS, MEASURES, FAST, tmp_path, "cpu")
-    with pytest.raises(FewShotError, match="nothing can be measured .DINO: no pictures of the subject"):
-        evaluate(base, [], PROMPTS, MEASURES[:1], FAST, tmp_path, "cpu")
+
+
+def test_what_cannot_be_measured_is_left_out_by_name(base, tmp_path):
+    few = DrawSettings(steps=1, guidance=1.0)
+    found = evaluate(base, [], PROMPTS, MEASURES, few, tmp_path, "cpu", Asked(drift=2))
+    assert list(found.scores) == ["CLIP-T"] and not found.points and found.best is None
+    assert [reason.split(":")[0] for reason in found.left_out] == ["DINO", VARIED, PRES]
+    bare = evaluate(base, [Candidate("one", adapter_of(base, 1))], PROMPTS, (), few, tmp_path, "cpu")
+    assert not bare.scores and bare.left_out[0].startswith("all numbers: there is no model that measures; put")
+    assert "left out: all numbers" in evaluation_report.lines(bare)
+    text = evaluation_report.write(bare, tmp_path).read_text("utf-8")
+    assert "Nothing was measured" in text and "votes-data" in text
 
 
 def test_numbers_are_the_metrics_own(found):
