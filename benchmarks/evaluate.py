@@ -38,7 +38,7 @@ from ._subject_sets import asks, references
 
 log = logging.getLogger(__name__)
 
-TRAINED = 400
+TRAINED = 240
 """steps of the good adapters"""
 PAIRS = (("cat_striped", "cat_patched"), ("bird_dotted", "bird_two"), ("fish_striped", "fish_patched"))
 """each subject, and another one of its class"""

@@ -25,8 +25,8 @@ def read(path):
 
 def test_the_issue_s_workflows_are_there():
     assert NAMES == [
-        "augment", "evaluate", "prompt_inspiration", "subject_lora", "subject_lora_from_photos", "subject_with_native_nodes",
-        "two_subjects",
+        "augment", "evaluate", "prompt_inspiration", "subject_lora", "subject_lora_from_photos",
+        "subject_with_native_nodes", "two_subjects",
     ]  # fmt: skip
     assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
 
