@@ -5,6 +5,7 @@ from __future__ import annotations
 from .augment import GeneratePriors
 from .base import BaseFromModel, LoadBase
 from .captions import CaptionPictures, ExpandCaptions, PromptInspiration
+from .evaluate import EvaluateLora, StrengthSweep
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .fuse import FuseAdapters
 from .host import ComfyExtension, io, register_folders
@@ -12,6 +13,7 @@ from .look import LossCurve, SampleGrid
 from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
 from .relation import RelationPictures, RelationTrainingSettings, TrainRelation
+from .prompts import PromptSetNode
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
 
@@ -36,7 +38,10 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     LoadAdapter,
     ApplyAdapter,
     FuseAdapters,
+    PromptSetNode,
     SampleGrid,
+    EvaluateLora,
+    StrengthSweep,
     LossCurve,
 ]
 

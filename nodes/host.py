@@ -289,6 +289,29 @@ def picture_folder(name: str) -> Path:
     return path
 
 
+def text_files() -> list[str]:
+    """The .txt files that lie directly in ComfyUI's input folder."""
+    return sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*.txt"))
+
+
+def text_file(name: str) -> Path:
+    """The text file `name` in ComfyUI's input folder."""
+    root = Path(folder_paths.get_input_directory())
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()) or path.suffix != ".txt" or not path.is_file():
+        raise FewShotError(f"no text file {name!r} in {root}: put it there, a prompt a line, and press R to refresh")
+    return path
+
+
+def evaluations_folder() -> Path:
+    return output_folder("fewshot", "evaluations")
+
+
+def samples_folder() -> Path:
+    """Where samples of evaluations are kept, by what made them."""
+    return output_folder("fewshot", "samples")
+
+
 def contained(root: Path, path: Path) -> bool:
     """Whether `path` lies under `root`: a name may not lead out of it, neither by `..` nor by being absolute.
 

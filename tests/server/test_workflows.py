@@ -25,8 +25,8 @@ def read(path):
 
 def test_the_workflows_are_there():
     assert NAMES == [
-        "augment", "fused_subjects", "prompt_inspiration", "regions_of_two_loras", "relation", "subject_lora",
-        "subject_lora_from_photos", "subject_with_native_nodes", "two_subjects",
+        "augment", "evaluate", "fused_subjects", "prompt_inspiration", "regions_of_two_loras", "relation",
+        "subject_lora", "subject_lora_from_photos", "subject_with_native_nodes", "two_subjects",
     ]  # fmt: skip
     assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
 
