@@ -92,6 +92,7 @@ class Sample:
     """One training picture. `concept` is an index into the set's concepts; `mask` is white where the subject is.
 
     A picture of several subjects (a composite) names the first in `concept` and `mask` and the rest in `others`.
+    `pasted` says that cut-outs were laid on a made background; `background` is then the weight of the loss there.
     """
 
     image: Picture
@@ -101,6 +102,14 @@ class Sample:
     concept: int = 0
     weight: float = 1.0
     others: tuple[Part, ...] = ()
+    pasted: bool = False
+    background: float = 1.0
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What defines the sample, for content keys; what only composites have is left out of all others."""
+        made = ("pasted", "background")
+        return {name: value for name, value in vars(self).items() if self.pasted or name not in made}
 
     @property
     def masks(self) -> dict[int, Picture]:
@@ -122,7 +131,7 @@ class TrainingSet:
 
     @cached_property
     def key(self) -> str:
-        return content_key("TrainingSet", [vars(s) for s in self.samples], [vars(c) for c in self.concepts])
+        return content_key("TrainingSet", [s.told for s in self.samples], [vars(c) for c in self.concepts])
 
     def having(self, role: str) -> tuple[Sample, ...]:
         return tuple(s for s in self.samples if s.role == role)
