@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..models.errors import FewShotError
-from ..models.values import Part, Sample, TrainingSet
+from ..models.values import Concept, Part, Sample, TrainingSet
 from ..models.watching import Silent, Watcher
 from .compositing import Composite, CutOut, arrange, compose, cut_out
 from .grounds import KINDS, Ground, ground
@@ -104,10 +105,10 @@ def paste(
         for cut in cuts
         for number in range(settings.variants if cut.sample.role == "reference" else settings.prior_variants)
     ]
-    made = []
+    table, made = _Table(pictures, settings, size, cache, tuple(cuts)), []
     for cut, number in jobs:
         watcher.check()
-        sample, composite = _one(cut, number, cuts, pictures, settings, size, cache)
+        sample, composite = table.one(cut, number)
         made.append(sample)
         preview = composite.picture if len(made) % 8 == 1 or len(made) == len(jobs) else None
         watcher.progress(len(made), len(jobs), f"composite {len(made)} of {len(jobs)}: {sample.caption}", preview)
@@ -147,23 +148,54 @@ def _cut_outs(
     return cuts
 
 
-def _one(
-    cut: CutOut, number: int, cuts: Sequence[CutOut], pictures: TrainingSet, settings: PasteSettings, size: int,
-    cache: Path,
-) -> tuple[Sample, Composite]:  # fmt: skip
-    """The composite `number` of a cut-out."""
-    rng = _stream(settings.seed, cut.sample, number)
-    chosen, scales = [cut], (settings.smallest, settings.largest)
-    if rng.random() < settings.together:
-        partners = list(_partners(cut, cuts, settings.mixed))
+@dataclass(frozen=True)
+class _Table:
+    """All that lies ready for composites of `size` pixels."""
+
+    pictures: TrainingSet
+    settings: PasteSettings
+    size: int
+    cache: Path
+    cuts: tuple[CutOut, ...]
+
+    def one(self, cut: CutOut, number: int) -> tuple[Sample, Composite]:
+        """The composite `number` of a cut-out."""
+        chosen = self.settings
+        rng = _stream(chosen.seed, cut.sample, number)
+        cuts, scales = [cut], (chosen.smallest, chosen.largest)
+        partners = list(_partners(cut, self.cuts, chosen.mixed)) if rng.random() < chosen.together else []
         if partners:
             group = partners[int(rng.integers(len(partners)))]
-            chosen.append(group[int(rng.integers(len(group)))])
+            cuts.append(group[int(rng.integers(len(group)))])
             scales = TOGETHER_SCALES
-    layers = arrange(chosen, size, scales, rng, settings.flip)
-    behind = ground(settings.background, size, rng)
-    composite = compose(behind.picture, layers)
-    return _sample(cut, composite, behind, pictures, settings, cache), composite
+        layers = arrange(cuts, self.size, scales, rng, chosen.flip)
+        behind = ground(chosen.background, self.size, rng)
+        composite = compose(behind.picture, layers)
+        return self._sample(cut.sample, composite, behind), composite
+
+    def _sample(self, own: Sample, composite: Composite, behind: Ground) -> Sample:
+        """The training picture of a composite, with a mask for each subject that can be seen in it.
+
+        Things of a class beside a subject have no mask: masks tell a subject from all else.
+        """
+        masks: dict[int, np.ndarray] = {}
+        for layer, mask in zip(composite.layers, composite.masks, strict=True):
+            if layer.cut.sample.role == own.role:
+                number = layer.cut.sample.concept
+                masks[number] = masks[number] | mask if number in masks else mask
+        stored = {
+            number: stored_picture(Image.fromarray(mask).convert("L"), self.cache, fast=True) for number, mask in masks.items()
+        }
+        return Sample(
+            image=stored_picture(composite.picture, self.cache, fast=True),
+            caption=caption_of(composite, behind.words, self.pictures.concepts),
+            mask=stored[own.concept],
+            role=own.role,
+            concept=own.concept,
+            others=tuple(Part(number, picture) for number, picture in stored.items() if number != own.concept),
+            pasted=True,
+            background=self.settings.background_weight,
+        )
 
 
 def _stream(seed: int, sample: Sample, number: int) -> np.random.Generator:
@@ -189,40 +221,13 @@ def _partners(cut: CutOut, cuts: Sequence[CutOut], mixed: bool) -> Iterator[list
             yield priors
 
 
-def _sample(
-    cut: CutOut, composite: Composite, behind: Ground, pictures: TrainingSet, settings: PasteSettings, cache: Path
-) -> Sample:
-    """The training picture of a composite, with a mask for each subject that can be seen in it.
-
-    Things of a class beside a subject have no mask: masks tell a subject from all else.
-    """
-    role = cut.sample.role
-    masks: dict[int, np.ndarray] = {}
-    for layer, mask in zip(composite.layers, composite.masks, strict=True):
-        if layer.cut.sample.role == role:
-            known = masks.get(layer.cut.sample.concept)
-            masks[layer.cut.sample.concept] = mask if known is None else known | mask
-    stored = {number: stored_picture(Image.fromarray(mask).convert("L"), cache) for number, mask in masks.items()}
-    first = cut.sample.concept
-    return Sample(
-        image=stored_picture(composite.picture, cache),
-        caption=caption_of(composite, behind.words, pictures),
-        mask=stored[first],
-        role=role,
-        concept=first,
-        others=tuple(Part(number, picture) for number, picture in stored.items() if number != first),
-        pasted=True,
-        background=settings.background_weight,
-    )
-
-
-def caption_of(composite: Composite, ground_words: str, pictures: TrainingSet) -> str:
+def caption_of(composite: Composite, ground_words: str, concepts: Sequence[Concept]) -> str:
     """ "a far away photo of a sks dog and a dog on a plain light blue background"; names all that can be seen."""
     named: list[str] = []
     for layer, mask in zip(composite.layers, composite.masks, strict=True):
         if mask.any():
             sample = layer.cut.sample
-            concept = pictures.concepts[sample.concept]
+            concept = concepts[sample.concept]
             words = with_article(concept.phrase if sample.role == "reference" else concept.noun)
             named.append(f"another {concept.noun}" if words in named else words)
     sides = [layer.side / mask.shape[0] for layer, mask in zip(composite.layers, composite.masks, strict=True)]
@@ -240,7 +245,11 @@ def _weighted(made: Sequence[Sample], pictures: TrainingSet, share: float) -> It
     def group(sample: Sample) -> tuple[str, int]:
         return sample.role, sample.concept
 
+    natural: dict[tuple[str, int], float] = {}
+    for sample in pictures.samples:
+        if not sample.pasted:
+            natural[group(sample)] = natural.get(group(sample), 0.0) + sample.weight
+    count = Counter(map(group, made))
     for sample in made:
-        natural = sum(s.weight for s in pictures.samples if group(s) == group(sample) and not s.pasted)
-        count = sum(1 for other in made if group(other) == group(sample))
-        yield replace(sample, weight=natural * share / (1 - share) / count)
+        weight = natural[group(sample)] * share / (1 - share) / count[group(sample)]
+        yield replace(sample, weight=weight)
