@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from ..models.errors import FewShotError
 from ..models.values import Sample
@@ -89,8 +90,17 @@ def cut_out(sample: Sample, size: int) -> CutOut:
     if side > most:
         smaller = _scaled(colours.size, most / side)
         colours = colours.resize(smaller, Image.Resampling.LANCZOS, reducing_gap=2.0)
-        shape = _binary(shape.resize(smaller, Image.Resampling.BOX))
-    return CutOut(colours, shape, sample, side)
+        shape = shape.resize(smaller, Image.Resampling.BOX)
+    return CutOut(_spread(colours, shape), _binary(shape), sample, side)
+
+
+def _spread(colours: Image.Image, shape: Image.Image) -> Image.Image:
+    """`colours` with those of the subject's rim beyond it, so that no old background mixes into soft edges."""
+    inside = np.asarray(shape) == 255
+    if inside.all() or not inside.any():
+        return colours
+    nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    return Image.fromarray(np.asarray(colours)[tuple(nearest)])
 
 
 def _size(picture: Image.Image) -> str:
@@ -110,8 +120,8 @@ def _binary(shape: Image.Image) -> Image.Image:
 def lay(cut: CutOut, box: IntBox, feather: float, flip: bool = False) -> Layer:
     """`cut` resized to `box`, its picture and mask mirrored together if `flip`.
 
-    The mask is exactly where opacity is at least one half. The edge softens over `feather` pixels inwards only: beyond
-    the mask lies the old background, which must not come along.
+    The mask is exactly where opacity is at least one half. The edge softens over `feather` pixels inwards, and outwards
+    by the pixel that resizing blurs.
     """
     size = max(1, box[2] - box[0]), max(1, box[3] - box[1])
     colours = cut.colours.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)

@@ -16,7 +16,7 @@ from .settings import SubjectSettings
 def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSettings) -> Facts:
     """What `auto` choices depend on."""
     return Facts(
-        references=sum(1 for sample in pictures.references if not sample.others),
+        references=sum(1 for sample in pictures.references if not sample.others and not sample.pasted),
         concepts=len({sample.concept for sample in pictures.references}),
         priors=len(pictures.priors),
         parameters=sum(p.numel() for p in networks.unet.parameters()),
