@@ -89,8 +89,7 @@ def cut_out(sample: Sample, size: int) -> CutOut:
     colours, shape = picture.crop(box), shape.crop(box)
     if side > most:
         smaller = _scaled(colours.size, most / side)
-        colours = colours.resize(smaller, Image.Resampling.LANCZOS, reducing_gap=2.0)
-        shape = shape.resize(smaller, Image.Resampling.BOX)
+        colours, shape = (part.resize(smaller, Image.Resampling.BOX) for part in (colours, shape))
     return CutOut(_spread(colours, shape), _binary(shape), sample, side)
 
 

@@ -8,6 +8,7 @@ from .captions import CaptionPictures, ExpandCaptions, PromptInspiration
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
+from .paste import SegmentPaste
 from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
 from .segment import SegmentByPrompt
@@ -21,6 +22,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     SetToImages,
     GeneratePriors,
     SegmentByPrompt,
+    SegmentPaste,
     CaptionPictures,
     ExpandCaptions,
     PromptInspiration,
