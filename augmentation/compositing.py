@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ..models.errors import FewShotError
 from ..models.values import Sample
-from .fitting import same_aspect
+from .fitting import as_large
 from .mask_cleaning import complaint
 from .pictures import load_mask, load_picture
 
@@ -75,11 +75,11 @@ def cut_out(sample: Sample, size: int) -> CutOut:
     name = sample.image.path.name
     if sample.mask is None:
         raise FewShotError(f"{name} has no mask")
-    picture, mask = load_picture(sample.image), load_mask(sample.mask)
-    if mask.size != picture.size:
-        if not same_aspect(mask.size, picture.size):
-            raise FewShotError(f"{name} has {picture.width} x {picture.height} pixels, its mask {_size(mask)}")
-        mask = mask.resize(picture.size, Image.Resampling.BILINEAR)
+    picture = load_picture(sample.image)
+    try:
+        mask = as_large(load_mask(sample.mask), picture)
+    except FewShotError as error:
+        raise FewShotError(f"{name}: {error}") from None
     shape = mask.point([0] * HALF + [255] * HALF)
     if wrong := complaint(np.asarray(shape) > 0):
         raise FewShotError(f"{name}: {wrong}")
@@ -100,10 +100,6 @@ def _spread(colours: Image.Image, shape: Image.Image) -> Image.Image:
         return colours
     nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
     return Image.fromarray(np.asarray(colours)[tuple(nearest)])
-
-
-def _size(picture: Image.Image) -> str:
-    return f"{picture.width} x {picture.height}"
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from .look import LossCurve, SampleGrid
 from .paste import SegmentPaste
 from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
+from .prepare import PreparePictures
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
 
@@ -18,6 +19,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     LoadBase,
     BaseFromModel,
     SubjectPictures,
+    PreparePictures,
     CombineSets,
     SetToImages,
     GeneratePriors,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops
 
-from ..augmentation.fitting import fit_to, same_aspect
+from ..augmentation.fitting import as_large, fit_to
 from ..augmentation.pictures import load_mask, load_picture
 from ..models.errors import FewShotError
 from ..models.latents import encode_pictures
@@ -113,7 +113,7 @@ def build_pool(
 def _fit(sample: Sample, resolution: int, cells: int):
     """Pixels (3, H, W) in [0, 1], each subject's mask on the latents' grid (1, h, w), and the crop around them all."""
     source = load_picture(sample.image)
-    masks = {number: _as_large(load_mask(mask), source) for number, mask in sample.masks.items()}
+    masks = {number: as_large(load_mask(mask), source) for number, mask in sample.masks.items()}
     union = reduce(ImageChops.lighter, masks.values()) if masks else None
     picture, _, crop = fit_to(source, union, resolution, resolution, centre="mask" if masks else "centre")
     shapes = {}
@@ -121,18 +121,6 @@ def _fit(sample: Sample, resolution: int, cells: int):
         cut = mask.resize(picture.size, Image.Resampling.BILINEAR, box=crop.box)
         shapes[number] = torch.nn.functional.interpolate(_tensor(cut)[None, None], (cells, cells), mode="area")[0]
     return _tensor(picture).permute(2, 0, 1), shapes, crop
-
-
-def _as_large(mask: Image.Image, picture: Image.Image) -> Image.Image:
-    """A mask in its picture's size. Raises FewShotError where it has another aspect."""
-    if mask.size == picture.size:
-        return mask
-    if not same_aspect(mask.size, picture.size):
-        raise FewShotError(
-            f"a mask of {mask.width} x {mask.height} does not fit its picture of {picture.width} x {picture.height}; "
-            "crop both alike"
-        )
-    return mask.resize(picture.size, Image.Resampling.BILINEAR)
 
 
 def _tensor(picture: Image.Image) -> torch.Tensor:

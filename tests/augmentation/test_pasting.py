@@ -314,7 +314,7 @@ def test_the_size_is_that_of_the_pictures(made):
     ("mask", "reason"),
     [(Image.new("L", (60, 40)), "the mask is empty"), (Image.new("L", (60, 40), 255), "100% of the picture"),
      (blob(box=(3, 3, 5, 5), shape="rectangle"), "less than 1%"), (None, "has no mask"),
-     (Image.new("L", (40, 40), 255), "its mask 40 x 40")],
+     (Image.new("L", (40, 40), 255), "a mask of 40 x 40 does not fit")],
 )  # fmt: skip
 def test_useless_masks_are_named_and_left_out(made, tmp_path, mask, reason):
     good = made((blob(), "reference", 0))
