@@ -80,9 +80,7 @@ class Pasted:
     notes: tuple[str, ...]
 
 
-def paste(
-    pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: Watcher | None = None
-) -> Pasted:
+def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: Watcher | None = None) -> Pasted:
     """Add composites of the masked pictures of `pictures`; they and their masks are written to `cache` as PNG files.
 
     A composite depends on `settings.seed` and its own picture alone, but for its partner where it shows two subjects.
@@ -184,7 +182,8 @@ class _Table:
                 number = layer.cut.sample.concept
                 masks[number] = masks[number] | mask if number in masks else mask
         stored = {
-            number: stored_picture(Image.fromarray(mask).convert("L"), self.cache, fast=True) for number, mask in masks.items()
+            number: stored_picture(Image.fromarray(mask).convert("L"), self.cache, fast=True)
+            for number, mask in masks.items()
         }
         return Sample(
             image=stored_picture(composite.picture, self.cache, fast=True),

@@ -209,7 +209,9 @@ def _crop(
     """Whole pixels of a box of the bucket's aspect around `around`."""
     middle = ((around[0] + around[2]) / 2, (around[1] + around[3]) / 2)
     largest = crop_box(picture.size, *bucket, middle)
-    needed = max((around[2] - around[0]) / (largest[2] - largest[0]), (around[3] - around[1]) / (largest[3] - largest[1]))
+    needed = max(
+        (around[2] - around[0]) / (largest[2] - largest[0]), (around[3] - around[1]) / (largest[3] - largest[1])
+    )
     part = 1 - tightness * (1 - min(1.0, needed))
     left, top, right, bottom = crop_box(picture.size, *bucket, middle, part)
     wide, high = max(1, round(right - left)), max(1, round(bottom - top))

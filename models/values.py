@@ -160,12 +160,13 @@ class Loaded:
     """Weights that live in the host: `state_dict()` gives them in the original checkpoint's names.
 
     `components` may name a folder in diffusers' layout that holds what a checkpoint does not carry: configs and
-    tokenizer files. Without it the family's stock configs are used.
+    tokenizer files. Without it the family's stock configs are used. `patched` is how many weights LoRAs change.
     """
 
     state_dict: Callable[[], Mapping[str, torch.Tensor]] = field(compare=False)
     label: str = "from the graph"
     components: Path | None = field(default=None, compare=False)
+    patched: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

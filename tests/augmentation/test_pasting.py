@@ -255,7 +255,11 @@ def test_captions_name_what_is_seen_and_only_that(made, tmp_path):
 
 def test_words_for_size(made, tmp_path):
     one = made((blob(400, 400, (50, 50, 350, 350)), "reference", 0))
-    for scale, shot in ((0.36, "a far away photo of a sks dog on"), (0.6, "a photo of a"), (0.94, "a close-up photo of")):
+    for scale, shot in (
+        (0.36, "a far away photo of a sks dog on"),
+        (0.6, "a photo of a"),
+        (0.94, "a close-up photo of"),
+    ):
         chosen = PasteSettings(variants=1, smallest=scale, largest=scale, size=128, together=0)
         assert paste(one, chosen, tmp_path).made[0].caption.startswith(shot)
 

@@ -155,7 +155,7 @@ def test_copies_are_known_and_other_pictures_are_not(name, tmp_path):
 
 def test_flat_pictures_of_other_colours_are_not_the_same():
     one, other = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
-    assert Likeness(one).same(Likeness(one.resize((50, 40)))) and not Likeness(one).same(Likeness(other))
+    assert Likeness(one).same(Likeness(one.resize((50, 50)))) and not Likeness(one).same(Likeness(other))
 
 
 def test_duplicates_are_left_out_or_told_of(set_of, tmp_path):
