@@ -12,8 +12,8 @@ from scipy import fft, ndimage
 from ..models.errors import FewShotError
 
 NEAR_HASHES, NEAR_COLOURS, NEAR_ASPECTS = 8, 0.05, 0.1
-"""of 63 bits, of the mean difference of small pictures' values in [0, 1], and of the logarithm of width by height: closer
-pictures are the same one"""
+"""of 63 bits, of the mean difference of small pictures' values in [0, 1], of the logarithm of width by height: pictures
+that are closer are the same one"""
 BLURRED = 30.0
 """A photograph's sharpest sixteenth lies above 1000; blurred over 2 pixels of 512, at 5 to 30"""
 LONGEST = 512  # pixels of the longer edge at which sharpness is measured

@@ -60,9 +60,8 @@ class PasteSettings:
         for name, about in ((f.name, f.metadata) for f in self.__dataclass_fields__.values()):
             value = getattr(self, name)
             if about and not about["min"] <= value <= about["max"]:
-                raise FewShotError(
-                    f"pasting: {name} is {value}; choose a value from {about['min']} to {about['max']} ({about['help']})"
-                )
+                allowed = f"from {about['min']} to {about['max']}"
+                raise FewShotError(f"pasting: {name} is {value}; choose a value {allowed} ({about['help']})")
         if self.background not in ("any", *KINDS):
             raise FewShotError(f"pasting: background is {self.background!r}; choose one of any, {', '.join(KINDS)}")
         if self.smallest > self.largest:
@@ -73,10 +72,12 @@ class PasteSettings:
 
 @dataclass(frozen=True)
 class Pasted:
-    """`pictures` with their composites behind them, the composites alone, and what was left out with the reason."""
+    """`pictures` with their composites behind them, the composites alone, how many of them show two subjects,
+    and what was left out with the reason."""
 
     pictures: TrainingSet
     made: tuple[Sample, ...]
+    together: int
     notes: tuple[str, ...]
 
 
@@ -103,17 +104,18 @@ def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: 
         for cut in cuts
         for number in range(settings.variants if cut.sample.role == "reference" else settings.prior_variants)
     ]
-    table, made = _Table(pictures, settings, size, cache, tuple(cuts)), []
+    table, made, together = _Table(pictures, settings, size, cache, tuple(cuts)), [], 0
     for cut, number in jobs:
         watcher.check()
         sample, composite = table.one(cut, number)
         made.append(sample)
+        together += len(composite.layers) > 1
         preview = composite.picture if len(made) % 8 == 1 or len(made) == len(jobs) else None
         watcher.progress(len(made), len(jobs), f"composite {len(made)} of {len(jobs)}: {sample.caption}", preview)
     for note in notes:
         log.warning("%s", note)
     weighted = tuple(_weighted(made, pictures, settings.share))
-    return Pasted(pictures.with_samples((*pictures.samples, *weighted)), weighted, tuple(notes))
+    return Pasted(pictures.with_samples((*pictures.samples, *weighted)), weighted, together, tuple(notes))
 
 
 def usual_size(pictures: TrainingSet) -> int:

@@ -47,9 +47,8 @@ class PrepareSettings:
         for name, about in ((f.name, f.metadata) for f in self.__dataclass_fields__.values()):
             value = getattr(self, name)
             if about and not about["min"] <= value <= about["max"]:
-                raise FewShotError(
-                    f"preparing: {name} is {value}; choose a value from {about['min']} to {about['max']} ({about['help']})"
-                )
+                allowed = f"from {about['min']} to {about['max']}"
+                raise FewShotError(f"preparing: {name} is {value}; choose a value {allowed} ({about['help']})")
         if self.crop not in CROPS:
             raise FewShotError(f"preparing: crop is {self.crop!r}; choose one of {', '.join(CROPS)}")
         if self.duplicates not in ("leave out", "keep"):
@@ -209,14 +208,13 @@ def _crop(
     """Whole pixels of a box of the bucket's aspect around `around`."""
     middle = ((around[0] + around[2]) / 2, (around[1] + around[3]) / 2)
     largest = crop_box(picture.size, *bucket, middle)
-    needed = max(
-        (around[2] - around[0]) / (largest[2] - largest[0]), (around[3] - around[1]) / (largest[3] - largest[1])
-    )
+    wide, high = largest[2] - largest[0], largest[3] - largest[1]
+    needed = max((around[2] - around[0]) / wide, (around[3] - around[1]) / high)
     part = 1 - tightness * (1 - min(1.0, needed))
     left, top, right, bottom = crop_box(picture.size, *bucket, middle, part)
-    wide, high = max(1, round(right - left)), max(1, round(bottom - top))
-    left, top = min(round(left), picture.width - wide), min(round(top), picture.height - high)
-    return left, top, left + wide, top + high
+    size = max(1, round(right - left)), max(1, round(bottom - top))
+    x, y = min(round(left), picture.width - size[0]), min(round(top), picture.height - size[1])
+    return x, y, x + size[0], y + size[1]
 
 
 def _tell_loss(union: Image.Image | None, box: tuple[int, int, int, int], warnings: list[str]) -> None:

@@ -138,10 +138,8 @@ class SegmentPaste(io.ComfyNode):
         with host.engine(cls.hidden.unique_id) as watcher:
             result = paste(set, settings, host.sent_pictures_folder(), watcher)
         made = result.made
-        together = sum(1 for sample in made if " and " in sample.caption.split(" on a ")[0])
-        report = "\n".join(
-            [f"{said_of(result.pictures)}; {len(made)} are composites, {together} of them show two", *result.notes]
-        )
+        said = f"{said_of(result.pictures)}; {len(made)} are composites, {result.together} of them show two"
+        report = "\n".join([said, *result.notes])
         sheet = outlined(made[:: -(-len(made) // MOST_SHOWN)])
         return io.NodeOutput(result.pictures, sheet, report, ui=host.show(cls, sheet, report))
 

@@ -46,7 +46,7 @@ class PreparePictures(io.ComfyNode):
                 io.Boolean.Input(
                     "upscale",
                     default=False,
-                    tooltip="Enlarge pictures that are smaller. The blur of enlarging is learned as the subject's look.",
+                    tooltip="Enlarge pictures that are smaller. The blur of enlarging is learned with the subject.",
                 ),
                 io.Combo.Input(
                     "duplicates",

@@ -235,6 +235,7 @@ def test_captions_name_what_is_seen_and_only_that(made, tmp_path):
     )  # fmt: skip
     result = paste(everything, PasteSettings(variants=25, prior_variants=12, together=0.6, size=64), tmp_path)
     assert len(result.made) == 2 * 25 + 2 * 12 and not result.notes
+    assert result.together == sum(" and " in s.caption.split(" on a ")[0] for s in result.made) > 20
     assert result.pictures.samples == everything.samples + result.made
     kinds = set()
     for sample in result.made:

@@ -37,8 +37,8 @@ def set_of(tmp_path):
     def build(**pictures):
         folder = tmp_path / "pictures"
         folder.mkdir(exist_ok=True)
-        for name, given in pictures.items():
-            picture, box = given if isinstance(given, tuple) else (given, None)
+        for name, shown in pictures.items():
+            picture, box = shown if isinstance(shown, tuple) else (shown, None)
             picture.save(folder / f"{name}.png")
             if box is not None:
                 mask = Image.new("L", picture.size)
