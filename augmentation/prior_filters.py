@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,11 +43,12 @@ class Eyes(Protocol):
 class Filters:
     """What looks at prior pictures; without either, only black and flat ones are rejected.
 
-    `key` names the two models: what they saw in a picture is kept under it and not computed again.
+    `finder` opens a model when there is something to look at. `key` names the two models: what they saw in a picture
+    is kept under it and not computed again.
     """
 
     clip: Eyes | None = field(default=None, compare=False)
-    finder: Finder | None = field(default=None, compare=False)
+    finder: Callable[[], Finder] | None = field(default=None, compare=False)
     key: str = ""
 
     @property
@@ -167,6 +168,7 @@ def _seen(good: Sequence[Candidate], noun: str, filters: Filters, folder: Path, 
     path = folder / f"seen_{filters.key or 'models'}.npz"
     seen = _Seen.read(path)
     new = [candidate for candidate in good if candidate.index not in seen.fit]
+    finder = filters.finder() if new and filters.finder is not None else None
     for start in range(0, len(new), AT_ONCE):
         watcher.check()
         part = new[start : start + AT_ONCE]
@@ -177,7 +179,7 @@ def _seen(good: Sequence[Candidate], noun: str, filters: Filters, folder: Path, 
             fits = (looks @ np.asarray(filters.clip.texts([f"a photo of {with_article(noun)}"]))[0]).tolist()
         for number, (candidate, picture) in enumerate(zip(part, pictures, strict=True)):
             seen.fit[candidate.index] = fits[number]
-            seen.area[candidate.index] = NAN if filters.finder is None else _area(picture, noun, filters.finder)
+            seen.area[candidate.index] = NAN if finder is None else _area(picture, noun, finder)
             if looks is not None:
                 seen.looks[candidate.index] = looks[number]
         watcher.progress(start + len(part), len(new), f"looking at prior {start + len(part)} of {len(new)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,8 @@ def filters_of(base: Any, clip: str, segmenter: str) -> Any:
     from ..evaluation.clip import Clip
     from ..models.values import content_key
 
-    eyes = finder = None
+    eyes: Any = None
+    finder: Any = None
     places: list[Path] = []
     folder = None if clip == NONE else clip_for(base, clip)
     if folder is not None:
@@ -158,7 +160,7 @@ def filters_of(base: Any, clip: str, segmenter: str) -> Any:
         known = finders(host.model_roots(*PLACES)) | pocket_finder()
         if segmenter not in known:
             raise FewShotError(f"no model {segmenter!r} is on disk any more: choose another and press R to refresh")
-        finder = open_finder(known[segmenter], host.device())
+        finder = partial(open_finder, known[segmenter], host.device())
         places.append(known[segmenter])
     prints = [host.folder_print(place) for place in places]
     return Filters(eyes, finder, content_key("filters", eyes is None, finder is None, prints)[:16])
