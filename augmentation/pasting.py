@@ -127,13 +127,15 @@ def usual_size(pictures: TrainingSet) -> int:
 def _cut_outs(
     pictures: TrainingSet, settings: PasteSettings, size: int, notes: list[str], watcher: Watcher
 ) -> list[CutOut]:
-    """The subjects of all pictures that can be cut out; why others cannot be goes into `notes`."""
+    """The subjects of all pictures that can be cut out, each once; why others cannot be goes into `notes`."""
     wanted = {"reference": settings.variants > 0, "prior": settings.prior_variants > 0 or settings.mixed}
-    cuts, without = [], 0
+    cuts, without, done = [], 0, set()
     for sample in pictures.samples:
         watcher.check()
-        if not wanted[sample.role] or sample.pasted or sample.others:
+        thing = sample.role, sample.concept, sample.image.key
+        if not wanted[sample.role] or sample.pasted or sample.others or thing in done:
             continue
+        done.add(thing)
         if pictures.concepts[sample.concept].kind != "subject":
             notes.append(f"{sample.image.path.name} was left out; moving its things would undo their relation")
         elif sample.mask is None and sample.role == "prior":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from skimage import data, segmentation
 from torch.nn.functional import interpolate
 
 from comfyui_fewshot.augmentation import compositing, grounds
+from comfyui_fewshot.augmentation.captioners import caption_set
 from comfyui_fewshot.augmentation.captions import find_word
 from comfyui_fewshot.augmentation.compositing import CutOut, arrange, compose, cut_out, lay, on_canvas, visible
+from comfyui_fewshot.augmentation.expansion import ExpansionSettings, expand
 from comfyui_fewshot.augmentation.pasting import PasteSettings, paste, usual_size
 from comfyui_fewshot.augmentation.pictures import load_mask, load_picture, stored_picture
 from comfyui_fewshot.augmentation.subject_words import subject_spans
@@ -310,6 +313,28 @@ def test_the_size_is_that_of_the_pictures(made):
     assert usual_size(made((blob(), "reference", 0))) == 40
     assert usual_size(made((blob(3, 2, (0, 0, 2, 2)), "reference", 0))) == 8
     assert usual_size(made((blob(1100, 1050), "reference", 0))) == 1024
+
+
+def test_a_picture_with_several_captions_is_cut_once(made, tmp_path):
+    one = made((blob(), "reference", 0), (blob(), "prior", 0))
+    told = [replace(one.samples[0], caption=f"a sks dog {place}", weight=0.5) for place in ("indoors", "outdoors")]
+    samples = paste(one.with_samples((*told, one.samples[1])), PasteSettings(variants=3, size=32), tmp_path).made
+    assert len({s.image.key for s in samples}) == len(samples) == 4
+    assert sum(s.weight for s in samples if s.role == "reference") == pytest.approx(1.0)
+
+
+def test_captions_of_composites_are_not_written_anew(made, tmp_path):
+    """They tell the background."""
+    one = made((blob(), "reference", 0))
+    both = paste(one, PasteSettings(variants=2, size=32), tmp_path)
+    expanded, _ = expand(both.pictures, ExpansionSettings(count=3))
+    assert expanded.samples[-2:] == both.made and len(expanded.samples) == 3 + 2
+    captioned, table = caption_set(both.pictures, SimpleNamespace(caption=lambda *asked: "a dog on a sofa"))
+    assert captioned.samples[-2:] == both.made and len(table) == 1
+    with pytest.raises(FewShotError, match="no pictures of its own"):
+        expand(one.with_samples(both.made), ExpansionSettings())
+    with pytest.raises(FewShotError, match="no pictures of its own"):
+        caption_set(one.with_samples(both.made), SimpleNamespace(caption=None))
 
 
 # -------------------------------------------------------------------------------------------------------- bad input
