@@ -61,7 +61,9 @@ def test_each_node_shows_what_it_did(server):
 
 def test_what_follows_gets_pictures_masks_and_captions(server):
     lists = graphs.node("FewShotSetToImages", set=["paste", 0], role="reference")
-    graph = graphs.pictures() | left_half() | segment(masks=["mask", 0]) | paste("segment", variants=1, together=0.0)
+    # A phrase of its own: what another test's graph left in ComfyUI's cache would not be shown there again.
+    masked = left_half() | segment(masks=["mask", 0], phrases="cat")
+    graph = graphs.pictures() | masked | paste("segment", variants=1, together=0.0)
     picked = {
         "one": graphs.node("ImageFromBatch", image=["lists", 0], batch_index=0, length=1),
         "shape": graphs.node("MaskToImage", mask=["lists", 1]),
