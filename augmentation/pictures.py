@@ -284,8 +284,11 @@ def _bytes(values: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
-def stored_picture(pixels: Image.Image, cache: Path) -> Picture:
-    """`pixels` as a PNG file in `cache`, named by their key and written once."""
+def stored_picture(pixels: Image.Image, cache: Path, fast: bool = False, stem: str = "") -> Picture:
+    """`pixels` as a PNG file in `cache`, named by their key and written once; `fast` as in `write_png`.
+
+    With `stem` the name begins with it, so that messages name the picture as the person knows it.
+    """
     key = pixel_key(pixels)
-    path = cache / f"{key}.png"
-    return Picture(path if path.is_file() else write_png(pixels, path), key, pixels.width, pixels.height)
+    path = cache / (f"{stem[:80]}_{key[:16]}.png" if stem else f"{key}.png")
+    return Picture(path if path.is_file() else write_png(pixels, path, fast), key, pixels.width, pixels.height)

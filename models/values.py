@@ -94,6 +94,7 @@ class Sample:
     """One training picture. `concept` is an index into the set's concepts; `mask` is white where the subject is.
 
     A picture of several subjects (a composite) names the first in `concept` and `mask` and the rest in `others`.
+    `pasted` says that cut-outs were laid on a made background; `background` is then the weight of the loss there.
     """
 
     image: Picture
@@ -103,6 +104,14 @@ class Sample:
     concept: int = 0
     weight: float = 1.0
     others: tuple[Part, ...] = ()
+    pasted: bool = False
+    background: float = 1.0
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What defines the sample, for content keys; what only composites have is left out of all others."""
+        made = ("pasted", "background")
+        return {name: value for name, value in vars(self).items() if self.pasted or name not in made}
 
     @property
     def masks(self) -> dict[int, Picture]:
@@ -124,7 +133,7 @@ class TrainingSet:
 
     @cached_property
     def key(self) -> str:
-        return content_key("TrainingSet", [vars(s) for s in self.samples], [vars(c) for c in self.concepts])
+        return content_key("TrainingSet", [s.told for s in self.samples], [vars(c) for c in self.concepts])
 
     def having(self, role: str) -> tuple[Sample, ...]:
         return tuple(s for s in self.samples if s.role == role)
@@ -153,12 +162,13 @@ class Loaded:
     """Weights that live in the host: `state_dict()` gives them in the original checkpoint's names.
 
     `components` may name a folder in diffusers' layout that holds what a checkpoint does not carry: configs and
-    tokenizer files. Without it the family's stock configs are used.
+    tokenizer files. Without it the family's stock configs are used. `patched` is how many weights LoRAs change.
     """
 
     state_dict: Callable[[], Mapping[str, torch.Tensor]] = field(compare=False)
     label: str = "from the graph"
     components: Path | None = field(default=None, compare=False)
+    patched: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

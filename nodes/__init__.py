@@ -10,10 +10,12 @@ from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .fuse import FuseAdapters
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
+from .paste import SegmentPaste
 from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
-from .relation import RelationPictures, RelationTrainingSettings, TrainRelation
+from .prepare import PreparePictures
 from .prompts import PromptSetNode
+from .relation import RelationPictures, RelationTrainingSettings, TrainRelation
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
 
@@ -22,10 +24,12 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     BaseFromModel,
     SubjectPictures,
     RelationPictures,
+    PreparePictures,
     CombineSets,
     SetToImages,
     GeneratePriors,
     SegmentByPrompt,
+    SegmentPaste,
     CaptionPictures,
     ExpandCaptions,
     PromptInspiration,

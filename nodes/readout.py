@@ -97,6 +97,11 @@ def content_key(model: Any, clip: Any, vae: Any) -> str:
     return digest.hexdigest()
 
 
+def count_patches(model: Any, clip: Any) -> int:
+    """How many weights are changed by LoRAs."""
+    return len(model.patches) + len(clip.patcher.patches)
+
+
 def tell_patches(model: Any, clip: Any) -> None:
     """Says in the log what is baked into the weights that are read out."""
     for what, patcher in (("MODEL", model), ("CLIP", clip.patcher)):

@@ -21,7 +21,7 @@ def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSet
     """What `auto` choices depend on. Raises FewShotError where settings of what is trained contradict each other."""
     check_tuning(settings)
     return Facts(
-        references=len({sample.image.key for sample in pictures.references if not sample.others}),
+        references=len({s.image.key for s in pictures.references if not s.others and not s.pasted}),
         concepts=len({sample.concept for sample in pictures.references}),
         priors=len(pictures.priors),
         parameters=sum(p.numel() for p in networks.unet.parameters()),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 
-def weight_map(mask: torch.Tensor, background: float) -> torch.Tensor:
-    """W = M + background * (1 - M) for masks M (B, 1, h, w) in [0, 1]."""
+def weight_map(mask: torch.Tensor, background: float | torch.Tensor) -> torch.Tensor:
+    """W = M + background * (1 - M) for masks M (B, 1, h, w) in [0, 1]; one background for all, or (B, 1, 1, 1)."""
     mask = mask.float()
     return mask + background * (1.0 - mask)
 
@@ -53,9 +53,14 @@ def reference_loss(
     return losses if time_weight is None else losses * time_weight
 
 
-def prior_loss(prediction: torch.Tensor, target: torch.Tensor, time_weight: torch.Tensor | None = None) -> torch.Tensor:
+def prior_loss(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    time_weight: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """L_prior of each sample (B,): the same error on pictures of the class, made by the base (ibid., prior term)."""
-    return reference_loss(prediction, target, None, time_weight)
+    return reference_loss(prediction, target, weights, time_weight)
 
 
 SURE = 1e-3

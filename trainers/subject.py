@@ -31,7 +31,7 @@ from .loop import Share
 from .processes import Processes
 from .randomness import Randomness
 from .settings import SubjectSettings
-from .several import drawing_weights
+from .several import NATURAL_END, drawing_weights, natural_weights
 from .supervision import Supervision, supervise
 from .training import TrainingResult, train_with
 from .tuning import sets_of, words_of
@@ -105,7 +105,10 @@ class SubjectStep:
         """Pictures, latents, timesteps and noise of `samples`: functions of (seed, term, step, sample) only."""
         pool, random, schedule = self.pools[term], self.random, self.networks.schedule
         first = step * self.settings.batch_size
-        picks = [random.choose(f"{term}/picture", first + i, pool.weights) for i in samples]
+        weights = pool.weights
+        if pool.late_weights is not None and step >= (1 - NATURAL_END) * self.settings.steps:
+            weights = pool.late_weights
+        picks = [random.choose(f"{term}/picture", first + i, weights) for i in samples]
         mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
         noise = random.normal(f"{term}/noise", step, samples, mean.shape[1:])
@@ -124,6 +127,7 @@ class SubjectStep:
             masks=None if pool.masks is None else rows_of(pool.masks, picks),
             picks=tuple(picks),
             told=tuple(told),
+            grounds=None if pool.grounds is None else rows_of(pool.grounds, picks),
         )
 
     def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
@@ -159,15 +163,24 @@ class SubjectStep:
         if self.settings.min_snr_gamma:
             schedule = self.networks.schedule
             weight = losses.min_snr_weight(schedule.snr(half.times), self.settings.min_snr_gamma, schedule.prediction)
+        places = self._places(term, half)
         if term == PRIOR:
-            return losses.prior_loss(prediction, half.target, weight)
-        places = None if half.masks is None else losses.weight_map(half.masks, self.settings.background_weight)
+            return losses.prior_loss(prediction, half.target, weight, places)
         if self.settings.objective != "dco":
             return losses.reference_loss(prediction, half.target, places, weight)
         own = losses.squared_error(prediction, half.target, places)
         base = losses.squared_error(self.base_prediction(half), half.target, places)
         error = losses.consistency_loss(own, base, self.settings.dco_beta)
         return error if weight is None else error * weight
+
+    def _places(self, term: str, half: Half) -> torch.Tensor | None:
+        """The weights (n, 1, h, w) of the loss: lower on backgrounds, as the settings or a composite want it."""
+        if half.masks is None:
+            return None
+        background = 1.0 if term == PRIOR else self.settings.background_weight
+        if half.grounds is None:
+            return losses.weight_map(half.masks, background)
+        return losses.weight_map(half.masks, half.grounds.clamp(max=background))
 
     @torch.no_grad()
     def base_prediction(self, half: Half) -> torch.Tensor:
@@ -240,7 +253,8 @@ class SubjectTraining:
 
         def pool(samples: Sequence[Sample], masks: bool, share: float = 0.0) -> Pool:
             built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.reads_text)
-            return replace(built, weights=drawing_weights(samples, share))
+            weights = drawing_weights(samples, share)
+            return replace(built, weights=weights, late_weights=natural_weights(samples, weights))
 
         references = pool(pictures.references, chosen.background_weight < 1, chosen.composite_share)
         supervision = None

@@ -151,7 +151,7 @@ class Validation:
         """Unit embeddings (n, D) of each asked concept's pictures; of many, evenly chosen ones."""
         found = {}
         for concept in sorted(set(self.concepts)):
-            alone = [s for s in pictures.references if s.concept == concept and not s.others]
+            alone = [s for s in pictures.references if s.concept == concept and not s.others and not s.pasted]
             samples = alone or list(pictures.references)
             few = samples[:: math.ceil(len(samples) / MOST_REFERENCES)]
             self.watcher.check()

@@ -50,12 +50,14 @@ def link_pack(custom_nodes: Path, weights: Path) -> Path:
 
 
 def prepare(base: Path) -> None:
-    """A base directory with the pack, a pocket model with random weights, and folders of pictures."""
+    """A base directory with the pack, pocket models with random weights, and folders of pictures."""
     from comfyui_fewshot.benchmarks._augment_words import write_gallery
     from comfyui_fewshot.pocket.assemble import random_folder
     from comfyui_fewshot.pocket.pictures import write_relation, write_subject
+    from comfyui_fewshot.tests.augmentation import tiny
 
     weights = random_folder(base / "models" / "diffusers" / "pocket")
+    tiny.clipseg(weights / "clipseg")
     link_pack(base / "custom_nodes", weights)
     for folder in ("checkpoints", "loras"):
         (base / "models" / folder).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Evaluation as a person meets it: numbers on the node, a report that opens in a browser, samples kept, bad input told."""
+"""Evaluation as a person meets it: numbers on the node, a report that opens in a browser, samples kept, bad input."""
 
 from __future__ import annotations
 
