@@ -95,8 +95,7 @@ class RelationStep(SubjectStep):
 
     def _steered(self, step: int) -> torch.Tensor:
         assert self.steering is not None
-        batch, weights = self.settings.batch_size, self.pools[REFERENCE].weights
-        picks = [self.random.choose(f"{REFERENCE}/picture", step * batch + i, weights) for i in range(batch)]
+        picks = self.picks(REFERENCE, step, range(self.settings.batch_size))
         return self.steering.loss(self.words[self.concept.identifier], self.settings.seed, step, picks)
 
     def losses(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:

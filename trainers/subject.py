@@ -104,11 +104,7 @@ class SubjectStep:
     def draw(self, term: str, step: int, samples: Sequence[int]) -> Half:
         """Pictures, latents, timesteps and noise of `samples`: functions of (seed, term, step, sample) only."""
         pool, random, schedule = self.pools[term], self.random, self.networks.schedule
-        first = step * self.settings.batch_size
-        weights = pool.weights
-        if pool.late_weights is not None and step >= (1 - NATURAL_END) * self.settings.steps:
-            weights = pool.late_weights
-        picks = [random.choose(f"{term}/picture", first + i, weights) for i in samples]
+        picks = self.picks(term, step, samples)
         mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
         noise = random.normal(f"{term}/noise", step, samples, mean.shape[1:])
@@ -129,6 +125,14 @@ class SubjectStep:
             told=tuple(told),
             grounds=None if pool.grounds is None else rows_of(pool.grounds, picks),
         )
+
+    def picks(self, term: str, step: int, samples: Sequence[int]) -> list[int]:
+        """Which pictures of the term's pool the samples are."""
+        pool, first = self.pools[term], step * self.settings.batch_size
+        weights = pool.weights
+        if pool.late_weights is not None and step >= (1 - NATURAL_END) * self.settings.steps:
+            weights = pool.late_weights
+        return [self.random.choose(f"{term}/picture", first + i, weights) for i in samples]
 
     def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
         """The samples' timesteps (n,), all alike probable."""
