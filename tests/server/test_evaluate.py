@@ -1,4 +1,4 @@
-"""Evaluation as a person meets it: numbers on the node, a report that opens in a browser, samples kept, bad input told."""
+"""Evaluation as a person meets it: numbers, a report that opens in a browser, samples kept, bad input told."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_numbers_samples_and_the_report_in_a_browser(server, info, clip, tmp_pat
     assert any(kind == "binary" and data["event"] == 1 for kind, data in outcome.messages), "previews of the samples"
 
     drawn = {path: path.stat().st_mtime_ns for path in samples.rglob("*.png")}
-    assert len(drawn) == 2 * 2 * 2 + 2 * 2
+    assert len(drawn) == 2 * 2 * 2 + 2, "the base draws the class alone for both"
     graph = evaluation(info, pairs=2)
     graph["look"]["inputs"]["strength"] = 0.5
     server.succeed(graph)
@@ -144,6 +144,7 @@ def test_bad_input_is_told(server, info, change, said):
 
 def test_strengths_that_are_none_are_refused(server, info):
     graph = evaluation(info)
+    del graph["told"], graph["listed"]
     for words in ("strong", "9", ""):
         graph["look"] = graphs.node(
             "FewShotStrengthSweep", base=["base", 0], adapter=["train", 0], prompts=["prompts", 0], strengths=words,
