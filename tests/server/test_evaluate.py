@@ -150,5 +150,6 @@ def test_strengths_that_are_none_are_refused(server, info):
             "FewShotStrengthSweep", base=["base", 0], adapter=["train", 0], prompts=["prompts", 0], strengths=words,
             **FAST,
         )  # fmt: skip
-        answer = server.refused(graph)
-        assert "strengths" in json.dumps(answer["node_errors"])
+        status, answer = server.post("/prompt", {"prompt": graph})  # the training is an output of its own
+        (wrong,) = answer["node_errors"]["look"]["errors"]
+        assert status == 200 and wrong["extra_info"]["input_name"] == "strengths"
