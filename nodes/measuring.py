@@ -15,6 +15,7 @@ from .validating import AUTO, CLIPS, DINOS, NONE, OFF, own_clip
 
 log = logging.getLogger(__name__)
 PICK, HPS, REWARD = "pickscore", "hps", "imagereward"
+HPS_FILES = "HPS*.pt"
 REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
 
 
@@ -133,7 +134,7 @@ def preferred(device: Any) -> list[Any]:
                 found.setdefault(REWARD, ImageReward(folder, device))
             elif kind in CLIPS and PICK in name:
                 found.setdefault(PICK, PickScore(folder, device))
-            elif kind in CLIPS and HPS in name:
+            elif any(folder.glob(HPS_FILES)) or (kind in CLIPS and HPS in name):
                 found.setdefault(HPS, HumanPreference(folder, device))
     return [Measure(metric, "preference") for metric in found.values()]
 
