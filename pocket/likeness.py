@@ -123,20 +123,28 @@ def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
 
 
 def segment(model: CLIPSegForImageSegmentation, pictures: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The logits of the model's own forward pass, but with gradients into both towers, which that one keeps frozen."""
+    """The logits of the model's own forward pass, but with gradients into both towers, which that one keeps frozen.
+
+    `tokens` may hold several phrases for each picture, one picture's after another's: it is then seen only once.
+    """
     seen = model.clip.vision_model(pixel_values=pictures, output_hidden_states=True).hidden_states
     words = model.clip.get_text_features(tokens).pooler_output
-    return model.decoder([seen[i + 1] for i in model.extract_layers], words).logits
+    times = len(tokens) // len(pictures)
+    return model.decoder([seen[i + 1].repeat_interleave(times, 0) for i in model.extract_layers], words).logits
 
 
-def phrase_and_mask(scene: world.Scene, masks: torch.Tensor, rng) -> tuple[str, torch.Tensor]:
-    """A phrase for one of the scene's things ("a cat", "a red cat"), and its mask; one in ten is not there."""
-    if rng.random() < 0.1:
-        absent = [noun for noun in world.CLASSES if noun not in {t.noun for t in scene.things}]
-        return f"a {absent[int(rng.integers(len(absent)))]}", torch.zeros_like(masks[0])
-    slot = int(rng.integers(len(scene.things)))
-    bare = replace(scene.things[slot], accessory=None)
-    return world.thing_words(bare, bool(rng.random() < 0.4)), masks[slot]
+def phrases_and_masks(scene: world.Scene, masks: torch.Tensor, rng) -> list[tuple[str, torch.Tensor]]:
+    """Two phrases ("a cat", "a red cat") with their masks: for both things, or for the only one and one not there.
+
+    Asking for both things of the same picture teaches to tell them apart where they touch.
+    """
+    absent = [noun for noun in world.CLASSES if noun not in {t.noun for t in scene.things}]
+    asked = []
+    for slot, thing in enumerate(scene.things):
+        words = world.thing_words(replace(thing, accessory=None), bool(rng.random() < 0.4))
+        asked.append((words, masks[slot]))
+    nothing = (f"a {absent[int(rng.integers(len(absent)))]}", torch.zeros_like(masks[0]))
+    return [*asked, nothing][:2]
 
 
 def full_size(logits: torch.Tensor) -> torch.Tensor:
@@ -150,7 +158,7 @@ def clipseg_loss(model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer, b
     def loss(step: int):
         scenes, pictures, masks = next(batches)
         rng = world.lots(SEED + 1, step)
-        asked = [phrase_and_mask(s, m, rng) for s, m in zip(scenes, masks, strict=True)]
+        asked = [a for s, m in zip(scenes, masks, strict=True) for a in phrases_and_masks(s, m, rng)]
         tokens = tokenizer([p for p, _ in asked], padding="max_length", truncation=True, return_tensors="pt")
         target = torch.stack([m for _, m in asked]).float().to(device)
         with torch.autocast(device.type, torch.bfloat16):

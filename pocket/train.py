@@ -190,7 +190,7 @@ def train_clipseg(place: Workplace, minutes: float):
     clip = CLIPModel.from_pretrained(place.weights / "clip", torch_dtype=torch.float32)
     folder = place.weights / "clipseg"
     model = _start(CLIPSegForImageSegmentation, folder, lambda: likeness.build_clipseg(clip)).to(place.device)
-    batches = stream(likeness.SEED + 1, 64, place.steps_done("clipseg"), masked=True)
+    batches = stream(likeness.SEED + 1, 48, place.steps_done("clipseg"), masked=True)
     loss = likeness.clipseg_loss(model, tokenizer, batches, place.device)
     fitting.fit(model, loss, state=place.state("clipseg"), minutes=minutes, rate=1e-3, decay=0.995)
     _save(model, folder)
