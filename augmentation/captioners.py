@@ -138,7 +138,7 @@ def caption_set(
     overwrite: bool = True,
     watcher: Watcher | None = None,
 ) -> tuple[TrainingSet, list[Captioned]]:
-    """The references of `pictures` with captions by `captioner`; priors keep their prompts.
+    """The references of `pictures` with captions by `captioner`; priors and composites keep theirs.
 
     `bind` are words to leave out, for each subject: what is not said is absorbed by its identifier. A line
     "sks: collar, red" is for the subject with that identifier alone, any other line for all. Not `overwrite` keeps a
@@ -150,14 +150,18 @@ def caption_set(
     """
     if detail not in DETAILS:
         raise FewShotError(f"detail is {detail!r}; choose one of {', '.join(DETAILS)}")
-    if not pictures.references:
+    if all(sample.pasted for sample in pictures.references):
         raise FewShotError("the set has no pictures of its own to caption; connect Subject Pictures")
     watcher, left_out = watcher or Silent(), bound(pictures.concepts, bind)
     made, table = [], []
     for sample in pictures.samples:
         watcher.check()
         concept = pictures.concepts[sample.concept]
-        if sample.role != "reference" or not (overwrite or sample.caption == with_subject("", concept)):
+        if (
+            sample.role != "reference"
+            or sample.pasted
+            or not (overwrite or sample.caption == with_subject("", concept))
+        ):
             made.append(sample)
             continue
         if concept.kind == "relation":

@@ -66,7 +66,9 @@ def expand(
     tokens: Callable[[str], int] = pieces,
     watcher: Watcher | None = None,
 ) -> tuple[TrainingSet, list[Row]]:
-    """Each reference of `pictures` as often as it has captions, its weight shared among them; priors stay.
+    """Each reference of `pictures` as often as it has captions, its weight shared among them.
+
+    Priors and composites stay as they are: a composite's caption tells its background.
 
     `writer` is a language model, `text` captions from elsewhere (see `caption_answers.captions_in`); without either
     the grammar writes. The person's own captions come first. `tokens` counts the tokens of a text.
@@ -74,16 +76,17 @@ def expand(
     Raises:
         FewShotError: there are no references; a relation's caption does not name its two things.
     """
-    if not pictures.references:
+    own_pictures = [sample for sample in pictures.references if not sample.pasted]
+    if not own_pictures:
         raise FewShotError("the set has no pictures of its own to caption; connect Subject or Relation Pictures")
     watcher = watcher or Silent()
     given = captions_in(text) if text.strip() else {}
-    pool = _pool(pictures.references)
+    pool = _pool(own_pictures)
     made: list[Sample] = []
     rows: list[Row] = []
     done = 0
     for sample in pictures.samples:
-        if sample.role != "reference":
+        if sample.role != "reference" or sample.pasted:
             made.append(sample)
             continue
         if sample.image.key not in pool:

@@ -48,11 +48,9 @@ def fit_to(
         raise FewShotError(f"pictures cannot be made {width} x {height}; choose a width and height of at least 1")
     if centre not in ("centre", "mask"):
         raise FewShotError(f'no crop centre {centre!r}; choose "centre" or "mask"')
-    if mask is not None and mask.size != picture.size:
-        if not same_aspect(mask.size, picture.size):
-            raise FewShotError(f"a mask of {_size(mask)} does not fit its picture of {_size(picture)}; crop both alike")
-        mask = mask.resize(picture.size, Image.Resampling.BILINEAR)
-    box = _box(picture.size, width, height, _middle(picture, mask if centre == "mask" else None))
+    if mask is not None:
+        mask = as_large(mask, picture)
+    box = crop_box(picture.size, width, height, _middle(picture, mask if centre == "mask" else None))
     scale = width / (box[2] - box[0])
     crop = Crop(
         box=box,
@@ -71,6 +69,15 @@ def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(wide - high) <= max(large)
 
 
+def as_large(mask: Image.Image, picture: Image.Image) -> Image.Image:
+    """`mask` in the size of its picture; FewShotError where it has another aspect."""
+    if mask.size == picture.size:
+        return mask
+    if not same_aspect(mask.size, picture.size):
+        raise FewShotError(f"a mask of {_size(mask)} does not fit its picture of {_size(picture)}; crop both alike")
+    return mask.resize(picture.size, Image.Resampling.BILINEAR)
+
+
 def _size(picture: Image.Image) -> str:
     return f"{picture.width} x {picture.height}"
 
@@ -81,9 +88,14 @@ def _middle(picture: Image.Image, mask: Image.Image | None) -> tuple[float, floa
     return (left + right) / 2, (top + bottom) / 2
 
 
-def _box(size: tuple[int, int], width: int, height: int, middle: tuple[float, float]):
-    """The largest box of aspect width : height inside `size` (w, h), as near to `middle` (x, y) as it can lie."""
-    shrink = min(size[0] / width, size[1] / height)
+def crop_box(
+    size: tuple[int, int], width: int, height: int, middle: tuple[float, float], part: float = 1.0
+) -> tuple[float, float, float, float]:
+    """A box of aspect width : height inside `size` (w, h), as near to `middle` (x, y) as it can lie.
+
+    It is the largest one times `part` (0 to 1).
+    """
+    shrink = part * min(size[0] / width, size[1] / height)
     wide, high = min(width * shrink, size[0]), min(height * shrink, size[1])
     left = min(max(middle[0] - wide / 2, 0.0), size[0] - wide)
     top = min(max(middle[1] - high / 2, 0.0), size[1] - high)

@@ -7,14 +7,15 @@ from functools import cache
 
 from .caption_parts import ARTICLES, words
 
-PREPOSITIONS = frozenset(
+RELATION_WORDS = frozenset(
     "aboard about above across after against along alongside amid amidst among amongst anti around astride at atop "
     "before behind below beneath beside between beyond by down following from in including inside into near of off on "
     "onto opposite out outside over past regarding round through throughout to toward towards under underneath up upon "
-    "versus with within "
-    "besides next per via without".split()
+    "versus with within".split()
 )
-"""the 56 relation words of ReVersion (Huang et al. 2023), and some that it lacks"""
+"""the 56 words for relations of ReVersion (Huang et al. 2023)"""
+
+PREPOSITIONS = RELATION_WORDS | frozenset("besides next per via without".split())
 
 ROUND = frozenset(("round",))
 """prepositions that are adjectives where they stand before a noun: "a round table" """

@@ -19,8 +19,8 @@ from .decoding import PICTURE_ENDINGS, decode, decode_mask, pixel_key, write_png
 from .fitting import Crop, fit_to, same_aspect
 
 __all__ = [
-    "Crop", "fit_to", "load_mask", "load_picture", "masks_from_tensors", "picture_of", "stored_picture",
-    "subject_concept", "subject_from_folder", "subject_from_tensors",
+    "Crop", "fit_to", "load_mask", "load_picture", "masks_from_tensors", "picture_files", "picture_of",
+    "pictures_from_tensors", "stored_picture", "subject_concept", "subject_from_folder", "subject_from_tensors",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def subject_from_folder(
     """
     concept = subject_concept(identifier, noun, description)
     notes: list[str] = []
-    found = _find(folder, notes)
+    found = picture_files(folder, notes)
     samples = tuple(s for s in (_sample(f, folder, concept, notes) for f in found) if s is not None)
     for note in notes:
         log.warning("%s", note)
@@ -107,7 +107,7 @@ def subject_from_folder(
     return TrainingSet(samples=samples, concepts=(concept,))
 
 
-def _find(folder: Path, notes: list[str]) -> list[_Found]:
+def picture_files(folder: Path, notes: list[str]) -> list[_Found]:
     """The picture files of `folder` and of its `N_name` folders, in the order of their names."""
     if not folder.is_dir():
         raise FewShotError(f"there is no folder {folder}; choose one that holds your pictures")
@@ -229,6 +229,14 @@ def subject_from_tensors(
     return TrainingSet(samples=tuple(samples), concepts=(concept,))
 
 
+def pictures_from_tensors(images: torch.Tensor | Sequence[torch.Tensor], cache: Path) -> list[Picture]:
+    """Pictures (B, H, W, 1, 3 or 4) in [0, 1] as PNG files in `cache`. Raises FewShotError where there are none."""
+    found = [_one_picture(p)[0] for p in _each(images, 4, "pictures")]
+    if not found:
+        raise FewShotError("there are no pictures; connect at least one")
+    return [stored_picture(pixels, cache) for pixels in found]
+
+
 def masks_from_tensors(masks: torch.Tensor | Sequence[torch.Tensor]) -> list[Image.Image]:
     """Masks (B, h, w) in [0, 1], or a list of such, as pictures of the mode "L"."""
     return [Image.fromarray(_bytes(mask)) for mask in _each(masks, 3, "masks")]
@@ -276,8 +284,11 @@ def _bytes(values: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
-def stored_picture(pixels: Image.Image, cache: Path) -> Picture:
-    """`pixels` as a PNG file in `cache`, named by their key and written once."""
+def stored_picture(pixels: Image.Image, cache: Path, fast: bool = False, stem: str = "") -> Picture:
+    """`pixels` as a PNG file in `cache`, named by their key and written once; `fast` as in `write_png`.
+
+    With `stem` the name begins with it, so that messages name the picture as the person knows it.
+    """
     key = pixel_key(pixels)
-    path = cache / f"{key}.png"
-    return Picture(path if path.is_file() else write_png(pixels, path), key, pixels.width, pixels.height)
+    path = cache / (f"{stem[:80]}_{key[:16]}.png" if stem else f"{key}.png")
+    return Picture(path if path.is_file() else write_png(pixels, path, fast), key, pixels.width, pixels.height)

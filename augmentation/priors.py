@@ -5,9 +5,9 @@ Prior preservation is from DreamBooth (Ruiz et al. 2023, section 3.3).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import math
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -18,15 +18,16 @@ from PIL import Image
 from ..models.errors import FewShotError
 from ..models.loading import open_base
 from ..models.sampling import sample
-from ..models.values import BaseModelRef, Concept, Picture, Sample, TrainingSet, content_key
+from ..models.values import BaseModelRef, Concept, Loaded, Picture, Sample, TrainingSet, content_key
 from ..models.watching import Silent, Watcher
 from . import prior_prompts
 from .captions import find_word
-from .decoding import pixel_key, write_bytes, write_png
+from .prior_filters import Filters, chosen
+from .prior_store import Store
 
 log = logging.getLogger(__name__)
 REVISION = 1  # of the prompts and of the sampling; raised when either changes
-MANIFEST = "manifest.jsonl"
+ROUNDS = 3
 
 
 def _number(default, low, high, step, text: str, advanced: bool = False, matters: bool = True):
@@ -67,6 +68,24 @@ class PriorSettings:
         return content_key("priors", REVISION, noun, chosen, vars(base) | {"location": None})
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """A prior picture that was drawn and not kept."""
+
+    picture: Picture
+    prompt: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Generated:
+    """`pictures` with their priors, what was rejected, and how many pictures were drawn now."""
+
+    pictures: TrainingSet
+    rejected: tuple[Rejected, ...]
+    drawn: int
+
+
 def generate_priors(
     base: BaseModelRef,
     pictures: TrainingSet,
@@ -75,7 +94,22 @@ def generate_priors(
     device: torch.device,
     watcher: Watcher | None = None,
     tokenizer_folder: Path | None = None,
+    filters: Filters | None = None,
 ) -> TrainingSet:
+    """`make_priors`, of which only the pictures are wanted."""
+    return make_priors(base, pictures, settings, cache, device, watcher, tokenizer_folder, filters).pictures
+
+
+def make_priors(
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    settings: PriorSettings,
+    cache: Path,
+    device: torch.device,
+    watcher: Watcher | None = None,
+    tokenizer_folder: Path | None = None,
+    filters: Filters | None = None,
+) -> Generated:
     """Add `settings.count` prior pictures for each class noun of `pictures`, drawn by `base`.
 
     The pictures lie under `cache`/<key16>/ with a manifest. What lies there is used again, also after the work was
@@ -83,25 +117,67 @@ def generate_priors(
     batch, because each is drawn by itself: matrix products round differently in batches of other sizes. On a GPU such
     rounding may move a value by 1/255.
 
+    With models in `filters` a quarter more is drawn and the best are kept. Where too few are left more is drawn, in at
+    most `ROUNDS` rounds; what is lacking then is named in the log.
+
     Raises:
-        FewShotError: no concept has a class noun, a prompt holds an identifier, or the base gives no numbers (NaN).
-        Whatever `watcher.check` raises; the pictures made until then stay in the cache.
+        FewShotError: no concept has a class noun, a prompt holds an identifier, a LoRA is on the base, the base gives
+            no numbers (NaN), or no picture is kept. Whatever `watcher.check` raises; the pictures made until then stay
+            in the cache.
     """
-    watcher = watcher or Silent()
+    watcher, filters = watcher or Silent(), filters or Filters()
     nouns = _nouns(pictures)
     _check_prompts(settings, pictures.concepts)
-    stores = {noun: _Store(cache / settings.key(base, noun)[:16]) for noun in nouns}
-    missing = {noun: [i for i in range(settings.count) if i not in stores[noun].rows] for noun in nouns}
-    lacking = sum(len(indices) for indices in missing.values())
-    log.info("priors: %d of %d are in the cache", len(nouns) * settings.count - lacking, len(nouns) * settings.count)
-    if lacking:
-        with open_base(base, device, watcher, tokenizer_folder=tokenizer_folder) as networks:
-            painter = _Painter(networks, settings, watcher, lacking)
-            for noun in nouns:
-                painter.paint(noun, missing[noun], stores[noun])
-    added = [s for noun, concept in nouns.items() for s in stores[noun].samples(settings.count, concept)]
+    _check_plain(base)
+    stores = {noun: Store(cache / settings.key(base, noun)[:16]) for noun in nouns}
+    first = math.ceil(settings.count * filters.spare)
+    missing = sum(len(stores[noun].missing(first)) for noun in nouns)
+    log.info("priors: %d of %d are in the cache", len(nouns) * first - missing, len(nouns) * first)
+    added: list[Sample] = []
+    rejected: list[Rejected] = []
+    with ExitStack() as stack:
+        painting = _Painting(stack, base, settings, device, watcher, tokenizer_folder, missing)
+        for noun, concept in nouns.items():
+            kept, reasons = _kept(noun, stores[noun], settings, filters, painting, watcher)
+            added += stores[noun].samples(kept, concept)
+            rejected += [Rejected(*stores[noun].row(index), reason) for index, reason in sorted(reasons.items())]
     there = {(s.image.key, s.caption) for s in pictures.priors}
-    return pictures.with_samples(pictures.samples + tuple(s for s in added if (s.image.key, s.caption) not in there))
+    new = tuple(s for s in added if (s.image.key, s.caption) not in there)
+    return Generated(pictures.with_samples(pictures.samples + new), tuple(rejected), painting.drawn)
+
+
+def _kept(
+    noun: str, store: Store, settings: PriorSettings, filters: Filters, painting: _Painting, watcher: Watcher
+) -> tuple[list[int], dict[int, str]]:
+    """The indices of the pictures of `noun` that are kept, and why others are not; missing ones are drawn."""
+    drawn = math.ceil(settings.count * filters.spare)
+    kept: list[int] = []
+    reasons: dict[int, str] = {}
+    for _ in range(ROUNDS):
+        painting.paint(noun, store.missing(drawn), store)
+        kept, reasons = chosen(store.candidates(drawn), noun, settings.count, filters, store.folder, watcher)
+        if len(kept) >= settings.count:
+            break
+        drawn += math.ceil((settings.count - len(kept)) * filters.spare)
+    if not kept:
+        said = "; ".join(sorted(set(reasons.values()))[:3])
+        raise FewShotError(
+            f"none of {len(reasons)} prior pictures of {noun!r} is usable: {said}. Look at what the base draws for it, "
+            "load the base in float32, or choose other models to look at priors"
+        )
+    if len(kept) < settings.count:
+        log.warning("priors: %d of %d pictures of %s are kept after %d rounds", len(kept), settings.count, noun, ROUNDS)
+    return kept, reasons
+
+
+def _check_plain(base: BaseModelRef) -> None:
+    """Priors show what the base knew before; a LoRA on it may be the very subject."""
+    if isinstance(base.location, Loaded) and base.location.patched:
+        raise FewShotError(
+            f"the base {base.name} has {base.location.patched} weights patched by a LoRA. Priors must come from the "
+            "base without a subject: connect the model as it was before the LoRA, or, if the LoRA belongs to the base, "
+            "save the two as one checkpoint"
+        )
 
 
 def _nouns(pictures: TrainingSet) -> dict[str, int]:
@@ -125,49 +201,29 @@ def _check_prompts(settings: PriorSettings, concepts: tuple[Concept, ...]) -> No
                 )
 
 
-class _Store:
-    """The prior pictures of one key on disk: `rows` by their index, only those whose file is whole."""
+class _Painting:
+    """The base, opened when the first picture is missing and kept open until `stack` ends."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.rows: dict[int, dict] = {}
-        for line in self._lines():
-            try:
-                row = json.loads(line)
-                data = (folder / row["file"]).read_bytes()
-                if hashlib.sha256(data).hexdigest() != row["sha256"]:
-                    raise ValueError(f"{row['file']} is not the file that was written")
-                self.rows[int(row["index"])] = row
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("priors: an entry of %s is not usable and is made again (%s)", folder / MANIFEST, error)
+    def __init__(
+        self, stack: ExitStack, base: BaseModelRef, settings: PriorSettings, device: torch.device, watcher: Watcher,
+        tokenizer_folder: Path | None, total: int,
+    ):  # fmt: skip
+        self.stack, self.base, self.settings, self.device = stack, base, settings, device
+        self.watcher, self.tokenizer_folder, self.total = watcher, tokenizer_folder, total
+        self.painter: _Painter | None = None
 
-    def _lines(self) -> list[str]:
-        path = self.folder / MANIFEST
-        return path.read_text("utf-8").splitlines() if path.is_file() else []
+    @property
+    def drawn(self) -> int:
+        return 0 if self.painter is None else self.painter.done
 
-    def add(self, made: list[tuple[int, str, int, Image.Image]]) -> None:
-        """Keep pictures (index, prompt, seed, pixels): first their files, then the manifest that names them."""
-        for index, prompt, seed, pixels in made:
-            path = write_png(pixels, self.folder / f"{index:05d}.png")
-            self.rows[index] = {
-                "index": index, "file": path.name, "prompt": prompt, "seed": seed, "key": pixel_key(pixels),
-                "width": pixels.width, "height": pixels.height,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }  # fmt: skip
-        lines = [json.dumps(self.rows[index], ensure_ascii=False) for index in sorted(self.rows)]
-        write_bytes(("\n".join(lines) + "\n").encode(), self.folder / MANIFEST)
-
-    def samples(self, count: int, concept: int) -> list[Sample]:
-        chosen = [self.rows[index] for index in range(count)]
-        return [
-            Sample(
-                image=Picture(self.folder / row["file"], row["key"], row["width"], row["height"]),
-                caption=row["prompt"],
-                role="prior",
-                concept=concept,
-            )
-            for row in chosen
-        ]
+    def paint(self, noun: str, indices: list[int], store: Store) -> None:
+        if not indices:
+            return
+        if self.painter is None:
+            opened = open_base(self.base, self.device, self.watcher, tokenizer_folder=self.tokenizer_folder)
+            self.painter = _Painter(self.stack.enter_context(opened), self.settings, self.watcher, self.total)
+        self.painter.total = max(self.painter.total, self.painter.done + len(indices))
+        self.painter.paint(noun, indices, store)
 
 
 class _Painter:
@@ -180,9 +236,7 @@ class _Painter:
         self.done, self.total = 0, total
         log.info("priors: %d pictures of %d x %d, %d steps", total, self.width, self.height, settings.steps)
 
-    def paint(self, noun: str, indices: list[int], store: _Store) -> None:
-        if not indices:
-            return
+    def paint(self, noun: str, indices: list[int], store: Store) -> None:
         prompts = self._prompts(noun, indices[-1] + 1)
         for start in range(0, len(indices), self.batch):
             self.watcher.check()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -19,12 +19,13 @@ import torch
 from PIL import Image
 
 from ..augmentation.priors import PriorSettings, generate_priors
+from ..models.adapters import EVERYTHING, paths_of_set
 from ..models.attention import captured, shares_on_grid
 from ..models.loading import base_from_path, open_base
-from ..models.merging import applied
+from ..models.merging import applied, find
 from ..models.sampling import sample
 from ..models.text import denoise, encode_prompts
-from ..models.values import Adapter, TrainingSet, content_key
+from ..models.values import Adapter, BaseModelRef, Dense, Factor, TrainingSet, content_key
 from ..models.watching import Silent
 from ..pocket import gallery, judge, world
 from ..pocket.assemble import WEIGHTS
@@ -90,7 +91,7 @@ class Workshop:
         chosen = SubjectSettings.from_mapping({"steps": steps, **settings})
         result = train_subject(self.base, pictures, chosen, self.folder / "trained", self.device, name="bench")
         log.info("trained on %s: loss %.4f, %.0f s", pictures.trigger, result.losses[-1], result.seconds)
-        return result.adapter
+        return result.adapter if result.base is None else difference(self.base, result.base, result.adapter)
 
     def readings(
         self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0
@@ -127,22 +128,34 @@ class Workshop:
     def attention_iou(self, adapter: Adapter | None, pictures: TrainingSet) -> float:
         """Mean intersection over union of thresholded subject attention with the true masks at the latents' grid."""
         samples, found = pictures.references, []
-        with open_base(self.base, self.device) as networks:
+        adapters = [(adapter, 1.0)] if adapter else []
+        with open_base(self.base, self.device) as networks, applied(networks, adapters):
             pool = build_pool(networks, samples, networks.resolution, Silent())
-            told = supervise(networks, pool, samples, pictures.concepts)
+            told = supervise(networks, pool, samples, pictures.concepts)  # where its learned words stand
             size = (pool.mean.shape[-2], pool.mean.shape[-1])
             noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0))
-            with applied(networks, [(adapter, 1.0)] if adapter else []):
-                conditioning = encode_prompts(networks, pool.prompts)
-                for t in LOOKED_AT:
-                    times = torch.full((len(samples),), t)
-                    with captured(networks.unet, told.layers) as kept:
-                        denoise(networks, networks.schedule.add_noise(pool.mean, noise, times), times, conditioning)
-                    rows = (told.wanted, told.known, told.member)
-                    found.append(shares_on_grid(kept, slice(len(samples)), size, *rows)[:, 0] > 0.5)
+            conditioning = encode_prompts(networks, pool.prompts)
+            for t in LOOKED_AT:
+                times = torch.full((len(samples),), t)
+                with captured(networks.unet, told.layers) as kept:
+                    denoise(networks, networks.schedule.add_noise(pool.mean, noise, times), times, conditioning)
+                rows = (told.wanted, told.known, told.member)
+                found.append(shares_on_grid(kept, slice(len(samples)), size, *rows)[:, 0] > 0.5)
             true = told.masks[:, 0] > 0.5
         each = [((f & true).sum((1, 2)) / (f | true).sum((1, 2)).clamp(min=1)).mean() for f in found]
         return float(torch.stack(each).mean())
+
+
+@torch.no_grad()
+def difference(before: BaseModelRef, after: BaseModelRef, adapter: Adapter) -> Adapter:
+    """What a trained base adds to the one it came from, as an adapter besides what `adapter` holds."""
+    with open_base(before, "cpu") as old, open_base(after, "cpu") as new:
+        factors: dict[str, Factor] = {}
+        for path in paths_of_set(old, EVERYTHING):
+            parts = [dict(find(one.roots(), path).named_parameters(recurse=False)) for one in (old, new)]
+            change = {name: parts[1][name] - value for name, value in parts[0].items()}
+            factors[path] = Dense(change["weight"], change.get("bias"))
+    return replace(adapter, factors={**factors, **adapter.factors})
 
 
 def _plain(reading: judge.Reading) -> dict:

@@ -21,6 +21,7 @@ from . import Row
 from ._subject_choice import auto_gap, presets
 from ._subject_runs import Workshop
 from ._subject_sets import Ask, asks, held_out, pasted, references, together
+from ._subject_tuning import BASELINES, fused_rows, optimiser_rows
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ TUNED = {
     "cross_self": {"parameter_set": "attention"},
     "cross_self_text": {"parameter_set": "attention", "text_encoder": True},
 }
-BASELINES = {"lora": PLAIN}
-"""the settings of each plain method by its name"""
 PAIRS = (("cat_striped", "car_patched"), ("bird_dotted", "house_dotted"), ("fish_striped", "bottle_two"))
 
 
@@ -142,7 +141,7 @@ class Bench:
 
     def tuning(self) -> list[Row]:
         """Subject fidelity by what is tuned."""
-        found = {name: self.both_rows(name, self.table_runs, self._teacher(how))[0] for name, how in TUNED.items()}
+        found = {name: self.both_rows(name, self.table_runs, self.teacher(how))[0] for name, how in TUNED.items()}
         return [replace(one, name=f"tuning.{name}") for name, one in found.items()]
 
     def local(self) -> list[Row]:
@@ -161,7 +160,7 @@ class Bench:
         """Two subjects in one picture, not mixed: composites and L_local, and its gain over plain joint training."""
         sides: list[list[float]] = [[], []]
         groups: list[object] = []
-        for pair in PAIRS[: 1 if self.quick else None]:
+        for pair in self.pairs:
             for seed in self.seeds:
                 for side, right in enumerate(self.joint(pair, seed)):
                     sides[side] += right
@@ -171,12 +170,28 @@ class Bench:
             gain("multi.gain", *sides, groups, self.goal(20)),
         ]
 
+    @property
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        return PAIRS[: 1 if self.quick else None]
+
+    def sets_of(self, pair: tuple[str, str]) -> list[TrainingSet]:
+        """The references of each of two subjects, with identifiers of their own."""
+        return [references(self.shop.sets, name, None, word) for name, word in zip(pair, ("sks", "zwx"), strict=True)]
+
     def joint(self, pair: tuple[str, str], seed: int) -> tuple[list[float], list[float]]:
         """Whether each sample shows both subjects as they are: with composites and L_local, and without."""
-        identifiers = ("sks", "zwx")
-        sets = [references(self.shop.sets, name, None, word) for name, word in zip(pair, identifiers, strict=True)]
+        sets = self.sets_of(pair)
+        plain: TrainingSet = together(self.shop.sets, sets, seed, count=0)
+        found = []
+        for made, settings in ((together(self.shop.sets, sets, seed), LOCAL), (plain, {})):
+            adapter = self.shop.train(self.shop.with_priors(made), seed=seed, **PLAIN, **settings)
+            found.append(self.shows_both(adapter, pair, seed))
+        return found[0], found[1]
+
+    def shows_both(self, adapter: Adapter, pair: tuple[str, str], seed: int) -> list[float]:
+        """Whether each sample shows both subjects as they are, in every relation and either order."""
         looks = [pictures.subject_named(name).thing.look for name in pair]
-        words = [f"a {one.concepts[0].phrase}" for one in sets]
+        words = [f"a {one.concepts[0].phrase}" for one in self.sets_of(pair)]
         relations = [layout[0][0] for layout in world.LAYOUTS.values()]
         prompts = [
             f"a photo of {words[turn]} {relation} {words[1 - turn]} {there}"
@@ -184,13 +199,12 @@ class Bench:
             for turn in (0, 1)
             for there in list(world.PLACES.values())[:3]
         ]
-        plain: TrainingSet = together(self.shop.sets, sets, seed, count=0)
-        found = []
-        for made, settings in ((together(self.shop.sets, sets, seed), LOCAL), (plain, {})):
-            adapter = self.shop.train(self.shop.with_priors(made), seed=seed, **PLAIN, **settings)
-            read = self.shop.readings(adapter, prompts, seed)
-            found.append([float(all(any(t.look == look for t in r.things) for look in looks)) for r in read])
-        return found[0], found[1]
+        read = self.shop.readings(adapter, prompts, seed)
+        return [float(all(any(t.look == look for t in r.things) for look in looks)) for r in read]
+
+    @staticmethod
+    def share(name: str, values: Sequence[float], groups: Sequence[object]) -> Row:
+        return share(name, values, groups)
 
     def description(self) -> list[Row]:
         """Rare subjects taught with their looks in words, against taught without."""
@@ -208,11 +222,11 @@ class Bench:
     def baselines(self) -> list[Row]:
         """The plain methods: both fidelities each."""
         made = [
-            self.both_rows(f"baseline.{name}", self.table_runs, self._teacher(how)) for name, how in BASELINES.items()
+            self.both_rows(f"baseline.{name}", self.table_runs, self.teacher(how)) for name, how in BASELINES.items()
         ]
         return [one for both in made for one in both]
 
-    def _teacher(self, how: dict) -> Callable[[Run], Adapter]:
+    def teacher(self, how: dict) -> Callable[[Run], Adapter]:
         return lambda run: self.taught(run, **how)
 
     @property
@@ -226,6 +240,8 @@ class Bench:
             self.description,
             self.tuning,
             self.baselines,
+            partial(fused_rows, self),
+            partial(optimiser_rows, self),
             partial(auto_gap, self),
             partial(presets, self),
         )

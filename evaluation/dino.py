@@ -27,10 +27,10 @@ class Dino:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.folder, self.device = Path(folder), torch.device(device)
-        kind = self._settings("config.json").get("model_type")
-        if kind not in KINDS:
+        self.kind: str = self._settings("config.json").get("model_type", "")
+        if self.kind not in KINDS:
             raise FewShotError(
-                f"{self.folder} holds a {kind or 'model of unknown kind'}, not a DINO; choose a folder of "
+                f"{self.folder} holds a {self.kind or 'model of unknown kind'}, not a DINO; choose a folder of "
                 "transformers, such as facebook/dinov2-small or facebook/dino-vits16"
             )
         given = self._settings("preprocessor_config.json")

@@ -8,10 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from ..models.errors import FewShotError
 
+LINES = ((255, 64, 96), (20, 150, 255), (255, 200, 0), (30, 200, 90))
 PAPER, INK, FAINT = (255, 255, 255), (28, 30, 34), (110, 114, 122)
 GAP = 8
 LARGEST_SIDE = 16_000  # pixels of a sheet; cells shrink beyond it
@@ -116,6 +117,17 @@ def masked(picture: Image.Image, mask: Image.Image | None) -> Image.Image:
         return picture
     pale = Image.blend(picture.convert("RGB"), Image.new("RGB", picture.size, PAPER), 0.72)
     return Image.composite(picture.convert("RGB"), pale, mask.convert("L").resize(picture.size))
+
+
+def outline(picture: Image.Image, masks: Sequence[Image.Image]) -> Image.Image:
+    """`picture` with a line around each of `masks` ("L", white inside), in colours that tell them apart."""
+    shown = picture.convert("RGB")
+    for number, mask in enumerate(masks):
+        shape = mask.convert("L").resize(shown.size).point([0] * 128 + [255] * 128)
+        thick = 2 * max(1, max(shown.size) // 256) + 1
+        line = ImageChops.subtract(shape.filter(ImageFilter.MaxFilter(thick)), shape)
+        shown.paste(LINES[number % len(LINES)], mask=line)
+    return shown
 
 
 def _cell(images: Sequence[Image.Image], cell: int, columns: int, rows: int) -> int:

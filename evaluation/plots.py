@@ -101,6 +101,52 @@ def validation_curve(
     return _picture(figure)
 
 
+def frontier_plot(
+    points: Sequence[tuple[str, float, float]],
+    axes: tuple[str, str],
+    frontier: Sequence[int] = (),
+    best: int | None = None,
+    path: bool = False,
+    theme: Theme = LIGHT,
+    size: tuple[int, int] = (840, 560),
+) -> Image.Image:
+    """Candidates as (name, subject fidelity, prompt fidelity); `axes` names the two metrics.
+
+    `frontier` are those that no other one surpasses in both, joined by a dashed line; `best` gets a ring; `path` joins
+    all in their order, as the strengths of one adapter are.
+
+    Raises:
+        FewShotError: there is nothing to draw.
+    """
+    if not points:
+        raise FewShotError("there are no points to plot; evaluate at least one adapter")
+    figure, plot = _figure(size, theme)
+    plot.grid(color=theme.rule, linewidth=0.8)
+    if path:
+        plot.plot([p[1] for p in points], [p[2] for p in points], color=theme.rule, linewidth=2, zorder=1)
+    edge = sorted(frontier, key=lambda number: points[number][1])
+    if len(edge) > 1:
+        along = {"color": theme.ink, "linewidth": 1, "linestyle": "--", "zorder": 2, "label": "frontier"}
+        plot.plot([points[n][1] for n in edge], [points[n][2] for n in edge], **along)
+    for number, (name, subject, prompt) in enumerate(points):
+        colour = SERIES[0] if path else SERIES[number % len(SERIES)]
+        plot.scatter([subject], [prompt], s=46, color=colour, zorder=3)
+        plot.annotate(
+            name, (subject, prompt), xytext=(7, 5), textcoords="offset points", fontsize=9, color=theme.ink, zorder=4
+        )
+    if best is not None:
+        name, subject, prompt = points[best]
+        ring = {"facecolors": "none", "edgecolors": SERIES[1], "linewidths": 2, "zorder": 5}
+        plot.scatter([subject], [prompt], s=220, label=f"best: {name}", **ring)
+    plot.set_xlabel(f"subject fidelity ({axes[0]})")
+    plot.set_ylabel(f"prompt fidelity ({axes[1]})")
+    plot.margins(0.16)
+    if plot.get_legend_handles_labels()[1]:  # above the axes, where its signs are not taken for points
+        look = {"frameon": False, "labelcolor": theme.ink, "fontsize": 9, "markerscale": 0.6}
+        figure.legend(loc="outside upper right", ncols=2, **look)
+    return _picture(figure)
+
+
 def below(*pictures: Image.Image) -> Image.Image:
     """Pictures one below the other."""
     sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")

@@ -1,8 +1,12 @@
-"""A report that stands alone: one HTML file with its pictures inside, no script, nothing fetched."""
+"""A report that stands alone: one HTML file with its pictures inside, nothing fetched.
+
+Most sections need no script. What one brings runs by its hash alone, so that no text of a report can ever be a script.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
 import secrets
@@ -10,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 
@@ -67,7 +72,22 @@ class Figure:
         return f"<figure><picture>{source}{image}</picture>{caption}</figure>"
 
 
-Section = Text | Table | Figure
+class Scripted(Protocol):
+    """A section with a script and a style of its own. Its `html` has no inline handlers."""
+
+    @property
+    def heading(self) -> str: ...
+
+    @property
+    def script(self) -> str: ...
+
+    @property
+    def style(self) -> str: ...
+
+    def html(self) -> str: ...
+
+
+Section = Text | Table | Figure | Scripted
 
 
 def settings_table(settings: Mapping[str, object], heading: str = "Settings") -> Table:
@@ -85,7 +105,14 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
         f"<section>{f'<h2>{_text(section.heading)}</h2>' if section.heading else ''}{section.html()}</section>"
         for section in sections
     ]
-    page = PAGE.format(title=_text(title), style=STYLE, body="\n".join(parts))
+    scripts = list(dict.fromkeys(s.script for s in sections if not isinstance(s, Text | Table | Figure)))
+    styles = dict.fromkeys(s.style for s in sections if not isinstance(s, Text | Table | Figure))
+    page = PAGE.format(
+        title=_text(title),
+        style="".join((STYLE, *styles)),
+        body="\n".join((*parts, *(f"<script>{script}</script>" for script in scripts))),
+        policy=POLICY + (f"; script-src {' '.join(map(_allowed, scripts))}" if scripts else ""),
+    )
     path = folder / "report.html"
     draft = folder / f".report-{os.getpid()}-{secrets.token_hex(4)}.draft"
     try:
@@ -98,6 +125,10 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     except OSError as error:
         raise FewShotError(f"{path} cannot be written: {error.strerror or error}; free some space or rights") from None
     return path
+
+
+def _allowed(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _shown(value: object) -> str:
@@ -122,12 +153,14 @@ def _inlined(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>{style}</style>

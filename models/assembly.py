@@ -58,22 +58,22 @@ class OriginalCheckpoint:
     ):
         self.tokenizers = configs
         self._resolution = family.epsilon_resolution if prediction == "epsilon" and configs is None else None
-        self._tensors, self._family, self._configs = tensors, family, configs or CONFIGS / family.name
+        self.tensors, self._family, self._configs = tensors, family, configs or CONFIGS / family.name
 
     def unet(self) -> Part:
-        mine = {key: self._tensors[key] for key in self._tensors if key.startswith(UNET)}
+        mine = {key: self.tensors[key] for key in self.tensors if key.startswith(UNET)}
         config = unet_config(mine, read_config(self._configs, "unet"))
         if self._resolution:
             config["sample_size"] = self._resolution // self._family.downscale
         return config, unet_tensors(mine, config["layers_per_block"])
 
     def vae(self) -> Part:
-        config = vae_config(self._tensors, read_config(self._configs, "vae"))
-        return config, vae_tensors(self._tensors, len(config["block_out_channels"]))
+        config = vae_config(self.tensors, read_config(self._configs, "vae"))
+        return config, vae_tensors(self.tensors, len(config["block_out_channels"]))
 
     def text(self, encoder: TextEncoder) -> Part:
         starts = text_prefixes(encoder)
-        mine = {key: self._tensors[key] for key in self._tensors if key.startswith(starts)}
+        mine = {key: self.tensors[key] for key in self.tensors if key.startswith(starts)}
         tensors = text_tensors(mine, encoder, self._family.unused_layers)
         return text_config(tensors, read_config(self._configs, encoder.component)), tensors
 

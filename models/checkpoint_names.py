@@ -16,7 +16,7 @@ from .families import TextEncoder
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 
-_ROOTS = {
+ROOTS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
     "label_emb.0.0": "add_embedding.linear_1",
@@ -25,7 +25,7 @@ _ROOTS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
-_RESNET = {
+RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -37,7 +37,7 @@ _RESNET = {
 
 def unet_name(original: str, layers_per_block: int = 2) -> str | None:
     """ "input_blocks.1.1.proj_in" -> "down_blocks.0.attentions.0.proj_in"; None for what is no part of a UNet."""
-    renamed = _swap_head(original, _ROOTS)
+    renamed = _swap_head(original, ROOTS)
     if renamed:
         return renamed
     side, _, rest = original.partition(".")
@@ -63,7 +63,7 @@ def _inside(where: str, layer: int, slot: str, rest: str) -> str | None:
         return f"{where}.upsamplers.0.{rest}"
     if slot == "1":
         return f"{where}.attentions.{layer}.{rest}"
-    inner = _swap_head(rest, _RESNET)
+    inner = _swap_head(rest, RESNET)
     return f"{where}.resnets.{layer}.{inner}" if slot == "0" and inner else None
 
 

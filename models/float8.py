@@ -8,11 +8,15 @@ wide copy, which autograd would hold for every layer until the backward pass.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from .values import Factor, LowRank
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +88,29 @@ def _computing(x: Tensor) -> Tensor:
     """`x` in autocast's type, where that is on: own functions are not cast by it."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def pairs_beside(layer: nn.Module, parts: Sequence[tuple[Factor, float]]) -> RemovableHandle:
+    """Add low-rank pairs at their strengths to what a layer in 8 bits gives, until the handle is removed."""
+    assert isinstance(layer, (Float8Linear, Float8Conv2d))
+    kernel, pairs = layer.weight.shape[2:], []
+    for factor, strength in parts:
+        assert isinstance(factor, LowRank)
+        up, down = (part.to(layer.weight.device, torch.float32) for part in (factor.up, factor.down))
+        up = up.reshape(len(up), factor.rank, *[1] * len(kernel)) * (strength * factor.alpha / factor.rank)
+        pairs.append((up, down.reshape(factor.rank, -1, *kernel)))
+
+    def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        for up, down in pairs:
+            x, up, down = given[0].to(output.dtype), up.to(output.dtype), down.to(output.dtype)
+            if isinstance(layer, nn.Linear):
+                output = output + functional.linear(functional.linear(x, down), up)
+            else:
+                how = (layer.stride, layer.padding, layer.dilation, layer.groups)
+                output = output + functional.conv2d(functional.conv2d(x, down, None, *how), up)  # type: ignore[arg-type]
+        return output
+
+    return layer.register_forward_hook(add)
 
 
 KINDS: dict[type, type] = {nn.Linear: Float8Linear, nn.Conv2d: Float8Conv2d}

@@ -6,24 +6,22 @@ names), diffusers', PEFT's and ComfyUI's own.
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from .checkpoint_files import open_tensors, other_kind
 from .errors import FewShotError
 from .families import FAMILIES, Family, family_named
-from .lora_metadata import embedding_metadata, lora_metadata
+from .lora_metadata import lora_metadata
 from .lora_names import flat_name, known_name, path_of
 from .values import Adapter, Dense, Factor, Kept, LowRank
+from .whole_files import check_finite, same, write_checked
 
-__all__ = ["from_tensors", "read_lora", "to_kohya", "write_embedding", "write_lora"]
+__all__ = ["from_tensors", "read_lora", "to_kohya", "write_lora"]
 
 
 # --------------------------------------------------------------------------------------------------------- tensors
@@ -63,6 +61,10 @@ _ENDINGS: tuple[tuple[str, str], ...] = (
 )
 _ENDING = re.compile("|".join(f"(?P<e{i}>{pattern})$" for i, (pattern, _) in enumerate(_ENDINGS)))
 _KEPT = re.compile(r"\.(hada_\w+|lokr_\w+|oft_\w+|dora_scale|w_norm|b_norm|on_input|glora_\w+|[ab][12]\.weight)$")
+_BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:(clip_[lgh])|string_to_param\.[^.]*)")
+TRIGGER = "modelspec.trigger_phrase"
+ONLY = "string_to_param"
+"""what A1111 calls the vectors of a model's only text encoder"""
 _PAIR = {"lora_up.weight", "lora_down.weight"}
 
 
@@ -78,8 +80,8 @@ def from_tensors(
     (alpha = rank), as every reader takes it. Raises FewShotError when the tensors are no LoRA of a supported family.
     """
     metadata = dict(metadata or {})
-    groups, embeddings, strangers = _grouped(tensors, layers_per_block)
-    if not groups and not embeddings:
+    groups, bundled, strangers = _grouped(tensors, layers_per_block)
+    if not groups and not bundled:
         kind = other_kind(tensors)
         seen = "a LoRA of another family of models" if kind == "a LoRA" else f"{kind}, not a LoRA"
         raise FewShotError(f"this is {seen}: choose a LoRA of Stable Diffusion 1.x, 2.x or SDXL")
@@ -90,21 +92,22 @@ def from_tensors(
         )
     factors = {path: _factor(path, parts) for path, parts in groups.items()}
     name = family or _family_of(factors, metadata)
-    family_named(name)
-    return Adapter(factors, name, metadata.get("modelspec.trigger_phrase", ""), embeddings, metadata)
+    only = family_named(name).embeddings[0]  # what a file of one encoder leaves unsaid
+    embeddings = {word: {only if kind == ONLY else kind: v for kind, v in of.items()} for word, of in bundled.items()}
+    return Adapter(factors, name, metadata.get(TRIGGER, ""), embeddings, metadata)
 
 
 def _grouped(
     tensors: Mapping[str, Tensor], layers_per_block: int
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor], list[str]]:
-    """Tensors by module path and ending; bundled embeddings; and keys that are neither."""
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]], list[str]]:
+    """Tensors by module path and ending; bundled embeddings by word and kind; and keys that are neither."""
     groups: dict[str, dict[str, Tensor]] = {}
-    embeddings: dict[str, Tensor] = {}
+    embeddings: dict[str, dict[str, Tensor]] = {}
     strangers = []
     for key in tensors:
-        if key.startswith("bundle_emb."):
-            kind = key.rpartition(".")[2]
-            embeddings[kind if kind in ("clip_l", "clip_g", "clip_h") else "clip_l"] = tensors[key].float()
+        found = _BUNDLED.fullmatch(key)
+        if found:
+            embeddings.setdefault(found[1], {})[found[2] or ONLY] = tensors[key].float()
             continue
         name, ending = _split_key(key)
         path = path_of(name, layers_per_block) if ending else None
@@ -170,31 +173,26 @@ def write_lora(adapter: Adapter, path: Path) -> Path:
     if not adapter.factors:
         raise FewShotError("the adapter changes no weights, so there is no LoRA to save")
     tensors = to_kohya(adapter)
-    _check_finite(tensors)
+    check_finite(tensors)
     metadata = lora_metadata(adapter, tensors, path.stem)
-    bundle = _bundle(adapter, path.stem)
+    bundle = _bundle(adapter)
 
     def check(draft: Path) -> None:
         with open_tensors(draft) as (written, _):
-            _same({key: written[key] for key in written}, tensors | bundle)
+            same({key: written[key] for key in written}, tensors | bundle)
             _check_names([key for key in written if key not in bundle], family)
 
-    return _write(path, tensors | bundle, metadata, check)
+    return write_checked(path, tensors | bundle, metadata, check)
 
 
-def _check_finite(tensors: Mapping[str, Tensor]) -> None:
-    for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise FewShotError(f"{key} is not finite in float16: training diverged; use a lower learning rate")
-
-
-def _bundle(adapter: Adapter, name: str) -> dict[str, Tensor]:
-    """The embeddings as A1111 reads them from a LoRA file."""
-    if not adapter.embeddings:
-        return {}
-    if set(adapter.embeddings) == {"clip_l"}:
-        return {f"bundle_emb.{name}.string_to_param.*": adapter.embeddings["clip_l"].half().contiguous()}
-    return {f"bundle_emb.{name}.{kind}": v.half().contiguous() for kind, v in adapter.embeddings.items()}
+def _bundle(adapter: Adapter) -> dict[str, Tensor]:
+    """The learned words as A1111 reads them from a LoRA file: under their own names, so that the trigger works."""
+    alone = len(family_named(adapter.family).text_encoders) == 1
+    return {
+        f"bundle_emb.{word}.{f'{ONLY}.*' if alone else kind}": vectors.detach().to("cpu", torch.float16).contiguous()
+        for word, of in adapter.embeddings.items()
+        for kind, vectors in of.items()
+    }
 
 
 def _check_names(keys: list[str], family: Family) -> None:
@@ -205,11 +203,6 @@ def _check_names(keys: list[str], family: Family) -> None:
         )
 
 
-def _same(written: Mapping[str, Tensor], meant: Mapping[str, Tensor]) -> None:
-    if set(written) != set(meant) or any(not torch.equal(written[key], meant[key]) for key in meant):
-        raise FewShotError("the file on disk differs from what was written: the disk or the folder is faulty")
-
-
 def read_lora(path: Path) -> Adapter:
     """The adapter in a LoRA file of any known naming. Raises FewShotError for another kind of file."""
     with open_tensors(Path(path)) as (tensors, metadata):
@@ -217,53 +210,3 @@ def read_lora(path: Path) -> Adapter:
             return from_tensors({key: tensors[key].clone() for key in tensors}, metadata)
         except FewShotError as error:
             raise FewShotError(f"{Path(path).name}: {error}") from error
-
-
-def write_embedding(adapter: Adapter, path: Path) -> Path:
-    """Write the adapter's embeddings as a textual-inversion file, with the same care as `write_lora`.
-
-    One encoder's vectors go under "emb_params", SDXL's under "clip_l" and "clip_g".
-    """
-    if not adapter.embeddings:
-        raise FewShotError("the adapter has no learned embeddings, so there is no embedding to save")
-    vectors = {kind: vector.detach().cpu().float().contiguous() for kind, vector in adapter.embeddings.items()}
-    if len(family_named(adapter.family).text_encoders) == 1:
-        vectors = {"emb_params": next(iter(vectors.values()))}
-    _check_finite(vectors)
-
-    def check(draft: Path) -> None:
-        with open_tensors(draft) as (written, _):
-            _same({key: written[key] for key in written}, vectors)
-
-    return _write(path, vectors, embedding_metadata(adapter, path.stem), check)
-
-
-def _write(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], check: Callable[[Path], None]
-) -> Path:
-    """Draft, check, then name; the name is given in a way that fails when it is taken."""
-    path = Path(path)
-    if path.exists():
-        raise FewShotError(f"{path.name} exists already in {path.parent}, and is not written over: choose another name")
-    draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.draft.safetensors")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(dict(tensors), draft, dict(metadata))
-        check(draft)
-        _name(draft, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise FewShotError(f"{path} cannot be written ({error}): check the folder and the free space") from error
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
-
-
-def _name(draft: Path, path: Path) -> None:
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        raise FewShotError(f"{path.name} exists already in {path.parent}: choose another name") from None
-    except OSError:  # a file system without hard links
-        if path.exists():
-            raise FewShotError(f"{path.name} exists already in {path.parent}: choose another name") from None
-        draft.replace(path)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class Networks:
-    """An opened base model. `dtype` is the compute type of its frozen weights; the autoencoder's may be wider."""
+    """An opened base model. `dtype` is the compute type of its frozen weights; the autoencoder's may be wider.
+
+    `words` are the learned words that prompts may hold, as in `text.Embeddings`; `mixed` says that some of the
+    denoiser's own weights are float32 because they are trained, so that it computes under autocast.
+    """
 
     unet: Any
     vae: Any
@@ -46,6 +50,8 @@ class Networks:
     device: torch.device
     dtype: torch.dtype
     ref: BaseModelRef
+    words: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    mixed: bool = False
 
     @property
     def latent_channels(self) -> int:
@@ -70,6 +76,7 @@ class Networks:
         """Let the weights go, whoever still holds this object."""
         self.unet = self.vae = None
         self.text_encoders = self.tokenizers = ()
+        self.words = {}
 
 
 # ------------------------------------------------------------------------------------------------------ references
@@ -155,7 +162,7 @@ def open_base(
 def _load(ref: BaseModelRef, device: torch.device, watcher: Watcher, tokenizer_folder: Path | None) -> Networks:
     family = family_named(ref.family)
     dtype = compute_dtype(ref.dtype, device)
-    with torch.inference_mode(False), torch.no_grad(), _source(ref, family) as source:
+    with torch.inference_mode(False), torch.no_grad(), source_of(ref, family) as source:
         networks = _assemble_all(source, ref, family, device, dtype, watcher, tokenizer_folder)
     log.info("opened %s (%s, %s) on %s in %s", ref.name, family.title, ref.prediction, device, dtype)
     return networks
@@ -193,7 +200,7 @@ def _assemble_all(
 
 
 @contextmanager
-def _source(ref: BaseModelRef, family: Family) -> Iterator[Source]:
+def source_of(ref: BaseModelRef, family: Family) -> Iterator[Source]:
     location = ref.location
     if isinstance(location, Loaded):
         yield OriginalCheckpoint(location.state_dict(), family, location.components, ref.prediction)

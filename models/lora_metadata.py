@@ -13,6 +13,8 @@ from torch import Tensor
 from .families import FAMILIES, Family
 from .values import Adapter, LowRank
 
+WORD = "fewshot.word"
+"""in an embedding file: the word that its vectors stand for in prompts of this pack"""
 _SPEC = "modelspec."
 _STATED = ("modelspec.resolution", "modelspec.description", "modelspec.author", "modelspec.prediction_type")
 """what an adapter may say of itself; the rest follows from what is written"""

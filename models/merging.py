@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .errors import FewShotError
+from .float8 import pairs_beside
 from .values import Adapter, Dense, Factor, LowRank
 
 if TYPE_CHECKING:
@@ -18,23 +20,55 @@ if TYPE_CHECKING:
 
 @contextmanager
 def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[None]:
-    """The networks with each adapter on at its strength; at the end the base is back, bit for bit.
+    """The networks with each adapter on at its strength, its words known; at the end the base is back, bit for bit.
 
-    Differences are summed in float32 and rounded once to the weight's type. Raises FewShotError when an adapter is for
-    another family or other sizes, or holds a form that is not supported.
+    Differences are summed in float32 and rounded once to the weight's type; beside weights in 8 bits, whose steps are
+    larger than what a LoRA changes, low-rank pairs are computed for themselves. Raises FewShotError when an adapter is
+    for another family or other sizes, or holds a form that is not supported.
     """
     changes = _changes(networks, adapters)
     before: list[tuple[nn.Module, str, nn.Parameter]] = []
+    beside: list[RemovableHandle] = []
+    words = networks.words
     try:
+        networks.words = {**words, **words_of(networks, adapters)}
         with torch.inference_mode(False), torch.no_grad():
             for module, name, parts in changes:
                 original = getattr(module, name)
+                if original.dtype.itemsize == 1:
+                    beside.append(pairs_beside(module, parts))
+                    continue
                 before.append((module, name, original))
                 setattr(module, name, _merged(original, parts))
         yield
     finally:
+        networks.words = words
+        for handle in beside:
+            handle.remove()
         for module, name, original in reversed(before):
             setattr(module, name, original)
+
+
+def words_of(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Mapping[str, Tensor]]:
+    """The learned words of the adapters; those of one with strength 0 are not known.
+
+    Raises FewShotError when two adapters mean different things by one word, or a word is for encoders of other widths.
+    """
+    found: dict[str, Mapping[str, Tensor]] = {}
+    for adapter, strength in adapters:
+        for word, vectors in (adapter.embeddings if strength else {}).items():
+            known = found.get(word)
+            if known is not None and any(not torch.equal(known[kind], vectors[kind]) for kind in vectors):
+                raise FewShotError(f"two adapters teach the word '{word}' different things: train one with another")
+            for encoder, names in zip(networks.text_encoders, networks.family.text_encoders, strict=True):
+                width = encoder.config.hidden_size
+                if names.embedding not in vectors or vectors[names.embedding].shape[-1] != width:
+                    raise FewShotError(
+                        f"the word '{word}' has no {names.embedding} vectors of width {width} for "
+                        f"{networks.ref.name}: it was learned with another base model"
+                    )
+            found[word] = vectors
+    return found
 
 
 def _merged(original: nn.Parameter, parts: Sequence[tuple[Factor, float]]) -> nn.Parameter:
@@ -64,17 +98,21 @@ def _changes(
     for (path, name), parts in found.items():
         module = find(roots, path)
         parameter = getattr(module, name, None)
-        if parameter is not None and parameter.dtype.itemsize == 1:
-            raise FewShotError(f"{path} is kept in 8 bits, into which no LoRA can be baked: set weights to full")
         if parameter is None:
             raise FewShotError(f"{path} has no {name}, which the LoRA changes: it is for another base model")
         for factor, _ in parts:
-            _check(path, factor, parameter.shape)
+            check_fits(path, factor, parameter.shape)
+            if parameter.dtype.itemsize == 1 and not (isinstance(factor, LowRank) and factor.mid is None):
+                raise FewShotError(
+                    f"{path} is kept in 8 bits, beside which only a plain LoRA can be used, and this adapter holds "
+                    "another form there: set weights to full"
+                )
         changes.append((module, name, parts))
     return changes
 
 
-def _check(path: str, factor: Factor, shape: torch.Size) -> None:
+def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:
+    """Raise FewShotError where a factor cannot be added to a weight of `shape`."""
     if isinstance(factor, LowRank):
         fits = factor.up.shape[0] == shape[0] and factor.down.flatten(1).shape[1] * _kernel(factor) == shape[1:].numel()
     elif isinstance(factor, Dense):

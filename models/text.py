@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ class _Row:
 def _tokenize(tokenizer: Any, length: int, prompt: str, learned: Mapping[str, Tensor]) -> _Row:
     ids: list[int] = []
     vectors: list[tuple[int, Tensor]] = []
-    for text, word in _pieces(prompt, learned):
+    for text, word in pieces_of(prompt, learned):
         ids += tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
         for vector in learned[word] if word else ():
             vectors.append((len(ids) + 1, vector))
@@ -91,7 +91,7 @@ def _tokenize(tokenizer: Any, length: int, prompt: str, learned: Mapping[str, Te
     return _Row(tuple(ids), tuple((place, vector) for place, vector in vectors if place <= room))
 
 
-def _pieces(prompt: str, learned: Mapping[str, Tensor]) -> Iterator[tuple[str, str | None]]:
+def pieces_of(prompt: str, learned: Mapping[str, Tensor]) -> Iterator[tuple[str, str | None]]:
     """The prompt cut at learned words, which may be written "word" or, as in ComfyUI, "embedding:word"."""
     if not learned:
         yield prompt, None
@@ -109,7 +109,7 @@ def content_tokens(networks: Networks, prompt: str, embeddings: Embeddings | Non
 
     Raises FewShotError when the family's two encoders cut the prompt into different numbers of tokens.
     """
-    return min(_count(networks, prompt, embeddings or {}), _room(networks))
+    return min(_count(networks, prompt, known_words(networks, embeddings)), _room(networks))
 
 
 def token_places(
@@ -120,10 +120,16 @@ def token_places(
     A span is (start, end) in characters. Position 0 is the prompt's first token, which holds no word.
     """
     places: set[int] = set()
+    words = known_words(networks, embeddings)
     for start, end in spans:
-        first = _count(networks, prompt[:start], embeddings or {})
-        places.update(range(first + 1, _count(networks, prompt[:end], embeddings or {}) + 1))
+        first = _count(networks, prompt[:start], words)
+        places.update(range(first + 1, _count(networks, prompt[:end], words) + 1))
     return tuple(sorted(place for place in places if place <= _room(networks)))
+
+
+def known_words(networks: Networks, embeddings: Embeddings | None = None) -> Embeddings:
+    """The learned words that the networks know now, and those that are given besides."""
+    return {**networks.words, **(embeddings or {})}
 
 
 def _room(networks: Networks) -> int:
@@ -136,7 +142,7 @@ def _count(networks: Networks, text: str, embeddings: Embeddings) -> int:
     for tokenizer, which in zip(networks.tokenizers, networks.family.text_encoders, strict=True):
         learned = {word: of[which.embedding] for word, of in embeddings.items() if which.embedding in of}
         total = 0
-        for piece, word in _pieces(text, learned):
+        for piece, word in pieces_of(text, learned):
             total += len(tokenizer(piece, add_special_tokens=False).input_ids) if piece.strip() else 0
             total += len(learned[word]) if word else 0
         counts.append(total)
@@ -151,13 +157,15 @@ def _count(networks: Networks, text: str, embeddings: Embeddings) -> int:
 def encode_prompts(networks: Networks, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
     """The conditioning of `prompts`, one row each. Differentiable in the text encoders and in the embeddings.
 
+    `embeddings` are learned words besides those that the networks know.
+
     The hidden states are those of the layer that the reference's clip skip names, with the encoder's last norm where
     the family has it; SDXL's are both encoders' side by side, pooled from the second (Podell et al. 2023).
     """
     if isinstance(prompts, str):
         raise FewShotError("prompts are a sequence of texts, and one text was given: put it in a list")
     parts = [
-        _encode_some(networks, prompts[start : start + PROMPTS_AT_ONCE], embeddings or {})
+        _encode_some(networks, prompts[start : start + PROMPTS_AT_ONCE], known_words(networks, embeddings))
         for start in range(0, len(prompts), PROMPTS_AT_ONCE)
     ]
     return Conditioning.cat(parts)
@@ -263,10 +271,11 @@ def denoise(
             time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32)
         ids = time_ids.to(latents.device).expand(len(latents), 6)
         added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": ids}
-    return networks.unet(
-        latents.to(dtype),
-        timesteps,
-        encoder_hidden_states=conditioning.hidden.to(dtype),
-        added_cond_kwargs=added,
-        return_dict=False,
-    )[0].float()
+    with torch.autocast(latents.device.type, dtype) if networks.mixed else nullcontext():
+        return networks.unet(
+            latents.to(dtype),
+            timesteps,
+            encoder_hidden_states=conditioning.hidden.to(dtype),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0].float()

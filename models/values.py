@@ -61,7 +61,9 @@ class Concept:
 
     @property
     def phrase(self) -> str:
-        """ "sks striped cat": what stands for the subject in a prompt (methods C.2)."""
+        """ "sks striped cat": what stands for the subject in a prompt; of a relation its word alone."""
+        if self.kind == "relation":
+            return self.identifier
         return " ".join(word for word in (self.identifier, self.description, self.noun) if word)
 
     @property
@@ -92,6 +94,7 @@ class Sample:
     """One training picture. `concept` is an index into the set's concepts; `mask` is white where the subject is.
 
     A picture of several subjects (a composite) names the first in `concept` and `mask` and the rest in `others`.
+    `pasted` says that cut-outs were laid on a made background; `background` is then the weight of the loss there.
     """
 
     image: Picture
@@ -101,6 +104,14 @@ class Sample:
     concept: int = 0
     weight: float = 1.0
     others: tuple[Part, ...] = ()
+    pasted: bool = False
+    background: float = 1.0
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What defines the sample, for content keys; what only composites have is left out of all others."""
+        made = ("pasted", "background")
+        return {name: value for name, value in vars(self).items() if self.pasted or name not in made}
 
     @property
     def masks(self) -> dict[int, Picture]:
@@ -122,7 +133,7 @@ class TrainingSet:
 
     @cached_property
     def key(self) -> str:
-        return content_key("TrainingSet", [vars(s) for s in self.samples], [vars(c) for c in self.concepts])
+        return content_key("TrainingSet", [s.told for s in self.samples], [vars(c) for c in self.concepts])
 
     def having(self, role: str) -> tuple[Sample, ...]:
         return tuple(s for s in self.samples if s.role == role)
@@ -151,12 +162,13 @@ class Loaded:
     """Weights that live in the host: `state_dict()` gives them in the original checkpoint's names.
 
     `components` may name a folder in diffusers' layout that holds what a checkpoint does not carry: configs and
-    tokenizer files. Without it the family's stock configs are used.
+    tokenizer files. Without it the family's stock configs are used. `patched` is how many weights LoRAs change.
     """
 
     state_dict: Callable[[], Mapping[str, torch.Tensor]] = field(compare=False)
     label: str = "from the graph"
     components: Path | None = field(default=None, compare=False)
+    patched: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -221,13 +233,14 @@ class Adapter:
 
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
     "text_encoder.text_model.encoder.layers.0.self_attn.q_proj", "text_encoder_2.…" (always with `text_model`).
-    `embeddings` go by "clip_l" or "clip_g", each (tokens, width). All tensors lie on the CPU.
+    `embeddings` go by the word that they stand for, then by "clip_l", "clip_g" or "clip_h", each (tokens, width). All
+    tensors lie on the CPU.
     """
 
     factors: Mapping[str, Factor]
     family: str
     trigger: str = ""
-    embeddings: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    embeddings: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):

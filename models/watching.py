@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
@@ -22,6 +23,19 @@ class Silent:
 
     def check(self) -> None:
         pass
+
+    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Lets the work be cancelled, and tells nothing of its own progress."""
+
+    outer: Watcher
+
+    def check(self) -> None:
+        self.outer.check()
 
     def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
         pass

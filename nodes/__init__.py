@@ -5,11 +5,17 @@ from __future__ import annotations
 from .augment import GeneratePriors
 from .base import BaseFromModel, LoadBase
 from .captions import CaptionPictures, ExpandCaptions, PromptInspiration
+from .evaluate import EvaluateLora, StrengthSweep
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
+from .fuse import FuseAdapters
 from .host import ComfyExtension, io, register_folders
 from .look import LossCurve, SampleGrid
+from .paste import SegmentPaste
 from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
+from .prepare import PreparePictures
+from .prompts import PromptSetNode
+from .relation import RelationPictures, RelationTrainingSettings, TrainRelation
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
 
@@ -17,20 +23,29 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     LoadBase,
     BaseFromModel,
     SubjectPictures,
+    RelationPictures,
+    PreparePictures,
     CombineSets,
     SetToImages,
     GeneratePriors,
     SegmentByPrompt,
+    SegmentPaste,
     CaptionPictures,
     ExpandCaptions,
     PromptInspiration,
     TrainingSettings,
     TrainingPlan,
     TrainSubject,
+    RelationTrainingSettings,
+    TrainRelation,
     SaveAdapter,
     LoadAdapter,
     ApplyAdapter,
+    FuseAdapters,
+    PromptSetNode,
     SampleGrid,
+    EvaluateLora,
+    StrengthSweep,
     LossCurve,
 ]
 

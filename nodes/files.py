@@ -14,7 +14,8 @@ from .host import comfy, io
 from .sockets import Adapter
 
 CATEGORY = "few-shot/files"
-FILE, SOCKET = "file", "LORA_MODEL"
+FILE, SOCKET, EMBEDDING = "file", "LORA_MODEL", "embedding"
+KINDS = {FILE: "loras", EMBEDDING: "embeddings"}
 AUTO = "auto"
 
 log = logging.getLogger(__name__)
@@ -54,15 +55,17 @@ class SaveAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter: Any, name: str) -> io.NodeOutput:
-        from ..models.formats import write_embedding, write_lora
+        from ..models.embedding_files import plain_word, write_embedding
+        from ..models.formats import write_lora
 
         name = host.checked_name(name)
         written = []
         if adapter.factors:
             written.append(write_lora(adapter, host.free_path(host.output_folder("loras"), name, ".safetensors")))
-        if adapter.embeddings:
-            path = host.free_path(host.output_folder("embeddings"), name, ".safetensors")
-            written.append(write_embedding(adapter, path))
+        for word in adapter.embeddings:
+            own = name if len(adapter.embeddings) == 1 else f"{name}_{plain_word(word)}"
+            path = host.free_path(host.output_folder("embeddings"), own, ".safetensors")
+            written.append(write_embedding(adapter, path, word))
         if not written:
             raise FewShotError("the adapter holds neither a LoRA nor an embedding: connect what a training node gave")
         for path in written:
@@ -76,6 +79,8 @@ class LoadAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         file = io.Combo.Input("name", options=host.loras(), tooltip="A LoRA in models/loras or output/loras.")
+        told = "An embedding in models/embeddings or output/embeddings."
+        word = io.Combo.Input("name", options=host.embeddings(), tooltip=told)
         lora = io.LoraModel.Input("lora", tooltip="A LoRA from another node of the graph.")
         family = io.Combo.Input(
             "family",
@@ -92,8 +97,12 @@ class LoadAdapter(io.ComfyNode):
             inputs=[
                 io.DynamicCombo.Input(
                     "source",
-                    options=[io.DynamicCombo.Option(FILE, [file]), io.DynamicCombo.Option(SOCKET, [lora, family])],
-                    tooltip="Where the LoRA comes from: a file, or a LORA_MODEL socket.",
+                    options=[
+                        io.DynamicCombo.Option(FILE, [file]),
+                        io.DynamicCombo.Option(SOCKET, [lora, family]),
+                        io.DynamicCombo.Option(EMBEDDING, [word, family]),
+                    ],
+                    tooltip="Where it comes from: a LoRA file, a LORA_MODEL socket, or an embedding file.",
                 ),
             ],
             outputs=[
@@ -105,23 +114,28 @@ class LoadAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, source: dict[str, Any] | None = None) -> str:
-        if (source or {}).get("source") != FILE or not isinstance(source["name"], str):
+        kind = KINDS.get((source or {}).get("source", ""))
+        if kind is None or not isinstance(source["name"], str):
             return ""
-        state = host.listed_file("loras", source["name"]).stat()
+        state = host.listed_file(kind, source["name"]).stat()
         return f"{state.st_size}:{state.st_mtime_ns}"
 
     @classmethod
     def execute(cls, source: dict[str, Any] | None = None) -> io.NodeOutput:
+        from ..models.embedding_files import read_embedding
         from ..models.formats import from_tensors, read_lora, to_kohya
 
         source = source or {}
+        family = None if source.get("family", AUTO) == AUTO else source["family"]
         if source.get("source") == FILE:
             adapter = read_lora(host.listed_file("loras", source["name"]))
         elif source.get("source") == SOCKET:
-            family = source.get("family", AUTO)
-            adapter = from_tensors(source["lora"], {}, family=None if family == AUTO else family)
+            adapter = from_tensors(source["lora"], {}, family=family)
+        elif source.get("source") == EMBEDDING:
+            adapter = read_embedding(host.listed_file("embeddings", source["name"]), family)
         else:
-            raise FewShotError(f"no such source {source.get('source')!r}: choose '{FILE}' or '{SOCKET}'")
+            known = f"'{FILE}', '{SOCKET}' or '{EMBEDDING}'"
+            raise FewShotError(f"no such source {source.get('source')!r}: choose {known}")
         return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger)
 
 
@@ -159,16 +173,9 @@ class ApplyAdapter(io.ComfyNode):
 
         if adapter.factors:
             model, clip = comfy.sd.load_lora_for_models(model, clip, to_kohya(adapter), strength_model, strength_clip)
-        if adapter.embeddings:
-            clip = knowing(clip, learned_word(adapter), adapter.embeddings)
+        for word, vectors in adapter.embeddings.items():
+            clip = knowing(clip, word, vectors)
         return io.NodeOutput(model, clip)
-
-
-def learned_word(adapter: Any) -> str:
-    """The word whose embedding the adapter learned: the identifier, which its trigger phrase begins with."""
-    if not adapter.trigger:
-        raise FewShotError("the adapter teaches a word, but its file does not tell which: it has no trigger phrase")
-    return adapter.trigger.split()[0]
 
 
 def knowing(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -162,6 +163,24 @@ def loras() -> list[str]:
     return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
 
 
+def embeddings() -> list[str]:
+    return [name for name in folder_paths.get_filename_list("embeddings") if name.endswith(".safetensors")]
+
+
+def keep_checkpoint(file: Path, name: str) -> Path:
+    """Lists a trained base among ComfyUI's checkpoints: output/checkpoints/<name>, linked where the disk can link."""
+    place = output_folder("checkpoints") / name
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, place)
+        except OSError:
+            draft = place.with_name(f".{name}.draft")
+            shutil.copyfile(file, draft)
+            draft.replace(place)
+    return place
+
+
 def diffusers_folders() -> list[str]:
     """Folders under models/diffusers with a model_index.json, by their relative names."""
     found = set()
@@ -268,6 +287,29 @@ def picture_folder(name: str) -> Path:
     if not name or not path.resolve().is_relative_to(root.resolve()) or not path.is_dir():
         raise FewShotError(f"no folder {name!r} in {root}: make one there with your pictures and press R to refresh")
     return path
+
+
+def text_files() -> list[str]:
+    """The .txt files that lie directly in ComfyUI's input folder."""
+    return sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*.txt"))
+
+
+def text_file(name: str) -> Path:
+    """The text file `name` in ComfyUI's input folder."""
+    root = Path(folder_paths.get_input_directory())
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()) or path.suffix != ".txt" or not path.is_file():
+        raise FewShotError(f"no text file {name!r} in {root}: put it there, a prompt a line, and press R to refresh")
+    return path
+
+
+def evaluations_folder() -> Path:
+    return output_folder("fewshot", "evaluations")
+
+
+def samples_folder() -> Path:
+    """Where samples of evaluations are kept, by what made them."""
+    return output_folder("fewshot", "samples")
 
 
 def contained(root: Path, path: Path) -> bool:

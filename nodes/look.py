@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.errors import FewShotError
 from . import host
-from .files import learned_word
 from .host import io, ui
 from .pictures import picture_tensor
 from .sockets import VALIDATION, Adapter, Base
@@ -108,9 +107,8 @@ class SampleGrid(io.ComfyNode):
                 how |= dict(width=width or networks.resolution, height=height or networks.resolution)
                 columns.append(sample(networks, texts, seeds, **how))
                 if adapter is not None:
-                    words = {learned_word(adapter): adapter.embeddings} if adapter.embeddings else None
                     with applied(networks, [(adapter, strength)]):
-                        columns.append(sample(networks, texts, seeds, **how, embeddings=words))
+                        columns.append(sample(networks, texts, seeds, **how))
         images = [column.permute(0, 2, 3, 1).contiguous() for column in columns]
         grid = sheet(images, texts)
         return io.NodeOutput(grid, images[0], images[-1], ui=ui.PreviewImage(grid, cls=cls))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..models.errors import FewShotError
 from ..trainers.settings import SubjectSettings
 from . import host
 from .host import io, ui
 from .pictures import picture_tensor
 from .sockets import Base, Set, Settings
+from .train import check_subject
 from .validating import validating_inputs, validator_for
 
 CATEGORY = "few-shot/train"
@@ -62,9 +62,8 @@ class TrainingPlan(io.ComfyNode):
         from ..trainers.plan_words import crops, described
         from ..trainers.planning import plan_training
 
-        if not set.references:
-            raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
         settings = settings or SubjectSettings()
+        check_subject(set, settings)
         validator, said = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
             plan = plan_training(

@@ -16,5 +16,8 @@ Settings = io.Custom("FEWSHOT_SETTINGS")
 Adapter = io.Custom("FEWSHOT_ADAPTER")
 """a models.values.Adapter"""
 
+Prompts = io.Custom("FEWSHOT_PROMPTS")
+"""a models.values.PromptSet"""
+
 VALIDATION = "validation"
 """the entry of a LOSS_MAP that holds the validations, not a loss"""

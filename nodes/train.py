@@ -87,6 +87,11 @@ class TrainSubject(io.ComfyNode):
                 ),
                 io.LossMap.Output(display_name="LOSS_MAP", tooltip="The loss of every step and its terms."),
                 io.String.Output(display_name="trigger", tooltip="The words that call the subject in a prompt."),
+                Base.Output(
+                    display_name="BASE",
+                    tooltip="The base that what was learned belongs to: the one given, or with tuning full of all "
+                    "parameters the one that was trained, which then also lies in output/checkpoints.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -104,9 +109,8 @@ class TrainSubject(io.ComfyNode):
         from ..models.formats import to_kohya
         from ..trainers.subject import train_subject
 
-        if not set.references:
-            raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
         settings = settings or SubjectSettings()
+        check_subject(set, settings)
         validator, said = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
             result = train_subject(
@@ -123,11 +127,28 @@ class TrainSubject(io.ComfyNode):
             )
             lora = to_kohya(result.adapter)
         losses = loss_map(result)
-        lines = (f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}", outcome(result, said), result.folder)
+        lines = [f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}", outcome(result, said), result.folder]
+        if result.model is not None:
+            lines.append(host.keep_checkpoint(result.model, f"{result.folder.name}.safetensors"))
         report = "\n".join(map(str, lines))
         return io.NodeOutput(
-            result.adapter, lora, losses, result.adapter.trigger, ui=host.say(cls.hidden.unique_id, report)
+            result.adapter,
+            lora,
+            losses,
+            result.adapter.trigger,
+            result.base or base,
+            ui=host.say(cls.hidden.unique_id, report),
         )
+
+
+def check_subject(set: Any, settings: Any) -> None:
+    """Raise FewShotError unless the set is of subjects and the settings are of their training."""
+    if not set.references:
+        raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
+    if any(concept.kind == "relation" for concept in set.concepts):
+        raise FewShotError("the set is of a relation: connect it to Train Relation")
+    if type(settings) is not SubjectSettings:
+        raise FewShotError("these are settings of another training: connect Training Settings")
 
 
 def run_name(trigger: str) -> str:

@@ -51,16 +51,24 @@ def validator_for(base: Any, settings: Any, clip: str, dino: str) -> tuple[Any, 
 
     if clip == OFF or settings.validate_every == 0:
         return None, "not validated: the last step is returned"
-    folder = own_clip(base) if clip == AUTO else host.transformers_folder(clip)
-    if folder is None:
-        names = host.transformers_folders(CLIPS)
-        folder = host.transformers_folder(names[0]) if names else None
+    folder = clip_for(base, clip)
     if folder is None:
         log.info(MISSING)
         return None, MISSING
     eyes = None if dino == NONE else host.transformers_folder(dino)
     log.info("validated by the CLIP in %s%s", folder, f" and the DINO in {eyes}" if eyes else "")
     return Validator(folder, eyes), f"validated by {folder.name}"
+
+
+def clip_for(base: Any, clip: str) -> Path | None:
+    """The CLIP of this name; for "auto" the base's own, else the first on the disk, else None."""
+    if clip != AUTO:
+        return host.transformers_folder(clip)
+    own = own_clip(base)
+    if own is not None:
+        return own
+    names = host.transformers_folders(CLIPS)
+    return host.transformers_folder(names[0]) if names else None
 
 
 def own_clip(base: Any) -> Path | None:

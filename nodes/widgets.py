@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import Field, fields
 from typing import Any
 
+from ..trainers.settings import Settings
 from .host import io
 
 
-def widgets_of(settings: type, **changes: Mapping[str, Any]) -> list[io.Input]:
+def widgets_of(settings: type[Settings], **changes: Mapping[str, Any]) -> list[io.Input]:
     """One widget for each field of the dataclass `settings`; `changes` overrides arguments of single widgets."""
-    return [_widget(about, dict(changes.get(about.name, {}))) for about in fields(settings)]
+    return [
+        _widget(about, dict(changes.get(about.name, {})))
+        for about in fields(settings)
+        if about.name not in settings.UNUSED
+    ]
 
 
 def _widget(about: Field, changes: dict[str, Any]) -> io.Input:

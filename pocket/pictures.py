@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from . import drawing, world
@@ -43,5 +44,41 @@ def write_subject(
         picture.save(stem.with_suffix(".png"))
         mask.save(stem.with_name(stem.name + "_mask.png"))
         caption = f"a photo of a {identifier} {chosen.thing.noun} {world.PLACES[scene.place]}"
+        stem.with_suffix(".txt").write_text(caption + "\n")
+    return folder
+
+
+PAIRS = tuple(
+    (first, second)
+    for step in range(1, len(world.CLASSES))
+    for first, second in zip(world.CLASSES, world.CLASSES[step:] + world.CLASSES[:step], strict=True)
+)
+"""every ordered pair of classes, so that the first ones hold each class in both places"""
+
+
+def relation_scene(relation: str, pair: tuple[str, str], seed: int, index: int) -> world.Scene:
+    """Two things of the classes in `pair` in the hidden relation named `relation`; looks, poses and place are drawn."""
+    if relation not in world.HIDDEN:
+        raise ValueError(f"no hidden relation {relation!r}; there are {', '.join(world.HIDDEN)}")
+    rng = world.lots(seed, list(world.HIDDEN).index(relation) * 1000 + index)
+    things = tuple(replace(world.random_thing(rng, 0.3), noun=noun) for noun in pair)
+    places = list(world.PLACES)
+    return world.arrange(rng, things, places[int(rng.integers(len(places)))], relation)
+
+
+def pair_of(index: int) -> tuple[str, str]:
+    """The classes in the few-shot picture number `index` of a relation."""
+    return PAIRS[(3 * index) % len(PAIRS)]
+
+
+def write_relation(folder: Path, relation: str, count: int = 2, seed: int = FEW_SHOT, word: str = "<R>") -> Path:
+    """Write `count` pictures of a hidden relation between different things, captioned "a cat <R> a car in a room"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        pair = pair_of(index)
+        scene = relation_scene(relation, pair, seed, index)
+        stem = folder / f"{relation}_{index:02d}"
+        drawing.render(scene)[0].save(stem.with_suffix(".png"))
+        caption = f"a {pair[0]} {word} a {pair[1]}, {world.PLACES[scene.place]}"
         stem.with_suffix(".txt").write_text(caption + "\n")
     return folder

@@ -14,12 +14,16 @@ FEW = 4  # pictures that the demo learns from
 
 
 def subject(request: dict[str, Any]) -> dict[str, Any]:
-    """Draw a few pictures of one of the pocket's subjects, with captions and masks, and the prompts of its judge."""
+    """Draw a few pictures of one of the pocket's subjects, with captions and masks, and the prompts of its judge.
+
+    Beside them those of a relation, for the workflow that learns one.
+    """
     from ..pocket import pictures, world
 
     chosen = pictures.subject_named(request["subject"])
     folder = Path(request["folder"])
     pictures.write_subject(folder, chosen.name, FEW, identifier=request["identifier"])
+    pictures.write_relation(folder.with_name("demo_dream"), "dream", FEW)
     prompts = [f"a photo of a {{trigger}} {place}" for place in world.PLACES.values()]
     return {"subject": chosen.name, "base": "pocket", "pictures": str(folder), "prompts": prompts}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..models.errors import FewShotError
-from .memory import BYTES_FULL, BYTES_HALF, TRAINED, Split, activation_elements, split
+from .memory import BYTES_FULL, BYTES_HALF, Split, activation_elements, split, trained_bytes
 from .settings import SubjectSettings
 
 REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which the usual values were found
@@ -29,8 +29,9 @@ FLOAT8_SAVES = 0.48  # share of a half-precision denoiser that 8 bits save: all 
 class Facts:
     """What the choices depend on. `config` is the UNet's; `pixels` are a latent cell's; `free` bytes, if known.
 
-    `references` are the pictures of `concepts` subjects, without composites of them. `trained` counts the numbers that
-    are trained; `denoiser` and `encoders` are bytes of frozen weights, the encoders' of those that may wait.
+    `references` are the different pictures of `concepts` subjects, without composites of them and each once, however
+    many captions it has. `trained` counts the numbers that are trained; `denoiser` and `encoders` are bytes of frozen
+    weights, the encoders' of those that may wait. `token_scale` is the vocabulary's usual number, if it is read.
     """
 
     references: int
@@ -46,6 +47,7 @@ class Facts:
     trained: int = 0
     denoiser: float = 0.0
     encoders: float = 0.0
+    token_scale: float | None = 0.0
 
 
 def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, tuple[str, ...]]:
@@ -59,17 +61,20 @@ def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, t
 
     def choose(name: str, value: Any, why: str) -> None:
         nonlocal chosen
-        if chosen.is_auto(name):
+        if chosen.is_auto(name) and name not in chosen.UNUSED:
             chosen = replace(chosen, **{name: value})
             reasons.append(f"{name} = {value} ({why})")
 
     choose("resolution", facts.native_resolution, "the base's own")
     _check_resolution(chosen.resolution, facts)
-    choose("learning_rate", learning_rate(facts.parameters), f"{facts.parameters / 1e6:.0f} M parameters; {RATE_RULE}")
+    choose("learning_rate", *_denoiser_rate(chosen, facts))
     choose("alpha", float(chosen.rank), "equal to rank: the adapter is not scaled")
     if chosen.text_encoder:
-        share = 0.5 if facts.text_encoders == 1 else 0.05
-        choose("text_learning_rate", _rounded(chosen.learning_rate * share), f"{share:g} of learning_rate")
+        choose("text_learning_rate", *_text_rate(chosen, facts))
+    if chosen.token == "free" and facts.token_scale is None:
+        reasons.append(f"token_learning_rate: {TOKEN_SHARE:g} of the vocabulary's usual number, when that is read")
+    elif chosen.token != "none":
+        choose("token_learning_rate", *_token_rate(chosen, facts))
     choose("batch_size", batch_size(facts.parameters, (chosen.resolution // facts.pixels) ** 2), BATCH_RULE)
     several = f" of {facts.concepts} subjects" if facts.concepts > 1 else ""
     number = steps(facts.references, chosen.batch_size, facts.concepts)
@@ -86,6 +91,37 @@ def learning_rate(parameters: int) -> float:
     """
     rate = REFERENCE_RATE * math.sqrt(REFERENCE_SIZE / parameters)
     return _rounded(min(max(rate, REFERENCE_RATE), HIGHEST_RATE))
+
+
+FULL_SHARE, EVERYTHING_SHARE = 0.1, 0.05  # of a LoRA's rate, where weights themselves move
+TOKEN_SHARE, TOKEN_ANGLE = 0.07, 0.01
+
+
+def _denoiser_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
+    if chosen.optimizer == "prodigy":
+        return 1.0, "a factor: Prodigy finds the step size"
+    rate, why = learning_rate(facts.parameters), f"{facts.parameters / 1e6:.0f} M parameters; {RATE_RULE}"
+    if chosen.tuning != "full":
+        return rate, why
+    share = EVERYTHING_SHARE if chosen.parameter_set == "all" else FULL_SHARE
+    return _rounded(rate * share), f"{why}; {share:g} of that where weights are trained in full"
+
+
+def _text_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
+    if chosen.optimizer == "prodigy":
+        return 1.0, "a factor: Prodigy finds the step size"
+    share = 0.5 if facts.text_encoders == 1 else 0.05
+    if chosen.tuning == "full":  # the text encoder's adapter is low-rank all the same
+        return _rounded(learning_rate(facts.parameters) * share), f"{share:g} of a low-rank learning_rate"
+    return _rounded(chosen.learning_rate * share), f"{share:g} of learning_rate"
+
+
+def _token_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
+    if chosen.token == "direction":
+        return TOKEN_ANGLE, "radians a step"
+    assert facts.token_scale is not None
+    rate = _rounded(TOKEN_SHARE * facts.token_scale)
+    return rate, f"{TOKEN_SHARE:g} of the vocabulary's usual number, {facts.token_scale:.3g}"
 
 
 RATE_RULE = "1e-4 at 860 M and above, rising as 1 / sqrt(parameters) to at most 1e-3"
@@ -151,7 +187,7 @@ def split_of(settings: SubjectSettings, facts: Facts) -> Split:
     """How a step of these settings fits into `facts.free` bytes; batch_size and resolution are chosen already."""
     cells = settings.resolution // facts.pixels
     picture = activation_elements(facts.config, cells, cells) * (BYTES_HALF if facts.half else BYTES_FULL)
-    free = None if facts.free is None else int(facts.free - TRAINED * facts.trained)
+    free = None if facts.free is None else int(facts.free - trained_bytes(facts.trained, settings.optimizer))
     return split(
         rows_of(settings, facts.priors),
         picture,
@@ -159,5 +195,8 @@ def split_of(settings: SubjectSettings, facts: Facts) -> Split:
         settings.gradient_checkpointing,
         settings.micro_batch,
         (settings.offload, facts.encoders),
-        (settings.weights, facts.denoiser * FLOAT8_SAVES if facts.half else 0.0),
+        (
+            "full" if settings.tuning == "full" else settings.weights,
+            facts.denoiser * FLOAT8_SAVES if facts.half else 0.0,
+        ),
     )

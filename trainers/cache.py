@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops
 
-from ..augmentation.fitting import fit_to, same_aspect
+from ..augmentation.fitting import as_large, fit_to
 from ..augmentation.pictures import load_mask, load_picture
 from ..models.errors import FewShotError
 from ..models.latents import encode_pictures
@@ -34,6 +34,9 @@ class Pool:
     dropped: the empty caption encoded (1 row), under the same condition.
     weights: how often each sample is drawn, relatively.
     shapes: each sample's masks (1, h, w) by the number of their subject, on the host.
+    grounds: the weight (N, 1, 1, 1) of the loss beyond the masks that a composite brings, 1 for all others; None
+        where no composite brings one.
+    late_weights: as `weights`, towards the end of training; None where nothing changes.
     base, base_dropped: the captions without identifiers and the empty caption (1 row), as the base encodes them,
         where that is used.
     """
@@ -47,6 +50,8 @@ class Pool:
     dropped: Conditioning | None
     weights: tuple[float, ...]
     shapes: tuple[Mapping[int, torch.Tensor], ...] = ()
+    grounds: torch.Tensor | None = None
+    late_weights: tuple[float, ...] | None = None
     base: Conditioning | None = None
     base_dropped: Conditioning | None = None
 
@@ -64,7 +69,8 @@ def build_pool(
 
     Args:
         resolution: side in pixels that all pictures are cropped and resized to.
-        masks: keep the masks; a sample without one counts as all subject.
+        masks: keep the masks; a sample without one counts as all subject. They are kept too where a composite brings
+            a weight of its background.
         live_text: the text encoder is trained, so prompts are not encoded here.
         at_once: pictures that are encoded together; 0 takes four of 512 px or as many pixels.
 
@@ -88,23 +94,26 @@ def build_pool(
     _check_latents(mean, samples)
     prompts = tuple(sample.caption for sample in samples)
     shapes = tuple(shape for _, shape, _ in fitted)
+    grounds = torch.tensor([sample.background for sample in samples]).reshape(-1, 1, 1, 1)
+    weighed = bool((grounds < 1).any())
     return Pool(
         mean=mean,
         std=std,
-        masks=_united(shapes, mean, samples) if masks else None,
+        masks=_united(shapes, mean, samples, masks) if masks or weighed else None,
         sizes=_sizes(networks, [crop for _, _, crop in fitted]),
         prompts=prompts,
         conditioning=None if live_text else encoded(networks, prompts),
         dropped=None if live_text else encoded(networks, [""]),
         weights=tuple(sample.weight for sample in samples),
         shapes=shapes,
+        grounds=grounds.to(networks.device) if weighed else None,
     )
 
 
 def _fit(sample: Sample, resolution: int, cells: int):
     """Pixels (3, H, W) in [0, 1], each subject's mask on the latents' grid (1, h, w), and the crop around them all."""
     source = load_picture(sample.image)
-    masks = {number: _as_large(load_mask(mask), source) for number, mask in sample.masks.items()}
+    masks = {number: as_large(load_mask(mask), source) for number, mask in sample.masks.items()}
     union = reduce(ImageChops.lighter, masks.values()) if masks else None
     picture, _, crop = fit_to(source, union, resolution, resolution, centre="mask" if masks else "centre")
     shapes = {}
@@ -114,32 +123,26 @@ def _fit(sample: Sample, resolution: int, cells: int):
     return _tensor(picture).permute(2, 0, 1), shapes, crop
 
 
-def _as_large(mask: Image.Image, picture: Image.Image) -> Image.Image:
-    """A mask in its picture's size. Raises FewShotError where it has another aspect."""
-    if mask.size == picture.size:
-        return mask
-    if not same_aspect(mask.size, picture.size):
-        raise FewShotError(
-            f"a mask of {mask.width} x {mask.height} does not fit its picture of {picture.width} x {picture.height}; "
-            "crop both alike"
-        )
-    return mask.resize(picture.size, Image.Resampling.BILINEAR)
-
-
 def _tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).float() / 255.0
 
 
 def _united(
-    shapes: Sequence[Mapping[int, torch.Tensor]], mean: torch.Tensor, samples: Sequence[Sample]
+    shapes: Sequence[Mapping[int, torch.Tensor]], mean: torch.Tensor, samples: Sequence[Sample], needed: bool
 ) -> torch.Tensor:
-    """Where any subject is, on the latents' grid (N, 1, h, w), by area; everywhere where there is no mask."""
+    """Where any subject is, on the latents' grid (N, 1, h, w), by area; everywhere where there is no mask.
+
+    In a composite the cells around the subject count as the subject, so that its outline is learned in full. Masks of
+    other pictures may be empty unless they are `needed`.
+    """
     rows = []
     for found, sample in zip(shapes, samples, strict=True):
         row = torch.ones(1, *mean.shape[-2:])
         if found:
             row = torch.stack(list(found.values())).sum(0).clamp(max=1.0)
-        if not row.any():
+        if sample.pasted:
+            row = torch.nn.functional.max_pool2d(row[None], 3, 1, 1)[0]
+        if not row.any() and (needed or sample.background < 1):
             raise FewShotError(
                 f"the mask of {sample.image.path} is empty within the crop. Mend it, or set background_weight to 1."
             )

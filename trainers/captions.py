@@ -8,13 +8,13 @@ from dataclasses import replace
 from ..augmentation.captions import find_word, with_subject
 from ..models.errors import FewShotError
 from ..models.loading import Networks
-from ..models.text import Embeddings, content_tokens, token_places
+from ..models.text import content_tokens, token_places
 from ..models.values import Concept, Sample, TrainingSet
 
 log = logging.getLogger(__name__)
 
 
-def captioned(networks: Networks, pictures: TrainingSet, embeddings: Embeddings | None = None) -> TrainingSet:
+def captioned(networks: Networks, pictures: TrainingSet) -> TrainingSet:
     """`pictures` with the identifiers of all shown subjects in the references' captions; what was mended is logged.
 
     Raises:
@@ -26,7 +26,7 @@ def captioned(networks: Networks, pictures: TrainingSet, embeddings: Embeddings 
             "different places, are better; masks and pasting help"
         )
     for concept in pictures.concepts:
-        _tell_split(networks, concept, embeddings)
+        _tell_split(networks, concept)
     mended = [_with_identifiers(sample, pictures.concepts) for sample in pictures.samples]
     changed = [new for new, old in zip(mended, pictures.samples, strict=True) if new.caption != old.caption]
     if changed:
@@ -36,7 +36,7 @@ def captioned(networks: Networks, pictures: TrainingSet, embeddings: Embeddings 
         )  # fmt: skip
     for sample in mended:
         if sample.role == "reference":
-            _check_window(networks, sample, pictures.concepts, embeddings)
+            _check_window(networks, sample, pictures.concepts)
     return pictures.with_samples(tuple(mended))
 
 
@@ -55,21 +55,19 @@ def _with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
     return replace(sample, caption=caption)
 
 
-def _tell_split(networks: Networks, concept: Concept, embeddings: Embeddings | None) -> None:
-    tokens = content_tokens(networks, concept.identifier, embeddings)
-    if tokens > 1 and concept.identifier not in (embeddings or {}):
+def _tell_split(networks: Networks, concept: Concept) -> None:
+    tokens = content_tokens(networks, concept.identifier)
+    if tokens > 1 and concept.identifier not in networks.words:
         log.warning(
             "the identifier '%s' is %d tokens, whose parts mean something to the text encoder already: all of them are "
             "used, but a word of one token such as 'sks' or 'ohwx' binds better", concept.identifier, tokens,
         )  # fmt: skip
 
 
-def _check_window(
-    networks: Networks, sample: Sample, concepts: tuple[Concept, ...], embeddings: Embeddings | None
-) -> None:
+def _check_window(networks: Networks, sample: Sample, concepts: tuple[Concept, ...]) -> None:
     for concept in _shown(sample, concepts):
         found = find_word(concept.identifier, sample.caption)
-        if found and not token_places(networks, sample.caption, [found.span()], embeddings):
+        if found and not token_places(networks, sample.caption, [found.span()]):
             window = min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)
             raise FewShotError(
                 f"the identifier '{concept.identifier}' lies beyond the {window} tokens that the text encoder reads of "

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from ..models.adapters import paths_of_set
+from ..models.adapters import Full, paths_of_set
 from ..models.loading import Networks
 from ..models.merging import find
 from ..models.values import TrainingSet
+from ..models.words import WordSpec
 from .auto import Facts
 from .memory import free_memory
 from .settings import SubjectSettings
+from .tuning import check_tuning, sets_of, words_of
 
 
 def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSettings) -> Facts:
-    """What `auto` choices depend on."""
+    """What `auto` choices depend on. Raises FewShotError where settings of what is trained contradict each other."""
+    check_tuning(settings)
     return Facts(
-        references=sum(1 for sample in pictures.references if not sample.others),
+        references=len({s.image.key for s in pictures.references if not s.others and not s.pasted}),
         concepts=len({sample.concept for sample in pictures.references}),
         priors=len(pictures.priors),
         parameters=sum(p.numel() for p in networks.unet.parameters()),
@@ -26,18 +31,37 @@ def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSet
         text_encoders=len(networks.text_encoders),
         half=networks.dtype != torch.float32,
         free=free_memory(networks.device),
-        trained=trained_numbers(networks, settings),
+        trained=trained_numbers(networks, settings, words_of(settings, pictures)),
         denoiser=weight_bytes(networks.unet),
-        encoders=sum(map(weight_bytes, waiting_parts(networks, settings.text_encoder))),
+        encoders=sum(map(weight_bytes, waiting_parts(networks, settings.reads_text))),
+        token_scale=usual_number(networks) if settings.token == "free" else 0.0,
     )
 
 
-def trained_numbers(networks: Networks, settings: SubjectSettings) -> int:
-    """How many numbers the adapter of `settings` has: rank * (in + out) for each layer."""
-    sets = [settings.parameter_set, *(["text"] if settings.text_encoder else [])]
-    roots = networks.roots()
-    layers = {path: find(roots, path) for name in sets for path in paths_of_set(networks, name)}
-    return settings.rank * sum(sum(layer.get_parameter("weight").shape) for layer in layers.values())
+def usual_number(networks: Networks) -> float | None:
+    """The root mean square of the numbers in the first text encoder's table: 0.014 for SD 1.x; None where only its
+    shape was read."""
+    table = networks.text_encoders[0].get_input_embeddings().weight
+    return None if table.is_meta else float(table.float().square().mean().sqrt())
+
+
+def trained_numbers(networks: Networks, settings: SubjectSettings, words: Sequence[WordSpec] = ()) -> int:
+    """How many numbers are trained, with each layer counted once as `inject` does.
+
+    They are rank * (in + out) of a low-rank layer, rank * out of one in a block, all of those trained in full, and the
+    vectors of the learned words in each text encoder.
+    """
+    roots, counts = networks.roots(), dict[str, int]()
+    for name, spec in sets_of(settings).items():
+        for path in paths_of_set(networks, name):
+            layer = find(roots, path)
+            if isinstance(spec, Full):
+                counts.setdefault(path, sum(p.numel() for p in layer.parameters(recurse=False)))
+            else:
+                out, width = layer.get_parameter("weight").shape
+                counts.setdefault(path, min(spec.rank, out, width) * (out + (width if spec.block is None else 0)))
+    widths = sum(encoder.config.hidden_size for encoder in networks.text_encoders)
+    return sum(counts.values()) + widths * sum(word.vectors for word in words)
 
 
 def weight_bytes(network: torch.nn.Module) -> int:

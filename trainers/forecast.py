@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .auto import FLOAT8_SAVES, Facts, split_of
-from .memory import CONTEXT, HEADROOM, TRAINED, Split
+from .memory import CONTEXT, HEADROOM, Split, trained_bytes
 from .settings import SubjectSettings
 
 LIBRARIES = 2_000_000_000  # bytes of host memory that Python, torch and what they load take
-STATES = 3 * 16  # bytes a trained number while a state is written: itself, two moments and its best, copied twice
+STATES = 3 * 0.8  # of what is trained, while a state is written: all but gradients, and copied twice
 CARDS = (8, 12, 16, 24)  # GB
 
 
@@ -67,19 +67,22 @@ def on_card(settings: SubjectSettings, facts: Facts, weights: Weights, size: flo
         facts, half=True, free=int(size - CONTEXT - frozen), denoiser=2.0 * weights.denoiser, encoders=2.0 * waiting
     )
     split = split_of(settings, there)
-    return Card(size, split, demand(split, facts.trained, weights, 2, reads_text))
+    return Card(size, split, demand(split, trained_bytes(facts.trained, settings.optimizer), weights, 2, reads_text))
 
 
 def demand(split: Split, trained: int, weights: Weights, width: int, reads_text: bool) -> Demand:
-    """The memory of a step that is split so; `width` is the bytes of a frozen number."""
+    """Bytes of a step that is split so; `width` is of a frozen number, `trained` as of `trained_bytes`."""
     denoiser = width * weights.denoiser * (1 - FLOAT8_SAVES if split.float8 else 1)
     waiting = weights.autoencoder + (0 if reads_text else weights.text)
     encoders = weights.autoencoder + weights.text - (waiting if split.offload else 0)
-    return Demand(CONTEXT, denoiser + width * encoders, TRAINED * trained, split.bytes)
+    return Demand(CONTEXT, denoiser + width * encoders, trained, split.bytes)
 
 
 def host_memory(split: Split, trained: int, weights: Weights, on_gpu: bool, reads_text: bool, validator: int) -> float:
-    """Bytes of host memory: what waits there, a state while it is written, a validating model; on a CPU, everything."""
+    """Bytes of host memory: what waits there, a state while it is written, a validating model; on a CPU, everything.
+
+    `trained` are the bytes of `trained_bytes`.
+    """
     fixed = LIBRARIES + STATES * trained + validator
     if not on_gpu:
         return fixed + demand(split, trained, weights, 4, reads_text).total - CONTEXT

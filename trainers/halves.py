@@ -26,6 +26,7 @@ class Half:
     masks: torch.Tensor | None
     picks: tuple[int, ...] = ()
     told: tuple[bool, ...] = ()
+    grounds: torch.Tensor | None = None
 
 
 def told_to(

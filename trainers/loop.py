@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -13,9 +14,10 @@ from torch.nn import Parameter
 
 from ..models.errors import FewShotError
 from ..models.watching import Silent, Watcher
+from ..models.words import WordRule
 from .checkpoint import Checkpoints, State
 from .course import Course
-from .optimisation import FlatGradients, Rates, make_optimizer
+from .optimisation import DISCRIMINATOR, FlatGradients, Rates, make_optimizer
 from .pace import Pace
 from .processes import Alone, Processes
 from .runs import Journal
@@ -63,6 +65,8 @@ class Plan:
     steps: int
     rates: Rates
     weight_decay: float = 0.0
+    optimizer: str = "adamw"
+    rules: Mapping[str, WordRule] = field(default_factory=dict)  # of learned words, by their parameters' names
     max_gradient_norm: float = 1.0
     save_every: int = 100
     log_every: int = 10
@@ -170,8 +174,12 @@ class _Run:
         self.device = members[0].device
         self.watched = self.device.type == "cpu"  # looking at a loss costs nothing, so each is looked at
         self.rows = (*self.weights, NORM)
-        self.optimizer = make_optimizer(self.parameters, self.plan.rates, self.plan.weight_decay)
-        self.gradients = FlatGradients(members, list(self.weights))
+        plan = self.plan
+        self.optimizer = make_optimizer(self.parameters, plan.rates, plan.weight_decay, plan.optimizer, plan.rules)
+        apart = [name.startswith(DISCRIMINATOR) for name in self.parameters]
+        if sorted(apart) != apart:
+            raise ValueError("a discriminator's parameters come last")
+        self.gradients = FlatGradients(members, list(self.weights), sum(apart))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.scale_losses)
         self.record = torch.zeros(len(self.rows), self.plan.steps, device=self.device)
         self.pace = Pace()
@@ -277,9 +285,11 @@ class _Run:
     def visit(self) -> None:
         """Call who wants to be called; their time does not count as steps'."""
         begun = time.monotonic()
-        for every, call in self.plan.visits:
-            if self.step % every == 0:
-                call(self.step)
+        due = [call for every, call in self.plan.visits if self.step % every == 0]
+        if due:
+            with self.optimizer.averaged():
+                for call in due:
+                    call(self.step)
         self.told_at += time.monotonic() - begun
 
     @property
@@ -292,12 +302,14 @@ class _Run:
         course = self.plan.course
         if course is not None and course.is_due(self.step):
             begun = time.monotonic()
-            course.visit(self.step, self.parameters, self.processes)
+            with self.optimizer.averaged():
+                course.visit(self.step, self.parameters, self.processes)
             self.told_at += time.monotonic() - begun
 
     def choose(self) -> int:
-        """Put the best weights in place, where there was validation; gives their step."""
+        """Put the best weights in place, where there was validation, else the last ones; gives their step."""
         course = self.plan.course
+        self.optimizer.settle()
         return self.step if course is None else course.settle(self.step, self.parameters)
 
     def save(self) -> None:
@@ -308,9 +320,9 @@ class _Run:
 
     def state(self) -> State:
         names = {id(p): name for name, p in self.parameters.items()}
-        slots = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
+        slots = self.optimizer.slots(names)
         rows = dict(zip(self.rows, self.record[:, : self.step], strict=True))
-        extra = self.scaler.state_dict()
+        extra = {**self.scaler.state_dict(), **self.optimizer.numbers()}
         course = self.plan.course.state() if self.plan.course is not None else {}
         return State(self.step, self.parameters, slots, rows, extra, self.seconds(), course)
 
@@ -324,12 +336,11 @@ class _Run:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state.weights[name])
-        for name, slots in state.slots.items():
-            self.optimizer.state[self.parameters[name]] = {k: v.to(self.device) for k, v in slots.items()}
+        self.optimizer.load(self.parameters, state.slots, state.extra)
         for i, name in enumerate(self.rows):
             self.record[i, : state.step] = state.losses[name].to(self.device)
         if self.plan.scale_losses:
-            self.scaler.load_state_dict(dict(state.extra))
+            self.scaler.load_state_dict({name: state.extra[name] for name in self.scaler.state_dict()})
         if self.plan.course is not None:
             self.plan.course.load(state.course)
         self.step = self.saved = self.checked = self.told = state.step
@@ -347,4 +358,5 @@ class _Run:
         finally:
             early = 0 < self.step < self.plan.steps and not self.complete
             if self.plan.cut and early and self.processes.main:
-                self.plan.cut(self.step)
+                with nullcontext() if self.spoiled else self.optimizer.averaged():
+                    self.plan.cut(self.step)

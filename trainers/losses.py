@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 
-def weight_map(mask: torch.Tensor, background: float) -> torch.Tensor:
-    """W = M + background * (1 - M) for masks M (B, 1, h, w) in [0, 1]."""
+def weight_map(mask: torch.Tensor, background: float | torch.Tensor) -> torch.Tensor:
+    """W = M + background * (1 - M) for masks M (B, 1, h, w) in [0, 1]; one background for all, or (B, 1, 1, 1)."""
     mask = mask.float()
     return mask + background * (1.0 - mask)
 
@@ -53,9 +53,14 @@ def reference_loss(
     return losses if time_weight is None else losses * time_weight
 
 
-def prior_loss(prediction: torch.Tensor, target: torch.Tensor, time_weight: torch.Tensor | None = None) -> torch.Tensor:
+def prior_loss(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    time_weight: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """L_prior of each sample (B,): the same error on pictures of the class, made by the base (ibid., prior term)."""
-    return reference_loss(prediction, target, None, time_weight)
+    return reference_loss(prediction, target, weights, time_weight)
 
 
 SURE = 1e-3
@@ -102,6 +107,20 @@ def consistency_loss(error: torch.Tensor, base_error: torch.Tensor, beta: float)
     where both errors are equal; the loss itself is 2 log(2) / beta there.
     """
     return torch.nn.functional.softplus(beta * (error - base_error)) * (2.0 / beta)
+
+
+def steering_loss(
+    word: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Relation steering of one vector: a scalar (Huang et al. 2023, arXiv:2303.13495, eq. 5).
+
+    -log of the share that `positives` (P, D) have in the sum of exp(cosine / temperature) over them and `negatives`
+    (N, D), with P > 0: the vector shall be nearer to words for relations than to words for things. Cosines, since
+    lengths of half a unit would leave the best value near the worst. No gradient goes into positives and negatives.
+    """
+    others = torch.cat([positives, negatives]).detach().float()
+    cosines = torch.nn.functional.cosine_similarity(word.float()[None], others) / temperature
+    return cosines.logsumexp(0) - cosines[: len(positives)].logsumexp(0)
 
 
 def part_of_mean(losses: torch.Tensor, count: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ HEADROOM = 600_000_000  # bytes left free: the driver spills to slow memory when
 BYTES_HALF = 3.5  # bytes an element kept for the backward pass under autocast, whose norms and adapters are fp32
 BYTES_FULL = 4.0
 CHECKPOINTED = 0.35  # share of the activations that stays with gradient checkpointing
-TRAINED = 20  # bytes a trained number: itself, its gradient, two moments and its last good value, in fp32
+TRAINED = 12  # bytes a trained number: itself, its gradient and its last good value, in fp32
+KEPT = MappingProxyType({"adamw": 8, "adamw_8bit": 2, "prodigy": 16, "schedule_free": 8})
+"""bytes that each optimiser keeps of a trained number: moments, and Prodigy's distance from the start"""
 CONTEXT = 600_000_000  # bytes that CUDA, its libraries and their kernels take
 TRANSFORMER = 23  # elements kept a token and channel in a transformer block: norms, q, k, v, outputs, feed-forward
 RESNET = 3  # elements kept a place and channel (in and out) in a residual block
@@ -54,6 +57,11 @@ def activation_elements(config: Mapping[str, Any], height: int, width: int) -> i
                 total += count * depths[level] * TRANSFORMER * channels * places
     smallest = (height >> (len(widths) - 1)) * (width >> (len(widths) - 1))
     return total + (2 * RESNET * 2 + depths[-1] * TRANSFORMER) * widths[-1] * smallest
+
+
+def trained_bytes(numbers: int, optimizer: str) -> int:
+    """What so many trained numbers take beside the frozen networks."""
+    return numbers * (TRAINED + KEPT[optimizer])
 
 
 def _for_each_level(value: Any, levels: int) -> list[int]:

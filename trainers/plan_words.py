@@ -24,14 +24,16 @@ def described(plan: TrainingPlan) -> str:
 
 def _pictures(plan: TrainingPlan) -> list[str]:
     side = plan.chosen.resolution
-    sizes = Counter((one.sample.image.width, one.sample.image.height) for one in plan.references)
+    pictures = {one.sample.image.key: one for one in plan.references}.values()  # one may have many captions
+    sizes = Counter((one.sample.image.width, one.sample.image.height) for one in pictures)
     groups = ", ".join(f"{count} of {w} x {h}" for (w, h), count in sizes.most_common(6))
     more = f" and {len(sizes) - 6} other sizes" if len(sizes) > 6 else ""
+    captions = f" with {len(plan.references)} captions" if len(plan.references) > len(pictures) else ""
     lines = [
-        f"pictures: {len(plan.references)} references, {plan.priors} priors",
+        f"pictures: {len(pictures)} references{captions}, {plan.priors} priors",
         f"sizes: {groups}{more}; one bucket: all are cropped to {side} x {side}",
     ]
-    large = [one for one in plan.references if one.scale > 1]
+    large = [one for one in pictures if one.scale > 1]
     if large:
         most = max(one.scale for one in large)
         lines.append(f"warning: {len(large)} are smaller than that and are enlarged, up to {most:.1f} times: blurred")
@@ -41,7 +43,7 @@ def _pictures(plan: TrainingPlan) -> list[str]:
     if long:
         name = long[0].sample.image.path.name
         lines.append(f"warning: {len(long)} captions are too long and lose their end, first that of {name}")
-    seen = [one.seen for one in plan.references]
+    seen = list(times_seen(plan).values())
     text = f"seen: each reference about {_range(seen)} times in {plan.chosen.steps} steps of {plan.chosen.batch_size}"
     lines.append(text + (f", each prior {plan.prior_seen:.1f}" if plan.prior_seen else ""))
     if len(seen) == 1:
@@ -49,6 +51,14 @@ def _pictures(plan: TrainingPlan) -> list[str]:
     elif max(seen) < 10:
         lines.append("warning: that is seldom for so many pictures: raise steps, or choose the best ten pictures")
     return lines
+
+
+def times_seen(plan: TrainingPlan) -> Counter[str]:
+    """How often each reference is drawn, by its picture's key: with whichever of its captions."""
+    total: Counter[str] = Counter()
+    for one in plan.references:
+        total[one.sample.image.key] += one.seen  # type: ignore[assignment]
+    return total
 
 
 def _size(plan: TrainingPlan) -> list[str]:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..augmentation.captions import find_word
 from ..models.errors import FewShotError
 from ..models.loading import Networks, compute_dtype, open_base
 from ..models.values import BaseModelRef, Sample, TrainingSet
 from ..models.watching import Silent, Watcher
+from ..models.words import WordSpec
 from .auto import Facts, resolve, rows_of, split_of
 from .facts import gather_facts
 from .forecast import CARDS, Card, Demand, Weights, demand, host_memory, on_card
-from .memory import CONTEXT, free_memory
+from .memory import CONTEXT, free_memory, trained_bytes
+from .optimisation import make_optimizer
 from .settings import SubjectSettings
 from .several import drawing_weights
 from .subject import SubjectTraining
+from .training import rates_of
+from .tuning import words_of
 from .validation import STEPS, Validator, interval
 
 TIMED = 5
@@ -102,10 +109,10 @@ def plan_training(
             references = _fitted(networks, pictures, chosen, watcher)
             timing = time_steps(networks, pictures, chosen, watcher, timed) if timed else None
             room = networks.text_encoders[0].config.max_position_embeddings - 2
-    reads_text = chosen.text_encoder
+    reads_text = chosen.reads_text
     asked = replace(chosen, **{name: getattr(settings, name) for name in LEFT_TO_MEMORY})
     cards = tuple(on_card(asked, facts, weights, size * 1e9, reads_text) for size in CARDS)
-    split = split_of(chosen, facts)
+    split, taken = split_of(chosen, facts), trained_bytes(facts.trained, chosen.optimizer)
     on_gpu = device.type == "cuda"
     drawn = chosen.steps * chosen.batch_size
     validated = validator is not None and settings.validate_every != 0
@@ -118,8 +125,8 @@ def plan_training(
         prior_seen=drawn / facts.priors if facts.priors and chosen.prior_weight else 0.0,
         room=room,
         trained=facts.trained,
-        gpu=demand(split, facts.trained, weights, 2 if facts.half else 4, reads_text) if on_gpu else None,
-        host=host_memory(split, facts.trained, weights, on_gpu, reads_text, validator.bytes if validator else 0),
+        gpu=demand(split, taken, weights, 2 if facts.half else 4, reads_text) if on_gpu else None,
+        host=host_memory(split, taken, weights, on_gpu, reads_text, validator.bytes if validator else 0),
         cards=cards,
         timing=timing,
         validations=1 + -(-chosen.steps // every) if every else 0,
@@ -139,7 +146,7 @@ def _facts(
     if networks.device == device:
         return facts
     width = compute_dtype(networks.ref.dtype, device).itemsize
-    waiting = weights.autoencoder + (0 if settings.text_encoder else weights.text)
+    waiting = weights.autoencoder + (0 if settings.reads_text else weights.text)
     free = free_memory(device)
     left = None if free is None else free - width * (weights.denoiser + weights.autoencoder + weights.text)
     return replace(facts, half=width == 2, free=left, denoiser=width * weights.denoiser, encoders=width * waiting)
@@ -155,14 +162,23 @@ def _weights(networks: Networks) -> Weights:
 def _fitted(networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher) -> tuple[Fitted, ...]:
     weights = drawing_weights(pictures.references, chosen.composite_share)
     drawn = chosen.steps * chosen.batch_size / sum(weights)
-    tokenizer, side = networks.tokenizers[0], chosen.resolution
+    words, side = words_of(chosen, pictures), chosen.resolution
     rows = []
     for sample, weight in zip(pictures.references, weights, strict=True):
         watcher.check()
         scale = max(side / sample.image.width, side / sample.image.height)
-        tokens = len(tokenizer(sample.caption, add_special_tokens=False).input_ids)
+        tokens = _tokens(networks.tokenizers[0], sample.caption, words)
         rows.append(Fitted(sample, scale, tokens, drawn * weight))
     return tuple(rows)
+
+
+def _tokens(tokenizer: Any, caption: str, words: Sequence[WordSpec]) -> int:
+    """How many tokens a caption has; a learned word has as many as it has vectors."""
+    count = len(tokenizer(caption, add_special_tokens=False).input_ids)
+    for one in words:
+        if find_word(one.word, caption):
+            count += one.vectors - len(tokenizer(one.word, add_special_tokens=False).input_ids)
+    return count
 
 
 def time_steps(
@@ -175,7 +191,9 @@ def time_steps(
     try:
         if chosen.gradient_checkpointing == "on":
             networks.unet.enable_gradient_checkpointing()
-        optimizer = torch.optim.AdamW(injected.parameters.values(), lr=chosen.learning_rate)
+        optimizer = make_optimizer(
+            injected.parameters, rates_of(chosen), chosen.weight_decay, chosen.optimizer, injected.rules
+        )
         if cuda:
             torch.cuda.reset_peak_memory_stats(networks.device)
         seconds = []
@@ -186,7 +204,8 @@ def time_steps(
             for terms in step.passes(number, list):
                 sum(step.weights[name] * value for name, value in terms.items()).backward()  # type: ignore[union-attr]
             optimizer.step()
-            optimizer.zero_grad()
+            for parameter in injected.parameters.values():
+                parameter.grad = None
             if cuda:
                 torch.cuda.synchronize(networks.device)
             seconds.append(time.perf_counter() - begun)

@@ -24,6 +24,14 @@ CUSTOM = "custom"
 _OWN: dict[str, dict[str, Any]] = {
     # Priors, attention tied to masks, everything that attends: the poster's second and third pillars.
     "Poster": dict(prior_weight=1.0, local_weight=0.05, parameter_set="attention", text_encoder=True),
+    # No priors, no autoencoder pass for them: the base's own error holds the class; the word keeps its length.
+    "Fast": dict(prior_weight=0.0, objective="dco", parameter_set="attention", token="direction"),
+    # InstructBooth's first stage: the whole denoiser with priors (Chae et al. 2023), as in DreamBooth.
+    "InstructBooth stage 1": dict(prior_weight=1.0, parameter_set="all", tuning="full", caption_dropout=0.1),
+    # Keys and values of cross-attention in full, and a new word (Kumari et al. 2023).
+    "Custom Diffusion": dict(prior_weight=1.0, parameter_set="cross_kv", tuning="full", token="free"),
+    # A new word and nothing else (Gal et al. 2022).
+    "Textual Inversion": dict(prior_weight=0.0, parameter_set="none", token="free"),
     # A face fills its picture: more to hold, and less of what lies behind it.
     "Portrait": dict(prior_weight=1.0, rank=32, text_encoder=True, background_weight=0.3),
     # The look of whole pictures: no class to keep, the feed-forward layers too, and an offset for flat tones.

@@ -94,12 +94,17 @@ class Run:
         """The LoRA file of the run when it was cut after `step` steps."""
         return self.folder / f"{self.name}_step_{step:08d}.safetensors"
 
+    @property
+    def model(self) -> Path:
+        """The checkpoint of the run when the whole denoiser was trained."""
+        return self.folder / f"{self.name}_model.safetensors"
+
     def validated(self, step: int) -> Path:
         """The LoRA file of a validated step, where those are kept."""
         return self.folder / "validated" / self.part(step).name
 
     def parts(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{glob.escape(self.name)}_step_????????.safetensors"))
+        return sorted(self.folder.glob(f"{glob.escape(self.name)}_step_????????*.safetensors"))
 
     @property
     def _adapter(self) -> Path:
@@ -189,7 +194,9 @@ def _readable(value: Any) -> Any:
 
 def write_adapter(path: Path, adapter: Adapter) -> Path:
     """Keep an adapter as it is, in full precision: what a run returns the second time equals the first."""
-    tensors: dict[str, torch.Tensor] = {f"embedding|{n}": t for n, t in adapter.embeddings.items()}
+    tensors: dict[str, torch.Tensor] = {
+        f"embedding|{word}|{kind}": tensor for word, of in adapter.embeddings.items() for kind, tensor in of.items()
+    }
     alphas: dict[str, float] = {}
     for name, factor in adapter.factors.items():
         if isinstance(factor, LowRank):
@@ -218,14 +225,11 @@ def read_adapter(path: Path) -> Adapter:
     tensors, metadata = read_tensors(path)
     about = json.loads(metadata["adapter"])
     parts: dict[str, dict[str, torch.Tensor]] = {}
-    embeddings = {}
+    embeddings: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         kind, rest = name.split("|", 1)
-        if kind == "embedding":
-            embeddings[rest] = tensor
-        else:
-            module, part = rest.rsplit("|", 1)
-            parts.setdefault(module, {})[part] = tensor
+        owner, part = rest.rsplit("|", 1)
+        (embeddings if kind == "embedding" else parts).setdefault(owner, {})[part] = tensor
     factors: dict[str, Factor] = {}
     for module, given in parts.items():
         alpha = about["alphas"].get(module)

@@ -9,13 +9,23 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ..models.errors import FewShotError
 
 S = TypeVar("S", bound="Settings")
 
-PARAMETER_SETS = ("attention", "cross", "cross_kv", "self", "attention_ff")
+PARAMETER_SETS = ("attention", "cross", "cross_kv", "self", "attention_ff", "feed_forward", "all", "none")
+
+
+def _rank_of(what: str) -> Any:
+    help = f"Rank of the adapter in {what}. 0 takes rank."
+    return setting(0, help, min=1, max=256, step=1, advanced=True, auto=0)
+
+
+def _alpha_of(what: str) -> Any:
+    help = f"Alpha in {what}. 0 takes alpha where the rank is rank, else what scales it alike."
+    return setting(0.0, help, min=1e-3, max=1024.0, step=1.0, advanced=True, auto=0)
 
 
 def setting(
@@ -46,9 +56,14 @@ def setting(
 class Settings:
     """What all trainers' settings can do: be checked, be read from a mapping, give a key."""
 
+    UNUSED: ClassVar[frozenset[str]] = frozenset()
+    """settings that a method shares with its base class by name only: they keep their default and have no widget"""
+
     def __post_init__(self) -> None:
         for about in fields(self):
             _check(about, getattr(self, about.name))
+            if about.name in self.UNUSED and getattr(self, about.name) != about.default:
+                raise FewShotError(f"{about.name} is no setting of this training; leave it out.")
 
     @classmethod
     def from_mapping(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -57,7 +72,7 @@ class Settings:
         Raises:
             FewShotError: a name is unknown (the nearest known one is named) or a value is out of its range.
         """
-        known = {about.name: about for about in fields(cls)}
+        known = {about.name: about for about in fields(cls) if about.name not in cls.UNUSED}
         refuse_unknown(values, known, "setting")
         return cls(**{name: _converted(known[name], value) for name, value in values.items()})
 
@@ -189,9 +204,65 @@ class SubjectSettings(Settings):
     )
     parameter_set: str = setting(
         "attention",
-        "Which layers of the denoiser get an adapter: all attention, cross-attention, its keys and values only, "
-        "self-attention, or all attention and the feed-forward layers.",
+        "Which layers of the denoiser are trained: all attention, cross-attention, its keys and values only, "
+        "self-attention, all attention and the feed-forward layers, those only, all parameters (with tuning full), or "
+        "none.",
         choices=PARAMETER_SETS,
+    )
+    tuning: str = setting(
+        "low_rank",
+        "How they are trained: by a low-rank adapter; by one in a block of its own (subject_block), so that subjects "
+        "trained apart can be added; or in full, which with all parameters gives a checkpoint and a BASE.",
+        choices=("low_rank", "orthogonal", "full"),
+        advanced=True,
+    )
+    cross_rank: int = _rank_of("cross-attention")
+    cross_alpha: float = _alpha_of("cross-attention")
+    self_rank: int = _rank_of("self-attention")
+    self_alpha: float = _alpha_of("self-attention")
+    feed_forward_rank: int = _rank_of("the feed-forward layers")
+    feed_forward_alpha: float = _alpha_of("the feed-forward layers")
+    text_rank: int = _rank_of("the text encoder")
+    text_alpha: float = _alpha_of("the text encoder")
+    subject_block: int = setting(
+        0,
+        "With tuning orthogonal: the block that this subject is learned in. Subjects that are to be added need "
+        "different blocks and the same rank.",
+        min=0,
+        max=1000,
+        step=1,
+        advanced=True,
+    )
+    extract_rank: int = setting(
+        0,
+        "With tuning full of all parameters: also gives a low-rank adapter of what was learned, of this rank; how much "
+        "of it the adapter misses is logged. 0 gives none.",
+        min=0,
+        max=512,
+        step=1,
+        advanced=True,
+    )
+    token: str = setting(
+        "none",
+        "Learn the identifier as a word of its own: freely, or only its direction, which keeps the rest of the prompt "
+        "readable. It is saved with the LoRA and as an embedding.",
+        choices=("none", "free", "direction"),
+    )
+    token_vectors: int = setting(
+        1, "How many tokens the learned identifier takes in a prompt.", min=1, max=16, step=1, advanced=True
+    )
+    token_start: str = setting(
+        "", "The word whose vectors the learned identifier begins with. Empty takes the class noun.", advanced=True
+    )
+    token_learning_rate: float = setting(
+        0.0,
+        "Step size of the learned identifier; of a direction its angle in radians. 0 chooses: 0.01 for a direction, "
+        "else 0.07 of the vocabulary's usual number, which is 1e-3 for SD 1.x.",
+        min=1e-8,
+        max=1.0,
+        step=1e-4,
+        advanced=True,
+        auto=0,
     )
     text_encoder: bool = setting(False, "Give the text encoder's attention an adapter too.")
     text_learning_rate: float = setting(
@@ -218,8 +289,14 @@ class SubjectSettings(Settings):
         step=0.01,
         advanced=True,
     )
-    optimizer: str = setting("adamw", "The optimiser: AdamW as in torch.", choices=("adamw",), advanced=True)
-    weight_decay: float = setting(1e-4, "AdamW's weight decay.", min=0.0, max=1.0, step=1e-4, advanced=True)
+    optimizer: str = setting(
+        "adamw",
+        "The optimiser: AdamW; AdamW with 8-bit moments (CUDA, needs bitsandbytes); Prodigy, which finds the step size "
+        "and takes learning_rate as a factor; or schedule-free AdamW, which averages instead of a schedule.",
+        choices=("adamw", "adamw_8bit", "prodigy", "schedule_free"),
+        advanced=True,
+    )
+    weight_decay: float = setting(1e-4, "The optimiser's weight decay.", min=0.0, max=1.0, step=1e-4, advanced=True)
     max_gradient_norm: float = setting(
         1.0, "Longer gradients are scaled down to this norm.", min=1e-6, max=1e6, step=0.1, advanced=True
     )
@@ -367,3 +444,17 @@ class SubjectSettings(Settings):
         "that no caption names.",
         advanced=True,
     )
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether prompts are encoded anew in each step, because the text encoders or their words are trained."""
+        return self.text_encoder or self.token != "none"
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each group of parameters, by the beginning of their names."""
+        return {
+            "unet": self.learning_rate,
+            "text_encoder": self.text_learning_rate,
+            "token": self.token_learning_rate,
+        }

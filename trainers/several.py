@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from ..models.values import Sample
 
+NATURAL_END = 0.2
+"""the share of the steps, the last ones, in which no composites are drawn where there are natural pictures"""
+
 
 def drawing_weights(samples: Sequence[Sample], composite_share: float) -> tuple[float, ...]:
     """How often each of `samples` is drawn, relatively: all subjects equally, however many pictures each has.
@@ -25,3 +28,15 @@ def drawing_weights(samples: Sequence[Sample], composite_share: float) -> tuple[
         sample.weight / totals[group] * (composites if group == -1 else alone)
         for group, sample in zip(groups, samples, strict=True)
     )
+
+
+def natural_weights(samples: Sequence[Sample], weights: Sequence[float]) -> tuple[float, ...] | None:
+    """`weights` without those of composites of one subject; None where that would leave all or nothing.
+
+    Training ends on natural pictures, so that the model does not end up with plain backgrounds. Composites that show
+    several subjects stay: there may be no natural picture of them together.
+    """
+    left = tuple(
+        0.0 if sample.pasted and not sample.others else weight for sample, weight in zip(samples, weights, strict=True)
+    )
+    return left if any(left) and left != tuple(weights) else None

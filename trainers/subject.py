@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 
 from ..evaluation.metrics import strip_identifiers
-from ..models.adapters import Injected, LoraSpec, inject
+from ..models.adapters import Injected, inject
 from ..models.attention import Captured, captured, shares_on_grid
 from ..models.errors import FewShotError
 from ..models.loading import Networks
 from ..models.text import Conditioning, denoise, encode_prompts
 from ..models.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ..models.watching import Watcher
+from ..models.words import LearnedWords
 from . import losses
 from .cache import Pool, build_pool, encoded
 from .captions import captioned
@@ -30,9 +31,10 @@ from .loop import Share
 from .processes import Processes
 from .randomness import Randomness
 from .settings import SubjectSettings
-from .several import drawing_weights
+from .several import NATURAL_END, drawing_weights, natural_weights
 from .supervision import Supervision, supervise
 from .training import TrainingResult, train_with
+from .tuning import sets_of, words_of
 from .validation import Validator
 
 log = logging.getLogger(__name__)
@@ -102,15 +104,14 @@ class SubjectStep:
     def draw(self, term: str, step: int, samples: Sequence[int]) -> Half:
         """Pictures, latents, timesteps and noise of `samples`: functions of (seed, term, step, sample) only."""
         pool, random, schedule = self.pools[term], self.random, self.networks.schedule
-        first = step * self.settings.batch_size
-        picks = [random.choose(f"{term}/picture", first + i, pool.weights) for i in samples]
+        picks = self.picks(term, step, samples)
         mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
         noise = random.normal(f"{term}/noise", step, samples, mean.shape[1:])
         if self.settings.noise_offset:
             offset = random.normal(f"{term}/offset", step, samples, (mean.shape[1], 1, 1))
             noise = noise + self.settings.noise_offset * offset
-        times = random.integers(f"{term}/timestep", step, samples, len(schedule))
+        times = self.times(term, step, samples)
         told = [not random.happens(f"{term}/dropped", step, i, self.settings.caption_dropout) for i in samples]
         return Half(
             latents=schedule.add_noise(clean, noise, times),
@@ -122,7 +123,20 @@ class SubjectStep:
             masks=None if pool.masks is None else rows_of(pool.masks, picks),
             picks=tuple(picks),
             told=tuple(told),
+            grounds=None if pool.grounds is None else rows_of(pool.grounds, picks),
         )
+
+    def picks(self, term: str, step: int, samples: Sequence[int]) -> list[int]:
+        """Which pictures of the term's pool the samples are."""
+        pool, first = self.pools[term], step * self.settings.batch_size
+        weights = pool.weights
+        if pool.late_weights is not None and step >= (1 - NATURAL_END) * self.settings.steps:
+            weights = pool.late_weights
+        return [self.random.choose(f"{term}/picture", first + i, weights) for i in samples]
+
+    def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
+        """The samples' timesteps (n,), all alike probable."""
+        return self.random.integers(f"{term}/timestep", step, samples, len(self.networks.schedule))
 
     def predict(self, halves: Sequence[Half]) -> tuple[torch.Tensor, ...]:
         """The denoiser's predictions for each half, all in one call."""
@@ -139,7 +153,7 @@ class SubjectStep:
         return prediction.split([len(half.times) for half in halves])
 
     def _conditioning(self, halves: Sequence[Half]) -> Conditioning:
-        """From the cache, or encoded now where the text encoder is trained."""
+        """From the cache, or encoded now where the text encoder or its words are trained."""
         cached = [half.conditioning for half in halves if half.conditioning is not None]
         if cached:
             return Conditioning.cat(cached)
@@ -153,15 +167,24 @@ class SubjectStep:
         if self.settings.min_snr_gamma:
             schedule = self.networks.schedule
             weight = losses.min_snr_weight(schedule.snr(half.times), self.settings.min_snr_gamma, schedule.prediction)
+        places = self._places(term, half)
         if term == PRIOR:
-            return losses.prior_loss(prediction, half.target, weight)
-        places = None if half.masks is None else losses.weight_map(half.masks, self.settings.background_weight)
+            return losses.prior_loss(prediction, half.target, weight, places)
         if self.settings.objective != "dco":
             return losses.reference_loss(prediction, half.target, places, weight)
         own = losses.squared_error(prediction, half.target, places)
         base = losses.squared_error(self.base_prediction(half), half.target, places)
         error = losses.consistency_loss(own, base, self.settings.dco_beta)
         return error if weight is None else error * weight
+
+    def _places(self, term: str, half: Half) -> torch.Tensor | None:
+        """The weights (n, 1, h, w) of the loss: lower on backgrounds, as the settings or a composite want it."""
+        if half.masks is None:
+            return None
+        background = 1.0 if term == PRIOR else self.settings.background_weight
+        if half.grounds is None:
+            return losses.weight_map(half.masks, background)
+        return losses.weight_map(half.masks, half.grounds.clamp(max=background))
 
     @torch.no_grad()
     def base_prediction(self, half: Half) -> torch.Tensor:
@@ -195,10 +218,10 @@ class SubjectStep:
 
 
 class SubjectTraining:
-    """The method: which layers get an adapter, and what is computed once before the first step."""
+    """The method: what is trained, and what is computed once before the first step."""
 
     name = "subject"
-    revision = 2  # raised too when a rule of `auto` or a default that is not a setting changes
+    revision = 3  # raised too when a rule of `auto` or a default that is not a setting changes
 
     def prepare(
         self,
@@ -208,13 +231,16 @@ class SubjectTraining:
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[SubjectStep, Injected]:
-        """Put the layers in, and encode pictures and prompts."""
+        """Put in what is trained, and encode pictures and prompts."""
         _tell(pictures, chosen)
-        pictures = captioned(networks, pictures)
-        base = base_words(networks, pictures) if chosen.objective == "dco" else None
-        spec = LoraSpec(chosen.rank, chosen.alpha)
-        sets = {chosen.parameter_set: spec} | ({"text": spec} if chosen.text_encoder else {})
-        injected = inject(networks, sets, chosen.seed, start_from)
+        words = LearnedWords(networks, words_of(chosen, pictures), start_from)
+        try:
+            pictures = captioned(networks, pictures)
+            base = base_words(networks, pictures) if chosen.objective == "dco" else None
+        except BaseException:
+            words.remove()
+            raise
+        injected = inject(networks, sets_of(chosen), chosen.seed, start_from, words)
         try:  # prompts are encoded with what stays on of the adapter that is trained on from
             references, priors, supervision = self._pools(networks, pictures, chosen, watcher)
         except BaseException:
@@ -230,8 +256,9 @@ class SubjectTraining:
         """References, priors, and what L_local compares; the last two where they have a weight."""
 
         def pool(samples: Sequence[Sample], masks: bool, share: float = 0.0) -> Pool:
-            built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.text_encoder)
-            return replace(built, weights=drawing_weights(samples, share))
+            built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.reads_text)
+            weights = drawing_weights(samples, share)
+            return replace(built, weights=weights, late_weights=natural_weights(samples, weights))
 
         references = pool(pictures.references, chosen.background_weight < 1, chosen.composite_share)
         supervision = None

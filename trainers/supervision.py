@@ -13,7 +13,7 @@ from ..augmentation.subject_words import subject_spans
 from ..models.attention import Layer, chosen_layers
 from ..models.errors import FewShotError
 from ..models.loading import Networks
-from ..models.text import Embeddings, content_tokens, token_places
+from ..models.text import content_tokens, token_places
 from ..models.values import Concept, Sample
 from .cache import Pool
 
@@ -53,7 +53,6 @@ def supervise(
     samples: Sequence[Sample],
     concepts: Sequence[Concept],
     content_only: bool = True,
-    embeddings: Embeddings | None = None,
 ) -> Supervision:
     """Find the words and bring the masks to the layers' grid.
 
@@ -70,9 +69,9 @@ def supervise(
     window = min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)
     tokens, places = [], []
     for sample in samples:
-        count = content_tokens(networks, sample.caption, embeddings)
+        count = content_tokens(networks, sample.caption)
         tokens.append(list(range(1, count + 1)) if content_only else list(range(window)))
-        places.append([_places(networks, sample, concepts, number, embeddings) for number in range(len(concepts))])
+        places.append([_places(networks, sample, concepts, number) for number in range(len(concepts))])
     most = max(1, *(len(row) for row in tokens))
     shape = (len(samples), len(concepts))
     wanted, known = torch.zeros(shape[0], most, dtype=torch.long), torch.zeros(shape[0], most, dtype=torch.bool)
@@ -95,15 +94,13 @@ def supervise(
     )
 
 
-def _places(
-    networks: Networks, sample: Sample, concepts: Sequence[Concept], number: int, embeddings: Embeddings | None
-) -> set[int]:
+def _places(networks: Networks, sample: Sample, concepts: Sequence[Concept], number: int) -> set[int]:
     """The tokens of one subject's words in the caption of a picture that shows it."""
     if number not in sample.masks:
         return set()
     others = [concept for i, concept in enumerate(concepts) if i != number]
     spans = subject_spans(sample.caption, concepts[number], others)
-    return set(token_places(networks, sample.caption, spans, embeddings))
+    return set(token_places(networks, sample.caption, spans))
 
 
 def _tell(valid: torch.Tensor, samples: Sequence[Sample]) -> None:

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from ..evaluation.frontier import Curve
-from ..models.adapters import Injected
+from ..models.adapters import EVERYTHING, Injected
+from ..models.checkpoint_writing import trained_base
+from ..models.embedding_files import write_parts
 from ..models.errors import FewShotError
 from ..models.float8 import keep_in_float8
-from ..models.formats import write_lora
 from ..models.loading import Networks, open_base
 from ..models.resting import Resting
 from ..models.sampling import sample
@@ -25,6 +26,7 @@ from .auto import resolve
 from .checkpoint import Checkpoints, make_folder
 from .course import Course
 from .facts import gather_facts, waiting_parts
+from .keeping import describe, extracted, write_base, write_learned
 from .loop import Diverged, Outcome, Plan, Step, train
 from .optimisation import Rates
 from .processes import Alone, Processes
@@ -46,7 +48,8 @@ class TrainingResult:
     `terms` holds each loss term at each step, unweighted; `losses` their weighted sum. `resumed_from` is the step that
     was gone on from: 0 for a new run, all steps for one that was found finished. `seconds` include earlier parts.
     `adapter` is that after step `chosen`: the best one that was validated, else the last. `validation` is None where
-    nothing was validated.
+    nothing was validated. `base` is the base that was trained in full, None where it is as it was; the adapter then
+    holds the rest, and what was extracted from it.
     """
 
     adapter: Adapter
@@ -57,11 +60,17 @@ class TrainingResult:
     seconds: float
     chosen: int
     validation: Curve | None = None
+    base: BaseModelRef | None = None
 
     @property
     def lora(self) -> Path:
-        """The LoRA file in the run's folder."""
+        """The LoRA file in the run's folder; where only a word was learned, its embedding."""
         return Run(self.folder, "").lora
+
+    @property
+    def model(self) -> Path | None:
+        """The checkpoint in the run's folder, where the base was trained."""
+        return Run(self.folder, "").model if self.base is not None else None
 
 
 class TrainingStep(Step, Protocol):
@@ -110,7 +119,7 @@ def train_with(
         found = find_run(runs, key)
         ended = found.finished() if found else None
         if found and ended:
-            return _result_again(found, *ended)
+            return _result_again(found, base, *ended)
         watcher = watcher or Silent()
         with open_base(base, torch.device(device), watcher, tokenizer_folder=tokenizer_folder) as networks:
             chosen, reasons = resolve(settings, gather_facts(networks, pictures, settings))
@@ -142,12 +151,15 @@ def run_key(
     return content_key(method.name, method.revision, weights, pictures.key, settings.key(), start, chooser)
 
 
-def _result_again(run: Run, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:
+def _result_again(run: Run, base: BaseModelRef, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:
     log.info("a finished run with the same inputs lies in %s and is returned", run.folder)
     terms = {name: tuple(values) for name, values in result["terms"].items()}
     losses = tuple(result["losses"])
     curve = Curve.of(result["validation"]) if result["validation"] else None
-    return TrainingResult(adapter, losses, terms, run.folder, len(losses), result["seconds"], result["chosen"], curve)
+    trained = trained_base(base, run.model) if run.model.exists() else None
+    return TrainingResult(
+        adapter, losses, terms, run.folder, len(losses), result["seconds"], result["chosen"], curve, trained
+    )
 
 
 @dataclass
@@ -188,7 +200,7 @@ class _Job:
         except Diverged as error:
             if not error.step:
                 raise
-            raise Diverged(f"{error} The LoRA so far is {run.part(error.step)}.", error.step) from error
+            raise Diverged(f"{error} What was learned so far is {run.parts()[0]}.", error.step) from error
         return self.finish(run, outcome, course)
 
     def open(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> Run:
@@ -230,16 +242,25 @@ class _Job:
         """The LoRA as it is now, beside those of the other validated steps."""
         path = run.validated(step)
         if not path.exists():
-            write_lora(self.extract(step), make_folder(path.parent) / path.name)
+            self.write(self.extract(step), make_folder(path.parent) / path.name)
+
+    def write(self, adapter: Adapter, path: Path) -> None:
+        write_learned(self.networks.ref, adapter, path, describe(self.chosen, self.pictures), self.everything)
+
+    @property
+    def everything(self) -> bool:
+        """Whether the denoiser itself is trained, not an adapter of it."""
+        return self.chosen.parameter_set == EVERYTHING
 
     def plan(self, run: Run, course: Course | None) -> Plan:
         chosen = self.chosen
-        rates = {"unet": chosen.learning_rate, "text_encoder": chosen.text_learning_rate}
         previews = [(chosen.preview_every, lambda step: self.preview(run, step))]
         return Plan(
             steps=chosen.steps,
-            rates=Rates(rates, chosen.steps, round(chosen.warmup * chosen.steps), chosen.schedule),
+            rates=rates_of(chosen),
             weight_decay=chosen.weight_decay,
+            optimizer=chosen.optimizer,
+            rules=self.injected.rules,
             max_gradient_norm=chosen.max_gradient_norm,
             save_every=chosen.save_every,
             log_every=chosen.log_every,
@@ -271,12 +292,11 @@ class _Job:
     def keep_part(self, run: Run, step: int) -> None:
         """The LoRA of a run that was cut, beside its state; it takes the place of an earlier part."""
         path = run.part(step)
-        earlier = [part for part in run.parts() if part != path]
-        if not path.exists():
-            write_lora(self.extract(step), path)
+        earlier = [part for part in run.parts() if not part.name.startswith(path.stem)]
+        self.write(self.extract(step), path)
         for part in earlier:
             part.unlink()
-        log.info("training was cut after step %d; the LoRA so far is %s", step, path)
+        log.info("training was cut after step %d; what was learned so far is %s", step, path)
 
     def finish(self, run: Run, outcome: Outcome, course: Course | None) -> TrainingResult:
         adapter = self.extract(outcome.chosen)
@@ -284,9 +304,16 @@ class _Job:
         weights = self.step.weights
         columns = zip(*(outcome.terms[name] for name in weights), strict=True)
         losses = tuple(sum(w * v for w, v in zip(weights.values(), values, strict=True)) for values in columns)
+        base = None
+        if self.everything:
+            if self.processes.main:
+                write_base(self.networks.ref, adapter, run.model, describe(self.chosen, self.pictures))
+            self.processes.wait()
+            base = trained_base(self.networks.ref, run.model)
+            adapter = extracted(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)
         if self.processes.main:
-            if not run.lora.exists():
-                write_lora(adapter, run.lora)
+            if not run.lora.exists() and (adapter.factors or adapter.embeddings):
+                write_parts(adapter, run.lora)
             result = dict(losses=losses, terms=dict(outcome.terms), seconds=outcome.seconds, chosen=outcome.chosen)
             run.finish(adapter, result | {"validation": curve.plain() if curve is not None else None})
             for part in run.parts():
@@ -294,29 +321,18 @@ class _Job:
             if curve is not None:
                 report(run, self.chosen, losses, curve, outcome.chosen)
         return TrainingResult(
-            adapter, losses, outcome.terms, run.folder, outcome.resumed_from, outcome.seconds, outcome.chosen, curve
+            adapter,
+            losses,
+            outcome.terms,
+            run.folder,
+            outcome.resumed_from,
+            outcome.seconds,
+            outcome.chosen,
+            curve,
+            base,
         )
 
 
-def describe(chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:
-    """What a LoRA's metadata says of its training, by the names other tools read; no file names and no captions."""
-    values = {
-        "ss_max_train_steps": chosen.steps,
-        "ss_steps": chosen.steps,
-        "ss_learning_rate": chosen.learning_rate,
-        "ss_unet_lr": chosen.learning_rate,
-        "ss_text_encoder_lr": chosen.text_learning_rate if chosen.text_encoder else None,
-        "ss_lr_scheduler": chosen.schedule,
-        "ss_lr_warmup_steps": round(chosen.warmup * chosen.steps),
-        "ss_optimizer": "torch.optim.AdamW",
-        "ss_max_grad_norm": chosen.max_gradient_norm,
-        "ss_seed": chosen.seed,
-        "ss_resolution": f"({chosen.resolution}, {chosen.resolution})",
-        "ss_min_snr_gamma": chosen.min_snr_gamma or None,
-        "ss_noise_offset": chosen.noise_offset or None,
-        "ss_prior_loss_weight": chosen.prior_weight,
-        "ss_batch_size_per_device": chosen.batch_size,
-        "ss_num_train_images": len(pictures.references),
-        "ss_num_reg_images": len(pictures.priors),
-    }
-    return {name: str(value) for name, value in values.items()}
+def rates_of(chosen: SubjectSettings) -> Rates:
+    """The learning rate of each group of parameters over the steps."""
+    return Rates(chosen.rates, chosen.steps, round(chosen.warmup * chosen.steps), chosen.schedule)

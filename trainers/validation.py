@@ -28,7 +28,7 @@ from ..models.errors import FewShotError
 from ..models.loading import Networks
 from ..models.sampling import sample
 from ..models.values import Prompt, TrainingSet, content_key
-from ..models.watching import Watcher
+from ..models.watching import Checked, Watcher
 from .checkpoint import make_folder
 from .randomness import seed_of
 from .settings import SubjectSettings
@@ -151,7 +151,7 @@ class Validation:
         """Unit embeddings (n, D) of each asked concept's pictures; of many, evenly chosen ones."""
         found = {}
         for concept in sorted(set(self.concepts)):
-            alone = [s for s in pictures.references if s.concept == concept and not s.others]
+            alone = [s for s in pictures.references if s.concept == concept and not s.others and not s.pasted]
             samples = alone or list(pictures.references)
             few = samples[:: math.ceil(len(samples) / MOST_REFERENCES)]
             self.watcher.check()
@@ -194,7 +194,7 @@ class Validation:
             steps=STEPS,
             guidance=GUIDANCE,
             batch=AT_ONCE if on_cpu else max(1, self.settings.micro_batch // 2),
-            watcher=Checking(self.watcher),
+            watcher=Checked(self.watcher),
         )
         if not drawn.isfinite().all():
             raise ArithmeticError("the pictures hold no numbers (NaN)")
@@ -232,16 +232,3 @@ def mutual(embeddings: torch.Tensor) -> float:
         return 1.0
     cosines = embeddings @ embeddings.T
     return ((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1))).item()
-
-
-@dataclass(frozen=True)
-class Checking:
-    """Lets the work be cancelled, and tells nothing of its own progress."""
-
-    outer: Watcher
-
-    def check(self) -> None:
-        self.outer.check()
-
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
-        pass

@@ -103,11 +103,11 @@ def test_each_setting_has_its_own_cache(base, other):
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
-from comfyui_fewshot.augmentation import priors
+from comfyui_fewshot.augmentation import prior_store, priors
 from comfyui_fewshot.models.loading import base_from_path
 from comfyui_fewshot.models.values import Concept, TrainingSet
 
-write, seen = priors.write_bytes, []
+write, seen = prior_store.write_bytes, []
 
 def die_at_the_third_manifest(data, path):
     seen.append(path)
@@ -115,7 +115,7 @@ def die_at_the_third_manifest(data, path):
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
     return write(data, path)
 
-priors.write_bytes = die_at_the_third_manifest
+prior_store.write_bytes = die_at_the_third_manifest
 none = TrainingSet(samples=(), concepts=(Concept("sks", "cat"),))
 settings = priors.PriorSettings(count=4, steps=2, seed=3)
 priors.generate_priors(base_from_path(Path(sys.argv[1])), none, settings, Path(sys.argv[2]), torch.device("cpu"))

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from comfyui_fewshot.evaluation.grids import GAP, before_after, contact_sheet, masked
+from comfyui_fewshot.evaluation.grids import GAP, LINES, before_after, contact_sheet, masked, outline
 from comfyui_fewshot.models.errors import FewShotError
 
 COLOURS = ["red", "lime", "blue", "cyan", "magenta", "yellow"]
@@ -72,3 +72,14 @@ def test_masked():
 def test_refused(call, said):
     with pytest.raises(FewShotError, match=said):
         call()
+
+
+def test_outline_lies_around_each_mask_and_nowhere_in_it():
+    picture = Image.new("RGB", (60, 40))
+    masks = [Image.new("L", picture.size) for _ in range(2)]
+    masks[0].paste(255, (5, 5, 25, 30))
+    masks[1].paste(255, (35, 5, 55, 30))
+    shown = outline(picture, masks)
+    assert shown.getpixel((4, 10)) == LINES[0] and shown.getpixel((34, 10)) == LINES[1]
+    assert shown.getpixel((15, 15)) == shown.getpixel((45, 15)) == (0, 0, 0) == shown.getpixel((30, 15))
+    assert picture.getcolors() == [(60 * 40, (0, 0, 0))]

@@ -48,6 +48,7 @@ def main(comfyui: str, job: Path) -> None:
             str(job / "checkpoint.safetensors"),
             output_vae=order["pixels"],
             te_model_options=order.get("text_options", {}),
+            embedding_directory=str(job / "embeddings"),
         )
         model, clip, vae = found[:3]
         report = {"unmatched": unmatched(model, clip, lora), "model": type(model.model).__name__}
@@ -68,7 +69,7 @@ def unmatched(model, clip, lora) -> list[str]:
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
     known = {f"{name}.{end}" for name in names for end in ("lora_up.weight", "lora_down.weight", "alpha")}
-    return sorted(set(lora) - known)
+    return sorted(key for key in set(lora) - known if not key.startswith("bundle_emb."))
 
 
 def run(model, clip, vae, order: dict, job: Path) -> dict:
@@ -92,6 +93,11 @@ def run(model, clip, vae, order: dict, job: Path) -> dict:
     outputs["hidden"], pooled = hidden, extra.get("pooled_output")
     if pooled is not None:
         outputs["pooled"] = pooled
+    for name in ("word", "lora"):  # the embedding file, and the LoRA file that bundles it
+        told = clip.encode_from_tokens_scheduled(clip.tokenize(order["learned"].format(f"embedding:{name}")))
+        outputs[f"{name}_hidden"] = told[0][0]
+        if told[0][1].get("pooled_output") is not None:
+            outputs[f"{name}_pooled"] = told[0][1]["pooled_output"]
     comfy.model_management.load_models_gpu([model], force_patch_weights=True)
     size = inputs["latents"].shape[-2:]
     sdxl = {"pooled_output": pooled, "width": size[1] * 8, "height": size[0] * 8}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import safetensors.torch
 import torch
 
 from comfyui_fewshot.models.adapters import LoraSpec, applied
+from comfyui_fewshot.models.embedding_files import write_embedding
 from comfyui_fewshot.models.formats import read_lora, write_lora
 from comfyui_fewshot.models.loading import Networks, base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample, sample_latents
@@ -26,6 +28,8 @@ pytestmark = pytest.mark.slow
 
 PROBE = Path(__file__).with_name("comfy_probe.py")
 PROMPT = "a photo of a sks striped cat, in a park"
+LEARNED = "a photo of a {} cat, in a park"
+WORD = "zwx"
 NEGATIVE = "blurry"
 THIN = VaeShape(channels=32, multipliers=(1, 1, 1, 1), layers=1)
 SETS = {"attention_ff": LoraSpec(4, 3.0), "text": LoraSpec(2, 2.0)}
@@ -40,6 +44,7 @@ class Answer:
 def ask_comfyui(comfyui: Path, job: Path, inputs: dict[str, torch.Tensor], **order) -> Answer:
     """Let ComfyUI compute the job; fails with its error output."""
     order = {"prompt": PROMPT, "negative": NEGATIVE, "pixels": False, "sdxl": False, "seed": 5, "steps": 0} | order
+    order["learned"] = LEARNED
     (job / "job.json").write_text(json.dumps(order))
     safetensors.torch.save_file(inputs, job / "inputs.safetensors")
     done = subprocess.run([sys.executable, str(PROBE), str(comfyui), str(job)], capture_output=True, text=True)
@@ -53,8 +58,35 @@ def noisy(networks: Networks, side: int, count: int = 1) -> dict[str, torch.Tens
     return {"latents": latents, "timesteps": torch.tensor([700, 40][:count])}
 
 
+def write_both(networks: Networks, job: Path) -> Path:
+    """A LoRA of every set with a learned word of three vectors in it, and the word as an embedding."""
+    random = torch.Generator().manual_seed(9)
+    vectors = {
+        which.embedding: torch.randn(3, encoder.config.hidden_size, generator=random).half().float() * 0.1
+        for which, encoder in zip(networks.family.text_encoders, networks.text_encoders, strict=True)
+    }
+    adapter = replace(random_adapter(networks, SETS), embeddings={WORD: vectors})
+    (job / "embeddings").mkdir()
+    write_embedding(adapter, job / "embeddings" / "word.safetensors")
+    write_lora(adapter, job / "lora.safetensors")
+    shutil.copyfile(job / "lora.safetensors", job / "embeddings" / "lora.safetensors")
+    return job / "lora.safetensors"
+
+
+def check_words(networks: Networks, answer: Answer) -> None:
+    """A prompt with the learned word gives ComfyUI's states, whichever file it reads the word from."""
+    conditioning = encode_prompts(networks, [LEARNED.format(WORD)])
+    for name in ("word", "lora"):
+        close(conditioning.hidden, answer.tensors[f"{name}_hidden"], 1e-3)
+        if conditioning.pooled is not None:
+            close(conditioning.pooled, answer.tensors[f"{name}_pooled"], 1e-3)
+    plain = encode_prompts(networks, [LEARNED.format("rare")])
+    assert (plain.hidden - conditioning.hidden).abs().max() > 0.05
+
+
 def check_outputs(networks: Networks, answer: Answer, inputs: dict[str, torch.Tensor], base: torch.Tensor) -> None:
-    """Text states and predictions agree to 1e-4, and the LoRA had an effect."""
+    """Text states and predictions agree to 1e-4, learned words too, and the LoRA had an effect."""
+    check_words(networks, answer)
     conditioning = encode_prompts(networks, [PROMPT])
     close(conditioning.hidden, answer.tensors["hidden"])
     if conditioning.pooled is not None:
@@ -89,7 +121,7 @@ def test_sd1_outputs_and_pictures(comfyui_path: Path, tmp_path: Path, clip_skip:
     shape = UNetShape(multipliers=(1, 1), depths=(1, 0), context=768)
     path = checkpoints.save(checkpoints.sd1(shape, text, VaeShape()), tmp_path / "checkpoint.safetensors")
     with opened(path, comfyui_path, clip_skip) as networks:
-        write_lora(random_adapter(networks, SETS), tmp_path / "lora.safetensors")
+        write_both(networks, tmp_path)
         inputs = noisy(networks, 8, 2)
         answer = ask_comfyui(
             comfyui_path,
@@ -126,7 +158,7 @@ def test_sd2_outputs_and_latents(comfyui_path: Path, tmp_path: Path):
     shape = UNetShape(multipliers=(1, 1), depths=(1, 0), context=1024, linear=True)
     path = checkpoints.save(checkpoints.sd2(shape, text, THIN), tmp_path / "checkpoint.safetensors")
     with opened(path, comfyui_path) as networks:
-        lora = write_lora(random_adapter(networks, SETS), tmp_path / "lora.safetensors")
+        lora = write_both(networks, tmp_path)
         inputs = noisy(networks, 8, 2)
         options = {"clip_h_model_config": {"num_hidden_layers": text.layers}}
         answer = ask_comfyui(comfyui_path, tmp_path, inputs, steps=4, guidance=3.0, text_options=options)
@@ -151,7 +183,7 @@ def test_sdxl_with_velocity_and_zero_snr(comfyui_path: Path, tmp_path: Path):
     del tensors
     with opened(path, comfyui_path) as networks:
         assert networks.ref.prediction == "v_prediction" and networks.ref.zero_snr
-        lora = write_lora(random_adapter(networks, SETS), tmp_path / "lora.safetensors")
+        lora = write_both(networks, tmp_path)
         inputs = noisy(networks, 8)
         answer = ask_comfyui(comfyui_path, tmp_path, inputs, sdxl=True, steps=4, guidance=3.0)
         assert answer.report["unmatched"] == []

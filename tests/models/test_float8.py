@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from comfyui_fewshot.models.float8 import Float8Conv2d, Float8Linear, keep_in_float8, widened
+from comfyui_fewshot.models.float8 import Float8Conv2d, Float8Linear, keep_in_float8, pairs_beside, widened
+from comfyui_fewshot.models.merging import delta
+from comfyui_fewshot.models.values import LowRank
 
 
 def layers():
@@ -71,6 +73,31 @@ def test_under_autocast_it_computes_in_autocast_s_type(dtype):
     keep_in_float8(network)
     with torch.autocast("cpu", dtype):
         assert network[3](torch.randn(2, 32)).dtype == dtype
+
+
+@pytest.mark.parametrize("shaped", [True, False])
+def test_pairs_beside_8_bits_add_what_they_would_to_wide_weights(shaped):
+    """Two at their strengths, around a linear layer and a convolution; afterwards all is as before."""
+    small, wide = layers(), layers()
+    keep_in_float8(small)
+    x = torch.randn(4, 3, 4, 4)
+    before, handles = small(x), []
+    for i, (out, inside, kernel) in {0: (8, 3, (3, 3)), 3: (5, 32, ())}.items():
+        one = [1] * len(kernel)
+        parts = [
+            (LowRank(torch.randn(out, 2, *one), torch.randn(2, inside, *kernel), 3.0), 0.5),
+            (LowRank(torch.randn(out, 1, *one), torch.randn(1, inside, *kernel), 1.0), -1.0),
+        ]
+        if not shaped:  # as some files store them
+            parts = [(LowRank(f.up.flatten(1), f.down.flatten(1), f.alpha), strength) for f, strength in parts]
+        wide[i].weight.copy_(widened(small[i].weight, small[i].scale, torch.float32))
+        for factor, strength in parts:
+            wide[i].weight.add_(strength * delta(factor, torch.device("cpu"), wide[i].weight.shape))
+        handles.append(pairs_beside(small[i], parts))
+    assert torch.allclose(small(x), wide(x), atol=1e-4) and not torch.allclose(small(x), before, atol=0.1)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(small(x), before)
 
 
 def test_trained_layers_stay_wide():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from comfyui_fewshot.models.embedding_files import read_embedding, write_embedding, write_parts
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.families import FAMILIES
-from comfyui_fewshot.models.formats import from_tensors, read_lora, to_kohya, write_embedding, write_lora
+from comfyui_fewshot.models.formats import from_tensors, read_lora, to_kohya, write_lora
 from comfyui_fewshot.models.lora_names import dotted, flat_name, known_name, path_of
 from comfyui_fewshot.models.values import Adapter, Dense, Kept, LowRank
 
@@ -342,26 +344,60 @@ def test_damaged_and_other_files(tmp_path: Path):
 
 
 def test_embeddings(tmp_path: Path):
-    one = adapter(embeddings={"clip_l": torch.randn(2, 768)})
+    one = adapter(embeddings={"sks": {"clip_l": torch.randn(2, 768)}}, trigger="sks cat")
     path = write_embedding(one, tmp_path / "one.safetensors")
-    assert torch.equal(safetensors.torch.load_file(path)["emb_params"], one.embeddings["clip_l"])
+    assert torch.equal(safetensors.torch.load_file(path)["emb_params"], one.embeddings["sks"]["clip_l"])
     assert header(path)["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
-    both = adapter(family="sdxl", embeddings={"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)})
+    vectors = {"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)}
+    both = adapter(family="sdxl", embeddings={"sks": vectors}, trigger="sks cat")
     path = write_embedding(both, tmp_path / "both.safetensors")
     assert set(safetensors.torch.load_file(path)) == {"clip_l", "clip_g"}
+    for mine, name in ((one, "one"), (both, "both")):
+        back = read_embedding(tmp_path / f"{name}.safetensors")
+        assert (back.family, back.trigger, list(back.embeddings)) == (mine.family, "sks cat", ["sks"])
+        assert all(torch.equal(back.embeddings["sks"][kind], v) for kind, v in mine.embeddings["sks"].items())
     with pytest.raises(FewShotError, match="no learned embeddings"):
         write_embedding(adapter(), tmp_path / "none.safetensors")
     with pytest.raises(FewShotError, match="exists already"):
-        write_embedding(one, path)
+        write_embedding(one, tmp_path / "one.safetensors")
+    with pytest.raises(FewShotError, match="lora.safetensors is a LoRA, not an embedding"):
+        read_embedding(write_lora(adapter(), tmp_path / "lora.safetensors"))
 
 
-@pytest.mark.parametrize(("family", "keys"), [("sd1", {"clip_l": 768}), ("sdxl", {"clip_l": 768, "clip_g": 1280})])
-def test_embeddings_bundled_in_a_lora(tmp_path: Path, family: str, keys: dict[str, int]):
-    vectors = {key: torch.randn(2, width).half().float() for key, width in keys.items()}
-    mine = adapter(family=family, embeddings=vectors)
-    path = write_lora(mine, tmp_path / "sks.safetensors")
-    bundled = [key for key in safetensors.torch.load_file(path) if key.startswith("bundle_emb.sks.")]
-    assert len(bundled) == len(keys)
+@pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2")])
+def test_other_tools_embeddings(tmp_path: Path, width: int, family: str):
+    """As A1111 writes them: no metadata, and a name of its own; a single vector may have one dimension."""
+    safetensors.torch.save_file({"emb_params": torch.ones(width)}, tmp_path / "style.safetensors")
+    back = read_embedding(tmp_path / "style.safetensors")
+    (kind,) = back.embeddings["style"]
+    assert back.family == family and back.embeddings["style"][kind].shape == (1, width)
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "names"),
+    [
+        ("sd1", {"clip_l": 768}, {"string_to_param.*"}),
+        ("sd2", {"clip_h": 1024}, {"string_to_param.*"}),
+        ("sdxl", {"clip_l": 768, "clip_g": 1280}, {"clip_l", "clip_g"}),
+    ],
+)
+def test_embeddings_bundled_in_a_lora(tmp_path: Path, family: str, keys: dict[str, int], names: set[str]):
+    """Under the words themselves, whatever the file is called, so that the trigger works in A1111."""
+    words = {w: {key: torch.randn(2, width).half().float() for key, width in keys.items()} for w in ("sks", "<zwx>")}
+    mine = adapter(family=family, embeddings=words)
+    path = write_lora(mine, tmp_path / "file.safetensors")
+    bundled = {key for key in safetensors.torch.load_file(path) if key.startswith("bundle_emb.")}
+    assert bundled == {f"bundle_emb.{word}.{name}" for word in words for name in names}
     back = read_lora(path)
-    assert all(torch.equal(back.embeddings[key], vectors[key]) for key in keys) and back.family == family
+    assert back.family == family and set(back.embeddings) == set(words)
+    assert all(torch.equal(back.embeddings[word][key], words[word][key]) for word in words for key in keys)
     assert not any(key.startswith("bundle") for key in to_kohya(mine))
+
+
+def test_all_parts_of_an_adapter(tmp_path: Path):
+    vectors = {"clip_l": torch.randn(1, 768)}
+    both = adapter(embeddings={"sks": vectors, "<zwx>": vectors}, trigger="sks cat")
+    names = [path.name for path in write_parts(both, tmp_path / "two.safetensors")]
+    assert names == ["two.safetensors", "two_sks.safetensors", "two_zwx.safetensors"]
+    (alone,) = write_parts(replace(both, factors={}, embeddings={"sks": vectors}), tmp_path / "word.safetensors")
+    assert alone.name == "word.safetensors" and list(read_embedding(alone).embeddings) == ["sks"]

@@ -22,7 +22,7 @@ WORKFLOWS = ROOT / "workflows"
 PREFIX = "FewShot"
 FILES = {
     "models/checkpoints", "models/diffusers", "ComfyUI's input folder", "models/loras", "models/sams", "models/LLM",
-    "models/clip_vision",
+    "models/clip_vision", "models/embeddings",
 }  # fmt: skip
 """Named in the tooltips of the combos whose options are files, which differ from machine to machine."""
 
@@ -117,13 +117,24 @@ def write_all(info: Mapping[str, Any]) -> None:
         (DOCS / f"{name}.md").write_text(page(name, schema), encoding="utf-8")
     for path in WORKFLOWS.glob("*.json"):
         workflow = json.loads(path.read_text(encoding="utf-8"))
-        try:
-            graph = forms.to_api(workflow, info)
-        except forms.Unfit:  # widgets came or went: values are taken by their names, what is new by its default
+        if is_old(workflow, info):  # values are taken by their names, what is new by its default
             workflow = renewed(workflow, json.loads((WORKFLOWS / "api" / path.name).read_text(encoding="utf-8")), info)
             path.write_text(as_json(workflow), encoding="utf-8")
-            graph = forms.to_api(workflow, info)
+        graph = forms.to_api(workflow, info)
         (WORKFLOWS / "api" / path.name).write_text(as_json(graph), encoding="utf-8")
+
+
+def is_old(workflow: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
+    """Whether widgets, or outputs of this project's nodes, came or went since the workflow was saved."""
+    for node in workflow["nodes"]:
+        if node["type"].startswith(PREFIX):
+            if [output["name"] for output in node["outputs"]] != list(info[node["type"]]["output_name"]):
+                return True
+    try:
+        forms.to_api(workflow, info)
+    except forms.Unfit:
+        return True
+    return False
 
 
 def renewed(workflow: Mapping[str, Any], graph: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ SHORT = {
     "text_encoder": False, "seed": 0, "parameter_set": "attention",
 }  # fmt: skip
 """training settings of a run that takes a second on the pocket's sizes"""
+BRIEF = {"steps": 3, "batch_size": 1, "seed": 0}
+"""the same for a relation"""
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -79,9 +81,16 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
         "FewShotGeneratePriors": {"count": 2, "steps": 2},
         "FewShotTrainingSettings": {**SHORT, "preview_every": 0},
         "FewShotSampleGrid": {"steps": 2},
+        "FewShotFuseAdapters": {"method.steps": 2},
+        "FewShotPromptSet": {"most": 2},
+        "FewShotEvaluateLora": {"steps": 2, "count": 1},
+        "FewShotStrengthSweep": {"steps": 2, "count": 1, "strengths": "0.5, 1"},
         "KSampler": {"steps": 2},
         "EmptyLatentImage": {"batch_size": 1},
         "FewShotSubjectPictures": {"source.folder": "subject"},
+        "FewShotRelationPictures": {"source.folder": "relation"},
+        "FewShotRelationSettings": BRIEF,
+        "CreateHookLora": {"lora_name": "stand_in.safetensors"},
         "FewShotPromptInspiration": {"folder": "input/gallery"},
     }
     for entry in short.values():

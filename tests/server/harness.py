@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import torch
+
+from comfyui_fewshot.models.formats import write_lora
+from comfyui_fewshot.models.values import Adapter, LowRank
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "comfyui-fewshot"
@@ -46,20 +50,31 @@ def link_pack(custom_nodes: Path, weights: Path) -> Path:
 
 
 def prepare(base: Path) -> None:
-    """A base directory with the pack, a pocket model with random weights, and folders of pictures."""
+    """A base directory with the pack, pocket models with random weights, and folders of pictures."""
     from comfyui_fewshot.benchmarks._augment_words import write_gallery
     from comfyui_fewshot.pocket.assemble import random_folder
-    from comfyui_fewshot.pocket.pictures import write_subject
+    from comfyui_fewshot.pocket.pictures import write_relation, write_subject
+    from comfyui_fewshot.tests.augmentation import tiny
 
     weights = random_folder(base / "models" / "diffusers" / "pocket")
+    tiny.clipseg(weights / "clipseg")
     link_pack(base / "custom_nodes", weights)
     for folder in ("checkpoints", "loras"):
         (base / "models" / folder).mkdir(parents=True)
+    write_lora(stand_in(), base / "models" / "loras" / "stand_in.safetensors")
     write_subject(base / "input" / "subject", "cat_patched", 2)
+    write_relation(base / "input" / "relation", "dream")
     write_gallery(base / "input" / "gallery", 2)
     (base / "input" / "empty").mkdir()
     (base / "input" / "broken").mkdir()
     (base / "input" / "broken" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+
+
+def stand_in() -> Adapter:
+    """A LoRA of one layer of the pocket, for workflows that read what another run has trained."""
+    width = 192  # of the pocket's text encoder and of its inner layers
+    pair = LowRank(torch.ones(width, 1) * 0.1, torch.ones(1, width) * 0.1, 1.0)
+    return Adapter({"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v": pair}, "sd1", "sks cat")
 
 
 def free_port() -> int:

@@ -28,7 +28,7 @@ def graph(server):
     random = torch.Generator().manual_seed(0)
     up, down = torch.randn(192, 2, generator=random) * 0.05, torch.randn(2, WIDTH, generator=random)
     vectors = torch.randn(2, WIDTH, generator=random)
-    adapter = Adapter({MODULE: LowRank(up, down, 2.0)}, "sd1", "sks cat", {"clip_l": vectors})
+    adapter = Adapter({MODULE: LowRank(up, down, 2.0)}, "sd1", "sks cat", {"sks": {"clip_l": vectors}})
     write_lora(adapter, server.base / "models" / "loras" / "word.safetensors")
     load = {"source": "file", "source.name": "word.safetensors"}
     return graphs.base() | {"adapter": graphs.node("FewShotLoadAdapter", **load)}

@@ -19,8 +19,8 @@ SEGMENT = {
 EXPAND = {"count": 6, "relation": "", "bind": "", "seed": 0}
 
 
-def segment(**inputs):
-    return {"segment": graphs.node("FewShotSegmentByPrompt", set=["set", 0], **(SEGMENT | inputs))}
+def segment(source="set", **inputs):
+    return {"segment": graphs.node("FewShotSegmentByPrompt", set=[source, 0], **(SEGMENT | inputs))}
 
 
 def left_half():

@@ -37,9 +37,9 @@ def letter_tokenizer(folder: Path) -> CLIPTokenizer:
     )
 
 
-def tiny_folder(folder: Path) -> Path:
+def tiny_folder(folder: Path, make_tokenizer=letter_tokenizer) -> Path:
     """An SD 1.x of 32 px: UNet of widths 32 and 64, text encoder of two layers, autoencoder of factor 4."""
-    tokenizer = letter_tokenizer(folder / "tokenizer")
+    tokenizer = make_tokenizer(folder / "tokenizer")
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -95,6 +95,12 @@ def fill(model: torch.nn.Module) -> None:
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory) -> Path:
     return tiny_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def wordy_base(tmp_path_factory):
+    """The same with the pocket's words as tokens."""
+    return base_from_path(tiny_folder(tmp_path_factory.mktemp("wordy"), words.build))
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ def test_an_adapter_comes_back_as_it_was(tmp_path):
         "unet.b": LowRank(torch.randn(4, 2, 1, 1), torch.randn(2, 3, 1, 1), 2.0, mid=torch.randn(2, 2, 3, 3)),
         "unet.c": Dense(torch.randn(4, 3), torch.randn(4)),
     }
-    given = Adapter(factors, "sd1", "sks ball", {"clip_l": torch.randn(1, 8)}, {"ss_seed": "1"})
+    given = Adapter(factors, "sd1", "sks ball", {"sks": {"clip_l": torch.randn(1, 8)}}, {"ss_seed": "1"})
     back = read_adapter(write_adapter(tmp_path / "a" / "adapter.safetensors", given))
     assert back.key == given.key and dict(back.metadata) == dict(given.metadata)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from comfyui_fewshot.tests.trainers.test_auto import BIG, SDXL
 from comfyui_fewshot.trainers.auto import resolve, split_of
 from comfyui_fewshot.trainers.forecast import CARDS, Weights, demand, host_memory, on_card
-from comfyui_fewshot.trainers.memory import CHECKPOINTED, CONTEXT, HEADROOM, TRAINED, activation_elements, split
+from comfyui_fewshot.trainers.memory import CHECKPOINTED, CONTEXT, HEADROOM, activation_elements, split, trained_bytes
 from comfyui_fewshot.trainers.settings import SubjectSettings
 
 SD1_WEIGHTS = Weights(859_520_964, 83_653_863, 123_060_480)
@@ -71,13 +71,24 @@ def test_more_memory_never_splits_more(one, other):
 def test_demand_adds_up_what_is_there():
     plan = split(2, 5e9, int(4e9), "on", 1, ("on", 1e9))
     found = demand(plan, 1_000_000, XL_WEIGHTS, 2, reads_text=False)
-    assert found.context == CONTEXT and found.trained == TRAINED * 1e6
+    assert found.context == CONTEXT and found.trained == 1e6
     assert found.frozen == 2 * XL_WEIGHTS.denoiser  # text encoders and autoencoder wait
     assert found.activations == pytest.approx(5e9 * CHECKPOINTED)
     reading = demand(plan, 0, XL_WEIGHTS, 2, reads_text=True)
     assert reading.frozen == 2 * (XL_WEIGHTS.denoiser + XL_WEIGHTS.text)
     picture = activation_elements(SDXL, 128, 128) * 3.5
     assert split_of(SubjectSettings(resolution=1024, batch_size=1), replace(XL, free=int(80e9))).bytes == 2 * picture
+
+
+def test_an_optimiser_with_small_moments_leaves_room():
+    """Weight, gradient and last good value in 12 bytes, and two moments in 8, 2 or with Prodigy's two more in 16."""
+    assert [trained_bytes(10, kind) for kind in ("adamw", "adamw_8bit", "prodigy")] == [200, 140, 280]
+    whole = dict(tuning="full", parameter_set="all", resolution=512, batch_size=1)
+    facts = replace(BIG, trained=SD1_WEIGHTS.denoiser)
+    found = {kind: cards(facts, SD1_WEIGHTS, optimizer=kind, **whole)[16] for kind in ("adamw", "adamw_8bit")}
+    gap = found["adamw"].demand.trained - found["adamw_8bit"].demand.trained
+    assert gap == 6 * SD1_WEIGHTS.denoiser and found["adamw_8bit"].headroom > found["adamw"].headroom
+    assert not found["adamw"].fits
 
 
 def test_host_memory_grows_by_what_waits():

@@ -9,6 +9,7 @@ import torch
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Concept, Part
 from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.models.words import LearnedWords, WordSpec
 from comfyui_fewshot.trainers import subject
 from comfyui_fewshot.trainers.cache import build_pool
 from comfyui_fewshot.trainers.subject import LOCAL, PRIOR, REFERENCE, SubjectStep, SubjectTraining
@@ -87,6 +88,15 @@ def test_pictures_that_say_nothing_are_named(networks, pictures, caplog):
     assert "3 of 4 pictures have no mask within the crop or no words of their subject" in caplog.text
     with pytest.raises(FewShotError, match=r"local_weight needs masks.*of 1 pictures 0 have a mask"):
         supervised(networks, some[1:2])
+
+
+def test_a_learned_word_of_several_tokens_is_found(networks, pictures):
+    """ "sks" is two tokens then, at the places where the conditioning has its vectors."""
+    words = LearnedWords(networks, [WordSpec("sks", "ball", vectors=2)])
+    found = supervised(networks, pictures.references)
+    words.remove()
+    assert found.member[0, 0].nonzero().flatten().tolist() == list(range(8, 8 + 2 + 4))
+    assert found.known.sum(1).tolist() == [8 + 2 + 4] * 3
 
 
 def test_two_subjects_have_their_own_words_and_masks(networks, pictures):

@@ -10,7 +10,7 @@ from comfyui_fewshot.augmentation.pictures import picture_of
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Sample
 from comfyui_fewshot.trainers import planning
-from comfyui_fewshot.trainers.plan_words import crops, described
+from comfyui_fewshot.trainers.plan_words import crops, described, times_seen
 from comfyui_fewshot.trainers.planning import plan_training
 from comfyui_fewshot.trainers.settings import SubjectSettings
 
@@ -31,9 +31,9 @@ def sized(tmp_path_factory, pictures):
     def make(*sizes, caption="a photo of sks ball"):
         samples = []
         for i, size in enumerate(sizes):
-            path = folder / f"{size[0]}x{size[1]}_{i % 7}.png"
+            path = folder / f"{size[0]}x{size[1]}_{i}.png"
             if not path.exists():
-                Image.new("RGB", size, (i % 7 * 30, 80, 90)).save(path)
+                Image.new("RGB", size, (i % 7 * 30, 80 + i // 7, 90)).save(path)
             samples.append(Sample(picture_of(path), caption))
         return pictures.with_samples(tuple(samples))
 
@@ -137,3 +137,33 @@ def test_what_stops_training_stops_the_plan(plan, pictures):
 def test_defaults(base, pictures):
     text = described(plan_training(base, pictures, SubjectSettings(), "cpu", timed=0))
     assert "learning_rate = " in text and all(f"on {size} GB (estimated)" in text for size in (8, 12, 16, 24))
+
+
+def test_a_picture_with_several_captions_is_one_picture(plan, sized):
+    """Its times add up over its captions."""
+    three = sized((40, 40), (40, 36), (50, 50))
+    many = three.with_samples(tuple(replace(s, caption=f"{s.caption} {n}") for s in three.samples for n in range(12)))
+    once, often = plan(three, steps=60), plan(many, steps=60)
+    assert set(times_seen(often)) == set(times_seen(once))
+    assert times_seen(often) == pytest.approx(times_seen(once))
+    text = described(often)
+    assert "pictures: 3 references with 36 captions, 0 priors" in text and "pictures: 3 references, 0" in described(
+        once
+    )
+    assert "seldom" not in text and "1 of 40 x 40" in text
+
+
+@pytest.mark.parametrize("timed", [0, 1])
+@pytest.mark.parametrize(
+    "kind",
+    [dict(parameter_set="none", token="free", token_vectors=3), dict(parameter_set="all", tuning="full"),
+     dict(token="direction", objective="dco", prior_weight=0.0), dict(optimizer="prodigy", learning_rate=0.0)],
+)  # fmt: skip
+def test_every_way_of_training_can_be_planned(plan, kind, timed):
+    found = plan(timed=timed, **kind)
+    learned = kind.get("token_vectors", 1) if "token" in kind else 0
+    assert found.trained > 0 and (found.timing is None) == (not timed)
+    assert {one.tokens for one in found.references} == {8 + 4 + (learned or 3)}  # each letter else is a token
+    if kind.get("parameter_set") == "none":
+        assert found.trained == 3 * 32
+        assert ("when that is read" in described(found)) == (not timed)

@@ -63,7 +63,7 @@ def test_the_key_holds_what_matters():
 def test_parameter_sets_are_those_of_the_models():
     from comfyui_fewshot.models import adapters
 
-    assert set(PARAMETER_SETS) == set(adapters.PARAMETER_SETS) - {"text"}
+    assert set(PARAMETER_SETS) == set(adapters.PARAMETER_SETS) - {"text"} | {"all", "none"}
 
 
 def test_importing_settings_imports_nothing_heavy():

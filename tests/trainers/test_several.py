@@ -10,15 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyui_fewshot.augmentation.combining import combine
+from comfyui_fewshot.augmentation.pasting import PasteSettings, paste
 from comfyui_fewshot.augmentation.pictures import subject_from_folder
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.text import denoise, encode_prompts
-from comfyui_fewshot.models.values import Concept, Part, Picture, Sample, TrainingSet
+from comfyui_fewshot.models.values import Concept, Part, Picture, Sample, TrainingSet, content_key
 from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.models.words import LearnedWords, WordSpec
 from comfyui_fewshot.trainers.auto import steps
 from comfyui_fewshot.trainers.captions import captioned
+from comfyui_fewshot.trainers.facts import gather_facts
 from comfyui_fewshot.trainers.randomness import Randomness
-from comfyui_fewshot.trainers.several import drawing_weights
+from comfyui_fewshot.trainers.several import NATURAL_END, drawing_weights, natural_weights
 from comfyui_fewshot.trainers.subject import DCO, LOCAL, PRIOR, REFERENCE, SubjectTraining
 
 PICTURE = Picture(Path("a.png"), "a", 8, 8)
@@ -37,6 +40,14 @@ def two(picture_folder, pictures):
     first, second = both.references[0], both.references[4]
     composite = replace(first, caption="a sks ball and a zwx cube", others=(Part(1, second.mask),))
     return both.with_samples((*both.samples, composite))
+
+
+@pytest.fixture
+def with_composites(pictures, tmp_path):
+    """One subject with composites of its references and of its priors."""
+    priors = tuple(replace(s, mask=pictures.references[0].mask) for s in pictures.priors)
+    masked = pictures.with_samples((*pictures.references, *priors))
+    return paste(masked, PasteSettings(variants=2, size=32, smallest=0.5, largest=0.6), tmp_path).pictures
 
 
 def prepare(networks, set_, settings, **changes):
@@ -138,8 +149,9 @@ def test_an_identifier_in_pieces_is_named(networks, caplog):
     caplog.clear()
     captioned(networks, TrainingSet((replace(one, caption="a q cat"),) * 2, (Concept("q", "cat"),)))
     assert not caplog.text
-    learned = {"zebra": {"clip_l": torch.zeros(2, 32)}}
-    captioned(networks, TrainingSet((one, one), (Concept("zebra", "cat"),)), learned)
+    learned = LearnedWords(networks, [WordSpec("zebra", "cat", vectors=2)])
+    captioned(networks, TrainingSet((one, one), (Concept("zebra", "cat"),)))
+    learned.remove()
     assert not caplog.text
 
 
@@ -196,3 +208,63 @@ def test_dco_trains_without_priors_and_says_nothing_of_them(train, pictures, tmp
     result = train(tmp_path, set_=alone, objective="dco")
     assert list(result.terms) == [DCO] and "no prior pictures" not in caplog.text
     assert min(result.terms[DCO]) > 0 and torch.tensor(result.losses).isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------------- composites
+
+
+def test_composites_weigh_their_own_background(networks, with_composites, settings):
+    step, injected = prepare(networks, with_composites, settings, batch_size=4)
+    injected.remove()
+    for term, samples in ((REFERENCE, with_composites.references), (PRIOR, with_composites.priors)):
+        pool = step.pools[term]
+        pasted = torch.tensor([s.pasted for s in samples])
+        assert pool.grounds.flatten().tolist() == pytest.approx([0.1 if p else 1.0 for p in pasted.tolist()])
+        half = step.draw(term, 0, [0, 1, 2, 3])
+        error = torch.ones_like(half.target) * (1 - half.masks.ceil())  # wrong only where there is no subject
+        found = step.errors(term, half, half.target + error)
+        for one, pick, mask in zip(found.tolist(), half.picks, half.masks, strict=True):
+            outside, inside = (1 - mask.ceil()).sum().item(), mask.sum().item()
+            weight = 0.1 if pasted[pick] else 1.0
+            rim = mask.numel() - inside
+            assert one == pytest.approx(weight * outside / (inside + weight * rim), rel=1e-5)
+
+
+def test_the_rim_of_a_pasted_subject_counts_in_full(networks, with_composites, settings):
+    step, injected = prepare(networks, with_composites, settings)
+    injected.remove()
+    number, sample = next((n, s) for n, s in enumerate(with_composites.references) if s.pasted)
+    pool = step.pools[REFERENCE]
+    narrow = pool.shapes[number][sample.concept]
+    wide = torch.nn.functional.max_pool2d(narrow[None], 3, 1, 1)[0]
+    assert torch.equal(pool.masks[number], wide) and wide.sum() > narrow.sum()
+
+
+def test_training_ends_on_natural_pictures(networks, with_composites, settings):
+    step, injected = prepare(networks, with_composites, settings, steps=40)
+    injected.remove()
+    pasted = [s.pasted for s in with_composites.references]
+    seen = [pasted[step.draw(REFERENCE, number, [0]).picks[0]] for number in range(40)]
+    late = round(40 * (1 - NATURAL_END))
+    assert not any(seen[late:]) and 0.3 < sum(seen[:late]) / late < 0.7
+
+
+def test_composites_of_several_subjects_stay_until_the_end():
+    both, alone = (replace(sample(composite=c), pasted=True) for c in (True, False))
+    assert natural_weights([sample(), alone, both], [1.0, 2.0, 3.0]) == (1.0, 0.0, 3.0)
+    assert natural_weights([sample(), sample()], [1.0, 2.0]) is None
+    assert natural_weights([alone, alone], [1.0, 2.0]) is None
+
+
+def test_composites_are_no_more_references(networks, with_composites, pictures, settings):
+    """Rules of `auto` count what there is to learn, not how often it is shown."""
+    assert len(with_composites.references) > len(pictures.references)
+    counted = gather_facts(networks, with_composites, settings).references
+    assert counted == gather_facts(networks, pictures, settings).references == len(pictures.references)
+
+
+def test_a_set_without_composites_keeps_its_key(pictures):
+    """The fields of composites were added later: finished runs of other sets are still found."""
+    before = [{k: v for k, v in vars(s).items() if k not in ("pasted", "background")} for s in pictures.samples]
+    assert pictures.key == content_key("TrainingSet", before, [vars(c) for c in pictures.concepts])
+    assert replace(pictures.samples[0], pasted=True).told != pictures.samples[0].told

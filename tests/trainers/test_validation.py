@@ -221,6 +221,34 @@ def test_validated_steps_are_kept_if_asked_for(whole, validated, tmp_path):
     assert kept.metadata["ss_steps"] == str(result.chosen)
 
 
+@pytest.mark.parametrize("changes", [dict(optimizer="schedule_free"), dict(parameter_set="none")])
+def test_what_is_drawn_is_what_is_returned(validated, tmp_path, monkeypatch, changes):
+    """Validations and previews see the weights that are to be used (averages, too) and the word as it is then."""
+    seen = {"validation": [], "preview": []}
+
+    def watched(kind, draw):
+        def drawing(networks, *given, **how):
+            layers = [p.detach().clone() for n, p in networks.unet.named_parameters() if "lora_" in n]
+            seen[kind].append((networks.words["sks"]["clip_l"].detach().clone(), layers))
+            return draw(networks, *given, **how)
+
+        return drawing
+
+    monkeypatch.setattr(validation, "sample", watched("validation", validation.sample))
+    monkeypatch.setattr(training, "sample", watched("preview", training.sample))
+    learned = dict(token="free", token_learning_rate=0.05)
+    result = validated(tmp_path, preview_every=2, **learned, **changes)
+    assert len(seen["validation"]) == 5 and len(seen["preview"]) == 4
+    word, layers = seen["validation"][result.chosen // 2]
+    assert torch.equal(result.adapter.embeddings["sks"]["clip_l"], word)
+    kept = [part for factor in result.adapter.factors.values() for part in (factor.down, factor.up)]
+    assert len(kept) == len(layers) and bool(layers) == ("optimizer" in changes)
+    assert {t.sum().item() for t in kept} == {t.sum().item() for t in layers}
+    for (one, of), (other, beside) in zip(seen["validation"][1:], seen["preview"], strict=True):
+        assert torch.equal(one, other) and all(torch.equal(a, b) for a, b in zip(of, beside, strict=True))
+    assert not torch.equal(seen["preview"][0][0], seen["preview"][1][0])
+
+
 def test_off_is_off_and_says_so(uncut, validated, tmp_path, caplog):
     caplog.set_level("INFO")
     result = validated(tmp_path, validate_every=0)

@@ -26,6 +26,8 @@ class Keep(io.ComfyNode):
     def execute(cls, value, name):
         path = Path(folder_paths.get_output_directory(), "probe", f"{name}.npy")
         path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(value, list) and isinstance(value[0], list):
+            value = value[0][0]  # of CONDITIONING the encoded text
         if isinstance(value, dict):
             digest = hashlib.sha256()
             for key in sorted(value):

@@ -1,0 +1,287 @@
+"""Numbers of several candidates (the base, adapters, strengths of one) on the same prompts and seeds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from ..models.errors import FewShotError
+from ..models.values import BaseModelRef, Prompt, PromptSet
+from ..models.watching import Silent, Watcher
+from .diversity import Distance, diversity
+from .drawing import Candidate, DrawSettings, draw
+from .frontier import Anchors, Point
+from .metrics import Interval, Metric, bootstrap_interval
+
+log = logging.getLogger(__name__)
+DRIFT = "a photo of a {noun}"
+NO_METRIC = (
+    "all numbers: there is no model that measures; put the folder of a transformers CLIPModel, such as "
+    "openai/clip-vit-base-patch32, and of a DINO, such as facebook/dinov2-small, into models/clip_vision"
+)
+PRES, DIV, VARIED = "language drift (PRES)", "language drift (DIV)", "diversity"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric and what it tells: likeness to the subject, following of the prompt, or what people prefer.
+
+    `ceiling` is the best a picture can do where that is known; else it is the references' likeness among themselves.
+    """
+
+    metric: Metric
+    axis: Literal["subject", "prompt", "preference"]
+    ceiling: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.metric.name
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured besides the pictures themselves.
+
+    `references` are the subject's pictures; without them no likeness is measured. `noun` and `drift` pictures of "a
+    photo of a {noun}" tell how far the class has drifted, 0 none. `distance` tells how different two pictures are.
+    """
+
+    references: Sequence[Image.Image] = ()
+    noun: str = ""
+    drift: int = 0
+    distance: Distance | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was drawn and found. Pictures and scores go prompt by prompt, `count` of each; the base is the first."""
+
+    base: str
+    candidates: tuple[Candidate, ...]
+    prompts: tuple[Prompt, ...]
+    settings: DrawSettings
+    images: Sequence[Sequence[Image.Image]]
+    scores: Mapping[str, Sequence[Sequence[float]]]
+    """by metric: for each candidate a score for each picture"""
+    whole: Mapping[str, Sequence[float | None]]
+    """by metric of whole sets of pictures: a value for each candidate; None where it cannot be told"""
+    models: Mapping[str, str]
+    """which model gave each metric's numbers"""
+    axes: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
+    points: tuple[Point, ...] = ()
+    likeness: float = 1.0
+    references: Sequence[Image.Image] = field(default=(), compare=False)
+
+    @property
+    def groups(self) -> list[int]:
+        """The prompt of each picture."""
+        return [number for number in range(len(self.prompts)) for _ in range(self.settings.count)]
+
+    def interval(self, metric: str, candidate: int) -> Interval:
+        """The mean score with its 95 % bootstrap interval over prompts."""
+        return bootstrap_interval(self.scores[metric][candidate], self.groups, resamples=2000)
+
+    def named(self, axis: str) -> str | None:
+        """The first metric of an axis: it is that axis of the frontier."""
+        return next((name for name, of in self.axes.items() if of == axis), None)
+
+    @property
+    def anchors(self) -> Anchors | None:
+        return Anchors(self.points[0], self.likeness) if self.points else None
+
+    @property
+    def frontier(self) -> tuple[float, ...]:
+        """The score of each candidate by `frontier`; the untrained base has 0. Empty without both fidelities."""
+        anchors = self.anchors
+        return tuple(anchors.score(point) for point in self.points) if anchors else ()
+
+    @property
+    def best(self) -> int | None:
+        """The candidate with the best score, never the base; None where nothing was gained or cannot be told."""
+        scores = self.frontier
+        if len(scores) < 2:
+            return None
+        number = max(range(1, len(scores)), key=scores.__getitem__)
+        return number if scores[number] > 0 else None
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: settings, prompts, and each candidate's means, intervals and scores."""
+        rows = []
+        for number, one in enumerate(self.candidates):
+            found = {}
+            for name, scores in self.scores.items():
+                mean = self.interval(name, number)
+                found[name] = {"mean": mean.mean, "interval": [mean.low, mean.high], "scores": list(scores[number])}
+            found |= {name: {"mean": values[number]} for name, values in self.whole.items()}
+            row: dict[str, Any] = {"name": one.name, "strength": one.strength, "metrics": found}
+            if one.adapter is not None:
+                row |= {"key": one.adapter.key, "trigger": one.adapter.trigger}
+            if self.frontier:
+                row["score"] = self.frontier[number]
+            rows.append(row)
+        return {
+            "base": self.base,
+            "prompts": [{"text": prompt.text, "stripped": prompt.stripped} for prompt in self.prompts],
+            "settings": vars(self.settings),
+            "models": dict(self.models),
+            "left_out": list(self.left_out),
+            "best": None if self.best is None else self.candidates[self.best].name,
+            "candidates": rows,
+        }
+
+
+def evaluate(
+    base: BaseModelRef,
+    candidates: Sequence[Candidate],
+    prompts: PromptSet,
+    measures: Sequence[Measure],
+    settings: DrawSettings,
+    cache: Path,
+    device: torch.device | str,
+    asked: Asked | None = None,
+    watcher: Watcher | None = None,
+    tokenizer_folder: Path | None = None,
+) -> Evaluation:
+    """Draw and score the base and each candidate. Samples lie in `cache`; see `draw`.
+
+    What cannot be measured is left out by name: pictures without numbers can still be compared by eye.
+
+    Raises:
+        FewShotError: there is no prompt, names are not unique, or what `draw` and the metrics refuse.
+    """
+    asked, watcher = asked or Asked(), watcher or Silent()
+    everyone = (Candidate("base"), *candidates)
+    _check(everyone, prompts, measures)
+    place = (cache, device, watcher, tokenizer_folder)
+    images = draw(base, everyone, prompts, settings, *place)
+    able = [m for m in measures if asked.references or m.axis != "subject"]
+    left_out = [f"{m.name}: no pictures of the subject are connected" for m in measures if m not in able]
+    if not measures:
+        left_out.append(NO_METRIC)
+    wanted = [prompt for prompt in prompts.prompts for _ in range(settings.count)]
+    scores: dict[str, list[list[float]]] = {}
+    for number, measure in enumerate(able):
+        scores[measure.name] = []
+        for one, drawn in zip(everyone, images, strict=True):
+            watcher.check()
+            watcher.progress(number, len(able), f"{measure.name} of {one.name}")
+            scores[measure.name].append(measure.metric.scores(drawn, wanted, asked.references).tolist())
+    whole = _varied(images, wanted, settings, asked, left_out)
+    whole |= _drift(base, everyone, settings, place, asked, able, left_out)
+    points, likeness = _points(able, images, wanted, scores, asked)
+    log.info("evaluated %d candidates on %d prompts", len(everyone), len(prompts.prompts))
+    return Evaluation(
+        base=base.name,
+        candidates=everyone,
+        prompts=prompts.prompts,
+        settings=settings,
+        images=images,
+        scores=scores,
+        whole=whole,
+        models={m.name: m.metric.model_id for m in able},
+        axes={m.name: m.axis for m in able},
+        left_out=tuple(left_out),
+        points=points,
+        likeness=likeness,
+        references=asked.references,
+    )
+
+
+def _check(everyone: Sequence[Candidate], prompts: PromptSet, measures: Sequence[Measure]) -> None:
+    if not prompts.prompts:
+        raise FewShotError("there is no prompt to draw; connect a prompt set")
+    for what, names in (("candidates", [c.name for c in everyone]), ("metrics", [m.name for m in measures])):
+        if len(set(names)) < len(names):
+            raise FewShotError(f"two {what} have the same name ({', '.join(names)}); give each its own")
+
+
+def _varied(
+    images: Sequence[Sequence[Image.Image]],
+    wanted: Sequence[Prompt],
+    settings: DrawSettings,
+    asked: Asked,
+    left_out: list[str],
+) -> dict[str, list[float | None]]:
+    if asked.distance is None or settings.count < 2:
+        reason = "there is no model" if asked.distance is None else "it needs two pictures of each prompt"
+        left_out.append(f"{VARIED}: {reason}")
+        return {}
+    groups = [prompt.text for prompt in wanted]
+    return {VARIED: [diversity(drawn, groups, asked.distance) for drawn in images]}
+
+
+def _drift(
+    base: BaseModelRef,
+    everyone: Sequence[Candidate],
+    settings: DrawSettings,
+    place: tuple,
+    asked: Asked,
+    measures: Sequence[Measure],
+    left_out: list[str],
+) -> dict[str, list[float | None]]:
+    """Pictures of the class alone, and how like the subject (PRES) and each other (1 - DIV) they have become."""
+    subject = next((m for m in measures if m.axis == "subject"), None)
+    if not asked.drift:
+        return {}
+    if subject is None or not asked.noun:
+        left_out.append(f"{PRES}: it needs the subject's pictures and noun")
+        return {}
+    text = DRIFT.format(noun=asked.noun)
+    alone = Prompt(text, text)
+    few = DrawSettings(**(vars(settings) | {"count": asked.drift}))
+    drawn = draw(base, everyone, PromptSet((alone,)), few, *place)
+    scored = [subject.metric.scores(own, [alone] * asked.drift, asked.references) for own in drawn]
+    found: dict[str, list[float | None]] = {PRES: [float(values.mean()) for values in scored]}
+    if asked.distance is not None and asked.drift > 1:
+        found[DIV] = [diversity(own, [0] * asked.drift, asked.distance) for own in drawn]
+    return found
+
+
+def _points(
+    measures: Sequence[Measure],
+    images: Sequence[Sequence[Image.Image]],
+    wanted: Sequence[Prompt],
+    scores: Mapping[str, Sequence[Sequence[float]]],
+    asked: Asked,
+) -> tuple[tuple[Point, ...], float]:
+    """Each candidate's place between the two fidelities, and the references' likeness among themselves."""
+    subject = next((m for m in measures if m.axis == "subject"), None)
+    text = next((m for m in measures if m.axis == "prompt"), None)
+    if subject is None or text is None:
+        return (), 1.0
+    others = unrelated(wanted)
+    points = []
+    for number, drawn in enumerate(images):
+        stray = float(text.metric.scores(drawn, others, ()).mean()) if others else 0.0
+        points.append(Point(number, _mean(scores[subject.name][number]), _mean(scores[text.name][number]), stray))
+    likeness = mutual_likeness(subject.metric, asked.references) if subject.ceiling is None else subject.ceiling
+    return tuple(points), likeness
+
+
+def unrelated(wanted: Sequence[Prompt]) -> list[Prompt]:
+    """For each prompt another one of the set; nothing where all are the same."""
+    different = list({prompt.stripped: prompt for prompt in wanted}.values())
+    if len(different) < 2:
+        return []
+    places = {prompt.stripped: number for number, prompt in enumerate(different)}
+    return [different[(places[prompt.stripped] + 1) % len(different)] for prompt in wanted]
+
+
+def mutual_likeness(metric: Metric, references: Sequence[Image.Image]) -> float:
+    """The mean likeness of each reference to the others; 1 for a single one."""
+    if len(references) < 2:
+        return 1.0
+    none = [Prompt("", "")]
+    rest = [[other for other in references if other is not one] for one in references]
+    return _mean([float(metric.scores([one], none, own)) for one, own in zip(references, rest, strict=True)])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,120 @@
+"""Likeness to the subject's own pictures: DINO of whole pictures, and any likeness of the subject's cut-out alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+
+from ..models.errors import FewShotError
+from ..models.values import Prompt
+from .dino import Dino
+from .metrics import check_pairs
+
+log = logging.getLogger(__name__)
+GROUND = (127, 127, 127)
+MARGIN = 0.08  # of the subject's longer side, around its cut-out
+FEWEST_PIXELS = 16  # of a mask that counts as found
+
+Segment = Callable[[Image.Image], "Image.Image | None"]
+"""Gives the mask of the subject in a picture (mode L, white on it), or None where it is not there."""
+
+
+class Eyes(Protocol):
+    """What gives pictures unit embeddings: a `Clip`, a `Dino`."""
+
+    model_id: str
+
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
+
+
+class DinoImage:
+    """DINO: the mean cosine of each picture's class token and every reference's (DreamBooth, Ruiz et al. 2023).
+
+    It is called DINOv2 or DINOv3 where the folder holds one. It rewards copying a reference, pose and ground included:
+    read it beside CLIP-T and the masked likeness.
+    """
+
+    def __init__(self, dino: Path | Dino, device: torch.device | str = "cpu"):
+        self.dino = dino if isinstance(dino, Dino) else Dino(dino, device)
+        self.name = name_of(self.dino.kind)
+        self.model_id = self.dino.model_id
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError without references."""
+        check_pairs(images, prompts)
+        check_references(self.name, references)
+        return (self.dino.images(images) @ self.dino.images(references).T).mean(-1)
+
+
+def name_of(kind: str) -> str:
+    """The metric's name for a model_type of transformers."""
+    if kind.startswith("dinov2"):
+        return "DINOv2"
+    return "DINOv3" if kind.startswith("dinov3") else "DINO"
+
+
+class MaskedLikeness:
+    """Likeness of the subject's cut-outs on a grey ground, on both sides: a copied background earns nothing.
+
+    A picture in which the subject is not found has the likeness 0; the log says how many there are.
+    """
+
+    def __init__(self, eyes: Eyes, segment: Segment, name: str):
+        self.eyes, self.segment = eyes, segment
+        self.name = f"masked {name}"
+        self.model_id = eyes.model_id
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError without a reference in which the subject is found."""
+        check_pairs(images, prompts)
+        check_references(self.name, references)
+        known = [cut for cut in map(self._cut, references) if cut is not None]
+        if not known:
+            raise FewShotError(
+                f"{self.name}: the subject is found in none of the {len(references)} references; give them masks, or "
+                "choose another segmenter"
+            )
+        cuts = [self._cut(image) for image in images]
+        there = [number for number, cut in enumerate(cuts) if cut is not None]
+        scores = torch.zeros(len(images))
+        if len(there) < len(images):
+            log.warning("%s: no subject in %d of %d pictures", self.name, len(images) - len(there), len(images))
+        if there:
+            seen = self.eyes.images([cut for cut in cuts if cut is not None])
+            scores[there] = (seen @ self.eyes.images(known).T).mean(-1)
+        return scores
+
+    def _cut(self, image: Image.Image) -> Image.Image | None:
+        mask = self.segment(image)
+        return None if mask is None else cut_out(image, mask)
+
+
+def cut_out(image: Image.Image, mask: Image.Image) -> Image.Image | None:
+    """The subject on grey in a square with a small margin; None where the mask is as good as empty."""
+    white = mask.convert("L").resize(image.size, Image.Resampling.NEAREST).point([0] * 128 + [255] * 128)
+    box = white.getbbox()
+    if box is None or white.histogram()[255] < FEWEST_PIXELS:
+        return None
+    ground = Image.new("RGB", image.size, GROUND)
+    ground.paste(image.convert("RGB"), (0, 0), white)
+    left, top, right, bottom = box
+    side = round(max(right - left, bottom - top) * (1 + 2 * MARGIN))
+    square = Image.new("RGB", (side, side), GROUND)
+    cut = ground.crop(box)
+    square.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2))
+    return square
+
+
+def check_references(name: str, references: Sequence[Image.Image]) -> None:
+    """Raises FewShotError unless there is something to compare with."""
+    if not references:
+        raise FewShotError(f"{name} compares with pictures of the subject and there are none; connect its pictures")

@@ -1,0 +1,162 @@
+"""Which models on the disk measure: widgets, and the rules behind "auto"."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..models.errors import FewShotError
+from . import host
+from .host import io
+from .segment import NONE as NO_MASK
+from .segment import PLACES, opened, pocket_finder
+from .validating import AUTO, CLIPS, DINOS, NONE, OFF, own_clip
+
+log = logging.getLogger(__name__)
+PICK, HPS, REWARD = "pickscore", "hps", "imagereward"
+HPS_FILES = "HPS*.pt"
+REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
+
+
+def measuring_inputs() -> list[io.Input]:
+    """The models that tell how good pictures are."""
+    from ..augmentation.on_disk import finders
+
+    return [
+        io.Combo.Input(
+            "clip",
+            options=[AUTO, NONE, *host.transformers_folders(CLIPS)],
+            default=AUTO,
+            tooltip="The CLIP of CLIP-T and CLIP-I: a folder of transformers in models/clip_vision. auto takes the "
+            "base's own or the first there.",
+        ),
+        io.Combo.Input(
+            "dino",
+            options=[AUTO, NONE, *host.transformers_folders(DINOS)],
+            default=AUTO,
+            tooltip="The DINO that sees the likeness: a folder of transformers in models/clip_vision. auto takes all "
+            "there are.",
+        ),
+        io.Combo.Input(
+            "preferences",
+            options=[AUTO, OFF],
+            default=AUTO,
+            advanced=True,
+            tooltip="auto: PickScore, HPSv2 and ImageReward where a folder of that name lies in models/clip_vision or "
+            "models/rewards.",
+        ),
+        io.Combo.Input(
+            "cut_out",
+            options=[NONE, *finders(host.model_roots(*PLACES)), *pocket_finder()],
+            default=NONE,
+            advanced=True,
+            tooltip="What finds the subject, so that likeness is measured on its cut-out too: a model of models/sams "
+            "or its neighbours.",
+        ),
+    ]
+
+
+def measures_for(
+    base: Any, concept: Any, clip: str, dino: str, preferences: str, cut_out: str
+) -> tuple[list[Any], Any]:
+    """The metrics that the widgets choose, and how different two pictures are (None without a model).
+
+    A relation is measured by its own metrics first; `concept` is None where no pictures are connected.
+    """
+    from ..evaluation import diversity
+    from ..evaluation.clip import Clip, ClipImage, ClipText
+    from ..evaluation.dino import Dino
+    from ..evaluation.evaluating import Measure
+    from ..evaluation.likeness import DinoImage, MaskedLikeness
+    from ..evaluation.relations import relation_measures
+
+    noun = concept.noun if concept is not None else ""
+    if cut_out != NONE and not noun:
+        raise FewShotError("a cut-out is found by the subject's noun: connect its SET, or set cut_out to none")
+    device = host.device()
+    folder = clip_folder(base, clip)
+    seer = None if folder is None else Clip(folder, device)
+    eyes = [Dino(path, device) for path in dino_folders(dino)]
+    found = relation_measures(seer, concept) if seer is not None and concept is not None else []
+    for number, one in enumerate(eyes):
+        metric = DinoImage(one)
+        if any(m.metric.name == metric.name for m in found):
+            metric.name += f" {one.model_id}"
+        found.append(Measure(metric, "subject"))
+        if cut_out != NONE and number == 0:
+            found.append(Measure(MaskedLikeness(one, segmenter(cut_out, noun), metric.name), "subject"))
+    if seer is not None:
+        found += [Measure(ClipImage(seer), "subject"), Measure(ClipText(seer), "prompt")]
+        if cut_out != NONE:
+            found.append(Measure(MaskedLikeness(seer, segmenter(cut_out, noun), "CLIP-I"), "subject"))
+    found += [] if preferences == OFF else preferred(device)
+    log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in found) or "nothing")
+    if diversity.has_lpips():
+        import lpips
+
+        return found, diversity.perceptual(lpips.LPIPS(net="alex", verbose=False))
+    seers = [*eyes, *([seer] if seer is not None else [])]
+    return found, diversity.apart(seers[0]) if seers else None
+
+
+def clip_folder(base: Any, clip: str) -> Path | None:
+    """auto: the base's own, else the first that is no model of preferences."""
+    if clip == NONE:
+        return None
+    if clip != AUTO:
+        return host.transformers_folder(clip)
+    own = own_clip(base)
+    names = [name for name in host.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
+    return own or (host.transformers_folder(names[0]) if names else None)
+
+
+def dino_folders(dino: str) -> list[Path]:
+    if dino == NONE:
+        return []
+    return list(map(host.transformers_folder, host.transformers_folders(DINOS) if dino == AUTO else [dino]))
+
+
+def plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def preferred(device: Any) -> list[Any]:
+    """The models of what people prefer that lie on the disk, found by the names of their folders."""
+    from ..evaluation.evaluating import Measure
+    from ..evaluation.preference import HumanPreference, ImageReward, PickScore
+
+    found: dict[str, Any] = {}
+    for root in host.model_roots("clip_vision", "rewards"):
+        for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+            name, kind = plain(folder.name), host.kind_of_model(folder)
+            if any((folder / file).is_file() for file in REWARD_FILES):
+                found.setdefault(REWARD, ImageReward(folder, device))
+            elif kind in CLIPS and PICK in name:
+                found.setdefault(PICK, PickScore(folder, device))
+            elif any(folder.glob(HPS_FILES)) or (kind in CLIPS and HPS in name):
+                found.setdefault(HPS, HumanPreference(folder, device))
+    return [Measure(metric, "preference") for metric in found.values()]
+
+
+def segmenter(model: str, noun: str) -> Any:
+    """Finds the subject by its noun: the best instance's mask, or None where there is none."""
+    import numpy as np
+    from PIL import Image
+
+    finder, masker = opened(model, NO_MASK)
+
+    def segment(picture: Any) -> Any:
+        picture = picture.convert("RGB")
+        there = [one for one in finder.find(picture, [noun], finder.threshold) if one.score >= finder.threshold]
+        if not there:
+            return None
+        best = max(there, key=lambda one: one.score)
+        mask = best.mask
+        if mask is None:
+            mask = np.zeros((picture.height, picture.width), bool)
+            left, top, right, bottom = (round(value) for value in best.box)
+            mask[max(0, top) : bottom, max(0, left) : right] = True
+        return Image.fromarray((np.asarray(mask) * 255).astype(np.uint8))
+
+    return segment

@@ -1,0 +1,142 @@
+"""The prompts that adapters are measured with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..evaluation.prompt_lists import NAMES, RECONSTRUCTED, RELATIONS, REVERSION
+from ..models.errors import FewShotError
+from . import host
+from .host import io
+from .sockets import Prompts, Set
+
+CATEGORY = "few-shot/look"
+OWN, FILE = "own lines", "text file"
+LINES = "a photo of a {trigger}\na photo of a {trigger} on the beach\na photo of a {trigger} wearing a hat"
+LARGEST_FILE = 4_000_000  # bytes
+
+
+class PromptSetNode(io.ComfyNode):
+    """A list of prompts about a subject, with what metrics read of each."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        lines = io.String.Input(
+            "lines", default=LINES, multiline=True, tooltip="One prompt a line, {trigger} in the subject's place."
+        )
+        file = io.Combo.Input(
+            "file", options=host.text_files(), tooltip="A .txt file in ComfyUI's input folder, one prompt a line."
+        )
+        relation = io.Combo.Input(
+            "relation", options=list(RELATIONS), default="painted_on", tooltip="What is asked for."
+        )
+        options = [
+            io.DynamicCombo.Option(OWN, [lines]),
+            io.DynamicCombo.Option(FILE, [file]),
+            *(io.DynamicCombo.Option(name, [relation] if name == REVERSION else []) for name in NAMES),
+        ]
+        return io.Schema(
+            node_id="FewShotPromptSet",
+            display_name="Prompt Set",
+            category=CATEGORY,
+            description="Prompts for Evaluate LoRA and Strength Sweep: those of the papers, those of the pocket's "
+            "world, or your own.",
+            search_aliases=["prompt list", "dreambench", "benchmark prompts", "evaluation prompts"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "source",
+                    options=options,
+                    tooltip="Where the prompts come from. InstructBooth's and ReVersion's are partly reconstructed; "
+                    "the help page says how.",
+                ),
+                Set.Input("set", optional=True, tooltip="Pictures whose words are taken instead of these."),
+                io.String.Input(
+                    "identifier",
+                    default="",
+                    optional=True,
+                    tooltip="The rare word that calls the subject. Empty: each adapter's own trigger phrase.",
+                ),
+                io.String.Input(
+                    "noun", default="", optional=True, tooltip="What kind of thing it is: what metrics read of it."
+                ),
+                io.String.Input(
+                    "description", default="", optional=True, tooltip="Words for its looks that were trained with it."
+                ),
+                io.Int.Input(
+                    "most",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="Prompts at most; the rest is left out, and told.",
+                ),
+            ],
+            outputs=[
+                Prompts.Output(display_name="PROMPTS", tooltip="For Evaluate LoRA and Strength Sweep."),
+                io.String.Output(display_name="report", tooltip="The prompts, and what was left out and why."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, source: dict[str, Any] | None = None, **_: Any) -> str:
+        """A text file that was written anew is read anew."""
+        if not isinstance(source, dict) or source.get("source") != FILE:
+            return ""
+        try:
+            state = host.text_file(source["file"]).stat()
+        except (FewShotError, KeyError):
+            return "missing"
+        return f"{state.st_size}:{state.st_mtime_ns}"
+
+    @classmethod
+    def execute(
+        cls,
+        source: dict[str, Any] | None = None,
+        identifier: str = "",
+        noun: str = "",
+        description: str = "",
+        most: int = 50,
+        set: Any = None,
+    ) -> io.NodeOutput:
+        from ..evaluation.prompt_sets import prompt_set
+
+        source = source or {}
+        words = [" ".join(text.split()) for text in (identifier, description, noun)]
+        prompts, left_out = prompt_set(lines_of(source), concept_of(source, set, words), most)
+        note = RECONSTRUCTED.get(source["source"])
+        said = [prompt.text for prompt in prompts.prompts] + list(left_out) + ([note] if note else [])
+        report = "\n".join(said)
+        return io.NodeOutput(prompts, report, ui=host.say(cls.hidden.unique_id, report))
+
+
+def lines_of(source: dict[str, Any]) -> Any:
+    """The lines of the chosen source."""
+    from ..evaluation.prompt_sets import lines_of as known
+
+    kind = source.get("source")
+    if kind == OWN:
+        return source["lines"].splitlines()
+    if kind != FILE:
+        return known(str(kind), source.get("relation", ""))
+    path = host.text_file(source["file"])
+    if path.stat().st_size > LARGEST_FILE:
+        raise FewShotError(f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; prompts take at most 4: split it")
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise FewShotError(f"{path.name} is no UTF-8 text ({error.reason}); save it as UTF-8") from None
+
+
+def concept_of(source: dict[str, Any], set: Any, words: list[str]) -> Any:
+    """What the prompts are about: the set's first concept, or what the widgets say."""
+    from ..models.values import Concept
+
+    identifier, description, noun = words
+    if set is not None:
+        return set.concepts[0]
+    if source.get("source") == REVERSION:
+        return Concept(identifier, "", description or RELATIONS[source["relation"]][0], kind="relation")
+    if not noun:
+        raise FewShotError("the noun is empty: say what kind of thing the prompts ask for (cat), or connect a SET")
+    return Concept(identifier, noun, description)

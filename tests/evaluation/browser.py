@@ -1,0 +1,113 @@
+"""A headless Chromium, spoken to by its own protocol: enough to open a page, run in it and look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PATIENCE = 90.0  # seconds for the start
+
+
+class Page:
+    """One page. `problems` gathers what its console and its security policy complain of."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse):
+        self.socket, self.number = socket, 0
+        self.problems: list[str] = []
+
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """A command's result; what is told meanwhile is kept."""
+        self.number += 1
+        me = self.number
+        await self.socket.send_json({"id": me, "method": method, "params": params})
+        async for message in self.socket:
+            data = json.loads(message.data)
+            self._hear(data)
+            if data.get("id") == me:
+                assert "error" not in data, data
+                return data["result"]
+        raise RuntimeError("the browser hung up")
+
+    def _hear(self, data: dict[str, Any]) -> None:
+        told = data.get("params", {})
+        if data.get("method") == "Runtime.exceptionThrown":
+            self.problems.append(str(told["exceptionDetails"]))
+        elif data.get("method") == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
+            self.problems.append(str(told["args"]))
+        elif data.get("method") == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
+            self.problems.append(told["entry"]["text"])
+
+    async def run(self, code: str) -> Any:
+        """What JavaScript gives; promises are waited for."""
+        found = await self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    async def open(self, file: Path) -> None:
+        await self.call("Page.navigate", url=file.as_uri())
+        await self.until("document.readyState === 'complete' && location.protocol === 'file:'")
+
+    async def until(self, code: str, seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not await self.run(code):
+            assert time.monotonic() < end, f"never true in the page: {code}; {self.problems}"
+            await asyncio.sleep(0.1)
+
+    async def picture(self, path: Path) -> None:
+        """The whole page as PNG."""
+        shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+
+def browse(visit: Callable[[Page, Path], Coroutine[Any, Any, Any]], width: int = 1100, height: int = 900) -> Any:
+    """Run `visit(page, downloads)` in a fresh browser that reaches no network."""
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    assert program, "the report is tested in a browser: install chromium"
+    with tempfile.TemporaryDirectory() as profile, tempfile.TemporaryDirectory() as downloads:
+        command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        command += ["--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={profile}"]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},{height}", "about:blank"]
+        chrome = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            port = _port(Path(profile) / "DevToolsActivePort", chrome)
+            return asyncio.run(asyncio.wait_for(_visited(port, Path(downloads), visit), 180))
+        finally:
+            chrome.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                chrome.wait(10)
+            chrome.kill()
+            chrome.wait()
+
+
+def _port(file: Path, chrome: subprocess.Popen) -> int:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and chrome.poll() is None:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            return int(file.read_text().splitlines()[0])
+        time.sleep(0.1)
+    raise RuntimeError("chromium did not start")
+
+
+async def _visited(port: int, downloads: Path, visit: Callable[[Page, Path], Coroutine[Any, Any, Any]]) -> Any:
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+            targets = await answer.json()
+        url = next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page")
+        async with session.ws_connect(url, max_msg_size=0) as socket:
+            page = Page(socket)
+            for domain in ("Page", "Runtime", "Log"):
+                await page.call(f"{domain}.enable")
+            await page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
+            return await visit(page, downloads)

@@ -1,0 +1,155 @@
+"""Evaluation as a person meets it: numbers on the node, a report that opens in a browser, samples kept, bad input."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from comfyui_fewshot.pocket.likeness import build_clip, processor
+from comfyui_fewshot.pocket.words import build
+from comfyui_fewshot.tests.evaluation.browser import browse
+from comfyui_fewshot.tests.server import graphs
+
+pytestmark = pytest.mark.server
+FAST = {
+    "count": 2, "seed": 3, "steps": 2, "guidance": 1.0, "clip": "auto", "dino": "auto", "preferences": "auto",
+    "cut_out": "none", "negative": "", "width": 0, "height": 0, "batch": 8, "drift": 2, "pairs": 4, "watermark": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.get("/object_info")
+
+
+@pytest.fixture(scope="module")
+def clip(server):
+    """A CLIP of the pocket's shape with random weights in models/clip_vision."""
+    folder = server.base / "models" / "clip_vision" / "tiny-clip"
+    folder.mkdir(parents=True)
+    build_clip(build(folder)).save_pretrained(folder)
+    processor().save_pretrained(folder)
+    yield folder.name
+    shutil.rmtree(folder)
+
+
+def prompts(**changes):
+    lines = "a photo of a {trigger}\na house alone\na {trigger} at night"
+    values = {"source": "own lines", "source.lines": lines, "identifier": "", "noun": "", "description": "", "most": 50}
+    return {"prompts": graphs.node("FewShotPromptSet", set=["set", 0], **(values | changes))}
+
+
+def evaluation(info, **changes):
+    """A trained adapter beside the base."""
+    graph = graphs.training(info, seed=31) | prompts()
+    inputs = {"base": ["base", 0], "prompts": ["prompts", 0], "set": ["set", 0], "adapter_2": ["train", 0]}
+    graph["train"]["inputs"]["validation"] = "off"
+    graph["look"] = graphs.node("FewShotEvaluateLora", **inputs, names="", strength=1.0, **(FAST | changes))
+    graph["told"] = graphs.node("PreviewAny", source=["look", 3])
+    graph["listed"] = graphs.node("PreviewAny", source=["prompts", 1])
+    return graph
+
+
+def test_numbers_samples_and_the_report_in_a_browser(server, info, clip, tmp_path):
+    samples = Path(server.output) / "fewshot" / "samples"
+    shutil.rmtree(samples, ignore_errors=True)
+    outcome = server.succeed(evaluation(info))
+    page = Path(outcome.outputs("told")["text"][0])
+    assert page.is_file() and page.is_relative_to(Path(server.output) / "fewshot" / "evaluations")
+    told = json.loads((page.parent / "evaluation.json").read_text(encoding="utf-8"))
+    assert [c["name"] for c in told["candidates"]] == ["base", "sks cat"] and told["models"]["CLIP-T"] == clip
+    assert set(told["candidates"][1]["metrics"]) == {
+        "CLIP-I", "CLIP-T", "diversity", "language drift (PRES)", "language drift (DIV)",
+    }  # fmt: skip
+    assert [p["text"] for p in told["prompts"]] == ["a photo of a sks cat", "a sks cat at night"]
+    assert 'does not name the cat: "a house alone"' in outcome.outputs("listed")["text"][0]
+    shown = outcome.outputs("look")
+    assert "CLIP-T" in shown["text"][0] and server.picture(shown["images"][0]).size == (840, 560)
+    assert any(kind == "binary" and data["event"] == 1 for kind, data in outcome.messages), "previews of the samples"
+
+    drawn = {path: path.stat().st_mtime_ns for path in samples.rglob("*.png")}
+    assert len(drawn) == 2 * 2 * 2 + 2, "the base draws the class alone for both"
+    graph = evaluation(info, pairs=2)
+    graph["look"]["inputs"]["strength"] = 0.5
+    server.succeed(graph)
+    again = {path: path.stat().st_mtime_ns for path in samples.rglob("*.png")}
+    assert len(again) == len(drawn) + 6 and all(again[path] == drawn[path] for path in drawn), "the base's are kept"
+
+    async def visit(opened, downloads):
+        await opened.open(page)
+        while not await opened.run("document.querySelector('.vote-task').hidden"):
+            await opened.run(
+                "document.querySelectorAll('.vote-question button:first-of-type').forEach(b => b.click());"
+                "document.querySelector('[data-do=next]').click()"
+            )
+        await opened.run("document.querySelector('[data-do=export]').click()")
+        for _ in range(100):
+            if files := [f for f in downloads.glob("*.json") if f.stat().st_size]:
+                return opened.problems, json.loads(files[0].read_text(encoding="utf-8"))
+            await asyncio.sleep(0.1)
+        raise AssertionError("nothing was exported")
+
+    problems, exported = browse(visit)
+    assert problems == [] and len(exported["votes"]) == 4 * 3
+
+
+def test_the_sweep_gives_a_strength(server, info, clip):
+    graph = evaluation(info)
+    graph["look"] = graphs.node(
+        "FewShotStrengthSweep", base=["base", 0], adapter=["train", 0], prompts=["prompts", 0], set=["set", 0],
+        strengths="1, 0.5,1", **(FAST | {"count": 1, "drift": 0, "pairs": 0}),
+    )  # fmt: skip
+    graph["best"] = graphs.node("PreviewAny", source=["look", 4])
+    outcome = server.succeed(graph)
+    told = json.loads(Path(outcome.outputs("told")["text"][0]).with_name("evaluation.json").read_text("utf-8"))
+    assert [c["name"] for c in told["candidates"]] == ["base", "0.5", "1"]
+    best = float(outcome.outputs("best")["text"][0])
+    assert best == (1.0 if told["best"] is None else float(told["best"]))
+
+
+def test_a_text_file_is_read_anew(server, info):
+    file = server.base / "input" / "mine.txt"
+    graph = graphs.pictures() | prompts(source="text file", **{"source.file": "mine.txt"})
+    del graph["prompts"]["inputs"]["source.lines"]
+    graph["listed"] = graphs.node("PreviewAny", source=["prompts", 1])
+    for words in ("a cat in the snow", "a {trigger} by the sea\n# a comment"):
+        file.write_text(words, encoding="utf-8")
+        listed = server.succeed(graph).outputs("listed")["text"][0]
+        assert listed == words.split("\n")[0].replace("{trigger}", "sks cat")
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompts": {"source.lines": "a house"}}, "there is no prompt to draw; left out"),
+        ({"look": {"names": "a, b, c"}}, "3 names are given for 1 adapters"),
+        ({"look": {"clip": "none"}}, None),
+    ],
+)
+def test_bad_input_is_told(server, info, change, said):
+    graph = evaluation(info, count=1, drift=0)
+    for key, values in change.items():
+        graph[key]["inputs"].update(values)
+    outcome = server.run(graph)
+    if said is None:
+        assert "left out: all numbers" in outcome.outputs("look")["text"][0]
+    else:
+        assert said in outcome.error["exception_message"]
+
+
+def test_strengths_that_are_none_are_refused(server, info):
+    graph = evaluation(info)
+    del graph["told"], graph["listed"]
+    for words in ("strong", "9", ""):
+        graph["look"] = graphs.node(
+            "FewShotStrengthSweep", base=["base", 0], adapter=["train", 0], prompts=["prompts", 0], strengths=words,
+            **FAST,
+        )  # fmt: skip
+        status, answer = server.post("/prompt", {"prompt": graph})  # the training is an output of its own
+        (wrong,) = answer["node_errors"]["look"]["errors"]
+        assert status == 200 and wrong["extra_info"]["input_name"] == "strengths"

@@ -1,0 +1,92 @@
+"""Relations in a running ComfyUI: pictures, training, the unsaved word and the saved one, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from comfyui_fewshot.models.embedding_files import read_embedding
+from comfyui_fewshot.models.loading import base_from_path, open_base
+from comfyui_fewshot.models.merging import applied
+from comfyui_fewshot.models.text import encode_prompts
+from comfyui_fewshot.tests.server import graphs
+
+pytestmark = pytest.mark.server
+PROMPT = "a boat {} a house"
+
+
+def far(one, other):
+    return float(np.abs(one - other).max())
+
+
+def refusal(server, graph):
+    """The message of the error that stops `graph`."""
+    outcome = server.run(graph)
+    assert outcome.error["exception_type"].endswith("FewShotError"), outcome.error
+    return outcome.error["exception_message"]
+
+
+def relation(info, folder="relation", **changes):
+    inputs = info["FewShotRelationSettings"]["input"]["required"]
+    values = {name: spec[1]["default"] for name, spec in inputs.items()}
+    place = {"source": "folder", "source.folder": folder, "source.things": "", "identifier": "<R>", "relation": ""}
+    return graphs.base() | {
+        "set": graphs.node("FewShotRelationPictures", **place),
+        "settings": graphs.node("FewShotRelationSettings", **(values | graphs.BRIEF | changes)),
+        "train": graphs.node("FewShotTrainRelation", base=["base", 0], set=["set", 0], settings=["settings", 0]),
+    }
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.get("/object_info")
+
+
+@pytest.fixture(scope="module")
+def saved(server, info):
+    """The embedding's file."""
+    graph = relation(info) | {"save": graphs.node("FewShotSaveAdapter", adapter=["train", 0], name="relation")}
+    outcome = server.succeed(graph)
+    assert "3 steps" in outcome.outputs("train")["text"][0] and "'and'" in outcome.outputs("train")["text"][0]
+    (line,) = outcome.outputs("save")["text"][0].splitlines()
+    return Path(line)
+
+
+def test_the_saved_word_draws_as_the_unsaved_one(server, info, saved):
+    """`embedding:<R>` after Apply Adapter, `embedding:file` and Sample Grid draw the same; the base does not."""
+    apply = graphs.node("FewShotApplyAdapter", adapter=["train", 0], model=["base", 1], clip=["base", 2],
+                        strength_model=1.0, strength_clip=1.0)  # fmt: skip
+    drawn = graphs.drawing(["apply", 0], ["apply", 1], prompt=PROMPT.format("embedding:<R>"))
+    server.succeed(relation(info) | {"apply": apply} | drawn | graphs.grid(["train", 0], prompt=PROMPT.format("<R>")))
+    unsaved = server.kept("native")
+    assert far(unsaved, server.kept("after")) <= 1e-3
+    server.succeed(
+        graphs.base() | graphs.drawing(["base", 1], ["base", 2], prompt=PROMPT.format(f"embedding:{saved.stem}"))
+    )
+    assert far(unsaved, server.kept("native")) <= 1e-3
+    server.succeed(graphs.base() | graphs.drawing(["base", 1], ["base", 2], prompt=PROMPT.format("and")))
+    assert far(unsaved, server.kept("native")) > 1e-3
+
+
+def test_comfyui_encodes_the_word_as_diffusers(server, info, saved):
+    text = {"prompt": graphs.node("CLIPTextEncode", clip=["base", 2], text=PROMPT.format(f"embedding:{saved.stem}"))}
+    server.succeed(graphs.base() | text | {"kept": graphs.node("ProbeKeep", value=["prompt", 0], name="encoded")})
+    word = read_embedding(saved, "sd1")
+    with open_base(base_from_path(server.base / "models" / "diffusers" / "pocket"), torch.device("cpu")) as networks:
+        with applied(networks, [(word, 1.0)]), torch.no_grad():
+            own = encode_prompts(networks, [PROMPT.format("<R>")]).hidden
+    encoded = torch.as_tensor(server.kept("encoded")).reshape(own.shape)
+    assert torch.allclose(encoded, own, atol=1e-5, rtol=1e-5)
+
+
+def test_refusals(server, info):
+    missing = relation(info, folder="empty")
+    assert "no pictures" in refusal(server, missing)
+    other = relation(info) | {"set": graphs.pictures()["set"]}
+    assert "connect Relation Pictures" in refusal(server, other)
+    subject = graphs.training(info) | {"settings": relation(info)["settings"]}
+    assert "connect Training Settings" in refusal(server, subject)
+    assert "Train Relation" in refusal(server, graphs.training(info) | {"set": relation(info)["set"]})

@@ -1,0 +1,242 @@
+"""Relation training on a tiny base that knows the pocket's words: what is learned, what stays, resume, bad input."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from comfyui_fewshot.augmentation.relation_pictures import (
+    relation_from_folder,
+    relation_from_tensors,
+    with_relation,
+)
+from comfyui_fewshot.models.embedding_files import read_embedding
+from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.loading import open_base
+from comfyui_fewshot.models.merging import applied
+from comfyui_fewshot.models.text import encode_prompts
+from comfyui_fewshot.models.values import Adapter, Concept, TrainingSet
+from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.trainers.relation import RelationTraining, related, train_relation
+from comfyui_fewshot.trainers.relation_gain import explained, warned
+from comfyui_fewshot.trainers.relation_settings import RelationSettings
+from comfyui_fewshot.trainers.steering import FUNCTION_WORDS, Steering, known_ids
+
+WORD = "<R>"
+CAPTIONS = ("cat <R> car\na red cat <R> a car, at night", "bird <R> house", "a cup <R> a blue boat, in the snow")
+
+
+@pytest.fixture(scope="module")
+def folder(picture_folder, tmp_path_factory):
+    """Three pictures with one or two captions each."""
+    made = tmp_path_factory.mktemp("relation")
+    for i, text in enumerate(CAPTIONS):
+        (made / f"{i}.png").write_bytes((picture_folder / f"{i}.png").read_bytes())
+        (made / f"{i}.txt").write_text(text)
+    return made
+
+
+@pytest.fixture(scope="module")
+def relation(folder):
+    return relation_from_folder(folder, WORD)
+
+
+@pytest.fixture(scope="module")
+def chosen():
+    return RelationSettings(
+        steps=8, batch_size=2, save_every=3, log_every=2, warmup=0.25, seed=5, token_learning_rate=0.1
+    )
+
+
+@pytest.fixture(scope="module")
+def train(wordy_base, relation, chosen):
+    def run(folder, watcher=None, set_=None, start_from=None, **changes):
+        settings = replace(chosen, **changes)
+        return train_relation(wordy_base, set_ or relation, settings, folder, "cpu", watcher, start_from=start_from)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def opened(wordy_base):
+    with open_base(wordy_base, torch.device("cpu")) as networks:
+        yield networks
+
+
+def test_only_the_word_is_learned(train, tmp_path, opened, wordy_base):
+    """The result is one embedding; base and table are bitwise those of before; a direction keeps its length."""
+    before = {name: p.clone() for root in opened.roots().values() for name, p in root.named_parameters()}
+    result = train(tmp_path)
+    assert not result.adapter.factors and set(result.adapter.embeddings) == {WORD}
+    assert result.adapter.trigger == WORD and set(result.terms) == {"reference", "steering"}
+    vector = result.adapter.embeddings[WORD]["clip_l"]
+    table = opened.text_encoders[0].get_input_embeddings().weight
+    assert vector.norm().item() == pytest.approx(table.norm(dim=1).mean().item(), rel=1e-5)
+    start = table[opened.tokenizers[0]("and", add_special_tokens=False).input_ids[0]]
+    assert torch.cosine_similarity(vector[0], start, dim=0) < 0.999  # 0.04 radians and more
+    with open_base(wordy_base, torch.device("cpu")) as again:
+        after = {name: p for root in again.roots().values() for name, p in root.named_parameters()}
+        assert all(torch.equal(before[name], p) for name, p in after.items())
+
+
+def test_a_step_changes_nothing_but_its_word(opened, relation, chosen):
+    settings = replace(chosen, resolution=32, micro_batch=4, adversarial="sensible")
+    step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
+    frozen = [p for root in opened.roots().values() for p in root.parameters()]
+    try:
+        for terms in step.passes(7, list):  # the adversarial loss counts by then
+            sum(step.weights[name] * value for name, value in terms.items()).backward()
+        assert injected.parameters[f"token.{WORD}.clip_l"].grad.abs().sum() > 0
+        assert all(p.grad is None for p in frozen)
+    finally:
+        injected.remove()
+
+
+def test_parts_of_a_batch_add_up(opened, relation, chosen):
+    """One pass of four pictures and four passes of one give the same terms."""
+    found = []
+    for most in (4, 1):
+        settings = replace(chosen, batch_size=4, resolution=32, micro_batch=most, adversarial="sensible")
+        step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
+        sums = dict.fromkeys(step.weights, 0.0)
+        for terms in step.passes(16, list):
+            for name, value in terms.items():
+                sums[name] += value.item()
+        injected.remove()
+        found.append(sums)
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("adversarial", ["off", "sensible"])
+def test_a_cut_run_ends_as_an_uncut_one(train, tmp_path, cut_at, adversarial):
+    """Bit for bit, the discriminator's state included."""
+    uncut = train(tmp_path / "uncut", adversarial=adversarial)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", cut_at(5, KeyboardInterrupt()), adversarial=adversarial)
+    part = next((tmp_path / "cut").rglob("relation_*step*.safetensors"))
+    assert WORD in read_embedding(part, "sd1").embeddings  # what was learned so far is usable
+    again = train(tmp_path / "cut", adversarial=adversarial)
+    assert 0 < again.resumed_from < 8 and again.terms == uncut.terms
+    kind = again.adapter.embeddings[WORD]["clip_l"]
+    assert torch.equal(kind, uncut.adapter.embeddings[WORD]["clip_l"])
+
+
+def test_a_discriminator_without_weight_changes_nothing(train, tmp_path):
+    plain = train(tmp_path / "a")
+    weightless = train(tmp_path / "b", adversarial="sensible", adversarial_weight=0.0)
+    same = [r.adapter.embeddings[WORD]["clip_l"] for r in (plain, weightless)]
+    assert torch.equal(*same) and plain.terms["reference"] == weightless.terms["reference"]
+
+
+def test_the_word_means_the_same_from_its_file(train, tmp_path, opened):
+    result = train(tmp_path)
+    read = read_embedding(result.lora, "sd1")
+    prompts = ["a cat <R> a house"]
+    with applied(opened, [(result.adapter, 1.0)]):
+        own = encode_prompts(opened, prompts).hidden
+    with applied(opened, [(read, 1.0)]):
+        from_file = encode_prompts(opened, prompts).hidden
+    assert torch.equal(own, from_file) and not torch.allclose(own, encode_prompts(opened, ["a cat and a house"]).hidden)
+
+
+def test_what_a_word_explains(wordy_base, relation, chosen, train, tmp_path, opened, caplog):
+    """The word it began as explains nothing more than itself; a learned one less error than nonsense in its place."""
+    table = opened.text_encoders[0].get_input_embeddings().weight.detach()
+    same = table[opened.tokenizers[0]("and", add_special_tokens=False).input_ids].clone()
+    ask = partial(explained, wordy_base, relation, settings=chosen, device="cpu", watcher=Silent())
+    unlearned = Adapter({}, "sd1", WORD, {WORD: {"clip_l": same}})
+    assert ask(unlearned) == pytest.approx((0, 0), abs=1e-6)
+    assert "no better than 'and'" in warned(*ask(unlearned), "and") and "no better" in caplog.text
+    assert "takes 3.00 %" in warned(0.03, 0.001, "and")
+    learned = ask(train(tmp_path, steps=30, token="free", token_learning_rate=0.05, steering_weight=0.0).adapter)
+    assert learned[0] > 0
+
+
+def test_steering_never_holds_away_padding_or_function_words(opened, relation):
+    tokenizer = opened.tokenizers[0]
+    steering = Steering(opened, WORD, [s.caption for s in relation.references], 4, 0.07)
+    vocabulary = steering.of["clip_l"]
+    told = [set(tokenizer.convert_ids_to_tokens(row)) for row in vocabulary.negatives]
+    assert told[1] - {",</w>"} == {"cat</w>", "car</w>", "red</w>", "night</w>"}
+    assert not set(tokenizer.all_special_ids) & {i for row in vocabulary.negatives for i in row}
+    assert not set(known_ids(tokenizer, FUNCTION_WORDS)) & {i for row in vocabulary.negatives for i in row}
+    positives = {token.removesuffix("</w>") for token in tokenizer.convert_ids_to_tokens(vocabulary.positives)}
+    assert {"on", "under", "beside", "behind"} <= positives and "of" in positives
+
+
+# ---------------------------------------------------------------------------------------------------- pictures
+
+
+def test_captions_and_their_weights(relation):
+    assert [s.caption for s in relation.samples] == [
+        "cat <R> car", "a red cat <R> a car, at night", "bird <R> house", "a cup <R> a blue boat, in the snow",
+    ]  # fmt: skip
+    assert [s.weight for s in relation.samples] == [0.5, 0.5, 1, 1]
+    assert relation.concepts == (Concept(WORD, "", "", kind="relation"),)
+
+
+def test_reversion_s_folders_are_read(folder, tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.jpg").write_bytes((folder / f"{i}.png").read_bytes())
+    (tmp_path / "text.json").write_text(
+        json.dumps({"0.jpg": ["cat {} stone", "a cat {} a stone"], "1.jpg": ["bird {} wall"]})
+    )
+    found = relation_from_folder(tmp_path, WORD)
+    assert [s.caption for s in found.samples] == ["cat <R> stone", "a cat <R> a stone", "bird <R> wall"]
+
+
+def test_two_names_are_a_caption():
+    assert with_relation("cat, chair", WORD) == "cat <R> chair"
+    assert with_relation("a cat <R> a chair, indoors", WORD) == "a cat <R> a chair, indoors"
+    for wrong in ("cat", "cat <R> dog <R> bird", "<R> chair", "cat, chair, table"):
+        with pytest.raises(FewShotError, match="<R>"):
+            with_relation(wrong, WORD)
+
+
+def test_tensors_need_a_caption_each(tmp_path):
+    images = torch.rand(2, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    found = relation_from_tensors(images, tmp_path, WORD, "on", "cat, chair | a cat <R> a chair\nbird, cup")
+    assert [s.caption for s in found.samples] == ["cat <R> chair", "a cat <R> a chair", "bird <R> cup"]
+    with pytest.raises(FewShotError, match="2 pictures but 3 lines"):
+        relation_from_tensors(images, tmp_path, WORD, "", "a, b\nc, d\ne, f")
+
+
+def test_captions_that_tell_the_relation_are_left_out(relation, caplog):
+    first = relation.samples[0]
+    told = replace(first, caption="a cat sitting <R> a car")
+    kept = related(TrainingSet((first, told), relation.concepts))
+    assert [s.caption for s in kept.samples] == ["cat <R> car"] and "sitting" in caplog.text
+    with pytest.raises(FewShotError, match="sitting"):
+        related(TrainingSet((told,), relation.concepts))
+
+
+def test_words_of_the_relation_are_left_out(relation):
+    named = Concept(WORD, "", "towed by", kind="relation")
+    told = replace(relation.samples[0], caption="cat <R> car, towed home")
+    with pytest.raises(FewShotError, match="towed"):
+        related(TrainingSet((told,), (named,)))
+
+
+def test_one_picture_is_warned_of(relation, caplog):
+    related(TrainingSet(relation.samples[:2], relation.concepts))
+    assert "one picture of the relation" in caplog.text
+
+
+def test_other_sets_and_settings_are_refused(pictures, relation):
+    with pytest.raises(FewShotError, match="Relation Pictures"):
+        related(pictures)
+    with pytest.raises(FewShotError, match="two to ten"):
+        related(TrainingSet((), relation.concepts))
+    with pytest.raises(FewShotError, match="no setting 'rank'"):
+        RelationSettings.from_mapping({"rank": 8})
+    with pytest.raises(FewShotError, match="prior_weight"):
+        RelationSettings(prior_weight=0.5)
+    with pytest.raises(FewShotError, match="token_start"):
+        RelationSettings(token_start=" ")
+
+
+def test_a_base_without_prepositions_says_so(base, relation, tmp_path):
+    with pytest.raises(FewShotError, match="knows no preposition"):
+        train_relation(base, relation, RelationSettings(steps=2), tmp_path, "cpu")

@@ -1,0 +1,253 @@
+"""Relation training: a word is learned for how two things relate, and the base stays as it is, bit for bit.
+
+ReVersion (Huang et al. 2023, arXiv:2303.13495): L = L_ref with relation-focal timesteps + steering_weight * L_steer,
+and the adversarial loss of the few-shot report. The autoencoder stays frozen with the rest: latents of a trained one
+would fit no other model, so that neither the word nor any other adapter would work beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from ..augmentation.caption_parts import marked, parts_of
+from ..augmentation.caption_rules import RelationRules
+from ..augmentation.leaks import PREPOSITIONS, leak_verb
+from ..models.adapters import Injected, inject
+from ..models.errors import FewShotError
+from ..models.loading import Networks
+from ..models.text import known_words, token_places
+from ..models.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
+from ..models.watching import Watcher
+from ..models.words import LearnedWords, WordSpec
+from . import losses
+from .adversarial import ADVERSARIAL, DISCRIMINATOR, Adversary, factors
+from .cache import Pool, build_pool
+from .halves import rows_of
+from .loop import Share
+from .processes import Processes
+from .relation_settings import RelationSettings
+from .settings import SubjectSettings
+from .steering import Steering
+from .subject import REFERENCE, SubjectStep
+from .timesteps import drawn_times, relation_focal
+from .training import TrainingResult, train_with
+
+log = logging.getLogger(__name__)
+
+STEERING = "steering"
+
+
+class RelationStep(SubjectStep):
+    """The step of a subject with other timesteps, the steering loss, and a discriminator where there is one.
+
+    Args:
+        words: the learned word as `LearnedWords`, always as it is now.
+    """
+
+    settings: RelationSettings
+
+    def __init__(
+        self,
+        networks: Networks,
+        references: Pool,
+        settings: RelationSettings,
+        words: LearnedWords,
+        concept: Concept,
+        adversary: Adversary | None = None,
+    ):
+        super().__init__(networks, references, None, settings)
+        self.words, self.concept, self.adversary = words, concept, adversary
+        self.probabilities = relation_focal(len(networks.schedule), settings.focal)
+        self.steering = None
+        if settings.steering_weight > 0:
+            self.weights[STEERING] = settings.steering_weight
+            self.steering = Steering(
+                networks,
+                concept.identifier,
+                references.prompts,
+                settings.steering_positives,
+                settings.steering_temperature,
+            )
+        if adversary is not None:
+            self.weights |= {ADVERSARIAL: settings.adversarial_weight, DISCRIMINATOR: 1.0}
+
+    def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
+        """Relation-focal timesteps (n,)."""
+        return drawn_times(self.random, f"{term}/timestep", step, samples, self.probabilities)
+
+    def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
+        """The passes of the denoiser; the steering loss of the whole batch goes with the first sample."""
+        usual, other = 1.0, 0.0
+        if self.adversary is not None:
+            usual, other = factors(self.settings.adversarial_order, step, self.settings.steps)
+        scale = {ADVERSARIAL: other, DISCRIMINATOR: 1.0}
+        if self.steering is not None and share([0]) == [0]:
+            yield {STEERING: usual * self._steered(step)}
+        for terms in super().passes(step, share):
+            yield {name: scale.get(name, usual) * value for name, value in terms.items()}
+
+    def _steered(self, step: int) -> torch.Tensor:
+        assert self.steering is not None
+        picks = self.picks(REFERENCE, step, range(self.settings.batch_size))
+        return self.steering.loss(self.words[self.concept.identifier], self.settings.seed, step, picks)
+
+    def losses(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
+        """The denoising loss of `rows`, and what the discriminator makes of the same prediction."""
+        if self.adversary is None:
+            return super().losses(step, rows)
+        samples = [i for _, i in rows]
+        half = self.draw(REFERENCE, step, samples)
+        (prediction,) = self.predict([half])
+        found = {REFERENCE: self.errors(REFERENCE, half, prediction)}
+        found |= self.adversary.losses(half.latents, half.times, prediction, self._real(step, samples), step, samples)
+        return {name: losses.part_of_mean(values, self.settings.batch_size) for name, values in found.items()}
+
+    def _real(self, step: int, samples: Sequence[int]) -> torch.Tensor:
+        """Latents of the pictures, drawn apart from those that are noised."""
+        pool, first = self.pools[REFERENCE], step * self.settings.batch_size
+        picks = [self.random.choose("adversarial/picture", first + i, pool.weights) for i in samples]
+        mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
+        return mean + std * self.random.normal("adversarial/latent", step, samples, mean.shape[1:])
+
+
+class RelationTraining:
+    """The method: what is trained, and what is computed once before the first step."""
+
+    name = "relation"
+    revision = 1
+
+    def prepare(
+        self,
+        networks: Networks,
+        pictures: TrainingSet,
+        chosen: SubjectSettings,
+        start_from: Adapter | None,
+        watcher: Watcher,
+    ) -> tuple[RelationStep, Injected]:
+        """Put the word in, and encode the pictures."""
+        chosen = cast(RelationSettings, chosen)
+        concept = pictures.concepts[0]
+        words = LearnedWords(networks, [_spec(concept, chosen)], start_from)
+        injected = inject(networks, {}, chosen.seed, start_from, words)
+        try:
+            for sample in pictures.references:
+                _check_window(networks, sample, concept)
+            pool = build_pool(networks, pictures.references, chosen.resolution, watcher, live_text=True)
+            adversary = None
+            if chosen.adversarial != "off":
+                adversary = Adversary(chosen.adversarial, pool.mean.shape[1:], networks.schedule, chosen.seed)
+                injected.parameters |= adversary.parameters
+            return RelationStep(networks, pool, chosen, words, concept, adversary), injected
+        except BaseException:
+            injected.remove()
+            raise
+
+
+def _spec(concept: Concept, chosen: RelationSettings) -> WordSpec:
+    """The word to learn; one learned freely may become as long as it likes, as in ReVersion."""
+    return WordSpec(
+        concept.identifier, chosen.token_start, chosen.token_vectors, chosen.token == "direction", longest=math.inf
+    )
+
+
+def _check_window(networks: Networks, sample: Sample, concept: Concept) -> None:
+    place = sample.caption.index(concept.identifier)
+    span = (place, place + len(concept.identifier))
+    if not token_places(networks, sample.caption, [span], known_words(networks)):
+        window = min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)
+        raise FewShotError(
+            f"{concept.identifier} lies beyond the {window} tokens that the text encoder reads of the caption of "
+            f"{sample.image.path.name}. Shorten the caption."
+        )
+
+
+def related(pictures: TrainingSet) -> TrainingSet:
+    """The references whose captions can teach a relation: its word once, between two things, and unnamed otherwise.
+
+    Captions that break a rule are named in the log with the reason and left out; a picture's other captions take its
+    weight.
+
+    Raises:
+        FewShotError: the set is of no relation or of several, or no caption is left.
+    """
+    concept = _concept_of(pictures)
+    kept: list[Sample] = []
+    reasons: list[str] = []
+    for sample in pictures.references:
+        text = marked(sample.caption, concept.identifier)
+        reason = _told(text, concept)
+        if not reason:
+            kept.append(replace(sample, caption=text))
+        else:
+            reasons.append(f'"{sample.caption}" of {sample.image.path.name}: {reason}')
+            log.warning("a caption is left out: %s", reasons[-1])
+    if not kept:
+        raise FewShotError(
+            f"no caption can teach a relation. {reasons[0]}. Write the two things with {concept.identifier} between "
+            f'them, as "cat {concept.identifier} chair".'
+        )
+    if len({sample.image.key for sample in kept}) == 1:
+        log.warning("there is one picture of the relation: its things and place will be learned with it; give 2 to 10")
+    return TrainingSet(tuple(kept), (concept,))
+
+
+def _told(caption: str, concept: Concept) -> str:
+    """What a caption tells that the word alone shall tell, or what else is wrong with it; "" for a good one."""
+    parts = parts_of(caption, concept.identifier)
+    for noun in (parts.first.noun, parts.second.noun):
+        if leak_verb(noun) or noun in PREPOSITIONS:
+            return f'leak: "{noun}" stands where one of the two things should, and tells how they relate'
+    rules = RelationRules.of(concept.identifier, caption, [concept.description] if concept.description else [])
+    return rules.check(caption).reason
+
+
+def _concept_of(pictures: TrainingSet) -> Concept:
+    kinds = [concept.kind for concept in pictures.concepts]
+    if kinds != ["relation"]:
+        raise FewShotError(
+            f"Train Relation learns one relation, and the set is of {', '.join(kinds)}: connect Relation Pictures"
+        )
+    if not pictures.references:
+        raise FewShotError("there are no pictures of the relation to learn from. Give two to ten.")
+    return pictures.concepts[0]
+
+
+def train_relation(
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    settings: RelationSettings,
+    runs: Path,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    name: str = "relation",
+    start_from: Adapter | None = None,
+    tokenizer_folder: Path | None = None,
+    processes: Processes | None = None,
+) -> TrainingResult:
+    """Teach `base` a word for the relation in `pictures`; arguments and errors are those of `train_subject`.
+
+    The result's adapter holds the word alone.
+    """
+    pictures = related(pictures)
+    if not settings.preview_prompt:
+        settings = replace(settings, preview_prompt=pictures.references[0].caption)
+    return train_with(
+        RelationTraining(),
+        base,
+        pictures,
+        settings,
+        Path(runs),
+        device,
+        watcher,
+        name,
+        start_from,
+        tokenizer_folder,
+        processes,
+    )

@@ -1,0 +1,89 @@
+"""The settings of relation training: those it shares with subject training, and its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..models.errors import FewShotError
+from .settings import SubjectSettings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationSettings(SubjectSettings):
+    """Of relation training: a word is learned, the whole base stays as it is.
+
+    The denoising loss with timesteps drawn by `focal`, and the steering loss, are ReVersion's (Huang et al. 2023).
+    """
+
+    UNUSED: ClassVar[frozenset[str]] = frozenset(
+        "learning_rate rank alpha prior_weight local_weight parameter_set tuning cross_rank cross_alpha self_rank "
+        "self_alpha feed_forward_rank feed_forward_alpha text_rank text_alpha subject_block extract_rank text_encoder "
+        "text_learning_rate optimizer weight_decay min_snr_gamma background_weight local_attention objective dco_beta "
+        "caption_dropout composite_share noise_offset validate_every patience validation_pictures keep_validated "
+        "validation_prompts".split()
+    )
+
+    steps: int = setting(1000, "Number of optimiser steps.", min=1, max=100_000, step=10)
+    parameter_set: str = setting("none", "No layers are trained.", choices=("none",), advanced=True)
+    token: str = setting(
+        "direction",
+        "What is learned of the word: only its direction, at the length of usual words, so that it does not drown the "
+        "two things beside it; or direction and length (free, as in ReVersion).",
+        choices=("direction", "free"),
+    )
+    token_vectors: int = setting(1, "How many tokens the learned word takes in a prompt.", min=1, max=16, step=1)
+    token_start: str = setting("and", "The word whose vectors the learned word begins with.")
+    focal: float = setting(
+        0.5,
+        "How much more often noisy timesteps are drawn, in which a picture's layout is decided: 0 draws all alike, 1 "
+        "draws the noisiest twice as often.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
+    steering_weight: float = setting(
+        0.01,
+        "Weight of the steering loss, which keeps the word nearer to prepositions than to the captions' other words. "
+        "0 is off.",
+        min=0.0,
+        max=10.0,
+        step=0.005,
+    )
+    steering_positives: int = setting(
+        4, "Prepositions that the steering loss draws for each picture.", min=1, max=56, step=1, advanced=True
+    )
+    steering_temperature: float = setting(
+        0.07, "What the steering loss divides cosines by.", min=0.01, max=1.0, step=0.01, advanced=True
+    )
+    adversarial: str = setting(
+        "off",
+        "Adds a discriminator of latents: sensible compares the pictures' latents with the predicted ones, both noised "
+        "alike; literal compares latents with noisy latents less the prediction, as the report words it.",
+        choices=("off", "sensible", "literal"),
+        advanced=True,
+    )
+    adversarial_weight: float = setting(
+        0.02, "Weight of the adversarial loss.", min=0.0, max=10.0, step=0.01, advanced=True
+    )
+    adversarial_order: str = setting(
+        "joint",
+        "With a discriminator: from a fifth of the steps on beside the other losses, or in sequence, alone in the last "
+        "two fifths.",
+        choices=("joint", "sequence"),
+        advanced=True,
+    )
+    discriminator_learning_rate: float = setting(
+        2e-4, "Step size of the discriminator.", min=1e-8, max=1.0, step=1e-5, advanced=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.token_start.strip():
+            raise FewShotError("token_start is empty; name the word that the learned one begins with, such as 'and'.")
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learned word's, and the discriminator's where there is one."""
+        own = {"token": self.token_learning_rate}
+        return own if self.adversarial == "off" else own | {"discriminator": self.discriminator_learning_rate}

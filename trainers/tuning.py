@@ -1,0 +1,67 @@
+"""What the settings of a training mean in parameter sets, ranks and learned words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..models.adapters import EVERYTHING, Full, LoraSpec, Spec
+from ..models.errors import FewShotError
+from ..models.values import TrainingSet
+from ..models.words import WordSpec
+from .settings import SubjectSettings
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "attention": ("cross", "self"),
+    "attention_ff": ("cross", "self", "feed_forward"),
+    "none": (),
+}
+"""the sets that a choice consists of, where it is not one itself"""
+
+
+def check_tuning(settings: SubjectSettings) -> None:
+    """Raise FewShotError where settings of what is trained contradict each other."""
+    full, everything = settings.tuning == "full", settings.parameter_set == EVERYTHING
+    if settings.parameter_set == "none" and not settings.reads_text:
+        raise FewShotError("nothing would be trained: choose a parameter_set, text_encoder, or a token to learn.")
+    if everything and not full:
+        raise FewShotError(
+            f"parameter_set all needs tuning full, and tuning is {settings.tuning}: choose full, or attention_ff."
+        )
+    if settings.extract_rank and not everything:
+        raise FewShotError(
+            f"extract_rank is {settings.extract_rank}, which is for tuning full of all parameters: what is trained "
+            "here is an adapter already. Set it to 0."
+        )
+    if full and settings.weights == "float8":
+        raise FewShotError("weights in 8 bits cannot be trained in full: set weights to auto or tuning to low_rank.")
+    if settings.optimizer == "schedule_free" and settings.schedule != "constant":
+        raise FewShotError(f"schedule_free needs the schedule constant, and schedule is {settings.schedule}.")
+
+
+def sets_of(settings: SubjectSettings) -> dict[str, Spec]:
+    """The parameter sets and how each is trained; an alpha left open is the rank."""
+    block = settings.subject_block if settings.tuning == "orthogonal" else None
+    names = PARTS.get(settings.parameter_set, (settings.parameter_set,))
+    full = settings.tuning == "full"
+    sets: dict[str, Spec] = {name: Full() if full else _spec(settings, name, block) for name in names}
+    return sets | ({"text": _spec(settings, "text", block)} if settings.text_encoder else {})
+
+
+def _spec(settings: SubjectSettings, name: str, block: int | None) -> LoraSpec:
+    own = "cross" if name == "cross_kv" else name
+    rank = getattr(settings, f"{own}_rank") or settings.rank
+    alpha = getattr(settings, f"{own}_alpha") or (settings.alpha or settings.rank) * rank / settings.rank
+    return LoraSpec(rank, alpha, block)
+
+
+def words_of(settings: SubjectSettings, pictures: TrainingSet) -> tuple[WordSpec, ...]:
+    """The words that are learned: the identifier of every subject."""
+    if settings.token == "none":
+        return ()
+    named: dict[str, WordSpec] = {}
+    for concept in pictures.concepts:
+        start = settings.token_start or concept.noun
+        named[concept.identifier] = WordSpec(
+            concept.identifier, start, settings.token_vectors, settings.token == "direction"
+        )
+    return tuple(named.values())

@@ -1,0 +1,73 @@
+"""How learned words move: freely but not too far out, or on the sphere of their length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.functional import normalize
+
+PRIOR = 1e-4
+"""kappa: how strongly a direction is drawn to where it began (the paper's value)"""
+BETA, EPSILON, ROUNDING = 0.999, 1e-8, 1e-5
+
+
+class BoundedAdamW(torch.optim.AdamW):
+    """AdamW without decay, after whose steps no row is longer than its bound: long vectors drown their neighbours.
+
+    Args:
+        groups: as of AdamW, of parameters (n, width).
+        longest: the bound of each parameter's rows, by its id.
+    """
+
+    def __init__(self, groups: Sequence[dict], longest: Mapping[int, float]):
+        super().__init__(groups, weight_decay=0.0)
+        self.longest = longest
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[override]
+        super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                bound = self.longest[id(parameter)]
+                parameter.mul_((bound / parameter.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
+
+
+class Directions(torch.optim.Optimizer):
+    """Riemannian descent of unit rows (Directional Textual Inversion, arXiv:2512.13672).
+
+    The gradient of the loss and of a von Mises-Fisher prior, g - kappa * mu, loses its part along the row, is divided
+    by the root of its own running mean square (one number a row), and the row goes a step against it and back onto the
+    sphere. The learning rate is about the angle of a step, in radians.
+
+    Args:
+        groups: of parameters (n, width) with unit rows.
+        starts: mu of each parameter (n, width), by its id.
+    """
+
+    def __init__(self, groups: Sequence[dict], starts: Mapping[int, Tensor], prior: float = PRIOR):
+        super().__init__(groups, {"lr": 0.01})
+        self.starts, self.prior = starts, prior
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group["lr"])
+
+    def _move(self, row: Parameter, rate: float) -> None:
+        state = self.state[row]
+        if not state:
+            state["step"] = torch.zeros((), device=row.device)
+            state["square"] = torch.zeros(len(row), 1, device=row.device)
+        pulled = row.grad - self.prior * self.starts[id(row)]
+        tangent = pulled - (pulled * row).sum(1, keepdim=True) * row
+        state["step"] += 1
+        state["square"].mul_(BETA).add_(tangent.square().sum(1, keepdim=True), alpha=1 - BETA)
+        usual = (state["square"] / (1 - BETA ** state["step"])).sqrt()
+        # what is left of a gradient along the row is rounding, and no direction
+        rounding = ROUNDING * pulled.norm(dim=1, keepdim=True)
+        row.copy_(normalize(row - rate * tangent / (usual + rounding + EPSILON), dim=1))
