@@ -4,8 +4,8 @@ Epsilon prediction on the SD schedule; a tenth of the captions is empty. Errors 
 of the clean latents: min-SNR (Hang et al. 2023, gamma 5) with a floor, since min-SNR alone hardly teaches the noisiest
 steps, and with latents of 8 x 8 those decide what is where. Half of the timesteps are drawn from the noisier half.
 
-Word order is what such a small text encoder learns last: "a cat on a car" and "a car on a cat" are nearly the same to it.
-So a head, dropped after fitting, reads from its last token what the scene holds and in which order.
+Word order is what such a small text encoder learns last: "a cat on a car" and "a car on a cat" are nearly the same to
+it. So a head, dropped after fitting, reads from its last token what the scene holds and in which order.
 """
 
 from __future__ import annotations
