@@ -161,7 +161,6 @@ def _sampled(
         guidance=settings.guidance,
         batch=settings.batch,
         watcher=_Cancel(watcher),
-        embeddings=_words(one),
     )
     if not math.isfinite(float(drawn.sum())):
         raise FewShotError(f"the pictures of {one.name} hold no numbers (NaN); set the base's dtype to float32")
@@ -171,15 +170,6 @@ def _sampled(
     for job, picture in zip(jobs, pictures, strict=True):
         _keep(picture, job.file)
     return pictures
-
-
-def _words(one: Candidate):
-    """The learned word of an adapter that teaches one: its trigger phrase begins with it."""
-    if one.adapter is None or not one.adapter.embeddings:
-        return None
-    if not one.adapter.trigger:
-        raise FewShotError(f"the adapter {one.name} teaches a word, but its file does not tell which")
-    return {one.adapter.trigger.split()[0]: one.adapter.embeddings}
 
 
 def _keep(picture: Image.Image, file: Path) -> None:

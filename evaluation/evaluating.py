@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -235,7 +235,7 @@ def _drift(
         return {}
     text = DRIFT.format(noun=asked.noun)
     alone = Prompt(text, text)
-    few = DrawSettings(**(vars(settings) | {"count": asked.drift}))
+    few = replace(settings, count=asked.drift)
     drawn = draw(base, everyone, PromptSet((alone,)), few, *place)
     scored = [subject.metric.scores(own, [alone] * asked.drift, asked.references) for own in drawn]
     found: dict[str, list[float | None]] = {PRES: [float(values.mean()) for values in scored]}

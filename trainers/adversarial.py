@@ -9,7 +9,6 @@ al. 2023, Diffusion-GAN; Sauer et al. 2024, LADD), for timesteps at which the pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,13 +32,13 @@ ADVERSARIAL = "adversarial"
 class Adversary:
     """A discriminator and its two losses; `parameters` are trained beside the others, in a group of their own.
 
+    `reading` is "sensible" or "literal".
+
     Each loss reaches its own side only: the discriminator's sees detached predictions, and the generator's sees
     detached weights.
     """
 
-    def __init__(
-        self, reading: Literal["sensible", "literal"], shape: Sequence[int], schedule: NoiseSchedule, seed: int
-    ):
+    def __init__(self, reading: str, shape: Sequence[int], schedule: NoiseSchedule, seed: int):
         self.reading, self.schedule = reading, schedule
         device = schedule.alphas_cumprod.device
         with torch.random.fork_rng(devices=[]):
@@ -126,8 +125,8 @@ def gradient_penalty(network: torch.nn.Module, real: Tensor, levels: Tensor) -> 
     return PENALTY / 2 * slope.square().flatten(1).sum(1)
 
 
-def factors(order: Literal["joint", "sequence"], step: int, steps: int) -> tuple[float, float]:
-    """What the other losses and the adversarial one are multiplied with at `step` of `steps`.
+def factors(order: str, step: int, steps: int) -> tuple[float, float]:
+    """What the other losses and the adversarial one are multiplied with at `step` of `steps`; joint or in sequence.
 
     Jointly the adversarial loss comes in between two shares of the training; in sequence the others stop where it
     begins.

@@ -196,7 +196,7 @@ class _Run:
 
     def clip_and_note(self, step: int) -> None:
         """Clip, and keep the losses and the norm on the device."""
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
         self.record[-1, step] = self.gradients.clip(self.plan.max_gradient_norm)
         self.record[:-1, step] = self.gradients.buffer[self.gradients.gradients.numel() :]
 
@@ -221,7 +221,7 @@ class _Run:
 
     def update(self) -> None:
         self.updating = True
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # type: ignore[arg-type]
         self.scaler.update()
         self.step += 1
         self.updating = False

@@ -63,7 +63,7 @@ class Optimisers:
         return [group for part in self.parts for group in part.param_groups]
 
     @property
-    def state(self) -> dict[Parameter, dict[str, Any]]:
+    def state(self) -> dict[Any, dict[str, Any]]:
         return {parameter: state for part in self.parts for parameter, state in part.state.items()}
 
     @torch.no_grad()
@@ -179,13 +179,14 @@ def make_optimizer(
 
 
 def _of_words(members: Mapping[str, Parameter], rate: float, rules: Mapping[str, WordRule]) -> list:
-    starts = {id(p): rules[name].start for name, p in members.items() if rules[name].start is not None}
-    longest = {id(p): rules[name].longest for name, p in members.items() if rules[name].start is None}
+    starts = {id(p): start for name, p in members.items() if (start := rules[name].start) is not None}
+    longest = {id(p): most for name, p in members.items() if (most := rules[name].longest) is not None}
+    directions, free = ([p for p in members.values() if id(p) in told] for told in (starts, longest))
     made: list[torch.optim.Optimizer] = []
-    for kind, told in ((Directions, starts), (BoundedAdamW, longest)):
-        own = [p for p in members.values() if id(p) in told]
-        if own:
-            made.append(kind([{"name": GROUP, "params": own, "lr": rate}], told))
+    if directions:
+        made.append(Directions([{"name": GROUP, "params": directions, "lr": rate}], starts))
+    if free:
+        made.append(BoundedAdamW([{"name": GROUP, "params": free, "lr": rate}], longest))
     return made
 
 
@@ -222,7 +223,7 @@ def _eight_bit(group: dict[str, Any], weight_decay: float, devices: set[str]) ->
             f"the optimiser adamw_8bit works on a CUDA device, and this training runs on {', '.join(devices)}: choose "
             "adamw"
         )
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
 
     return AdamW8bit([group], weight_decay=weight_decay)
 

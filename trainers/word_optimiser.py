@@ -56,14 +56,14 @@ class Directions(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, group["lr"])
+                    self._move(parameter, parameter.grad, group["lr"])
 
-    def _move(self, row: Parameter, rate: float) -> None:
+    def _move(self, row: Parameter, slope: Tensor, rate: float) -> None:
         state = self.state[row]
         if not state:
             state["step"] = torch.zeros((), device=row.device)
             state["square"] = torch.zeros(len(row), 1, device=row.device)
-        pulled = row.grad - self.prior * self.starts[id(row)]
+        pulled = slope - self.prior * self.starts[id(row)]
         tangent = pulled - (pulled * row).sum(1, keepdim=True) * row
         state["step"] += 1
         state["square"].mul_(BETA).add_(tangent.square().sum(1, keepdim=True), alpha=1 - BETA)

@@ -48,6 +48,8 @@ def test_original_names_go_back_and_forth(family, small_tokenizer, tmp_path):
         which = FAMILIES[family].text_encoders[0]
         state = {names.with_text_model(n): p.detach() for n, p in networks.text_encoders[0].named_parameters()}
         text = original_text(state, which, FAMILIES[family].unused_layers)
+        if which.open_clip:  # older diffusers takes the width from the projection, which every such file has
+            text[f"{which.original}text_projection"] = torch.eye(32)
         read = names.text_tensors(text, which, FAMILIES[family].unused_layers)
         assert all(torch.equal(read[name], state[name]) for name in state)
 

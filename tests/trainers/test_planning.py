@@ -100,7 +100,7 @@ def test_one_picture(plan, sized):
 
 def test_five_hundred_pictures(plan, sized):
     many = sized(*[(40, 40)] * 500)
-    assert plan(many, steps=-1).chosen.steps == 1500
+    assert plan(many, steps=-1).chosen.steps > 1500  # the most there is, and more since the base is small
     found = plan(many, steps=1000)
     assert all(one.seen == pytest.approx(4) for one in found.references)
     assert "seldom for so many pictures: raise steps, or choose the best ten" in described(found)
