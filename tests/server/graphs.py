@@ -35,6 +35,13 @@ def settings(info: Mapping[str, Any], **changes: Any) -> Graph:
     return {"settings": node("FewShotTrainingSettings", **(values | SHORT | changes))}
 
 
+def relation_settings(info: Mapping[str, Any], **changes: Any) -> Graph:
+    """The same for a relation."""
+    inputs = info["FewShotRelationSettings"]["input"]["required"]
+    values = {name: spec[1]["default"] for name, spec in inputs.items()}
+    return {"relation_settings": node("FewShotRelationSettings", **(values | BRIEF | changes))}
+
+
 def training(info: Mapping[str, Any], **changes: Any) -> Graph:
     train = node("FewShotTrainSubject", base=["base", 0], set=["set", 0], settings=["settings", 0])
     return base() | pictures() | settings(info, **changes) | {"train": train}
@@ -89,7 +96,6 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
         "EmptyLatentImage": {"batch_size": 1},
         "FewShotSubjectPictures": {"source.folder": "subject"},
         "FewShotRelationPictures": {"source.folder": "relation"},
-        "FewShotRelationSettings": BRIEF,
         "CreateHookLora": {"lora_name": "stand_in.safetensors"},
         "FewShotPromptInspiration": {"folder": "input/gallery"},
     }
@@ -100,4 +106,7 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
         if entry["class_type"] == "FewShotTrainSubject" and "settings" not in entry["inputs"]:
             entry["inputs"]["settings"] = ["settings", 0]
             short = short | settings(info)
+        if entry["class_type"] == "FewShotTrainRelation" and "settings" not in entry["inputs"]:
+            entry["inputs"]["settings"] = ["relation_settings", 0]
+            short = short | relation_settings(info)
     return short

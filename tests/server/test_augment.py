@@ -113,14 +113,14 @@ def test_a_merged_base_draws_priors(server):
 
 
 def test_a_broken_picture_is_named_and_copies_are_left_out(server):
-    folder = server.base / "input" / "mixed"
+    folder = server.base / "input" / "of_all_kinds"
     folder.mkdir(parents=True, exist_ok=True)
     picture = Image.effect_noise((96, 64), 80).convert("RGB")
     picture.save(folder / "a.png")
     picture.save(folder / "b.png", compress_level=0)
     Image.new("RGB", (1, 1)).save(folder / "c.png")
     (folder / "d.png").write_bytes(b"\x89PNG")
-    outcome = server.succeed(graphs.pictures("mixed") | prepare() | keep(table=("prepare", 2)))
+    outcome = server.succeed(graphs.pictures("of_all_kinds") | prepare() | keep(table=("prepare", 2)))
     table = str(server.kept("table"))
     assert "left out: the same picture as a.png" in table and "small: 1 x 1 pixels" in table
     assert "64x64+16+0" in table

@@ -30,14 +30,16 @@ def refusal(server, graph):
 
 
 def relation(info, folder="relation", **changes):
-    inputs = info["FewShotRelationSettings"]["input"]["required"]
-    values = {name: spec[1]["default"] for name, spec in inputs.items()}
     place = {"source": "folder", "source.folder": folder, "source.things": "", "identifier": "<R>", "relation": ""}
-    return graphs.base() | {
-        "set": graphs.node("FewShotRelationPictures", **place),
-        "settings": graphs.node("FewShotRelationSettings", **(values | graphs.BRIEF | changes)),
-        "train": graphs.node("FewShotTrainRelation", base=["base", 0], set=["set", 0], settings=["settings", 0]),
-    }
+    train = graphs.node("FewShotTrainRelation", base=["base", 0], set=["set", 0], settings=["relation_settings", 0])
+    return (
+        graphs.base()
+        | graphs.relation_settings(info, **changes)
+        | {
+            "set": graphs.node("FewShotRelationPictures", **place),
+            "train": train,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,6 @@ def test_refusals(server, info):
     assert "no pictures" in refusal(server, missing)
     other = relation(info) | {"set": graphs.pictures()["set"]}
     assert "connect Relation Pictures" in refusal(server, other)
-    subject = graphs.training(info) | {"settings": relation(info)["settings"]}
+    subject = graphs.training(info) | {"settings": relation(info)["relation_settings"]}
     assert "connect Training Settings" in refusal(server, subject)
     assert "Train Relation" in refusal(server, graphs.training(info) | {"set": relation(info)["set"]})
