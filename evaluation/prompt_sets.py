@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..models.errors import FewShotError
 from ..models.values import Concept, Prompt, PromptSet
@@ -87,6 +88,20 @@ def prompt_set(lines: Sequence[str], concept: Concept, most: int) -> tuple[Promp
     if len(prompts) > most:
         left_out.append(f"{len(prompts) - most} of {len(prompts)} prompts are beyond the bound of {most}")
     return PromptSet(tuple(prompts[:most])), tuple(left_out)
+
+
+def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
+    """The prompts with `trigger` in the place of {trigger}.
+
+    Raises:
+        FewShotError: a prompt leaves the trigger to an adapter that knows none.
+    """
+    left = [prompt.text for prompt in prompts.prompts if TRIGGER in prompt.text]
+    if left and not trigger:
+        raise FewShotError(
+            f'no trigger phrase is known, but a prompt holds {TRIGGER}: "{left[0]}"; give Prompt Set the identifier'
+        )
+    return PromptSet(tuple(replace(prompt, text=fitted(prompt.text, trigger)) for prompt in prompts.prompts))
 
 
 def _names(line: str, concept: Concept) -> bool:
