@@ -41,14 +41,26 @@ class RefinementSettings(SubjectSettings):
     )
     steps: int = setting(60, "Number of optimiser steps.", min=1, max=100_000, step=2)
     rank: int = setting(8, "Rank of the refining adapter: how much it can change.", min=1, max=256, step=1)
+    parameter_set: str = setting(
+        "attention",
+        "Which layers of the denoiser are refined.",
+        choices=("attention", "cross", "cross_kv", "self", "attention_ff", "feed_forward"),
+    )
     batch_size: int = setting(16, "The most rows of the denoiser in one pass.", min=16, max=16)
     prompts_per_round: int = setting(8, "Different prompts that a round draws.", min=1, max=1000, step=1)
     group: int = setting(8, "Pictures that a round draws of each prompt.", min=2, max=256, step=1)
-    updates: int = setting(2, "Optimiser steps on the pictures of a round.", min=1, max=64, step=1)
+    updates: int = setting(2, "Optimiser steps on the pictures of a round.", min=1, max=64, step=1, advanced=True)
     trained_steps: int = setting(
-        8, "Sampling steps of each picture that are trained, drawn at random; fewer are faster.", min=1, max=1000, step=1
+        8,
+        "Sampling steps of each picture that are trained, drawn at random; fewer are faster.",
+        min=1,
+        max=1000,
+        step=1,
+        advanced=True,
     )
-    sampling_steps: int = setting(20, "Sampling steps of the pictures that a round draws.", min=3, max=1000, step=1)
+    sampling_steps: int = setting(
+        20, "Sampling steps of the pictures that a round draws.", min=3, max=1000, step=1, advanced=True
+    )
     guidance: float = setting(
         5.0, "Classifier-free guidance, in drawing and in training; 1 is none.", min=1.0, max=30.0, step=0.5
     )
@@ -86,7 +98,12 @@ class RefinementSettings(SubjectSettings):
         advanced=True,
     )
     guard_every: int = setting(
-        2, "Rounds between readings on held-out prompts, of which the best is returned.", min=1, max=1000, step=1
+        2,
+        "Rounds between readings on held-out prompts, of which the best is returned.",
+        min=1,
+        max=1000,
+        step=1,
+        advanced=True,
     )
     guard_prompts: int = setting(
         6, "Held-out prompts that a reading draws, two pictures of each.", min=1, max=100, step=1, advanced=True

@@ -156,19 +156,21 @@ def test_the_reward_rises(base, tmp_path, method):
         base,
         tmp_path,
         method=method,
-        steps=16,
+        steps=8,
         group=8,
         updates=1,
-        trained_steps=3,
-        learning_rate=1e-2,
+        trained_steps=2,
+        sampling_steps=5,
+        learning_rate=2e-2,
         guard_every=8,
+        guidance=1.0,
         patience=0,
         **({"statistics_from": 8} if method == "ddpo" else {}),
     )
     rewards = found.training.terms[REWARD]
-    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.01
     readings = found.readings["readings"]
-    assert found.readings["best"] > 0 and max(r["gain"] for r in readings) > 0.2
+    assert found.readings["best"] > 0 and max(r["gain"] for r in readings) > 1
 
 
 def test_a_reward_that_is_always_the_same_changes_nothing(base, tmp_path, caplog):
