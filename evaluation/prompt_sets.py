@@ -85,9 +85,23 @@ def prompt_set(lines: Sequence[str], concept: Concept, most: int) -> tuple[Promp
     if not prompts:
         said = f"; {left_out[0]}" if left_out else ""
         raise FewShotError(f"there is no prompt to draw{said}. Write one a line, with {TRIGGER} for the subject")
-    if len(prompts) > most:
-        left_out.append(f"{len(prompts) - most} of {len(prompts)} prompts are beyond the bound of {most}")
-    return PromptSet(tuple(prompts[:most])), tuple(left_out)
+    kept, beyond = bounded(PromptSet(tuple(prompts)), most)
+    return kept, (*left_out, *beyond)
+
+
+def bounded(prompts: PromptSet, most: int) -> tuple[PromptSet, tuple[str, ...]]:
+    """At most `most` of the prompts, and a sentence about the others; of either split in proportion."""
+    known = prompts.prompts
+    if len(known) <= most:
+        return prompts, ()
+    learned = [prompt for prompt in known if prompt.split == "train"]
+    others = [prompt for prompt in known if prompt.split != "train"]
+    share = round(most * len(learned) / len(known))
+    if learned and others and most > 1:
+        share = min(max(1, share), most - 1)
+    spread = [learned[i * len(learned) // share] for i in range(share)]  # both forms stay, at their share
+    told = f"{len(known) - most} of {len(known)} prompts are beyond the bound of {most}"
+    return PromptSet((*spread, *others[: most - share])), (told,)
 
 
 def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
