@@ -33,7 +33,9 @@ def refinement_prompts(
     """
     if not concept.noun:
         raise FewShotError("the noun is empty: say what kind of thing the prompts ask for, such as cat")
-    known = list(dict.fromkeys(" ".join(line.split()) for line in activities if line.strip() and line.strip()[0] != "#"))
+    known = list(
+        dict.fromkeys(" ".join(line.split()) for line in activities if line.strip() and line.strip()[0] != "#")
+    )
     if len(known) < FEWEST:
         raise FewShotError(f"{len(known)} activity was given: write two or more, one a line, such as playing soccer")
     order = random.Random(seed).sample(known, len(known))

@@ -177,4 +177,3 @@ class Judge:
 def names_subject(prompt: Prompt) -> bool:
     """Whether the prompt calls the subject by its identifier."""
     return prompt.text != prompt.stripped
-

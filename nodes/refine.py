@@ -217,7 +217,12 @@ class RefineLora(io.ComfyNode):
                 validator=validator,
             )
         given = result.combined or result.adapter
-        lines = [*told(result.readings), *([result.apart] if result.apart else []), watched, str(result.training.folder)]
+        lines = [
+            *told(result.readings),
+            *([result.apart] if result.apart else []),
+            watched,
+            str(result.training.folder),
+        ]
         ui = host.say(cls.hidden.unique_id, "\n".join(lines))
         trigger = result.adapter.trigger
         return io.NodeOutput(given, result.adapter, to_kohya(given), loss_map(result.training), trigger, ui=ui)
@@ -227,7 +232,9 @@ def told(readings: Any) -> list[str]:
     """A line for each reading: the held-out reward's gain, the guards, and which one was returned."""
     lines = []
     for row in readings.get("readings", ()):
-        seen = [f"{axis.replace('_', '-')} {row[axis]:.3f}" for axis in ("subject", "diversity", "held_out") if axis in row]
+        seen = [
+            f"{axis.replace('_', '-')} {row[axis]:.3f}" for axis in ("subject", "diversity", "held_out") if axis in row
+        ]
         failed = [f"failed: {', '.join(row['failed'])}"] if row["failed"] else []
         mark = " (returned)" if row["step"] == readings["best"] else ""
         lines.append(", ".join([f"step {row['step']}: reward {row['gain']:+.2f} deviations", *seen, *failed]) + mark)

@@ -41,7 +41,9 @@ class PolicyGradientStep(RefiningStep):
     def places(self, number: int, sample: int) -> list[int]:
         """Sampling steps of a sample's way: a random subset of those that have a steady density."""
         able = self.painter.policy.trainable
-        return sorted(able[i] for i in self.random.subset("refine/places", number, sample, len(able), self.places_per_sample))
+        return sorted(
+            able[i] for i in self.random.subset("refine/places", number, sample, len(able), self.places_per_sample)
+        )
 
     def look_back(self, round: Round, share: Share) -> None:
         """Log-probabilities under the weights that drew the round, computed as training computes them.

@@ -103,9 +103,7 @@ class Refinement:
             def guard(run: Run) -> GuardedCourse:
                 return self._guard(painter, judge, pictures, references, settings, watcher, run)
 
-            step = PolicyGradientStep(
-                painter, self.train, judge, injected, settings, self.processes, watcher, guard
-            )
+            step = PolicyGradientStep(painter, self.train, judge, injected, settings, self.processes, watcher, guard)
             return step, injected
         except BaseException:
             injected.remove()

@@ -72,7 +72,9 @@ class Reader:
             self.clip = clip
         if not references:
             log.info("no pictures of the subject are connected: likeness is measured to what it draws at the start")
-            references = self._draw([Prompt(f"a photo of {trigger}", "")] * ALONE, [seed_of("alone", i) for i in range(ALONE)])
+            references = self._draw(
+                [Prompt(f"a photo of {trigger}", "")] * ALONE, [seed_of("alone", i) for i in range(ALONE)]
+            )
         self.looks = self.eyes.images(references)
         self._move("cpu")
 
@@ -120,7 +122,9 @@ class Reader:
             raise ArithmeticError("the pictures hold no numbers (NaN)")
         return as_pictures(pixels)
 
-    def _read(self, pictures: Sequence[Image.Image]) -> tuple[tuple[float, ...], float, float, float, tuple[float, ...]]:
+    def _read(
+        self, pictures: Sequence[Image.Image]
+    ) -> tuple[tuple[float, ...], float, float, float, tuple[float, ...]]:
         """Each reward's mean, likeness, variety, the metric that is not rewarded, and each reward's deviation."""
         scores = self.judge.scores(pictures, self.prompts)
         rows = [row[~row.isnan()] for row in scores]

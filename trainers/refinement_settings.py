@@ -145,7 +145,12 @@ class RefinementSettings(SubjectSettings):
         5.0, "Advantages beyond this many standard deviations are cut.", min=0.1, max=100.0, step=0.5, advanced=True
     )
     statistics: int = setting(
-        32, "With ddpo: the latest rewards of a prompt that are compared with.", min=2, max=10_000, step=1, advanced=True
+        32,
+        "With ddpo: the latest rewards of a prompt that are compared with.",
+        min=2,
+        max=10_000,
+        step=1,
+        advanced=True,
     )
     statistics_from: int = setting(
         16,

@@ -211,10 +211,14 @@ class RefiningStep:
             advantages = torch.full(row.shape, torch.nan)
             if keys:
                 some = row[known]
-                own = statistics.advantages(some, keys) if self.settings.method == DDPO else group_advantages(some, keys)
+                own = (
+                    statistics.advantages(some, keys) if self.settings.method == DDPO else group_advantages(some, keys)
+                )
                 advantages[known] = own
                 if not own.any():
-                    log.warning("the reward %s is the same for all pictures: this round learns nothing of it", term.name)
+                    log.warning(
+                        "the reward %s is the same for all pictures: this round learns nothing of it", term.name
+                    )
             found.append(advantages)
         clip = self.settings.advantage_clip
         return mixed(found, self.judge.weights).clamp(-clip, clip)

@@ -35,7 +35,10 @@ def test_both_forms_read_well_and_are_stripped():
     open_ = refinement_prompts(["playing", "flying"], Concept("", "owl"), 1.0, 0.5)
     assert {prompt.text for prompt in open_.prompts} == {"a {trigger} playing", "a {trigger} flying"}
     assert {prompt.stripped for prompt in open_.prompts} == {"an owl playing", "an owl flying"}
-    assert {prompt.text for prompt in for_trigger(open_, "ohwx owl").prompts} == {"an ohwx owl playing", "an ohwx owl flying"}
+    assert {prompt.text for prompt in for_trigger(open_, "ohwx owl").prompts} == {
+        "an ohwx owl playing",
+        "an ohwx owl flying",
+    }
 
 
 def test_no_kind_learns_what_is_measured():

@@ -23,7 +23,9 @@ def test_a_key_follows_contents_and_weights_and_not_places(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     for name in ("a", "b"):
         (tmp_path / name / "config.json").write_text("{}")
-    keys = [Reward((RewardTerm("CLIP-T", tmp_path / name, weight),)).key for name, weight in (("a", 1), ("b", 1), ("a", 2))]
+    keys = [
+        Reward((RewardTerm("CLIP-T", tmp_path / name, weight),)).key for name, weight in (("a", 1), ("b", 1), ("a", 2))
+    ]
     assert keys[0] == keys[1] != keys[2]
     (tmp_path / "b" / "config.json").write_text("{ }")
     assert Reward((RewardTerm("CLIP-T", tmp_path / "b", 1),)).key != keys[0]

@@ -51,7 +51,10 @@ def prompts_of(*places: str, held_out: int = 2) -> PromptSet:
     rows = []
     for number, place in enumerate(places):
         split = "train" if number < len(places) - held_out else "held-out"
-        rows += [Prompt(f"a sks ball {place}", f"a ball {place}", split), Prompt(f"a ball {place}", f"a ball {place}", split)]
+        rows += [
+            Prompt(f"a sks ball {place}", f"a ball {place}", split),
+            Prompt(f"a ball {place}", f"a ball {place}", split),
+        ]
     return PromptSet(tuple(rows))
 
 

@@ -46,7 +46,10 @@ def test_a_prompt_is_compared_with_itself_once_it_has_earned_enough():
 
 
 def test_rewards_are_mixed_in_their_own_deviations():
-    one, two = group_advantages(torch.tensor([0.1, 0.3]), [0, 0]), group_advantages(torch.tensor([500.0, 100.0]), [0, 0])
+    one, two = (
+        group_advantages(torch.tensor([0.1, 0.3]), [0, 0]),
+        group_advantages(torch.tensor([500.0, 100.0]), [0, 0]),
+    )
     torch.testing.assert_close(mixed([one, two], [3.0, 1.0]), torch.tensor([-0.5, 0.5]))
     nowhere = torch.tensor([torch.nan, 1.0])
     torch.testing.assert_close(mixed([one, nowhere], [1.0, 1.0]), torch.tensor([-1.0, 1.0]))
