@@ -157,6 +157,11 @@ class Judge:
         finally:
             self._move(torch.device("cpu"))
 
+    def gradients(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """(terms, n) of pixels (n, 3, H, W) in [0, 1], differentiable; of metrics that have `gradient`."""
+        self._move(self.device)
+        return torch.stack([term.metric.gradient(pixels, prompts) for term in self.terms])  # type: ignore[attr-defined]
+
     def _scored(self, term: Weighted, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> torch.Tensor:
         found = term.metric.scores(images, prompts, self.references).double().cpu()
         if found.shape != (len(images),) or not found.isfinite().all():

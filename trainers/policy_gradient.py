@@ -1,9 +1,10 @@
-"""Policy gradients on sampling steps: DDPO (Black et al. 2023) and the group-relative form (Liu et al. 2025, Flow-GRPO).
+"""Policy gradients on sampling steps: DDPO (Black et al. 2023), DPOK (Fan et al. 2023), and the group-relative form
+(Liu et al. 2025, Flow-GRPO).
 
     L = E max(-A rho, -A clip(rho, 1 - c, 1 + c)) + kl_weight * E KL(p_theta(z_p | z_t) || p_subject(z_p | z_t))
 
 over random sampling steps of the pictures of a round. The two differ in A: DDPO's compares with what the prompt has
-earned in earlier rounds too, GRPO's with the other pictures of its group. p_subject is the sampler with the subject's
+earned in earlier rounds too, GRPO's and DPOK's with the other pictures of its group; DPOK's ratio is clamped alone. p_subject is the sampler with the subject's
 adapter on and only the refining one off, so that the KL is 0 at the start. Memory is that of one step: each pass is
 differentiated by itself, and the way through the sampler is never kept as a graph.
 """
@@ -15,17 +16,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import losses
 from .loop import Share
 from .policy import Gaussian
-from .refinement_losses import clip_for, importance_loss
+from .refinement_losses import clip_for, dpok_loss, importance_loss
+from .refinement_settings import DPOK
 from .refining_step import RefiningStep, Round
 
 POLICY, KL, CLIPPED = "policy", "kl", "clipped"
 
 
 class PolicyGradientStep(RefiningStep):
-    """The step of DDPO and GRPO."""
+    """The step of DDPO, GRPO and DPOK."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -77,10 +78,11 @@ class PolicyGradientStep(RefiningStep):
         known = self.round.old
         old = torch.stack([known.get(row, own) for row, own in zip(rows, log_prob.detach(), strict=True)])
         advantage = self.round.advantages[[i for i, _ in rows]].to(self.device)
-        loss, clipped = importance_loss(log_prob, old, advantage, self.clip)
+        follow = dpok_loss if self.settings.method == DPOK else importance_loss
+        loss, clipped = follow(log_prob, old, advantage, self.clip)
         found = {POLICY: loss, CLIPPED: clipped}
         if KL in self.weights:
             with torch.no_grad(), self.injected.disabled():
                 subject, _ = self.steps_at(self.round, rows)
             found[KL] = now.kl(subject)
-        return {name: losses.part_of_mean(values, self.rows_per_update) for name, values in found.items()}
+        return self.mean(found)

@@ -24,13 +24,16 @@ from ..models.fusion import summed
 from ..models.loading import Networks
 from ..models.values import Adapter, BaseModelRef, Concept, LowRank, Prompt, PromptSet, TrainingSet
 from ..models.watching import Watcher
+from .direct_reward import DirectRewardStep
+from .negative_aware import NegativeAwareStep
 from .policy import DdimPolicy
 from .policy_gradient import PolicyGradientStep
+from .preference_pairs import PairsStep
 from .processes import Alone, Processes
 from .randomness import Randomness
 from .refinement_guards import FILE, Floors, GuardedCourse, kept_readings
 from .refinement_readings import Reader
-from .refinement_settings import RefinementSettings
+from .refinement_settings import DRAFT, GRADIENTS, NFT, PAIRS, RefinementSettings
 from .refining_step import RefiningStep
 from .rounds import Painter
 from .runs import Run
@@ -40,6 +43,12 @@ from .tuning import sets_of
 from .validation import Validator
 
 log = logging.getLogger(__name__)
+STEPS: Mapping[str, type[RefiningStep]] = {
+    **dict.fromkeys(GRADIENTS, PolicyGradientStep),
+    NFT: NegativeAwareStep,
+    PAIRS: PairsStep,
+    DRAFT: DirectRewardStep,
+}
 HELD_OUT = 4  # every how manyth prompt is held out where none is said to be
 
 
@@ -103,8 +112,8 @@ class Refinement:
             def guard(run: Run) -> GuardedCourse:
                 return self._guard(painter, judge, pictures, references, settings, watcher, run)
 
-            step = PolicyGradientStep(painter, self.train, judge, injected, settings, self.processes, watcher, guard)
-            return step, injected
+            kind = STEPS[settings.method]
+            return kind(painter, self.train, judge, injected, settings, self.processes, watcher, guard), injected
         except BaseException:
             injected.remove()
             raise

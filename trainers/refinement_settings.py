@@ -10,11 +10,26 @@ from typing import ClassVar
 from ..models.errors import FewShotError
 from .settings import SubjectSettings, setting
 
-DDPO, GRPO = "ddpo", "grpo"
-METHODS = (GRPO, DDPO)
-KL_WEIGHTS: Mapping[str, float] = MappingProxyType({GRPO: 0.02, DDPO: 0.0})
+DDPO, GRPO, DPOK, NFT, PAIRS, DRAFT = "ddpo", "grpo", "dpok", "nft", "pairs", "draft"
+METHODS = (GRPO, DDPO, DPOK, NFT, PAIRS, DRAFT)
+GRADIENTS = (GRPO, DDPO, DPOK)
+KL_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {GRPO: 0.02, DDPO: 0.0, DPOK: 0.01, NFT: 1e-4, PAIRS: 0.0, DRAFT: 0.0}
+)
 """what kl_weight left open means"""
-ONLY: Mapping[str, tuple[str, ...]] = MappingProxyType({"statistics": (DDPO,), "statistics_from": (DDPO,)})
+ONLY: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "statistics": (DDPO,),
+        "statistics_from": (DDPO,),
+        "clip_range": GRADIENTS,
+        "skip_last": GRADIENTS,
+        "advantage_clip": (*GRADIENTS, NFT),
+        "kl_weight": (*GRADIENTS, NFT),
+        "trained_steps": (*GRADIENTS, NFT, PAIRS),
+        "nft_beta": (NFT,),
+        "pair_beta": (PAIRS,),
+    }
+)
 """settings that only these methods read"""
 
 
@@ -36,7 +51,9 @@ class RefinementSettings(SubjectSettings):
     method: str = setting(
         GRPO,
         "How the policy learns: grpo compares the pictures of a prompt among themselves and holds each sampling step "
-        "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far.",
+        "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is grpo "
+        "with a harder bound; nft learns good pictures and unlearns bad ones; pairs prefers the better of two pictures; "
+        "draft follows the gradient of the reward itself, where that has one (CLIP-T, PickScore, HPSv2).",
         choices=METHODS,
     )
     steps: int = setting(60, "Number of optimiser steps.", min=1, max=100_000, step=2)
@@ -66,8 +83,8 @@ class RefinementSettings(SubjectSettings):
     )
     kl_weight: float = setting(
         -1.0,
-        "How strongly each sampling step is held near the one with the subject's adapter alone. -1 takes 0.02, with "
-        "ddpo 0.",
+        "How strongly the refinement is held near the subject's adapter alone: each sampling step, with nft each "
+        "prediction. -1 takes 0.02, with dpok 0.01, with nft 1e-4, with ddpo 0.",
         min=0.0,
         max=10.0,
         step=0.01,
@@ -158,6 +175,17 @@ class RefinementSettings(SubjectSettings):
         min=2,
         max=10_000,
         step=1,
+        advanced=True,
+    )
+    nft_beta: float = setting(
+        1.0, "With nft: how far the good and the bad policy lie apart.", min=0.01, max=10.0, step=0.1, advanced=True
+    )
+    pair_beta: float = setting(
+        5000.0,
+        "With pairs: how closely the refinement stays with the subject; 2000 to 5000 are usual.",
+        min=1.0,
+        max=100_000.0,
+        step=100.0,
         advanced=True,
     )
     weight_decay: float = setting(0.0, "The optimiser's weight decay.", min=0.0, max=1.0, step=1e-4, advanced=True)

@@ -18,6 +18,7 @@ from ..models.watching import Watcher
 from .advantages import PromptStatistics, group_advantages, mixed
 from .course import Course
 from .loop import Memory, Share
+from .losses import part_of_mean
 from .processes import Processes
 from .refinement_settings import DDPO, RefinementSettings
 from .rounds import Painter, Way, asked, rewarded
@@ -33,7 +34,7 @@ SHOWN = 16  # pictures of a round on the node
 class Round:
     """A round as it was drawn. `prompts` and `advantages` are of all its samples, `way` of this process's.
 
-    `old` holds log-probabilities under the weights that drew it, by (sample, place), where they are needed.
+    `spreads` are the rewards' standard deviations, `old` holds log-probabilities under the weights that drew it, by (sample, place), where they are needed.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Round:
     way: Way
     advantages: Tensor
     reward: float
+    spreads: list[float]
     old: dict[tuple[int, int], Tensor]
 
 
@@ -98,8 +100,8 @@ class RefiningStep:
             self.round = self.begin(number, update, share)
         if share([0]) == [0]:
             yield {REWARD: torch.tensor(self.round.reward, device=self.device, requires_grad=True)}
-        samples = share(self.part(update))
-        rows = [(i, place) for i in samples for place in self.places(number, i)]
+        items = share(self.items(self.round, update))
+        rows = [(i, place) for i in items for place in self.places(number, i)]
         for start in range(0, len(rows), self.painter.at_once):
             yield self.losses(rows[start : start + self.painter.at_once])
 
@@ -107,10 +109,18 @@ class RefiningStep:
         """The samples of a round that an update learns from: of every prompt as many."""
         return list(range(self.wanted * self.settings.group))[update :: self.settings.updates]
 
+    def items(self, round: Round, update: int) -> list[int]:
+        """What an update learns from: its samples, unless a method pairs them."""
+        return self.part(update)
+
     @property
     def rows_per_update(self) -> int:
-        """The rows (sample, place) of an update, of all processes together."""
+        """The rows of an update's items and their places, of all processes together."""
         return len(self.part(0)) * self.places_per_sample
+
+    def mean(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What rows' values (n,) add to the update's means."""
+        return {name: part_of_mean(values, self.rows_per_update) for name, values in found.items()}
 
     def state(self, step: int) -> dict[str, Tensor]:
         """The statistics; amid a round those before it, and its first weights, from which it is drawn again."""
@@ -131,11 +141,11 @@ class RefiningStep:
 
     @property
     def places_per_sample(self) -> int:
-        raise NotImplementedError
+        return self.settings.trained_steps
 
     def places(self, number: int, sample: int) -> list[int]:
-        """The places on a sample's way that are learned from."""
-        raise NotImplementedError
+        """The places on a sample's way that are learned from, or numbers of noisings of its picture."""
+        return list(range(self.places_per_sample))
 
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """What rows of (sample, place) add to each term."""
@@ -190,7 +200,8 @@ class RefiningStep:
             few = range(0, len(pictures), max(1, -(-len(pictures) // SHOWN)))
             sheet = contact_sheet([pictures[i] for i in few], [self.prompts[prompts[own[i]]].text for i in few])
             self.watcher.progress(done, settings.steps, told, picture=sheet)
-        return Round(number, prompts, way, advantages, mean, {})
+        spreads = [float(row[~row.isnan()].std(correction=0)) for row in rewards]
+        return Round(number, prompts, way, advantages, mean, [max(s, 1e-6) for s in spreads], {})
 
     @property
     def _exact(self) -> torch.device:

@@ -72,17 +72,21 @@ class Painter:
 
     def predict(self, latents: Tensor, places: Tensor, prompts: Sequence[int]) -> Tensor:
         """The denoiser's prediction (n, C, h, w), guided, for latents before the steps at `places` (n,)."""
-        wanted = self.told.take(prompts)
-        both = Conditioning.cat([self.against.repeat(len(wanted)), wanted]) if self.guided else wanted
-        copies = len(both) // len(latents)
-        times = self.policy.times(places).repeat(copies)
+        times, wanted = self.policy.times(places), self.told.take(prompts)
+        if not self.guided:
+            return self._denoise(latents, times, wanted)
+        both = Conditioning.cat([self.against.repeat(len(wanted)), wanted])
+        away, towards = self._denoise(latents.repeat(2, 1, 1, 1), times.repeat(2), both).chunk(2)
+        return away + self.guidance * (towards - away)
+
+    def told_prediction(self, latents: Tensor, times: Tensor, prompts: Sequence[int]) -> Tensor:
+        """The prediction (n, C, h, w) with the prompt alone, at timesteps (n,): what is learned of pictures."""
+        return self._denoise(latents, times, self.told.take(prompts))
+
+    def _denoise(self, latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:
         device, dtype = self.networks.device, self.networks.dtype
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            prediction = denoise(self.networks, latents.repeat(copies, 1, 1, 1), times, both)
-        if copies == 1:
-            return prediction
-        away, towards = prediction.chunk(2)
-        return away + self.guidance * (towards - away)
+            return denoise(self.networks, latents, times, told)
 
     @torch.no_grad()
     def draw(self, round: int, samples: Sequence[int], prompts: Sequence[int]) -> Way:
