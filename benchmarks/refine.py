@@ -1,8 +1,8 @@
 """Refinement on the pocket: a subject that was trained for too long is made to follow prompts again.
 
-The start is the default recipe of subjects at twice the usual steps. The reward is the pocket's CLIP, the judges are the
-scene readers; prompts that are judged were never learned from. Everything drawn is kept on disk, so that a bench that was
-stopped goes on.
+The start is the default recipe of subjects at twice the usual steps. The reward is the pocket's CLIP, the judges are
+the scene readers; prompts that are judged were never learned from. Everything drawn is kept on disk, so that a bench
+that was stopped goes on.
 """
 
 from __future__ import annotations

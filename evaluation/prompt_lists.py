@@ -50,7 +50,7 @@ REFINING = {
         "in a spaceship", "on top of a blue sofa", "at a birthday party", "eating a cake", "under a christmas tree",
     ),
     "vessel": (
-        "full of strawberries", "with a candle in it", "with coffee in it", "with ice cubes in it", "with a plant in it",
+        "full of strawberries", "with a candle in it", "with coffee in it", "with ice in it", "with a plant in it",
         "with coins in it", "with a spoon in it", "with soup in it", "on a stack of books", "on a picnic blanket",
         "in a sink", "in a shop window", "with a church in the background", "on top of a blue sofa", "in the rain",
         "on a windowsill", "with a bird sitting on it", "with a ribbon tied around it", "next to a teapot",

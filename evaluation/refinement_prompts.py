@@ -1,7 +1,7 @@
 """Prompts for refinement: what a subject does, with and without its identifier, learned from or held out.
 
-InstructBooth (Chae et al. 2023) mixes "a [identifier] [noun] [activity]" and "a [noun] [activity]", so that the activity
-is learned of the class, where the base knows it, as well as of the subject.
+InstructBooth (Chae et al. 2023) mixes "a [identifier] [noun] [activity]" and "a [noun] [activity]", so that the
+activity is learned of the class, where the base knows it, as well as of the subject.
 """
 
 from __future__ import annotations

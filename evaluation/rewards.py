@@ -166,8 +166,8 @@ class Judge:
         found = term.metric.scores(images, prompts, self.references).double().cpu()
         if found.shape != (len(images),) or not found.isfinite().all():
             raise FewShotError(
-                f"the reward {term.name} gave {found.tolist()[:4]}... for {len(images)} pictures: it must give a number "
-                "for each. Check its model's files, or leave it out"
+                f"the reward {term.name} gave {found.tolist()[:4]}... for {len(images)} pictures, and must give a "
+                "number for each. Check its model's files, or leave it out"
             )
         if term.axis == "subject":
             found[[not names_subject(prompt) for prompt in prompts]] = torch.nan

@@ -15,7 +15,7 @@ from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
 from .prepare import PreparePictures
 from .prompts import PromptSetNode
-from .refine import RefinementSettingsNode, RefineLora, RewardNode
+from .refine import RefineLora, RefinementSettingsNode, RewardNode
 from .relation import RelationPictures, RelationTrainingSettings, TrainRelation
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject

@@ -36,7 +36,7 @@ class PromptSetNode(io.ComfyNode):
                 "kind",
                 options=[*REFINING, OWN_ACTIVITIES],
                 default="live",
-                tooltip="Which activities are asked for: those of living things, toys, vessels or vehicles, or your own.",
+                tooltip="What is asked for: activities of living things, toys, vessels or vehicles, or your own.",
             ),
             io.String.Input(
                 "activities",
@@ -62,7 +62,7 @@ class PromptSetNode(io.ComfyNode):
                 max=0.9,
                 step=0.05,
                 optional=True,
-                tooltip="Share of the activities that is not learned from, but tells whether what is learned carries over.",
+                tooltip="Share of the activities that is not learned from, and tells whether it carries over.",
             ),
         ]
         options = [

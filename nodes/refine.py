@@ -113,7 +113,7 @@ def needed_clip(base: Any, clip: str, widget: str) -> Path:
     if folder is None:
         raise FewShotError(
             f"{widget} needs a CLIP and there is none: put the folder of a transformers CLIPModel, such as "
-            f"openai/clip-vit-base-patch32, into models/clip_vision, connect a base that brings one, or set {widget} to 0"
+            f"openai/clip-vit-base-patch32, into models/clip_vision, connect a base that has one, or set {widget} to 0"
         )
     return folder
 
@@ -181,7 +181,7 @@ class RefineLora(io.ComfyNode):
                 ),
                 io.LoraModel.Output(display_name="LORA_MODEL", tooltip="ADAPTER for ComfyUI's own nodes."),
                 io.LossMap.Output(
-                    display_name="LOSS_MAP", tooltip="The reward of every step, the loss and the distance to the subject."
+                    display_name="LOSS_MAP", tooltip="The reward of each step, the loss and the distance to the subject."
                 ),
                 io.String.Output(display_name="trigger", tooltip="The words that call the subject in a prompt."),
             ],

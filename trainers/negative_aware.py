@@ -1,10 +1,10 @@
 """DiffusionNFT (Zheng et al. 2025, arXiv:2509.16117): good pictures are learned and bad ones unlearned, without any
 probability of a sampling step, so that any sampler may draw them.
 
-    L = E bound / beta (r |x+ - z0|^2 / w+ + (1 - r) |x- - z0|^2 / w-) + kl_weight * E |e_theta - e_subject|^2
+    L = E 1 / beta (r |x+ - z0|^2 / w+ + (1 - r) |x- - z0|^2 / w-) + kl_weight * E |e_theta - e_subject|^2
 
 on pictures of the round, noised anew at random timesteps; see `refinement_losses.nft_loss`. The old policy is the one
-that drew the round. The factor `bound` of the paper only scales the gradient, which the optimiser undoes; it is left out.
+that drew the round. The factor `bound` only scales the gradient, which the optimiser undoes, and is left out.
 """
 
 from __future__ import annotations

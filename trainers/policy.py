@@ -4,8 +4,8 @@ policy gradient needs (Black et al. 2023, DDPO; Fan et al. 2023, DPOK).
 With a = alphas_cumprod, from timestep t to the next visited one p:
     sigma^2 = eta^2 (1 - a_p) / (1 - a_t) (1 - a_t / a_p)
     mu      = sqrt(a_p) x0 + sqrt(1 - a_p - sigma^2) e,     z_p = mu + sigma n
-where x0 and e are what the denoiser's prediction says. The last step ends in clean latents: sigma is 0 there, and it has
-no density.
+where x0 and e are what the denoiser's prediction says. The last step ends in clean latents: sigma is 0 there, and it
+has no density.
 """
 
 from __future__ import annotations

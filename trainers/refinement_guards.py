@@ -1,9 +1,9 @@
 """What watches over a refinement: readings on held-out prompts, when they fail, and which step is returned.
 
 A reward that is only followed is deceived sooner or later. So pictures of held-out prompts are drawn every few rounds,
-always from the same noise, and a reading fails when the likeness to the subject, the variety among pictures of a prompt,
-or a metric that is not rewarded falls below a share of what it was at the start. The returned step is the one with the
-highest held-out reward of those that did not fail; the start itself never fails.
+always from the same noise, and a reading fails when the likeness to the subject, the variety among pictures of a
+prompt, or a metric that is not rewarded falls below a share of what it was at the start. The returned step is the one
+with the highest held-out reward of those that did not fail; the start itself never fails.
 """
 
 from __future__ import annotations

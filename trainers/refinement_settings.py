@@ -51,8 +51,8 @@ class RefinementSettings(SubjectSettings):
     method: str = setting(
         GRPO,
         "How the policy learns: grpo compares the pictures of a prompt among themselves and holds each sampling step "
-        "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is grpo "
-        "with a harder bound; nft learns good pictures and unlearns bad ones; pairs prefers the better of two pictures; "
+        "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is "
+        "grpo with a harder bound; nft learns good pictures and unlearns bad ones; pairs prefers the better of two; "
         "draft follows the gradient of the reward itself, where that has one (CLIP-T, PickScore, HPSv2).",
         choices=METHODS,
     )

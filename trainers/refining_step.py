@@ -34,7 +34,8 @@ SHOWN = 16  # pictures of a round on the node
 class Round:
     """A round as it was drawn. `prompts` and `advantages` are of all its samples, `way` of this process's.
 
-    `spreads` are the rewards' standard deviations, `old` holds log-probabilities under the weights that drew it, by (sample, place), where they are needed.
+    `spreads` are the rewards' standard deviations. `old` holds log-probabilities under the weights that drew it, by
+    (sample, place), where they are needed.
     """
 
     number: int

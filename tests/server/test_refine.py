@@ -1,4 +1,4 @@
-"""Refinement in a running ComfyUI: a LoRA from the loras combo, refined, saved, and loaded natively; what is refused."""
+"""Refinement in a running ComfyUI: a LoRA from the loras combo, refined, saved, loaded natively; what is refused."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_a_policy_without_noise_or_steps_is_refused():
 
 
 def test_with_all_of_the_noise_the_forward_process_is_kept():
-    """With the true noise as the prediction, z_p given z_0 has the marginal's variance: direction^2 + sigma^2 = 1 - a_p."""
+    """With the true noise as the prediction z_p has the marginal's variance: direction^2 + sigma^2 = 1 - a_p."""
     policy = DdimPolicy(SCHEDULE, 20)
     alphas = SCHEDULE.alphas_cumprod[policy.timesteps[1:]]
     found = policy._direction[:-1].square() + policy.std[:-1].square()

@@ -20,6 +20,8 @@ from comfyui_fewshot.trainers.refining_step import REWARD
 
 from .refining import PROMPTS, QUICK, SUBJECT, Red, prompts_of, subject_adapter
 
+SILENT = LowRank(torch.zeros(32, 2), torch.ones(2, 32), 2.0)
+RED = Red()
 SET = TrainingSet((), (Concept("sks", "ball"),))
 FULL = replace(QUICK, resolution=32, alpha=2.0, micro_batch=16)
 
@@ -130,7 +132,7 @@ def test_passes_of_any_size_and_two_processes_add_up_to_the_same(refining):
     assert whole.rows_per_update == len(whole.part(0)) * 2 and sorted(whole.part(0) + whole.part(1)) == list(range(8))
 
 
-def run(base, folder, adapter=None, rewards=Red(), prompts=PROMPTS, watcher=None, **changes):
+def run(base, folder, adapter=None, rewards=RED, prompts=PROMPTS, watcher=None, **changes):
     return refine_adapter(
         base, adapter, prompts, rewards, replace(QUICK, **changes), folder, "cpu", watcher, pictures=SET
     )
@@ -202,10 +204,9 @@ def test_subject_and_refinement_are_one_adapter_exactly(base, tmp_path):
         (dict(prompts=PromptSet(PROMPTS.prompts[:1])), "1 prompt was given"),
         (dict(prompts=prompts_of("red", "blue", held_out=0)), "hold some out"),
         (dict(adapter=replace(subject_adapter(), family="sdxl")), "sdxl"),
-        (dict(adapter=replace(subject_adapter(), factors={SUBJECT: LowRank(torch.zeros(32, 2), torch.ones(2, 32), 2.0)})),
-         "changes nothing"),
+        (dict(adapter=replace(subject_adapter(), factors={SUBJECT: SILENT})), "changes nothing"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_refined_is_refused(base, tmp_path, changes, message):
     with pytest.raises(FewShotError, match=message):
         run(base, tmp_path, **changes)

@@ -12,6 +12,7 @@ from comfyui_fewshot.evaluation.clip import Clip, ClipText
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Concept, Prompt, TrainingSet
 from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.trainers.advantages import group_advantages
 from comfyui_fewshot.trainers.preference_pairs import paired
 from comfyui_fewshot.trainers.refinement import refine_adapter
 from comfyui_fewshot.trainers.refinement_losses import dpok_loss, nft_loss, optimality, preference_loss
@@ -19,6 +20,7 @@ from comfyui_fewshot.trainers.refining_step import REWARD
 
 from .refining import PROMPTS, QUICK, Red
 
+RED = Red()
 SET = TrainingSet((), (Concept("sks", "ball"),))
 
 
@@ -45,6 +47,20 @@ def test_nft_of_an_average_picture_has_no_gradient_and_of_a_good_one_is_learning
     torch.testing.assert_close(gradient, plain, rtol=1e-4, atol=1e-7)
     (against,) = torch.autograd.grad(nft_loss(now, old, clean, torch.zeros(3), beta).sum(), now)
     torch.testing.assert_close(against, -gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_nft_moves_towards_better_pictures():
+    """Of a predictor that says the same of all pictures: along the covariance of rewards and pictures."""
+    old = torch.zeros(1, 1, 1, 2)
+    clean = torch.randn(2000, 1, 1, 2, generator=torch.Generator().manual_seed(0))
+    rewards = clean[..., 0].flatten() - clean[..., 1].flatten()
+    good = optimality(group_advantages(rewards, [0] * len(rewards)), 5.0)
+    now = old.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(
+        nft_loss(now.expand_as(clean), old.expand_as(clean), clean, good, 1.0).mean(), now
+    )
+    right, left = (-gradient).flatten().tolist()
+    assert right > 0.02 and left < -0.02 and abs(right + left) < 0.1 * right
 
 
 def test_optimality_is_a_probability():
@@ -87,19 +103,18 @@ class Slope(Red):
         return judge
 
 
-def run(base, folder, rewards=Red(), **changes):
+def run(base, folder, rewards=RED, watcher=None, **changes):
     changes = (
         dict(steps=8, group=8, updates=1, trained_steps=2, learning_rate=2e-2, guidance=1.0, guard_every=8) | changes
     )
     settings = replace(QUICK, patience=0, **changes)
-    return refine_adapter(base, None, PROMPTS, rewards, settings, folder, "cpu", pictures=SET)
+    return refine_adapter(base, None, PROMPTS, rewards, settings, folder, "cpu", watcher, pictures=SET)
 
 
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
         ("dpok", {}),
-        ("nft", dict(trained_steps=4)),
         ("pairs", dict(trained_steps=4, pair_beta=200.0)),
         ("draft", dict(rewards=Slope(), trained_steps=8)),
     ],
@@ -109,6 +124,17 @@ def test_each_method_earns_more(base, tmp_path, method, changes):
     rewards = found.training.terms[REWARD]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3
     assert max(row["gain"] for row in found.readings["readings"]) > 0.2
+
+
+@pytest.mark.parametrize("method", ["nft", "pairs"])
+def test_a_run_cut_amid_a_round_ends_where_the_uncut_one_does(base, tmp_path, cut_at, method):
+    changes = dict(method=method, steps=4, updates=2, group=4, guard_every=2, sampling_steps=3, skip_last=2)
+    whole = run(base, tmp_path / "whole", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(base, tmp_path / "cut", watcher=cut_at(3, KeyboardInterrupt(), steps=4), **changes)
+    again = run(base, tmp_path / "cut", **changes)
+    assert again.training.resumed_from == 3 and any(factor.up.any() for factor in again.adapter.factors.values())
+    assert again.adapter.key == whole.adapter.key and again.training.losses == whole.training.losses
 
 
 def test_a_reward_without_a_gradient_and_settings_of_other_methods_are_refused(base, tmp_path):
