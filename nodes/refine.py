@@ -181,7 +181,7 @@ class RefineLora(io.ComfyNode):
                 ),
                 io.LoraModel.Output(display_name="LORA_MODEL", tooltip="ADAPTER for ComfyUI's own nodes."),
                 io.LossMap.Output(
-                    display_name="LOSS_MAP", tooltip="The reward of each step, the loss and the distance to the subject."
+                    display_name="LOSS_MAP", tooltip="The reward of each step, the loss, the distance to the subject."
                 ),
                 io.String.Output(display_name="trigger", tooltip="The words that call the subject in a prompt."),
             ],
