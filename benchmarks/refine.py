@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 STEPS, QUICK_STEPS = 400, 30
 KNOWN, GUARDED = 48, 6  # prompts to learn from, and to watch with
 STRENGTHS = (1.0, 0.8, 0.6, 0.4)
-BUDGET, METHOD_BUDGET = 60_000, 24_000  # evaluations of the denoiser
+BUDGET, METHOD_BUDGET, QUICK_BUDGET = 60_000, 24_000, 150  # evaluations of the denoiser
 BASELINE_RATES = (1e-4, 3e-4, 1e-3)
 DEFAULT = dict(
     prompts_per_round=6, group=6, updates=1, trained_steps=4, sampling_steps=12, guidance=3.0, guard_prompts=GUARDED
@@ -87,7 +87,7 @@ class Bench:
     def settings(self, budget: int, **changes) -> RefinementSettings:
         known = read_by(changes.get("method", METHODS[0]), (TINY if self.quick else DEFAULT) | changes)
         found = RefinementSettings.from_mapping(known)
-        chosen = within(found, 1 if self.quick else budget)
+        chosen = within(found, QUICK_BUDGET if self.quick else budget)
         rounds = chosen.steps // chosen.updates
         return replace(chosen, guard_every=max(1, rounds // 8), log_every=1000)
 

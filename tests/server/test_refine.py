@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 
-from comfyui_fewshot.pocket.likeness import build_clip, processor
-from comfyui_fewshot.pocket.words import build
 from comfyui_fewshot.tests.server import graphs
+from comfyui_fewshot.tests.server.harness import random_clip
 
 pytestmark = pytest.mark.server
-BRIEF = {
-    "steps": 2, "prompts_per_round": 2, "group": 2, "updates": 1, "trained_steps": 1, "sampling_steps": 3,
-    "skip_last": 1, "guidance": 1.0, "guard_every": 1, "guard_prompts": 1, "learning_rate": 1e-2, "rank": 2,
-    "warmup": 0.0, "subject_floor": 0.0, "diversity_floor": 0.0,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +18,8 @@ def info(server):
 
 @pytest.fixture(scope="module")
 def clip(server):
-    """A CLIP of the pocket's shape with random weights in models/clip_vision."""
-    folder = server.base / "models" / "clip_vision" / "reward-clip"
-    folder.mkdir(parents=True)
-    build_clip(build(folder)).save_pretrained(folder)
-    processor().save_pretrained(folder)
-    yield folder.name
-    shutil.rmtree(folder)
+    with random_clip(server.base, "reward-clip") as name:
+        yield name
 
 
 def refinement(info, clip, **changes):
@@ -49,7 +36,7 @@ def refinement(info, clip, **changes):
         "lora": graphs.node("FewShotLoadAdapter", **{"source": "file", "source.name": "stand_in.safetensors"}),
         "prompts": graphs.node("FewShotPromptSet", **prompts),
         "reward": graphs.node("FewShotReward", **(reward | changes.pop("reward", {})), clip=clip, set=["set", 0]),
-        "settings": graphs.node("FewShotRefinementSettings", **(values | BRIEF | changes)),
+        "settings": graphs.node("FewShotRefinementSettings", **(values | graphs.FEW_ROUNDS | changes)),
         "refine": graphs.node("FewShotRefineLora", **wires, settings=["settings", 0], set=["set", 0], validation=clip),
     }  # fmt: skip
 
