@@ -98,8 +98,8 @@ def _spread(colours: Image.Image, shape: Image.Image) -> Image.Image:
     inside = np.asarray(shape) == 255
     if inside.all() or not inside.any():
         return colours
-    nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-    return Image.fromarray(np.asarray(colours)[tuple(nearest)])
+    nearest = np.asarray(ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True))
+    return Image.fromarray(np.asarray(colours)[nearest[0], nearest[1]])
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -108,7 +108,7 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 def _binary(shape: Image.Image) -> Image.Image:
     """Black and white; of a shape too thin to fill half a pixel anywhere, the pixels it fills most."""
-    least = max(1, min(HALF, shape.getextrema()[1]))
+    least = max(1, min(HALF, int(np.asarray(shape).max())))
     return shape.point([0] * least + [255] * (256 - least))
 
 

@@ -29,7 +29,7 @@ class Likeness:
 
     def __init__(self, picture: Image.Image):
         grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
-        waves = fft.dctn(grey, norm="ortho")[:8, :8].round(6).ravel()
+        waves = np.asarray(fft.dctn(grey, norm="ortho"))[:8, :8].round(6).ravel()
         self.bits = waves[1:] > np.median(waves[1:])
         self.aspect = math.log(picture.width / picture.height)
         small = picture.convert("RGB").resize((16, 16), Image.Resampling.BOX)

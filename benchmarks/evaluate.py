@@ -171,7 +171,7 @@ def _rho(values: np.ndarray) -> float:
 
 
 def _said(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:+.3f}" for name, value in values.items())
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 # ------------------------------------------------------------------------------------------------------ watermark

@@ -98,7 +98,8 @@ def draw(
             )
     work = [_files(base, one, prompts, settings, cache) for one in candidates]
     total = sum(map(len, work))
-    missing = [[job for job in jobs if not job.file.is_file()] for jobs in work]
+    # a prompt that stands twice in the set, or a strength that does, is drawn once
+    missing = [list({job.file: job for job in jobs if not job.file.is_file()}.values()) for jobs in work]
     done = total - sum(map(len, missing))
     log.info("%d of %d samples are there already", done, total)
     if done < total:

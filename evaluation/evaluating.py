@@ -30,10 +30,14 @@ PRES, DIV, VARIED = "language drift (PRES)", "language drift (DIV)", "diversity"
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric and what it tells: likeness to the subject, following of the prompt, or what people prefer."""
+    """A metric and what it tells: likeness to the subject, following of the prompt, or what people prefer.
+
+    `ceiling` is the best a picture can do where that is known; else it is the references' likeness among themselves.
+    """
 
     metric: Metric
     axis: Literal["subject", "prompt", "preference"]
+    ceiling: float | None = None
 
     @property
     def name(self) -> str:
@@ -257,7 +261,8 @@ def _points(
     for number, drawn in enumerate(images):
         stray = float(text.metric.scores(drawn, others, ()).mean()) if others else 0.0
         points.append(Point(number, _mean(scores[subject.name][number]), _mean(scores[text.name][number]), stray))
-    return tuple(points), mutual_likeness(subject.metric, asked.references)
+    likeness = mutual_likeness(subject.metric, asked.references) if subject.ceiling is None else subject.ceiling
+    return tuple(points), likeness
 
 
 def unrelated(wanted: Sequence[Prompt]) -> list[Prompt]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
+from ..models.checkpoint_files import UnpicklingError
 from ..models.errors import FewShotError
 from .clip import MEAN, STD, pixels
 
@@ -150,7 +150,7 @@ class Opened:
             if (self.folder / KEPT).is_file():
                 return load_file(self.folder / KEPT)
             read = torch.load(self.folder / PUBLISHED, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
             raise FewShotError(f"ImageReward in {self.folder} cannot be read ({error}); fetch it again") from error
         weights = {name: value.contiguous().clone() for name, value in renamed(read).items()}
         self._keep(weights)

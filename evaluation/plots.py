@@ -141,8 +141,9 @@ def frontier_plot(
     plot.set_xlabel(f"subject fidelity ({axes[0]})")
     plot.set_ylabel(f"prompt fidelity ({axes[1]})")
     plot.margins(0.16)
-    if plot.get_legend_handles_labels()[1]:
-        plot.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
+    if plot.get_legend_handles_labels()[1]:  # above the axes, where its signs are not taken for points
+        look = {"frameon": False, "labelcolor": theme.ink, "fontsize": 9, "markerscale": 0.6}
+        figure.legend(loc="outside upper right", ncols=2, **look)
     return _picture(figure)
 
 

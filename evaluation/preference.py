@@ -12,6 +12,7 @@ from ..models.values import Prompt
 from .clip import Clip
 from .image_reward import Opened
 from .metrics import check_pairs
+from .open_clip import converted
 
 
 class PickScore:
@@ -41,7 +42,7 @@ class HumanPreference:
     name = "HPSv2"
 
     def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
-        self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
+        self.clip = clip if isinstance(clip, Clip) else Clip(converted(Path(clip)), device)
         self.model_id = self.clip.model_id
 
     def scores(

@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 from ..models.errors import FewShotError
-from ..models.values import Prompt
+from ..models.values import Concept, Prompt
 from .clip import Clip
+from .evaluating import Measure
 from .metrics import check_pairs
+from .prompt_lists import RELATIONS
 
 
 class EntityAccuracy:
@@ -63,6 +65,20 @@ class RelationAccuracy:
             fits.append((seen * self.clip.texts(texts)).sum(-1))
         table = torch.stack(fits)
         return (table[0] > table[1:].amax(0)).float()
+
+
+def relation_measures(clip: Clip, concept: Concept) -> list[Measure]:
+    """What measures a relation that is described in words; nothing for subjects and for relations without words.
+
+    The relation stands where a subject's likeness does, its two things where the prompt does.
+    """
+    if concept.kind != "relation" or not concept.description.strip():
+        return []
+    others = [words for words, _, _ in RELATIONS.values()]
+    return [
+        Measure(RelationAccuracy(clip, concept.description, others), "subject", ceiling=1.0),
+        Measure(EntityAccuracy(clip, concept.description), "prompt"),
+    ]
 
 
 def entities(text: str, relation: str) -> tuple[str, str]:

@@ -14,14 +14,15 @@ from PIL import Image
 from ..models.checkpoint_files import file_hash
 from ..models.errors import FewShotError
 from ..models.values import Picture, Prompt, content_key
-from .clip import Clip, ClipImage, ClipText
-from .dino import Dino
+from .clip import ClipImage, ClipText
+from .image_reward import PUBLISHED as IMAGE_REWARD
 from .likeness import DinoImage
 from .metrics import Metric
+from .open_clip import PUBLISHED as HPS
 from .preference import HumanPreference, ImageReward, PickScore
 
 Axis = Literal["subject", "prompt", "preference"]
-REWARDS: dict[str, tuple[Axis, Callable[[Path, Any], Metric]]] = {
+REWARDS: dict[str, tuple[Axis, Callable[[Any, Any], Metric]]] = {
     "CLIP-T": ("prompt", ClipText),
     "ImageReward": ("preference", ImageReward),
     "PickScore": ("preference", PickScore),
@@ -30,6 +31,8 @@ REWARDS: dict[str, tuple[Axis, Callable[[Path, Any], Metric]]] = {
     "DINO": ("subject", DinoImage),
 }
 """each reward's axis, and what opens it from a folder on a device"""
+CLIPS = ("CLIP-T", "CLIP-I", "PickScore")  # which may share an open one
+SEERS = ("clip", "dino", "opened")  # what a metric calls the model behind it
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,12 @@ class RewardTerm:
 
     @cached_property
     def model(self) -> str:
-        """Content key of the model's files."""
-        files = sorted(path for path in self.folder.glob("*") if path.is_file())
+        """Content key of the model's files; of what its authors published where that is there.
+
+        What is made of it on first use lies beside it, and must not make another key.
+        """
+        published = [path for pattern in (HPS, IMAGE_REWARD) for path in sorted(self.folder.glob(pattern))]
+        files = published or sorted(path for path in self.folder.glob("*") if path.is_file())
         return content_key("RewardModel", [[path.name, file_hash(path)] for path in files])
 
     @property
@@ -117,16 +124,12 @@ class Reward:
 
     def open(self, device: torch.device | str, references: Sequence[Image.Image]) -> Judge:
         """The metrics, opened on first use; one folder is opened once."""
-        models: dict[str, Any] = {}
+        models: dict[Path, Any] = {}
         terms = []
         for term in self.terms:
-            make = REWARDS[term.kind][1]
-            model: Any = term.folder
-            if term.kind != "ImageReward":
-                model = models.setdefault(str(term.folder), (Dino if term.kind == "DINO" else Clip)(model, device))
-            metric = make(model, device)
-            if isinstance(metric, ImageReward):
-                models[str(term.folder)] = metric.opened
+            shared = models.get(term.folder) if term.kind in CLIPS else None
+            metric = REWARDS[term.kind][1](shared or term.folder, device)
+            models[term.folder] = next(value for name in SEERS if (value := getattr(metric, name, None)) is not None)
             terms.append(Weighted(metric, term.axis, term.weight))
         return Judge(tuple(terms), tuple(models.values()), tuple(references), torch.device(device))
 

@@ -80,13 +80,18 @@ SCRIPT = """
     image.alt = "reference";
   }
 
-  function show() {
+  function tell() {
     const over = state.at >= state.order.length;
-    find(".vote-task").hidden = over;
     const done = data.pairs.filter((_, pair) => answered(pair)).length;
     find(".vote-status").textContent = data.pairs.length === 0 ? "There is nothing to compare."
       : (over ? "All pairs have been shown. " : "Pair " + (state.at + 1) + " of " + state.order.length + ". ")
         + done + " answered." + (kept ? "" : " This browser keeps no votes: export them before you close the page.");
+  }
+
+  function show() {
+    tell();
+    const over = state.at >= state.order.length;
+    find(".vote-task").hidden = over;
     if (over) { find("[data-do=next]").disabled = true; return; }
     const pair = state.order[state.at], turned = state.turned[state.at], told = data.pairs[pair];
     const sides = turned ? [told.b, told.a] : [told.a, told.b];
@@ -110,6 +115,7 @@ SCRIPT = """
           row.querySelectorAll("button").forEach((other) =>
             other.setAttribute("aria-pressed", String(other === button)));
           find("[data-do=next]").disabled = !answered(pair);
+          tell();
           if (!find(".vote-results").hidden) results();
         });
       }

@@ -138,7 +138,7 @@ class BaseFromModel(io.ComfyNode):
             return io.NodeOutput(base_from_path(folder, dtype=dtype, clip_skip=clip_skip))
         readout.check_readable(model)
         readout.tell_patches(model, clip)
-        patched = readout.count_patches(model, clip)
+        patched = readout.count_lora_weights(model, clip)
         loaded = Loaded(lambda: readout.state_dict(model, clip, vae), components=folder, patched=patched)
         key = readout.content_key(model, clip, vae)
         return io.NodeOutput(base_from_loaded(loaded, key, dtype=dtype, clip_skip=clip_skip))

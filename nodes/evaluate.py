@@ -210,13 +210,13 @@ def evaluated(
     set, drift, pairs = values.pop("set", None), values.pop("drift"), values.pop("pairs")
     chosen = {name: values.pop(name) for name in ("clip", "dino", "preferences", "cut_out")}
     settings = DrawSettings(**values)
-    noun = set.concepts[0].noun if set is not None else ""
+    concept = set.concepts[0] if set is not None else None
     if set is not None and not set.references:
         raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
     with host.engine(node_id) as watcher:
-        measures, distance = measures_for(base, noun, **chosen)
+        measures, distance = measures_for(base, concept, **chosen)
         references = [load_picture(sample.image) for sample in set.references] if set is not None else []
-        asked = Asked(references, noun, drift, distance)
+        asked = Asked(references, concept.noun if concept is not None else "", drift, distance)
         place = (host.samples_folder(), host.device(), asked, watcher, host.TOKENIZER)
         found = evaluate(base, candidates, prompts, measures, settings, *place)
     folder = host.free_path(host.evaluations_folder(), "sweep" if path else "evaluation", "")

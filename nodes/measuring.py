@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from ..models.errors import FewShotError
 from . import host
 from .host import io
 from .segment import NONE as NO_MASK
@@ -14,6 +15,7 @@ from .validating import AUTO, CLIPS, DINOS, NONE, OFF, own_clip
 
 log = logging.getLogger(__name__)
 PICK, HPS, REWARD = "pickscore", "hps", "imagereward"
+HPS_FILES = "HPS*.pt"
 REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
 
 
@@ -55,19 +57,28 @@ def measuring_inputs() -> list[io.Input]:
     ]
 
 
-def measures_for(base: Any, noun: str, clip: str, dino: str, preferences: str, cut_out: str) -> tuple[list[Any], Any]:
-    """The metrics that the widgets choose, and how different two pictures are (None without a model)."""
+def measures_for(
+    base: Any, concept: Any, clip: str, dino: str, preferences: str, cut_out: str
+) -> tuple[list[Any], Any]:
+    """The metrics that the widgets choose, and how different two pictures are (None without a model).
+
+    A relation is measured by its own metrics first; `concept` is None where no pictures are connected.
+    """
     from ..evaluation import diversity
     from ..evaluation.clip import Clip, ClipImage, ClipText
     from ..evaluation.dino import Dino
     from ..evaluation.evaluating import Measure
     from ..evaluation.likeness import DinoImage, MaskedLikeness
+    from ..evaluation.relations import relation_measures
 
+    noun = concept.noun if concept is not None else ""
+    if cut_out != NONE and not noun:
+        raise FewShotError("a cut-out is found by the subject's noun: connect its SET, or set cut_out to none")
     device = host.device()
     folder = clip_folder(base, clip)
     seer = None if folder is None else Clip(folder, device)
     eyes = [Dino(path, device) for path in dino_folders(dino)]
-    found = []
+    found = relation_measures(seer, concept) if seer is not None and concept is not None else []
     for number, one in enumerate(eyes):
         metric = DinoImage(one)
         if any(m.metric.name == metric.name for m in found):
@@ -120,7 +131,7 @@ def preference_folders() -> dict[str, Path]:
                 found.setdefault(REWARD, folder)
             elif kind in CLIPS and PICK in name:
                 found.setdefault(PICK, folder)
-            elif kind in CLIPS and HPS in name:
+            elif any(folder.glob(HPS_FILES)) or (kind in CLIPS and HPS in name):
                 found.setdefault(HPS, folder)
     return found
 

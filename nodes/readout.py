@@ -97,9 +97,18 @@ def content_key(model: Any, clip: Any, vae: Any) -> str:
     return digest.hexdigest()
 
 
-def count_patches(model: Any, clip: Any) -> int:
-    """How many weights are changed by LoRAs."""
-    return len(model.patches) + len(clip.patcher.patches)
+def count_lora_weights(model: Any, clip: Any) -> int:
+    """How many weights are changed by LoRAs; those that are merged with another model's do not count."""
+    patches = [*model.patches.values(), *clip.patcher.patches.values()]
+    return sum(any(map(_by_lora, on_weight)) for on_weight in patches)
+
+
+def _by_lora(patch: tuple) -> bool:
+    """Whether a patch (strength, value, ...) is a LoRA's. A merge's value is a list: a weight, then its own patches."""
+    value = patch[1]
+    if isinstance(value, list):
+        return any(map(_by_lora, value[1:]))
+    return not (isinstance(value, tuple) and len(value) == 1)
 
 
 def tell_patches(model: Any, clip: Any) -> None:

@@ -348,7 +348,7 @@ def test_captions_of_composites_are_not_written_anew(made, tmp_path):
 )  # fmt: skip
 def test_useless_masks_are_named_and_left_out(made, tmp_path, mask, reason):
     good = made((blob(), "reference", 0))
-    bad = made((None, "reference", 0)).samples[0]
+    _, bad = made(*[(None, "reference", 0)] * 2).samples
     bad = replace(bad, mask=None if mask is None else stored_picture(mask, tmp_path), caption="bad")
     result = paste(good.with_samples((*good.samples, bad)), PasteSettings(variants=2, size=32), tmp_path)
     assert len(result.made) == 2 and len(result.notes) == 1 and reason in result.notes[0]

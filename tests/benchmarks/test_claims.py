@@ -62,3 +62,29 @@ def test_rows_are_kept(tmp_path, monkeypatch):
     assert calls[1:] == [("subject", False)], "the whole bench is another one"
     assert claims.rows_of("nothing", True, run) is None and len(calls) == 2
     assert json.loads(next(tmp_path.glob("*quick*.json")).read_text())[0]["name"] == GAIN.name
+
+
+def test_the_page_is_written_bench_by_bench(tmp_path, monkeypatch):
+    """A bench that is stopped leaves the page of those before it, with the newest sheets of samples beside it."""
+    page = tmp_path / "docs" / "claims.md"
+    monkeypatch.setattr(claims, "PAGE", page)
+    monkeypatch.setattr(claims, "PICTURES", page.parent / "claims")
+    monkeypatch.setattr(claims, "FOLDER", tmp_path / "runs")
+    sheets = tmp_path / "runs" / claims.sources_key()[:12] / "readings"
+    sheets.mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (8, 8)).save(sheets / f"{number}.png")
+
+    def rows_of(bench, quick):
+        if bench == "evaluate":
+            raise KeyboardInterrupt
+        return [GAIN] if bench == "subject" else None
+
+    monkeypatch.setattr(claims, "rows_of", rows_of)
+    with pytest.raises(KeyboardInterrupt):
+        claims.rows(True)
+    text = page.read_text()
+    assert "17.5 points" in text and "no bench relation" in text and "no bench evaluate" in text
+    assert text.count("](claims/samples_") == 3 == len(list((page.parent / "claims").glob("*.png")))
+    monkeypatch.setattr(claims, "rows_of", lambda bench, quick: [GAIN] if bench == "subject" else None)
+    assert claims.rows(True) == [GAIN]

@@ -169,6 +169,14 @@ def test_numbers_are_the_metrics_own(found):
     assert stray == pytest.approx(0, abs=1e-6), "with two prompts the others' lengths are the same ones"
 
 
+def test_a_known_ceiling_stands_for_the_references(base, tmp_path):
+    ceiling = (Measure(Brightness("relation accuracy"), "subject", ceiling=1.0), MEASURES[1])
+    few = DrawSettings(steps=1, guidance=1.0)
+    references = [Image.new("RGB", (64, 64), colour) for colour in ("red", "white")]
+    found = evaluate(base, [], PROMPTS, ceiling, few, tmp_path, "cpu", Asked(references))
+    assert found.likeness == 1.0 and len(found.points) == 1
+
+
 def test_others_of_the_set():
     a, b, c = (Prompt(x, x) for x in "abc")
     assert unrelated([a, a, b, c]) == [b, b, c, a] and unrelated([a, a]) == []

@@ -11,9 +11,9 @@ from comfyui_fewshot.evaluation.dino import Dino
 from comfyui_fewshot.evaluation.diversity import apart, diversity, perceptual, preservation
 from comfyui_fewshot.evaluation.likeness import DinoImage, MaskedLikeness, cut_out, name_of
 from comfyui_fewshot.evaluation.preference import HumanPreference, PickScore
-from comfyui_fewshot.evaluation.relations import EntityAccuracy, RelationAccuracy, entities
+from comfyui_fewshot.evaluation.relations import EntityAccuracy, RelationAccuracy, entities, relation_measures
 from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.models.values import Prompt
+from comfyui_fewshot.models.values import Concept, Prompt
 from comfyui_fewshot.pocket.assemble import WEIGHTS
 
 PROMPTS = [Prompt("a sks cat on the beach", "a cat on the beach"), Prompt("a car in the snow", "a car in the snow")]
@@ -107,7 +107,7 @@ def test_preferences_are_the_models_own_numbers(clip):
         logits = model(**{k: tokens[k] for k in ("input_ids", "attention_mask")}, pixel_values=pixels).logits_per_image
     wanted = logits.diagonal()
     assert torch.allclose(PickScore(clip).scores(images, PROMPTS), wanted, rtol=1e-5)
-    scale = float(model.logit_scale.exp())
+    scale = float(model.logit_scale.detach().exp())
     assert torch.allclose(HumanPreference(clip).scores(images, PROMPTS) * scale, wanted, rtol=1e-5)
     one = torch.cat([PickScore(clip).scores([i], [p]) for i, p in zip(images, PROMPTS, strict=True)])
     assert torch.allclose(one, wanted, rtol=1e-5)
@@ -145,6 +145,16 @@ def test_relations_are_told_apart(clip):
     assert torch.allclose(EntityAccuracy(told, "on").scores([noise(0)] * 2, prompts), wanted, atol=1e-5)
     with pytest.raises(FewShotError, match="there are none"):
         RelationAccuracy(told, "on", ["On"])
+
+
+def test_a_relation_has_its_own_measures(clip):
+    relation = Concept("<R>", "", "inside", kind="relation")
+    one, two = relation_measures(clip, relation)
+    assert (one.metric.name, one.axis, one.ceiling) == ("relation accuracy", "subject", 1.0)
+    assert (two.metric.name, two.axis) == ("entity accuracy", "prompt")
+    assert "inside" not in one.metric.others and len(one.metric.others) == 9
+    assert relation_measures(clip, Concept("sks", "cat", "inside")) == []
+    assert relation_measures(clip, Concept("<R>", "", kind="relation")) == []
 
 
 def test_diversity(dino):

@@ -70,3 +70,12 @@ def test_what_is_no_number_for_each_picture_is_refused(value):
 def test_rewards_that_cannot_be_are_refused(make, message):
     with pytest.raises(FewShotError, match=message):
         make()
+
+
+def test_what_is_made_of_a_published_file_makes_no_other_key(tmp_path):
+    (tmp_path / "ImageReward.pt").write_bytes(b"published")
+    key = RewardTerm("ImageReward", tmp_path).model
+    (tmp_path / "ImageReward.safetensors").write_bytes(b"made of it")
+    assert RewardTerm("ImageReward", tmp_path).model == key
+    (tmp_path / "ImageReward.pt").write_bytes(b"another")
+    assert RewardTerm("ImageReward", tmp_path).model != key

@@ -84,16 +84,32 @@ def test_without_masks_pasting_says_what_to_connect(server):
     assert "noise.png has no mask" in said and "Connect Segment by Prompt" in said
 
 
-def test_priors_of_a_patched_base_are_refused(server):
-    merged = {
-        "other": graphs.node("ModelMergeSimple", model1=["base", 1], model2=["base", 1], ratio=0.5),
-        "patched": graphs.node(
-            "FewShotBaseFromModel", model=["other", 0], clip=["base", 2], vae=["base", 3], clip_skip=0, dtype="auto"
-        ),
+def from_graph(model, clip):
+    return {
+        "changed": graphs.node(
+            "FewShotBaseFromModel", model=model, clip=clip, vae=["base", 3], clip_skip=0, dtype="auto"
+        )
     }
-    graph = graphs.base() | graphs.pictures() | merged | priors(base="patched") | keep(said=("priors", 2))
-    outcome = server.run(graph)
-    assert "weights patched by a LoRA" in outcome.error["exception_message"]
+
+
+def test_priors_of_a_base_with_a_lora_on_are_refused(server):
+    trained = graphs.training(server.get("/object_info"), steps=1)
+    apply = graphs.node(
+        "FewShotApplyAdapter", adapter=["train", 0], model=["base", 1], clip=["base", 2], strength_model=1.0,
+        strength_clip=1.0,
+    )  # fmt: skip
+    merged = graphs.node("ModelMergeSimple", model1=["base", 1], model2=["apply", 0], ratio=0.5)
+    for model in ("apply", "merged"):
+        graph = trained | {"apply": apply, "merged": merged} | from_graph([model, 0], ["base", 2])
+        outcome = server.run(graph | priors(base="changed") | keep(said=("priors", 2)))
+        assert "weights patched by a LoRA" in outcome.error["exception_message"], model
+
+
+def test_a_merged_base_draws_priors(server):
+    merged = graphs.node("ModelMergeSimple", model1=["base", 1], model2=["base", 1], ratio=0.5)
+    graph = graphs.base() | graphs.pictures() | {"merged": merged} | from_graph(["merged", 0], ["base", 2])
+    server.succeed(graph | priors(base="changed", count=1, seed=5) | keep(said=("priors", 2)))
+    assert "1 drawn now" in str(server.kept("said"))
 
 
 def test_a_broken_picture_is_named_and_copies_are_left_out(server):

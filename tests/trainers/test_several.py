@@ -19,6 +19,7 @@ from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.models.words import LearnedWords, WordSpec
 from comfyui_fewshot.trainers.auto import steps
 from comfyui_fewshot.trainers.captions import captioned
+from comfyui_fewshot.trainers.facts import gather_facts
 from comfyui_fewshot.trainers.randomness import Randomness
 from comfyui_fewshot.trainers.several import NATURAL_END, drawing_weights, natural_weights
 from comfyui_fewshot.trainers.subject import DCO, LOCAL, PRIOR, REFERENCE, SubjectTraining
@@ -253,6 +254,13 @@ def test_composites_of_several_subjects_stay_until_the_end():
     assert natural_weights([sample(), alone, both], [1.0, 2.0, 3.0]) == (1.0, 0.0, 3.0)
     assert natural_weights([sample(), sample()], [1.0, 2.0]) is None
     assert natural_weights([alone, alone], [1.0, 2.0]) is None
+
+
+def test_composites_are_no_more_references(networks, with_composites, pictures, settings):
+    """Rules of `auto` count what there is to learn, not how often it is shown."""
+    assert len(with_composites.references) > len(pictures.references)
+    counted = gather_facts(networks, with_composites, settings).references
+    assert counted == gather_facts(networks, pictures, settings).references == len(pictures.references)
 
 
 def test_a_set_without_composites_keeps_its_key(pictures):
