@@ -181,12 +181,13 @@ def test_a_reward_that_is_always_the_same_changes_nothing(base, tmp_path, caplog
     assert not any(factor.up.any() for factor in found.adapter.factors.values())
 
 
-def test_subject_and_refinement_are_one_adapter_exactly(base, tmp_path):
+def test_subject_and_refinement_are_one_adapter_exactly(base, tmp_path, caplog):
     subject = subject_adapter()
     found = run(base, tmp_path, subject, steps=2)
     assert found.apart == "" and found.combined.trigger == found.adapter.trigger == "sks ball"
     refining = replace(found.adapter, factors={p: replace(f, up=f.up + 0.1) for p, f in found.adapter.factors.items()})
     both, _ = together(subject, refining)
+    assert "share an identifier" not in caplog.text
     with open_base(base, torch.device("cpu")) as networks:
         told = encode_prompts(networks, ["a sks ball"])
         latents, times = torch.randn(1, 4, 8, 8), torch.tensor([500])
