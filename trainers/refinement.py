@@ -200,8 +200,8 @@ def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None
     if subject is None:
         return None, "the subject is in the base itself: the refining adapter goes on top of it"
     try:
-        named = [replace(one, trigger=subject.trigger or "subject") for one in (subject, refining)]
-        both = summed([(one, 1.0) for one in named])
+        named = (replace(subject, trigger=subject.trigger or "subject"), replace(refining, trigger="refinement"))
+        both = summed([(one, 1.0) for one in named])  # which asks for triggers that tell its adapters apart
     except FewShotError as error:
         return None, f"the subject and the refining adapter stay two files: {error}"
     return replace(both, trigger=subject.trigger, metadata={**subject.metadata, **refining.metadata}), ""
