@@ -74,6 +74,25 @@ class Clip:
         """(3, S, S): the shorter edge resized to the model's own size S (bicubic), cropped, normalised."""
         return pixels(image, self.size, self.size, self.mean, self.std)
 
+    def seen(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Unit embeddings (n, D) of pixels (n, 3, H, W) in [0, 1] on the CLIP's device, differentiable.
+
+        The same as `images` of the same pictures, up to the rounding of pixels between resizing and cropping.
+        """
+        height, width = pixels.shape[-2:]
+        size = self.size
+        shape = (int(size * height / width), size) if width <= height else (size, int(size * width / height))
+        resized = torch.nn.functional.interpolate(pixels, shape, mode="bicubic", antialias=True).clamp(0, 1)
+        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+        mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        cropped = (resized[..., top : top + size, left : left + size] - mean) / std
+        return torch.nn.functional.normalize(_embedding(self.model.get_image_features(pixel_values=cropped)), dim=-1)
+
+    def fit(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """Cosines (n,) of pixels and their prompts without identifiers, differentiable."""
+        texts = self.texts([prompt.stripped for prompt in prompts]).to(pixels.device)
+        return (self.seen(pixels) * texts).sum(-1)
+
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Unit embeddings (n, D) on the CPU."""
@@ -114,6 +133,10 @@ class ClipText:
         """Cosines (n,) in [-1, 1]; see `Metric`."""
         check_pairs(images, prompts)
         return (self.clip.images(images) * self.clip.texts([p.stripped for p in prompts])).sum(-1)
+
+    def gradient(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return self.clip.fit(pixels, prompts)
 
 
 class ClipImage:

@@ -31,6 +31,10 @@ class PickScore:
         check_pairs(images, prompts)
         return cosines(self.clip, images, prompts) * self.clip.model.logit_scale.exp().float().cpu()
 
+    def gradient(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return self.clip.fit(pixels, prompts) * self.clip.model.logit_scale.exp().float()
+
 
 class HumanPreference:
     """HPSv2 (Wu et al. 2023): the cosine of a CLIP that was fitted to people's rankings, about 0.2 to 0.3."""
@@ -47,6 +51,10 @@ class HumanPreference:
         """Cosines (n,) in [-1, 1]; see `Metric`."""
         check_pairs(images, prompts)
         return cosines(self.clip, images, prompts)
+
+    def gradient(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return self.clip.fit(pixels, prompts)
 
 
 class ImageReward:

@@ -36,6 +36,34 @@ ACTIVITIES = {
         "in front of a castle",
     ),
 }  # fmt: skip
+REFINING = {
+    "live": (
+        "playing volleyball", "riding a skateboard", "reading a book", "painting on a canvas", "playing the drums",
+        "surfing on a wave", "baking bread", "wearing a raincoat", "jumping over a puddle", "sleeping on a sofa",
+        "driving a car", "holding an umbrella", "drinking from a cup", "climbing a tree", "wearing a scarf",
+        "dancing on a stage", "in a nurse outfit", "on top of a blue sofa", "swimming in a lake", "playing chess",
+    ),
+    "toy": (
+        "playing basketball", "riding a horse", "reading a newspaper", "driving a train", "flying a kite",
+        "playing the piano", "sitting in a bathtub", "wearing a crown", "on a swing", "building a sand castle",
+        "painting a wall", "in a rowing boat", "skiing down a hill", "holding a balloon", "wearing sunglasses",
+        "in a spaceship", "on top of a blue sofa", "at a birthday party", "eating a cake", "under a christmas tree",
+    ),
+    "vessel": (
+        "full of strawberries", "with a candle in it", "with coffee in it", "with ice in it", "with a plant in it",
+        "with coins in it", "with a spoon in it", "with soup in it", "on a stack of books", "on a picnic blanket",
+        "in a sink", "in a shop window", "with a church in the background", "on top of a blue sofa", "in the rain",
+        "on a windowsill", "with a bird sitting on it", "with a ribbon tied around it", "next to a teapot",
+        "carried by a monkey",
+    ),
+    "vehicle": (
+        "on a bridge", "in a desert", "in a garage", "with a church in the background", "crossing a river",
+        "on a race track", "with a suitcase on it", "being ridden by a dog", "covered in leaves", "in a parade",
+        "in the rain", "under a street lamp", "on a ferry", "with balloons tied to it", "next to a tractor",
+        "in front of a lighthouse", "on top of a blue sofa", "in a museum", "on a mountain road", "with a flag on it",
+    ),
+}  # fmt: skip
+"""what subjects of a kind do in refinement; none is among `ACTIVITIES`, which stay unseen"""
 ANIMATE = ("cat", "dog", "rabbit", "panda", "monkey", "otter", "child", "knight", "robot", "astronaut")
 SOLID = ("box", "cup", "basket", "bag", "bottle", "bowl", "car", "boat", "tent", "suitcase")
 FLAT = ("wall", "stone", "leaf", "plate", "canvas", "door", "rock", "shell", "jar", "wooden board")

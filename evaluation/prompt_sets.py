@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..models.errors import FewShotError
 from ..models.values import Concept, Prompt, PromptSet
@@ -84,9 +85,37 @@ def prompt_set(lines: Sequence[str], concept: Concept, most: int) -> tuple[Promp
     if not prompts:
         said = f"; {left_out[0]}" if left_out else ""
         raise FewShotError(f"there is no prompt to draw{said}. Write one a line, with {TRIGGER} for the subject")
-    if len(prompts) > most:
-        left_out.append(f"{len(prompts) - most} of {len(prompts)} prompts are beyond the bound of {most}")
-    return PromptSet(tuple(prompts[:most])), tuple(left_out)
+    kept, beyond = bounded(PromptSet(tuple(prompts)), most)
+    return kept, (*left_out, *beyond)
+
+
+def bounded(prompts: PromptSet, most: int) -> tuple[PromptSet, tuple[str, ...]]:
+    """At most `most` of the prompts, and a sentence about the others; of either split in proportion."""
+    known = prompts.prompts
+    if len(known) <= most:
+        return prompts, ()
+    learned = [prompt for prompt in known if prompt.split == "train"]
+    others = [prompt for prompt in known if prompt.split != "train"]
+    share = round(most * len(learned) / len(known))
+    if learned and others and most > 1:
+        share = min(max(1, share), most - 1)
+    spread = [learned[i * len(learned) // share] for i in range(share)]  # both forms stay, at their share
+    told = f"{len(known) - most} of {len(known)} prompts are beyond the bound of {most}"
+    return PromptSet((*spread, *others[: most - share])), (told,)
+
+
+def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
+    """The prompts with `trigger` in the place of {trigger}.
+
+    Raises:
+        FewShotError: a prompt leaves the trigger to an adapter that knows none.
+    """
+    left = [prompt.text for prompt in prompts.prompts if TRIGGER in prompt.text]
+    if left and not trigger:
+        raise FewShotError(
+            f'no trigger phrase is known, but a prompt holds {TRIGGER}: "{left[0]}"; give Prompt Set the identifier'
+        )
+    return PromptSet(tuple(replace(prompt, text=fitted(prompt.text, trigger)) for prompt in prompts.prompts))
 
 
 def _names(line: str, concept: Concept) -> bool:

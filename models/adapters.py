@@ -159,15 +159,23 @@ def inject(
     seed: int,
     start_from: Adapter | None = None,
     words: LearnedWords | None = None,
+    beneath: Adapter | None = None,
 ) -> Injected:
     """Train the chosen parameter sets, low-rank or in full, and `words`; where sets overlap the first one counts.
 
     A new low-rank layer does nothing at first: `up` is zero and `down` is drawn as nn.Linear's weight, from a stream
     that depends on `seed` and the layer's path alone. `start_from` is trained on: its factors in the chosen layers
-    become the start, those elsewhere stay applied.
+    become the start, those elsewhere stay applied. `beneath` stays applied as it is until `remove`, with what is
+    trained on or off, and is no part of `extract`.
     """
-    words = LearnedWords(networks, (), start_from) if words is None else words
     stack, layers = ExitStack(), {}
+    if beneath is not None:
+        stack.enter_context(applied(networks, [(beneath, 1.0)]))
+    try:
+        words = LearnedWords(networks, (), start_from) if words is None else words
+    except BaseException:
+        stack.close()
+        raise
     try:
         specs = _specs_by_path(networks, sets, bool(words.parameters))
         low_rank = within_widths(networks, {path: s for path, s in specs.items() if isinstance(s, LoraSpec)})

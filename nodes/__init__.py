@@ -15,6 +15,7 @@ from .pictures import CombineSets, SetToImages, SubjectPictures
 from .plan import TrainingPlan
 from .prepare import PreparePictures
 from .prompts import PromptSetNode
+from .refine import RefineLora, RefinementSettingsNode, RewardNode
 from .relation import RelationPictures, RelationTrainingSettings, TrainRelation
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
@@ -38,6 +39,9 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     TrainSubject,
     RelationTrainingSettings,
     TrainRelation,
+    RewardNode,
+    RefinementSettingsNode,
+    RefineLora,
     SaveAdapter,
     LoadAdapter,
     ApplyAdapter,

@@ -121,22 +121,28 @@ def plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def preferred(device: Any) -> list[Any]:
+def preference_folders() -> dict[str, Path]:
     """The models of what people prefer that lie on the disk, found by the names of their folders."""
-    from ..evaluation.evaluating import Measure
-    from ..evaluation.preference import HumanPreference, ImageReward, PickScore
-
-    found: dict[str, Any] = {}
+    found: dict[str, Path] = {}
     for root in host.model_roots("clip_vision", "rewards"):
         for folder in sorted(path for path in root.glob("*") if path.is_dir()):
             name, kind = plain(folder.name), host.kind_of_model(folder)
             if any((folder / file).is_file() for file in REWARD_FILES):
-                found.setdefault(REWARD, ImageReward(folder, device))
+                found.setdefault(REWARD, folder)
             elif kind in CLIPS and PICK in name:
-                found.setdefault(PICK, PickScore(folder, device))
+                found.setdefault(PICK, folder)
             elif any(folder.glob(HPS_FILES)) or (kind in CLIPS and HPS in name):
-                found.setdefault(HPS, HumanPreference(folder, device))
-    return [Measure(metric, "preference") for metric in found.values()]
+                found.setdefault(HPS, folder)
+    return found
+
+
+def preferred(device: Any) -> list[Any]:
+    """Those models, ready to measure."""
+    from ..evaluation.evaluating import Measure
+    from ..evaluation.preference import HumanPreference, ImageReward, PickScore
+
+    kinds: dict[str, Any] = {REWARD: ImageReward, PICK: PickScore, HPS: HumanPreference}
+    return [Measure(kinds[name](folder, device), "preference") for name, folder in preference_folders().items()]
 
 
 def segmenter(model: str, noun: str) -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..evaluation.prompt_lists import NAMES, RECONSTRUCTED, RELATIONS, REVERSION
+from ..evaluation.prompt_lists import NAMES, RECONSTRUCTED, REFINING, RELATIONS, REVERSION
 from ..models.errors import FewShotError
 from . import host
 from .host import io
 from .sockets import Prompts, Set
 
 CATEGORY = "few-shot/look"
-OWN, FILE = "own lines", "text file"
+OWN, FILE, REFINEMENT = "own lines", "text file", "refinement"
+OWN_ACTIVITIES = "own"
 LINES = "a photo of a {trigger}\na photo of a {trigger} on the beach\na photo of a {trigger} wearing a hat"
 LARGEST_FILE = 4_000_000  # bytes
 
@@ -30,17 +31,52 @@ class PromptSetNode(io.ComfyNode):
         relation = io.Combo.Input(
             "relation", options=list(RELATIONS), default="painted_on", tooltip="What is asked for."
         )
+        refinement = [
+            io.Combo.Input(
+                "kind",
+                options=[*REFINING, OWN_ACTIVITIES],
+                default="live",
+                tooltip="What is asked for: activities of living things, toys, vessels or vehicles, or your own.",
+            ),
+            io.String.Input(
+                "activities",
+                default="",
+                multiline=True,
+                optional=True,
+                tooltip="With own: what the subject does or where it is, one a line (playing soccer).",
+            ),
+            io.Float.Input(
+                "share",
+                default=0.5,
+                min=0.0,
+                max=1.0,
+                step=0.05,
+                optional=True,
+                tooltip="Share of the prompts that name the subject; the others name its class alone, where the base "
+                "knows the activity.",
+            ),
+            io.Float.Input(
+                "held_out",
+                default=0.25,
+                min=0.0,
+                max=0.9,
+                step=0.05,
+                optional=True,
+                tooltip="Share of the activities that is not learned from, and tells whether it carries over.",
+            ),
+        ]
         options = [
             io.DynamicCombo.Option(OWN, [lines]),
             io.DynamicCombo.Option(FILE, [file]),
+            io.DynamicCombo.Option(REFINEMENT, refinement),
             *(io.DynamicCombo.Option(name, [relation] if name == REVERSION else []) for name in NAMES),
         ]
         return io.Schema(
             node_id="FewShotPromptSet",
             display_name="Prompt Set",
             category=CATEGORY,
-            description="Prompts for Evaluate LoRA and Strength Sweep: those of the papers, those of the pocket's "
-            "world, or your own.",
+            description="Prompts for Evaluate LoRA, Strength Sweep and Refine LoRA: those of the papers, those of the "
+            "pocket's world, or your own.",
             search_aliases=["prompt list", "dreambench", "benchmark prompts", "evaluation prompts"],
             inputs=[
                 io.DynamicCombo.Input(
@@ -72,7 +108,7 @@ class PromptSetNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Prompts.Output(display_name="PROMPTS", tooltip="For Evaluate LoRA and Strength Sweep."),
+                Prompts.Output(display_name="PROMPTS", tooltip="For Evaluate LoRA, Strength Sweep and Refine LoRA."),
                 io.String.Output(display_name="report", tooltip="The prompts, and what was left out and why."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -99,15 +135,34 @@ class PromptSetNode(io.ComfyNode):
         most: int = 50,
         set: Any = None,
     ) -> io.NodeOutput:
-        from ..evaluation.prompt_sets import prompt_set
+        from ..evaluation.prompt_sets import bounded, prompt_set
 
         source = source or {}
         words = [" ".join(text.split()) for text in (identifier, description, noun)]
-        prompts, left_out = prompt_set(lines_of(source), concept_of(source, set, words), most)
+        concept = concept_of(source, set, words)
+        if source.get("source") == REFINEMENT:
+            prompts, left_out = bounded(refining(source, concept), most)
+        else:
+            prompts, left_out = prompt_set(lines_of(source), concept, most)
         note = RECONSTRUCTED.get(source["source"])
         said = [prompt.text for prompt in prompts.prompts] + list(left_out) + ([note] if note else [])
         report = "\n".join(said)
         return io.NodeOutput(prompts, report, ui=host.say(cls.hidden.unique_id, report))
+
+
+def refining(source: dict[str, Any], concept: Any) -> Any:
+    """The prompts of the mode refinement."""
+    from ..evaluation.refinement_prompts import refinement_prompts
+
+    kind, own = source["kind"], source.get("activities", "")
+    if (kind == OWN_ACTIVITIES) != bool(own.strip()):
+        raise FewShotError(
+            "activities is empty: write one a line, or choose another kind"
+            if kind == OWN_ACTIVITIES
+            else f"activities are written, but the kind is {kind}: choose {OWN_ACTIVITIES}, or empty them"
+        )
+    activities = own.splitlines() if own.strip() else REFINING[kind]
+    return refinement_prompts(activities, concept, source.get("share", 0.5), source.get("held_out", 0.25))
 
 
 def lines_of(source: dict[str, Any]) -> Any:

@@ -19,5 +19,8 @@ Adapter = io.Custom("FEWSHOT_ADAPTER")
 Prompts = io.Custom("FEWSHOT_PROMPTS")
 """a models.values.PromptSet"""
 
+Reward = io.Custom("FEWSHOT_REWARD")
+"""an evaluation.rewards.Reward"""
+
 VALIDATION = "validation"
 """the entry of a LOSS_MAP that holds the validations, not a loss"""

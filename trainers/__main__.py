@@ -1,11 +1,13 @@
 """Train outside a graph, on several devices if wished: accelerate launch -m comfyui_fewshot.trainers run.json
 
-The JSON file holds (paths are relative to it; the last eleven may be left out):
+The JSON file holds (paths are relative to it; the last twelve may be left out):
 
     {"base": "model.safetensors", "pictures": "folder", "identifier": "sks", "noun": "cat", "description": "",
      "priors": {"count": 100}, "settings": {"steps": 800}, "runs": "runs", "name": "subject",
      "adapter": "start.safetensors", "dtype": "auto", "clip_skip": 0, "tokenizer_folder": "tokenizer",
-     "validation_clip": "clip-vit-base-patch32", "validation_dino": "dinov2-small"}
+     "validation_clip": "clip-vit-base-patch32", "validation_dino": "dinov2-small", "refine": {...}}
+
+With "refine" the adapter is refined by rewards; see `refine_command`.
 
 Several processes on a CPU want `--multi_gpu` for the launcher, which starts one otherwise, and `--cpu` for this module:
 accelerate launch --multi_gpu --num_processes 2 -m comfyui_fewshot.trainers --cpu run.json
@@ -31,6 +33,7 @@ from ..models.formats import read_lora
 from ..models.loading import base_from_path
 from ..models.values import BaseModelRef, TrainingSet
 from .processes import Several, launched
+from .refine_command import read_refinement, refine_run
 from .settings import SubjectSettings, refuse_unknown
 from .subject import train_subject
 from .training import TrainingResult
@@ -52,6 +55,7 @@ OTHERS = {
     "tokenizer_folder": None,
     "validation_clip": None,
     "validation_dino": None,
+    "refine": None,
 }
 
 
@@ -90,14 +94,20 @@ def read_run(path: Path) -> dict[str, Any]:
         raise FewShotError(f"{path} names a DINO to validate with, which reads no prompts: name validation_clip too.")
     run = OTHERS | dict(given)
     folder = path.resolve().parent
+    if run["refine"] is not None:
+        if run["priors"] is not None:
+            raise FewShotError(f"{path} names priors, which refinement has no use for: leave them out.")
+        run["refine"] = read_refinement(run["refine"], folder)
     return run | {name: folder / run[name] for name in PATHS if run[name] is not None}
 
 
 def train_run(run: Mapping[str, Any], processes: Several) -> TrainingResult:
     """Do what a run says, together with the other processes."""
-    settings = SubjectSettings.from_mapping(run["settings"])
     base = base_from_path(run["base"], run["dtype"], run["clip_skip"])
     pictures = subject_from_folder(run["pictures"], run["identifier"], run["noun"], run["description"])
+    if run["refine"] is not None:
+        return refine_run(run, base, pictures, processes, LogWatcher() if processes.main else None)
+    settings = SubjectSettings.from_mapping(run["settings"])
     if run["priors"] is not None:
         pictures = _with_priors(run, base, pictures, processes)
     return train_subject(

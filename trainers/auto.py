@@ -77,8 +77,9 @@ def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, t
         choose("token_learning_rate", *_token_rate(chosen, facts))
     choose("batch_size", batch_size(facts.parameters, (chosen.resolution // facts.pixels) ** 2), BATCH_RULE)
     several = f" of {facts.concepts} subjects" if facts.concepts > 1 else ""
-    number = steps(facts.references, chosen.batch_size, facts.concepts, facts.parameters)
-    choose("steps", number, f"{facts.references} references{several}; {STEPS_RULE}")
+    if chosen.is_auto("steps"):
+        number = steps(facts.references, chosen.batch_size, facts.concepts, facts.parameters)
+        choose("steps", number, f"{facts.references} references{several}; {STEPS_RULE}")
     chosen, why = _split(chosen, facts)
     return chosen, (*reasons, why)
 

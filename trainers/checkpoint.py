@@ -110,7 +110,8 @@ class State:
     """A run after `step` steps: the trained weights and the optimiser's slots by parameter name, and all losses so far.
 
     Random numbers and learning rates are functions of the step and need no place here. `seconds` were spent so far.
-    `course` holds the validations so far and the best weights among them, where there is validation.
+    `course` holds the validations so far and the best weights among them, where there is validation; `memory` what else
+    the method remembers from step to step.
     """
 
     step: int
@@ -120,6 +121,7 @@ class State:
     extra: Mapping[str, float]
     seconds: float = 0.0
     course: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -144,6 +146,7 @@ class Checkpoints:
             tensors |= {f"slots/{slot}/{name}": tensor for slot, tensor in slots.items()}
         tensors |= {f"losses/{name}": tensor for name, tensor in state.losses.items()}
         tensors |= {f"course/{name}": tensor for name, tensor in state.course.items()}
+        tensors |= {f"memory/{name}": tensor for name, tensor in state.memory.items()}
         about = {"step": state.step, "key": self.key, "seconds": state.seconds, "extra": dict(state.extra)}
         path = make_folder(self.folder) / f"state_{state.step:08d}.safetensors"
         write_tensors(path, tensors, {"state": json.dumps(about)})
@@ -167,19 +170,22 @@ class Checkpoints:
 
 
 def _state_from(tensors: Mapping[str, torch.Tensor], about: Mapping) -> State:
-    weights: dict[str, torch.Tensor] = {}
-    losses: dict[str, torch.Tensor] = {}
-    course: dict[str, torch.Tensor] = {}
+    parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in ("weights", "losses", "course", "memory")}
     slots: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         kind, rest = name.split("/", 1)
-        if kind == "weights":
-            weights[rest] = tensor
-        elif kind == "losses":
-            losses[rest] = tensor
-        elif kind == "course":
-            course[rest] = tensor
+        if kind in parts:
+            parts[kind][rest] = tensor
         else:
             slot, parameter = rest.split("/", 1)
             slots.setdefault(parameter, {})[slot] = tensor
-    return State(about["step"], weights, slots, losses, about["extra"], about["seconds"], course)
+    return State(
+        about["step"],
+        parts["weights"],
+        slots,
+        parts["losses"],
+        about["extra"],
+        about["seconds"],
+        parts["course"],
+        parts["memory"],
+    )

@@ -45,6 +45,18 @@ class Step(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """What a method remembers from step to step besides the weights, so that a resumed run goes on as the uncut one."""
+
+    def state(self, step: int) -> Mapping[str, torch.Tensor]:
+        """What has to be known after `step` whole steps."""
+        ...
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up what `state` gave."""
+        ...
+
+
 class Diverged(FewShotError):
     """A loss or gradient was not finite. `step` steps were whole, and their weights are back in place."""
 
@@ -59,7 +71,8 @@ class Plan:
 
     `visits` are (every, call): call(step) follows each `every` whole steps. `cut(step)` is called when training ends
     before its last step, with the weights after `step` whole steps in place. `course` validates, ends the training when
-    nothing better comes, and keeps the best weights, which are in place when `train` returns.
+    nothing better comes, and keeps the best weights, which are in place when `train` returns. `memory` is saved with
+    each state.
     """
 
     steps: int
@@ -74,6 +87,7 @@ class Plan:
     visits: Sequence[tuple[int, Callable[[int], None]]] = ()
     cut: Callable[[int], None] | None = None
     course: Course | None = None
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -324,7 +338,8 @@ class _Run:
         rows = dict(zip(self.rows, self.record[:, : self.step], strict=True))
         extra = {**self.scaler.state_dict(), **self.optimizer.numbers()}
         course = self.plan.course.state() if self.plan.course is not None else {}
-        return State(self.step, self.parameters, slots, rows, extra, self.seconds(), course)
+        memory = self.plan.memory.state(self.step) if self.plan.memory is not None else {}
+        return State(self.step, self.parameters, slots, rows, extra, self.seconds(), course, memory)
 
     def go_on(self, state: State | None) -> None:
         """Take up a saved state, if there is one."""
@@ -343,6 +358,8 @@ class _Run:
             self.scaler.load_state_dict({name: state.extra[name] for name in self.scaler.state_dict()})
         if self.plan.course is not None:
             self.plan.course.load(state.course)
+        if self.plan.memory is not None:
+            self.plan.memory.load(state.memory)
         self.step = self.saved = self.checked = self.told = state.step
         self.before = state.seconds
 

@@ -54,6 +54,10 @@ class Randomness:
         """Whether something of this probability happens; drawn on the host, since it decides what is computed."""
         return seed_of(self.seed, stream, step, sample) / 2**63 < probability
 
+    def subset(self, stream: str, step: int, sample: int, of: int, count: int) -> list[int]:
+        """`count` different ones of the numbers 0 to `of` - 1, in a random order; drawn on the host."""
+        return sorted(range(of), key=lambda i: seed_of(self.seed, stream, step, sample, i))[:count]
+
     def choose(self, stream: str, draw: int, weights: Sequence[float]) -> int:
         """The `draw`-th choice among len(weights) things, evenly spread: no long runs, no thing forgotten.
 

@@ -122,6 +122,7 @@ class RelationTraining:
 
     name = "relation"
     revision = 1
+    inputs = ()
 
     def prepare(
         self,

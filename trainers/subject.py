@@ -81,6 +81,12 @@ class SubjectStep:
         """Whether prompts are encoded anew in each step."""
         return any(pool.conditioning is None for pool in self.pools.values())
 
+    memory = None
+
+    def course(self, run: object, awake: object) -> None:
+        """The usual validation on held-out prompts."""
+        return None
+
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
         """What each pass adds to each term; all samples in one pass unless `micro_batch` is smaller."""
         batch, most = self.settings.batch_size, self.settings.micro_batch
@@ -221,6 +227,7 @@ class SubjectTraining:
     """The method: what is trained, and what is computed once before the first step."""
 
     name = "subject"
+    inputs = ()
     revision = 3  # raised too when a rule of `auto` or a default that is not a setting changes
 
     def prepare(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ from .checkpoint import Checkpoints, make_folder
 from .course import Course
 from .facts import gather_facts, waiting_parts
 from .keeping import describe, extracted, write_base, write_learned
-from .loop import Diverged, Outcome, Plan, Step, train
+from .loop import Diverged, Memory, Outcome, Plan, Step, train
 from .optimisation import Rates
 from .processes import Alone, Processes
 from .reporting import report
@@ -74,10 +75,21 @@ class TrainingResult:
 
 
 class TrainingStep(Step, Protocol):
-    """A step of a method. `reads_text`: the text encoders take part in it."""
+    """A step of a method. `reads_text`: the text encoders take part in it; `memory`: what it remembers, if anything."""
 
     @property
     def reads_text(self) -> bool: ...
+
+    @property
+    def memory(self) -> Memory | None: ...
+
+    def course(self, run: Run, awake: Callable[[], AbstractContextManager]) -> Course | None:
+        """A course of the method's own in place of the validation on held-out prompts.
+
+        Args:
+            awake: the context in which all networks can compute.
+        """
+        ...
 
 
 class Method(Protocol):
@@ -85,6 +97,11 @@ class Method(Protocol):
 
     name: str
     revision: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Content keys of what it learns from besides base, pictures and settings."""
+        ...
 
     def prepare(
         self,
@@ -148,7 +165,8 @@ def run_key(
     weights = [base.key, base.prediction, base.zero_snr, base.clip_skip, base.dtype]
     start = start_from.key if start_from is not None else None
     chooser = validator.key if validator is not None else None
-    return content_key(method.name, method.revision, weights, pictures.key, settings.key(), start, chooser)
+    own = (method.name, method.revision, weights, pictures.key, settings.key(), start, chooser)
+    return content_key(*own, *method.inputs)
 
 
 def _result_again(run: Run, base: BaseModelRef, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:
@@ -220,6 +238,9 @@ class _Job:
 
     def course(self, run: Run) -> Course | None:
         """The validations of the run, where there is a model for them."""
+        own = self.step.course(run, self.resting.awake)
+        if own is not None:
+            return own
         if self.validator is None:
             log.info("no model validates: the weights after the last step are returned")
             return None
@@ -268,6 +289,7 @@ class _Job:
             visits=previews if chosen.preview_every and self.processes.main else [],
             cut=lambda step: self.keep_part(run, step),
             course=course,
+            memory=self.step.memory,
         )
 
     def preview(self, run: Run, step: int) -> None:

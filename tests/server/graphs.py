@@ -16,6 +16,14 @@ BRIEF = {"steps": 3, "batch_size": 1, "seed": 0}
 """the same for a relation"""
 
 
+FEW_ROUNDS = {
+    "steps": 2, "prompts_per_round": 2, "group": 2, "updates": 1, "trained_steps": 1, "sampling_steps": 3,
+    "skip_last": 1, "guidance": 1.0, "guard_every": 1, "guard_prompts": 1, "learning_rate": 1e-2, "rank": 2,
+    "warmup": 0.0, "subject_floor": 0.0, "diversity_floor": 0.0,
+}  # fmt: skip
+"""the same for a refinement"""
+
+
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
@@ -89,13 +97,15 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
         "FewShotTrainingSettings": {**SHORT, "preview_every": 0},
         "FewShotSampleGrid": {"steps": 2},
         "FewShotFuseAdapters": {"method.steps": 2},
-        "FewShotPromptSet": {"most": 2},
+        "FewShotPromptSet": {"most": 2},  # one to learn from and one held out, where it is for refinement
         "FewShotEvaluateLora": {"steps": 2, "count": 1},
         "FewShotStrengthSweep": {"steps": 2, "count": 1, "strengths": "0.5, 1"},
         "KSampler": {"steps": 2},
         "EmptyLatentImage": {"batch_size": 1},
         "FewShotSubjectPictures": {"source.folder": "subject"},
         "FewShotRelationPictures": {"source.folder": "relation"},
+        "FewShotLoadAdapter": {"source.name": "stand_in.safetensors"},
+        "FewShotRefinementSettings": FEW_ROUNDS,
         "CreateHookLora": {"lora_name": "stand_in.safetensors"},
         "FewShotPromptInspiration": {"folder": "input/gallery"},
     }

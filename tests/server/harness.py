@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ import torch
 
 from comfyui_fewshot.models.formats import write_lora
 from comfyui_fewshot.models.values import Adapter, LowRank
+from comfyui_fewshot.pocket.likeness import build_clip, processor
+from comfyui_fewshot.pocket.words import build
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "comfyui-fewshot"
@@ -68,6 +70,19 @@ def prepare(base: Path) -> None:
     (base / "input" / "empty").mkdir()
     (base / "input" / "broken").mkdir()
     (base / "input" / "broken" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+
+
+@contextlib.contextmanager
+def random_clip(base: Path, name: str) -> Iterator[str]:
+    """A CLIP of the pocket's shape with random weights in models/clip_vision, for as long as it is needed."""
+    folder = base / "models" / "clip_vision" / name
+    folder.mkdir(parents=True)
+    try:
+        build_clip(build(folder)).save_pretrained(folder)
+        processor().save_pretrained(folder)
+        yield name
+    finally:
+        shutil.rmtree(folder)
 
 
 def stand_in() -> Adapter:

@@ -1,0 +1,241 @@
+"""Refinement by rewards: what is rewarded, the settings, and the refinement itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..models.errors import FewShotError
+from ..trainers.refinement_settings import RefinementSettings
+from . import host
+from .host import io
+from .measuring import HPS, PICK, REWARD, clip_folder, dino_folders, preference_folders
+from .sockets import Adapter, Base, Prompts, Reward, Set, Settings
+from .train import loss_map, run_name
+from .validating import AUTO, CLIPS, DINOS, NONE, validating_inputs, validator_for
+from .widgets import widgets_of
+
+CATEGORY = "few-shot/refine"
+LEARNED = {"image_reward": ("ImageReward", REWARD), "pickscore": ("PickScore", PICK), "hpsv2": ("HPSv2", HPS)}
+"""widget: the reward's name, and its model's in `preference_folders`"""
+WHERE = {
+    REWARD: "put the folder with ImageReward.pt of zai-org/ImageReward and vocab.txt of bert-base-uncased into "
+    "models/rewards/ImageReward",
+    PICK: "put the folder of yuvalkirstain/PickScore_v1 into models/clip_vision/PickScore_v1",
+    HPS: "put a transformers folder of HPSv2's CLIP into models/clip_vision/HPSv2",
+}
+
+
+def weight_input(name: str, default: float, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, tooltip=tooltip)
+
+
+class RewardNode(io.ComfyNode):
+    """What pictures are rewarded for: metrics and their weights."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotReward",
+            display_name="Reward",
+            category=CATEGORY,
+            description="What Refine LoRA rewards pictures for: a mix of metrics, each compared within its own spread, "
+            "so that weights mean the same for all of them.",
+            search_aliases=["image reward", "pickscore", "hps", "clip score", "reinforcement learning", "rl"],
+            inputs=[
+                weight_input("clip_text", 1.0, "Weight of CLIP-T: how well the picture fits its prompt. 0 is off."),
+                weight_input("likeness", 0.5, "Weight of the likeness to the set's pictures, so that it is not traded "
+                             "away. Only prompts that name the subject earn it. 0 is off."),
+                weight_input("image_reward", 0.0, "Weight of ImageReward, the paper's reward. 0 is off."),
+                weight_input("pickscore", 0.0, "Weight of PickScore. 0 is off."),
+                weight_input("hpsv2", 0.0, "Weight of HPSv2. 0 is off."),
+                io.Combo.Input(
+                    "clip",
+                    options=[AUTO, *host.transformers_folders(CLIPS)],
+                    default=AUTO,
+                    tooltip="The CLIP of clip_text: a folder of transformers in models/clip_vision. auto takes the "
+                    "base's own or the first there.",
+                ),
+                io.Combo.Input(
+                    "dino",
+                    options=[AUTO, NONE, *host.transformers_folders(DINOS)],
+                    default=AUTO,
+                    tooltip="What sees the likeness: a DINO's folder of transformers in models/clip_vision. auto takes "
+                    "the first there, else the CLIP, as none does.",
+                ),
+                Base.Input("base", optional=True, tooltip="The base, whose own CLIP auto takes where it has one."),
+                Set.Input("set", optional=True, tooltip="The subject's pictures, for likeness."),
+            ],
+            outputs=[
+                Reward.Output(display_name="REWARD", tooltip="For Refine LoRA."),
+                io.String.Output(display_name="report", tooltip="What is rewarded, and what was left out and why."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, clip_text: float, likeness: float, image_reward: float, pickscore: float, hpsv2: float,
+        clip: str = AUTO, dino: str = AUTO, base: Any = None, set: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..evaluation import rewards
+
+        terms, said = [], []
+        for widget, weight in (("image_reward", image_reward), ("pickscore", pickscore), ("hpsv2", hpsv2)):
+            if weight:
+                terms.append(rewards.RewardTerm(LEARNED[widget][0], preference_folder(widget), weight))
+        if clip_text:
+            terms.append(rewards.RewardTerm("CLIP-T", needed_clip(base, clip, "clip_text"), clip_text))
+        pictures = tuple(sample.image for sample in set.references) if set is not None else ()
+        if likeness and not pictures:
+            said.append("likeness is left out: no pictures of the subject are connected")
+        elif likeness:
+            folders = dino_folders(dino)
+            own = folders[0] if folders else needed_clip(base, clip, "likeness")
+            terms.append(rewards.RewardTerm("DINO" if folders else "CLIP-I", own, likeness))
+        value = rewards.Reward(tuple(terms), pictures)
+        lines = [f"{term.kind} x {term.weight:g} ({term.folder.name})" for term in value.terms]
+        report = "\n".join([*lines, *said])
+        return io.NodeOutput(value, report, ui=host.say(cls.hidden.unique_id, report))
+
+
+def preference_folder(widget: str) -> Path:
+    """The folder of a model of what people prefer. Raises FewShotError where there is none, saying what goes where."""
+    name, kind = LEARNED[widget]
+    folder = preference_folders().get(kind)
+    if folder is None:
+        raise FewShotError(f"there is no {name} on the disk: {WHERE[kind]}, or set {widget} to 0")
+    return folder
+
+
+def needed_clip(base: Any, clip: str, widget: str) -> Path:
+    folder = clip_folder(base, clip) if base is not None or clip != AUTO else clip_folder(Nowhere, clip)
+    if folder is None:
+        raise FewShotError(
+            f"{widget} needs a CLIP and there is none: put the folder of a transformers CLIPModel, such as "
+            f"openai/clip-vit-base-patch32, into models/clip_vision, connect a base that has one, or set {widget} to 0"
+        )
+    return folder
+
+
+class Nowhere:
+    """A base that brings no CLIP of its own."""
+
+    location = None
+
+
+class RefinementSettingsNode(io.ComfyNode):
+    """Everything about a refinement that has a default."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotRefinementSettings",
+            display_name="Refinement Settings",
+            category=CATEGORY,
+            description="Settings of Refine LoRA. Values that mean auto are chosen when it starts, and the log says "
+            "what was chosen and why.",
+            search_aliases=["ddpo settings", "grpo settings", "rl settings", "instructbooth"],
+            inputs=widgets_of(RefinementSettings, seed={"control_after_generate": False}),
+            outputs=[Settings.Output(display_name="SETTINGS", tooltip="For Refine LoRA.")],
+        )
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(RefinementSettings.from_mapping(values))
+
+
+class RefineLora(io.ComfyNode):
+    """Learns a LoRA over a subject's, so that its pictures follow prompts better."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotRefineLora",
+            display_name="Refine LoRA",
+            category=CATEGORY,
+            description="Makes any subject LoRA follow prompts better, by reinforcement learning: draws pictures, "
+            "rewards them, and learns a second LoRA over the first. Cancel keeps what was learned; queue again to go "
+            "on.",
+            search_aliases=["instructbooth", "ddpo", "grpo", "reinforcement learning", "rlhf", "reward", "dpo"],
+            is_output_node=True,
+            inputs=[
+                Base.Input("base", tooltip="The model that the subject was learned on, or one tuned to it in full."),
+                Prompts.Input("prompts", tooltip="Prompt Set, best with refinement as its source."),
+                Reward.Input("reward", tooltip="What pictures are rewarded for."),
+                Adapter.Input(
+                    "adapter", optional=True, tooltip="The subject's LoRA, from training or Load Adapter. It stays as "
+                    "it is. Nothing: the base itself is the subject's.",
+                ),
+                Set.Input("set", optional=True, tooltip="The subject's pictures, with which likeness is watched."),
+                Settings.Input("settings", optional=True, tooltip="Refinement Settings; without it the defaults."),
+                *validating_inputs(),
+            ],
+            outputs=[
+                Adapter.Output(
+                    display_name="ADAPTER", tooltip="Subject and refinement in one. Where that cannot be, the refining "
+                    "LoRA alone, and the node says why.",
+                ),
+                Adapter.Output(
+                    display_name="REFINING", tooltip="The refining LoRA alone, which goes on top of the subject's."
+                ),
+                io.LoraModel.Output(display_name="LORA_MODEL", tooltip="ADAPTER for ComfyUI's own nodes."),
+                io.LossMap.Output(
+                    display_name="LOSS_MAP", tooltip="The reward of each step, the loss, the distance to the subject."
+                ),
+                io.String.Output(display_name="trigger", tooltip="The words that call the subject in a prompt."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, base: Any, prompts: Any, reward: Any, adapter: Any = None, set: Any = None, settings: Any = None,
+        validation: str = AUTO, validation_dino: str = NONE,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..models.formats import to_kohya
+        from ..trainers.refinement import refine_adapter
+
+        settings = settings or RefinementSettings()
+        if not isinstance(settings, RefinementSettings):
+            raise FewShotError("these are settings of another training: connect Refinement Settings")
+        validator, watched = validator_for(base, settings, validation, validation_dino)
+        subject = adapter.trigger if adapter is not None else set.trigger if set is not None else base.name
+        with host.engine(cls.hidden.unique_id) as watcher:
+            result = refine_adapter(
+                base,
+                adapter,
+                prompts,
+                reward,
+                settings,
+                host.runs_folder(),
+                host.device(),
+                watcher,
+                name=run_name(f"refined {subject}"),
+                pictures=set,
+                tokenizer_folder=host.TOKENIZER,
+                validator=validator,
+            )
+        given = result.combined or result.adapter
+        lines = [
+            *told(result.readings),
+            *([result.apart] if result.apart else []),
+            watched,
+            str(result.training.folder),
+        ]
+        ui = host.say(cls.hidden.unique_id, "\n".join(lines))
+        trigger = result.adapter.trigger
+        return io.NodeOutput(given, result.adapter, to_kohya(given), loss_map(result.training), trigger, ui=ui)
+
+
+def told(readings: Any) -> list[str]:
+    """A line for each reading: the held-out reward's gain, the guards, and which one was returned."""
+    lines = []
+    for row in readings.get("readings", ()):
+        seen = [
+            f"{axis.replace('_', '-')} {row[axis]:.3f}" for axis in ("subject", "diversity", "held_out") if axis in row
+        ]
+        failed = [f"failed: {', '.join(row['failed'])}"] if row["failed"] else []
+        mark = " (returned)" if row["step"] == readings["best"] else ""
+        lines.append(", ".join([f"step {row['step']}: reward {row['gain']:+.2f} deviations", *seen, *failed]) + mark)
+    return lines

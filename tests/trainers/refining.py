@@ -1,0 +1,87 @@
+"""What tests of refinement share: a reward of colour, prompts, and settings that take a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from comfyui_fewshot.evaluation.rewards import Judge, Weighted
+from comfyui_fewshot.models.values import Adapter, LowRank, Prompt, PromptSet
+from comfyui_fewshot.trainers.refinement_settings import RefinementSettings
+
+SUBJECT = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+
+
+@dataclass
+class Redness:
+    """How much redder than blue a picture is; `broken` gives what it says instead."""
+
+    name: str = "redness"
+    model_id: str = "none"
+    broken: float | None = None
+
+    def scores(self, images, prompts, references=()):
+        if self.broken is not None:
+            return torch.full((len(images),), self.broken)
+        values = [np.asarray(image, np.float32) for image in images]
+        return torch.tensor([float((v[..., 0] - v[..., 2]).mean() / 255) for v in values])
+
+
+@dataclass(frozen=True)
+class Red:
+    """`Rewards` of one metric that needs no model."""
+
+    broken: float | None = None
+    axis: str = "prompt"
+    references: tuple = ()
+    folders: tuple = ()
+
+    @property
+    def key(self):
+        return f"red {self.broken} {self.axis}"
+
+    def open(self, device, references):
+        return Judge((Weighted(Redness(broken=self.broken), self.axis),), (), tuple(references), torch.device(device))
+
+
+def prompts_of(*places: str, held_out: int = 2) -> PromptSet:
+    """Both forms of each place; the last ones are held out."""
+    rows = []
+    for number, place in enumerate(places):
+        split = "train" if number < len(places) - held_out else "held-out"
+        rows += [
+            Prompt(f"a sks ball {place}", f"a ball {place}", split),
+            Prompt(f"a ball {place}", f"a ball {place}", split),
+        ]
+    return PromptSet(tuple(rows))
+
+
+PROMPTS = prompts_of("red", "in the snow", "at night", "on the beach")
+QUICK = RefinementSettings(
+    steps=6,
+    learning_rate=2e-3,
+    rank=2,
+    prompts_per_round=2,
+    group=4,
+    updates=2,
+    trained_steps=2,
+    sampling_steps=5,
+    guidance=2.0,
+    guard_prompts=2,
+    guard_every=1,
+    save_every=2,
+    log_every=1,
+    warmup=0.0,
+    seed=3,
+    subject_floor=0.0,
+    diversity_floor=0.0,
+)
+
+
+def subject_adapter(scale: float = 0.5) -> Adapter:
+    """An adapter of one layer of the tiny base that changes something."""
+    random = torch.Generator().manual_seed(1)
+    up, down = torch.randn(64, 2, generator=random), torch.randn(2, 32, generator=random)
+    return Adapter({SUBJECT: LowRank(scale * up[:32], down, 2.0)}, "sd1", "sks ball")

@@ -1,0 +1,74 @@
+"""Refinement outside a graph, by one process and by two."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.trainers import __main__ as command
+from comfyui_fewshot.trainers.runs import read_adapter
+
+SETTINGS = dict(
+    steps=4, learning_rate=1e-3, rank=2, prompts_per_round=2, group=4, updates=2, trained_steps=2, sampling_steps=4,
+    guidance=1.0, guard_prompts=1, guard_every=2, subject_floor=0.0, diversity_floor=0.0, seed=3, patience=0,
+)  # fmt: skip
+REFINE = dict(activities=["red", "blue", "at night", "in snow"], rewards={"CLIP-T": {"folder": str(WEIGHTS / "clip")}})
+
+
+@pytest.fixture
+def write_run(tmp_path, base_folder, picture_folder):
+    def write(file="run.json", **changes):
+        run = dict(
+            base=str(base_folder), pictures=str(picture_folder), identifier="sks", noun="ball", settings=SETTINGS,
+            refine=REFINE,
+        ) | changes  # fmt: skip
+        path = tmp_path / file
+        path.write_text(json.dumps(run))
+        return path
+
+    return write
+
+
+def adapter_under(folder):
+    (path,) = folder.rglob("adapter.safetensors")
+    return read_adapter(path)
+
+
+@pytest.mark.parametrize("method", ["grpo", "pairs"])
+def test_two_processes_refine_as_one(write_run, tmp_path, method):
+    """Each draws and learns from half of the pictures; rewards are gathered. Pairs may lie in both."""
+    settings = SETTINGS | {"method": method} | ({"kl_weight": 0.1} if method == "grpo" else {"skip_last": 2})
+    alone = write_run("alone.json", runs="alone", settings=settings)
+    both = write_run("both.json", runs="both", settings=settings)
+    assert command.main([str(alone), "--cpu"]) == 0
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    launch += " --dynamo_backend no --main_process_port 0 -m comfyui_fewshot.trainers --cpu"
+    done = subprocess.run([sys.executable, *launch.split(), str(both)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 processes compute on cpu" in done.stderr
+    one, two = adapter_under(tmp_path / "alone"), adapter_under(tmp_path / "both")
+    assert any(factor.up.any() for factor in one.factors.values())
+    for name, factor in one.factors.items():
+        assert (factor.up - two.factors[name].up).abs().max() <= 1e-5, name
+        assert (factor.down - two.factors[name].down).abs().max() <= 1e-5, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(refine=REFINE | {"rewards": {}}), "names no rewards"),
+        (dict(refine=REFINE | {"kind": "live"}), "one of both"),
+        (dict(refine={"kind": "alive", "rewards": REFINE["rewards"]}), "did you mean 'live'"),
+        (dict(refine=REFINE | {"rewards": {"CLIP-T": {}}}), "CLIP-T has no folder"),
+        (dict(refine=REFINE | {"shares": 1}), "did you mean 'share'"),
+        (dict(priors={"count": 1}), "no use for"),
+        (dict(settings={"prior_weight": 1.0}), "no setting 'prior_weight'"),
+    ],
+)
+def test_mistakes_are_told(write_run, caplog, changes, message):
+    assert command.main([str(write_run(**changes)), "--cpu"]) == 1
+    assert message in caplog.text

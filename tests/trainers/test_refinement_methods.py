@@ -1,0 +1,146 @@
+"""The other methods of refinement: closed forms of their losses, and that each earns more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from comfyui_fewshot.evaluation.clip import Clip, ClipText
+from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.values import Concept, Prompt, TrainingSet
+from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.trainers.advantages import group_advantages
+from comfyui_fewshot.trainers.preference_pairs import paired
+from comfyui_fewshot.trainers.refinement import refine_adapter
+from comfyui_fewshot.trainers.refinement_losses import dpok_loss, nft_loss, optimality, preference_loss
+from comfyui_fewshot.trainers.refining_step import REWARD
+
+from .refining import PROMPTS, QUICK, Red
+
+RED = Red()
+SET = TrainingSet((), (Concept("sks", "ball"),))
+
+
+def latents(seed: int) -> torch.Tensor:
+    return torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_dpok_has_no_gradient_beyond_the_clip():
+    log_prob = torch.tensor([0.5, -0.5, 0.01], requires_grad=True)
+    loss, clipped = dpok_loss(log_prob, torch.zeros(3), torch.tensor([-1.0, 1.0, 1.0]), 0.1)
+    (gradient,) = torch.autograd.grad(loss.sum(), log_prob)
+    assert gradient[:2].tolist() == [0, 0] and gradient[2] < 0 and clipped.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_nft_of_an_average_picture_has_no_gradient_and_of_a_good_one_is_learning_it(beta):
+    old, clean = latents(0), latents(1)
+    now = old.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(nft_loss(now, old, clean, torch.full((3,), 0.5), beta).sum(), now)
+    assert gradient.abs().max() < 1e-7
+    (gradient,) = torch.autograd.grad(nft_loss(now, old, clean, torch.ones(3), beta).sum(), now)
+    missed = (old - clean).flatten(1)
+    plain = 2 * (old - clean) / missed.shape[1] / missed.abs().mean(1).view(3, 1, 1, 1)
+    torch.testing.assert_close(gradient, plain, rtol=1e-4, atol=1e-7)
+    (against,) = torch.autograd.grad(nft_loss(now, old, clean, torch.zeros(3), beta).sum(), now)
+    torch.testing.assert_close(against, -gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_nft_moves_towards_better_pictures():
+    """Of a predictor that says the same of all pictures: along the covariance of rewards and pictures."""
+    old = torch.zeros(1, 1, 1, 2)
+    clean = torch.randn(2000, 1, 1, 2, generator=torch.Generator().manual_seed(0))
+    rewards = clean[..., 0].flatten() - clean[..., 1].flatten()
+    good = optimality(group_advantages(rewards, [0] * len(rewards)), 5.0)
+    now = old.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(
+        nft_loss(now.expand_as(clean), old.expand_as(clean), clean, good, 1.0).mean(), now
+    )
+    right, left = (-gradient).flatten().tolist()
+    assert right > 0.02 and left < -0.02 and abs(right + left) < 0.1 * right
+
+
+def test_optimality_is_a_probability():
+    found = optimality(torch.tensor([-9.0, -5.0, 0.0, 2.5, 7.0]), 5.0)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5, 0.75, 1.0]))
+
+
+def test_a_preference_begins_at_log_two_and_pulls_both_ways():
+    won, lost = torch.tensor([0.3], requires_grad=True), torch.tensor([0.2], requires_grad=True)
+    loss = preference_loss(won, won.detach(), lost, lost.detach(), 5000.0)
+    assert float(loss.detach()) == pytest.approx(math.log(2))
+    up, down = torch.autograd.grad(loss.sum(), (won, lost))
+    assert float(up) == pytest.approx(1250.0) and float(down) == pytest.approx(-1250.0)
+
+
+def test_pairs_are_best_with_worst_of_one_prompt():
+    assert paired([0.1, 3.0, 2.0, -1.0, 5.0, 5.0], [0, 0, 0, 0, 1, 1]) == [(1, 3), (2, 0)]
+
+
+def test_the_differentiable_clip_sees_what_the_other_sees():
+    clip = ClipText(Clip(WEIGHTS / "clip"))
+    pixels = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pixels = (torch.nn.functional.interpolate(pixels, (clip.clip.size,) * 2, mode="bilinear") * 255).round() / 255
+    from comfyui_fewshot.trainers.rounds import as_pictures
+
+    prompts = [Prompt("a sks cat", "a cat"), Prompt("a house", "a house")]
+    pixels.requires_grad_(True)
+    found = clip.gradient(pixels, prompts)
+    torch.testing.assert_close(found.detach(), clip.scores(as_pictures(pixels.detach()), prompts), atol=1e-4, rtol=0)
+    (gradient,) = torch.autograd.grad(found.sum(), pixels)
+    assert gradient.abs().max() > 0
+
+
+class Slope(Red):
+    """`Red` with a gradient."""
+
+    def open(self, device, references):
+        judge = super().open(device, references)
+        judge.terms[0].metric.gradient = lambda pixels, prompts: (pixels[:, 0] - pixels[:, 2]).mean((1, 2))
+        return judge
+
+
+def run(base, folder, rewards=RED, watcher=None, **changes):
+    changes = (
+        dict(steps=8, group=8, updates=1, trained_steps=2, learning_rate=2e-2, guidance=1.0, guard_every=8) | changes
+    )
+    settings = replace(QUICK, patience=0, **changes)
+    return refine_adapter(base, None, PROMPTS, rewards, settings, folder, "cpu", watcher, pictures=SET)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("dpok", {}),
+        ("pairs", dict(trained_steps=4, pair_beta=200.0)),
+        ("draft", dict(rewards=Slope(), trained_steps=8)),
+    ],
+)
+def test_each_method_earns_more(base, tmp_path, method, changes):
+    found = run(base, tmp_path, method=method, **changes)
+    rewards = found.training.terms[REWARD]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3
+    assert max(row["gain"] for row in found.readings["readings"]) > 0.2
+
+
+@pytest.mark.parametrize("method", ["nft", "pairs"])
+def test_a_run_cut_amid_a_round_ends_where_the_uncut_one_does(base, tmp_path, cut_at, method):
+    changes = dict(method=method, steps=4, updates=2, group=4, guard_every=2, sampling_steps=3, skip_last=2)
+    whole = run(base, tmp_path / "whole", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(base, tmp_path / "cut", watcher=cut_at(3, KeyboardInterrupt(), steps=4), **changes)
+    again = run(base, tmp_path / "cut", **changes)
+    assert again.training.resumed_from == 3 and any(factor.up.any() for factor in again.adapter.factors.values())
+    assert again.adapter.key == whole.adapter.key and again.training.losses == whole.training.losses
+
+
+def test_a_reward_without_a_gradient_and_settings_of_other_methods_are_refused(base, tmp_path):
+    with pytest.raises(FewShotError, match="redness has none"):
+        run(base, tmp_path, method="draft", trained_steps=8)
+    with pytest.raises(FewShotError, match="nft_beta is for nft"):
+        replace(QUICK, nft_beta=0.5)
+    with pytest.raises(FewShotError, match="kl_weight is for"):
+        replace(QUICK, method="pairs", kl_weight=0.1)

@@ -1,0 +1,82 @@
+"""Preference pairs: of two pictures of a prompt the better one is made more probable (Wallace et al. 2023,
+Diffusion-DPO; of a subject's pictures Miao et al. 2024, RPO).
+
+    L = E -log sigmoid(-beta / 2 ((e_w - e_w,subject) - (e_l - e_l,subject)))
+
+with the errors of the denoiser on both at the same timestep and noise. The reference is the denoiser with the subject's
+adapter on and only the refining one off. A group's best picture is paired with its worst, the second with the last but
+one, and so on; pairs that earned the same are left out. One round with many updates is the offline form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .loop import Share
+from .losses import squared_error
+from .noised import Noised, NoisedStep
+from .refinement_losses import preference_loss
+from .refining_step import Round
+
+PREFERENCE, AGREED = "policy", "agreed"
+
+
+def paired(advantages: Sequence[float], prompts: Sequence[int]) -> list[tuple[int, int]]:
+    """(better, worse) samples of each prompt: best with worst inwards, those that earned the same left out."""
+    pairs = []
+    for prompt in dict.fromkeys(prompts):
+        own = sorted((i for i, of in enumerate(prompts) if of == prompt), key=lambda i: -advantages[i])
+        both = zip(own[: len(own) // 2], own[::-1], strict=False)
+        pairs += [(better, worse) for better, worse in both if advantages[better] > advantages[worse]]
+    return pairs
+
+
+class PairsStep(NoisedStep):
+    """The step of Diffusion-DPO. Its items are numbers of pairs."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.weights |= {PREFERENCE: 1.0, AGREED: 0.0}  # the share of pairs that the policy orders rightly is noted
+        self.pairs: list[tuple[int, int]] = []
+        self.pictures = torch.empty(0)
+        self.update_rows = 1
+
+    def look_back(self, round: Round, share: Share) -> None:
+        """All processes' pictures, since the two of a pair may have been drawn apart."""
+        self.pairs = paired(round.advantages.tolist(), round.prompts)
+        everyone = torch.zeros(len(round.prompts), *self.painter.shape, device=self.device)
+        if round.way.samples:
+            everyone[list(round.way.samples)] = round.way.latents[:, -1].to(self.device)
+        self.processes.add_up(everyone)
+        self.pictures = everyone.cpu()
+
+    def items(self, round: Round, update: int) -> list[int]:
+        found = list(range(len(self.pairs)))[update :: self.settings.updates]
+        self.update_rows = max(1, len(found) * self.places_per_sample)
+        return found
+
+    @property
+    def rows_per_update(self) -> int:
+        return self.update_rows
+
+    def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """The loss of `rows` of (pair, number of the noising)."""
+        assert self.round is not None
+        round = self.round
+        better, worse = ([self.pairs[pair][side] for pair, _ in rows] for side in (0, 1))
+        drawn = self.pictures[[*better, *worse]]
+        seen = self.noised_as(round, drawn, [*rows, *rows])  # the same timestep and noise for both
+        told = [(i, 0) for i in (*better, *worse)]
+        won, lost = self._errors(round, told, seen).chunk(2)
+        with torch.no_grad(), self.injected.disabled():
+            won_before, lost_before = self._errors(round, told, seen).chunk(2)
+        loss = preference_loss(won, won_before, lost, lost_before, self.settings.pair_beta)
+        agreed = ((won - won_before) < (lost - lost_before)).float()
+        return self.mean({PREFERENCE: loss, AGREED: agreed})
+
+    def _errors(self, round: Round, told: Sequence[tuple[int, int]], seen: Noised) -> Tensor:
+        target = self.painter.networks.schedule.target(seen.clean, seen.noise, seen.times)
+        return squared_error(self.predicted(round, told, seen), target)

@@ -1,0 +1,83 @@
+"""Refinement outside a graph: the entry "refine" of a run's JSON file.
+
+    "refine": {"activities": ["playing soccer", ...], "share": 0.5, "held_out": 0.25,
+               "rewards": {"CLIP-T": {"folder": "clip-vit-base-patch32", "weight": 1.0}, "DINO": {...}}}
+
+The subject is the run's adapter, or with none its base; settings are those of refinement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.prompt_lists import REFINING
+from ..evaluation.refinement_prompts import refinement_prompts
+from ..evaluation.rewards import Reward, RewardTerm
+from ..models.errors import FewShotError
+from ..models.formats import read_lora
+from ..models.values import BaseModelRef, TrainingSet
+from ..models.watching import Watcher
+from .processes import Several
+from .refinement import refine_adapter
+from .refinement_settings import RefinementSettings
+from .settings import refuse_unknown
+from .training import TrainingResult
+from .validation import Validator
+
+OTHERS: Mapping[str, Any] = {"activities": None, "kind": None, "share": 0.5, "held_out": 0.25}
+
+
+def read_refinement(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The entry, complete and with whole paths.
+
+    Raises:
+        FewShotError: a name is unknown, no activities are named, or a reward has no folder.
+    """
+    refuse_unknown(given, dict.fromkeys((*OTHERS, "rewards")), "entry of refine")
+    found = {**OTHERS, **given}
+    if (found["activities"] is None) == (found["kind"] is None):
+        raise FewShotError(f"refine names activities or a kind ({', '.join(REFINING)}), one of both")
+    if found["kind"] is not None:
+        refuse_unknown({found["kind"]: None}, REFINING, "kind")
+        found["activities"] = list(REFINING[found["kind"]])
+    if not found.get("rewards"):
+        raise FewShotError('refine names no rewards; give one, such as {"CLIP-T": {"folder": "clip-vit-base-patch32"}}')
+    rewards = {}
+    for kind, about in found["rewards"].items():
+        refuse_unknown(about, {"folder": 0, "weight": 0}, f"entry of {kind}")
+        if "folder" not in about:
+            raise FewShotError(f"the reward {kind} has no folder; name the one that holds its model")
+        rewards[kind] = {"folder": folder / about["folder"], "weight": float(about.get("weight", 1.0))}
+    return found | {"rewards": rewards}
+
+
+def refine_run(
+    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: Several, watcher: Watcher | None
+) -> TrainingResult:
+    """Do what the entry says, together with the other processes; the result's adapter is the refining one."""
+    about = run["refine"]
+    adapter = read_lora(run["adapter"]) if run["adapter"] else None
+    concept = pictures.concepts[0]
+    if adapter is not None and not adapter.trigger:
+        adapter = replace(adapter, trigger=concept.phrase)
+    terms = tuple(RewardTerm(kind, **values) for kind, values in about["rewards"].items())
+    looks = tuple(s.image for s in pictures.references) if any(term.axis == "subject" for term in terms) else ()
+    validator = Validator(run["validation_clip"], run["validation_dino"]) if run["validation_clip"] else None
+    return refine_adapter(
+        base,
+        adapter,
+        refinement_prompts(about["activities"], concept, about["share"], about["held_out"]),
+        Reward(terms, looks),
+        RefinementSettings.from_mapping(run["settings"]),
+        run["runs"],
+        processes.device,
+        watcher,
+        run["name"],
+        pictures,
+        run["tokenizer_folder"],
+        processes,
+        validator,
+    ).training

@@ -1,0 +1,238 @@
+"""Refinement of a subject's adapter by rewards: InstructBooth's second stage (Chae et al. 2023, arXiv:2312.03011).
+
+A fresh low-rank adapter is learned over the frozen subject, so that the pictures of prompts with and without the
+identifier earn more. The subject stays on throughout; only the refining adapter is trained, and given back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image
+
+from ..augmentation.pictures import load_picture
+from ..evaluation.prompt_sets import for_trigger
+from ..evaluation.rewards import Judge, Rewards
+from ..models.adapters import Injected, inject
+from ..models.errors import FewShotError
+from ..models.fusion import summed
+from ..models.loading import Networks
+from ..models.values import Adapter, BaseModelRef, Concept, LowRank, Prompt, PromptSet, TrainingSet
+from ..models.watching import Watcher
+from .direct_reward import DirectRewardStep
+from .negative_aware import NegativeAwareStep
+from .policy import DdimPolicy
+from .policy_gradient import PolicyGradientStep
+from .preference_pairs import PairsStep
+from .processes import Alone, Processes
+from .randomness import Randomness
+from .refinement_guards import FILE, Floors, GuardedCourse, kept_readings
+from .refinement_readings import Reader
+from .refinement_settings import DRAFT, GRADIENTS, NFT, PAIRS, RefinementSettings
+from .refining_step import RefiningStep
+from .rounds import Painter
+from .runs import Run
+from .settings import SubjectSettings
+from .training import TrainingResult, train_with
+from .tuning import sets_of
+from .validation import Validator
+
+log = logging.getLogger(__name__)
+STEPS: Mapping[str, type[RefiningStep]] = {
+    **dict.fromkeys(GRADIENTS, PolicyGradientStep),
+    NFT: NegativeAwareStep,
+    PAIRS: PairsStep,
+    DRAFT: DirectRewardStep,
+}
+HELD_OUT = 4  # every how manyth prompt is held out where none is said to be
+
+
+@dataclass(frozen=True)
+class RefinementResult:
+    """What refinement gives.
+
+    `combined` is subject and refining adapter as one, exactly; None with the reason in `apart` where there is no
+    subject adapter, or it is of a form that cannot be put beside another. `readings` are `Readings.plain`.
+    """
+
+    training: TrainingResult
+    combined: Adapter | None
+    apart: str
+    readings: Mapping[str, object]
+
+    @property
+    def adapter(self) -> Adapter:
+        """The refining adapter alone; it goes on top of the subject's."""
+        return self.training.adapter
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The method, as `train_with` takes it."""
+
+    subject: Adapter | None
+    train: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+    rewards: Rewards
+    validator: Validator | None = None
+    processes: Processes = field(default_factory=Alone)
+    name: str = "refinement"
+    revision: int = 1
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        subject = self.subject.key if self.subject is not None else ""
+        guard = self.validator.key if self.validator is not None else ""
+        return subject, PromptSet(self.train).key, PromptSet(self.held_out).key, self.rewards.key, guard
+
+    def prepare(
+        self,
+        networks: Networks,
+        pictures: TrainingSet,
+        chosen: SubjectSettings,
+        start_from: Adapter | None,
+        watcher: Watcher,
+    ) -> tuple[RefiningStep, Injected]:
+        """Put the subject in, the refining adapter on top, and encode the prompts."""
+        settings = cast(RefinementSettings, chosen)
+        injected = inject(networks, sets_of(settings), settings.seed, start_from, beneath=self.subject)
+        try:
+            random = Randomness(settings.seed, networks.device)
+            policy = DdimPolicy(networks.schedule, settings.sampling_steps, settings.eta, settings.skip_last)
+            how = (policy, settings.guidance, settings.resolution, settings.micro_batch, random, watcher)
+            painter = Painter(networks, self.train, *how)
+            references = [load_picture(picture) for picture in self.rewards.references]
+            judge = self.rewards.open(networks.device, references)
+
+            def guard(run: Run) -> GuardedCourse:
+                return self._guard(painter, judge, pictures, references, settings, watcher, run)
+
+            kind = STEPS[settings.method]
+            return kind(painter, self.train, judge, injected, settings, self.processes, watcher, guard), injected
+        except BaseException:
+            injected.remove()
+            raise
+
+    def _guard(
+        self,
+        painter: Painter,
+        judge: Judge,
+        pictures: TrainingSet,
+        references: Sequence[Image.Image],
+        settings: RefinementSettings,
+        watcher: Watcher,
+        run: Run,
+    ) -> GuardedCourse:
+        looks = [load_picture(s.image) for s in pictures.references] or list(references)
+        rewarded = [path.resolve() for path in self.rewards.folders]
+        held_out = self.held_out[: settings.guard_prompts]
+        reader = Reader(
+            painter, judge, held_out, settings, watcher, self.validator, rewarded, looks, pictures.trigger, run.samples
+        )
+        floors = Floors(settings.subject_floor, settings.diversity_floor, settings.held_out_floor)
+        names = [term.name for term in judge.terms]
+        every = settings.guard_every * settings.updates
+        return GuardedCourse(
+            reader, every, settings.steps, settings.patience, names, judge.weights, floors, run.folder / FILE
+        )
+
+
+def refine_adapter(
+    base: BaseModelRef,
+    adapter: Adapter | None,
+    prompts: PromptSet,
+    rewards: Rewards,
+    settings: RefinementSettings,
+    runs: Path,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    name: str = "refinement",
+    pictures: TrainingSet | None = None,
+    tokenizer_folder: Path | None = None,
+    processes: Processes | None = None,
+    validator: Validator | None = None,
+) -> RefinementResult:
+    """Refine a subject's adapter by rewards; runs are found and gone on with as in `subject.train_subject`.
+
+    Args:
+        adapter: the subject's; None where `base` itself was tuned in full.
+        prompts: those whose split is "train" are learned from, the others are for the guards; where none is, every
+            fourth is held out. {trigger} stands for the adapter's trigger phrase.
+        pictures: the subject's, which likeness is watched with.
+        validator: the models that watch over likeness and variety.
+
+    Raises:
+        FewShotError: something a person can mend: an adapter without effect or of another family, too few prompts, a
+            reward that gives no numbers, disk, divergence.
+        BaseException: whatever `watcher.check` raises.
+    """
+    if adapter is not None:
+        _check_effect(adapter)
+    trigger = adapter.trigger if adapter is not None else pictures.trigger if pictures is not None else ""
+    learned, held_out = split(for_trigger(prompts, trigger))
+    watched = pictures or TrainingSet((), (Concept("", trigger or "subject"),))
+    method = Refinement(adapter, learned, held_out, rewards, validator, processes or Alone())
+    trained = train_with(
+        method,
+        base,
+        watched,
+        settings,
+        Path(runs),
+        device,
+        watcher,
+        name,
+        None,
+        tokenizer_folder,
+        processes,
+    )
+    trained = replace(trained, adapter=replace(trained.adapter, trigger=trigger))
+    combined, apart = together(adapter, trained.adapter)
+    return RefinementResult(trained, combined, apart, kept_readings(trained.folder / FILE))
+
+
+def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None, str]:
+    """Both as one adapter, with low-rank pairs side by side; or why they stay two."""
+    if subject is None:
+        return None, "the subject is in the base itself: the refining adapter goes on top of it"
+    try:
+        named = (replace(subject, trigger=subject.trigger or "subject"), replace(refining, trigger="refinement"))
+        both = summed([(one, 1.0) for one in named])  # which asks for triggers that tell its adapters apart
+    except FewShotError as error:
+        return None, f"the subject and the refining adapter stay two files: {error}"
+    return replace(both, trigger=subject.trigger, metadata={**subject.metadata, **refining.metadata}), ""
+
+
+def split(prompts: PromptSet) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """The prompts to learn from and those held out; where none is for training, every fourth is held out.
+
+    Raises:
+        FewShotError: there are fewer than two different prompts, or one side is empty.
+    """
+    known = tuple(dict.fromkeys(prompts.prompts))
+    if len(known) < 2:
+        raise FewShotError(
+            f"{len(known)} prompt was given: one is learned from and another one tells whether it helps. Give two or "
+            "more, better 20"
+        )
+    learned = tuple(prompt for prompt in known if prompt.split == "train")
+    if not learned:
+        log.info("no prompt is said to be for training: every %dth is held out", HELD_OUT)
+        held_out = known[1::HELD_OUT]
+        return tuple(prompt for prompt in known if prompt not in held_out), held_out
+    held_out = tuple(prompt for prompt in known if prompt.split != "train")
+    if not held_out:
+        raise FewShotError("every prompt is for training: hold some out, so that deceived rewards are seen")
+    return learned, held_out
+
+
+def _check_effect(adapter: Adapter) -> None:
+    silent = all(isinstance(f, LowRank) and not (f.up.any() and f.down.any()) for f in adapter.factors.values())
+    if silent and not adapter.embeddings:
+        raise FewShotError(
+            "the adapter changes nothing: its low-rank pairs are all zero. Train it first, or give the base alone"
+        )
