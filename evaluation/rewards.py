@@ -113,7 +113,7 @@ class Reward:
             kinds = ", ".join(term.kind for term in self.terms if term.axis == "subject")
             raise FewShotError(f"{kinds} compares with pictures of the subject: connect Subject Pictures as set")
 
-    @cached_property
+    @property
     def key(self) -> str:
         about = [[term.kind, term.model, term.weight] for term in self.terms]
         return content_key("Reward", about, [picture.key for picture in self.references])

@@ -95,8 +95,11 @@ class TrainingStep(Step, Protocol):
 class Method(Protocol):
     """What differs between methods. `revision` is raised whenever the method's arithmetic changes."""
 
-    name: str
-    revision: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> int: ...
 
     @property
     def inputs(self) -> tuple[str, ...]:
