@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     four = commands.add_parser("bench", parents=[host], help="run one bench")
     four.add_argument("name", metavar="NAME")
     four.add_argument("--json", type=Path, metavar="FILE", help="where the rows go (output/benchmarks/NAME.json)")
+    four.add_argument("--only", metavar="PART,PART", help="some parts of it; an unknown name lists them")
     four.add_argument("--quick", action="store_true", help="show the signs only; sets no goals")
     four.set_defaults(action=run_bench)
 
@@ -132,6 +133,7 @@ def run_bench(chosen: argparse.Namespace) -> int:
     file = (chosen.json or folder / f"{chosen.name}.json").absolute()
     command = [str(env.python), "-m", "comfyui_fewshot.benchmarks", chosen.name, "--json", str(file)]
     command += ["--quick"] if chosen.quick else []
+    command += ["--only", chosen.only] if chosen.only else []
     return subprocess.run(command, cwd=folder, env={**os.environ, "COMFYUI_PATH": str(host)}).returncode
 
 

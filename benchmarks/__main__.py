@@ -1,4 +1,4 @@
-"""`python -m comfyui_fewshot.benchmarks NAME [--json FILE] [--quick]`."""
+"""`python -m comfyui_fewshot.benchmarks NAME [--json FILE] [--only PART,PART] [--quick]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from . import measure, names, table, write
+from . import Row, measured, names, table, write
 
 
 def main(arguments: list[str]) -> int:
@@ -15,13 +15,16 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench", description=f"Benches: {', '.join(names())}")
     parser.add_argument("name", choices=names())
     parser.add_argument("--json", type=Path, default=None, help="where the rows are written")
+    parser.add_argument("--only", default="", metavar="PART,PART", help="some parts of it")
     parser.add_argument("--quick", action="store_true", help="show the signs only; sets no goals")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    rows = measure(chosen.name, chosen.quick)
-    sys.stdout.write(table(rows) + "\n")
     file = chosen.json or Path(f"{chosen.name}.json")
-    write(rows, file)
+    rows: list[Row] = []
+    for found in measured(chosen.name, chosen.quick, [part for part in chosen.only.split(",") if part]):
+        rows += found
+        write(rows, file)  # after each part, so that a bench that is stopped leaves what it has
+    sys.stdout.write(table(rows) + "\n")
     sys.stdout.write(f"written to {file.absolute()}\n")
     return 0
 

@@ -9,13 +9,15 @@ import ast
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from ..augmentation.priors import PriorSettings, generate_priors
@@ -40,10 +42,19 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "output" / "benchmarks" / "runs"
-SOURCES = ("augmentation", "models", "trainers", "pocket")
+SOURCES = ("augmentation", "evaluation", "models", "trainers", "pocket")
 STEPS, GUIDANCE, PRIORS = 30, 5.0, 64
 LOOKED_AT = (50, 200, 400)
 """timesteps at which attention is compared with the true masks: the picture is still to be seen"""
+
+
+@cache
+def weights_key(folder: Path = WEIGHTS) -> str:
+    """All of the pocket's models, those that judge among them."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 @cache
@@ -70,11 +81,11 @@ class Workshop:
     """
 
     def __init__(self, steps: int, folder: Path = FOLDER, weights: Path = WEIGHTS):
-        self.base = base_from_path(weights)
+        self.base, self.weights = base_from_path(weights), weights
         self.steps = steps
         self.folder = folder / sources_key()[:12]
         self.judge = judge.SubjectJudge(weights)
-        self.device = torch.device("cpu")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def sets(self) -> Path:
@@ -83,13 +94,23 @@ class Workshop:
 
     def with_priors(self, pictures: TrainingSet, count: int = PRIORS) -> TrainingSet:
         """The set with the base's own pictures of its class nouns."""
-        return generate_priors(self.base, pictures, PriorSettings(count=count), self.folder / "priors", self.device)
+        nouns = "_".join(sorted({concept.noun for concept in pictures.concepts}))
+        with self.alone(f"priors_{nouns}"):
+            return generate_priors(self.base, pictures, PriorSettings(count=count), self.folder / "priors", self.device)
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Of several processes only one at a time makes what is called `name`; the next one finds it made."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f"{name}.lock"):
+            yield
 
     def train(self, pictures: TrainingSet, **settings) -> Adapter:
         """The adapter that these pictures and settings give; names and values are those of SubjectSettings."""
         steps = round(self.steps * len(pictures.concepts) ** MORE_SUBJECTS)
         chosen = SubjectSettings.from_mapping({"steps": steps, **settings})
-        result = train_subject(self.base, pictures, chosen, self.folder / "trained", self.device, name="bench")
+        with self.alone(f"train_{content_key(pictures.key, chosen.key())[:24]}"):
+            result = train_subject(self.base, pictures, chosen, self.folder / "trained", self.device, name="bench")
         log.info("trained on %s: loss %.4f, %.0f s", pictures.trigger, result.losses[-1], result.seconds)
         return result.adapter if result.base is None else difference(self.base, result.base, result.adapter)
 
@@ -98,7 +119,7 @@ class Workshop:
     ) -> list[judge.Reading]:
         """What the first judge sees in one picture for each prompt; where both often disagree, the log says so."""
         name = adapter.key if adapter else "base"
-        key = content_key(self.base.key, name, list(prompts), seed, strength, STEPS, GUIDANCE)[:24]
+        key = content_key(weights_key(self.weights), name, list(prompts), seed, strength, STEPS, GUIDANCE)[:24]
         file = self.folder / "readings" / f"{key}.json"
         if not file.is_file():
             images = self._sample(adapter, prompts, seed, strength)
