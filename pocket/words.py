@@ -7,10 +7,11 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from .world import vocabulary
+from .world import IDENTIFIERS, vocabulary
 
 LENGTH = 32  # tokens of a prompt, with the first and the last
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -69,3 +70,22 @@ def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
     pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n")
+
+
+@torch.no_grad()
+def lift_identifiers(text: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    """Give the identifiers' embeddings, which no caption ever trains, the mean length of the known words'.
+
+    Weight decay and their small start leave them a fifth of that, so that "sks cat" would hardly differ from "cat". In
+    the CLIPs that people have, rare tokens are about as long as common ones.
+    """
+    table = text.get_input_embeddings().weight
+    known = [word for word in vocabulary() if word not in IDENTIFIERS and "-" not in word]
+    length = table[[_number(word, tokenizer) for word in known]].norm(dim=1).mean()
+    rows = [_number(word, tokenizer) for word in IDENTIFIERS]
+    table[rows] *= length / table[rows].norm(dim=1, keepdim=True)
+
+
+def _number(word: str, tokenizer: CLIPTokenizer) -> int:
+    (number,) = tokenizer(word, add_special_tokens=False).input_ids
+    return number
