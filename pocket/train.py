@@ -170,7 +170,7 @@ def train_diffusion(place: Workplace, minutes: float):
     loss = diffusion.loss_of(painter, tokenizer, latents, scenes, place.device)
     state = place.state("diffusion")
     fitting.fit(painter, loss, state=state, minutes=minutes, rate=1e-3, warmup=300, decay=0.9985, weight_decay=1e-3)
-    words.lift_identifiers(painter.text, tokenizer)
+    words.lift_unseen(painter.text, tokenizer)
     assemble.write_base(place.weights, painter.unet, place.vae(), painter.text, tokenizer)
 
 

@@ -73,19 +73,19 @@ def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 @torch.no_grad()
-def lift_identifiers(text: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
-    """Give the identifiers' embeddings, which no caption ever trains, the mean length of the known words'.
+def lift_unseen(text: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    """Give embeddings that no caption ever trains (identifiers, letters, parts of words) the mean length of all others.
 
-    Weight decay and their small start leave them a fifth of that, so that "sks cat" would hardly differ from "cat". In
-    the CLIPs that people have, rare tokens are about as long as common ones.
+    Weight decay and their small start leave them a fifth of that, so that "sks cat" would hardly differ from "cat", and
+    the table's mean length would be no word's. In the CLIPs that people have, rare tokens are as long as common ones.
     """
     table = text.get_input_embeddings().weight
-    known = [word for word in vocabulary() if word not in IDENTIFIERS and "-" not in word]
-    length = table[[_number(word, tokenizer) for word in known]].norm(dim=1).mean()
-    rows = [_number(word, tokenizer) for word in IDENTIFIERS]
-    table[rows] *= length / table[rows].norm(dim=1, keepdim=True)
+    seen = seen_tokens(tokenizer)
+    length = table[seen].norm(dim=1).mean()
+    unseen = sorted(set(range(len(table))) - set(seen))
+    table[unseen] *= length / table[unseen].norm(dim=1, keepdim=True)
 
 
-def _number(word: str, tokenizer: CLIPTokenizer) -> int:
-    (number,) = tokenizer(word, add_special_tokens=False).input_ids
-    return number
+def seen_tokens(tokenizer: CLIPTokenizer) -> list[int]:
+    """The numbers of all tokens that captions hold, the first and the last one of a prompt among them."""
+    return sorted({number for word in vocabulary() if word not in IDENTIFIERS for number in tokenizer(word).input_ids})
