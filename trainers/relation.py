@@ -16,9 +16,8 @@ from typing import cast
 
 import torch
 
-from ..augmentation.caption_parts import marked, parts_of
+from ..augmentation.caption_parts import marked, names_nothing, parts_of
 from ..augmentation.caption_rules import RelationRules
-from ..augmentation.leaks import PREPOSITIONS, leak_verb
 from ..models.adapters import Injected, inject
 from ..models.errors import FewShotError
 from ..models.loading import Networks
@@ -203,7 +202,7 @@ def _told(caption: str, concept: Concept) -> str:
     """What a caption tells that the word alone shall tell, or what else is wrong with it; "" for a good one."""
     parts = parts_of(caption, concept.identifier)
     for noun in (parts.first.noun, parts.second.noun):
-        if leak_verb(noun) or noun in PREPOSITIONS:
+        if names_nothing(noun):
             return f'leak: "{noun}" stands where one of the two things should, and tells how they relate'
     rules = RelationRules.of(concept.identifier, caption, [concept.description] if concept.description else [])
     return rules.check(caption).reason

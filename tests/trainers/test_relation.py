@@ -181,10 +181,11 @@ def test_reversion_s_folders_are_read(folder, tmp_path):
     for i in range(2):
         (tmp_path / f"{i}.jpg").write_bytes((folder / f"{i}.png").read_bytes())
     (tmp_path / "text.json").write_text(
-        json.dumps({"0.jpg": ["cat {} stone", "a cat {} a stone"], "1.jpg": ["bird {} wall"]})
+        json.dumps({"0.jpg": ["cat {} stone", "a man and a cat {} a stone on the ground"], "1.jpg": "bird {} wall"})
     )
     found = relation_from_folder(tmp_path, WORD)
-    assert [s.caption for s in found.samples] == ["cat <R> stone", "a cat <R> a stone", "bird <R> wall"]
+    captions = ["cat <R> stone", "a man and a cat <R> a stone on the ground", "bird <R> wall"]
+    assert [s.caption for s in found.samples] == captions == [s.caption for s in related(found).samples]
 
 
 def test_two_names_are_a_caption():
