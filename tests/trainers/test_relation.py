@@ -19,6 +19,7 @@ from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import encode_prompts
 from comfyui_fewshot.models.values import Adapter, Concept, TrainingSet
 from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.trainers import adversarial as adversarial_module
 from comfyui_fewshot.trainers.relation import RelationTraining, related, train_relation
 from comfyui_fewshot.trainers.relation_gain import explained, warned
 from comfyui_fewshot.trainers.relation_settings import RelationSettings
@@ -109,9 +110,13 @@ def test_parts_of_a_batch_add_up(opened, relation, chosen):
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("adversarial", ["off", "sensible"])
-def test_a_cut_run_ends_as_an_uncut_one(train, tmp_path, cut_at, adversarial):
-    """Bit for bit, the discriminator's state included."""
+@pytest.mark.parametrize("adversarial", ["off", "sensible", "halved"])
+def test_a_cut_run_ends_as_an_uncut_one(train, tmp_path, cut_at, adversarial, monkeypatch):
+    """Bit for bit, the discriminator's state included, and how sure it was of real latents."""
+    if adversarial == "halved":
+        adversarial = "sensible"
+        monkeypatch.setattr(adversarial_module, "SURE", -1)
+        monkeypatch.setattr(adversarial_module, "WATCHED", 2)
     uncut = train(tmp_path / "uncut", adversarial=adversarial)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", cut_at(5, KeyboardInterrupt()), adversarial=adversarial)
@@ -128,6 +133,36 @@ def test_a_discriminator_without_weight_changes_nothing(train, tmp_path):
     weightless = train(tmp_path / "b", adversarial="sensible", adversarial_weight=0.0)
     same = [r.adapter.embeddings[WORD]["clip_l"] for r in (plain, weightless)]
     assert torch.equal(*same) and plain.terms["reference"] == weightless.terms["reference"]
+
+
+def test_a_discriminator_is_shown_other_pictures_too(opened, relation, pictures, chosen, train, tmp_path, caplog):
+    """Priors and pictures of the things beside those of the relation; without a discriminator nothing looks at them."""
+    reference = pictures.references[0]
+    prior = replace(reference, role="prior", caption="a photo of a cat", concept=1)
+    subject = replace(reference, concept=1)
+    set_ = TrainingSet((*relation.samples, prior, subject), (*relation.concepts, *pictures.concepts))
+    ready = related(set_)
+    assert len(ready.priors) == 2 and ready.references == relation.references and len(ready.concepts) == 1
+    settings = replace(chosen, resolution=32, micro_batch=4, adversarial="sensible")
+    step, injected = RelationTraining().prepare(opened, ready, settings, None, Silent())
+    injected.remove()
+    assert len(step.reals.mean) == len(relation.samples) + 2 and len(step.pools["reference"].mean) == len(
+        relation.samples
+    )
+    seen = {float(row.sum()) for n in range(40) for row in step._real(n, range(2)).round(decimals=0)}
+    assert len(seen) > 4
+    with caplog.at_level("INFO"):
+        with_others, plain = train(tmp_path, set_=set_, steps=2), train(tmp_path, steps=2)
+    assert with_others.folder == plain.folder and "2 pictures of other kinds" in caplog.text
+
+
+def test_what_is_dropped_is_told_and_gives_its_weight(relation):
+    first, second = relation.samples[:2]
+    told = replace(second, caption="a cat sitting <R> a car")
+    said = []
+    kept = related(TrainingSet((first, told), relation.concepts), said)
+    assert [s.weight for s in kept.references] == [1.0] and first.weight == 0.5
+    assert "sitting" in said[0] and "one picture of the relation" in said[1]
 
 
 def test_the_word_means_the_same_from_its_file(train, tmp_path, opened):

@@ -208,9 +208,26 @@ def test_a_predictor_follows_the_discriminator_to_the_real_mean(narrow):
 
 
 def test_when_the_adversarial_loss_counts():
-    assert factors("joint", 0, 100) == (1.0, 0.0) and factors("joint", 40, 100) == (1.0, 1.0)
-    assert factors("joint", 30, 100) == (1.0, pytest.approx(0.5))
+    """From a fifth of the steps on, but not before the discriminator learned for 200 or half of all."""
+    for steps, low in ((1000, 200), (2000, 400), (400, 200), (100, 50)):
+        assert factors("joint", low, steps) == (1.0, 0.0) and factors("joint", low + steps // 5, steps) == (1.0, 1.0)
+        assert factors("joint", low + steps // 10, steps) == (1.0, pytest.approx(0.5))
     assert factors("sequence", 59, 100) == (1.0, 0.0) and factors("sequence", 60, 100) == (0.0, 1.0)
+
+
+def test_the_loss_is_halved_when_the_discriminator_is_too_sure():
+    """By what it said of the last hundred steps' real latents, each hundred by itself."""
+    adversary = _adversary()
+    factors_seen = []
+    for step, right in enumerate([3.9] * 100 + [3.7] * 100 + [4.0] * 101):
+        adversary.begin(step)
+        factors_seen.append(adversary.factor.item())
+        adversary._watch(torch.where(torch.arange(40.0) < 10 * right, 1.0, -1.0)[:, None])
+    assert [factors_seen[n] for n in (0, 99, 100, 199, 200, 299, 300)] == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
+    again = _adversary()
+    again.load(adversary.state(301))
+    assert again.factor == 0.25 and again.seen == adversary.seen == 40
+    assert adversary.state(300)["seen"] == 0  # a step that was begun and cut is begun anew
 
 
 @pytest.mark.parametrize("side", [4, 8, 64])
