@@ -262,6 +262,8 @@ def train_relation(
     The result's adapter holds the word alone.
     """
     pictures = related(pictures)
+    for line in settings.idle:
+        log.warning("%s", line)
     if pictures.priors and settings.adversarial == "off":
         log.info("only a discriminator looks at the %d pictures of other kinds, and it is off", len(pictures.priors))
         pictures = pictures.with_samples(pictures.references)
