@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..models.errors import FewShotError
+from .leaks import AUXILIARIES, PREPOSITIONS, ROUND, THINGS_TOO, doing
 
 ARTICLES = frozenset("a an the one this that these those some its his her their my your our another each every".split())
 ATTRIBUTES = frozenset(("with", "without", "of"))
@@ -27,7 +29,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Parts:
-    """The two things of a relation's caption, and what follows the first comma after the second."""
+    """The two things of a relation's caption, and what follows the second one; see `split_context`."""
 
     first: Phrase
     second: Phrase
@@ -74,18 +76,45 @@ def place_of(noun: str, within: list[str]) -> int | None:
     return None
 
 
-def phrase_of(text: str) -> Phrase:
-    """The noun of a phrase is its last word before "with", "without" or "of"; "" where the phrase has no word."""
+def phrase_of(text: str, told: Collection[str] = ()) -> Phrase:
+    """The noun of a phrase is its last word before "with", "without", "of" or another preposition; "" without a word.
+
+    What tells a relation behind a noun is not the noun: "a cat sitting" and "cat is" have the noun "cat". `told` are
+    further words that tell it.
+    """
     noun = ""
     for word in words(text):
-        if word in ATTRIBUTES and noun:
+        if noun and word in PREPOSITIONS - ROUND:
             break
-        noun = "" if word in ARTICLES else word
+        if noun and (doing(word) or word in AUXILIARIES or word in told):
+            continue
+        noun = "" if word in ARTICLES or word in AUXILIARIES else word
     return Phrase(text.strip(), noun)
 
 
-def parts_of(caption: str, placeholder: str) -> Parts:
-    """Take a relation's caption apart.
+def names_nothing(noun: str) -> bool:
+    """Whether what stands where a thing should is a word for a relation, as "sitting <R> chair" says."""
+    return noun in PREPOSITIONS or (doing(noun) and noun not in THINGS_TOO)
+
+
+def split_context(after: str) -> tuple[str, str]:
+    """What stands behind the placeholder, as the second thing's phrase and the context.
+
+    The context begins at the first comma, or where a preposition follows the thing: "a stone on the ground".
+    """
+    second, _, context = after.partition(",")
+    named = False
+    for found in WORD.finditer(second):
+        word = found.group().lower()
+        if named and word in PREPOSITIONS - ROUND - ATTRIBUTES:
+            behind = " ".join(part for part in (second[found.start() :].strip(), context.strip()) if part)
+            return second[: found.start()].strip(), behind
+        named = named or not (word in ARTICLES or word in PREPOSITIONS)
+    return second.strip(), context.strip()
+
+
+def parts_of(caption: str, placeholder: str, told: Collection[str] = ()) -> Parts:
+    """Take a relation's caption apart; `told` are words that tell the relation, so that no noun is one of them.
 
     Raises:
         FewShotError: the placeholder is not in it exactly once, or one of its sides names nothing.
@@ -97,8 +126,8 @@ def parts_of(caption: str, placeholder: str) -> Parts:
             f'it once between them, such as "cat {placeholder} chair"'
         )
     before, after = text.split(placeholder)
-    second, _, context = after.partition(",")
-    parts = Parts(phrase_of(before), phrase_of(second), context.strip())
+    second, context = split_context(after)
+    parts = Parts(phrase_of(before, told), phrase_of(second, told), context)
     if not parts.first.noun or not parts.second.noun:
         raise FewShotError(
             f'the caption "{caption}" names nothing on one side of {placeholder}; write "cat {placeholder} chair"'

@@ -13,14 +13,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..models.values import Concept
-from .caption_parts import ARTICLES, ATTRIBUTES, marked, parts_of, place_of, plain, singular, words
-from .leaks import PREPOSITIONS, ROUND, forms, leak_verb
-from .nouns import names_of
+from .caption_parts import (
+    ARTICLES,
+    ATTRIBUTES,
+    marked,
+    names_nothing,
+    parts_of,
+    place_of,
+    plain,
+    singular,
+    split_context,
+    words,
+)
+from .leaks import PREPOSITIONS, ROUND, base_form, inflected, leak_verb
+from .nouns import names_of, same_kind
 
 MOST_TOKENS = 40
 ALIKE = 0.9  # Jaccard index of two captions' words above which one is left out
 PRONOUNS = frozenset("it its itself they them their theirs each other both one another former latter".split())
 BRACES = re.compile(r"[{}\[\]<>|\\]")
+ON_TOP = re.compile(r"\b(?:on|at)(?: the)? top\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,11 +77,12 @@ class RelationRules:
     @classmethod
     def of(cls, placeholder: str, caption: str, relation: Iterable[str] = (), **more) -> RelationRules:
         """The rules that a person's own caption of the picture sets: its two nouns, and the relation's words."""
-        parts = parts_of(caption, placeholder)
+        forbidden = forms(relation)
+        parts = parts_of(caption, placeholder, forbidden)
         first, second = names_of(parts.first.noun), names_of(parts.second.noun)
         shared = set(first[1:]) & set(second[1:])  # "animal" does not tell a cat from a dog
         first, second = (tuple(n for n in names if n not in shared) for names in (first, second))
-        return cls(placeholder, first, second, forms(relation), **more)
+        return cls(placeholder, first, second, forbidden, **more)
 
     def check(self, caption: str) -> Verdict:
         """`caption` and what is wrong with it."""
@@ -80,7 +93,7 @@ class RelationRules:
         if wrong := _form(text, self.placeholder, self.tokens):
             return wrong
         before, after = text.split(self.placeholder)
-        second, _, context = after.partition(",")
+        second, context = split_context(after)
         ahead, behind = words(before), words(second)
         if wrong := self._leak_anywhere([*ahead, *behind, *words(context)], ahead[-1:] + behind[:1]):
             return wrong
@@ -93,9 +106,7 @@ class RelationRules:
         if "," in before:
             return "form: there is a comma before the placeholder; context belongs at the end"
         return (
-            self._leak_in_phrase(ahead, place)
-            or self._leak_in_phrase(behind, other)
-            or self._leak_in_context(words(context))
+            self._leak_in_phrase(ahead, place) or self._leak_in_phrase(behind, other) or self._leak_in_context(context)
         )
 
     def _lost(self, ahead: list[str], behind: list[str]) -> str:
@@ -106,7 +117,7 @@ class RelationRules:
 
     def _leak_anywhere(self, every: list[str], beside: list[str]) -> str:
         """Words of the relation and verbs of posture anywhere; a preposition right `beside` the placeholder."""
-        named = {word for noun in (*self.first, *self.second) for word in words(noun)}
+        named = {word for noun in (*self.first, *self.second) for word in words(noun) if not names_nothing(word)}
         for word in every:
             if word in self.forbidden - named:
                 return f'leak: "{word}" is a word of the relation'
@@ -124,18 +135,29 @@ class RelationRules:
             adjective = word in ROUND and index < place
             if word in PREPOSITIONS and not described and not adjective:
                 return f'leak: "{word}" stands before the first comma and tells how the two things relate'
-            if word in ARTICLES and 0 < index <= place:
+            if word in ARTICLES and 0 < index <= place and part[index - 1] != "and":
                 return f'leak: "{" ".join(part[:index])}" stands between the placeholder and a thing'
         after = part[place + 1 :]
         if after and after[0] not in ATTRIBUTES:
             return f'leak: "{" ".join(after)}" stands between a thing and what comes next'
         return ""
 
-    def _leak_in_context(self, context: list[str]) -> str:
+    def _leak_in_context(self, context: str) -> str:
+        """What speaks of the two things again, or says where one is without saying of what."""
         things = {singular(words(noun)[-1]) for noun in (*self.first, *self.second)}
-        for word in context:
+        told = words(context)
+        for word in told:
             if singular(word) in things or word in PRONOUNS:
                 return f'leak: the context speaks of "{word}" again'
+        if found := ON_TOP.search(context):
+            return f'leak: the context says "{found.group()}"'
+        if told and told[-1] in PREPOSITIONS - ROUND and told != ["outside"] and told[-2:-1] != ["from"]:
+            return f'leak: the context ends in "{told[-1]}", which tells how the two things relate'
+        for place, word in enumerate(told):
+            thing = _object_of(told[place + 1 :]) if word in PREPOSITIONS else ""
+            for noun in (self.first[0], self.second[0]):
+                if again := same_kind(noun, thing):
+                    return f'leak: "{word} {again}" in the context may speak of the {noun} again'
         return ""
 
 
@@ -169,6 +191,24 @@ class SubjectRules:
             if word in self.bind or singular(word) in self.bind:
                 return f'bound: "{word}" is part of the subject and shall stay unsaid'
         return ""
+
+
+def forms(relation: Iterable[str]) -> frozenset[str]:
+    """All forms of the words that name a relation ("painted on", "back to back"), without articles and "and"."""
+    found: set[str] = set()
+    for phrase in relation:
+        for word in words(phrase):
+            if word in ARTICLES or word in ("and", "is", "are", "be"):
+                continue
+            base = base_form(word)
+            found |= {word} if word in PREPOSITIONS else {word, *inflected(word), *inflected(base)}
+    return frozenset(found)
+
+
+def _object_of(rest: list[str]) -> str:
+    """The words that a preposition is followed by, up to the next preposition."""
+    end = next((place for place, word in enumerate(rest) if word in PREPOSITIONS), len(rest))
+    return " ".join(rest[:end])
 
 
 def _form(text: str, placeholder: str, tokens: Callable[[str], int]) -> str:

@@ -94,11 +94,33 @@ class Chatting(_Transformers):
 
     model_class = "AutoModelForImageTextToText"
 
+    def __init__(self, folder: Path, device: torch.device):
+        super().__init__(folder, device)
+        self.model_id = folder.name
+
+    @torch.no_grad()
+    def answers(self, picture: Image.Image, question: str, choices: Sequence[str]) -> list[float]:
+        """How probable each of `choices` is as the answer's first token, in relation to the others; their sum is 1.
+
+        A choice counts in small and in capital letters, and behind a space, where that is another token.
+        """
+        logits = self.model(**self._asked(picture, question)).logits[0, -1].float()
+        encode = self.processor.tokenizer
+        forms = [{form for word in (c, c.capitalize()) for form in (word, f" {word}")} for c in choices]
+        first = [sorted({encode(form, add_special_tokens=False).input_ids[0] for form in own}) for own in forms]
+        shared = set.intersection(*map(set, first))  # such as a token that is the space alone
+        told = torch.stack([logits[[i for i in own if i not in shared]].logsumexp(0) for own in first])
+        return told.softmax(0).tolist()
+
+    def _asked(self, picture: Image.Image, question: str):
+        """What the model takes for a question about an RGB picture."""
+        asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        prompt = self.processor.apply_chat_template(asked, add_generation_prompt=True)
+        return self._placed(self.processor(images=[picture], text=[prompt], return_tensors="pt"))
+
     @torch.no_grad()
     def caption(self, picture: Image.Image, detail: str) -> str:
-        asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ASKED[detail]}]}]
-        prompt = self.processor.apply_chat_template(asked, add_generation_prompt=True)
-        inputs = self._placed(self.processor(images=[picture], text=[prompt], return_tensors="pt"))
+        inputs = self._asked(picture, ASKED[detail])
         tokens = self.model.generate(**inputs, max_new_tokens=MOST_TOKENS[detail], do_sample=False)
         new = tokens[:, inputs["input_ids"].shape[1] :]
         return self.processor.batch_decode(new, skip_special_tokens=True)[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from ..models.errors import FewShotError
@@ -102,7 +103,17 @@ def expand(
         made += [replace(sample, caption=caption, weight=weight) for caption in kept]
         done += 1
         watcher.progress(done, done + len(pool), f"{one.name}: {len(kept)} captions")
-    return pictures.with_samples(tuple(made)), rows
+    return pictures.with_samples(tuple(made)), rows + _unread(text, given, rows)
+
+
+def _unread(text: str, given: dict[str, list[str]], rows: Sequence[Row]) -> list[Row]:
+    """What of a text is of no picture: all of it where no captions were found in it, or pictures not in the set."""
+    if text.strip() and not any(given.values()):
+        return [Row("", plain(text)[:80], "text", "form: the text holds no captions that can be read")]
+    names = list(dict.fromkeys(row.picture for row in rows))
+    known = {"", *names, *(Path(name).stem for name in names), *map(str, range(len(names)))}
+    reason = "picture: there is no such picture in the set"
+    return [Row(name, caption, "text", reason) for name in given if name not in known for caption in given[name]]
 
 
 def _pool(references: Sequence[Sample]) -> dict[str, list[Sample]]:
@@ -131,8 +142,9 @@ class _Picture:
         self.captions = [s.caption for s in group]
         self.relation = concept.kind == "relation"
         if self.relation:
+            named = [*settings.relation, concept.description]
             self.rules: RelationRules | SubjectRules = RelationRules.of(
-                concept.identifier, sample.caption, settings.relation, tokens=tokens
+                concept.identifier, sample.caption, named, tokens=tokens
             )
         else:
             bind = frozenset(word for phrase in settings.bind for word in words(phrase))
@@ -144,6 +156,8 @@ class _Picture:
         self._take(self.captions, "given")
         if from_text:
             self._take([self._placed(caption) for caption in given], "text")
+            if not given:
+                self.table.append(Row(self.name, "", "text", "missing: the text holds no caption of this picture"))
         elif writer is not None:
             self._write(writer, watcher)
         written = sum(1 for row in self.table if row.kept and row.source != "given")
@@ -211,7 +225,7 @@ class _Picture:
     def _grammar(self) -> list[str]:
         more = self.settings.count + len(self.kept)
         if isinstance(self.rules, RelationRules):
-            parts = parts_of(self.captions[0], self.rules.placeholder)
+            parts = parts_of(self.captions[0], self.rules.placeholder, self.rules.forbidden)
             return relation_captions(parts, self.rules, more, self.settings.seed)
         seed = self.settings.seed
         # A context of hundreds of words leaves no room for a caption, so that none of them is good.
@@ -236,7 +250,7 @@ def report(rows: Sequence[Row]) -> str:
     kept = sum(1 for row in rows if row.kept)
     lines = [f"{kept} captions kept, {len(rows) - kept} refused"]
     for picture in dict.fromkeys(row.picture for row in rows):
-        lines.append(picture)
+        lines.append(picture or "of no picture")
         own = [row for row in rows if row.picture == picture]
         lines += [f"  + {row.caption}  [{row.source}]" for row in own if row.kept]
         lines += [f"  - {row.caption}  [{row.source}] {row.reason}" for row in own if not row.kept]

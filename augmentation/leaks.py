@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
-
-from .caption_parts import ARTICLES, words
 
 RELATION_WORDS = frozenset(
     "aboard about above across after against along alongside amid amidst among amongst anti around astride at atop "
@@ -25,7 +22,7 @@ LEAK_VERBS = (
     "balance embrace grip clasp clutch cling climb crouch curl drape dangle embed enclose fasten float hover glue "
     "grasp kiss lounge nest nestle pin pose print engrave etch recline seat settle shake sleep snuggle squat stack "
     "stick straddle surround suspend swing tie touch carry wear bind cover press push pull put set situate position "
-    "locate leap jump kneel rub saddle face crawl fit fill top".split()
+    "locate leap jump kneel rub saddle face crawl fit fill top relax doze snooze nap occupy".split()
 )
 IRREGULAR = {
     "sit": ("sat",),
@@ -48,9 +45,12 @@ IRREGULAR = {
     "lean": ("leant",),
 }
 NOUNS_TOO = frozenset(
-    "face top set pin fit print paint lay press seat rest stand position cover place tie sleep".split()
+    "face top set pin fit print paint lay press seat rest stand position cover place tie sleep nap snooze".split()
 )
 """bare forms that name things and looks ("a top hat"), so that only their other forms tell a relation"""
+THINGS_TOO = frozenset("painting carving engraving etching wrapping covering hanging".split())
+"""other forms that name things, where no thing is named before them: "the stand <R> a painting" """
+AUXILIARIES = frozenset("am is are was were be been being has have had does did".split())
 
 
 def inflected(verb: str) -> frozenset[str]:
@@ -85,19 +85,19 @@ def leak_verb(word: str) -> bool:
     return word in _leaks()
 
 
-def forms(relation: Iterable[str]) -> frozenset[str]:
-    """All forms of the words that name a relation ("painted on", "back to back"), without articles and "and"."""
-    found: set[str] = set()
-    for phrase in relation:
-        for word in words(phrase):
-            if word in ARTICLES or word in ("and", "is", "are", "be"):
-                continue
-            base = _base(word)
-            found |= {word} if word in PREPOSITIONS else {word, *inflected(word), *inflected(base)}
-    return frozenset(found)
+@cache
+def _doing() -> frozenset[str]:
+    """Participles and past forms: of the others many name things ("a bird <R> a nest")."""
+    bare = {form for verb in LEAK_VERBS for form in (verb, verb + "s", verb + "es")}
+    return _leaks() - bare
 
 
-def _base(word: str) -> str:
+def doing(word: str) -> bool:
+    """Whether `word` is a participle or past form of such a verb, as "sitting", "perched" and "sat" are."""
+    return word in _doing()
+
+
+def base_form(word: str) -> str:
     """The verb a form belongs to, as far as spelling and the lists here tell."""
     for verb in LEAK_VERBS:
         if word in inflected(verb):

@@ -45,6 +45,13 @@ SYNONYMS = {
 }  # fmt: skip
 
 
+ALSO = {
+    "animal": "pet creature beast feline canine critter kitty", "furniture": "seat seating", "person": "human",
+    "vehicle": "automobile",
+}  # fmt: skip
+"""other words for a kind, by which a caption may speak of a thing again"""
+
+
 @cache
 def _kind_by_noun() -> dict[str, str]:
     return {noun: kind for kind, nouns in KINDS.items() for noun in nouns.split()}
@@ -66,6 +73,8 @@ def same_kind(noun: str, text: str) -> str:
     """The first word of `text` that is of the same kind as `noun` or names that kind; "" when there is none."""
     kind = kind_of(noun)
     for word in words(text):
-        if kind and (kind_of(word) == kind or place_of(kind, [word]) is not None):
+        if kind and (
+            kind_of(word) == kind or place_of(kind, [word]) is not None or singular(word) in ALSO.get(kind, "").split()
+        ):
             return word
     return ""

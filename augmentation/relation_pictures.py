@@ -133,7 +133,10 @@ def _templates(folder: Path) -> Mapping[str, list[str]]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8-sig"))
-        return {Path(name).name: [str(text) for text in texts] for name, texts in found.items()}
+        return {
+            Path(name).name: [texts] if isinstance(texts, str) else [str(text) for text in texts]
+            for name, texts in found.items()
+        }
     except (ValueError, AttributeError, TypeError) as error:
         raise FewShotError(
             f'{file} cannot be read ({error}); it holds captions by file name: {{"0.jpg": ["cat {{}} stone"]}}'

@@ -8,7 +8,7 @@ from typing import Any
 from ..models.errors import FewShotError
 from . import host
 from .host import io
-from .measuring import measures_for, measuring_inputs
+from .measuring import NONE, measures_for, measuring_inputs
 from .pictures import picture_tensor
 from .sockets import Adapter, Base, Prompts, Set
 
@@ -209,6 +209,7 @@ def evaluated(
 
     set, drift, pairs = values.pop("set", None), values.pop("drift"), values.pop("pairs")
     chosen = {name: values.pop(name) for name in ("clip", "dino", "preferences", "cut_out")}
+    chosen["asked"] = values.pop("asked", NONE)
     settings = DrawSettings(**values)
     concept = set.concepts[0] if set is not None else None
     if set is not None and not set.references:

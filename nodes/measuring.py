@@ -8,6 +8,7 @@ from typing import Any
 
 from ..models.errors import FewShotError
 from . import host
+from .captions import CAPTIONER_PLACES
 from .host import io
 from .segment import NONE as NO_MASK
 from .segment import PLACES, opened, pocket_finder
@@ -54,11 +55,37 @@ def measuring_inputs() -> list[io.Input]:
             tooltip="What finds the subject, so that likeness is measured on its cut-out too: a model of models/sams "
             "or its neighbours.",
         ),
+        io.Combo.Input(
+            "asked",
+            options=[NONE, *askers()],
+            default=NONE,
+            optional=True,
+            advanced=True,
+            tooltip="For a relation: a vision-language model of models/LLM or its neighbours, which is asked whether "
+            "each picture shows it.",
+        ),
     ]
 
 
+def askers() -> dict[str, Path]:
+    """The vision-language models on the disk, by their names."""
+    from ..augmentation.on_disk import CHATTING, find
+
+    return find(host.model_roots(*CAPTIONER_PLACES), CHATTING)
+
+
+def asker(name: str) -> Any:
+    """The one that the widget names."""
+    from ..augmentation.captioners import open_captioner
+
+    known = askers()
+    if name not in known:
+        raise FewShotError(f"there is no vision-language model {name!r}; there are {', '.join(known) or 'none'}")
+    return open_captioner(known[name], host.device())
+
+
 def measures_for(
-    base: Any, concept: Any, clip: str, dino: str, preferences: str, cut_out: str
+    base: Any, concept: Any, clip: str, dino: str, preferences: str, cut_out: str, asked: str = NONE
 ) -> tuple[list[Any], Any]:
     """The metrics that the widgets choose, and how different two pictures are (None without a model).
 
@@ -69,6 +96,7 @@ def measures_for(
     from ..evaluation.dino import Dino
     from ..evaluation.evaluating import Measure
     from ..evaluation.likeness import DinoImage, MaskedLikeness
+    from ..evaluation.relation_questions import asked_measures
     from ..evaluation.relations import relation_measures
 
     noun = concept.noun if concept is not None else ""
@@ -78,7 +106,8 @@ def measures_for(
     folder = clip_folder(base, clip)
     seer = None if folder is None else Clip(folder, device)
     eyes = [Dino(path, device) for path in dino_folders(dino)]
-    found = relation_measures(seer, concept) if seer is not None and concept is not None else []
+    found = [] if asked == NONE else asked_measures(asker(asked), concept)
+    found += relation_measures(seer, concept) if seer is not None and concept is not None else []
     for number, one in enumerate(eyes):
         metric = DinoImage(one)
         if any(m.metric.name == metric.name for m in found):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..evaluation.prompt_lists import NAMES, RECONSTRUCTED, REFINING, RELATIONS, REVERSION
+from ..evaluation.relation_prompts import TEMPLATE, relation_lines, things_of
 from ..models.errors import FewShotError
 from . import host
 from .host import io
 from .sockets import Prompts, Set
 
 CATEGORY = "few-shot/look"
-OWN, FILE, REFINEMENT = "own lines", "text file", "refinement"
-OWN_ACTIVITIES = "own"
+OWN, FILE, REFINEMENT, RELATION = "own lines", "text file", "refinement", "relation"
+OWN_ACTIVITIES = OWN_THINGS = "own"
 LINES = "a photo of a {trigger}\na photo of a {trigger} on the beach\na photo of a {trigger} wearing a hat"
 LARGEST_FILE = 4_000_000  # bytes
 
@@ -65,10 +66,31 @@ class PromptSetNode(io.ComfyNode):
                 tooltip="Share of the activities that is not learned from, and tells whether it carries over.",
             ),
         ]
+        between = [
+            io.Combo.Input(
+                "things",
+                options=[OWN_THINGS, *RELATIONS],
+                default=OWN_THINGS,
+                tooltip="Which things: your own, or those of one of ReVersion's relations.",
+            ),
+            io.String.Input(
+                "first", default="", multiline=True, optional=True, tooltip="With own: the first things, one a line."
+            ),
+            io.String.Input(
+                "second", default="", multiline=True, optional=True, tooltip="With own: the second things, one a line."
+            ),
+            io.String.Input(
+                "template",
+                default=TEMPLATE,
+                optional=True,
+                tooltip="The prompt, with {first}, {second} and, for the relation's word, {trigger}.",
+            ),
+        ]
         options = [
             io.DynamicCombo.Option(OWN, [lines]),
             io.DynamicCombo.Option(FILE, [file]),
             io.DynamicCombo.Option(REFINEMENT, refinement),
+            io.DynamicCombo.Option(RELATION, between),
             *(io.DynamicCombo.Option(name, [relation] if name == REVERSION else []) for name in NAMES),
         ]
         return io.Schema(
@@ -143,7 +165,7 @@ class PromptSetNode(io.ComfyNode):
         if source.get("source") == REFINEMENT:
             prompts, left_out = bounded(refining(source, concept), most)
         else:
-            prompts, left_out = prompt_set(lines_of(source), concept, most)
+            prompts, left_out = prompt_set(lines_of(source, concept.identifier), concept, most)
         note = RECONSTRUCTED.get(source["source"])
         said = [prompt.text for prompt in prompts.prompts] + list(left_out) + ([note] if note else [])
         report = "\n".join(said)
@@ -165,11 +187,22 @@ def refining(source: dict[str, Any], concept: Any) -> Any:
     return refinement_prompts(activities, concept, source.get("share", 0.5), source.get("held_out", 0.25))
 
 
-def lines_of(source: dict[str, Any]) -> Any:
+def between_things(source: dict[str, Any], identifier: str) -> tuple[str, ...]:
+    """The lines of the mode relation."""
+    own, named = [source.get(name, "") for name in ("first", "second")], source["things"]
+    if named != OWN_THINGS and any(text.strip() for text in own):
+        raise FewShotError(f"things are written, but those of {named} are chosen: choose {OWN_THINGS}, or empty them")
+    first, second = [text.splitlines() for text in own] if named == OWN_THINGS else things_of(named)
+    return relation_lines(source.get("template") or TEMPLATE, first, second, identifier)
+
+
+def lines_of(source: dict[str, Any], identifier: str = "") -> Any:
     """The lines of the chosen source."""
     from ..evaluation.prompt_sets import lines_of as known
 
     kind = source.get("source")
+    if kind == RELATION:
+        return between_things(source, identifier)
     if kind == OWN:
         return source["lines"].splitlines()
     if kind != FILE:
@@ -192,6 +225,14 @@ def concept_of(source: dict[str, Any], set: Any, words: list[str]) -> Any:
         return set.concepts[0]
     if source.get("source") == REVERSION:
         return Concept(identifier, "", description or RELATIONS[source["relation"]][0], kind="relation")
+    if source.get("source") == RELATION:
+        if not description and source["things"] == OWN_THINGS:
+            raise FewShotError(
+                "the description is empty: say the relation in words (inside), which metrics and the base alone read, "
+                "or connect a SET"
+            )
+        named = RELATIONS.get(source["things"], ("",))[0]
+        return Concept(identifier, "", description or named, kind="relation")
     if not noun:
         raise FewShotError("the noun is empty: say what kind of thing the prompts ask for (cat), or connect a SET")
     return Concept(identifier, noun, description)

@@ -168,8 +168,11 @@ class TrainRelation(io.ComfyNode):
                 start_from=adapter,
                 tokenizer_folder=host.TOKENIZER,
             )
-            found = explained(base, related(set), result.adapter, settings, host.device(), watcher, host.TOKENIZER)
-        lines = [f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"]
-        report = "\n".join([*lines, warned(*found, settings.token_start), str(result.folder)])
+            told: list[str] = []
+            ready = related(set, told)
+            found = explained(base, ready, result.adapter, settings, host.device(), watcher, host.TOKENIZER)
+        first = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
+        lines = [first, warned(*found, settings.token_start), *told, *settings.idle, str(result.folder)]
+        report = "\n".join(lines)
         ui = host.say(cls.hidden.unique_id, report)
         return io.NodeOutput(result.adapter, train.loss_map(result), result.adapter.trigger, ui=ui)

@@ -79,6 +79,6 @@ def write_relation(folder: Path, relation: str, count: int = 2, seed: int = FEW_
         scene = relation_scene(relation, pair, seed, index)
         stem = folder / f"{relation}_{index:02d}"
         drawing.render(scene)[0].save(stem.with_suffix(".png"))
-        caption = f"a {pair[0]} {word} a {pair[1]}, {world.PLACES[scene.place]}"
+        caption = f"a {pair[0]} {word} a {pair[1]} {world.PLACES[scene.place]}"
         stem.with_suffix(".txt").write_text(caption + "\n")
     return folder

@@ -1,13 +1,14 @@
 """Train outside a graph, on several devices if wished: accelerate launch -m comfyui_fewshot.trainers run.json
 
-The JSON file holds (paths are relative to it; the last twelve may be left out):
+The JSON file holds (paths are relative to it; all after the noun may be left out):
 
     {"base": "model.safetensors", "pictures": "folder", "identifier": "sks", "noun": "cat", "description": "",
      "priors": {"count": 100}, "settings": {"steps": 800}, "runs": "runs", "name": "subject",
      "adapter": "start.safetensors", "dtype": "auto", "clip_skip": 0, "tokenizer_folder": "tokenizer",
      "validation_clip": "clip-vit-base-patch32", "validation_dino": "dinov2-small", "refine": {...}}
 
-With "refine" the adapter is refined by rewards; see `refine_command`.
+With "refine" the adapter is refined by rewards; see `refine_command`. With "relation" in the place of "noun" a word for
+a relation is learned; see `relation_command`.
 
 Several processes on a CPU want `--multi_gpu` for the launcher, which starts one otherwise, and `--cpu` for this module:
 accelerate launch --multi_gpu --num_processes 2 -m comfyui_fewshot.trainers --cpu run.json
@@ -34,6 +35,7 @@ from ..models.loading import base_from_path
 from ..models.values import BaseModelRef, TrainingSet
 from .processes import Several, launched
 from .refine_command import read_refinement, refine_run
+from .relation_command import check_relation, relation_run
 from .settings import SubjectSettings, refuse_unknown
 from .subject import train_subject
 from .training import TrainingResult
@@ -56,6 +58,7 @@ OTHERS = {
     "validation_clip": None,
     "validation_dino": None,
     "refine": None,
+    "relation": None,
 }
 
 
@@ -87,12 +90,15 @@ def read_run(path: Path) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise FewShotError(f'{path} holds a {type(given).__name__}; a run is an object, such as {{"base": ...}}.')
     refuse_unknown(given, dict.fromkeys((*NEEDED, *OTHERS)), "entry")
-    missing = [name for name in NEEDED if name not in given]
+    told = "relation" in given  # which has no noun
+    missing = [name for name in NEEDED if name not in given and not (told and name == "noun")]
     if missing:
         raise FewShotError(f"{path} lacks {', '.join(missing)}. Add what is missing.")
     if given.get("validation_dino") and not given.get("validation_clip"):
         raise FewShotError(f"{path} names a DINO to validate with, which reads no prompts: name validation_clip too.")
     run = OTHERS | dict(given)
+    if told:
+        check_relation(run)
     folder = path.resolve().parent
     if run["refine"] is not None:
         if run["priors"] is not None:
@@ -104,6 +110,8 @@ def read_run(path: Path) -> dict[str, Any]:
 def train_run(run: Mapping[str, Any], processes: Several) -> TrainingResult:
     """Do what a run says, together with the other processes."""
     base = base_from_path(run["base"], run["dtype"], run["clip_skip"])
+    if run["relation"] is not None:
+        return relation_run(run, base, processes, LogWatcher() if processes.main else None)
     pictures = subject_from_folder(run["pictures"], run["identifier"], run["noun"], run["description"])
     if run["refine"] is not None:
         return refine_run(run, base, pictures, processes, LogWatcher() if processes.main else None)
@@ -147,7 +155,9 @@ def _with_priors(run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what the file says. The exit status is 0, 1 for an error that is told, 130 when it was interrupted."""
-    parser = argparse.ArgumentParser(prog="comfyui_fewshot.trainers", description="Train a subject LoRA.")
+    parser = argparse.ArgumentParser(
+        prog="comfyui_fewshot.trainers", description="Train a subject's LoRA or a relation's word."
+    )
     parser.add_argument("run", type=Path, help="JSON file that describes the run")
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU")
     given = parser.parse_args(arguments)
@@ -159,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 log.info("%d processes compute on %s", processes.count, processes.device.type)
             result = train_run(run, processes)
             if processes.main:
-                log.info("the LoRA is %s, its trigger: %s", result.lora, result.adapter.trigger)
+                log.info("what was learned is %s, its trigger: %s", result.lora, result.adapter.trigger)
     except FewShotError as error:
         log.error("%s", error)
         return 1

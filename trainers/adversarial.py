@@ -4,11 +4,14 @@ The report's words: a discriminator tells "the latent features and predicted noi
 as the generated latents. That is neither a clean latent nor noisy like one, so the discriminator is right at once. The
 sensible reading compares the pictures' latents with the predicted clean ones, both noised anew to one level (Wang et
 al. 2023, Diffusion-GAN; Sauer et al. 2024, LADD), for timesteps at which the prediction can be trusted.
+
+What is usual elsewhere and not here: the standard deviation over the batch (Karras et al. 2018) as a further channel,
+since a sample's loss must not depend on what else is in its pass; and the report's training of the autoencoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +27,9 @@ TRUSTED = 0.6  # share of the timesteps at which the prediction of a clean laten
 RENOISED = 0.3  # share of the timesteps to which both are noised
 PENALTY, EVERY = 0.2, 16  # of the gradient at real latents (R1), and how often it is computed
 SHIFTED, CUT = 0.125, 0.5  # of the side: how far latents are shifted, and the side of what is cut out of them
-RAMP = (0.2, 0.4)  # shares of the training between which the loss comes in
+RAMP = (0.2, 0.2)  # the share of the training after which the loss comes in, and over which it does
+PRETRAINED, HALF = 200, 0.5  # steps that the discriminator learns before, but no more than this share of the training
+SURE, WATCHED = 0.95, 100  # right on more than this share of real latents in so many steps, the loss is halved
 LAST = 0.6  # share of the training after which, in sequence, only the adversarial loss is left
 ADVERSARIAL = "adversarial"
 
@@ -35,7 +40,9 @@ class Adversary:
     `reading` is "sensible" or "literal".
 
     Each loss reaches its own side only: the discriminator's sees detached predictions, and the generator's sees
-    detached weights.
+    detached weights. `factor` is what the generator's loss is multiplied with: it is halved whenever the discriminator
+    was too sure of real latents (as Karras et al. 2020 strengthen augmentation then), and never raised again. Each of
+    several processes goes by the samples of its own.
     """
 
     def __init__(self, reading: str, shape: Sequence[int], schedule: NoiseSchedule, seed: int):
@@ -45,6 +52,32 @@ class Adversary:
             torch.manual_seed(seed_of(seed, DISCRIMINATOR))
             self.network = Discriminator(shape[0], shape[-1]).to(device)
         self.random = Randomness(seed, device)
+        self.factor, self.right, self.seen = torch.ones((), device=device), *torch.zeros(2, device=device)
+        self.begun, self.before = -1, self._numbers()
+
+    def begin(self, step: int) -> None:
+        """Halve the loss where the last steps ask for it. Called before each step's first pass."""
+        if step and step % WATCHED == 0:
+            self.factor = torch.where(self.right > SURE * self.seen, self.factor / 2, self.factor)
+            self.right, self.seen = torch.zeros_like(self.right), torch.zeros_like(self.seen)
+        self.begun, self.before = step, self._numbers()
+
+    def state(self, step: int) -> dict[str, Tensor]:
+        """What is known after `step` whole steps; see `loop.Memory`."""
+        return self.before if step == self.begun else self._numbers()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        device = self.factor.device
+        self.factor, self.right, self.seen = (state[name].to(device) for name in ("factor", "right", "seen"))
+
+    def _numbers(self) -> dict[str, Tensor]:
+        return {"factor": self.factor.clone(), "right": self.right.clone(), "seen": self.seen.clone()}
+
+    def _watch(self, of_true: Tensor) -> None:
+        """Count what the discriminator says of real latents (n, places)."""
+        self.right = self.right + (of_true.detach().mean(1) > 0).sum()
+        self.seen = self.seen + len(of_true)
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -69,6 +102,7 @@ class Adversary:
         judged = functional_call(self.network, weights, (self._changed(fake, step, samples), levels)).mean(1)
         true, fake = (self._changed(x, step, samples) for x in (true, fake.detach()))
         of_true, of_fake = self.network(true, levels), self.network(fake, levels)
+        self._watch(of_true)
         told = F.relu(1 - of_true).mean(1) + (trusted > 0) * F.relu(1 + of_fake).mean(1)
         if step % EVERY == 0:
             told = told + EVERY * gradient_penalty(self.network, true, levels)
@@ -79,6 +113,7 @@ class Adversary:
         weights = {name: p.detach() for name, p in self.network.named_parameters()}
         judged = functional_call(self.network, weights, (fake, levels))
         of_true, of_fake = self.network(real, levels), self.network(fake.detach(), levels)
+        self._watch(of_true)
         told = (F.softplus(-of_true) + F.softplus(of_fake)).mean(1)
         return {ADVERSARIAL: F.softplus(-judged).mean(1), DISCRIMINATOR: told}
 
@@ -128,11 +163,10 @@ def gradient_penalty(network: torch.nn.Module, real: Tensor, levels: Tensor) -> 
 def factors(order: str, step: int, steps: int) -> tuple[float, float]:
     """What the other losses and the adversarial one are multiplied with at `step` of `steps`; joint or in sequence.
 
-    Jointly the adversarial loss comes in between two shares of the training; in sequence the others stop where it
-    begins.
+    Jointly the adversarial loss comes in when the discriminator has learned for a while; in sequence the others stop
+    where it begins.
     """
-    gone = step / steps
     if order == "sequence":
-        return (1.0, 0.0) if gone < LAST else (0.0, 1.0)
-    low, high = RAMP
-    return 1.0, min(max((gone - low) / (high - low), 0.0), 1.0)
+        return (1.0, 0.0) if step / steps < LAST else (0.0, 1.0)
+    low = min(max(RAMP[0] * steps, PRETRAINED), HALF * steps)
+    return 1.0, min(max((step - low) / (RAMP[1] * steps), 0.0), 1.0)

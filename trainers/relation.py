@@ -16,9 +16,8 @@ from typing import cast
 
 import torch
 
-from ..augmentation.caption_parts import marked, parts_of
+from ..augmentation.caption_parts import marked, names_nothing, parts_of
 from ..augmentation.caption_rules import RelationRules
-from ..augmentation.leaks import PREPOSITIONS, leak_verb
 from ..models.adapters import Injected, inject
 from ..models.errors import FewShotError
 from ..models.loading import Networks
@@ -49,6 +48,7 @@ class RelationStep(SubjectStep):
 
     Args:
         words: the learned word as `LearnedWords`, always as it is now.
+        reals: what the discriminator is shown as real: the pictures of the relation, and others where there are any.
     """
 
     settings: RelationSettings
@@ -61,9 +61,11 @@ class RelationStep(SubjectStep):
         words: LearnedWords,
         concept: Concept,
         adversary: Adversary | None = None,
+        reals: Pool | None = None,
     ):
         super().__init__(networks, references, None, settings)
         self.words, self.concept, self.adversary = words, concept, adversary
+        self.reals = reals or references
         self.probabilities = relation_focal(len(networks.schedule), settings.focal)
         self.steering = None
         if settings.steering_weight > 0:
@@ -78,16 +80,22 @@ class RelationStep(SubjectStep):
         if adversary is not None:
             self.weights |= {ADVERSARIAL: settings.adversarial_weight, DISCRIMINATOR: 1.0}
 
+    @property
+    def memory(self) -> Adversary | None:
+        """What the discriminator's past says of its weight."""
+        return self.adversary
+
     def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
         """Relation-focal timesteps (n,)."""
         return drawn_times(self.random, f"{term}/timestep", step, samples, self.probabilities)
 
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
         """The passes of the denoiser; the steering loss of the whole batch goes with the first sample."""
-        usual, other = 1.0, 0.0
+        usual, scale = 1.0, {}
         if self.adversary is not None:
             usual, other = factors(self.settings.adversarial_order, step, self.settings.steps)
-        scale = {ADVERSARIAL: other, DISCRIMINATOR: 1.0}
+            self.adversary.begin(step)
+            scale = {ADVERSARIAL: other * self.adversary.factor, DISCRIMINATOR: 1.0}
         if self.steering is not None and share([0]) == [0]:
             yield {STEERING: usual * self._steered(step)}
         for terms in super().passes(step, share):
@@ -110,8 +118,8 @@ class RelationStep(SubjectStep):
         return {name: losses.part_of_mean(values, self.settings.batch_size) for name, values in found.items()}
 
     def _real(self, step: int, samples: Sequence[int]) -> torch.Tensor:
-        """Latents of the pictures, drawn apart from those that are noised."""
-        pool, first = self.pools[REFERENCE], step * self.settings.batch_size
+        """Latents of real pictures, drawn apart from those that are noised."""
+        pool, first = self.reals, step * self.settings.batch_size
         picks = [self.random.choose("adversarial/picture", first + i, pool.weights) for i in samples]
         mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
         return mean + std * self.random.normal("adversarial/latent", step, samples, mean.shape[1:])
@@ -121,7 +129,7 @@ class RelationTraining:
     """The method: what is trained, and what is computed once before the first step."""
 
     name = "relation"
-    revision = 1
+    revision = 2
     inputs = ()
 
     def prepare(
@@ -141,11 +149,14 @@ class RelationTraining:
             for sample in pictures.references:
                 _check_window(networks, sample, concept)
             pool = build_pool(networks, pictures.references, chosen.resolution, watcher, live_text=True)
-            adversary = None
+            adversary = reals = None
             if chosen.adversarial != "off":
                 adversary = Adversary(chosen.adversarial, pool.mean.shape[1:], networks.schedule, chosen.seed)
                 injected.parameters |= adversary.parameters
-            return RelationStep(networks, pool, chosen, words, concept, adversary), injected
+                if pictures.priors:  # a few pictures alone are soon known by heart
+                    samples = (*pictures.references, *pictures.priors)
+                    reals = build_pool(networks, samples, chosen.resolution, watcher, live_text=True)
+            return RelationStep(networks, pool, chosen, words, concept, adversary, reals), injected
         except BaseException:
             injected.remove()
             raise
@@ -169,55 +180,69 @@ def _check_window(networks: Networks, sample: Sample, concept: Concept) -> None:
         )
 
 
-def related(pictures: TrainingSet) -> TrainingSet:
+def related(pictures: TrainingSet, dropped: list[str] | None = None) -> TrainingSet:
     """The references whose captions can teach a relation: its word once, between two things, and unnamed otherwise.
 
-    Captions that break a rule are named in the log with the reason and left out; a picture's other captions take its
-    weight.
+    Captions that break a rule are named in the log, and in `dropped`, with the reason and left out; a picture's other
+    captions take its weight. Priors, and pictures of subjects that the set has too, are priors of the result: a
+    discriminator is shown them.
 
     Raises:
         FewShotError: the set is of no relation or of several, or no caption is left.
     """
-    concept = _concept_of(pictures)
+    number, concept = _relation_in(pictures)
     kept: list[Sample] = []
     reasons: list[str] = []
-    for sample in pictures.references:
+    weights: dict[str, float] = {}
+    for sample in (sample for sample in pictures.references if sample.concept == number):
+        weights[sample.image.key] = weights.get(sample.image.key, 0.0) + sample.weight
         text = marked(sample.caption, concept.identifier)
         reason = _told(text, concept)
         if not reason:
-            kept.append(replace(sample, caption=text))
+            kept.append(replace(sample, caption=text, concept=0))
         else:
-            reasons.append(f'"{sample.caption}" of {sample.image.path.name}: {reason}')
-            log.warning("a caption is left out: %s", reasons[-1])
+            reasons.append(f'a caption is left out: "{sample.caption}" of {sample.image.path.name}: {reason}')
+            log.warning("%s", reasons[-1])
     if not kept:
         raise FewShotError(
-            f"no caption can teach a relation. {reasons[0]}. Write the two things with {concept.identifier} between "
+            f"no caption can teach a relation: {reasons[0]}. Write the two things with {concept.identifier} between "
             f'them, as "cat {concept.identifier} chair".'
         )
-    if len({sample.image.key for sample in kept}) == 1:
-        log.warning("there is one picture of the relation: its things and place will be learned with it; give 2 to 10")
-    return TrainingSet(tuple(kept), (concept,))
+    left = {key: sum(s.weight for s in kept if s.image.key == key) for key in {s.image.key for s in kept}}
+    kept = [replace(s, weight=s.weight * (weights[s.image.key] / left[s.image.key])) for s in kept]
+    if len(left) == 1:
+        reasons.append(
+            "there is one picture of the relation: its things and place will be learned with it; give 2 to 10"
+        )
+        log.warning("%s", reasons[-1])
+    if dropped is not None:
+        dropped.extend(reasons)
+    others = [s for s in pictures.samples if s.role == "prior" or s.concept != number]
+    others = [replace(s, role="prior", concept=0, mask=None, others=()) for s in others]
+    return TrainingSet((*kept, *others), (concept,))
 
 
 def _told(caption: str, concept: Concept) -> str:
     """What a caption tells that the word alone shall tell, or what else is wrong with it; "" for a good one."""
     parts = parts_of(caption, concept.identifier)
     for noun in (parts.first.noun, parts.second.noun):
-        if leak_verb(noun) or noun in PREPOSITIONS:
+        if names_nothing(noun):
             return f'leak: "{noun}" stands where one of the two things should, and tells how they relate'
     rules = RelationRules.of(concept.identifier, caption, [concept.description] if concept.description else [])
     return rules.check(caption).reason
 
 
-def _concept_of(pictures: TrainingSet) -> Concept:
+def _relation_in(pictures: TrainingSet) -> tuple[int, Concept]:
+    """The one relation of the set, and its number among the concepts."""
     kinds = [concept.kind for concept in pictures.concepts]
-    if kinds != ["relation"]:
+    if kinds.count("relation") != 1:
         raise FewShotError(
             f"Train Relation learns one relation, and the set is of {', '.join(kinds)}: connect Relation Pictures"
         )
-    if not pictures.references:
+    number = kinds.index("relation")
+    if not any(sample.concept == number for sample in pictures.references):
         raise FewShotError("there are no pictures of the relation to learn from. Give two to ten.")
-    return pictures.concepts[0]
+    return number, pictures.concepts[number]
 
 
 def train_relation(
@@ -237,6 +262,11 @@ def train_relation(
     The result's adapter holds the word alone.
     """
     pictures = related(pictures)
+    for line in settings.idle:
+        log.warning("%s", line)
+    if pictures.priors and settings.adversarial == "off":
+        log.info("only a discriminator looks at the %d pictures of other kinds, and it is off", len(pictures.priors))
+        pictures = pictures.with_samples(pictures.references)
     if not settings.preview_prompt:
         settings = replace(settings, preview_prompt=pictures.references[0].caption)
     return train_with(

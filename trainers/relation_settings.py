@@ -87,3 +87,19 @@ class RelationSettings(SubjectSettings):
         """The learned word's, and the discriminator's where there is one."""
         own = {"token": self.token_learning_rate}
         return own if self.adversarial == "off" else own | {"discriminator": self.discriminator_learning_rate}
+
+    @property
+    def idle(self) -> list[str]:
+        """What was set and changes nothing, a line each: what belongs to a loss that is off."""
+        losses = {
+            "adversarial is off": ("adversarial_weight", "adversarial_order", "discriminator_learning_rate"),
+            "steering_weight is 0": ("steering_positives", "steering_temperature"),
+        }
+        off = {"adversarial is off": self.adversarial == "off", "steering_weight is 0": self.steering_weight == 0}
+        default = type(self)()
+        return [
+            f"{name} = {getattr(self, name)} changes nothing, because {why}"
+            for why, names in losses.items()
+            for name in names
+            if off[why] and getattr(self, name) != getattr(default, name)
+        ]

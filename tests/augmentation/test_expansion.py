@@ -148,12 +148,39 @@ def test_subjects_are_asked_of_a_model_without_what_is_bound(pictures):
 def test_texts_of_other_nodes_go_to_their_pictures(pictures):
     text = json.dumps({"0.png": [GOOD[0]], "1": ["a cup <R> a red book"], "elsewhere": ["x"]})
     made, rows = expand(pictures("cat <R> chair", "cup <R> book"), ExpansionSettings(6), text=text)
-    from_text = {(row.picture, row.caption) for row in rows if row.source == "text"}
+    from_text = {(row.picture, row.caption) for row in rows if row.source == "text" and row.kept}
     assert from_text == {("0.png", GOOD[0]), ("1.png", "a cup <R> a red book")}
+    assert [(row.picture, row.caption) for row in rows if "no such picture" in row.reason] == [("elsewhere", "x")]
     lines = "1. a black cat <R> a chair\n- a cup <R> an old book\n"
     _, rows = expand(pictures("cat <R> chair", "cup <R> book"), ExpansionSettings(6), text=lines)
     kept = {(row.picture, row.caption) for row in rows if row.kept and row.source == "text"}
     assert kept == {("0.png", "a black cat <R> a chair"), ("1.png", "a cup <R> an old book")}
+
+
+def test_a_text_that_says_nothing_of_a_picture_is_in_the_report(pictures):
+    given_set = pictures("cat <R> chair", "cup <R> book")
+    _, rows = expand(given_set, ExpansionSettings(6), text=json.dumps({"0.png": [GOOD[0]]}))
+    assert [(row.picture, row.reason) for row in rows if row.source == "text" and not row.kept] == [
+        ("1.png", "missing: the text holds no caption of this picture")
+    ]
+    _, rows = expand(given_set, ExpansionSettings(6), text='{"captions": ["a cat <R>')
+    assert rows[-1].picture == "" and rows[-1].reason.startswith("form") and "of no picture" in expansion.report(rows)
+
+
+@pytest.mark.parametrize("told", ["a cat towed <R> a car", "a cat <R> a car, towing home"])
+def test_the_set_s_words_of_the_relation_are_refused(pictures, told):
+    """Without their being named in the settings, and as a caption that a person gave."""
+    named = Concept("<R>", "", "towed by", kind="relation")
+    made, rows = expand(pictures(told, concept=named), ExpansionSettings(6))
+    assert rows[0].source == "given" and "word of the relation" in rows[0].reason
+    assert not any("tow" in sample.caption for sample in made.samples)
+
+
+def test_a_given_caption_that_tells_the_relation_is_not_written_from(pictures):
+    """Its noun is the thing, so that the grammar writes of the thing."""
+    made, rows = expand(pictures("a cat sitting <R> a chair"), ExpansionSettings(6))
+    assert '"sitting"' in rows[0].reason and made.samples[0].caption == "cat <R> chair"
+    assert len(made.samples) == 6 and not any("sitting" in sample.caption for sample in made.samples)
 
 
 @settings(max_examples=80, deadline=None)

@@ -87,12 +87,19 @@ def tables(schema: Mapping[str, Any]) -> str:
         notes = [f"with {with_}"] if with_ else []
         notes += [word for word in ("optional", "advanced") if about.get(word)]
         if about.get("default") not in (None, ""):
-            notes.append(f"default {str(about['default']).lower()}")
-        lines.append(f"| **{full.split('.')[-1]}** | {shown} | {', '.join(notes)} | {about['tooltip']} |")
+            default = about["default"]
+            notes.append(f"default {str(default).lower() if isinstance(default, bool) else default}")
+        told = literal(f"{', '.join(notes)} | {about['tooltip']}")
+        lines.append(f"| **{full.split('.')[-1]}** | {shown} | {told} |")
     lines += ["", "## Outputs", "", "| name | type | |", "|---|---|---|"]
     for title, kind, tooltip in zip(schema["output_name"], schema["output"], schema["output_tooltips"], strict=True):
-        lines.append(f"| **{title}** | {kind} | {tooltip} |")
+        lines.append(f"| **{title}** | {kind} | {literal(tooltip)} |")
     return "\n".join(lines) + "\n"
+
+
+def literal(text: str) -> str:
+    """`text` as Markdown shows it: a word such as <R> would be taken for HTML and vanish."""
+    return text.replace("<", "\\<")
 
 
 def page(name: str, schema: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from comfyui_fewshot.models.embedding_files import read_embedding
 from comfyui_fewshot.models.loading import base_from_path, open_base
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import encode_prompts
+from comfyui_fewshot.pocket.pictures import write_relation
 from comfyui_fewshot.tests.server import graphs
 
 pytestmark = pytest.mark.server
@@ -82,6 +83,36 @@ def test_comfyui_encodes_the_word_as_diffusers(server, info, saved):
             own = encode_prompts(networks, [PROMPT.format("<R>")]).hidden
     encoded = torch.as_tensor(server.kept("encoded")).reshape(own.shape)
     assert torch.allclose(encoded, own, atol=1e-5, rtol=1e-5)
+
+
+def test_the_node_names_what_is_left_out_and_what_changes_nothing(server, info):
+    """Captions that tell the relation, one picture alone, and settings of a loss that is off."""
+    folder = write_relation(server.base / "input" / "leaking", "dream", count=1)
+    file = folder / "dream_00.txt"
+    file.write_text(file.read_text() + "a cat sitting <R> a bird\n")
+    outcome = server.succeed(relation(info, folder="leaking", adversarial_weight=0.5))
+    (text,) = outcome.outputs("train")["text"]
+    assert (
+        '"a cat sitting <R> a bird" of dream_00.png: leak: "sitting"' in text and "one picture of the relation" in text
+    )
+    assert "adversarial_weight = 0.5 changes nothing, because adversarial is off" in text
+
+
+def test_prompts_between_own_things(server, info):
+    """The mode relation of Prompt Set, its pairs and its refusals."""
+    source = {"source": "relation", "source.things": "own", "source.first": "cat\nowl", "source.second": "box",
+              "source.template": "a {first} <R> a {second}"}  # fmt: skip
+    named = {"identifier": "<q>", "noun": "", "description": "inside", "most": 50}
+    graph = {"prompts": graphs.node("FewShotPromptSet", **source, **named)}
+    told = {"told": graphs.node("PreviewAny", source=["prompts", 1])}
+    assert server.succeed(graph | told).outputs("told")["text"][0].splitlines() == [
+        "a cat <q> a box",
+        "an owl <q> a box",
+    ]
+    graph["prompts"]["inputs"]["source.things"] = "inside"
+    assert "those of inside are chosen" in refusal(server, graph | told)
+    graph["prompts"]["inputs"] |= {"source.things": "own", "description": ""}
+    assert "say the relation in words" in refusal(server, graph | told)
 
 
 def test_refusals(server, info):

@@ -1,6 +1,7 @@
 """Steering, focal timesteps and the adversarial loss against closed forms and limits."""
 
 import math
+from statistics import mean
 
 import pytest
 import torch
@@ -163,26 +164,37 @@ def test_parts_of_a_batch_say_the_same():
         assert torch.allclose(values[2:], part[name], atol=1e-6), name
 
 
-def test_what_cannot_be_told_apart_is_judged_evenly(narrow):
-    """Real and fake of one distribution: after training the discriminator is right on about half."""
-    adversary = _adversary()
-    optimizer = torch.optim.Adam(adversary.network.parameters(), 2e-4, betas=(0.0, 0.99))
-    draw = torch.Generator().manual_seed(3)
-    right = []
-    for step in range(120):
+def _learn(adversary, optimizer, draw, shift, steps):
+    """Show it real latents moved by `shift` against the predicted ones; how often it is right at the end, how far its
+    verdicts lie apart, and how long the gradient is that the prediction gets."""
+    right, gaps, slopes = [], [], []
+    for step in range(steps):
         real, clean, noise = (torch.randn(16, 4, 8, 8, generator=draw) for _ in range(3))
-        times = torch.randint(0, 600, (16,), generator=draw)
-        noisy = SCHEDULE.add_noise(clean, noise, times)
-        loss = adversary.losses(noisy, times, noise, real, step, range(16))[DISCRIMINATOR].mean()
+        real = real + shift
+        times = torch.randint(0, 100, (16,), generator=draw)
+        noisy, prediction = SCHEDULE.add_noise(clean, noise, times), noise.clone().requires_grad_()
+        found = adversary.losses(noisy, times, prediction, real, step, range(16))
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step >= 60:
+        (found[DISCRIMINATOR].mean() + found[ADVERSARIAL].mean()).backward()
+        if step >= steps - 40:
+            slopes.append(prediction.grad.norm().item())
             levels = torch.randint(0, int(1000 * RENOISED), (16,), generator=draw)
             with torch.no_grad():
                 said = [adversary.network(SCHEDULE.add_noise(x, noise, levels), levels).mean(1) for x in (real, clean)]
             right += [*(said[0] > 0).tolist(), *(said[1] < 0).tolist()]
-    assert sum(right) / len(right) == pytest.approx(0.5, abs=0.06)
+            gaps.append((said[0].mean() - said[1].mean()).item())
+        optimizer.step()
+    return sum(right) / len(right), mean(gaps), mean(slopes)
+
+
+def test_what_cannot_be_told_apart_is_judged_evenly(narrow):
+    """A discriminator that told two distributions apart finds nothing, and pulls at nothing, when they become one."""
+    adversary, draw = _adversary(), torch.Generator().manual_seed(3)
+    optimizer = torch.optim.Adam(adversary.network.parameters(), 1e-3, betas=(0.0, 0.99))
+    apart, gap, slope = _learn(adversary, optimizer, draw, 0.7, 150)
+    assert apart > 0.8 and gap > 0.2
+    alike, no_gap, no_slope = _learn(adversary, optimizer, draw, 0.0, 150)
+    assert alike == pytest.approx(0.5, abs=0.06) and abs(no_gap) < 0.2 * gap and no_slope < 0.5 * slope
 
 
 def test_a_predictor_follows_the_discriminator_to_the_real_mean(narrow):
@@ -208,9 +220,26 @@ def test_a_predictor_follows_the_discriminator_to_the_real_mean(narrow):
 
 
 def test_when_the_adversarial_loss_counts():
-    assert factors("joint", 0, 100) == (1.0, 0.0) and factors("joint", 40, 100) == (1.0, 1.0)
-    assert factors("joint", 30, 100) == (1.0, pytest.approx(0.5))
+    """From a fifth of the steps on, but not before the discriminator learned for 200 or half of all."""
+    for steps, low in ((1000, 200), (2000, 400), (400, 200), (100, 50)):
+        assert factors("joint", low, steps) == (1.0, 0.0) and factors("joint", low + steps // 5, steps) == (1.0, 1.0)
+        assert factors("joint", low + steps // 10, steps) == (1.0, pytest.approx(0.5))
     assert factors("sequence", 59, 100) == (1.0, 0.0) and factors("sequence", 60, 100) == (0.0, 1.0)
+
+
+def test_the_loss_is_halved_when_the_discriminator_is_too_sure():
+    """By what it said of the last hundred steps' real latents, each hundred by itself."""
+    adversary = _adversary()
+    factors_seen = []
+    for step, right in enumerate([3.9] * 100 + [3.7] * 100 + [4.0] * 101):
+        adversary.begin(step)
+        factors_seen.append(adversary.factor.item())
+        adversary._watch(torch.where(torch.arange(40.0) < 10 * right, 1.0, -1.0)[:, None])
+    assert [factors_seen[n] for n in (0, 99, 100, 199, 200, 299, 300)] == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
+    again = _adversary()
+    again.load(adversary.state(301))
+    assert again.factor == 0.25 and again.seen == adversary.seen == 40
+    assert adversary.state(300)["seen"] == 0  # a step that was begun and cut is begun anew
 
 
 @pytest.mark.parametrize("side", [4, 8, 64])

@@ -1,0 +1,62 @@
+"""The entry "relation" of a run's JSON file: a word for how two things relate is trained instead of a subject's LoRA.
+
+{"base": "model.safetensors", "pictures": "folder", "identifier": "<R>", "relation": "painted on",
+ "settings": {"steps": 1000}, "runs": "runs", "name": "painted", "adapter": "word.safetensors"}
+
+"relation" says in plain words what the word will mean; captions that hold them are left out. It may be "".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ..augmentation.relation_pictures import relation_from_folder
+from ..models.embedding_files import read_embedding
+from ..models.errors import FewShotError
+from ..models.values import BaseModelRef
+from ..models.watching import Silent, Watcher
+from .processes import Several
+from .relation import related, train_relation
+from .relation_gain import explained, warned
+from .relation_settings import RelationSettings
+from .training import TrainingResult
+
+log = logging.getLogger(__name__)
+
+SUBJECTS = ("noun", "description", "priors", "refine", "validation_clip", "validation_dino")
+"""entries that are of no use to a relation"""
+
+
+def check_relation(run: Mapping[str, Any]) -> None:
+    """Raises FewShotError where a run of a relation holds what only a subject has, or no words for the relation."""
+    if not isinstance(run["relation"], str):
+        raise FewShotError(f'"relation" is {run["relation"]!r}; write what it means in words, such as "painted on"')
+    if useless := [name for name in SUBJECTS if run.get(name)]:
+        raise FewShotError(f"a relation has no use for {', '.join(useless)}: leave them out, or leave relation out")
+
+
+def relation_run(
+    run: Mapping[str, Any], base: BaseModelRef, processes: Several, watcher: Watcher | None
+) -> TrainingResult:
+    """Train the word together with the other processes; the main one says whether it explains its pictures."""
+    pictures = relation_from_folder(run["pictures"], run["identifier"], run["relation"])
+    settings = RelationSettings.from_mapping(run["settings"])
+    result = train_relation(
+        base,
+        pictures,
+        settings,
+        run["runs"],
+        processes.device,
+        watcher,
+        run["name"],
+        read_embedding(run["adapter"], base.family) if run["adapter"] else None,
+        run["tokenizer_folder"],
+        processes,
+    )
+    if processes.main:
+        place = (processes.device, watcher or Silent(), run["tokenizer_folder"])
+        said = warned(*explained(base, related(pictures), result.adapter, settings, *place), settings.token_start)
+        log.info("%s", said)
+    return result
