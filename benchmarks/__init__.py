@@ -119,6 +119,10 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], file: Path) -> None:
-    """The rows as a JSON list of objects."""
+    """The rows as a JSON list of objects; a note stands in those that have one."""
+    told = [asdict(row) for row in rows]
+    for row in told:
+        if not row["note"]:
+            del row["note"]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

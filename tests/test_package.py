@@ -167,10 +167,10 @@ def test_benches_are_found_by_their_files():
 
 def test_rows_are_written_as_the_issues_ask(tmp_path):
     row = benchmarks.Row("a.b", 0.25, "s", "lower", 0.3, (0.2, 0.3), 5)
-    benchmarks.write([row, benchmarks.Row("c", 2, "nodes", "higher")], tmp_path / "new" / "rows.json")
+    benchmarks.write([row, benchmarks.Row("c", 2, "nodes", "higher", note="odd")], tmp_path / "new" / "rows.json")
     first, second = json.loads((tmp_path / "new" / "rows.json").read_text())
     assert list(first) == ["name", "value", "unit", "better", "goal", "interval", "n"]
-    assert first["interval"] == [0.2, 0.3] and second["interval"] is None
+    assert first["interval"] == [0.2, 0.3] and second["interval"] is None and second["note"] == "odd"
     assert "not met" not in benchmarks.table([row])
 
 
