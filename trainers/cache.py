@@ -17,7 +17,7 @@ from ..models.errors import FewShotError
 from ..models.latents import encode_pictures
 from ..models.loading import Networks
 from ..models.text import Conditioning, encode_prompts, time_ids
-from ..models.values import Sample
+from ..models.values import BESIDE, Sample
 from ..models.watching import Watcher
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ class Pool:
     prompts: the captions; conditioning: them encoded, row by row, or None where the text encoder is trained.
     dropped: the empty caption encoded (1 row), under the same condition.
     weights: how often each sample is drawn, relatively.
-    shapes: each sample's masks (1, h, w) by the number of their subject, on the host.
+    shapes: each sample's masks (1, h, w) by the number of their subject, on the host; BESIDE is that of other things
+        in a composite.
     grounds: the weight (N, 1, 1, 1) of the loss beyond the masks that a composite brings, 1 for all others; None
         where no composite brings one.
     late_weights: as `weights`, towards the end of training; None where nothing changes.
@@ -113,7 +114,8 @@ def build_pool(
 def _fit(sample: Sample, resolution: int, cells: int):
     """Pixels (3, H, W) in [0, 1], each subject's mask on the latents' grid (1, h, w), and the crop around them all."""
     source = load_picture(sample.image)
-    masks = {number: as_large(load_mask(mask), source) for number, mask in sample.masks.items()}
+    kept = sample.masks | ({} if sample.beside is None else {BESIDE: sample.beside})
+    masks = {number: as_large(load_mask(mask), source) for number, mask in kept.items()}
     union = reduce(ImageChops.lighter, masks.values()) if masks else None
     picture, _, crop = fit_to(source, union, resolution, resolution, centre="mask" if masks else "centre")
     shapes = {}
@@ -130,7 +132,7 @@ def _tensor(picture: Image.Image) -> torch.Tensor:
 def _united(
     shapes: Sequence[Mapping[int, torch.Tensor]], mean: torch.Tensor, samples: Sequence[Sample], needed: bool
 ) -> torch.Tensor:
-    """Where any subject is, on the latents' grid (N, 1, h, w), by area; everywhere where there is no mask.
+    """Where any subject or pasted thing is, on the latents' grid (N, 1, h, w), by area; all of it without a mask.
 
     In a composite the cells around the subject count as the subject, so that its outline is learned in full. Masks of
     other pictures may be empty unless they are `needed`.

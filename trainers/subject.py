@@ -31,7 +31,7 @@ from .loop import Share
 from .processes import Processes
 from .randomness import Randomness
 from .settings import SubjectSettings
-from .several import NATURAL_END, drawing_weights, natural_weights
+from .several import NATURAL_END, draws_told, drawing_weights, natural_weights
 from .supervision import Supervision, supervise
 from .training import TrainingResult, train_with
 from .tuning import sets_of, words_of
@@ -228,7 +228,7 @@ class SubjectTraining:
 
     name = "subject"
     inputs = ()
-    revision = 3  # raised too when a rule of `auto` or a default that is not a setting changes
+    revision = 4  # raised too when a rule of `auto` or a default that is not a setting changes
 
     def prepare(
         self,
@@ -262,12 +262,14 @@ class SubjectTraining:
     ) -> tuple[Pool, Pool | None, Supervision | None]:
         """References, priors, and what L_local compares; the last two where they have a weight."""
 
-        def pool(samples: Sequence[Sample], masks: bool, share: float = 0.0) -> Pool:
+        def pool(samples: Sequence[Sample], masks: bool) -> Pool:
             built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.reads_text)
-            weights = drawing_weights(samples, share)
+            weights = drawing_weights(samples, chosen.composite_share)
+            if len(pictures.concepts) > 1 or any(sample.pasted for sample in samples):
+                log.info("%s are drawn: %s", samples[0].role, draws_told(samples, weights, pictures.concepts))
             return replace(built, weights=weights, late_weights=natural_weights(samples, weights))
 
-        references = pool(pictures.references, chosen.background_weight < 1, chosen.composite_share)
+        references = pool(pictures.references, chosen.background_weight < 1)
         supervision = None
         if chosen.local_weight > 0:
             content = chosen.local_attention == "content"
