@@ -84,6 +84,7 @@ def build_pool(
         fitted.append(_fit(sample, resolution, resolution // networks.downscale))
         if done % 10 == 0:
             watcher.progress(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
+    _tell_fitting(samples, resolution)
     at_once = at_once or max(1, min(4, 4 * 512 * 512 // resolution**2))
     moments = []
     for start in range(0, len(fitted), at_once):
@@ -109,6 +110,17 @@ def build_pool(
         shapes=shapes,
         grounds=grounds.to(networks.device) if weighed else None,
     )
+
+
+def _tell_fitting(samples: Sequence[Sample], resolution: int) -> None:
+    """Name in the log what is cropped, and masks that are brought to the size of their pictures."""
+    sizes = {s.image.key: (s.image.width, s.image.height) for s in samples}
+    cropped = sum(width != height for width, height in sizes.values())
+    if cropped:
+        log.info("%d of %d pictures are cropped to %d x %d", cropped, len(sizes), resolution, resolution)
+    masks = [(mask.width, mask.height) != sizes[s.image.key] for s in samples for mask in s.masks.values()]
+    if any(masks):
+        log.info("%d of %d masks are of another size than their picture, and are resized to it", sum(masks), len(masks))
 
 
 def _fit(sample: Sample, resolution: int, cells: int):

@@ -63,6 +63,7 @@ class RelationStep(SubjectStep):
         adversary: Adversary | None = None,
     ):
         super().__init__(networks, references, None, settings)
+        self.divergence = None  # an adversary's loss may join the denoising error, or take its place
         self.words, self.concept, self.adversary = words, concept, adversary
         self.probabilities = relation_focal(len(networks.schedule), settings.focal)
         self.steering = None

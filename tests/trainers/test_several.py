@@ -21,7 +21,7 @@ from comfyui_fewshot.trainers.auto import steps
 from comfyui_fewshot.trainers.captions import captioned
 from comfyui_fewshot.trainers.facts import gather_facts
 from comfyui_fewshot.trainers.randomness import Randomness
-from comfyui_fewshot.trainers.several import NATURAL_END, draws_told, drawing_weights, natural_weights
+from comfyui_fewshot.trainers.several import NATURAL_END, drawing_weights, draws_told, natural_weights
 from comfyui_fewshot.trainers.subject import DCO, LOCAL, PRIOR, REFERENCE, SubjectTraining
 
 PICTURE = Picture(Path("a.png"), "a", 8, 8)
@@ -291,6 +291,8 @@ def test_composites_are_no_more_references(networks, with_composites, pictures, 
 
 def test_a_set_without_composites_keeps_its_key(pictures):
     """The fields of composites were added later: finished runs of other sets are still found."""
-    before = [{k: v for k, v in vars(s).items() if k not in ("pasted", "background", "beside")} for s in pictures.samples]
+    before = [
+        {k: v for k, v in vars(s).items() if k not in ("pasted", "background", "beside")} for s in pictures.samples
+    ]
     assert pictures.key == content_key("TrainingSet", before, [vars(c) for c in pictures.concepts])
     assert replace(pictures.samples[0], pasted=True).told != pictures.samples[0].told
