@@ -45,6 +45,15 @@ class Reading:
     layout: str
 
 
+def alike(first: Reading, second: Reading) -> bool:
+    """Whether two readings say the same of all that fidelities are made of: looks, accessories, place and layout."""
+    return _judged(first) == _judged(second)
+
+
+def _judged(reading: Reading) -> tuple:
+    return reading.place, reading.layout, [(thing.look, thing.accessory) for thing in reading.things]
+
+
 def _thing(answers: dict[str, torch.Tensor], index: int) -> Seen | None:
     noun = NOUNS[int(answers["noun"][index].argmax())]
     if noun is None:
