@@ -29,6 +29,8 @@ BLOCKS: Mapping[str, Any] = {"tuning": "orthogonal"}
 SECOND = {"cat_striped": "car_patched"}
 """the subject that joins another where several are taught"""
 WORDS = ("sks", "zwx")
+TABLE_EVALUATIONS = 15
+"""denoiser evaluations of a training in a table for each usual step, of which a plain one takes 24"""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def apart(shop: Workshop, pair: Pair, seed: int, blocks: bool) -> list[tuple[Ada
     found = []
     for number, one in enumerate(sets_of(shop, pair)):
         how = PLAIN | (BLOCKS | {"subject_block": number} if blocks else {})
-        found.append((shop.train(shop.with_priors(one), seed=seed, **how), 1.0))
+        found.append((shop.train(shop.with_priors(one), seed=seed, **at_one_cost(shop, how)), 1.0))
     return found
 
 
@@ -169,9 +171,9 @@ def evaluations(settings: Mapping[str, Any]) -> int:
     return 3 * rows + (rows if chosen.objective == "dco" else 0)
 
 
-def within(settings: Mapping[str, Any], budget: int) -> dict[str, Any]:
-    """The settings with as many steps as `budget` evaluations pay for."""
-    return {**settings, "steps": budget // evaluations(settings)}
+def at_one_cost(shop: Workshop, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with as many steps as a training in a table may cost."""
+    return {**settings, "steps": TABLE_EVALUATIONS * shop.steps // evaluations(settings)}
 
 
 def of_class(asks: Sequence[Ask], noun: str) -> tuple[Ask, ...]:

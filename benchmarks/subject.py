@@ -30,14 +30,14 @@ from ._subject_lessons import (
     Pair,
     Run,
     Shown,
+    at_one_cost,
     joint,
     learn,
     looked_at,
     of_class,
     shown,
     taught,
-    within,
-)  # fmt: skip
+)
 from ._subject_numbers import doubted, gain, ratio, row, share
 from ._subject_runs import Workshop
 from ._subject_sets import Ask, asks
@@ -45,8 +45,6 @@ from ._subject_tuning import BASELINES, NETI, fused_rows, loss_rows, optimiser_r
 
 STEPS, QUICK_STEPS = 800, 300
 """of a training of one subject; all else follows from it"""
-TABLE_EVALUATIONS = 15
-"""denoiser evaluations of a training in a table for each of those steps; a plain step takes 24"""
 TUNED: Mapping[str, dict[str, Any]] = {
     "cross": {"parameter_set": "cross"},
     "cross_self": {"parameter_set": "attention"},
@@ -116,9 +114,9 @@ class Bench:
 
     def table(self, ways: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, list[Shown]]:
         """By name of a way (kind of set, settings) what it shows in each of the tables' runs, at one cost."""
-        runs, budget = self.table_runs, TABLE_EVALUATIONS * self.shop.steps
+        runs = self.table_runs
         lessons = [
-            Lesson(run, kind, asks(run.noun, f"sks {run.noun}"), within(how, budget))
+            Lesson(run, kind, asks(run.noun, f"sks {run.noun}"), at_one_cost(self.shop, how))
             for kind, how in ways.values()
             for run in runs
         ]

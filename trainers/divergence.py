@@ -35,8 +35,8 @@ class Divergence:
         return max(self.nothing, self.rise * float(errors[:START].median()))
 
     def is_lost(self, errors: torch.Tensor) -> bool:
-        """Whether both of the last two windows lie at or above the limit."""
-        if len(errors) < 2 * WINDOW:
+        """Whether both of the last two windows lie at or above the limit, and the latest errors are no better."""
+        if len(errors) < 2 * WINDOW or self.is_well(errors):
             return False
         limit, last = self.limit(errors), errors[-2 * WINDOW :].reshape(2, WINDOW)
         return bool((last.median(1).values >= limit).all())

@@ -261,7 +261,7 @@ class _Run:
 
     def _remember(self) -> None:
         """Keep the weights, which are known to be good; where each step is checked before its update, now and then."""
-        if not self.watched or (self.plan.divergence is not None and self.step % WINDOW == 0):
+        if not self.watched or (self.plan.divergence is not None and not (self.good and self.step % WINDOW)):
             self.good = [p.detach().clone() for p in self.parameters.values()]
             self.good_step = self.step
 

@@ -95,7 +95,7 @@ def test_tables_cost_the_same_and_share_what_is_the_same(bench):
     assert len(bench.shop.asked) > 20
     for _, chosen in bench.shop.asked:
         each = lessons.evaluations({name: value for name, value in vars(chosen).items() if name != "steps"})
-        assert 0 <= subject.TABLE_EVALUATIONS * bench.shop.steps - chosen.steps * each < each
+        assert 0 <= lessons.TABLE_EVALUATIONS * bench.shop.steps - chosen.steps * each < each
     assert lessons.evaluations({}) == 24 and lessons.evaluations({"prior_weight": 0.0}) == 12
     assert lessons.evaluations({"objective": "dco", "prior_weight": 0.0, "batch_size": 2}) == 8
 

@@ -22,7 +22,8 @@ def errors(*parts):
 
 def test_two_high_windows_are_lost():
     assert RULE.is_lost(errors((0.2, 10), (0.9, 16)))
-    assert RULE.is_lost(errors((0.2, 10), (0.9, 12), (0.1, 3), (0.9, 1)))  # medians forgive single steps
+    assert RULE.is_lost(errors((0.2, 10), (0.9, 6), (0.1, 3), (0.9, 7)))  # medians forgive single steps
+    assert not RULE.is_lost(errors((0.2, 10), (0.9, 13), (0.1, 3)))  # it recovers
     assert not RULE.is_lost(errors((0.2, 10), (0.9, 11)))
     assert not RULE.is_lost(errors((0.2, 10), (0.7, 50)))
     assert not RULE.is_lost(errors((0.2, 15)))

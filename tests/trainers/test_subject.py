@@ -8,13 +8,12 @@ from PIL import Image
 from torch.nn.functional import mse_loss
 
 from comfyui_fewshot.augmentation.decoding import pixel_key
-from comfyui_fewshot.augmentation.pictures import picture_of
+from comfyui_fewshot.augmentation.pictures import picture_of, stored_picture
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.values import Sample
 from comfyui_fewshot.models.watching import Silent
-from comfyui_fewshot.tests.trainers.conftest import draw_picture
 from comfyui_fewshot.trainers import cache
 from comfyui_fewshot.trainers.cache import build_pool
 from comfyui_fewshot.trainers.subject import PRIOR, REFERENCE, SubjectStep, SubjectTraining
@@ -257,7 +256,7 @@ def test_a_mask_that_is_empty_is_told(networks, pictures, tmp_path):
 
 def test_five_hundred_pictures(networks, pictures, tmp_path, caplog):
     """Of several sizes, each with a mask of another size; all are read, and what is done to them is told once."""
-    mask = picture_of(draw_picture(tmp_path / "mask.png", 1, (20, 20)))
+    mask = stored_picture(Image.new("L", (20, 20), 255), tmp_path)
     samples = []
     for number in range(500):
         path = tmp_path / f"{number}.png"
