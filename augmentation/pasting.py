@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..models.errors import FewShotError
-from ..models.values import Concept, Part, Sample, TrainingSet
+from ..models.values import BESIDE, Concept, Part, Sample, TrainingSet
 from ..models.watching import Silent, Watcher
 from .compositing import Composite, CutOut, arrange, compose, cut_out
 from .grounds import KINDS, Ground, ground
@@ -40,13 +40,15 @@ class PasteSettings:
     variants: int = field(default=8, metadata={"min": 0, "max": 200, "help": "composites of each reference picture"})
     prior_variants: int = field(default=1, metadata={"min": 0, "max": 50, "help": "composites of each prior picture"})
     share: float = field(
-        default=0.5, metadata={"min": 0.05, "max": 0.95, "help": "how often a composite is drawn in training"}
+        default=0.5,
+        metadata={"min": 0.05, "max": 0.95, "help": "how often training draws a composite of a subject shown alone"},
     )
     together: float = field(
         default=0.3, metadata={"min": 0.0, "max": 1.0, "help": "how many of the composites show two subjects"}
     )
     mixed: bool = True
     flip: bool = False
+    described: bool = True  # captions name the background, and a subject that is far away or close up
     background: Literal["any", "solid", "gradient", "texture"] = "any"
     background_weight: float = field(
         default=0.1, metadata={"min": 0.0, "max": 1.0, "help": "weight of the loss beyond the subject"}
@@ -94,16 +96,17 @@ def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: 
     size = settings.size or usual_size(pictures)
     notes: list[str] = []
     cuts = _cut_outs(pictures, settings, size, notes, watcher)
-    if not cuts:
-        raise FewShotError(
-            f"no picture can be cut out: {'; '.join(notes[:3]) or 'there are none of the role'}. Connect Segment by "
-            "Prompt, or pictures with masks"
-        )
     jobs = [
         (cut, number)
         for cut in cuts
         for number in range(settings.variants if cut.sample.role == "reference" else settings.prior_variants)
     ]
+    if not jobs:
+        only = "only priors can be cut out, and prior_variants is 0" if cuts else "there are none of the role"
+        raise FewShotError(
+            f"no picture can be cut out: {'; '.join(notes[:3]) or only}. Connect Segment by Prompt, or pictures with "
+            "masks"
+        )
     table, made, together = _Table(pictures, settings, size, cache, tuple(cuts)), [], 0
     for cut, number in jobs:
         watcher.check()
@@ -115,6 +118,12 @@ def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: 
     for note in notes:
         log.warning("%s", note)
     weighted = tuple(_weighted(made, pictures, settings.share))
+    if any(sample.others for sample in weighted):
+        log.info(
+            "of the draws of one subject alone %.0f %% are composites; pictures of several subjects together go by the "
+            "training's composite_share",
+            100 * settings.share,
+        )
     return Pasted(pictures.with_samples((*pictures.samples, *weighted)), weighted, together, tuple(notes))
 
 
@@ -178,26 +187,28 @@ class _Table:
     def _sample(self, own: Sample, composite: Composite, behind: Ground) -> Sample:
         """The training picture of a composite, with a mask for each subject that can be seen in it.
 
-        Things of a class beside a subject have no mask: masks tell a subject from all else.
+        Things of a class beside a subject are no subject's: their mask says only that they are no background.
         """
         masks: dict[int, np.ndarray] = {}
         for layer, mask in zip(composite.layers, composite.masks, strict=True):
-            if layer.cut.sample.role == own.role:
-                number = layer.cut.sample.concept
-                masks[number] = masks[number] | mask if number in masks else mask
+            number = layer.cut.sample.concept if layer.cut.sample.role == own.role else BESIDE
+            masks[number] = masks[number] | mask if number in masks else mask
         stored = {
             number: stored_picture(Image.fromarray(mask).convert("L"), self.cache, fast=True)
             for number, mask in masks.items()
         }
+        beside = stored.pop(BESIDE, None)
+        words = behind.words if self.settings.described else None
         return Sample(
             image=stored_picture(composite.picture, self.cache, fast=True),
-            caption=caption_of(composite, behind.words, self.pictures.concepts),
+            caption=caption_of(composite, words, self.pictures.concepts),
             mask=stored[own.concept],
             role=own.role,
             concept=own.concept,
             others=tuple(Part(number, picture) for number, picture in stored.items() if number != own.concept),
             pasted=True,
             background=self.settings.background_weight,
+            beside=beside,
         )
 
 
@@ -224,8 +235,12 @@ def _partners(cut: CutOut, cuts: Sequence[CutOut], mixed: bool) -> Iterator[list
             yield priors
 
 
-def caption_of(composite: Composite, ground_words: str, concepts: Sequence[Concept]) -> str:
-    """ "a far away photo of a sks dog and a dog on a plain light blue background"; names all that can be seen."""
+def caption_of(composite: Composite, ground_words: str | None, concepts: Sequence[Concept]) -> str:
+    """ "a far away photo of a sks dog and a dog on a plain light blue background"; names all that can be seen.
+
+    Without words for the ground it is "a photo of a sks dog and a dog": for bases whose text encoder was never told of
+    backgrounds and distances.
+    """
     named: list[str] = []
     for layer, mask in zip(composite.layers, composite.masks, strict=True):
         if mask.any():
@@ -233,6 +248,8 @@ def caption_of(composite: Composite, ground_words: str, concepts: Sequence[Conce
             concept = concepts[sample.concept]
             words = with_article(concept.phrase if sample.role == "reference" else concept.noun)
             named.append(f"another {concept.noun}" if words in named else words)
+    if ground_words is None:
+        return f"a photo of {' and '.join(named)}"
     sides = [layer.side / mask.shape[0] for layer, mask in zip(composite.layers, composite.masks, strict=True)]
     shot = "a photo of"
     if max(sides) < FAR and len(sides) == 1:
@@ -243,7 +260,11 @@ def caption_of(composite: Composite, ground_words: str, concepts: Sequence[Conce
 
 
 def _weighted(made: Sequence[Sample], pictures: TrainingSet, share: float) -> Iterator[Sample]:
-    """`made` with weights such that of each subject's draws `share` are composites."""
+    """`made` with weights such that of the draws of each subject alone `share` are composites.
+
+    How often several subjects are drawn together is for the training to say (`several.drawing_weights`); such
+    composites are drawn alike.
+    """
 
     def group(sample: Sample) -> tuple[str, int]:
         return sample.role, sample.concept
@@ -252,7 +273,8 @@ def _weighted(made: Sequence[Sample], pictures: TrainingSet, share: float) -> It
     for sample in pictures.samples:
         if not sample.pasted:
             natural[group(sample)] = natural.get(group(sample), 0.0) + sample.weight
-    count = Counter(map(group, made))
+    count = Counter(group(sample) for sample in made if not sample.others)
     for sample in made:
-        weight = natural[group(sample)] * share / (1 - share) / count[group(sample)]
+        alone = not sample.others
+        weight = natural[group(sample)] * share / (1 - share) / count[group(sample)] if alone else 1.0
         yield replace(sample, weight=weight)

@@ -6,31 +6,33 @@ The pocket's CLIP chooses; the scene readers, which it never saw, judge.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..evaluation.metrics import bootstrap_interval
 from ..models.formats import read_lora
-from ..models.values import Adapter, TrainingSet
-from ..pocket.assemble import WEIGHTS
 from ..trainers.presets import PRESETS, with_preset
 from ..trainers.runs import Run as Folder
 from ..trainers.settings import SubjectSettings
 from ..trainers.subject import train_subject
 from ..trainers.validation import Validator
 from . import Row
-from ._subject_sets import asks, pasted, references, together
+from ._parallel import each
+from ._subject_lessons import PLAIN, Run, shown, taught_set
+from ._subject_numbers import doubted
+from ._subject_runs import Workshop
+from ._subject_sets import asks
 
 if TYPE_CHECKING:
-    from .subject import Bench, Run
+    from .subject import Bench
 
 log = logging.getLogger(__name__)
 
-STEPS, POINTS = 600, 6
-"""long enough to pass the best step, and looked at so often"""
+LONGER, POINTS = 1.5, 8
+"""than the usual steps, to pass the best one, and looked at so often"""
 GOAL = 3.0
-SECOND = {"cat_striped": "car_patched"}
-"""the subject that joins another where a preset teaches several"""
+Judged = tuple[dict[int, float], int, list[float]]
 
 
 def auto_gap(bench: Bench) -> list[Row]:
@@ -39,16 +41,15 @@ def auto_gap(bench: Bench) -> list[Row]:
     A step's points are the mean of both fidelities. The best fixed count is found on the judged samples themselves,
     which no one who trains could do.
     """
-    tables, chosen = [], []
-    for run in bench.one_each:
-        points, step = judged_steps(bench, run)
-        tables.append(points)
-        chosen.append(step)
+    runs = bench.one_each
+    found = each(partial(judged_steps, bench.shop), runs)
+    for run, (points, step, _) in zip(runs, found, strict=True):
         log.info("auto.gap: %s: step %d of %s", run.subject, step, {s: round(v, 3) for s, v in points.items()})
-    gaps = gaps_of(tables, chosen)
-    found = bootstrap_interval([100 * gap for gap in gaps])
-    ends = None if found.low is None or found.high is None else (found.low, found.high)
-    return [Row("auto.gap", found.mean, "points", "lower", bench.goal(GOAL), ends, found.n)]
+    gaps = gaps_of([points for points, _, _ in found], [step for _, step, _ in found])
+    mean = bootstrap_interval([100 * gap for gap in gaps])
+    ends = None if mean.low is None or mean.high is None else (mean.low, mean.high)
+    note = doubted(doubts for _, _, doubts in found)
+    return [Row("auto.gap", mean.mean, "points", "lower", bench.goal(GOAL), ends, mean.n, note)]
 
 
 def gaps_of(tables: Sequence[Mapping[int, float]], chosen: Sequence[int]) -> list[float]:
@@ -58,24 +59,27 @@ def gaps_of(tables: Sequence[Mapping[int, float]], chosen: Sequence[int]) -> lis
     return [table[best] - table[step] for table, step in zip(tables, chosen, strict=True)]
 
 
-def judged_steps(bench: Bench, run: Run) -> tuple[dict[int, float], int]:
-    """The mean of both fidelities after each validated step, and the step that validation chose."""
-    shop, steps = bench.shop, bench.shop.steps or STEPS
+def judged_steps(shop: Workshop, run: Run) -> Judged:
+    """The mean of both fidelities after each validated step, the step that validation chose, and the judges' doubts.
+
+    Without priors, since then too many steps do the most harm.
+    """
+    steps = round(LONGER * shop.steps)
     settings = SubjectSettings(
-        steps=steps, seed=run.seed, validate_every=-(-steps // POINTS), keep_validated=True, parameter_set="attention"
-    )
-    pictures = shop.with_priors(references(shop.sets, run.subject))
+        steps=steps, seed=run.seed, validate_every=-(-steps // POINTS), keep_validated=True, prior_weight=0.0,
+        parameter_set=PLAIN["parameter_set"],
+    )  # fmt: skip
     result = train_subject(
-        shop.base, pictures, settings, shop.folder / "chosen", shop.device, name="bench",
-        validator=Validator(WEIGHTS / "clip"),
+        shop.base, taught_set(shop, run, "anywhere"), settings, shop.folder / "chosen", shop.device, name="bench",
+        validator=Validator(shop.weights / "clip"),
     )  # fmt: skip
     assert result.validation is not None
-    wanted, points = asks(run.noun, f"sks {run.noun}"), {}
+    wanted, points, doubts = asks(run.noun, f"sks {run.noun}"), {}, []
     for point in result.validation.points[1:]:
-        adapter = read_lora(Folder(result.folder, "").validated(point.step))
-        both = bench.fidelities(run, adapter, wanted)
-        points[point.step] = sum(sum(values) / len(values) for values in both) / 2
-    return points, result.chosen
+        seen = shown(shop, run, read_lora(Folder(result.folder, "").validated(point.step)), wanted)
+        points[point.step] = seen.point
+        doubts += seen.doubts
+    return points, result.chosen, doubts
 
 
 # -------------------------------------------------------------------------------------------------------- presets
@@ -83,29 +87,19 @@ def judged_steps(bench: Bench, run: Run) -> tuple[dict[int, float], int]:
 
 def presets(bench: Bench) -> list[Row]:
     """Both fidelities of every preset, each with the pictures that it is made for."""
-    rows = []
-    for name in PRESETS:
-        title = f"preset.{name.lower().replace(' ', '_').replace('-', '_')}"
-        rows += bench.both_rows(title, bench.table_runs, _teacher(bench, name))
-    return rows
+    return bench.both_rows("preset", {row_name(name): (kind_of(name), settings_of(name)) for name in PRESETS})
 
 
-def _teacher(bench: Bench, name: str) -> Callable[[Run], Adapter]:
-    settings = with_preset(name, {})
-
-    def teach(run: Run) -> Adapter:
-        pictures = taught_set(bench, run, name)
-        if settings["prior_weight"]:
-            pictures = bench.shop.with_priors(pictures)
-        return bench.shop.train(pictures, seed=run.seed, **settings)
-
-    return teach
+def row_name(preset: str) -> str:
+    return preset.lower().replace(" ", "_").replace("-", "_")
 
 
-def taught_set(bench: Bench, run: Run, name: str) -> TrainingSet:
+def settings_of(preset: str) -> dict[str, Any]:
+    return with_preset(preset, {})
+
+
+def kind_of(preset: str) -> str:
     """References; pasted ones too where attention is tied to masks; a second subject where several are taught."""
-    one = references(bench.shop.sets, run.subject)
-    if name == "Multi-subject":
-        other = references(bench.shop.sets, SECOND.get(run.subject, "cat_striped"), None, "zwx")
-        return together(bench.shop.sets, [one, other], run.seed)
-    return pasted(bench.shop.sets, one, run.seed) if PRESETS[name]["local_weight"] else one
+    if preset == "Multi-subject":
+        return "two"
+    return "anywhere, pasted" if PRESETS[preset]["local_weight"] else "anywhere"

@@ -9,7 +9,7 @@ import ast
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache, cached_property
@@ -117,16 +117,21 @@ class Workshop:
     def readings(
         self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0
     ) -> list[judge.Reading]:
-        """What the first judge sees in one picture for each prompt; where both often disagree, the log says so."""
-        told = self._told(adapter, prompts, seed, strength)
-        return [_reading(values) for values in told["seen"][0]]
+        """What the first judge sees in one picture for each prompt."""
+        return self.judged(adapter, prompts, seed, strength)[0]
 
-    def doubt(self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0) -> float:
-        """The share of these pictures on which the judges disagree, in [0, 1]."""
-        return 1 - float(np.mean(self._told(adapter, prompts, seed, strength)["agree"]))
+    def judged(
+        self,
+        adapter: Adapter | None,
+        prompts: Sequence[str],
+        seed: int = 0,
+        strength: float = 1.0,
+        alike: Callable[[judge.Reading, judge.Reading], bool] = judge.alike,
+    ) -> tuple[list[judge.Reading], list[float]]:
+        """What the first judge sees in one picture for each prompt, and 1 for each that the second one sees otherwise.
 
-    def _told(self, adapter: Adapter | None, prompts: Sequence[str], seed: int, strength: float) -> dict:
-        """What is kept of pictures, which are drawn and looked at where that was not done before."""
+        `alike` says what counts, by default all that fidelities are made of. Where they often differ, the log says so.
+        """
         name = adapter.key if adapter else "base"
         key = content_key(weights_key(self.weights), name, list(prompts), seed, strength, STEPS, GUIDANCE)[:24]
         file = self.folder / "readings" / f"{key}.json"
@@ -135,13 +140,14 @@ class Workshop:
             both = [[_plain(reading) for reading in reader] for reader in self.judge.readings(images)]
             file.parent.mkdir(parents=True, exist_ok=True)
             gallery.sheet([images[i : i + 12] for i in range(0, len(images), 12)]).save(file.with_suffix(".png"))
-            told = {"prompts": list(prompts), "agree": self.judge.agree(images), "seen": both}
+            told = {"prompts": list(prompts), "seen": both}
             write_whole(file, json.dumps(told).encode())
         told = json.loads(file.read_text(encoding="utf-8"))
-        doubtful = 1 - float(np.mean(told["agree"]))
-        if doubtful > 0.05:
-            log.warning("the judges disagree on %.0f %% of %s", 100 * doubtful, file.with_suffix(".png"))
-        return told
+        first, second = ([_reading(values) for values in reader] for reader in told["seen"])
+        doubts = [float(not alike(a, b)) for a, b in zip(first, second, strict=True)]
+        if np.mean(doubts) > 0.05:
+            log.warning("the judges disagree on %.0f %% of %s", 100 * np.mean(doubts), file.with_suffix(".png"))
+        return first, doubts
 
     def _sample(self, adapter: Adapter | None, prompts: Sequence[str], seed: int, strength: float) -> list[Image.Image]:
         seeds = [1000 * seed + number for number in range(len(prompts))]

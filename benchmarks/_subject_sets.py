@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from ..augmentation.combining import combine
-from ..augmentation.decoding import pixel_key, write_png
-from ..augmentation.pictures import load_mask, load_picture, subject_from_folder
-from ..models.values import Part, Picture, Sample, TrainingSet
+from ..augmentation.pasting import PasteSettings, paste
+from ..augmentation.pictures import subject_from_folder
+from ..models.values import TrainingSet
 from ..pocket import judge, pictures, world
 
 REFERENCES = 4
-PASTED = 12
-"""pictures that segment-and-paste adds to the references of one subject"""
-TONES = ((250, 244, 226), (206, 226, 240), (228, 214, 234), (214, 234, 210), (240, 216, 206))
+PASTE = PasteSettings(described=False)
+"""Segment and Paste as it comes, without words for grounds and distances, which the pocket never learned"""
 
 
 @dataclass(frozen=True)
@@ -74,75 +73,44 @@ def references(
     """The few-shot pictures of one subject with their masks; all in one place if it is named."""
     told = pictures.subject_named(subject)
     folder = folder / f"{subject}_{identifier}_{place or 'anywhere'}"
-    pictures.write_subject(folder, subject, REFERENCES, identifier=identifier, place=place)
+    _once(
+        folder, partial(pictures.write_subject, subject=subject, count=REFERENCES, identifier=identifier, place=place)
+    )
     return subject_from_folder(folder, identifier, told.thing.noun, told.description if described else "")
 
 
 def held_out(folder: Path, subject: str, count: int = 8) -> TrainingSet:
     """Pictures of the subject that are never trained on, with their true masks."""
     folder = folder / f"{subject}_held_out"
-    pictures.write_subject(folder, subject, count, pictures.HELD_OUT)
+    _once(folder, partial(pictures.write_subject, subject=subject, count=count, seed=pictures.HELD_OUT))
     return subject_from_folder(folder, "sks", pictures.subject_named(subject).thing.noun)
+
+
+def _once(folder: Path, write: Callable[[Path], object]) -> None:
+    """Fill `folder` whole, or leave it as it is: other processes may be reading it."""
+    if folder.is_dir():
+        return
+    making = folder.with_name(f"{folder.name}.{os.getpid()}")
+    write(making)
+    try:
+        making.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(making)  # another process was first
 
 
 # ------------------------------------------------------------------------------------------------------ pasting
 
 
-def pasted(folder: Path, one: TrainingSet, seed: int, count: int = PASTED) -> TrainingSet:
+def pasted(folder: Path, one: TrainingSet, seed: int) -> TrainingSet:
     """`one` with its subject cut out and put elsewhere, in other sizes, on plain grounds."""
-    made = [_composite(folder, one, [index % len(one.references)], seed, index) for index in range(count)]
-    return one.with_samples((*one.samples, *made))
+    return paste(one, replace(PASTE, seed=seed), folder / "pasted").pictures
 
 
-def together(folder: Path, sets: Sequence[TrainingSet], seed: int, count: int = PASTED) -> TrainingSet:
-    """The subjects of several sets as one set, with composites of them all."""
+def together(folder: Path, sets: Sequence[TrainingSet], seed: int, composites: bool = True) -> TrainingSet:
+    """The subjects of several sets as one set; with composites of them, half of which show two."""
     joined = combine(sets)
-    own = [
-        [i for i, s in enumerate(joined.references) if s.concept == number] for number in range(len(joined.concepts))
-    ]
-    made = []
-    for index in range(count):
-        rng = world.lots(seed, 5000 + index)
-        made.append(_composite(folder, joined, [int(rng.choice(group)) for group in own], seed, 1000 + index))
-    return joined.with_samples((*joined.samples, *made))
-
-
-def _composite(folder: Path, source: TrainingSet, which: Sequence[int], seed: int, index: int) -> Sample:
-    """The subjects of the references `which` from left to right on one ground, in random order, sizes and places."""
-    rng = world.lots(seed, index)
-    ground = Image.new("RGB", (world.SIZE, world.SIZE), TONES[int(rng.integers(len(TONES)))])
-    samples = [source.references[which[int(number)]] for number in rng.permutation(len(which))]
-    masks = {
-        sample.concept: _stored(_put(ground, sample, slot, world.SIZE // len(which), rng), folder)
-        for slot, sample in enumerate(samples)
-    }
-    first, *others = masks
-    caption = "a photo of " + " and ".join(f"a {source.concepts[number].phrase}" for number in masks)
-    parts = tuple(Part(number, masks[number]) for number in others)
-    return Sample(_stored(ground, folder), caption, masks[first], concept=first, others=parts)
-
-
-def _put(ground: Image.Image, sample: Sample, slot: int, room: int, rng: np.random.Generator) -> Image.Image:
-    """Paste a sample's subject into the slot, `room` pixels wide; gives its mask."""
-    cut, shape = _cut_out(sample)
-    scale = float(rng.uniform(0.65, 1.0)) * min(room / cut.width, 0.8 * ground.height / cut.height, 1.3)
-    size = (max(1, int(cut.width * scale)), max(1, int(cut.height * scale)))
-    left = slot * room + int(rng.integers(0, room - size[0] + 1))
-    top = int(rng.integers(0, ground.height - size[1] + 1))
-    shape = shape.resize(size, Image.Resampling.BILINEAR)
-    ground.paste(cut.resize(size, Image.Resampling.LANCZOS), (left, top), shape)
-    mask = Image.new("L", ground.size)
-    mask.paste(shape, (left, top))
-    return mask
-
-
-def _cut_out(sample: Sample) -> tuple[Image.Image, Image.Image]:
-    assert sample.mask is not None
-    mask = load_mask(sample.mask)
-    box = mask.point([0] * 128 + [255] * 128).getbbox()
-    return load_picture(sample.image).crop(box), mask.crop(box)
-
-
-def _stored(pixels: Image.Image, folder: Path) -> Picture:
-    key = pixel_key(pixels)
-    return Picture(write_png(pixels, folder / "pasted" / f"{key}.png"), key, *pixels.size)
+    if not composites:
+        return joined
+    return paste(joined, replace(PASTE, together=0.5, seed=seed), folder / "pasted").pictures

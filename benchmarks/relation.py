@@ -15,7 +15,7 @@ from statistics import mean
 
 from ..models.values import Adapter
 from ..pocket import pictures, world
-from ..pocket.judge import Reading
+from ..pocket.judge import Reading, same_scene
 from ..trainers.relation import RelationTraining, train_relation
 from ..trainers.relation_settings import RelationSettings
 from ..trainers.training import train_with
@@ -132,10 +132,10 @@ class Bench:
         places = list(world.PLACES.values())
         word = WORD if adapter else "and"
         prompts = [f"a {a} {word} a {b} {places[i % len(places)]}" for i, (a, b) in enumerate(pairs)]
-        read = self.shop.readings(adapter, prompts, run.seed)
+        read, doubts = self.shop.judged(adapter, prompts, run.seed, alike=same_scene)
         entity = [float({thing.noun for thing in r.things} == set(pair)) for r, pair in zip(read, pairs, strict=True)]
         relation = [float(shows(r, run.relation, pair)) for r, pair in zip(read, pairs, strict=True)]
-        return Found(entity, relation, [run] * len(pairs), self.shop.doubt(adapter, prompts, run.seed))
+        return Found(entity, relation, [run] * len(pairs), mean(doubts))
 
     def found(self, names: Sequence[str]) -> dict[str, Found]:
         """All runs of some methods, as many at once as there are processors."""

@@ -3,51 +3,58 @@
 Subject fidelity is the share of samples that show class, pattern and colours right; prompt fidelity the share with the
 asked place, accessory and relation. Differences are paired by prompt and seed; intervals are bootstrapped over runs.
 The two sides of a comparison differ in what the row names and in nothing else.
+
+The headline runs on all subjects and two seeds; what is measured beside it reuses its trainings where it can. Tables
+run on one subject and two seeds at one number of denoiser evaluations.
 """
 
 from __future__ import annotations
 
-import logging
-import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from ..evaluation.metrics import Interval, bootstrap_interval, paired_interval
-from ..models.values import Adapter, TrainingSet
-from ..pocket import pictures, world
+from ..evaluation.metrics import bootstrap_interval
+from ..models.values import Adapter
+from ..pocket import world
 from . import Row
+from ._parallel import each
 from ._subject_choice import auto_gap, presets
+from ._subject_lessons import (
+    LOCAL,
+    PLACE,
+    PLAIN,
+    Lesson,
+    Pair,
+    Run,
+    Shown,
+    at_one_cost,
+    joint,
+    learn,
+    looked_at,
+    of_class,
+    shown,
+    taught,
+)
+from ._subject_numbers import doubted, gain, ratio, row, share
 from ._subject_runs import Workshop
-from ._subject_sets import Ask, asks, held_out, pasted, references, together
-from ._subject_tuning import BASELINES, fused_rows, optimiser_rows
+from ._subject_sets import Ask, asks
+from ._subject_tuning import BASELINES, NETI, fused_rows, loss_rows, optimiser_rows
 
-log = logging.getLogger(__name__)
-
-STEPS = 400
-PLACE = "beach"
-"""where all references of the headline are"""
-PLAIN = {"parameter_set": "attention"}
-LOCAL = {"local_weight": 0.05}
-TUNED = {
+STEPS, QUICK_STEPS = 800, 300
+"""of a training of one subject; all else follows from it"""
+TUNED: Mapping[str, dict[str, Any]] = {
     "cross": {"parameter_set": "cross"},
     "cross_self": {"parameter_set": "attention"},
     "cross_self_text": {"parameter_set": "attention", "text_encoder": True},
 }
-PAIRS = (("cat_striped", "car_patched"), ("bird_dotted", "house_dotted"), ("fish_striped", "bottle_two"))
-
-
-@dataclass(frozen=True)
-class Run:
-    """One subject and seed."""
-
-    subject: str
-    seed: int
-
-    @property
-    def noun(self) -> str:
-        return pictures.subject_named(self.subject).thing.noun
+PAIRS: Sequence[Pair] = (
+    ("cat_striped", "car_patched"),
+    ("bird_dotted", "house_dotted"),
+    ("fish_striped", "bottle_two"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ class Bench:
 
     @property
     def rare_runs(self) -> list[Run]:
-        return self._runs([subject for subject in world.SUBJECTS if subject.rare])
+        """Subjects that the base's words describe wholly, with the first seed."""
+        return [run for run in self._runs([one for one in world.SUBJECTS if one.rare]) if run.seed == 0]
 
     @property
     def table_runs(self) -> list[Run]:
@@ -77,6 +85,10 @@ class Bench:
     def one_each(self) -> list[Run]:
         """All subjects with the first seed."""
         return [run for run in self.all_runs if run.seed == 0]
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        return PAIRS[: 1 if self.quick else None]
 
     def _runs(self, subjects: Sequence[world.Subject]) -> list[Run]:
         return [Run(one.name, seed) for one in subjects[: 1 if self.quick else None] for seed in self.seeds]
@@ -89,68 +101,77 @@ class Bench:
 
     def fidelities(self, run: Run, adapter: Adapter | None, wanted: Sequence[Ask]) -> tuple[list[float], list[float]]:
         """For each prompt whether the subject is right, and whether all that was asked for is."""
-        look = pictures.subject_named(run.subject).thing.look
-        read = self.shop.readings(adapter, [ask.prompt for ask in wanted], run.seed)
-        subject = [float(any(thing.look == look for thing in reading.things)) for reading in read]
-        return subject, [float(ask.met(reading, run.noun)) for ask, reading in zip(wanted, read, strict=True)]
-
-    def both_rows(self, name: str, runs: Sequence[Run], teach: Callable[[Run], Adapter]) -> list[Row]:
-        """`name`.subject and `name`.prompt of adapters of some kind."""
-        subject, prompt, groups = [], [], []
-        for run in runs:
-            shown, met = self.fidelities(run, teach(run), asks(run.noun, f"sks {run.noun}"))
-            subject, prompt, groups = subject + shown, prompt + met, groups + [run] * len(met)
-        return [share(f"{name}.subject", subject, groups), share(f"{name}.prompt", prompt, groups)]
-
-    # ------------------------------------------------------------------------------------------------------- rows
+        found = shown(self.shop, run, adapter, wanted)
+        return found.subject, found.prompt
 
     def taught(self, run: Run, **settings) -> Adapter:
         """DreamBooth with priors on the subject's references in several places."""
-        return self.shop.train(
-            self.shop.with_priors(references(self.shop.sets, run.subject)), seed=run.seed, **settings
-        )
+        return taught(self.shop, Lesson(run, "anywhere", (), settings))
 
-    def priors(self) -> list[Row]:
-        """How much of the class itself turns into the subject, with priors over without."""
-        shares: list[list[float]] = [[], []]
-        for run in self.one_each:
-            plain = [replace_trigger(ask, run.noun) for ask in asks(run.noun, f"sks {run.noun}")]
-            for side, weight in enumerate((1.0, 0.0)):
-                adapter = self.taught(run, prior_weight=weight, **PLAIN)
-                shares[side].append(statistics.mean(self.fidelities(run, adapter, plain)[0]))
-        return [ratio("priors.drift_ratio", *shares, self.goal(0.33))]
+    def learned(self, lessons: Sequence[Lesson]) -> list[Shown]:
+        """What each lesson shows, on all processors."""
+        return each(partial(learn, self.shop), lessons)
+
+    def table(self, ways: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, list[Shown]]:
+        """By name of a way (kind of set, settings) what it shows in each of the tables' runs, at one cost."""
+        runs = self.table_runs
+        lessons = [
+            Lesson(run, kind, asks(run.noun, f"sks {run.noun}"), at_one_cost(self.shop, how))
+            for kind, how in ways.values()
+            for run in runs
+        ]
+        found = iter(self.learned(lessons))
+        return {name: [next(found) for _ in runs] for name in ways}
+
+    def both_rows(self, prefix: str, ways: Mapping[str, tuple[str, Mapping[str, Any]]], note: str = "") -> list[Row]:
+        """`prefix`.name.subject and `prefix`.name.prompt of every way."""
+        rows = []
+        for name, found in self.table(ways).items():
+            said = "; ".join(filter(None, (note, doubted(one.doubts for one in found))))
+            for kind in ("subject", "prompt"):
+                values, groups = self.flat(found, kind)
+                rows.append(share(f"{prefix}.{name}.{kind}", values, groups, note=said))
+        return rows
+
+    def flat(self, found: Sequence[Shown], kind: str) -> tuple[list[float], list[int]]:
+        """The values of all runs in a row, and which run each belongs to."""
+        values = [getattr(one, kind) for one in found]
+        return sum(values, []), [number for number, one in enumerate(values) for _ in one]
+
+    # ------------------------------------------------------------------------------------------------------- rows
+
+    def elsewhere(self, run: Run, full: bool, **settings: Any) -> Lesson:
+        """References in one place, prompts in new places: with paste and L_local, or plainly."""
+        wanted = asks(run.noun, f"sks {run.noun}", without=(PLACE,))
+        if full:
+            return Lesson(run, "one place, pasted", wanted, {**PLAIN, **LOCAL, **settings})
+        return Lesson(run, "one place", wanted, {**PLAIN, **settings})
 
     def poster(self) -> list[Row]:
         """References in one place, prompts in new places: paste and L_local against plain DreamBooth."""
-        sides: list[list[list[float]]] = [[[], []], [[], []]]
-        groups: list[Run] = []
-        for run in self.all_runs:
-            wanted = asks(run.noun, f"sks {run.noun}", without=(PLACE,))
-            one = references(self.shop.sets, run.subject, PLACE)
-            sets = (pasted(self.shop.sets, one, run.seed), one)
-            for side, (made, settings) in enumerate(zip(sets, (LOCAL, {}), strict=True)):
-                adapter = self.shop.train(self.shop.with_priors(made), seed=run.seed, **PLAIN, **settings)
-                for kind, values in enumerate(self.fidelities(run, adapter, wanted)):
-                    sides[side][kind] += values
-            groups += [run] * len(wanted)
-        subject, prompt = ([sides[side][kind] for side in (0, 1)] for kind in (0, 1))
-        return [
-            gain("poster.prompt_gain", *prompt, groups, self.goal(15)),
-            gain("poster.subject_loss", *subject, groups, self.goal(-8)),
-        ]
+        found = self.learned([self.elsewhere(run, full) for run in self.all_runs for full in (True, False)])
+        sides, note = (found[::2], found[1::2]), doubted(one.doubts for one in found)
+        rows = []
+        for kind, name, goal in (("prompt", "poster.prompt_gain", 15), ("subject", "poster.subject_loss", -8)):
+            (after, groups), (before, _) = (self.flat(side, kind) for side in sides)
+            rows.append(gain(name, after, before, groups, self.goal(goal), note))
+        return rows
 
-    def tuning(self) -> list[Row]:
-        """Subject fidelity by what is tuned."""
-        found = {name: self.both_rows(name, self.table_runs, self.teacher(how))[0] for name, how in TUNED.items()}
-        return [replace(one, name=f"tuning.{name}") for name, one in found.items()]
+    def priors(self) -> list[Row]:
+        """How much of the class itself turns into the subject, with priors over without."""
+        lessons = []
+        for run in self.one_each:
+            for weight in (1.0, 0.0):
+                one = self.elsewhere(run, False, prior_weight=weight)
+                lessons.append(replace(one, asks=of_class(asks(run.noun, f"sks {run.noun}"), run.noun)))
+        found = self.learned(lessons)
+        above, below = ([statistics.mean(one.subject) for one in found[side::2]] for side in (0, 1))
+        return [ratio("priors.drift_ratio", above, below, self.goal(0.33), doubted(one.doubts for one in found))]
 
     def local(self) -> list[Row]:
         """How well the subject's attention meets its mask on held-out pictures, before and after L_local."""
-        before, after = [], []
-        for run in self.one_each:
-            looked = held_out(self.shop.sets, run.subject)
-            before.append(self.shop.attention_iou(None, looked))
-            after.append(self.shop.attention_iou(self.taught(run, **PLAIN, **LOCAL), looked))
+        found = each(partial(looked_at, self.shop), [self.elsewhere(run, True) for run in self.one_each])
+        before, after = zip(*found, strict=True)
         return [
             row("local.iou_before", bootstrap_interval(before), "IoU"),
             row("local.iou_after", bootstrap_interval(after), "IoU", self.goal(0.7)),
@@ -158,141 +179,58 @@ class Bench:
 
     def multi(self) -> list[Row]:
         """Two subjects in one picture, not mixed: composites and L_local, and its gain over plain joint training."""
-        sides: list[list[float]] = [[], []]
-        groups: list[object] = []
-        for pair in self.pairs:
-            for seed in self.seeds:
-                for side, right in enumerate(self.joint(pair, seed)):
-                    sides[side] += right
-                groups += [(pair, seed)] * (len(sides[0]) - len(groups))
+        asked = [(pair, 0, composites) for pair in self.pairs for composites in (True, False)]
+        found = each(partial(joint, self.shop), asked)
+        (after, groups), (before, _) = (flat_pairs(found[side::2]) for side in (0, 1))
+        note = doubted(doubts for _, doubts in found)
         return [
-            share("multi.both", sides[0], groups, self.goal(60)),
-            gain("multi.gain", *sides, groups, self.goal(20)),
+            share("multi.both", after, groups, self.goal(60), doubted(doubts for _, doubts in found[::2])),
+            gain("multi.gain", after, before, groups, self.goal(20), note),
         ]
-
-    @property
-    def pairs(self) -> Sequence[tuple[str, str]]:
-        return PAIRS[: 1 if self.quick else None]
-
-    def sets_of(self, pair: tuple[str, str]) -> list[TrainingSet]:
-        """The references of each of two subjects, with identifiers of their own."""
-        return [references(self.shop.sets, name, None, word) for name, word in zip(pair, ("sks", "zwx"), strict=True)]
-
-    def joint(self, pair: tuple[str, str], seed: int) -> tuple[list[float], list[float]]:
-        """Whether each sample shows both subjects as they are: with composites and L_local, and without."""
-        sets = self.sets_of(pair)
-        plain: TrainingSet = together(self.shop.sets, sets, seed, count=0)
-        found = []
-        for made, settings in ((together(self.shop.sets, sets, seed), LOCAL), (plain, {})):
-            adapter = self.shop.train(self.shop.with_priors(made), seed=seed, **PLAIN, **settings)
-            found.append(self.shows_both(adapter, pair, seed))
-        return found[0], found[1]
-
-    def shows_both(self, adapter: Adapter, pair: tuple[str, str], seed: int) -> list[float]:
-        """Whether each sample shows both subjects as they are, in every relation and either order."""
-        looks = [pictures.subject_named(name).thing.look for name in pair]
-        words = [f"a {one.concepts[0].phrase}" for one in self.sets_of(pair)]
-        relations = [layout[0][0] for layout in world.LAYOUTS.values()]
-        prompts = [
-            f"a photo of {words[turn]} {relation} {words[1 - turn]} {there}"
-            for relation in relations
-            for turn in (0, 1)
-            for there in list(world.PLACES.values())[:3]
-        ]
-        read = self.shop.readings(adapter, prompts, seed)
-        return [float(all(any(t.look == look for t in r.things) for look in looks)) for r in read]
-
-    @staticmethod
-    def share(name: str, values: Sequence[float], groups: Sequence[object]) -> Row:
-        return share(name, values, groups)
 
     def description(self) -> list[Row]:
         """Rare subjects taught with their looks in words, against taught without."""
-        sides: list[list[float]] = [[], []]
-        groups: list[Run] = []
+        lessons = []
         for run in self.rare_runs:
-            for side, described in enumerate((True, False)):
-                one = references(self.shop.sets, run.subject, None, "sks", described)
-                adapter = self.shop.train(self.shop.with_priors(one), seed=run.seed, **PLAIN)
-                wanted = asks(run.noun, one.trigger)
-                sides[side] += self.fidelities(run, adapter, wanted)[0]
-            groups += [run] * len(wanted)
-        return [gain("description.gain", *sides, groups)]
+            looks = f"sks {next(one for one in world.SUBJECTS if one.name == run.subject).description} {run.noun}"
+            named = asks(run.noun, looks, without=(PLACE,))
+            lessons += [Lesson(run, "described", named, PLAIN), self.elsewhere(run, False)]
+        found = self.learned(lessons)
+        (after, groups), (before, _) = (self.flat(found[side::2], "subject") for side in (0, 1))
+        return [gain("description.gain", after, before, groups, note=doubted(one.doubts for one in found))]
+
+    def tuning(self) -> list[Row]:
+        """Subject fidelity by what is tuned, and whether it rises from the least to the most."""
+        found = self.table({name: ("anywhere", how) for name, how in TUNED.items()})
+        rows = [
+            share(f"tuning.{name}", *self.flat(some, "subject"), note=doubted(one.doubts for one in some))
+            for name, some in found.items()
+        ]
+        (most, groups), (least, _) = (self.flat(found[name], "subject") for name in ("cross_self_text", "cross"))
+        return [*rows, gain("tuning.rise", most, least, groups)]
 
     def baselines(self) -> list[Row]:
         """The plain methods: both fidelities each."""
-        made = [
-            self.both_rows(f"baseline.{name}", self.table_runs, self.teacher(how)) for name, how in BASELINES.items()
-        ]
-        return [one for both in made for one in both]
-
-    def teacher(self, how: dict) -> Callable[[Run], Adapter]:
-        return lambda run: self.taught(run, **how)
+        return self.both_rows("baseline", {name: ("anywhere", how) for name, how in BASELINES.items()}, NETI)
 
     @property
-    def parts(self) -> tuple[Callable[[], list[Row]], ...]:
-        """The headline first, so that a bench that is stopped has it."""
-        return (
-            self.poster,
-            self.priors,
-            self.local,
-            self.multi,
-            self.description,
-            self.tuning,
-            self.baselines,
-            partial(fused_rows, self),
-            partial(optimiser_rows, self),
-            partial(auto_gap, self),
-            partial(presets, self),
-        )
+    def parts(self) -> dict[str, Callable[[], list[Row]]]:
+        """The headline first, so that a bench that is stopped has it; the quick one leaves out most tables."""
+        first = {one.__name__: one for one in (self.poster, self.priors, self.local, self.multi, self.description)}
+        tables = {"tuning": self.tuning, "baselines": self.baselines}
+        rest = {
+            "presets": partial(presets, self),
+            "losses": partial(loss_rows, self),
+            "optimisers": partial(optimiser_rows, self),
+            "fused": partial(fused_rows, self),
+        }
+        return {**first, "auto": partial(auto_gap, self), **tables, **({} if self.quick else rest)}
 
 
-# -------------------------------------------------------------------------------------------------------- numbers
+def flat_pairs(found: Sequence[tuple[list[float], list[float]]]) -> tuple[list[float], list[int]]:
+    """The values of all pairs in a row, and which pair each belongs to."""
+    return sum((right for right, _ in found), []), [n for n, (right, _) in enumerate(found) for _ in right]
 
 
-def row(name: str, found: Interval, unit: str, goal: float | None = None, scale: float = 1.0) -> Row:
-    """A row of a mean, higher being better."""
-    ends = None if found.low is None or found.high is None else (scale * found.low, scale * found.high)
-    return Row(name, scale * found.mean, unit, "higher", goal, ends, found.n)
-
-
-def share(name: str, values: Sequence[float], groups: Sequence[object], goal: float | None = None) -> Row:
-    """A share in percent, its interval over runs."""
-    return row(name, bootstrap_interval(values, groups), "%", goal, 100)
-
-
-def gain(
-    name: str, after: Sequence[float], before: Sequence[float], groups: Sequence[object], goal: float | None = None
-) -> Row:
-    """A difference in points, paired by prompt and seed, its interval over runs."""
-    return row(name, paired_interval(after, before, groups), "points", goal, 100)
-
-
-def ratio(name: str, above: Sequence[float], below: Sequence[float], goal: float | None = None) -> Row:
-    """The mean of `above` over that of `below`, run by run paired in the bootstrap; lower is better."""
-    rng, drawn = random.Random(0), []
-    for _ in range(2000):
-        picked = [rng.randrange(len(above)) for _ in above]
-        drawn.append(_over(sum(above[i] for i in picked), sum(below[i] for i in picked)))
-    drawn.sort()
-    ends = (drawn[50], drawn[1949]) if len(above) > 1 else None
-    return Row(name, _over(sum(above), sum(below)), "ratio", "lower", goal, ends, len(above))
-
-
-def _over(above: float, below: float) -> float:
-    """Where nothing drifts without priors either, there is nothing to hold: 1 says that priors changed nothing."""
-    return above / below if below else 1.0 + above
-
-
-def replace_trigger(ask: Ask, noun: str) -> Ask:
-    """The same prompt of the class itself."""
-    return replace(ask, prompt=ask.prompt.replace(f"sks {noun}", noun))
-
-
-def rows(quick: bool) -> list[Row]:
-    bench = Bench(Workshop(steps=60 if quick else STEPS), quick)
-    found = []
-    for part in bench.parts:
-        found += part()
-        log.info("%s", "; ".join(f"{one.name} {one.value:.3g}" for one in found[-3:]))
-    return found
+def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
+    return Bench(Workshop(steps=QUICK_STEPS if quick else STEPS), quick).parts

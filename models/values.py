@@ -81,6 +81,10 @@ class Picture:
     height: int
 
 
+BESIDE = -1
+"""stands in place of a concept for things in a composite that are no subject"""
+
+
 @dataclass(frozen=True)
 class Part:
     """Another subject in the same picture: an index into the set's concepts, and its visible mask."""
@@ -94,7 +98,8 @@ class Sample:
     """One training picture. `concept` is an index into the set's concepts; `mask` is white where the subject is.
 
     A picture of several subjects (a composite) names the first in `concept` and `mask` and the rest in `others`.
-    `pasted` says that cut-outs were laid on a made background; `background` is then the weight of the loss there.
+    `pasted` says that cut-outs were laid on a made background; `background` is then the weight of the loss there, and
+    `beside` the visible mask of things that are no subject and no background either.
     """
 
     image: Picture
@@ -106,11 +111,12 @@ class Sample:
     others: tuple[Part, ...] = ()
     pasted: bool = False
     background: float = 1.0
+    beside: Picture | None = None
 
     @property
     def told(self) -> dict[str, Any]:
         """What defines the sample, for content keys; what only composites have is left out of all others."""
-        made = ("pasted", "background")
+        made = ("pasted", "background", "beside")
         return {name: value for name, value in vars(self).items() if self.pasted or name not in made}
 
     @property

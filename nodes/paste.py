@@ -47,8 +47,9 @@ class SegmentPaste(io.ComfyNode):
                     min=0.05,
                     max=0.95,
                     step=0.05,
-                    tooltip="How often training draws a composite rather than an original. In its last fifth it draws "
-                    "originals only.",
+                    tooltip="How often training draws a composite of a subject shown alone rather than an original; "
+                    "in its last fifth only originals of it. Several subjects together are drawn as the training's "
+                    "composite_share says, to the end.",
                 ),
                 io.Float.Input(
                     "together",
@@ -93,6 +94,13 @@ class SegmentPaste(io.ComfyNode):
                     advanced=True,
                     tooltip="A subject may stand beside a thing of its class cut out of a prior picture: a sks dog and "
                     "a dog. It teaches the identifier apart from the class.",
+                ),
+                io.Boolean.Input(
+                    "described",
+                    default=True,
+                    advanced=True,
+                    tooltip="Captions name the background, and a subject that is far away or close up. Turn it off for "
+                    "a base that does not know such words, or to keep captions to the trigger.",
                 ),
                 io.Float.Input(
                     "smallest",

@@ -8,7 +8,7 @@ from ..trainers.settings import SubjectSettings
 from . import host
 from .host import io, ui
 from .pictures import picture_tensor
-from .sockets import Base, Set, Settings
+from .sockets import Adapter, Base, Set, Settings
 from .train import check_subject
 from .validating import validating_inputs, validator_for
 
@@ -38,8 +38,9 @@ class TrainingPlan(io.ComfyNode):
                     min=0,
                     max=100,
                     tooltip="Steps that are taken to measure their time and memory, and thrown away. 0 reads no "
-                    "weights: all is estimated, and no time is told.",
+                    "weights: all is estimated, no time is told, and an adapter is not tried.",
                 ),
+                Adapter.Input("adapter", optional=True, tooltip="The adapter that would be trained on from."),
                 *validating_inputs(),
             ],
             outputs=[
@@ -58,6 +59,7 @@ class TrainingPlan(io.ComfyNode):
         validation: str = "auto",
         validation_dino: str = "none",
         settings: Any = None,
+        adapter: Any = None,
     ) -> io.NodeOutput:
         from ..trainers.plan_words import crops, described
         from ..trainers.planning import plan_training
@@ -67,7 +69,15 @@ class TrainingPlan(io.ComfyNode):
         validator, said = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
             plan = plan_training(
-                base, set, settings, host.device(), watcher, host.TOKENIZER, validator=validator, timed=timed_steps
+                base,
+                set,
+                settings,
+                host.device(),
+                watcher,
+                host.TOKENIZER,
+                validator=validator,
+                timed=timed_steps,
+                start_from=adapter,
             )
             sheet = picture_tensor(crops(plan))
         text = f"{described(plan)}\n{said}"

@@ -32,7 +32,9 @@ class PreparePictures(io.ComfyNode):
                     options=["subject", "face", "centre", "buckets", "none"],
                     default="subject",
                     tooltip="A square around the mask, around the largest face (needs scikit-image), or in the middle; "
-                    "to the nearest usual aspect (buckets); or no crop. Without mask or face it is the middle.",
+                    "to the nearest usual aspect (buckets); or no crop. Without mask or face it is the middle. "
+                    "Training itself crops everything to a square around the mask, so buckets and none leave that to "
+                    "it.",
                 ),
                 io.Int.Input(
                     "resolution",

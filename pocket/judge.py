@@ -45,6 +45,24 @@ class Reading:
     layout: str
 
 
+def alike(first: Reading, second: Reading) -> bool:
+    """Whether two readings say the same of all that fidelities are made of: looks, accessories, place and layout."""
+    return _judged(first) == _judged(second)
+
+
+def same_scene(first: Reading, second: Reading) -> bool:
+    """Whether two readings say the same of classes, place and layout."""
+    return _scene(first) == _scene(second)
+
+
+def _scene(reading: Reading) -> tuple:
+    return reading.place, reading.layout, [thing.noun for thing in reading.things]
+
+
+def _judged(reading: Reading) -> tuple:
+    return reading.place, reading.layout, [(thing.look, thing.accessory) for thing in reading.things]
+
+
 def _thing(answers: dict[str, torch.Tensor], index: int) -> Seen | None:
     noun = NOUNS[int(answers["noun"][index].argmax())]
     if noun is None:
@@ -103,8 +121,4 @@ class SubjectJudge:
 
     def agree(self, images: Sequence[Image.Image]) -> list[bool]:
         """Whether both readers see the same classes, place and layout in each picture."""
-        first, second = self.readings(images)
-        return [
-            (a.place, a.layout, [t.noun for t in a.things]) == (b.place, b.layout, [t.noun for t in b.things])
-            for a, b in zip(first, second, strict=True)
-        ]
+        return [same_scene(a, b) for a, b in zip(*self.readings(images), strict=True)]

@@ -17,7 +17,7 @@ from ..models.errors import FewShotError
 from ..models.latents import encode_pictures
 from ..models.loading import Networks
 from ..models.text import Conditioning, encode_prompts, time_ids
-from ..models.values import Sample
+from ..models.values import BESIDE, Sample
 from ..models.watching import Watcher
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ class Pool:
     prompts: the captions; conditioning: them encoded, row by row, or None where the text encoder is trained.
     dropped: the empty caption encoded (1 row), under the same condition.
     weights: how often each sample is drawn, relatively.
-    shapes: each sample's masks (1, h, w) by the number of their subject, on the host.
+    shapes: each sample's masks (1, h, w) by the number of their subject, on the host; BESIDE is that of other things
+        in a composite.
     grounds: the weight (N, 1, 1, 1) of the loss beyond the masks that a composite brings, 1 for all others; None
         where no composite brings one.
     late_weights: as `weights`, towards the end of training; None where nothing changes.
@@ -83,6 +84,7 @@ def build_pool(
         fitted.append(_fit(sample, resolution, resolution // networks.downscale))
         if done % 10 == 0:
             watcher.progress(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
+    _tell_fitting(samples, resolution)
     at_once = at_once or max(1, min(4, 4 * 512 * 512 // resolution**2))
     moments = []
     for start in range(0, len(fitted), at_once):
@@ -110,10 +112,22 @@ def build_pool(
     )
 
 
+def _tell_fitting(samples: Sequence[Sample], resolution: int) -> None:
+    """Name in the log what is cropped, and masks that are brought to the size of their pictures."""
+    sizes = {s.image.key: (s.image.width, s.image.height) for s in samples}
+    cropped = sum(width != height for width, height in sizes.values())
+    if cropped:
+        log.info("%d of %d pictures are cropped to %d x %d", cropped, len(sizes), resolution, resolution)
+    masks = [(mask.width, mask.height) != sizes[s.image.key] for s in samples for mask in s.masks.values()]
+    if any(masks):
+        log.info("%d of %d masks are of another size than their picture, and are resized to it", sum(masks), len(masks))
+
+
 def _fit(sample: Sample, resolution: int, cells: int):
     """Pixels (3, H, W) in [0, 1], each subject's mask on the latents' grid (1, h, w), and the crop around them all."""
     source = load_picture(sample.image)
-    masks = {number: as_large(load_mask(mask), source) for number, mask in sample.masks.items()}
+    kept = sample.masks | ({} if sample.beside is None else {BESIDE: sample.beside})
+    masks = {number: as_large(load_mask(mask), source) for number, mask in kept.items()}
     union = reduce(ImageChops.lighter, masks.values()) if masks else None
     picture, _, crop = fit_to(source, union, resolution, resolution, centre="mask" if masks else "centre")
     shapes = {}
@@ -130,7 +144,7 @@ def _tensor(picture: Image.Image) -> torch.Tensor:
 def _united(
     shapes: Sequence[Mapping[int, torch.Tensor]], mean: torch.Tensor, samples: Sequence[Sample], needed: bool
 ) -> torch.Tensor:
-    """Where any subject is, on the latents' grid (N, 1, h, w), by area; everywhere where there is no mask.
+    """Where any subject or pasted thing is, on the latents' grid (N, 1, h, w), by area; all of it without a mask.
 
     In a composite the cells around the subject count as the subject, so that its outline is learned in full. Masks of
     other pictures may be empty unless they are `needed`.

@@ -17,6 +17,7 @@ from ..models.watching import Silent, Watcher
 from ..models.words import WordRule
 from .checkpoint import Checkpoints, State
 from .course import Course
+from .divergence import START, WINDOW, Divergence
 from .optimisation import DISCRIMINATOR, FlatGradients, Rates, make_optimizer
 from .pace import Pace
 from .processes import Alone, Processes
@@ -58,7 +59,7 @@ class Memory(Protocol):
 
 
 class Diverged(FewShotError):
-    """A loss or gradient was not finite. `step` steps were whole, and their weights are back in place."""
+    """A loss or gradient was not finite, or losses stay high. The weights after `step` steps are back in place."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)
@@ -72,7 +73,7 @@ class Plan:
     `visits` are (every, call): call(step) follows each `every` whole steps. `cut(step)` is called when training ends
     before its last step, with the weights after `step` whole steps in place. `course` validates, ends the training when
     nothing better comes, and keeps the best weights, which are in place when `train` returns. `memory` is saved with
-    each state.
+    each state. `divergence` says when finite losses are those of a lost training.
     """
 
     steps: int
@@ -88,6 +89,7 @@ class Plan:
     cut: Callable[[int], None] | None = None
     course: Course | None = None
     memory: Memory | None = None
+    divergence: Divergence | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def train(
     However it ends, the state after the last whole step is saved.
 
     Raises:
-        Diverged: a loss or gradient was not finite.
+        Diverged: a loss or gradient was not finite, or the losses are those of a lost training.
         BaseException: whatever `watcher.check` raises.
     """
     watcher, processes = watcher or Silent(), processes or Alone()
@@ -144,7 +146,7 @@ def train(
             if _due(run.step, plan.log_every, plan.steps):
                 run.tell()
             run.validate()
-            if _due(run.step, plan.save_every, plan.steps):
+            if _due(run.step, plan.save_every, plan.steps) and not run.high:
                 run.save()
             watcher.progress(run.step, plan.steps, run.line)
             run.visit()
@@ -178,6 +180,8 @@ class _Run:
     line: str = ""
     before: float = 0.0
     good: list[torch.Tensor] = field(default_factory=list)
+    high: bool = False  # losses, at the last check
+    well: bool = True  # so that the weights may be returned to
 
     def __post_init__(self) -> None:
         members = list(self.parameters.values())
@@ -231,7 +235,22 @@ class _Run:
             self._put_back()
             raise Diverged(self._message(where, values), self.step)
         self.checked = step + 1
-        self._remember()
+        self._judge()
+        if self.well:
+            self._remember()
+
+    def _judge(self) -> None:
+        """See whether the losses are those of a lost training. Raises Diverged, with the last good weights put back."""
+        rule = self.plan.divergence
+        if rule is None:
+            return
+        errors = rule.errors(dict(zip(self.rows, self.record[:, : self.checked], strict=True)))
+        self.high, self.well = rule.is_high(errors), rule.is_well(errors)
+        if rule.is_lost(errors):
+            self._put_back()
+            begun, now = float(errors[:START].median()), float(errors[-WINDOW:].median())
+            values = {"loss now": now, "at the start": begun, "of a denoiser that predicts nothing": 1.0}
+            raise Diverged(self._message(self.checked - 1, values), self.step)
 
     def update(self) -> None:
         self.updating = True
@@ -241,14 +260,14 @@ class _Run:
         self.updating = False
 
     def _remember(self) -> None:
-        """Keep the weights, which are known to be good; no need where each step is checked before its update."""
-        if not self.watched:
+        """Keep the weights, which are known to be good; where each step is checked before its update, now and then."""
+        if not self.watched or (self.plan.divergence is not None and not (self.good and self.step % WINDOW)):
             self.good = [p.detach().clone() for p in self.parameters.values()]
             self.good_step = self.step
 
     def _put_back(self) -> None:
-        """The weights that were last known to be good."""
-        if self.good:
+        """The weights that were last known to be good: those of now, if all was well until this step was checked."""
+        if self.good and not (self.watched and self.well):
             with torch.no_grad():
                 for parameter, value in zip(self.parameters.values(), self.good, strict=True):
                     parameter.copy_(value)

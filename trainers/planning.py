@@ -13,12 +13,14 @@ import torch
 
 from ..augmentation.captions import find_word
 from ..models.errors import FewShotError
+from ..models.float8 import keep_in_float8
 from ..models.loading import Networks, compute_dtype, open_base
-from ..models.values import BaseModelRef, Sample, TrainingSet
+from ..models.resting import Resting
+from ..models.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ..models.watching import Silent, Watcher
 from ..models.words import WordSpec
 from .auto import Facts, resolve, rows_of, split_of
-from .facts import gather_facts
+from .facts import gather_facts, waiting_parts
 from .forecast import CARDS, Card, Demand, Weights, demand, host_memory, on_card
 from .memory import CONTEXT, free_memory, trained_bytes
 from .optimisation import make_optimizer
@@ -89,10 +91,12 @@ def plan_training(
     tokenizer_folder: Path | None = None,
     validator: Validator | None = None,
     timed: int = TIMED,
+    start_from: Adapter | None = None,
 ) -> TrainingPlan:
     """Look at everything that training looks at, and take `timed` steps whose result is thrown away.
 
-    With `timed` 0 only the weights' shapes are read: no memory is taken, on the device or off it.
+    With `timed` 0 only the weights' shapes are read: no memory is taken, on the device or off it. The steps go on from
+    `start_from`, where it is given.
 
     Raises:
         FewShotError: what would stop the training before its first step.
@@ -107,7 +111,7 @@ def plan_training(
             facts = _facts(networks, pictures, settings, device, weights)
             chosen, reasons = resolve(settings, facts)
             references = _fitted(networks, pictures, chosen, watcher)
-            timing = time_steps(networks, pictures, chosen, watcher, timed) if timed else None
+            timing = time_steps(networks, pictures, chosen, watcher, timed, start_from) if timed else None
             room = networks.text_encoders[0].config.max_position_embeddings - 2
     reads_text = chosen.reads_text
     asked = replace(chosen, **{name: getattr(settings, name) for name in LEFT_TO_MEMORY})
@@ -182,12 +186,24 @@ def _tokens(tokenizer: Any, caption: str, words: Sequence[WordSpec]) -> int:
 
 
 def time_steps(
-    networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher, count: int
+    networks: Networks,
+    pictures: TrainingSet,
+    chosen: SubjectSettings,
+    watcher: Watcher,
+    count: int,
+    start_from: Adapter | None = None,
 ) -> Timing:
-    """The median time of `count` steps after one that warms up, with a few of the pictures; nothing is kept."""
+    """The median time of `count` steps after one that warms up, with a few of the pictures; nothing is kept.
+
+    Weights are in 8 bits and encoders wait on the host as in the training itself; `networks` stay so.
+    """
     few = pictures.with_samples(pictures.references[:FEW] + pictures.priors[:FEW])
-    step, injected = SubjectTraining().prepare(networks, few, chosen, None, watcher)
+    if chosen.weights == "float8":
+        keep_in_float8(networks.unet)
+    step, injected = SubjectTraining().prepare(networks, few, chosen, start_from, watcher)
     cuda = networks.device.type == "cuda"
+    waiting = waiting_parts(networks, step.reads_text) if chosen.offload == "on" else []
+    Resting(waiting, networks.device).rest()
     try:
         if chosen.gradient_checkpointing == "on":
             networks.unet.enable_gradient_checkpointing()

@@ -85,6 +85,8 @@ class RefiningStep:
 
     # ------------------------------------------------------------------------------------------------- the loop's
 
+    divergence = None  # rewards' losses have no natural height
+
     @property
     def memory(self) -> Memory:
         return self

@@ -64,6 +64,7 @@ class RelationStep(SubjectStep):
         reals: Pool | None = None,
     ):
         super().__init__(networks, references, None, settings)
+        self.divergence = None  # an adversary's loss may join the denoising error, or take its place
         self.words, self.concept, self.adversary = words, concept, adversary
         self.reals = reals or references
         self.probabilities = relation_focal(len(networks.schedule), settings.focal)

@@ -189,7 +189,7 @@ class SubjectSettings(Settings):
     local_weight: float = setting(
         0.0,
         "Weight of the attention loss, which ties the subject's words to its mask, so that the surroundings are not "
-        "learned with it; 0.05 is usual. It needs masks. 0 is off.",
+        "learned with it; 0.05 is usual. It rises over the first tenth of the steps, and needs masks. 0 is off.",
         min=0.0,
         max=10.0,
         step=0.01,

@@ -26,12 +26,13 @@ from ..models.words import LearnedWords
 from . import losses
 from .cache import Pool, build_pool, encoded
 from .captions import captioned
+from .divergence import Divergence
 from .halves import Half, rows_of, told_to
 from .loop import Share
 from .processes import Processes
 from .randomness import Randomness
 from .settings import SubjectSettings
-from .several import NATURAL_END, drawing_weights, natural_weights
+from .several import NATURAL_END, drawing_weights, draws_told, natural_weights
 from .supervision import Supervision, supervise
 from .training import TrainingResult, train_with
 from .tuning import sets_of, words_of
@@ -40,6 +41,8 @@ from .validation import Validator
 log = logging.getLogger(__name__)
 
 REFERENCE, PRIOR, LOCAL, DCO = "reference", "prior", "local", "dco"
+LOCAL_WARMUP = 0.1
+"""the share of the steps, the first ones, over which L_local's gradient rises: attention has to find the word first"""
 
 
 class SubjectStep:
@@ -74,6 +77,7 @@ class SubjectStep:
             self.weights[PRIOR] = settings.prior_weight
         if supervision is not None and settings.local_weight > 0:
             self.weights[LOCAL] = settings.local_weight
+        self.divergence: Divergence | None = Divergence(tuple(self.names[term] for term in self.pools))
         self.random = Randomness(settings.seed, networks.device)
 
     @property
@@ -104,7 +108,9 @@ class SubjectStep:
         for (term, half), prediction in zip(halves.items(), predictions, strict=True):
             terms[self.names[term]] = losses.part_of_mean(self.errors(term, half, prediction), batch)
         if kept is not None:
-            terms[LOCAL] = losses.part_of_mean(self.local_errors(halves[REFERENCE], kept), batch)
+            error = losses.part_of_mean(self.local_errors(halves[REFERENCE], kept), batch)
+            risen = min(1.0, (step + 1) / (LOCAL_WARMUP * self.settings.steps))
+            terms[LOCAL] = risen * error + (1.0 - risen) * error.detach()  # told as it is, felt as far as it has risen
         return terms
 
     def draw(self, term: str, step: int, samples: Sequence[int]) -> Half:
@@ -228,7 +234,7 @@ class SubjectTraining:
 
     name = "subject"
     inputs = ()
-    revision = 3  # raised too when a rule of `auto` or a default that is not a setting changes
+    revision = 4  # raised too when a rule of `auto` or a default that is not a setting changes
 
     def prepare(
         self,
@@ -262,12 +268,14 @@ class SubjectTraining:
     ) -> tuple[Pool, Pool | None, Supervision | None]:
         """References, priors, and what L_local compares; the last two where they have a weight."""
 
-        def pool(samples: Sequence[Sample], masks: bool, share: float = 0.0) -> Pool:
+        def pool(samples: Sequence[Sample], masks: bool) -> Pool:
             built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.reads_text)
-            weights = drawing_weights(samples, share)
+            weights = drawing_weights(samples, chosen.composite_share)
+            if len(pictures.concepts) > 1 or any(sample.pasted for sample in samples):
+                log.info("%s are drawn: %s", samples[0].role, draws_told(samples, weights, pictures.concepts))
             return replace(built, weights=weights, late_weights=natural_weights(samples, weights))
 
-        references = pool(pictures.references, chosen.background_weight < 1, chosen.composite_share)
+        references = pool(pictures.references, chosen.background_weight < 1)
         supervision = None
         if chosen.local_weight > 0:
             content = chosen.local_attention == "content"
@@ -286,6 +294,13 @@ def _tell(pictures: TrainingSet, chosen: SubjectSettings) -> None:
     """Name in the log what will be learned badly."""
     if chosen.prior_weight > 0 and not pictures.priors and chosen.objective != "dco":
         log.warning("there are no prior pictures, so the class itself may drift towards the subject")
+    references = pictures.references
+    if chosen.background_weight < 1 and not any(sample.masks for sample in references):
+        log.warning("background_weight is %g, but no picture has a mask: it does nothing", chosen.background_weight)
+    usual = SubjectSettings.__dataclass_fields__["composite_share"].default
+    if chosen.composite_share != usual and not any(sample.others for sample in pictures.samples):
+        told = "no picture shows several subjects (Segment and Paste makes such): it does nothing"
+        log.warning("composite_share is %g, but %s", chosen.composite_share, told)
     unseen = len(pictures.references) - chosen.steps * chosen.batch_size
     if unseen > 0:
         log.warning("%d of the %d pictures are never seen: choose more steps", unseen, len(pictures.references))

@@ -26,6 +26,7 @@ from ..models.watching import Silent, Watcher
 from .auto import resolve
 from .checkpoint import Checkpoints, make_folder
 from .course import Course
+from .divergence import Divergence
 from .facts import gather_facts, waiting_parts
 from .keeping import describe, extracted, write_base, write_learned
 from .loop import Diverged, Memory, Outcome, Plan, Step, train
@@ -75,13 +76,20 @@ class TrainingResult:
 
 
 class TrainingStep(Step, Protocol):
-    """A step of a method. `reads_text`: the text encoders take part in it; `memory`: what it remembers, if anything."""
+    """A step of a method.
+
+    `reads_text`: the text encoders take part in it; `memory`: what it remembers, if anything; `divergence`: when its
+    losses are those of a lost training.
+    """
 
     @property
     def reads_text(self) -> bool: ...
 
     @property
     def memory(self) -> Memory | None: ...
+
+    @property
+    def divergence(self) -> Divergence | None: ...
 
     def course(self, run: Run, awake: Callable[[], AbstractContextManager]) -> Course | None:
         """A course of the method's own in place of the validation on held-out prompts.
@@ -246,6 +254,8 @@ class _Job:
             return own
         if self.validator is None:
             log.info("no model validates: the weights after the last step are returned")
+            if idle := [name for name in ("patience", "keep_validated") if getattr(self.chosen, name)]:
+                log.warning("without a model that validates, %s: nothing is done", " and ".join(idle))
             return None
         chosen = self.chosen
         rows = chosen.batch_size * (2 if self.pictures.priors and chosen.prior_weight else 1)
@@ -293,6 +303,7 @@ class _Job:
             cut=lambda step: self.keep_part(run, step),
             course=course,
             memory=self.step.memory,
+            divergence=self.step.divergence,
         )
 
     def preview(self, run: Run, step: int) -> None:

@@ -16,6 +16,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "none": (),
 }
 """the sets that a choice consists of, where it is not one itself"""
+RANKED, SIZES = frozenset({"cross", "self", "feed_forward", "text"}), ("rank", "alpha")
+"""parts whose adapters may have a rank and an alpha of their own"""
 
 
 def check_tuning(settings: SubjectSettings) -> None:
@@ -36,6 +38,29 @@ def check_tuning(settings: SubjectSettings) -> None:
         raise FewShotError("weights in 8 bits cannot be trained in full: set weights to auto or tuning to low_rank.")
     if settings.optimizer == "schedule_free" and settings.schedule != "constant":
         raise FewShotError(f"schedule_free needs the schedule constant, and schedule is {settings.schedule}.")
+    _check_idle(settings)
+
+
+def _check_idle(settings: SubjectSettings) -> None:
+    """Raise FewShotError for a value that was changed and would do nothing beside the other settings."""
+    ranked = {name.removesuffix("_kv") for name, spec in sets_of(settings).items() if isinstance(spec, LoraSpec)}
+    idle = {f"{part}_{what}": "that part has no low-rank adapter" for part in RANKED - ranked for what in SIZES}
+    if not settings.text_encoder:
+        idle |= dict.fromkeys(("text_rank", "text_alpha", "text_learning_rate"), "text_encoder is off")
+    if settings.token == "none":
+        idle |= dict.fromkeys(("token_vectors", "token_start", "token_learning_rate"), "token is none")
+    if settings.tuning != "orthogonal":
+        idle["subject_block"] = f"tuning is {settings.tuning}, not orthogonal"
+    if settings.objective != "dco":
+        idle["dco_beta"] = f"objective is {settings.objective}, not dco"
+    if not settings.local_weight:
+        idle["local_attention"] = "local_weight is 0"
+    if not settings.validate_every:
+        idle |= dict.fromkeys(("patience", "keep_validated"), "validate_every is 0")
+    for name, why in idle.items():
+        default = type(settings).__dataclass_fields__[name].default
+        if (value := getattr(settings, name)) != default:
+            raise FewShotError(f"{name} is {value!r}, but does nothing: {why}. Set it to {default!r}, or change that.")
 
 
 def sets_of(settings: SubjectSettings) -> dict[str, Spec]:

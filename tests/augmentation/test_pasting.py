@@ -291,6 +291,30 @@ def test_composites_get_their_share_of_the_draws(made, tmp_path, share):
         assert pasted / sum(s.weight for s in samples) == pytest.approx(share)
 
 
+def test_a_thing_of_the_class_is_masked_but_is_no_subject(made, tmp_path):
+    two = made((blob(), "reference", 0), (blob(), "prior", 0))
+    chosen = PasteSettings(variants=8, prior_variants=0, together=1.0, size=64)
+    mixed = [s for s in paste(two, chosen, tmp_path).made if s.beside is not None]
+    assert mixed
+    for sample in mixed:
+        own, other = (np.asarray(load_mask(mask)) > 0 for mask in (sample.mask, sample.beside))
+        assert other.any() and not (own & other).any() and not sample.others
+
+
+def test_captions_can_leave_out_the_background(made, tmp_path):
+    settings = PasteSettings(variants=4, size=64, described=False)
+    assert {s.caption for s in paste(made((blob(), "reference", 0)), settings, tmp_path).made} == {
+        "a photo of a sks dog"
+    }
+
+
+def test_nothing_to_paste_is_said(made, tmp_path):
+    """Only priors have masks, and none of them is to be pasted."""
+    priors = made((blob(), "prior", 0))
+    with pytest.raises(FewShotError, match="only priors can be cut out, and prior_variants is 0"):
+        paste(priors, PasteSettings(prior_variants=0), tmp_path)
+
+
 def test_composites_are_not_cut_again(made, tmp_path):
     one = made((blob(), "reference", 0))
     chosen = PasteSettings(variants=3, size=32)

@@ -27,14 +27,11 @@ class Shop:
     def alone(self, name):
         return nullcontext()
 
-    def readings(self, adapter, prompts, seed=0, strength=1.0):
+    def judged(self, adapter, prompts, seed=0, strength=1.0, alike=None):
         self.asked.append((adapter, list(prompts), seed))
         words = [prompt.split() for prompt in prompts]
         seen = [[Seen(told[i], "plain", frozenset(), None) for i in (1, 4)] for told in words]
-        return [Reading(tuple(things), "nowhere", "dream") for things in seen]
-
-    def doubt(self, adapter, prompts, seed=0, strength=1.0):
-        return 0.25
+        return [Reading(tuple(things), "nowhere", "dream") for things in seen], [0.25] * len(prompts)
 
 
 @pytest.fixture

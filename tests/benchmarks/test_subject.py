@@ -5,7 +5,8 @@ import pytest
 
 from comfyui_fewshot.augmentation.pictures import load_mask, load_picture
 from comfyui_fewshot.benchmarks import _subject_sets as sets
-from comfyui_fewshot.benchmarks.subject import gain, ratio, replace_trigger
+from comfyui_fewshot.benchmarks._subject_lessons import of_class
+from comfyui_fewshot.benchmarks._subject_numbers import gain, ratio
 from comfyui_fewshot.pocket import world
 from comfyui_fewshot.pocket.judge import Reading, Seen
 
@@ -22,7 +23,7 @@ def test_prompts_are_in_the_worlds_words_and_spare_a_place():
         "beach"
     }
     assert {bool(a.accessory) + 2 * bool(a.layout) for a in found} == {0, 1, 2}
-    assert replace_trigger(found[0], "cat").prompt == found[0].prompt.replace("sks ", "")
+    assert of_class(found, "cat")[0].prompt == found[0].prompt.replace("sks ", "")
 
 
 @pytest.mark.parametrize("noun", ["cat", "boat"])
@@ -48,20 +49,30 @@ def test_each_prompt_is_met_by_its_own_scene_only(noun):
 
 
 def test_composites_carry_the_mask_of_each(tmp_path):
-    """Under each mask lie its subject's own colours; masks do not overlap; a seed gives the same pictures again."""
+    """Under each mask lie its subject's own colours; a seed gives the same pictures again."""
     two = [sets.references(tmp_path, "cat_striped"), sets.references(tmp_path, "car_patched", None, "zwx")]
-    joined = sets.together(tmp_path, two, seed=3, count=4)
+    joined = sets.together(tmp_path, two, seed=3)
     made = [sample for sample in joined.references if sample.others]
-    assert len(joined.references) == 12 and len(made) == 4
-    assert joined.key == sets.together(tmp_path, two, seed=3, count=4).key
+    assert len(joined.references) == 8 * 9 and 16 <= len(made) <= 48
+    assert joined.key == sets.together(tmp_path, two, seed=3).key != sets.together(tmp_path, two, seed=4).key
     for sample in made:
         pixels = np.asarray(load_picture(sample.image)).astype(int)
         cat, car = (np.asarray(load_mask(sample.masks[number])) > 250 for number in (0, 1))
-        assert not (cat & car).any() and cat.sum() > 80 and car.sum() > 80
+        assert not (cat & car).any() and cat.any() and car.any()
         orange = (pixels[..., 0] > 200) & (pixels[..., 2] < 100)
-        assert (orange & cat).sum() > 0.3 * cat.sum() and not (orange & car).any()
+        assert (orange & cat).sum() > 0.2 * cat.sum() and not (orange & car).any()
         assert sample.caption in ("a photo of a sks cat and a zwx car", "a photo of a zwx car and a sks cat")
-    assert len(sets.pasted(tmp_path, two[0], seed=1, count=2).references) == 6
+    assert not any(sample.pasted for sample in sets.together(tmp_path, two, 3, composites=False).samples)
+
+
+def test_a_folder_of_pictures_is_written_once(tmp_path):
+    """A second process finds it whole, and one that was slower throws its own away."""
+    first = sets.references(tmp_path, "cat_striped")
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    assert sets.references(tmp_path, "cat_striped").key == first.key
+    sets._once(tmp_path / "new", lambda folder: (folder.mkdir(), (tmp_path / "new" / "x").mkdir(parents=True)))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == times
+    assert [path.name for path in tmp_path.glob("new*")] == ["new"]
 
 
 def test_numbers():

@@ -94,7 +94,7 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
     short = {key: {**entry, "inputs": dict(entry["inputs"])} for key, entry in graph.items()}
     few = {
         "FewShotGeneratePriors": {"count": 2, "steps": 2},
-        "FewShotTrainingSettings": {**SHORT, "preview_every": 0},
+        "FewShotTrainingSettings": {**SHORT, "preset": "custom", "preview_every": 0},
         "FewShotSampleGrid": {"steps": 2},
         "FewShotFuseAdapters": {"method.steps": 2},
         "FewShotPromptSet": {"most": 2},  # one to learn from and one held out, where it is for refinement

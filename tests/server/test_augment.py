@@ -14,7 +14,7 @@ PREPARE = {"crop": "subject", "resolution": 64, "upscale": False, "duplicates": 
 PRIORS = {"count": 2, "steps": 2, "guidance": 1.0, "seed": 0, "batch": 4, "width": 0, "height": 0}
 PASTE = {
     "variants": 3, "prior_variants": 1, "share": 0.5, "together": 0.3, "background": "any", "background_weight": 0.1,
-    "flip": False, "seed": 0, "mixed": True, "smallest": 0.35, "largest": 0.95, "size": 0,
+    "flip": False, "seed": 0, "mixed": True, "described": True, "smallest": 0.35, "largest": 0.95, "size": 0,
 }  # fmt: skip
 
 

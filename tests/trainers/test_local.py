@@ -222,6 +222,20 @@ def test_a_weight_changes_the_weights_and_is_logged(train, uncut, tmp_path):
     assert any(not torch.equal(f.up, uncut.adapter.factors[p].up) for p, f in result.adapter.factors.items())
 
 
+def test_its_gradient_rises_over_the_first_tenth(networks, pictures, chosen):
+    """What is logged is the term as it is."""
+    norms, values = [], []
+    for steps in (1, 100):  # a warm-up of less than a step, and of ten
+        step, injected = SubjectTraining().prepare(networks, pictures, replace(chosen, steps=steps), None, Silent())
+        (terms,) = step.passes(0, list)
+        terms[LOCAL].backward()
+        norms.append(torch.stack([p.grad.norm() for p in injected.parameters.values() if p.grad is not None]).norm())
+        values.append(terms[LOCAL].item())
+        injected.remove()
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    assert norms[1].item() == pytest.approx(0.1 * norms[0].item(), rel=1e-4)
+
+
 def test_attention_alone_learns_where_the_subject_is(networks, pictures, chosen):
     """Only L_local, on one picture: the thresholded map meets the mask (IoU from below 0.3 to above 0.7)."""
     one = pictures.with_samples(pictures.references[:1])

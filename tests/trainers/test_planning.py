@@ -8,7 +8,9 @@ from PIL import Image
 
 from comfyui_fewshot.augmentation.pictures import picture_of
 from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.loading import open_base
 from comfyui_fewshot.models.values import Sample
+from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.trainers import planning
 from comfyui_fewshot.trainers.plan_words import crops, described, times_seen
 from comfyui_fewshot.trainers.planning import plan_training
@@ -52,6 +54,25 @@ def test_without_timing_no_weights_are_read(plan, monkeypatch):
     text = described(plan())
     assert seen == ["meta"] and "time: no step was timed" in text
     assert "GPU memory" not in text and "host memory (estimated): " in text
+
+
+def test_steps_are_timed_as_they_will_be_taken(base, pictures, settings):
+    """With weights in 8 bits, where training takes them."""
+    chosen = replace(settings, weights="float8", offload="on", resolution=32, alpha=4.0, micro_batch=8)
+    with open_base(base, "cpu") as networks:
+        before = {weight.dtype for weight in networks.unet.parameters()}
+        found = planning.time_steps(networks, pictures, chosen, Silent(), 1)
+        after = {weight.dtype for weight in [*networks.unet.buffers(), *networks.unet.parameters()]}
+    assert before == {torch.float32} and torch.float8_e4m3fn in after and found.seconds > 0
+
+
+def test_steps_are_timed_from_an_adapter(plan, uncut, base, pictures, settings):
+    """One that fits is taken up; one that does not is refused as in the training."""
+    chosen = replace(settings, resolution=32)
+    found = plan_training(base, pictures, chosen, "cpu", timed=1, start_from=uncut.adapter)
+    assert found.timing is not None and found.timing.steps == 1
+    with pytest.raises(FewShotError, match="has rank 4"):
+        plan_training(base, pictures, replace(chosen, rank=2), "cpu", timed=1, start_from=uncut.adapter)
 
 
 def test_it_says_what_training_chooses(plan, train, uncut):

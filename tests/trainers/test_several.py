@@ -14,14 +14,14 @@ from comfyui_fewshot.augmentation.pasting import PasteSettings, paste
 from comfyui_fewshot.augmentation.pictures import subject_from_folder
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.text import denoise, encode_prompts
-from comfyui_fewshot.models.values import Concept, Part, Picture, Sample, TrainingSet, content_key
+from comfyui_fewshot.models.values import BESIDE, Concept, Part, Picture, Sample, TrainingSet, content_key
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.models.words import LearnedWords, WordSpec
 from comfyui_fewshot.trainers.auto import steps
 from comfyui_fewshot.trainers.captions import captioned
 from comfyui_fewshot.trainers.facts import gather_facts
 from comfyui_fewshot.trainers.randomness import Randomness
-from comfyui_fewshot.trainers.several import NATURAL_END, drawing_weights, natural_weights
+from comfyui_fewshot.trainers.several import NATURAL_END, drawing_weights, draws_told, natural_weights
 from comfyui_fewshot.trainers.subject import DCO, LOCAL, PRIOR, REFERENCE, SubjectTraining
 
 PICTURE = Picture(Path("a.png"), "a", 8, 8)
@@ -230,6 +230,32 @@ def test_composites_weigh_their_own_background(networks, with_composites, settin
             assert one == pytest.approx(weight * outside / (inside + weight * rim), rel=1e-5)
 
 
+def test_a_thing_beside_the_subject_is_no_background(networks, with_composites, settings):
+    """The mask of a prior's thing in a mixed composite joins what counts in full, and is nobody's attention."""
+    one = next(s for s in with_composites.references if s.pasted)
+    mixed = replace(one, beside=one.mask, mask=None)
+    step, injected = prepare(networks, with_composites.with_samples((one, mixed)), settings)
+    injected.remove()
+    own, beside = step.pools[REFERENCE].masks
+    assert torch.equal(own, beside) and 0 < own.sum() < own.numel()
+    assert [*step.pools[REFERENCE].shapes[1]] == [BESIDE]
+
+
+def test_the_share_of_composites_holds_for_each_of_several_subjects(two, tmp_path):
+    """Of what shows one subject alone, half are composites; composites of both are a quarter of all, priors' too."""
+    masked = [replace(s, mask=two.samples[0].mask) for s in two.samples if not s.others]
+    settings = PasteSettings(variants=6, prior_variants=6, together=0.5, share=0.5, size=32, mixed=False, smallest=0.5)
+    made = paste(two.with_samples(tuple(masked)), settings, tmp_path).pictures
+    samples = made.references
+    weights = drawing_weights(samples, 0.25)
+    assert sum(w for w, s in zip(weights, samples, strict=True) if s.others) == pytest.approx(0.25)
+    for number in (0, 1):
+        alone = [(w, s.pasted) for w, s in zip(weights, samples, strict=True) if s.concept == number and not s.others]
+        assert sum(w for w, pasted in alone if pasted) / sum(w for w, _ in alone) == pytest.approx(0.5)
+    told = draws_told(samples, weights, made.concepts)
+    assert told == "25 % several subjects together, 38 % sks ball (19 % composites), 38 % zwx cube (19 % composites)"
+
+
 def test_the_rim_of_a_pasted_subject_counts_in_full(networks, with_composites, settings):
     step, injected = prepare(networks, with_composites, settings)
     injected.remove()
@@ -265,6 +291,8 @@ def test_composites_are_no_more_references(networks, with_composites, pictures, 
 
 def test_a_set_without_composites_keeps_its_key(pictures):
     """The fields of composites were added later: finished runs of other sets are still found."""
-    before = [{k: v for k, v in vars(s).items() if k not in ("pasted", "background")} for s in pictures.samples]
+    before = [
+        {k: v for k, v in vars(s).items() if k not in ("pasted", "background", "beside")} for s in pictures.samples
+    ]
     assert pictures.key == content_key("TrainingSet", before, [vars(c) for c in pictures.concepts])
     assert replace(pictures.samples[0], pasted=True).told != pictures.samples[0].told

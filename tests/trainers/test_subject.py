@@ -8,9 +8,11 @@ from PIL import Image
 from torch.nn.functional import mse_loss
 
 from comfyui_fewshot.augmentation.decoding import pixel_key
+from comfyui_fewshot.augmentation.pictures import picture_of, stored_picture
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import denoise, encode_prompts
+from comfyui_fewshot.models.values import Sample
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.trainers import cache
 from comfyui_fewshot.trainers.cache import build_pool
@@ -250,6 +252,22 @@ def test_a_mask_that_is_empty_is_told(networks, pictures, tmp_path):
     with pytest.raises(FewShotError, match=r"the mask of .*0.png is empty within the crop"):
         build_pool(networks, samples, 32, Silent(), masks=True)
     assert build_pool(networks, samples, 32, Silent()).masks is None
+
+
+def test_five_hundred_pictures(networks, pictures, tmp_path, caplog):
+    """Of several sizes, each with a mask of another size; all are read, and what is done to them is told once."""
+    mask = stored_picture(Image.new("L", (20, 20), 255), tmp_path)
+    samples = []
+    for number in range(500):
+        path = tmp_path / f"{number}.png"
+        size = (40, 40) if number % 5 else (48, 40)
+        Image.new("RGB", size, (number % 256, number // 256, 90)).save(path)
+        samples.append(Sample(picture_of(path), f"a photo of sks ball {number % 3}", mask if number % 5 else None))
+    with caplog.at_level("INFO"):
+        pool = build_pool(networks, samples, 32, Silent())
+    assert len(pool.mean) == len(pool.prompts) == len(pool.shapes) == 500 and pool.mean.isfinite().all()
+    assert "100 of 500 pictures are cropped to 32 x 32" in caplog.text
+    assert "400 of 400 masks are of another size than their picture" in caplog.text
 
 
 def test_an_autoencoder_that_gives_no_numbers_is_told(networks, pictures, monkeypatch):

@@ -17,6 +17,7 @@ from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.values import Concept, Dense, LowRank
 from comfyui_fewshot.models.words import LearnedWords
 from comfyui_fewshot.trainers.facts import gather_facts
+from comfyui_fewshot.trainers.presets import PRESETS, with_preset
 from comfyui_fewshot.trainers.settings import SubjectSettings
 from comfyui_fewshot.trainers.tuning import check_tuning, sets_of, words_of
 
@@ -52,6 +53,48 @@ def test_settings_that_contradict_each_other(train, tmp_path, changes, said):
         check_tuning(SubjectSettings(**changes))
     with pytest.raises(FewShotError, match=said):
         train(tmp_path, **changes)
+
+
+IDLE = {
+    "self_rank": dict(tuning="full", self_rank=8),
+    "feed_forward_alpha": dict(feed_forward_alpha=2.0),
+    "cross_rank": dict(parameter_set="self", cross_rank=4),
+    "text_rank": dict(text_rank=4),
+    "text_learning_rate": dict(text_learning_rate=1e-5),
+    "token_vectors": dict(token_vectors=2),
+    "token_start": dict(token_start="toy"),
+    "token_learning_rate": dict(token_learning_rate=0.1),
+    "subject_block": dict(subject_block=1),
+    "dco_beta": dict(dco_beta=2000.0),
+    "local_attention": dict(local_attention="plain"),
+    "patience": dict(patience=3, validate_every=0),
+    "keep_validated": dict(keep_validated=True, validate_every=0),
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_a_value_that_would_do_nothing_is_refused(name):
+    with pytest.raises(FewShotError, match=rf"^{name} is .*, but does nothing: .*Set it to"):
+        check_tuning(SubjectSettings(**IDLE[name]))
+
+
+def test_values_that_do_something_are_taken():
+    check_tuning(SubjectSettings(text_encoder=True, text_rank=4, text_learning_rate=1e-5, tuning="full"))
+    check_tuning(SubjectSettings(parameter_set="cross_kv", cross_rank=4, token="free", token_start="toy"))
+    check_tuning(SubjectSettings(parameter_set="attention_ff", feed_forward_rank=4, self_alpha=2.0, patience=2))
+    for name, values in PRESETS.items():
+        check_tuning(SubjectSettings(**with_preset(name, values)))
+
+
+def test_what_a_setting_needs_of_the_pictures_is_told(train, pictures, tmp_path, caplog):
+    """And nothing is said of defaults."""
+    bare = pictures.with_samples(tuple(replace(sample, mask=None) for sample in pictures.samples))
+    train(tmp_path / "a", set_=bare, steps=1)
+    assert "does nothing" not in caplog.text and "nothing is done" not in caplog.text
+    train(tmp_path / "b", set_=bare, steps=1, background_weight=0.2, composite_share=0.5, patience=2, validate_every=1)
+    assert "background_weight is 0.2, but no picture has a mask: it does nothing" in caplog.text
+    assert "composite_share is 0.5, but no picture shows several subjects" in caplog.text
+    assert "without a model that validates, patience: nothing is done" in caplog.text
 
 
 def test_the_words_of_several_subjects(pictures):

@@ -1,0 +1,51 @@
+"""When a training is lost though its losses are finite numbers: they stay where a denoiser that knows nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+START, WINDOW, LATEST = 4, 8, 4
+"""steps: of the start, of each of the two windows that must be bad, and of those that say that all is well"""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A rule on the mean of some terms: denoising errors, of which a prediction of nothing has about 1.
+
+    Lost is a training whose median over two windows running is both as high as that and twice the start's. Medians,
+    because an error depends on its timestep and varies tenfold from step to step.
+
+    Args:
+        terms: names of the terms.
+        nothing: the error from which on a denoiser is no better than one that predicts nothing.
+    """
+
+    terms: tuple[str, ...]
+    nothing: float = 0.8
+    rise: float = 2.0
+
+    def errors(self, history: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The mean (n,) of the terms at each of n steps, on the host."""
+        return torch.stack([history[name] for name in self.terms]).mean(0).cpu()
+
+    def limit(self, errors: torch.Tensor) -> float:
+        return max(self.nothing, self.rise * float(errors[:START].median()))
+
+    def is_lost(self, errors: torch.Tensor) -> bool:
+        """Whether both of the last two windows lie at or above the limit, and the latest errors are no better."""
+        if len(errors) < 2 * WINDOW or self.is_well(errors):
+            return False
+        limit, last = self.limit(errors), errors[-2 * WINDOW :].reshape(2, WINDOW)
+        return bool((last.median(1).values >= limit).all())
+
+    def is_high(self, errors: torch.Tensor) -> bool:
+        """Whether the last window lies at or above the limit: a state of now is better not gone on from."""
+        return len(errors) >= WINDOW and float(errors[-WINDOW:].median()) >= self.limit(errors)
+
+    def is_well(self, errors: torch.Tensor) -> bool:
+        """Whether the latest errors lie well below the limit: the weights that made them may be returned to."""
+        most = max(0.5 * self.nothing, 1.5 * float(errors[:START].median()))
+        return float(errors[-LATEST:].median()) <= most
