@@ -121,14 +121,20 @@ def given_masks(
 ) -> tuple[TrainingSet, list[Outcome]]:
     """`pictures` with `masks` ("L", white on the subject) as they are: one for all, or one for each of the role.
 
+    One for each picture, that is, or one for each sample where pictures have several captions.
+
     Raises:
         FewShotError: another number of masks, another aspect than the picture's, an empty or a full-frame mask (where
             `settings.missing` is "stop").
     """
     todo = [s for s in pictures.samples if settings.role in ("all", s.role)]
-    if len(masks) not in (1, len(todo)):
-        raise FewShotError(f"there are {len(todo)} pictures but {len(masks)} masks; give one for all or one for each")
-    rest = iter(list(masks) * (len(todo) if len(masks) == 1 else 1))
+    shown = list(dict.fromkeys(s.image.key for s in todo))
+    if len(masks) not in (1, len(shown), len(todo)):
+        raise FewShotError(f"there are {len(shown)} pictures but {len(masks)} masks; give one for all or one for each")
+    if len(masks) == len(todo):
+        rest = iter(masks)
+    else:
+        rest = iter([masks[0 if len(masks) == 1 else shown.index(s.image.key)] for s in todo])
     outcomes, made = [], []
     for sample in pictures.samples:
         if settings.role not in ("all", sample.role):

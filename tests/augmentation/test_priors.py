@@ -1,7 +1,6 @@
 """Prior pictures: the class alone, one random stream a picture, a cache that survives anything."""
 
 import logging
-import os
 import signal
 import subprocess
 import sys
