@@ -24,6 +24,7 @@ from .pictures import load_picture
 
 log = logging.getLogger(__name__)
 WINDOW = 77  # tokens that CLIP's text encoders read, the first and last of which are not words
+LONGEST = 1280  # pixels of the longer edge: such a model makes a token of each 28 x 28 pixels, however many there are
 DETAILS = ("short", "detailed", "full")
 MOST_TOKENS = {"short": 40, "detailed": 100, "full": 200}
 ASKED = {
@@ -99,6 +100,8 @@ class Chatting(_Transformers):
 
     @torch.no_grad()
     def caption(self, picture: Image.Image, detail: str) -> str:
+        picture = picture.copy()
+        picture.thumbnail((LONGEST, LONGEST))
         asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ASKED[detail]}]}]
         prompt = self.processor.apply_chat_template(asked, add_generation_prompt=True)
         inputs = self._placed(self.processor(images=[picture], text=[prompt], return_tensors="pt"))

@@ -66,7 +66,8 @@ class GeneratePriors(io.ComfyNode):
                     min=1,
                     max=64,
                     advanced=True,
-                    tooltip="Pictures sampled at once on a GPU, which changes memory and speed only; a CPU draws one at a time.",
+                    tooltip="Pictures sampled at once on a GPU; it changes memory and speed only. A CPU draws one at a "
+                    "time.",
                 ),
                 io.Int.Input(
                     "width",

@@ -88,7 +88,8 @@ def test_lists_of_pictures_and_masks_of_several_sizes_are_one_set(server):
         mask.save(folder / f"{name}_mask.png")
     lists = {"lists": graphs.node("FewShotSetToImages", set=["set", 0], role="all")}
     again = {
-        "source": "images", "source.images": ["lists", 0], "source.masks": ["lists", 1], "source.captions": ["lists", 2],
+        "source": "images", "source.images": ["lists", 0], "source.masks": ["lists", 1],
+        "source.captions": ["lists", 2],
     }  # fmt: skip
     second = {"second": graphs.node("FewShotSubjectPictures", **again, **(graphs.WORDS | {"identifier": "zwx"}))}
     masked = segment("bare", masks=["lists", 1])
