@@ -263,3 +263,6 @@ def test_overlays_show_mask_and_box(pictures, tmp_path):
     shown = segmentation.overlay(outcomes[0])
     assert shown.getpixel((20, 20)) == (115, 29, 43) and shown.getpixel((50, 35)) == (0, 0, 0)
     assert shown.getpixel((10, 15)) == (255, 220, 0)
+    bare = segmentation.overlay(replace(outcomes[0], instances=()))
+    assert bare.getpixel((10, 15)) == bare.getpixel((29, 15)) == (255, 255, 255)
+    assert bare.getpixel((9, 15)) == (0, 0, 0) and bare.getpixel((11, 15)) == (115, 29, 43)
