@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from jinja2 import TemplateError
 
+from ..models.errors import FewShotError
 from ..models.values import Concept
 from . import local_models
+from .answers import Answers
 
 MOST_NEW_TOKENS = 1024
 TEMPERATURE, TOP_P = 0.8, 0.95
@@ -69,10 +72,46 @@ class LocalWriter:
         if not self.tokenizer.chat_template:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
             return self.tokenizer(text, return_tensors="pt").to(self.device)
+        # The template writes the special tokens itself.
+        prompt = self._prompt(messages)
+        return self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(self.device)
+
+    def _prompt(self, messages: list[Message]) -> str:
+        """The conversation in the model's own form.
+
+        Templates without a system role (Gemma, older Mistral) raise an error or leave its text out; it then goes
+        before the first question.
+        """
+        rules = [message["content"] for message in messages if message["role"] == "system"]
+        try:
+            text = self._formed(messages)
+            if all(rule.strip() in text for rule in rules):
+                return text
+        except TemplateError:
+            pass
+        try:
+            return self._formed(without_system(messages))
+        except TemplateError as error:
+            raise FewShotError(
+                f"the chat template of {self.tokenizer.name_or_path} cannot hold a conversation ({error}); choose an "
+                "instruction-following language model"
+            ) from error
+
+    def _formed(self, messages: list[Message]) -> str:
         # `enable_thinking` is Qwen3's; other templates do not look at it.
         return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, enable_thinking=False, return_tensors="pt", return_dict=True
-        ).to(self.device)
+            messages, add_generation_prompt=True, enable_thinking=False, tokenize=False
+        )
+
+
+class RememberingWriter:
+    """A `Writer` whose answers are kept on disk by conversation and seed; its model is opened for what is new."""
+
+    def __init__(self, answers: Answers[Writer]):
+        self.answers = answers
+
+    def write(self, messages: Sequence[Message], seed: int) -> str:
+        return self.answers.to("write", list(messages), seed, by=lambda model: model.write(messages, seed))
 
 
 def asked_of_relation(placeholder: str, first: str, second: str, caption: str, count: int) -> list[Message]:
@@ -92,6 +131,13 @@ def _conversation(system: str, caption: str, count: int) -> list[Message]:
         {"role": "system", "content": system},
         {"role": "user", "content": f'Write {count} different captions for the picture captioned "{caption}".'},
     ]
+
+
+def without_system(messages: Sequence[Message]) -> list[Message]:
+    """The same conversation with the system's text before the first question."""
+    rules = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
+    first, *rest = [message for message in messages if message["role"] != "system"]
+    return [{**first, "content": f"{rules}\n\n{first['content']}" if rules else first["content"]}, *rest]
 
 
 def asked_again(messages: Sequence[Message], answer: str, reasons: Sequence[str], count: int) -> list[Message]:

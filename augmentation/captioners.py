@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,11 +16,15 @@ from ..models.errors import FewShotError
 from ..models.values import Concept, TrainingSet
 from ..models.watching import Silent, Watcher
 from . import local_models, on_disk
+from .answers import Answers
 from .caption_parts import ARTICLES, plain, singular, words
 from .captions import with_subject
+from .decoding import pixel_key
 from .pictures import load_picture
 
 log = logging.getLogger(__name__)
+WINDOW = 77  # tokens that CLIP's text encoders read, the first and last of which are not words
+LONGEST = 1280  # pixels of the longer edge: such a model makes a token of each 28 x 28 pixels, however many there are
 DETAILS = ("short", "detailed", "full")
 MOST_TOKENS = {"short": 40, "detailed": 100, "full": 200}
 ASKED = {
@@ -113,7 +117,9 @@ class Chatting(_Transformers):
         return told.softmax(0).tolist()
 
     def _asked(self, picture: Image.Image, question: str):
-        """What the model takes for a question about an RGB picture."""
+        """What the model takes for a question about an RGB picture, which is reduced where it is very large."""
+        picture = picture.copy()
+        picture.thumbnail((LONGEST, LONGEST))
         asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         prompt = self.processor.apply_chat_template(asked, add_generation_prompt=True)
         return self._placed(self.processor(images=[picture], text=[prompt], return_tensors="pt"))
@@ -124,6 +130,16 @@ class Chatting(_Transformers):
         tokens = self.model.generate(**inputs, max_new_tokens=MOST_TOKENS[detail], do_sample=False)
         new = tokens[:, inputs["input_ids"].shape[1] :]
         return self.processor.batch_decode(new, skip_special_tokens=True)[0]
+
+
+class RememberingCaptioner:
+    """A `Captioner` whose answers are kept on disk by picture and detail; its model is opened for what is new."""
+
+    def __init__(self, answers: Answers[Captioner]):
+        self.answers = answers
+
+    def caption(self, picture: Image.Image, detail: str) -> str:
+        return self.answers.to("caption", pixel_key(picture), detail, by=lambda model: model.caption(picture, detail))
 
 
 def open_captioner(folder: Path, device: torch.device) -> Captioner:
@@ -145,11 +161,21 @@ def open_captioner(folder: Path, device: torch.device) -> Captioner:
 
 @dataclass(frozen=True)
 class Captioned:
-    """One picture's line in the report: what the model said, and what became of it."""
+    """One picture's line in the report: what the model said, what became of it, and its tokens where counted."""
 
     picture: str
     said: str
     caption: str
+    tokens: int | None = None
+
+    @property
+    def too_long(self) -> bool:
+        return self.tokens is not None and self.tokens > WINDOW
+
+    def __str__(self) -> str:
+        count = "" if self.tokens is None else f"  [{self.tokens}/{WINDOW} tokens]"
+        lost = f" of {WINDOW} the rest is not read" if self.too_long else ""
+        return f"{self.picture}: {self.said} -> {self.caption}{count}{lost}"
 
 
 def caption_set(
@@ -159,12 +185,14 @@ def caption_set(
     detail: Literal["short", "detailed", "full"] = "short",
     overwrite: bool = True,
     watcher: Watcher | None = None,
+    tokens: Callable[[str], int] | None = None,
 ) -> tuple[TrainingSet, list[Captioned]]:
     """The references of `pictures` with captions by `captioner`; priors and composites keep theirs.
 
     `bind` are words to leave out, for each subject: what is not said is absorbed by its identifier. A line
     "sks: collar, red" is for the subject with that identifier alone, any other line for all. Not `overwrite` keeps a
-    caption that is more than "a photo of" the subject.
+    caption that is more than "a photo of" the subject. `tokens` counts the tokens of a caption, without the first and
+    the last.
 
     Raises:
         FewShotError: an unknown `detail`, no references, a relation (its captions say what it connects), a `bind`
@@ -196,9 +224,20 @@ def caption_set(
         if not said:
             log.warning("the captioner said nothing of %s; it is captioned %s", sample.image.path.name, caption)
         made.append(replace(sample, caption=caption))
-        table.append(Captioned(sample.image.path.name, said, caption))
+        table.append(Captioned(sample.image.path.name, said, caption, tokens(caption) + 2 if tokens else None))
+        if table[-1].too_long:
+            log.warning("%s", table[-1])
         watcher.progress(len(table), len(pictures.references), f"{sample.image.path.name}: {caption}")
     return pictures.with_samples(tuple(made)), table
+
+
+def report(table: Sequence[Captioned]) -> str:
+    """A line for each picture, and how many captions are longer than a text encoder reads."""
+    long = sum(1 for row in table if row.too_long)
+    head = f"{len(table)} captions"
+    if long:
+        head += f", {long} of them too long: choose less detail, or words to leave out"
+    return "\n".join([head, *map(str, table)])
 
 
 def bound(concepts: Sequence[Concept], lines: Sequence[str]) -> list[frozenset[str]]:

@@ -10,13 +10,13 @@ import secrets
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ..models.errors import FewShotError
 
 PICTURE_ENDINGS = tuple(".png .jpg .jpeg .webp .bmp .tif .tiff .gif .jfif .avif .heic .heif".split())
 HEIF_ENDINGS = (".heic", ".heif")
-MOST_PIXELS = 80_000_000  # larger files are refused before they are decoded
+MOST_PIXELS = 80_000_000  # larger files are reduced or refused before they are decoded
 WHITE = (255, 255, 255)
 
 
@@ -31,16 +31,19 @@ def decode(path: Path) -> tuple[Image.Image, Image.Image | None]:
 
     Returns its RGB picture and its mask: "L", white where the file is opaque, None where all of it is. 16-bit and
     float files are scaled to 8 bits, EXIF rotation is applied, of an animation the first frame is taken.
+    A JPEG with more than `MOST_PIXELS` pixels is read at a half, a quarter or an eighth of its size.
     What lies under full transparency is kept when it is a picture (a mask painted into alpha); when it is one
     flat colour (a cut-out) the subject is laid on white instead.
 
     Raises:
-        FewShotError: the file is not there, is no picture, is damaged, or has more than `MOST_PIXELS` pixels.
+        FewShotError: the file is not there, is no picture, is damaged, or has more than `MOST_PIXELS` pixels
+            (a JPEG: more than Pillow opens, some 180 million).
     """
     try:
         if path.suffix.lower() in HEIF_ENDINGS:
             _read_heif(path)
         with Image.open(path) as file:
+            _reduce(file)
             _check_size(path, file.width, file.height)
             file.seek(0)
             upright = ImageOps.exif_transpose(file.copy())  # a copy of a TIFF is turned and has lost its tag
@@ -64,6 +67,16 @@ def _read_heif(path: Path) -> None:
     except ImportError:
         raise FewShotError(f"{path.name} is HEIC; pip install pillow-heif, or save it as JPEG") from None
     pillow_heif.register_heif_opener()
+
+
+def _reduce(file: ImageFile.ImageFile) -> None:
+    """Let a JPEG beyond `MOST_PIXELS` be decoded at a half, a quarter or an eighth, which takes no more memory."""
+    if file.format not in ("JPEG", "MPO"):
+        return
+    for part in (2, 4, 8):
+        if file.width * file.height <= MOST_PIXELS:
+            return
+        file.draft(file.mode, (file.width // part, file.height // part))
 
 
 def _check_size(path: Path, width: int, height: int) -> None:

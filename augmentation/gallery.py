@@ -32,6 +32,7 @@ VERSION = 1  # of the tables; an index of another version is made anew
 AT_ONCE = 256  # files between two commits and two looks at the watcher
 PICTURES_AT_ONCE = 32
 FUSED = 60  # the constant of reciprocal rank fusion (Cormack et al. 2009)
+DAMAGED = ("not a database", "malformed", "no such table", "no such column")  # what SQLite says of an index like that
 TABLES = """
 CREATE TABLE files(id INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER, time INTEGER, error TEXT);
 CREATE TABLE prompts(id INTEGER PRIMARY KEY REFERENCES files(id), positive TEXT, negative TEXT, parameters TEXT);
@@ -76,6 +77,27 @@ class Update:
         return said + (f"; {len(self.broken)} cannot be read: {', '.join(self.broken[:3])}" if self.broken else "")
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """Pictures by their numbers in the index (n,), and their scores (n,), higher for a better match."""
+
+    numbers: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, float]]) -> Ranking:
+        return cls(np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float64))
+
+    def order(self) -> np.ndarray:
+        """Places in `numbers`, best first; of equals the earlier picture."""
+        return np.lexsort((self.numbers, -self.scores))
+
+    def among(self, numbers: np.ndarray) -> Ranking:
+        """What of it is in `numbers`."""
+        there = np.isin(self.numbers, numbers)
+        return Ranking(self.numbers[there], self.scores[there])
+
+
 class Gallery:
     """The index in `file` of the pictures below `folder`, but for folders named in `leave_out`.
 
@@ -89,15 +111,23 @@ class Gallery:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            base = self._connected()
-        except sqlite3.DatabaseError as error:
-            log.warning("the index %s is damaged (%s); it is made anew", self.file, error)
-            self.file.unlink(missing_ok=True)
-            base = self._connected()
-        with closing(base):
-            yield base
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                base = self._connected()
+            except sqlite3.DatabaseError as error:
+                if not any(words in str(error) for words in DAMAGED):
+                    raise
+                log.warning("the index %s is damaged (%s); it is made anew", self.file, error)
+                self.file.unlink(missing_ok=True)
+                base = self._connected()
+            with closing(base):
+                yield base
+        except (sqlite3.Error, OSError) as error:
+            raise FewShotError(
+                f"the index {self.file} of the gallery cannot be used ({error}); close other programs that have it "
+                "open, see that its folder can be written to, or remove what lies there, and it is made anew"
+            ) from error
 
     def _connected(self) -> sqlite3.Connection:
         base = sqlite3.connect(self.file)
@@ -198,7 +228,7 @@ class Gallery:
 
         `words` are keywords, all of which the prompt holds; words in any form are found, and "red*" finds what starts
         so. With a `clip` pictures are ranked by their likeness to `like`, a text or a picture. With both, the two
-        ranks are fused. With neither, the newest come first.
+        ranks of what holds the words are fused. With neither, the newest come first.
 
         Raises:
             FewShotError: nothing matches; the message says how many prompts there are.
@@ -206,17 +236,12 @@ class Gallery:
         if not 1 <= count <= 1000:
             raise FewShotError(f"{count} prompts were asked for; choose from 1 to 1000")
         with self._open() as base:
-            ranks: list[dict[int, float]] = []
-            if asked := query_of(words):
-                ranks.append(self._by_words(base, asked))
-            if clip is not None and like:
-                ranks.append(self._by_likeness(base, clip, like, watcher or Silent()))
-            if ranks:
-                scores = ranks[0] if len(ranks) == 1 else fused(ranks)
-            else:
-                newest = "SELECT id, time FROM files JOIN prompts USING(id) ORDER BY time DESC"
-                scores = {number: float(-place) for place, (number, _) in enumerate(base.execute(newest))}
-            entries = self._entries(base, scores, count)
+            asked = query_of(words)
+            ranking = self._by_words(base, asked) if asked else None
+            if clip is not None and like and (ranking is None or len(ranking.numbers)):
+                alike = self._by_likeness(base, clip, like, watcher or Silent())
+                ranking = alike if ranking is None else fused([ranking, alike.among(ranking.numbers)])
+            entries = self._entries(base, self._newest(base) if ranking is None else ranking, count)
             if not entries:
                 total = base.execute("SELECT count(*) FROM prompts").fetchone()[0]
                 raise FewShotError(
@@ -228,25 +253,27 @@ class Gallery:
         return entries
 
     @staticmethod
-    def _by_words(base: sqlite3.Connection, asked: str) -> dict[int, float]:
-        rows = base.execute(
-            "SELECT rowid, bm25(words) FROM words WHERE words MATCH ? ORDER BY rank LIMIT 1000", (asked,)
-        )
-        return {number: -value for number, value in rows}
+    def _by_words(base: sqlite3.Connection, asked: str) -> Ranking:
+        rows = base.execute("SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?", (asked,))
+        return Ranking.of(rows.fetchall())
+
+    @staticmethod
+    def _newest(base: sqlite3.Connection) -> Ranking:
+        newest = base.execute("SELECT id FROM files JOIN prompts USING(id) ORDER BY time DESC").fetchall()
+        return Ranking.of([(number, -place) for place, (number,) in enumerate(newest)])
 
     def _by_likeness(
         self, base: sqlite3.Connection, clip: Likeness, like: str | Image.Image, watcher: Watcher
-    ) -> dict[int, float]:
+    ) -> Ranking:
         self._embed(base, clip, watcher)
         rows = base.execute(
             "SELECT id, vector FROM likeness WHERE model=? AND vector IS NOT NULL", (clip.model_id,)
         ).fetchall()
         if not rows:
-            return {}
+            return Ranking.of([])
         vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float16).reshape(len(rows), -1).astype(np.float32)
         asked = clip.texts([like]) if isinstance(like, str) else clip.images([like])
-        cosines = vectors @ asked[0].float().numpy()
-        return {number: float(value) for (number, _), value in zip(rows, cosines, strict=True)}
+        return Ranking(np.array([row[0] for row in rows]), vectors @ asked[0].float().numpy())
 
     def _embed(self, base: sqlite3.Connection, clip: Likeness, watcher: Watcher) -> None:
         """Embed each picture with a prompt once for each model; one whose pixels are damaged is remembered as such."""
@@ -271,15 +298,16 @@ class Gallery:
                     base.executemany("INSERT INTO likeness VALUES(?, ?, ?)", values)
             watcher.progress(min(start + PICTURES_AT_ONCE, len(missing)), len(missing), "comparing pictures")
 
-    def _entries(self, base: sqlite3.Connection, scores: Mapping[int, float], count: int) -> list[Entry]:
-        """The best of `scores`, one for each prompt."""
+    def _entries(self, base: sqlite3.Connection, ranking: Ranking, count: int) -> list[Entry]:
+        """The best of `ranking`, one for each prompt."""
         found: dict[str, Entry] = {}
-        for number in sorted(scores, key=lambda n: (-scores[n], n)):
+        for place in ranking.order():
             row = base.execute(
-                "SELECT name, positive, negative, parameters FROM prompts JOIN files USING(id) WHERE id=?", (number,)
+                "SELECT name, positive, negative, parameters FROM prompts JOIN files USING(id) WHERE id=?",
+                (int(ranking.numbers[place]),),
             ).fetchone()
             if row is not None:
-                entry = Entry(self.folder / row[0], row[1], row[2], json.loads(row[3]), scores[number])
+                entry = Entry(self.folder / row[0], row[1], row[2], json.loads(row[3]), float(ranking.scores[place]))
                 found.setdefault(entry.positive.lower(), entry)
             if len(found) == count:
                 break
@@ -292,10 +320,11 @@ def query_of(words: str) -> str:
     return " ".join(f'"{w.rstrip("*")}"' + ("*" if w.endswith("*") else "") for w in found if w.strip("*'-_"))
 
 
-def fused(ranks: Sequence[Mapping[int, float]]) -> dict[int, float]:
+def fused(rankings: Sequence[Ranking]) -> Ranking:
     """Reciprocal rank fusion: the sum of 1 / (60 + place) over the rankings that hold a picture."""
-    total: dict[int, float] = {}
-    for scores in ranks:
-        for place, number in enumerate(sorted(scores, key=lambda n: (-scores[n], n))):
-            total[number] = total.get(number, 0.0) + 1 / (FUSED + place)
-    return total
+    numbers = np.unique(np.concatenate([ranking.numbers for ranking in rankings]))
+    total = np.zeros(len(numbers))
+    for ranking in rankings:
+        order = ranking.order()
+        total[np.searchsorted(numbers, ranking.numbers[order])] += 1 / (FUSED + np.arange(len(order)))
+    return Ranking(numbers, total)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from ..models.errors import FewShotError
-from ..models.values import Part, Sample, TrainingSet
+from ..models.values import Part, Picture, Sample, TrainingSet
 from ..models.watching import Silent, Watcher
 from .examining import BLURRED, Likeness, face_finder, sharpness
 from .fitting import as_large, crop_box
@@ -68,6 +68,18 @@ class Row:
     sample: Sample | None = None
 
 
+@dataclass
+class _Seen:
+    """What was prepared so far.
+
+    looks: of each picture the subject it shows and what it looks like. rows: by picture and masks, since a picture
+    with several captions stands in a set several times and is prepared once.
+    """
+
+    looks: list[tuple[Picture, int, Likeness]] = field(default_factory=list)
+    rows: dict[tuple, Row] = field(default_factory=dict)
+
+
 def prepare(
     pictures: TrainingSet,
     settings: PrepareSettings,
@@ -78,6 +90,7 @@ def prepare(
     """The references of `pictures` cropped and sized, written to `cache` as PNG files, and a row on each of them.
 
     Priors and composites stay as they are. A picture that cannot be read or cropped any more is named and left out.
+    Samples of one picture (with several captions) all stay; a duplicate is another file with the same subject.
 
     Args:
         tokens: counts the tokens of a caption, without the first and the last.
@@ -92,7 +105,7 @@ def prepare(
     faces = face_finder() if settings.crop == "face" else None
     made: list[Sample] = []
     rows: list[Row] = []
-    seen: list[tuple[str, Likeness]] = []
+    seen = _Seen()
     for sample in pictures.samples:
         watcher.check()
         if sample.role != "reference" or sample.pasted:
@@ -103,9 +116,12 @@ def prepare(
         if row.sample is not None:
             made.append(row.sample)
         watcher.progress(len(rows), len(todo), f"{row.name}: {'; '.join(row.warnings) or 'well'}")
+    said: dict[str, None] = {}
     for row in rows:
-        for warning in row.warnings:
-            log.warning("%s: %s", row.name, warning)
+        if row.warnings:
+            said.setdefault(f"{row.name}: {'; '.join(row.warnings)}")
+    for line in said:
+        log.warning("%s", line)
     if all(row.sample is None for row in rows):
         first = "; ".join(f"{row.name}: {', '.join(row.warnings)}" for row in rows[:3])
         raise FewShotError(f"none of the {len(rows)} pictures is left: {first}")
@@ -114,8 +130,24 @@ def prepare(
 
 def _one(
     sample: Sample, settings: PrepareSettings, cache: Path, faces: Callable | None,
-    tokens: Callable[[str], int] | None, seen: list[tuple[str, Likeness]],
+    tokens: Callable[[str], int] | None, seen: _Seen,
 ) -> Row:  # fmt: skip
+    """The row of one sample; its picture is prepared unless another sample of it was."""
+    which = (sample.image.path, sample.image, sample.concept, sample.mask, sample.others)
+    if which not in seen.rows:
+        seen.rows[which] = _picture(sample, settings, cache, faces, seen)
+    row = seen.rows[which]
+    if row.sample is None:
+        return row
+    made, warnings = row.sample, row.warnings
+    count = tokens(sample.caption) + 2 if tokens else None
+    if count is not None and count > WINDOW:
+        warnings = (*warnings, f"the caption has {count} tokens; of {WINDOW} the rest is not read")
+    own = replace(sample, image=made.image, mask=made.mask, others=made.others)
+    return replace(row, tokens=count, warnings=warnings, sample=own)
+
+
+def _picture(sample: Sample, settings: PrepareSettings, cache: Path, faces: Callable | None, seen: _Seen) -> Row:
     """Crop, size and examine one picture; what it looks like is added to `seen`."""
     size = (sample.image.width, sample.image.height)
     row = Row(sample.image.path.name, size, (0, 0, *size), size, None, ())
@@ -125,7 +157,7 @@ def _one(
     except FewShotError as error:
         return replace(row, warnings=(f"left out: {error}",))
     warnings: list[str] = []
-    twin = _twin(row.name, picture, seen)
+    twin = _twin(sample, picture, seen)
     if twin and settings.duplicates == "leave out":
         return replace(row, warnings=(f"left out: the same picture as {twin}",))
     if twin:
@@ -133,18 +165,17 @@ def _one(
     fitted = _fitted(sample, picture, masks, settings, faces, cache, warnings)
     if (sharp := sharpness(picture.crop(fitted.crop))) < BLURRED:
         warnings.append(f"blurred: sharpness {sharp:.0f}, below {BLURRED:.0f}")
-    count = tokens(sample.caption) + 2 if tokens else None
-    if count is not None and count > WINDOW:
-        warnings.append(f"the caption has {count} tokens; of {WINDOW} the rest is not read")
-    return replace(fitted, tokens=count, warnings=tuple(warnings))
+    return replace(fitted, warnings=tuple(warnings))
 
 
-def _twin(name: str, picture: Image.Image, seen: list[tuple[str, Likeness]]) -> str:
-    """The name of an earlier picture that is the same one; "" without."""
-    looks = Likeness(picture)
-    twin = next((other for other, its in seen if looks.same(its)), "")
-    seen.append((name, looks))
-    return twin
+def _twin(sample: Sample, picture: Image.Image, seen: _Seen) -> str:
+    """The name of an earlier file that shows the same subject in the same picture; "" without."""
+    looks, image = Likeness(picture), sample.image
+    earlier = [
+        (other, its) for other, concept, its in seen.looks if concept == sample.concept and other.path != image.path
+    ]
+    seen.looks.append((image, sample.concept, looks))
+    return next((other.path.name for other, its in earlier if looks.same(its)), "")
 
 
 def _fitted(
@@ -242,10 +273,21 @@ def nearest_bucket(size: tuple[int, int], resolution: int) -> tuple[int, int]:
     return min(buckets(resolution), key=lambda bucket: (abs(math.log(bucket[0] / bucket[1]) - aspect), -bucket[0]))
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Lines of file, size, crop, size after, caption tokens, and warnings."""
-    lines = [("file", "size", "crop", "made", "tokens", "warnings")]
+def one_each(rows: Sequence[Row]) -> list[Row]:
+    """The rows, of a picture with several captions only that of the longest one."""
+    found: dict[tuple, Row] = {}
     for row in rows:
+        made = row.sample
+        which = (row.name, row.size, row.crop, None if made is None else (made.image, made.mask, made.concept))
+        if which not in found or (row.tokens or 0) > (found[which].tokens or 0):
+            found[which] = row
+    return list(found.values())
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Lines of file, size, crop, size after, tokens of the longest caption, and warnings, for each picture."""
+    lines = [("file", "size", "crop", "made", "tokens", "warnings")]
+    for row in one_each(rows):
         cut = row.crop[2] - row.crop[0], row.crop[3] - row.crop[1]
         crop = "whole" if cut == row.size else f"{cut[0]}x{cut[1]}+{row.crop[0]}+{row.crop[1]}"
         gone = row.sample is None

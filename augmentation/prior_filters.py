@@ -59,11 +59,12 @@ class Filters:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture that was drawn, with the standard deviation of its values."""
+    """A picture that was drawn, with the standard deviation of its values; `reason` is set where it is of no use."""
 
     index: int
     path: Path
     spread: float
+    reason: str = ""
 
     def open(self) -> Image.Image:
         with Image.open(self.path) as file:
@@ -83,7 +84,7 @@ def chosen(
 
     What is good but too much is neither. What the models see is kept in `folder`.
     """
-    reasons = {c.index: "black or flat" for c in candidates if c.spread < LEAST_SPREAD}
+    reasons = {c.index: c.reason or "black or flat" for c in candidates if c.reason or c.spread < LEAST_SPREAD}
     good = [c for c in candidates if c.index not in reasons]
     if not good or (filters.clip is None and filters.finder is None):
         return [c.index for c in good][:count], reasons

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import product
 
+from .nouns import kind_of
+
 SHOTS = (
     "a photo of", "a picture of", "a close-up photo of", "a wide-angle photo of", "a photo from above of",
     "a side-view photo of", "a photo from behind of", "a low-angle photo of",
@@ -17,11 +19,8 @@ PLACES = (
 )  # fmt: skip
 LIVE_POSES = ("", "standing", "sitting", "lying down", "running", "jumping", "looking at the camera")
 OBJECT_POSES = ("", "seen from the side", "lying on its side", "at an angle", "partially hidden")
-LIVE = frozenset(
-    "animal baby bear bird boy cat chicken child cow deer dog dragon duck elephant fox frog girl goat hamster horse "
-    "kitten lady lion man monkey mouse owl panda parrot person pig pony puppy rabbit sheep squirrel tiger turtle wolf "
-    "woman".split()
-)
+KINDS_ALIVE = ("animal", "person")  # as `nouns.kind_of` names them
+ALSO_ALIVE = frozenset("animal person people men women children dragon".split())
 
 
 def with_article(noun: str) -> str:
@@ -34,11 +33,12 @@ def with_article(noun: str) -> str:
 
 
 def grid(noun: str, known: Callable[[str], bool] = lambda phrase: True) -> list[str]:
-    """Every "{shot} {a noun} {pose} {place}"; poses of living things for nouns known to be alive.
+    """Every "{shot} {a noun} {pose} {place}"; poses of living things for nouns that name one.
 
     Phrases for which `known` is false are left out, so that a model is asked only in words that it has learned.
     """
-    poses = LIVE_POSES if noun.lower().split()[-1] in LIVE else OBJECT_POSES
+    alive = kind_of(noun) in KINDS_ALIVE or noun.lower().split()[-1] in ALSO_ALIVE
+    poses = LIVE_POSES if alive else OBJECT_POSES
     shots, poses, places = (
         [phrase for i, phrase in enumerate(phrases) if i == 0 or known(phrase)] for phrases in (SHOTS, poses, PLACES)
     )

@@ -47,7 +47,7 @@ class Store:
 
     def candidates(self, count: int) -> list[Candidate]:
         return [
-            Candidate(index, self.folder / row["file"], row["spread"])
+            Candidate(index, self.folder / row["file"], row["spread"], row.get("reason", ""))
             for index, row in sorted(self.rows.items())
             if index < count
         ]
@@ -57,15 +57,15 @@ class Store:
         row = self.rows[index]
         return Picture(self.folder / row["file"], row["key"], row["width"], row["height"]), row["prompt"]
 
-    def add(self, made: list[tuple[int, str, int, Image.Image]]) -> None:
-        """Keep pictures (index, prompt, seed, pixels): first their files, then the manifest that names them."""
-        for index, prompt, seed, pixels in made:
+    def add(self, made: list[tuple[int, str, int, Image.Image, str]]) -> None:
+        """Keep pictures (index, prompt, seed, pixels, why it is of no use or ""): files, then the manifest of them."""
+        for index, prompt, seed, pixels, reason in made:
             path = write_png(pixels, self.folder / f"{index:05d}.png")
             self.rows[index] = {
                 "index": index, "file": path.name, "prompt": prompt, "seed": seed, "key": pixel_key(pixels),
                 "width": pixels.width, "height": pixels.height, "spread": round(spread_of(pixels), 2),
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }  # fmt: skip
+            } | ({"reason": reason} if reason else {})  # fmt: skip
         lines = [json.dumps(self.rows[index], ensure_ascii=False) for index in sorted(self.rows)]
         write_bytes(("\n".join(lines) + "\n").encode(), self.folder / MANIFEST)
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ..models.errors import FewShotError
-from ..models.loading import open_base
+from ..models.loading import compute_dtype, open_base
 from ..models.sampling import sample
 from ..models.values import BaseModelRef, Concept, Loaded, Picture, Sample, TrainingSet, content_key
 from ..models.watching import Silent, Watcher
@@ -26,8 +26,10 @@ from .prior_filters import Filters, chosen
 from .prior_store import Store
 
 log = logging.getLogger(__name__)
-REVISION = 1  # of the prompts and of the sampling; raised when either changes
+REVISION = 2  # of the prompts and of the sampling; raised when either changes
 ROUNDS = 3
+NO_NUMBERS = "the base drew no numbers (NaN), as half precision can"
+HOPELESS = 8  # pictures without numbers, and none with, after which no more are drawn
 
 
 def _number(default, low, high, step, text: str, advanced: bool = False, matters: bool = True):
@@ -62,10 +64,11 @@ class PriorSettings:
             if name in ("width", "height") and value % 8:
                 raise FewShotError(f"priors: {name} is {value}; choose a multiple of 8, such as {value // 8 * 8 + 8}")
 
-    def key(self, base: BaseModelRef, noun: str) -> str:
-        """Names what the pictures of `noun` depend on."""
+    def key(self, base: BaseModelRef, noun: str, device: torch.device) -> str:
+        """Names what the pictures of `noun` depend on; the compute type is the one that "auto" becomes on `device`."""
         chosen = asdict(replace(self, count=1, batch=1))
-        return content_key("priors", REVISION, noun, chosen, vars(base) | {"location": None})
+        known = vars(base) | {"location": None, "dtype": str(compute_dtype(base.dtype, device))}
+        return content_key("priors", REVISION, noun, chosen, known)
 
 
 @dataclass(frozen=True)
@@ -118,18 +121,19 @@ def make_priors(
     rounding may move a value by 1/255.
 
     With models in `filters` a quarter more is drawn and the best are kept. Where too few are left more is drawn, in at
-    most `ROUNDS` rounds; what is lacking then is named in the log.
+    most `ROUNDS` rounds; what is lacking then is named in the log. A picture without numbers (NaN) is rejected and
+    remembered as such, so that the same seed is not tried at the next run.
 
     Raises:
-        FewShotError: no concept has a class noun, a prompt holds an identifier, a LoRA is on the base, the base gives
-            no numbers (NaN), or no picture is kept. Whatever `watcher.check` raises; the pictures made until then stay
+        FewShotError: no concept has a class noun, a prompt holds an identifier, a LoRA is on the base, or no picture
+            is kept. Whatever `watcher.check` raises; the pictures made until then stay
             in the cache.
     """
     watcher, filters = watcher or Silent(), filters or Filters()
     nouns = _nouns(pictures)
     _check_prompts(settings, pictures.concepts)
     _check_plain(base)
-    stores = {noun: Store(cache / settings.key(base, noun)[:16]) for noun in nouns}
+    stores = {noun: Store(cache / settings.key(base, noun, device)[:16]) for noun in nouns}
     first = math.ceil(settings.count * filters.spare)
     missing = sum(len(stores[noun].missing(first)) for noun in nouns)
     log.info("priors: %d of %d are in the cache", len(nouns) * first - missing, len(nouns) * first)
@@ -156,7 +160,7 @@ def _kept(
     for _ in range(ROUNDS):
         painting.paint(noun, store.missing(drawn), store)
         kept, reasons = chosen(store.candidates(drawn), noun, settings.count, filters, store.folder, watcher)
-        if len(kept) >= settings.count:
+        if len(kept) >= settings.count or painting.hopeless:
             break
         drawn += math.ceil((settings.count - len(kept)) * filters.spare)
     if not kept:
@@ -216,6 +220,10 @@ class _Painting:
     def drawn(self) -> int:
         return 0 if self.painter is None else self.painter.done
 
+    @property
+    def hopeless(self) -> bool:
+        return self.painter is not None and self.painter.hopeless
+
     def paint(self, noun: str, indices: list[int], store: Store) -> None:
         if not indices:
             return
@@ -233,21 +241,30 @@ class _Painter:
         self.networks, self.settings, self.watcher = networks, settings, watcher
         self.width, self.height = settings.width or networks.resolution, settings.height or networks.resolution
         self.batch = settings.batch if networks.device.type != "cpu" else 1
-        self.done, self.total = 0, total
+        self.done, self.usable, self.total = 0, 0, total
         log.info("priors: %d pictures of %d x %d, %d steps", total, self.width, self.height, settings.steps)
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether this base, as it is loaded, draws no numbers at all."""
+        return self.done >= HOPELESS and not self.usable
+
     def paint(self, noun: str, indices: list[int], store: Store) -> None:
+        """Draw the pictures `indices` into `store`; stops early where it is hopeless."""
         prompts = self._prompts(noun, indices[-1] + 1)
         for start in range(0, len(indices), self.batch):
             self.watcher.check()
             part = indices[start : start + self.batch]
             seeds = [prior_prompts.seed_of(self.settings.seed, index) for index in part]
-            images = _pixels(self._sample([prompts[index] for index in part], seeds))
-            store.add([(i, prompts[i], seed, image) for i, seed, image in zip(part, seeds, images, strict=True)])
-            self.done += len(part)
+            images, whole = _pixels(self._sample([prompts[index] for index in part], seeds))
+            made = zip(part, seeds, images, whole, strict=True)
+            store.add([(i, prompts[i], seed, image, "" if good else NO_NUMBERS) for i, seed, image, good in made])
+            self.done, self.usable = self.done + len(part), self.usable + sum(whole)
             steps = self.settings.steps
             text = f"prior {self.done} of {self.total}: {prompts[part[-1]]}"
             self.watcher.progress(self.done * steps, self.total * steps, text, images[-1])
+            if self.hopeless:
+                return
 
     def _prompts(self, noun: str, count: int) -> list[str]:
         """Prompts of the pictures 0 to `count`; the grid holds only words that the base's tokenizer knows."""
@@ -281,9 +298,9 @@ class _Part:
         self.outer.progress(self.start + done * self.share // max(total, 1), self.whole, text, picture)
 
 
-def _pixels(images: torch.Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in [0, 1] as pictures."""
-    if not torch.isfinite(images).all():
-        raise FewShotError("the base model drew no numbers (NaN), as half precision can; load it with dtype float32")
-    values = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(np.ascontiguousarray(value)) for value in values]
+def _pixels(images: torch.Tensor) -> tuple[list[Image.Image], list[bool]]:
+    """(B, 3, H, W) in [0, 1] as pictures, black where there are no numbers, and which of them hold numbers alone."""
+    whole = torch.isfinite(images).flatten(1).all(1).tolist()
+    values = images.nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
+    values = (values * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(np.ascontiguousarray(value)) for value in values], whole

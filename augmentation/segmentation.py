@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from ..models.errors import FewShotError
 from ..models.values import Concept, Sample, TrainingSet
@@ -121,14 +122,20 @@ def given_masks(
 ) -> tuple[TrainingSet, list[Outcome]]:
     """`pictures` with `masks` ("L", white on the subject) as they are: one for all, or one for each of the role.
 
+    One for each picture, that is, or one for each sample where pictures have several captions.
+
     Raises:
         FewShotError: another number of masks, another aspect than the picture's, an empty or a full-frame mask (where
             `settings.missing` is "stop").
     """
     todo = [s for s in pictures.samples if settings.role in ("all", s.role)]
-    if len(masks) not in (1, len(todo)):
-        raise FewShotError(f"there are {len(todo)} pictures but {len(masks)} masks; give one for all or one for each")
-    rest = iter(list(masks) * (len(todo) if len(masks) == 1 else 1))
+    shown = list(dict.fromkeys(s.image.key for s in todo))
+    if len(masks) not in (1, len(shown), len(todo)):
+        raise FewShotError(f"there are {len(shown)} pictures but {len(masks)} masks; give one for all or one for each")
+    if len(masks) == len(todo):
+        rest = iter(masks)
+    else:
+        rest = iter([masks[0 if len(masks) == 1 else shown.index(s.image.key)] for s in todo])
     outcomes, made = [], []
     for sample in pictures.samples:
         if settings.role not in ("all", sample.role):
@@ -234,14 +241,17 @@ def _with_mask(outcome: Outcome, settings: SegmentSettings, cache: Path) -> list
 
 
 def overlay(outcome: Outcome) -> Image.Image:
-    """The picture with its mask tinted and its boxes drawn."""
+    """The picture with its mask tinted and outlined in white, and its boxes drawn."""
     picture = load_picture(outcome.sample.image)
+    thick = max(1, max(picture.size) // 200)
     if outcome.mask is not None:
         values = np.asarray(picture, np.float32)
         values = np.where(outcome.mask[..., None], 0.55 * values + 0.45 * TINT, values)
+        # On a red subject the tint alone is hardly seen.
+        inner = np.asarray(ndimage.binary_erosion(outcome.mask, iterations=thick, border_value=1), bool)
+        values[outcome.mask & ~inner] = 255
         picture = Image.fromarray(values.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    thick = max(1, max(picture.size) // 200)
     for instance in outcome.instances:
         left, top, right, bottom = instance.box
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=(255, 220, 0), width=thick)

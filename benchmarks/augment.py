@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import Row, _augment_pictures, _augment_words
+from . import Parts, _augment_pictures, _augment_words
 
 
-def rows(quick: bool) -> list[Row]:
-    return [*_augment_pictures.rows(quick), *_augment_words.rows(quick)]
+def parts(quick: bool) -> Parts:
+    return _augment_pictures.parts(quick) | _augment_words.parts(quick)

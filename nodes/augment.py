@@ -66,7 +66,8 @@ class GeneratePriors(io.ComfyNode):
                     min=1,
                     max=64,
                     advanced=True,
-                    tooltip="Pictures sampled at once; it changes memory and speed only.",
+                    tooltip="Pictures sampled at once on a GPU; it changes memory and speed only. A CPU draws one at a "
+                    "time.",
                 ),
                 io.Int.Input(
                     "width",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ from ..models.errors import FewShotError
 from . import host
 from .host import io
 from .pictures import picture_tensor
+from .segment import answers_of
 from .sockets import Set
 
+log = logging.getLogger(__name__)
 CATEGORY = "few-shot/augment"
 CAPTIONER_PLACES = ("captioners", "blip", "florence2", "LLM", "VLM", "vlm")
 WRITER_PLACES = ("LLM", "llm", "text_generation")
@@ -19,6 +23,10 @@ CLIP_PLACES = ("clip", "clip_vision", "clip_interrogator", "rewards")
 GRAMMAR, MODEL, TEXT = "grammar", "language model", "text"
 NO_MODEL, POCKET = "none", "pocket"
 MOST_SHOWN = 24
+NO_WRITER = (
+    "no language model is on disk, so the built-in grammar wrote these: for captions by a model put a folder in "
+    "transformers' layout, such as Qwen/Qwen3-1.7B, into models/LLM and press R to refresh"
+)
 
 
 def _lines(text: str) -> tuple[str, ...]:
@@ -79,20 +87,20 @@ class CaptionPictures(io.ComfyNode):
 
     @classmethod
     def execute(cls, set: Any, model: str, detail: str, bind: str, overwrite: bool) -> io.NodeOutput:
-        from ..augmentation.captioners import caption_set, open_captioner
+        from ..augmentation.caption_rules import clip_tokens
+        from ..augmentation.captioners import RememberingCaptioner, caption_set, open_captioner, report
         from ..augmentation.pictures import load_picture
         from ..evaluation.grids import contact_sheet
 
         folder = _chosen(captioners(), model, "captioner", CAPTIONER_PLACES, "Salesforce/blip-image-captioning-base")
+        captioner = RememberingCaptioner(answers_of(partial(open_captioner, folder, host.device()), folder))
+        count = clip_tokens(host.TOKENIZER)
         with host.engine(cls.hidden.unique_id) as watcher:
-            made, table = caption_set(
-                set, open_captioner(folder, host.device()), _lines(bind), detail, overwrite, watcher
-            )
+            made, table = caption_set(set, captioner, _lines(bind), detail, overwrite, watcher, count)
         shown = made.references[:MOST_SHOWN]
         sheet = contact_sheet([load_picture(s.image) for s in shown], [s.caption for s in shown])
-        report = "\n".join(f"{row.picture}: {row.said} -> {row.caption}" for row in table)
         captions = "\n".join(sample.caption for sample in made.references)
-        return io.NodeOutput(made, captions, ui=host.show(cls, picture_tensor(sheet), report))
+        return io.NodeOutput(made, captions, ui=host.show(cls, picture_tensor(sheet), report(table)))
 
 
 def captioners() -> dict[str, Path]:
@@ -123,7 +131,8 @@ class ExpandCaptions(io.ComfyNode):
         model = io.Combo.Input(
             "model",
             options=list(writers()) or [NO_MODEL],
-            tooltip="A language model in transformers' layout that follows instructions, from models/LLM.",
+            tooltip="A language model in transformers' layout that follows instructions, from models/LLM. With none "
+            "on disk the grammar writes, and the table says so.",
         )
         text = io.String.Input(
             "captions",
@@ -185,7 +194,7 @@ class ExpandCaptions(io.ComfyNode):
         cls, set: Any, count: int, relation: str, bind: str, seed: int, source: dict[str, Any] | None = None
     ) -> io.NodeOutput:
         from ..augmentation.caption_rules import clip_tokens
-        from ..augmentation.caption_writer import LocalWriter
+        from ..augmentation.caption_writer import LocalWriter, RememberingWriter
         from ..augmentation.expansion import ExpansionSettings, expand, report
 
         source = source or {"source": GRAMMAR}
@@ -194,12 +203,15 @@ class ExpandCaptions(io.ComfyNode):
         if source["source"] == TEXT and not text.strip():
             raise FewShotError("there are no captions: connect the text of another node, or choose the grammar")
         with host.engine(cls.hidden.unique_id) as watcher:
-            writer = None
-            if source["source"] == MODEL:
+            writer, absent = None, source["source"] == MODEL and source["model"] == NO_MODEL
+            if source["source"] == MODEL and not absent:
                 folder = _chosen(writers(), source["model"], "language model", WRITER_PLACES, "Qwen/Qwen3-1.7B")
-                writer = LocalWriter(folder, host.device())
+                writer = RememberingWriter(answers_of(partial(LocalWriter, folder, host.device()), folder))
             made, rows = expand(set, settings, writer, text, clip_tokens(host.TOKENIZER), watcher)
         table = report(rows)
+        if absent:
+            log.warning("%s", NO_WRITER)
+            table = f"{NO_WRITER}\n{table}"
         kept = "\n".join(row.caption for row in rows if row.kept)
         return io.NodeOutput(made, kept, table, ui=host.say(cls.hidden.unique_id, table))
 

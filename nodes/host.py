@@ -147,6 +147,11 @@ def sent_pictures_folder() -> Path:
     return output_folder("fewshot", "pictures")
 
 
+def answers_folder() -> Path:
+    """Where what segmenters, captioners and language models answered is kept, by what they were asked."""
+    return output_folder("fewshot", "answers")
+
+
 def embedding_folders() -> list[str]:
     return folder_paths.get_folder_paths("embeddings")
 

@@ -68,34 +68,57 @@ class SubjectPictures(io.ComfyNode):
             ],
             outputs=[Set.Output(display_name="SET", tooltip="The pictures with their captions and masks.")],
             hidden=[io.Hidden.unique_id],
+            is_input_list=True,  # pictures of several sizes come as a list, and are one set
         )
 
     @classmethod
     def fingerprint_inputs(cls, source: dict[str, Any] | None = None, **_: Any) -> str:
-        if (source or {}).get("source") != FOLDER or not isinstance(source["folder"], str):
+        folder = single("folder", (source or {}).get("folder"))
+        if single("source", (source or {}).get("source")) != FOLDER or not isinstance(folder, str):
             return ""
-        return host.folder_print(host.picture_folder(source["folder"]))
+        return host.folder_print(host.picture_folder(folder))
 
     @classmethod
-    def execute(
-        cls, identifier: str, noun: str, source: dict[str, Any] | None = None, description: str = ""
-    ) -> io.NodeOutput:
+    def execute(cls, source: dict[str, Any] | None = None, **words: Any) -> io.NodeOutput:
         from ..augmentation import pictures
 
-        source = source or {}
-        words = (identifier.strip(), noun.strip(), description.strip())
-        warnings: list[str] = []
-        if source.get("source") == FOLDER:
-            found = pictures.subject_from_folder(host.picture_folder(source["folder"]), *words, warnings=warnings)
-        elif source.get("source") == SOCKET:
-            captions = [line.strip() for line in source.get("captions", "").splitlines() if line.strip()]
+        source, warnings = source or {}, []
+        kind = single("source", source.get("source"))
+        told = [single(name, words.get(name, "")).strip() for name in ("identifier", "noun", "description")]
+        if kind == FOLDER:
+            folder = host.picture_folder(single("folder", source["folder"]))
+            found = pictures.subject_from_folder(folder, *told, warnings=warnings)
+        elif kind == SOCKET:
             found = pictures.subject_from_tensors(
-                source["images"], source.get("masks"), host.sent_pictures_folder(), *words, captions=captions or None,
-                warnings=warnings,
+                source["images"], source.get("masks"), host.sent_pictures_folder(), *told,
+                captions=captions_of(source.get("captions", "")), warnings=warnings,
             )  # fmt: skip
         else:
-            raise FewShotError(f"no such source {source.get('source')!r}: choose '{FOLDER}' or '{SOCKET}'")
+            raise FewShotError(f"no such source {kind!r}: choose '{FOLDER}' or '{SOCKET}'")
         return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([said_of(found), *warnings])))
+
+
+def single(name: str, given: Any) -> Any:
+    """The value of a widget or socket that takes one, of a node that gets its inputs as lists.
+
+    Raises:
+        FewShotError: a list of several came over the socket.
+    """
+    if not isinstance(given, (list, tuple)):
+        return given
+    if len(given) != 1:
+        raise FewShotError(
+            f"{name} takes one value, and {len(given)} came over its socket; connect a node that gives one"
+        )
+    return given[0]
+
+
+def captions_of(given: Any) -> list[str] | None:
+    """Captions from a widget, one a line, or from a socket that gives a list of them, one each."""
+    texts = [given] if isinstance(given, str) else list(given)
+    if len(texts) > 1:
+        return [" ".join(text.split()) for text in texts]
+    return [line.strip() for text in texts for line in text.splitlines() if line.strip()] or None
 
 
 def said_of(pictures: Any) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..models.errors import FewShotError
 from . import host
 from .host import io
-from .pictures import mask_tensor, picture_tensor
+from .pictures import mask_tensor, picture_tensor, single
 from .sockets import Set
 
 log = logging.getLogger(__name__)
@@ -115,13 +117,16 @@ class SegmentByPrompt(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="What was found in each picture."),
             ],
             hidden=[io.Hidden.unique_id],
+            is_input_list=True,  # one mask for each picture may come as a list, each of its own size
         )
 
     @classmethod
-    def execute(cls, set: Any, model: str, outline: str, masks: Any = None, **values: Any) -> io.NodeOutput:
+    def execute(cls, masks: Any = None, **given: Any) -> io.NodeOutput:
         from ..augmentation.pictures import load_mask, masks_from_tensors
         from ..augmentation.segmentation import SegmentSettings, given_masks, segment
 
+        values = {name: single(name, value) for name, value in given.items()}
+        set, model, outline = (values.pop(name) for name in ("set", "model", "outline"))
         settings = SegmentSettings(**values)
         cache = host.sent_pictures_folder()
         with host.engine(cls.hidden.unique_id) as watcher:
@@ -145,9 +150,8 @@ def unmasked(set: Any, settings: Any) -> bool:
 
 
 def opened(model: str, outline: str) -> tuple[Any, Any]:
-    """The finder and the masker (or None) that the widgets choose."""
+    """The finder and the masker (or None) that the widgets choose; neither holds weights before it is asked."""
     from ..augmentation.on_disk import finders, maskers
-    from ..augmentation.segmenters import open_finder, open_masker
 
     roots = host.model_roots(*PLACES)
     there, outlines = finders(roots) | pocket_finder(), maskers(roots)
@@ -163,8 +167,33 @@ def opened(model: str, outline: str) -> tuple[Any, Any]:
     for chosen, known in ((model, there), (outline, outlines | {NONE: None})):
         if chosen not in known:
             raise FewShotError(f"no model {chosen!r} is on disk any more: choose another and press R to refresh")
-    masker = None if outline == NONE else open_masker(outlines[outline], host.device())
-    return open_finder(there[model], host.device()), masker
+    return finder_of(there[model]), None if outline == NONE else masker_of(outlines[outline])
+
+
+def answers_of(opening: Callable[[], Any], location: Path) -> Any:
+    """What the model at `location` (a folder or a file), which `opening` opens, answered so far."""
+    from ..augmentation.answers import Answers
+
+    state = location.stat()
+    told = host.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
+    return Answers(opening, f"{location.name} {told}", host.answers_folder())
+
+
+def finder_of(folder: Path) -> Any:
+    """The finder in `folder`, opened when a picture is new to it."""
+    from ..augmentation.segmenters import finder_class, open_finder
+    from ..augmentation.segmenters.remembering import RememberingFinder
+
+    answers = answers_of(partial(open_finder, folder, host.device()), folder)
+    return RememberingFinder(answers, finder_class(folder).threshold)
+
+
+def masker_of(location: Path) -> Any:
+    """The masker at `location`, opened when a picture or box is new to it."""
+    from ..augmentation.segmenters import open_masker
+    from ..augmentation.segmenters.remembering import RememberingMasker
+
+    return RememberingMasker(answers_of(partial(open_masker, location, host.device()), location))
 
 
 def overlays(outcomes: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,11 @@ from PIL import Image
 
 from ...models.errors import FewShotError
 from .. import on_disk
+
+if TYPE_CHECKING:
+    from .clipseg import ClipSeg
+    from .detectors import GroundingDino, Owl
+    from .florence import Florence
 
 Box = tuple[float, float, float, float]
 
@@ -49,8 +54,8 @@ class Masker(Protocol):
         ...
 
 
-def open_finder(folder: Path, device: torch.device) -> Finder:
-    """The finder in `folder`, by the kind that its config.json names."""
+def finder_class(folder: Path) -> type[ClipSeg | GroundingDino | Owl | Florence]:
+    """The class of the finder in `folder`, by the kind that its config.json names; it has the model's `threshold`."""
     from . import clipseg, detectors, florence
 
     kinds = {
@@ -64,7 +69,12 @@ def open_finder(folder: Path, device: torch.device) -> Finder:
         raise FewShotError(
             f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(on_disk.FINDERS)} find phrases"
         )
-    return kinds[kind](folder, device)
+    return kinds[kind]
+
+
+def open_finder(folder: Path, device: torch.device) -> Finder:
+    """The finder in `folder`."""
+    return finder_class(folder)(folder, device)
 
 
 def open_masker(location: Path, device: torch.device) -> Masker:

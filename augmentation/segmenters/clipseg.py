@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn import functional
 
 from .. import local_models
+from ..prior_prompts import with_article
 from . import Instance
 
 
@@ -51,10 +52,13 @@ class ClipSeg:
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
-        """One instance a phrase: the score is the map's highest value, the box that of the mask."""
+        """One instance a phrase: the score is the map's highest value, the box that of the mask.
+
+        A bare noun gets its article ("cat" is asked as "a cat"): the model was trained on such phrases.
+        """
         found = []
         for phrase in phrases:
-            share = self.likelihood(picture, phrase).numpy()
+            share = self.likelihood(picture, with_article(phrase)).numpy()
             mask = share >= threshold
             found.append(Instance(box_of(mask), float(share.max()), phrase, mask))
         return found

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from .. import local_models
+from ..prior_prompts import with_article
 from . import Instance
 
 MOST = 50  # candidates of one phrase that are kept, best first
@@ -56,7 +57,7 @@ class Owl:
         found: list[Instance] = []
         for phrase in phrases:
             inputs = self.processor(
-                text=[[f"a photo of {phrase}"]], images=picture, truncation=True, return_tensors="pt"
+                text=[[f"a photo of {with_article(phrase)}"]], images=picture, truncation=True, return_tensors="pt"
             ).to(self.device)
             outputs = self.model(**inputs)
             (result,) = self.processor.post_process_grounded_object_detection(

@@ -11,7 +11,7 @@ from PIL import Image
 from comfyui_fewshot.augmentation import on_disk
 from comfyui_fewshot.augmentation.caption_parts import singular, words
 from comfyui_fewshot.augmentation.caption_writer import LocalWriter, asked_again, asked_of_relation, asked_of_subject
-from comfyui_fewshot.augmentation.captioners import bound, caption_set, open_captioner, without_bound
+from comfyui_fewshot.augmentation.captioners import bound, caption_set, open_captioner, report, without_bound
 from comfyui_fewshot.augmentation.pictures import picture_of
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Concept, Sample, TrainingSet
@@ -82,6 +82,37 @@ def test_a_language_model_answers_the_same_for_the_same_seed(tmp_path, monkeypat
     assert isinstance(writer.write(messages, 1), str)
 
 
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<model>{% endif %}"
+)
+"""as Gemma's: no system role, and turns that alternate"""
+SILENT = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}<{{ m['role'] }}>{{ m['content'] }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, SILENT])
+def test_a_template_without_a_system_role_gets_the_rules_with_the_first_question(template, tmp_path, monkeypatch):
+    monkeypatch.setattr("comfyui_fewshot.augmentation.caption_writer.MOST_NEW_TOKENS", 4)
+    writer = LocalWriter(tiny.language_model(tmp_path / "llm"), CPU)
+    messages = asked_of_relation("<R>", "cat", "chair", "a cat <R> a chair", 6)
+    formed = writer._prompt(messages)
+    assert formed.startswith("system: " + messages[0]["content"]), "a template that has the role is used as it is"
+    writer.tokenizer.chat_template = template
+    again = asked_again(messages, "no", ["leak"], 4)
+    for talk in (messages, again):
+        prompt = writer._prompt(talk)
+        assert prompt.startswith("<user>" + messages[0]["content"] + "\n\n" + messages[1]["content"])
+        assert isinstance(writer.write(talk, 1), str)
+    assert "<assistant>no<user>Refused" in prompt
+    writer.tokenizer.chat_template = "{{ raise_exception('no talk') }}"
+    with pytest.raises(FewShotError, match="no talk.*instruction-following"):
+        writer.write(messages, 1)
+
+
 def test_the_questions_hold_the_rules():
     relation = asked_of_relation("<R>", "cat", "chair", "a cat <R> a chair", 6)
     assert '"cat" before it and "chair" after it' in relation[0]["content"] and "{" in relation[0]["content"]
@@ -113,6 +144,18 @@ def test_captions_of_one_s_own_are_kept_when_asked(pictures):
 def test_a_captioner_that_says_nothing_leaves_the_template(pictures, caplog):
     made, _ = caption_set(pictures, Says("  "))
     assert made.samples[0].caption == "a photo of sks dog" and "said nothing" in caplog.text
+
+
+def test_tokens_are_counted_and_long_captions_told(pictures, caplog):
+    long = "a dog " + "on very green grass " * 125
+    _, table = caption_set(pictures, Says(long, "a cat"), tokens=lambda text: len(text.split()))
+    count = len(table[0].caption.split()) + 2
+    assert table[0].too_long and not table[1].too_long and table[0].tokens == count > 500
+    lines = report(table).splitlines()
+    assert lines[0].startswith("2 captions, 1 of them too long")
+    assert f"[{count}/77 tokens] of 77 the rest is not read" in lines[1] and lines[2].endswith("/77 tokens]")
+    assert "0.png" in caplog.text and "1.png" not in caplog.text
+    assert report(caption_set(pictures, Says("a dog"))[1]).splitlines()[1].endswith("a sks dog")
 
 
 def test_bad_input_is_told(pictures, tmp_path):

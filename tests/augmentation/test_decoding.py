@@ -164,6 +164,20 @@ def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path):
         decode(tmp_path / "bomb.png")
 
 
+def test_a_huge_photograph_is_reduced_while_it_is_decoded(tmp_path):
+    """A JPEG can be read at half its size; what lies where stays."""
+    tall = Image.new("L", (8000, 10002))
+    tall.paste(255, (0, 0, 4000, 10002))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    tall.save(tmp_path / "huge.jpg", exif=exif)
+    picture, _ = decode(tmp_path / "huge.jpg")
+    assert picture.size == (5001, 4000) and picture.width * picture.height <= decoding.MOST_PIXELS
+    assert picture.getpixel((2500, 100)) == (255, 255, 255) and picture.getpixel((2500, 3900)) == (0, 0, 0)
+    tall.crop((0, 0, 7000, 10000)).save(tmp_path / "large.jpg")
+    assert decode(tmp_path / "large.jpg")[0].size == (7000, 10000), "what is not too large is read whole"
+
+
 def test_one_pixel(tmp_path):
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
     assert decode(tmp_path / "dot.png")[0].getpixel((0, 0)) == (1, 2, 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from comfyui_fewshot.augmentation.gallery import Gallery, fused, query_of
+from comfyui_fewshot.augmentation.gallery import Gallery, Ranking, fused, query_of
 from comfyui_fewshot.augmentation.prompt_metadata import read_prompt
 from comfyui_fewshot.augmentation.prompt_rewriting import rewrite
 from comfyui_fewshot.models.errors import FewShotError
@@ -178,8 +180,19 @@ def test_looks_are_compared_once(gallery):
     assert gallery.search(clip=clip, like="something blue")[0].path.name == "fox.png"
     assert gallery.search(clip=clip, like=Image.new("RGB", (4, 4), "red"))[0].path.name == "castle.png"
     assert clip.seen == 3, "each picture with a prompt once, and the picture asked for"
-    both = gallery.search("castle", clip, "blue")
-    assert [e.path.name for e in both] == ["castle.png", "fox.png"] and both[0].score > both[1].score
+
+
+def test_what_does_not_hold_the_words_is_not_found_by_its_look(gallery):
+    png(gallery.folder / "two.png", prompt=json.dumps(graph("a castle and a fox")))
+    gallery.update()
+    clip = Colours()
+    assert [e.path.name for e in gallery.search("castle", clip, "blue")][-1] != "fox.png"
+    assert {e.path.name for e in gallery.search("castle", clip, "blue")} == {"castle.png", "two.png"}
+    assert [e.path.name for e in gallery.search("snow", clip, "red")] == ["fox.png"]
+    seen = clip.seen
+    with pytest.raises(FewShotError, match='no prompt among the 3 .* matches "zebra"'):
+        gallery.search("zebra", clip, "red")
+    assert clip.seen == seen
 
 
 def test_pixels_that_are_damaged_are_left_out_of_looks(gallery, caplog):
@@ -214,6 +227,33 @@ def test_a_damaged_index_is_made_anew(gallery, caplog):
     assert gallery.update().added == 4 and "made anew" in caplog.text
 
 
+def test_an_index_without_its_tables_is_made_anew(gallery, caplog):
+    gallery.update()
+    with closing(sqlite3.connect(gallery.file)) as base, base:
+        base.execute("DROP TABLE prompts")
+    assert gallery.update().added == 4 and "made anew" in caplog.text
+
+
+def test_an_index_that_is_only_in_use_is_not_thrown_away(gallery, monkeypatch):
+    gallery.update()
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda file: connect(file, timeout=0.05))
+    with closing(connect(gallery.file)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(FewShotError, match="locked.*close other programs"):
+            gallery.search("castle")
+    assert gallery.update().added == 0
+
+
+def test_a_folder_in_the_index_s_place_is_told(gallery, tmp_path):
+    (tmp_path / "taken.sqlite").mkdir()
+    with pytest.raises(FewShotError, match="taken.sqlite.*unable to open.*remove what lies there"):
+        Gallery(gallery.folder, tmp_path / "taken.sqlite").update()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FewShotError, match="cannot be used"):
+        Gallery(gallery.folder, tmp_path / "file" / "index.sqlite").update()
+
+
 def test_bad_input_is_told(gallery, tmp_path):
     gallery.update()
     with pytest.raises(FewShotError, match="there is no folder"):
@@ -228,7 +268,11 @@ def test_bad_input_is_told(gallery, tmp_path):
 
 
 def test_fusion_rewards_what_both_rank_high():
-    assert max(fused([{1: 3.0, 2: 2.0, 3: 1.0}, {3: 9.0, 2: 8.0, 1: 0.0}]).items(), key=lambda i: i[1])[0] in (1, 3)
+    words = Ranking.of([(1, 3.0), (2, 2.0), (3, 1.0), (9, 0.5)])
+    both = fused([words, Ranking.of([(3, 9.0), (2, 8.0), (1, 0.0)])])
+    assert both.numbers.tolist() == [1, 2, 3, 9]
+    expected = [1 / 60 + 1 / 62, 2 / 61, 1 / 62 + 1 / 60, 1 / 63]
+    assert both.scores == pytest.approx(expected) and both.numbers[both.order()].tolist() == [1, 3, 2, 9]
     assert query_of('cat AND "dog" red* *') == '"cat" "AND" "dog" "red"*'
 
 

@@ -168,6 +168,28 @@ def test_duplicates_are_left_out_or_told_of(set_of, tmp_path):
     assert len(made.samples) == 3 and rows[2].warnings == ("the same picture as a.png",)
 
 
+def test_captions_of_one_picture_are_no_duplicates(set_of, tmp_path):
+    """Relation Pictures and Expand Captions give a picture once for each caption, with its weight shared out."""
+    pictures = set_of(a=photograph(), b=photograph("coffee"), c=photograph())
+    texts = ("sks cat, indoors", "a photo of a very calm sks cat", "one sks cat")
+    several = tuple(replace(s, caption=text, weight=1 / 3) for s in pictures.samples for text in texts)
+    made, rows = prepare(
+        pictures.with_samples(several), PrepareSettings(resolution=64), tmp_path, tokens=lambda text: len(text.split())
+    )
+    assert [s.caption for s in made.samples] == [*texts, *texts], "c.png is a copy of a.png under another name"
+    assert sum(s.weight for s in made.samples) == pytest.approx(2)
+    assert len({s.image.key for s in made.samples}) == 2 and all(s.image.width == 64 for s in made.samples)
+    assert {w for row in rows for w in row.warnings} == {"left out: the same picture as a.png"}
+    lines = table(rows).splitlines()
+    assert [line.split()[0] for line in lines] == ["file", "a.png", "b.png", "c.png"] and "10/77" in lines[1]
+
+
+def test_one_file_as_two_subjects_is_no_duplicate(set_of, tmp_path):
+    (sample,) = set_of(a=photograph()).samples
+    two = TrainingSet((sample, replace(sample, concept=1)), (Concept("sks", "cat"), Concept("zwx", "car")))
+    assert len(prepare(two, PrepareSettings(resolution=64), tmp_path)[0].samples) == 2
+
+
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_blur_is_seen_at_any_size(name):
     picture = photograph(name)

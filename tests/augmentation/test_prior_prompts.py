@@ -21,7 +21,9 @@ def test_articles(noun, wanted):
 
 def test_living_things_have_poses():
     assert "a photo of a corgi dog running in the snow" in grid("corgi dog")
-    assert not any("running" in prompt for prompt in grid("backpack"))
+    for noun in ("fish", "corgi", "poodle", "astronaut", "old man", "people", "animal"):
+        assert any("running" in prompt for prompt in grid(noun)), noun
+    assert not any("running" in prompt for noun in ("backpack", "car", "teddy bear toy") for prompt in grid(noun))
     assert "a close-up photo of a backpack seen from the side in a park" in grid("backpack")
     assert len(grid("dog")) == len(set(grid("dog"))) > 500
 

@@ -1,23 +1,25 @@
 """Prior pictures: the class alone, one random stream a picture, a cache that survives anything."""
 
 import logging
-import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from comfyui_fewshot.augmentation import priors
+from comfyui_fewshot.augmentation import prior_prompts, priors
 from comfyui_fewshot.augmentation.pictures import load_picture, subject_from_tensors
-from comfyui_fewshot.augmentation.priors import PriorSettings, generate_priors
+from comfyui_fewshot.augmentation.priors import Generated, PriorSettings, generate_priors, make_priors
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import base_from_path
 from comfyui_fewshot.models.values import Concept, TrainingSet
 from comfyui_fewshot.pocket.assemble import random_folder
 
+CPU = torch.device("cpu")
 FEW = PriorSettings(count=4, steps=2, seed=3)
 
 
@@ -73,9 +75,31 @@ def test_priors_show_the_class_alone(base, pictures, uncut, tmp_path):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
-def test_the_batch_changes_no_picture(base, pictures, uncut, tmp_path, batch):
+def test_a_cpu_draws_one_at_a_time_whatever_the_batch(base, pictures, uncut, tmp_path, batch):
     settings = PriorSettings(count=4, steps=2, seed=3, batch=batch)
     assert generate_priors(base, pictures, settings, tmp_path, torch.device("cpu")).priors == uncut
+
+
+@pytest.mark.parametrize("batch", [3, 4])
+def test_pictures_drawn_together_are_the_same_to_a_rounding(base, pictures, uncut, tmp_path, monkeypatch, batch):
+    """What a GPU does: several pictures in one call of the denoiser, each from its own random stream."""
+    sizes = []
+
+    class Together(priors._Painter):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.batch = batch
+
+        def _sample(self, prompts, seeds):
+            sizes.append(len(prompts))
+            return super()._sample(prompts, seeds)
+
+    monkeypatch.setattr(priors, "_Painter", Together)
+    made = generate_priors(base, pictures, FEW, tmp_path, torch.device("cpu")).priors
+    assert sizes == ([4] if batch == 4 else [3, 1]) and [s.caption for s in made] == [s.caption for s in uncut]
+    for one, other in zip(made, uncut, strict=True):
+        values = [np.asarray(load_picture(sample.image), np.int16) for sample in (one, other)]
+        assert np.abs(values[0] - values[1]).max() <= 1 and values[0].std() > 5
 
 
 def test_a_second_run_samples_nothing(base, pictures, tmp_path, request):
@@ -95,9 +119,16 @@ def test_a_second_run_samples_nothing(base, pictures, tmp_path, request):
     [{"steps": 3}, {"guidance": 2.0}, {"seed": 4}, {"width": 32}, {"height": 32}, {"prompts": ("a photo of {noun}",)}],
 )
 def test_each_setting_has_its_own_cache(base, other):
-    assert PriorSettings(**other).key(base, "cat") != PriorSettings().key(base, "cat")
-    assert PriorSettings(count=9, batch=2).key(base, "cat") == PriorSettings().key(base, "cat")
-    assert PriorSettings().key(base, "dog") != PriorSettings().key(base, "cat")
+    assert PriorSettings(**other).key(base, "cat", CPU) != PriorSettings().key(base, "cat", CPU)
+    assert PriorSettings(count=9, batch=2).key(base, "cat", CPU) == PriorSettings().key(base, "cat", CPU)
+    assert PriorSettings().key(base, "dog", CPU) != PriorSettings().key(base, "cat", CPU)
+
+
+def test_the_key_holds_the_type_that_auto_becomes(base, monkeypatch):
+    assert base.dtype == "auto"
+    own = PriorSettings().key(base, "cat", CPU)
+    monkeypatch.setattr(priors, "compute_dtype", lambda name, device: torch.float16)
+    assert PriorSettings().key(base, "cat", CPU) != own
 
 
 KILLED = """
@@ -197,8 +228,37 @@ def test_without_a_noun(base, tmp_path):
         generate_priors(base, relation, FEW, tmp_path, torch.device("cpu"))
 
 
-def test_no_numbers(base, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(priors, "sample", lambda *args, **how: torch.full((1, 3, 64, 64), float("nan")))
-    with pytest.raises(FewShotError, match="float32"):
-        generate_priors(base, pictures, FEW, tmp_path, torch.device("cpu"))
-    assert os.listdir(tmp_path) == ["pixels"]
+def without_numbers(monkeypatch, bad):
+    """Let the picture of each of the seeds `bad` hold a NaN; the seeds that are asked for."""
+    asked, real = [], priors.sample
+
+    def drawn(networks, prompts, seeds, **how):
+        asked.extend(seeds)
+        images = real(networks, prompts, seeds, **how)
+        for image, seed in zip(images, seeds, strict=True):
+            if bad is None or seed in bad:
+                image[0, 5, 5] = float("nan")
+        return images
+
+    monkeypatch.setattr(priors, "sample", drawn)
+    return asked
+
+
+def test_a_picture_without_numbers_is_rejected_and_not_tried_again(base, pictures, uncut, tmp_path, monkeypatch):
+    bad = prior_prompts.seed_of(FEW.seed, 1)
+    asked = without_numbers(monkeypatch, {bad})
+    made = make_priors(base, pictures, FEW, tmp_path, CPU)
+    assert [r.reason for r in made.rejected] == [priors.NO_NUMBERS] and made.drawn == 5
+    assert [s for s in made.pictures.priors if s in uncut] == [uncut[0], *uncut[2:]] and len(made.pictures.priors) == 4
+    assert asked.count(bad) == 1
+    again = make_priors(base, pictures, FEW, tmp_path, CPU)
+    assert again == Generated(made.pictures, made.rejected, 0) and asked.count(bad) == 1
+    more = make_priors(base, pictures, replace(FEW, count=6), tmp_path, CPU)
+    assert len(more.pictures.priors) == 6 and asked.count(bad) == 1
+
+
+def test_no_numbers_at_all(base, pictures, tmp_path, monkeypatch):
+    asked = without_numbers(monkeypatch, None)
+    with pytest.raises(FewShotError, match="none of 8 .*NaN.*float32"):
+        generate_priors(base, pictures, replace(FEW, count=50, steps=1), tmp_path, CPU)
+    assert len(asked) == priors.HOPELESS, "a base that is loaded in the wrong type is not drawn from fifty times"

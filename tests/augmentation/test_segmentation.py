@@ -234,6 +234,19 @@ def test_given_masks_win_as_they_are(pictures, tmp_path):
     assert len(given_masks(given_set, small, SegmentSettings(), tmp_path)[0].samples) == 2
 
 
+def test_one_mask_serves_all_captions_of_its_picture(pictures, tmp_path):
+    given_set = pictures("a.png", "b.png")
+    texts = ("one sks dog", "a sks dog, outdoors", "sks dog at noon")
+    several = given_set.with_samples(tuple(replace(s, caption=text) for text in texts for s in given_set.samples))
+    masks = [Image.fromarray(square(0, 0, 9, 9)).convert("L"), Image.fromarray(square(5, 5, 50, 30)).convert("L")]
+    made, _ = given_masks(several, masks, SegmentSettings(), tmp_path)
+    assert [(np.asarray(load_mask(s.mask)) > 0).sum() for s in made.samples] == [81, 1125] * 3
+    each, _ = given_masks(several, masks * 3, SegmentSettings(), tmp_path)
+    assert each.key == made.key, "Set to Images gives a mask for each sample"
+    with pytest.raises(FewShotError, match="2 pictures but 4 masks"):
+        given_masks(several, masks * 2, SegmentSettings(), tmp_path)
+
+
 def test_given_masks_that_do_not_fit_are_told(pictures, tmp_path):
     given_set = pictures("a.png", "b.png", "c.png")
     with pytest.raises(FewShotError, match="3 pictures but 2 masks"):
@@ -250,3 +263,6 @@ def test_overlays_show_mask_and_box(pictures, tmp_path):
     shown = segmentation.overlay(outcomes[0])
     assert shown.getpixel((20, 20)) == (115, 29, 43) and shown.getpixel((50, 35)) == (0, 0, 0)
     assert shown.getpixel((10, 15)) == (255, 220, 0)
+    bare = segmentation.overlay(replace(outcomes[0], instances=()))
+    assert bare.getpixel((10, 15)) == bare.getpixel((29, 15)) == (255, 255, 255)
+    assert bare.getpixel((9, 15)) == (0, 0, 0) and bare.getpixel((11, 15)) == (115, 29, 43)

@@ -90,6 +90,39 @@ def test_captions_of_other_nodes_are_taken_or_refused(server):
     assert "there are no captions" in outcome.error["exception_message"]
 
 
+def test_without_a_language_model_the_grammar_writes_and_says_so(server):
+    source = {"source": "language model", "source.model": "none"}
+    expand = graphs.node("FewShotExpandCaptions", set=["set", 0], **source, **(EXPAND | {"count": 4}))
+    keep = {"keep": graphs.node("ProbeKeep", value=["expand", 2], name="table")}
+    server.succeed(graphs.pictures() | {"expand": expand} | keep)
+    lines = str(server.kept("table")).splitlines()
+    assert "no language model is on disk" in lines[0] and lines[1].startswith("8 captions kept")
+    assert any("[grammar]" in line for line in lines)
+
+
+def test_a_captioner_says_what_pictures_show_and_is_not_opened_again(server):
+    tiny.qwen_vl(server.base / "models" / "captioners" / "tiny_vl")
+    schema = server.get("/object_info/FewShotCaptionPictures")["FewShotCaptionPictures"]
+    assert "tiny_vl" in schema["input"]["required"]["model"][1]["options"]
+    inputs = {"model": "tiny_vl", "detail": "short", "bind": "", "overwrite": True}
+    caption = {"caption": graphs.node("FewShotCaptionPictures", set=["set", 0], **inputs)}
+    keep = {"keep": graphs.node("ProbeKeep", value=["caption", 1], name="captions")}
+    outcome = server.succeed(graphs.pictures() | caption | keep)
+    captions = str(server.kept("captions"))
+    assert "sks" in captions
+    said = outcome.outputs("caption")
+    assert said["text"][0].startswith("2 captions") and "/77 tokens]" in said["text"][0]
+    assert "cat_patched_00.png: " in said["text"][0] and server.picture(said["images"][0]).width >= 64
+    answers = {file: file.stat().st_mtime_ns for file in (server.output / "fewshot" / "answers").iterdir()}
+    assert len(answers) >= 2
+    # Another word to leave out makes ComfyUI run the node again; what the model said is on disk.
+    caption["caption"]["inputs"]["bind"] = "zebra"
+    server.succeed(graphs.pictures() | caption | keep)
+    assert str(server.kept("captions")) == captions
+    there = {file: file.stat().st_mtime_ns for file in (server.output / "fewshot" / "answers").iterdir()}
+    assert there == answers
+
+
 def inspiration(**inputs):
     values = {"folder": "output/made", "keywords": "", "clip": "none", "like": "", "count": 8, "pick": 1}
     return {"found": graphs.node("FewShotPromptInspiration", set=["set", 0], **(values | inputs))}
