@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import pickle
@@ -73,10 +74,8 @@ def opened_lpips(file: Path) -> Distance:
 
     @cache
     def model() -> torch.nn.Module:
-        import lpips
-
         log.info("opening LPIPS with %s", file)
-        made = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+        made = importlib.import_module("lpips").LPIPS(net="alex", pnet_rand=True, verbose=False)
         try:
             found = torch.load(file, map_location="cpu", weights_only=True)
             own = {name: found[f"features.{name.split('.', 1)[1]}"] for name in made.net.state_dict()}

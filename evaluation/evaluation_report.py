@@ -42,7 +42,8 @@ def table(evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
             mean = found.interval(metric, number)
             spread = "" if mean.low is None else f" ({mean.low:.3f} to {mean.high:.3f})"
             cells.append(f"{mean.mean:.3f}{spread}")
-        cells += [None if v[number] is None else round(v[number], 3) for v in found.whole.values()]
+        told = [values[number] for values in found.whole.values()]
+        cells += [None if value is None else round(value, 3) for value in told]
         cells += [round(found.frontier[number], 3)] if found.frontier else []
         rows.append(cells)
     return columns, rows

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
@@ -18,10 +18,8 @@ from ..models.errors import FewShotError
 from .frontier import Curve
 
 SERIES = ("#2a6fdb", "#d9602b", "#2f9e62", "#9250c4", "#b58a00", "#c2377b")
-PLACES = tuple(
-    (side * 7, up, "left" if side > 0 else "right") for up in (5, -13, 18, -26, 31, -39, 44, -52) for side in (1, -1)
-)
-"""where a point's name may stand: points right and up of it, and which of its ends is there"""
+PLACES = tuple((right, up) for up in (5, -13, 18, -26, 31, -39, 44, -52) for right in (7, -7))
+"""where a point's name may begin, or end on the left: points right and up of it"""
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def frontier_plot(
     if len(edge) > 1:
         along = {"color": theme.ink, "linewidth": 1, "linestyle": "--", "zorder": 2, "label": "frontier"}
         plot.plot([points[n][1] for n in edge], [points[n][2] for n in edge], **along)
-    for number, (name, subject, prompt) in enumerate(points):
+    for number, (_, subject, prompt) in enumerate(points):
         colour = SERIES[0] if path else SERIES[number % len(SERIES)]
         plot.scatter([subject], [prompt], s=46, color=colour, zorder=3)
     if best is not None:
@@ -157,12 +155,13 @@ def _name_points(figure: Figure, plot: Axes, points: Sequence[tuple[str, float, 
     taken: list[Bbox] = []
     look = {"textcoords": "offset points", "fontsize": 9, "color": theme.ink, "zorder": 4}
     for name, subject, prompt in points:
-        label = plot.annotate(name, (subject, prompt), xytext=PLACES[0][:2], **look)
-        for right, up, side in PLACES:
+        label = plot.annotate(name, (subject, prompt), xytext=PLACES[0], **look)
+        for right, up in PLACES:
             label.set_position((right, up))
-            label.set_horizontalalignment(side)
+            label.set_horizontalalignment("left" if right > 0 else "right")
             box = label.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
+            inside = box.x0 >= 0 and box.x1 <= figure.bbox.width
+            if inside and not any(box.overlaps(other) for other in taken):
                 break
         taken.append(label.get_window_extent())
 

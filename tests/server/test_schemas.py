@@ -126,4 +126,4 @@ print(sorted(name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("FewS
     assert run.returncode == 0, run.stderr[-3000:]
     heavy, listed = run.stdout.strip().splitlines()[-2:]
     assert heavy == "[]"
-    assert len(json.loads(listed.replace("'", '"'))) == 30
+    assert len(json.loads(listed.replace("'", '"'))) == 31
