@@ -23,7 +23,11 @@ EDGE, SIDE = 256, 224  # of DINO's own evaluation
 
 
 class Dino:
-    """A self-supervised vision transformer opened from `folder` on first use, in fp32; it reads no text."""
+    """A self-supervised vision transformer opened from `folder` on first use, in fp32; it reads no text.
+
+    Pictures are prepared as the folder's preprocessor_config.json says. A DINO of 2021 (a ViT) whose file names no crop
+    gets DINO's own evaluation: the shorter edge to 256, a crop of 224, ImageNet's mean and deviation.
+    """
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.folder, self.device = Path(folder), torch.device(device)
@@ -34,6 +38,8 @@ class Dino:
                 "transformers, such as facebook/dinov2-small or facebook/dino-vits16"
             )
         given = self._settings("preprocessor_config.json")
+        if self.kind == "vit" and not (given.get("crop_size") and given.get("do_center_crop", True)):
+            given = {}  # DINO's folders carry the file of another ViT, which neither crops nor levels as DINO does
         self.mean = torch.tensor(given.get("image_mean", MEAN)).view(3, 1, 1)
         self.std = torch.tensor(given.get("image_std", STD)).view(3, 1, 1)
         self.side = _edge(given.get("crop_size") if given.get("do_center_crop", True) else None, SIDE)

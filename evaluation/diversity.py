@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
+import pickle
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +18,9 @@ from PIL import Image
 from ..models.errors import FewShotError
 from .likeness import Eyes, check_references
 
+log = logging.getLogger(__name__)
 SIDE = 256  # pixels at which LPIPS compares
+ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file
 
 Distance = Callable[[Sequence[Image.Image]], torch.Tensor]
 """The distances (n, n) of n pictures of one prompt."""
@@ -48,9 +55,39 @@ def apart(eyes: Eyes) -> Distance:
     return table
 
 
-def has_lpips() -> bool:
-    """Whether the package `lpips` is installed."""
-    return importlib.util.find_spec("lpips") is not None
+def lpips_weights(folders: Sequence[Path]) -> Path | None:
+    """AlexNet's weights where `lpips` is installed and they lie in one of the folders or torch's own cache.
+
+    The package itself would fetch them on its first use, which nothing here does unasked.
+    """
+    if importlib.util.find_spec("lpips") is None:
+        return None
+    places = [*folders, Path(torch.hub.get_dir()) / "checkpoints"]
+    return next((folder / ALEXNET for folder in places if (folder / ALEXNET).is_file()), None)
+
+
+def opened_lpips(file: Path) -> Distance:
+    """LPIPS with torchvision's AlexNet of `file`, opened on first use.
+
+    Raises, when it is used, FewShotError where the file does not hold it.
+    """
+
+    @cache
+    def model() -> torch.nn.Module:
+        log.info("opening LPIPS with %s", file)
+        made = importlib.import_module("lpips").LPIPS(net="alex", pnet_rand=True, verbose=False)
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+            own = {name: found[f"features.{name.split('.', 1)[1]}"] for name in made.net.state_dict()}
+            made.net.load_state_dict(own)
+        except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+            raise FewShotError(f"{file} does not hold torchvision's AlexNet ({error}); fetch it again") from error
+        return made.eval().requires_grad_(False)
+
+    def table(images: Sequence[Image.Image]) -> torch.Tensor:
+        return perceptual(model())(images)
+
+    return table
 
 
 def perceptual(model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Distance:

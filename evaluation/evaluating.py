@@ -49,13 +49,16 @@ class Asked:
     """What is measured besides the pictures themselves.
 
     `references` are the subject's pictures; without them no likeness is measured. `noun` and `drift` pictures of "a
-    photo of a {noun}" tell how far the class has drifted, 0 none. `distance` tells how different two pictures are.
+    photo of a {noun}" tell how far the class has drifted, 0 none. `distance` tells how different two pictures are, by
+    the model `distance_id`. `left_out` says what there was no model for.
     """
 
     references: Sequence[Image.Image] = ()
     noun: str = ""
     drift: int = 0
     distance: Distance | None = None
+    distance_id: str = ""
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def evaluate(
     images = draw(base, everyone, prompts, settings, *place)
     able = [m for m in measures if asked.references or m.axis != "subject"]
     left_out = [f"{m.name}: no pictures of the subject are connected" for m in measures if m not in able]
+    left_out += asked.left_out
     if not measures:
         left_out.append(NO_METRIC)
     wanted = [prompt for prompt in prompts.prompts for _ in range(settings.count)]
@@ -185,13 +189,19 @@ def evaluate(
         images=images,
         scores=scores,
         whole=whole,
-        models={m.name: m.metric.model_id for m in able},
+        models={m.name: m.metric.model_id for m in able} | _seen_by(whole, able, asked),
         axes={m.name: m.axis for m in able},
         left_out=tuple(left_out),
         points=points,
         likeness=likeness,
         references=asked.references,
     )
+
+
+def _seen_by(whole: Mapping[str, Sequence[float | None]], able: Sequence[Measure], asked: Asked) -> dict[str, str]:
+    """The model of each metric of whole sets of pictures."""
+    subject = next((f"{m.name} of {m.metric.model_id}" for m in able if m.axis == "subject"), "")
+    return {name: subject if name == PRES else asked.distance_id for name in whole}
 
 
 def _check(everyone: Sequence[Candidate], prompts: PromptSet, measures: Sequence[Measure]) -> None:

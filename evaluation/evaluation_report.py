@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..models.errors import FewShotError
-from .evaluating import Evaluation
+from .evaluating import DIV, PRES, VARIED, Evaluation
 from .frontier import Curve
 from .grids import before_after
 from .plots import DARK, LIGHT, Theme, frontier_plot
@@ -23,6 +23,11 @@ ANSWERS = {
     "subject": "likeness to the subject",
     "prompt": "following of the prompt",
     "preference": "what people prefer",
+}
+WHOLE = {
+    VARIED: "how different pictures of one prompt are",
+    PRES: "likeness of the class alone to the subject",
+    DIV: "how different pictures of the class alone are",
 }
 
 
@@ -37,7 +42,8 @@ def table(evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
             mean = found.interval(metric, number)
             spread = "" if mean.low is None else f" ({mean.low:.3f} to {mean.high:.3f})"
             cells.append(f"{mean.mean:.3f}{spread}")
-        cells += [values[number] for values in found.whole.values()]
+        told = [values[number] for values in found.whole.values()]
+        cells += [None if value is None else round(value, 3) for value in told]
         cells += [round(found.frontier[number], 3)] if found.frontier else []
         rows.append(cells)
     return columns, rows
@@ -72,7 +78,8 @@ def frontier(evaluation: Evaluation, path: bool = False, theme: Theme = LIGHT) -
         return None
     names = [one.name for one in found.candidates]
     points = [(name, point.subject, point.prompt) for name, point in zip(names, found.points, strict=True)]
-    edge = [point.step for point in Curve(found.points, found.likeness).frontier]
+    rivals = (found.points[0], *found.points)  # the base, which a curve begins with, is a rival here too
+    edge = [point.step for point in Curve(rivals, found.likeness).frontier]
     return frontier_plot(points, (axes[0], axes[1]), edge, found.best, path, theme)
 
 
@@ -91,7 +98,8 @@ def sections(evaluation: Evaluation, path: bool = False, pairs: int = 40) -> lis
     more = f" The first {shown} of {len(found.groups)} rows." if shown < len(found.groups) else ""
     parts.append(Figure("Samples", grid(found, shown), f"Rows are prompts, columns share their noise.{more}"))
     parts += _origins(found)
-    models = [(name, ANSWERS[found.axes[name]], model) for name, model in found.models.items()]
+    told = {name: ANSWERS[axis] for name, axis in found.axes.items()} | WHOLE
+    models = [(name, told[name], model) for name, model in found.models.items()]
     parts.append(Table("Models of the metrics", models, ("metric", "tells", "model")))
     if found.left_out:
         parts.append(Text("Left out", "\n\n".join(found.left_out)))

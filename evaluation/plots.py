@@ -7,15 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from ..models.errors import FewShotError
 from .frontier import Curve
 
 SERIES = ("#2a6fdb", "#d9602b", "#2f9e62", "#9250c4", "#b58a00", "#c2377b")
+PLACES = tuple((right, up) for up in (5, -13, 18, -26, 31, -39, 44, -52) for right in (7, -7))
+"""where a point's name may begin, or end on the left: points right and up of it"""
 
 
 @dataclass(frozen=True)
@@ -128,12 +132,9 @@ def frontier_plot(
     if len(edge) > 1:
         along = {"color": theme.ink, "linewidth": 1, "linestyle": "--", "zorder": 2, "label": "frontier"}
         plot.plot([points[n][1] for n in edge], [points[n][2] for n in edge], **along)
-    for number, (name, subject, prompt) in enumerate(points):
+    for number, (_, subject, prompt) in enumerate(points):
         colour = SERIES[0] if path else SERIES[number % len(SERIES)]
         plot.scatter([subject], [prompt], s=46, color=colour, zorder=3)
-        plot.annotate(
-            name, (subject, prompt), xytext=(7, 5), textcoords="offset points", fontsize=9, color=theme.ink, zorder=4
-        )
     if best is not None:
         name, subject, prompt = points[best]
         ring = {"facecolors": "none", "edgecolors": SERIES[1], "linewidths": 2, "zorder": 5}
@@ -144,7 +145,25 @@ def frontier_plot(
     if plot.get_legend_handles_labels()[1]:  # above the axes, where its signs are not taken for points
         look = {"frameon": False, "labelcolor": theme.ink, "fontsize": 9, "markerscale": 0.6}
         figure.legend(loc="outside upper right", ncols=2, **look)
+    _name_points(figure, plot, points, theme)
     return _picture(figure)
+
+
+def _name_points(figure: Figure, plot: Axes, points: Sequence[tuple[str, float, float]], theme: Theme) -> None:
+    """Writes each name beside its point, where no earlier name stands; points in one place have theirs in a column."""
+    figure.draw_without_rendering()  # lays the axes out, without which no place is known
+    taken: list[Bbox] = []
+    look = {"textcoords": "offset points", "fontsize": 9, "color": theme.ink, "zorder": 4}
+    for name, subject, prompt in points:
+        label = plot.annotate(name, (subject, prompt), xytext=PLACES[0], **look)
+        for right, up in PLACES:
+            label.set_position((right, up))
+            label.set_horizontalalignment("left" if right > 0 else "right")
+            box = label.get_window_extent()
+            inside = box.x0 >= 0 and box.x1 <= figure.bbox.width
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(label.get_window_extent())
 
 
 def below(*pictures: Image.Image) -> Image.Image:

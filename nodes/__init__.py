@@ -19,6 +19,7 @@ from .refine import RefineLora, RefinementSettingsNode, RewardNode
 from .relation import RelationPictures, RelationTrainingSettings, TrainRelation
 from .segment import SegmentByPrompt
 from .train import TrainingSettings, TrainSubject
+from .watermark import DetectWatermark
 
 ALL_NODES: list[type[io.ComfyNode]] = [
     LoadBase,
@@ -51,6 +52,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     EvaluateLora,
     StrengthSweep,
     LossCurve,
+    DetectWatermark,
 ]
 
 

@@ -202,8 +202,9 @@ def evaluated(
     node_id: str | None, base: Any, candidates: list[Any], prompts: Any, path: bool, values: dict[str, Any]
 ) -> tuple[Any, Path, Path]:
     """Draws, scores and writes the report; gives the evaluation, its folder and its page."""
-    from ..augmentation.pictures import load_picture
+    from ..augmentation.pictures import load_mask, load_picture
     from ..evaluation import evaluation_report
+    from ..evaluation.asked import asked_about
     from ..evaluation.drawing import DrawSettings
     from ..evaluation.evaluating import Asked, evaluate
 
@@ -211,15 +212,15 @@ def evaluated(
     chosen = {name: values.pop(name) for name in ("clip", "dino", "preferences", "cut_out")}
     chosen["asked"] = values.pop("asked", NONE)
     settings = DrawSettings(**values)
-    concept = set.concepts[0] if set is not None else None
-    if set is not None and not set.references:
-        raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
+    concept, samples, told = (None, (), ()) if set is None else asked_about(set, prompts)
     with host.engine(node_id) as watcher:
-        measures, distance = measures_for(base, concept, **chosen)
-        references = [load_picture(sample.image) for sample in set.references] if set is not None else []
-        asked = Asked(references, concept.noun if concept is not None else "", drift, distance)
+        references = [load_picture(sample.image) for sample in samples]
+        masked = [(r, load_mask(s.mask)) for r, s in zip(references, samples, strict=True) if s.mask is not None]
+        by = measures_for(base, concept, **chosen, masks=masked)
+        noun = concept.noun if concept is not None else ""
+        asked = Asked(references, noun, drift, by.distance, by.distance_id, (*told, *by.left_out))
         place = (host.samples_folder(), host.device(), asked, watcher, host.TOKENIZER)
-        found = evaluate(base, candidates, prompts, measures, settings, *place)
+        found = evaluate(base, candidates, prompts, by.measures, settings, *place)
     folder = host.free_path(host.evaluations_folder(), "sweep" if path else "evaluation", "")
     title = f"{'Strengths' if path else 'Evaluation'} on {base.name}"
     return found, folder, evaluation_report.write(found, folder, title, path, pairs)

@@ -171,11 +171,28 @@ class ApplyAdapter(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..models.formats import to_kohya
 
+        check_family(adapter, model)
         if adapter.factors:
             model, clip = comfy.sd.load_lora_for_models(model, clip, to_kohya(adapter), strength_model, strength_clip)
         for word, vectors in adapter.embeddings.items():
             clip = knowing(clip, word, vectors)
         return io.NodeOutput(model, clip)
+
+
+def check_family(adapter: Any, model: Any) -> None:
+    """Refuses a MODEL of another family, to which the adapter's names would not fit or, worse, in part."""
+    kinds = {
+        "sd1": comfy.supported_models.SD15,
+        "sd2": comfy.supported_models.SD20,
+        "sdxl": comfy.supported_models.SDXL,
+    }
+    config = model.model.model_config
+    if not isinstance(config, kinds[adapter.family]):
+        known = next((FAMILIES[name].title for name, kind in kinds.items() if isinstance(config, kind)), None)
+        raise FewShotError(
+            f"the adapter is for {FAMILIES[adapter.family].title} and this MODEL is {known or type(config).__name__}: "
+            "connect a model of the adapter's family"
+        )
 
 
 def knowing(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from comfy_api.latest import ComfyExtension, io, ui
 from server import PromptServer
 
 from ..models.errors import FewShotError
+from ..models.keeping import keep
 
 if TYPE_CHECKING:
     import torch
@@ -174,16 +174,7 @@ def embeddings() -> list[str]:
 
 def keep_checkpoint(file: Path, name: str) -> Path:
     """Lists a trained base among ComfyUI's checkpoints: output/checkpoints/<name>, linked where the disk can link."""
-    place = output_folder("checkpoints") / name
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, place)
-        except OSError:
-            draft = place.with_name(f".{name}.draft")
-            shutil.copyfile(file, draft)
-            draft.replace(place)
-    return place
+    return keep(file, output_folder("checkpoints") / name)
 
 
 def diffusers_folders() -> list[str]:

@@ -75,6 +75,14 @@ class SampleGrid(io.ComfyNode):
                 io.Int.Input(
                     "batch", default=4, min=1, max=64, advanced=True, tooltip="Pictures at once; memory and speed only."
                 ),
+                io.Boolean.Input(
+                    "watermark",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Puts an invisible mark into the pictures that says they were made by a model; Detect "
+                    "Watermark finds it.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="The labelled sheet."),
@@ -91,7 +99,8 @@ class SampleGrid(io.ComfyNode):
     @classmethod
     def execute(
         cls, base: Any, prompts: str, count: int, seed: int, steps: int, guidance: float, strength: float,
-        negative: str = "", width: int = 0, height: int = 0, batch: int = 4, adapter: Any = None,
+        negative: str = "", width: int = 0, height: int = 0, batch: int = 4, watermark: bool = False,
+        adapter: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..models.adapters import applied
         from ..models.loading import open_base
@@ -110,6 +119,7 @@ class SampleGrid(io.ComfyNode):
                     with applied(networks, [(adapter, strength)]):
                         columns.append(sample(networks, texts, seeds, **how))
         images = [column.permute(0, 2, 3, 1).contiguous() for column in columns]
+        images = [watermarked(column) for column in images] if watermark else images
         grid = sheet(images, texts)
         return io.NodeOutput(grid, images[0], images[-1], ui=ui.PreviewImage(grid, cls=cls))
 
@@ -132,6 +142,15 @@ def sheet(images: list[torch.Tensor], labels: list[str]) -> torch.Tensor:
     rows = [[to_picture(column[number]) for column in images] for number in range(len(labels))]
     names = ("before", "after") if len(images) == 2 else ("base",)
     return picture_tensor(before_after(rows, labels, columns=names))
+
+
+def watermarked(images: torch.Tensor) -> torch.Tensor:
+    """(n, height, width, 3) in [0, 1] with the invisible mark in each."""
+    import torch
+
+    from ..evaluation.watermark import marked
+
+    return torch.cat([picture_tensor(marked(to_picture(image))) for image in images])
 
 
 def to_picture(image: torch.Tensor) -> Any:

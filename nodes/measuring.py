@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,22 @@ from .validating import AUTO, CLIPS, DINOS, NONE, OFF, own_clip
 log = logging.getLogger(__name__)
 PICK, HPS, REWARD = "pickscore", "hps", "imagereward"
 HPS_FILES = "HPS*.pt"
+FILES = "config.json, model.safetensors, preprocessor_config.json"
+MISSING = {
+    "CLIP": f"CLIP-T, CLIP-I: put {FILES} and the tokenizer's files of a CLIPModel, such as "
+    "openai/clip-vit-base-patch32, into a folder in models/clip_vision",
+    "DINO": f"DINO: put {FILES} of facebook/dino-vits16 into a folder in models/clip_vision",
+    "DINOv2": f"DINOv2: put {FILES} of facebook/dinov2-small into a folder in models/clip_vision",
+    PICK: f"PickScore: put {FILES} and the tokenizer's files of yuvalkirstain/PickScore_v1 into "
+    "models/rewards/PickScore_v1",
+    HPS: "HPSv2: put HPS_v2.1_compressed.pt of xswu/HPSv2 and a CLIP's vocab.json and merges.txt into "
+    "models/rewards/HPSv2",
+    REWARD: "ImageReward: put ImageReward.pt of zai-org/ImageReward and the tokenizer's files of bert-base-uncased "
+    "into models/rewards/ImageReward",
+    "LPIPS": "LPIPS: diversity is {name} instead; install the package lpips and put torchvision's "
+    "alexnet-owt-7be5be79.pth into models/lpips",
+}
+"""by model, what is left out without it and which files go where; nothing is fetched unasked"""
 REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
 
 
@@ -84,14 +102,31 @@ def asker(name: str) -> Any:
     return open_captioner(known[name], host.device())
 
 
-def measures_for(
-    base: Any, concept: Any, clip: str, dino: str, preferences: str, cut_out: str, asked: str = NONE
-) -> tuple[list[Any], Any]:
-    """The metrics that the widgets choose, and how different two pictures are (None without a model).
+@dataclass(frozen=True)
+class Measuring:
+    """The metrics, how different two pictures are and by which model (None without one), and what has no model."""
 
-    A relation is measured by its own metrics first; `concept` is None where no pictures are connected.
+    measures: list[Any]
+    distance: Any
+    distance_id: str
+    left_out: tuple[str, ...]
+
+
+def measures_for(
+    base: Any,
+    concept: Any,
+    clip: str,
+    dino: str,
+    preferences: str,
+    cut_out: str,
+    masks: Sequence[tuple] = (),
+    asked: str = NONE,
+) -> Measuring:
+    """The metrics that the widgets choose. What "auto" does not find is told with the file and folder it wants.
+
+    A relation is measured by its own metrics first; `concept` is None where no pictures are connected. `masks` are the
+    references that have a mask of their own, with it.
     """
-    from ..evaluation import diversity
     from ..evaluation.clip import Clip, ClipImage, ClipText
     from ..evaluation.dino import Dino
     from ..evaluation.evaluating import Measure
@@ -114,19 +149,46 @@ def measures_for(
             metric.name += f" {one.model_id}"
         found.append(Measure(metric, "subject"))
         if cut_out != NONE and number == 0:
-            found.append(Measure(MaskedLikeness(one, segmenter(cut_out, noun), metric.name), "subject"))
+            found.append(Measure(MaskedLikeness(one, segmenter(cut_out, noun), metric.name, masks), "subject"))
     if seer is not None:
         found += [Measure(ClipImage(seer), "subject"), Measure(ClipText(seer), "prompt")]
         if cut_out != NONE:
-            found.append(Measure(MaskedLikeness(seer, segmenter(cut_out, noun), "CLIP-I"), "subject"))
+            found.append(Measure(MaskedLikeness(seer, segmenter(cut_out, noun), "CLIP-I", masks), "subject"))
     found += [] if preferences == OFF else preferred(device)
     log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in found) or "nothing")
-    if diversity.has_lpips():
-        import lpips
+    missing = lacking(clip, dino, preferences, seer, [one.kind for one in eyes])
+    distance, distance_id = told_apart([*eyes, *([seer] if seer is not None else [])], missing)
+    for line in missing:
+        log.info("left out: %s", line)
+    return Measuring(found, distance, distance_id, tuple(missing))
 
-        return found, diversity.perceptual(lpips.LPIPS(net="alex", verbose=False))
-    seers = [*eyes, *([seer] if seer is not None else [])]
-    return found, diversity.apart(seers[0]) if seers else None
+
+def lacking(clip: str, dino: str, preferences: str, seer: Any, kinds: Sequence[str]) -> list[str]:
+    """What "auto" looked for and did not find, a line each, with the file and folder that it wants."""
+    told = []
+    if clip == AUTO and seer is None:
+        told.append(MISSING["CLIP"])
+    if dino == AUTO:
+        told += [MISSING["DINO"]] if "vit" not in kinds else []
+        told += [] if any(kind.startswith("dinov2") for kind in kinds) else [MISSING["DINOv2"]]
+    if preferences == AUTO:
+        there = preference_folders()
+        told += [MISSING[name] for name in (PICK, HPS, REWARD) if name not in there]
+    return told
+
+
+def told_apart(seers: Sequence[Any], missing: list[str]) -> tuple[Any, str]:
+    """How different two pictures are, and by which model; a line into `missing` where it is not LPIPS."""
+    from ..evaluation.diversity import apart, lpips_weights, opened_lpips
+
+    file = lpips_weights(host.model_roots("lpips"))
+    if file is not None:
+        return opened_lpips(file), f"LPIPS 0.1 with {file.name}"
+    if not seers:
+        return None, ""
+    name = f"1 - cosine of {seers[0].model_id}"
+    missing.append(MISSING["LPIPS"].format(name=name))
+    return apart(seers[0]), name
 
 
 def clip_folder(base: Any, clip: str) -> Path | None:

@@ -157,11 +157,13 @@ class PromptSetNode(io.ComfyNode):
         most: int = 50,
         set: Any = None,
     ) -> io.NodeOutput:
+        from ..evaluation.asked import check_kind
         from ..evaluation.prompt_sets import bounded, prompt_set
 
         source = source or {}
         words = [" ".join(text.split()) for text in (identifier, description, noun)]
         concept = concept_of(source, set, words)
+        check_kind(str(source.get("source")), concept)
         if source.get("source") == REFINEMENT:
             prompts, left_out = bounded(refining(source, concept), most)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,9 +150,20 @@ def test_blanks_are_refused(tmp_path):
     filled = filled.replace("example.invalid/FILL-IN", "github.com/someone")
     assert publishing.blanks(filled) == []
     assert publishing.blanks('PublisherId = ""\n') == ["PublisherId", "Repository"]
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
     (tmp_path / "pyproject.toml").write_text(blank.replace('PublisherId = "someone"', 'PublisherId = "FILL-IN"'))
     if publishing.blanks(blank):
         with pytest.raises(Stop, match="cannot be published yet"):
             publishing.check(tmp_path)
     (tmp_path / "pyproject.toml").write_text(filled)
     publishing.check(tmp_path)
+
+
+def test_requirements_that_differ_are_refused(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    needed = publishing.dependencies((ROOT / "pyproject.toml").read_text())
+    assert any(one.startswith("transformers>=") for one in needed)
+    for lines, said in ((needed[1:], needed[0]), ([*needed, "torch"], "torch"), (needed[::-1], "their order")):
+        (tmp_path / "requirements.txt").write_text("\n".join(lines) + "\n")
+        with pytest.raises(Stop, match=f"not equal to the dependencies in pyproject.toml: {said}"):
+            publishing.check(tmp_path)

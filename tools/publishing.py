@@ -24,8 +24,21 @@ def blanks(pyproject: str) -> list[str]:
     return left
 
 
+def dependencies(pyproject: str) -> list[str]:
+    """The project's own dependencies; the standard library reads TOML from Python 3.11 on only."""
+    found = re.search(r"^dependencies = \[\n(.*?)^\]", pyproject, re.MULTILINE | re.DOTALL)
+    return re.findall(r'^\s*"([^"]+)",$', found[1], re.MULTILINE) if found else []
+
+
 def check(root: Path) -> None:
-    left = blanks((root / "pyproject.toml").read_text(encoding="utf-8"))
+    """Raises Stop with what is left to do."""
+    pyproject = (root / "pyproject.toml").read_text(encoding="utf-8")
+    required = [line.strip() for line in (root / "requirements.txt").read_text(encoding="utf-8").splitlines()]
+    required = [line for line in required if line and not line.startswith("#")]
+    if required != dependencies(pyproject):
+        differing = ", ".join(sorted(set(required) ^ set(dependencies(pyproject)))) or "their order"
+        raise Stop(f"requirements.txt is not equal to the dependencies in pyproject.toml: {differing}")
+    left = blanks(pyproject)
     if left:
         wanted = "\n".join(f"  {field}: {BLANKS[field]}" for field in left)
         raise Stop(f"pyproject.toml cannot be published yet; fill in\n{wanted}")

@@ -13,8 +13,13 @@ from .said import say
 
 # pytest without the current folder on sys.path: the repository's folder `nodes` would shadow ComfyUI's module `nodes`.
 PYTEST = "import sys; sys.path.pop(0); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-# What a second run on the oldest promised releases covers: formats, text encoding, adapters, training steps.
-LOWER = ("tests/models", *(f"tests/trainers/test_{name}.py" for name in ("losses", "loop", "subject")))
+# What a second run on the oldest promised releases covers: formats, text encoding, adapters, training steps, and the
+# models of transformers that measure.
+LOWER = (
+    "tests/models",
+    *(f"tests/trainers/test_{name}.py" for name in ("losses", "loop", "subject")),
+    *(f"tests/evaluation/test_{name}.py" for name in ("clip", "dino", "image_reward", "likeness", "open_clip")),
+)
 LOWER_MARKS = "not slow and not server"
 
 

@@ -1,12 +1,27 @@
 """The benches of evaluation and of claims: ranks, wear, and a page that holds every row and resumes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from comfyui_fewshot.benchmarks import Row, claims
-from comfyui_fewshot.benchmarks.evaluate import Seen, rank_correlation, watermark, worn
+from comfyui_fewshot.benchmarks import Row, claims, evaluate
+from comfyui_fewshot.benchmarks._claims import CLAIMS
+from comfyui_fewshot.benchmarks._claims_page import Part, Sheet, page, trained
+from comfyui_fewshot.benchmarks._subject_runs import Workshop
+from comfyui_fewshot.benchmarks.evaluate import (
+    BASE,
+    KINDS,
+    PAIRS,
+    Bench,
+    Seen,
+    parts,
+    rank_correlation,
+    ranked,
+    watermark,
+    worn,
+)
 
 GAIN = Row("poster.prompt_gain", 17.5, "points", "higher", 15, (4.0, 30.0), 26)
 
@@ -25,66 +40,154 @@ def test_each_subject_is_seen_from_its_own_base():
     assert over.judged["subject"] == pytest.approx(0.8) and over.measured["clip_i"] == pytest.approx(-0.1)
 
 
+def test_each_metric_is_ranked_by_its_own_axis():
+    """Text metrics rise with the prompt's fidelity here and likeness metrics with the subject's, which falls."""
+    text, like = ("clip_t", "pickscore", "hpsv2"), ("clip_i", "masked_clip_i")
+    seen = [
+        Seen({"prompt": n / 12, "subject": -n}, dict.fromkeys(text, float(n)) | dict.fromkeys(like, -float(n)))
+        for n in range(12)
+    ]
+    rows = {row.name: row for row in ranked(seen, "rank_correlation", 0.9)}
+    assert set(rows) == {f"metric.{name}.rank_correlation" for name in (*text, *like)}
+    assert all(row.value == pytest.approx(1) and row.met and row.n == 12 for row in rows.values())
+    assert "one CLIP" in rows["metric.hpsv2.rank_correlation"].note and not rows["metric.clip_t.rank_correlation"].note
+    assert "no DINO" in rows["metric.clip_i.rank_correlation"].note
+    assert len(KINDS) * len(PAIRS) == 12 and list(parts(True)) == ["watermark", "correlations"]
+
+
+def test_what_the_base_draws_is_judged_and_kept(tmp_path, monkeypatch):
+    """Every picture has its own seed, and the sheet lies beside those of other benches with its prompts."""
+    drawn = []
+    whole = evaluate.draw
+
+    def draw(base, candidates, prompts, settings, *place):
+        drawn.append(settings.seed)
+        return whole(base, candidates, prompts, replace(settings, steps=1), *place)
+
+    monkeypatch.setattr(evaluate, "draw", draw)
+    found = Bench(Workshop(1, folder=tmp_path), True).seen("cat_striped", BASE)
+    assert set(found.judged) == {"subject", "prompt"} and all(-1 <= v <= 100 for v in found.measured.values())
+    assert drawn == list(range(12))
+    sheet = next(tmp_path.glob("*/readings/evaluate_cat_striped_base.png"))
+    assert len(json.loads(sheet.with_suffix(".json").read_text())["prompts"]) == 12
+
+
 def test_wear_cuts_a_tenth_of_each_side():
     made = worn(Image.new("RGB", (64, 100), "red"), 3)
     assert made.size == (57, 90) and made.format == "JPEG"
 
 
 def test_the_rows_of_the_watermark():
-    detected, false = watermark(quick=True)
-    assert (detected.name, false.name) == ("watermark.detected", "watermark.false")
-    assert detected.value > 0.9 and false.value <= 0.01 and detected.interval[0] < detected.value
+    rows = {row.name: row for row in watermark(quick=True)}
+    assert list(rows) == [f"watermark.{what}" for what in ("detected", "false", "drawn.detected", "drawn.false")]
+    assert all(row.value > 0.9 and row.interval[0] < row.value for row in rows.values() if row.better == "higher")
+    assert all(row.value <= 0.01 for row in rows.values() if row.better == "lower")
 
 
 def test_the_page_tells_every_claim_and_what_is_missing():
-    found = {"subject": [GAIN, Row("baseline.lora.subject", 80, "%", "higher")], "relation": None}
-    text = claims.page(found, True, "abc+", ["claims/samples_1.png"])
-    assert "commit abc+" in text and "signs only" in text and "](claims/samples_1.png)" in text
-    assert "| poster.prompt_gain | 17.5 points | 4 to 30 | 26 | ≥ 15, met |" in text
-    assert "| baseline.lora.subject | 80 % |" in text and "no bench relation" in text
-    assert text.count("| not measured |") == sum(
-        c.bench == "subject" and not claims.chosen(c, found["subject"]) for c in claims.CLAIMS
-    )
-    assert all(claim.text in text for claim in claims.CLAIMS)
+    noted = Row("baseline.lora.subject", 80, "%", "higher", note="judges | disagree")
+    loose = Row("something.else", 1, "s", "lower")
+    sheet = Sheet("claims_quick/subject-poster_1.png", ("a photo of a sks cat",))
+    parts = [Part("poster", (GAIN, noted, loose), "2026-11-25", "abc+", sheets=(sheet,))]
+    found = {"subject": [*parts, Part("local", failed="MemoryError: none left")], "relation": None, "refine": []}
+    text = page(found, True, "0123456789abcdef")
+    assert "`0123456789ab`" in text and "seed 0" in text and "signs only" in text
+    assert "| poster.prompt_gain | 17.5 points | 4 to 30 | 26 | ≥ 15, met | 2026-11-25 abc+ |  |" in text
+    assert "| baseline.lora.subject | 80 % |" in text and "judges \\| disagree" in text and "no bench relation" in text
+    assert "| measured besides (subject) | | something.else | 1 s |" in text
+    attention = next(line for line in text.splitlines() if "local.iou_before" in line)
+    assert "not measured; local failed: MemoryError: none left" in attention
+    assert all(claim.text in text for claim in CLAIMS)
+    assert text.index("## subject: poster") < text.index(f"]({sheet.file})")
+    assert "Row by row: a photo of a sks cat." in text
+    assert {line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")} == {10}
 
 
-def test_rows_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "KEPT", tmp_path)
-    calls = []
-
-    def run(bench, quick):
-        calls.append((bench, quick))
-        return [GAIN]
-
-    assert claims.rows_of("subject", True, run) == claims.rows_of("subject", True, run) == [GAIN]
-    assert calls == [("subject", True)]
-    claims.rows_of("subject", False, run)
-    assert calls[1:] == [("subject", False)], "the whole bench is another one"
-    assert claims.rows_of("nothing", True, run) is None and len(calls) == 2
-    assert json.loads(next(tmp_path.glob("*quick*.json")).read_text())[0]["name"] == GAIN.name
+def test_every_bench_of_a_claim_tells_its_steps():
+    assert set(trained({claim.bench: [Part("any")] for claim in CLAIMS})) == {claim.bench for claim in CLAIMS}
 
 
-def test_the_page_is_written_bench_by_bench(tmp_path, monkeypatch):
-    """A bench that is stopped leaves the page of those before it, with the newest sheets of samples beside it."""
-    page = tmp_path / "docs" / "claims.md"
-    monkeypatch.setattr(claims, "PAGE", page)
-    monkeypatch.setattr(claims, "PICTURES", page.parent / "claims")
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Pages, kept rows and samples in a folder of the test; each bench has two parts."""
+    monkeypatch.setattr(claims, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(claims, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(claims, "FOLDER", tmp_path / "runs")
-    sheets = tmp_path / "runs" / claims.sources_key()[:12] / "readings"
-    sheets.mkdir(parents=True)
-    for number in range(5):
-        Image.new("RGB", (8, 8)).save(sheets / f"{number}.png")
+    monkeypatch.setattr(claims, "parts_of", lambda bench, quick: {"one": None, "two": None})
+    return tmp_path
 
-    def rows_of(bench, quick):
-        if bench == "evaluate":
-            raise KeyboardInterrupt
-        return [GAIN] if bench == "subject" else None
 
-    monkeypatch.setattr(claims, "rows_of", rows_of)
-    with pytest.raises(KeyboardInterrupt):
-        claims.rows(True)
-    text = page.read_text()
-    assert "17.5 points" in text and "no bench relation" in text and "no bench evaluate" in text
-    assert text.count("](claims/samples_") == 3 == len(list((page.parent / "claims").glob("*.png")))
-    monkeypatch.setattr(claims, "rows_of", lambda bench, quick: [GAIN] if bench == "subject" else None)
-    assert claims.rows(True) == [GAIN]
+def sheet(place, number):
+    folder = place / "runs" / claims.sources_key()[:12] / "readings"
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+    (folder / f"{number}.json").write_text(json.dumps({"prompts": [f"prompt {number}"]}))
+
+
+class Measured:
+    """Gives a row a part, as `measured` would; what is named in `broken` fails."""
+
+    def __init__(self, place, broken=()):
+        self.place, self.broken, self.calls = place, broken, []
+
+    def __call__(self, bench, quick, only):
+        self.calls.append((bench, *only))
+        if (bench, *only) in self.broken:
+            raise RuntimeError("no part could be measured") from OSError("disk full")
+        sheet(self.place, len(self.calls))
+        yield [Row(f"{bench}.{only[0]}", len(self.calls), "points", "higher", None, (0.0, 1.0))]
+
+
+def test_parts_are_kept_and_the_quick_page_lies_beside(place):
+    run = Measured(place)
+    first = claims.Book(True, run).measure("subject")
+    assert [row.name for row in first] == ["subject.one", "subject.two"] and first[0].interval == (0.0, 1.0)
+    assert claims.Book(True, run).measure("subject") == first and len(run.calls) == 2
+    text = (place / "docs" / "claims_quick.md").read_text()
+    assert "](claims_quick/subject-one_1.png)" in text and "Row by row: prompt 1." in text
+    assert (place / "docs" / "claims_quick" / "subject-two_1.png").is_file()
+    claims.Book(False, run).measure("subject")
+    assert len(run.calls) == 4, "the whole bench is another one"
+    assert (place / "docs" / "claims_quick.md").read_text() == text and (place / "docs" / "claims.md").is_file()
+
+
+def test_a_kept_row_keeps_its_date_and_commit(place, monkeypatch):
+    monkeypatch.setattr(claims, "commit", lambda: "first")
+    claims.Book(True, Measured(place)).measure("subject")
+    monkeypatch.setattr(claims, "commit", lambda: "second")
+    claims.Book(True, Measured(place)).measure("relation")
+    lines = (place / "docs" / "claims_quick.md").read_text().splitlines()
+    assert "first" in next(line for line in lines if "| subject.one |" in line)
+    assert "second" in next(line for line in lines if "| relation.one |" in line)
+
+
+def test_what_fails_is_named_and_loses_nothing(place):
+    run = Measured(place, [("subject", "one"), ("refine", "one"), ("refine", "two")])
+    book = claims.Book(True, run)
+    assert [row.name for row in book.measure("subject")] == ["subject.two"]
+    with pytest.raises(RuntimeError, match="one failed: OSError: disk full"):
+        book.measure("refine")
+    text = book.file.read_text()
+    assert "| subject.two |" in text and text.count("one failed: OSError: disk full") >= 2
+    run.broken = ()
+    assert [row.name for row in claims.Book(True, run).measure("subject")] == ["subject.one", "subject.two"]
+
+
+def test_quick_ends_in_its_time(place):
+    run = Measured(place)
+    with pytest.raises(RuntimeError, match="the time of --quick was over"):
+        claims.Book(True, run, seconds=0).measure("evaluate")
+    assert not run.calls
+    assert len(claims.Book(False, run, seconds=0).measure("evaluate")) == 2, "the whole one has no such limit"
+
+
+def test_rows_belong_to_code_and_weights(monkeypatch):
+    before = claims.measured_by.__wrapped__()
+    assert claims.measured_by.__wrapped__() == before
+    monkeypatch.setattr(claims, "weights_key", lambda: "others")
+    assert claims.measured_by.__wrapped__() != before
+
+
+def test_the_bench_begins_with_evaluation():
+    assert next(iter(claims.parts(True))) == "evaluate"
+    assert set(claims.parts(True)) == {claim.bench for claim in CLAIMS}

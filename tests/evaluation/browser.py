@@ -71,6 +71,26 @@ class Page:
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
+def voted(page: Path) -> tuple[list[str], dict[str, Any]]:
+    """Votes on every pair of an evaluation's report and exports: what the page complained of, and the export."""
+
+    async def visit(opened: Page, downloads: Path) -> tuple[list[str], dict[str, Any]]:
+        await opened.open(page)
+        while not await opened.run("document.querySelector('.vote-task').hidden"):
+            await opened.run(
+                "document.querySelectorAll('.vote-question button:first-of-type').forEach(b => b.click());"
+                "document.querySelector('[data-do=next]').click()"
+            )
+        await opened.run("document.querySelector('[data-do=export]').click()")
+        for _ in range(100):
+            if files := [file for file in downloads.glob("*.json") if file.stat().st_size]:
+                return opened.problems, json.loads(files[0].read_text(encoding="utf-8"))
+            await asyncio.sleep(0.1)
+        raise AssertionError("nothing was exported")
+
+    return browse(visit)
+
+
 def browse(visit: Callable[[Page, Path], Coroutine[Any, Any, Any]], width: int = 1100, height: int = 900) -> Any:
     """Run `visit(page, downloads)` in a fresh browser that reaches no network."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)

@@ -36,6 +36,21 @@ def test_embeddings_are_the_class_token(folder):
     assert torch.allclose(mine, raw / raw.norm(), atol=1e-5)
 
 
+def test_a_vit_without_a_crop_is_prepared_as_dino_was(folder, tmp_path):
+    """The hub's file for ViT-DINO says 224 pixels without a crop and 0.5 for every mean and deviation."""
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    about = {"do_resize": True, "size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    file = tmp_path / "preprocessor_config.json"
+    for given in (about, about | {"size": 224}, about | {"do_center_crop": False, "crop_size": 224}):
+        file.write_text(json.dumps(given))
+        opened = Dino(tmp_path)
+        assert (opened.edge, opened.side) == (256, 224)
+        assert opened.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+        assert opened.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+    file.write_text(json.dumps(about | {"do_center_crop": True, "crop_size": 224, "size": {"shortest_edge": 248}}))
+    assert (Dino(tmp_path).edge, Dino(tmp_path).mean.flatten().tolist()) == (248, [0.5] * 3), "what a file says counts"
+
+
 def test_a_batch_changes_nothing(folder):
     images = [Image.fromarray(array()) for array in (skimage.data.astronaut, skimage.data.coffee)]
     opened = Dino(folder)

@@ -75,7 +75,7 @@ def distance(images):
 def found(base, tmp_path_factory):
     candidates = [Candidate("one", adapter_of(base, 1)), Candidate("two", adapter_of(base, 2), 0.5)]
     references = [Image.new("RGB", (64, 64), colour) for colour in ("red", "white")]
-    asked = Asked(references, "cat", drift=2, distance=distance)
+    asked = Asked(references, "cat", 2, distance, "a ruler", ["PickScore: put it there"])
     return evaluate(base, candidates, PROMPTS, MEASURES, FAST, tmp_path_factory.mktemp("samples"), "cpu", asked)
 
 
@@ -164,7 +164,8 @@ def test_numbers_are_the_metrics_own(found):
         mean = sum(found.scores["DINO"][number]) / 4
         assert found.interval("DINO", number).mean == pytest.approx(mean) and found.interval("DINO", number).n == 2
     assert found.whole[VARIED] == [1, 1, 1] == found.whole[DIV] and len(found.whole[PRES]) == 3
-    assert found.models == {"DINO": "DINO-1", "CLIP-T": "CLIP-T-1"} and not found.left_out
+    by = {"DINO": "DINO-1", "CLIP-T": "CLIP-T-1", PRES: "DINO of DINO-1", VARIED: "a ruler", DIV: "a ruler"}
+    assert found.models == by and found.left_out == ("PickScore: put it there",)
     stray = found.points[0].prompt - found.points[0].unrelated
     assert stray == pytest.approx(0, abs=1e-6), "with two prompts the others' lengths are the same ones"
 

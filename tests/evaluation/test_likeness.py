@@ -1,5 +1,10 @@
 """Likeness, preference, relations, diversity: against the raw models, closed forms, and what is refused."""
 
+import importlib.machinery
+import importlib.util
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +13,15 @@ from transformers import CLIPModel, ViTConfig, ViTModel
 
 from comfyui_fewshot.evaluation.clip import Clip, ClipImage
 from comfyui_fewshot.evaluation.dino import Dino
-from comfyui_fewshot.evaluation.diversity import apart, diversity, perceptual, preservation
+from comfyui_fewshot.evaluation.diversity import (
+    ALEXNET,
+    apart,
+    diversity,
+    lpips_weights,
+    opened_lpips,
+    perceptual,
+    preservation,
+)
 from comfyui_fewshot.evaluation.likeness import DinoImage, MaskedLikeness, cut_out, name_of
 from comfyui_fewshot.evaluation.preference import HumanPreference, PickScore
 from comfyui_fewshot.evaluation.relations import EntityAccuracy, RelationAccuracy, entities, relation_measures
@@ -89,6 +102,15 @@ def test_a_copied_background_earns_nothing(dino):
     assert plain[0] < 0.999, "whole pictures see the ground"
     with pytest.raises(FewShotError, match="found in none of the 1 references"):
         metric.scores([moved], prompts[:1], [noise(5)])
+
+
+def test_a_mask_that_a_reference_has_wins_over_the_segmenter(dino):
+    """On both sides: the reference is cut out by its own mask, also where it is compared as a picture."""
+    reference, shape = disc((20, 90, 200))
+    asked = []
+    metric = MaskedLikeness(dino, lambda image: asked.append(image), "DINO", [(reference, shape)])
+    scores = metric.scores([reference.copy(), noise(1)], [Prompt("a", "a")] * 2, [reference])
+    assert scores[0] == pytest.approx(1, abs=1e-4) and scores[1] == 0 and len(asked) == 1
 
 
 def test_the_cut_out_is_square_and_grey_around():
@@ -175,3 +197,60 @@ def test_preservation(dino):
     assert preservation([noise(0)], [noise(0), noise(2)], dino) < 1 - 1e-4
     with pytest.raises(FewShotError, match="draw at least one"):
         preservation([], [noise(0)], dino)
+
+
+class FakeLpips(torch.nn.Module):
+    """The package's face: a trunk in slices, random where asked so, and a distance of two pictures."""
+
+    made: list = []
+
+    def __init__(self, net, pnet_rand, verbose):
+        super().__init__()
+        assert (net, pnet_rand, verbose) == ("alex", True, False), "a trunk that is not random would be fetched"
+        self.net = torch.nn.ModuleDict({"slice1": torch.nn.ModuleDict({"0": torch.nn.Linear(1, 1)})})
+        FakeLpips.made.append(self)
+
+    def forward(self, one, other):
+        return self.net["slice1"]["0"]((one - other).abs().mean().view(1, 1))
+
+
+@pytest.fixture
+def lpips(monkeypatch):
+    """The package as it is seen by what looks for it; torch's own cache is empty."""
+    module = types.ModuleType("lpips")
+    module.__spec__ = importlib.machinery.ModuleSpec("lpips", None)
+    module.LPIPS = FakeLpips
+    monkeypatch.setitem(sys.modules, "lpips", module)
+    monkeypatch.setattr(FakeLpips, "made", [])
+
+
+def test_lpips_needs_the_package_and_local_weights(lpips, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    assert lpips_weights([tmp_path]) is None
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    for folder in (tmp_path / "hub" / "checkpoints", tmp_path):
+        (folder / ALEXNET).write_bytes(b"")
+        assert lpips_weights([tmp_path]) == folder / ALEXNET
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert lpips_weights([tmp_path]) is None, "the package is not there"
+
+
+def test_lpips_is_opened_when_it_is_needed_and_with_those_weights(lpips, tmp_path):
+    weights = {
+        "features.0.weight": torch.tensor([[3.0]]),
+        "features.0.bias": torch.tensor([0.5]),
+        "more": torch.ones(1),
+    }
+    torch.save(weights, tmp_path / ALEXNET)
+    distance = opened_lpips(tmp_path / ALEXNET)
+    assert not FakeLpips.made, "nothing is opened before it is used"
+    black, white = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "white")
+    assert distance([black, white]).flatten().tolist() == pytest.approx([0, 6.5, 6.5, 0])
+    distance([black, white])
+    assert len(FakeLpips.made) == 1
+    torch.save({"other": torch.ones(1)}, tmp_path / "other.pth")
+    with pytest.raises(FewShotError, match="does not hold torchvision's AlexNet"):
+        opened_lpips(tmp_path / "other.pth")([black, white])
+    (tmp_path / "page.pth").write_text("<html>")
+    with pytest.raises(FewShotError, match="does not hold torchvision's AlexNet"):
+        opened_lpips(tmp_path / "page.pth")([black, white])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comfyui_fewshot.evaluation import plots
 from comfyui_fewshot.evaluation.plots import DARK, loss_curve, smoothed
 from comfyui_fewshot.models.errors import FewShotError
 
@@ -37,3 +38,15 @@ def test_curves():
 def test_nothing_to_draw(losses):
     with pytest.raises(FewShotError, match="train at least one step"):
         loss_curve(losses)
+
+
+def test_names_of_points_in_one_place_can_all_be_read():
+    """As many as a sweep has strengths; long ones at the edge stay inside the picture."""
+    points = [(f"{n / 10:g}", 0.5, 0.5 + n / 1e5) for n in range(1, 9)] + [("a long name of an adapter", 0.9, 0.9)]
+    figure, axes = plots._figure((840, 560), plots.LIGHT)
+    axes.scatter([p[1] for p in points], [p[2] for p in points])
+    plots._name_points(figure, axes, points, plots.LIGHT)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [name for name, _, _ in points]
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert all(box.x0 >= 0 and box.x1 <= 840 for box in boxes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from comfyui_fewshot.pocket.likeness import build_clip, processor
 from comfyui_fewshot.pocket.words import build
-from comfyui_fewshot.tests.evaluation.browser import browse
+from comfyui_fewshot.tests.evaluation.browser import voted
 from comfyui_fewshot.tests.server import graphs
 
 pytestmark = pytest.mark.server
@@ -66,6 +65,9 @@ def test_numbers_samples_and_the_report_in_a_browser(server, info, clip, tmp_pat
         "CLIP-I", "CLIP-T", "diversity", "language drift (PRES)", "language drift (DIV)",
     }  # fmt: skip
     assert [p["text"] for p in told["prompts"]] == ["a photo of a sks cat", "a sks cat at night"]
+    assert told["models"]["diversity"] == f"1 - cosine of {clip}" == told["models"]["language drift (DIV)"]
+    for name in ("DINO", "DINOv2", "PickScore", "HPSv2", "ImageReward", "LPIPS"):
+        assert any(line.startswith(f"{name}: ") and "into " in line for line in told["left_out"]), name
     assert 'does not name the cat: "a house alone"' in outcome.outputs("listed")["text"][0]
     shown = outcome.outputs("look")
     assert "CLIP-T" in shown["text"][0] and server.picture(shown["images"][0]).size == (840, 560)
@@ -79,21 +81,7 @@ def test_numbers_samples_and_the_report_in_a_browser(server, info, clip, tmp_pat
     again = {path: path.stat().st_mtime_ns for path in samples.rglob("*.png")}
     assert len(again) == len(drawn) + 6 and all(again[path] == drawn[path] for path in drawn), "the base's are kept"
 
-    async def visit(opened, downloads):
-        await opened.open(page)
-        while not await opened.run("document.querySelector('.vote-task').hidden"):
-            await opened.run(
-                "document.querySelectorAll('.vote-question button:first-of-type').forEach(b => b.click());"
-                "document.querySelector('[data-do=next]').click()"
-            )
-        await opened.run("document.querySelector('[data-do=export]').click()")
-        for _ in range(100):
-            if files := [f for f in downloads.glob("*.json") if f.stat().st_size]:
-                return opened.problems, json.loads(files[0].read_text(encoding="utf-8"))
-            await asyncio.sleep(0.1)
-        raise AssertionError("nothing was exported")
-
-    problems, exported = browse(visit)
+    problems, exported = voted(page)
     assert problems == [] and len(exported["votes"]) == 4 * 3
 
 
@@ -129,6 +117,10 @@ def test_a_text_file_is_read_anew(server, info):
         ({"prompts": {"source.lines": "a house"}}, "there is no prompt to draw; left out"),
         ({"look": {"names": "a, b, c"}}, "3 names are given for 1 adapters"),
         ({"look": {"clip": "none"}}, None),
+        (
+            {"prompts": {"source": "reversion", "source.relation": "inside"}},
+            "reversion asks for relations, but the set",
+        ),
     ],
 )
 def test_bad_input_is_told(server, info, change, said):
@@ -153,3 +145,16 @@ def test_strengths_that_are_none_are_refused(server, info):
         status, answer = server.post("/prompt", {"prompt": graph})  # the training is an output of its own
         (wrong,) = answer["node_errors"]["look"]["errors"]
         assert status == 200 and wrong["extra_info"]["input_name"] == "strengths"
+
+
+def test_a_mark_in_samples_is_found(server):
+    """By the node that looks for it, in Sample Grid's pictures; not in those without it."""
+    for marked in (True, False):
+        graph = graphs.base() | graphs.grid()
+        graph["grid"]["inputs"]["watermark"] = marked
+        graph["look"] = graphs.node("FewShotDetectWatermark", images=["grid", 1])
+        graph["found"] = graphs.node("PreviewAny", source=["look", 0])
+        outcome = server.succeed(graph)
+        assert outcome.outputs("found")["text"][0] == str(marked)
+        report = outcome.outputs("look")["text"][0]
+        assert report.startswith("picture 1: marked" if marked else "picture 1: no mark")

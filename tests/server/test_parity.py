@@ -62,6 +62,21 @@ def test_apply_adapter_draws_as_sample_grid(server, trained):
     assert far(server.kept("native"), server.kept("after")) <= CLOSE
 
 
+def test_an_adapter_of_another_family_is_refused(server, trained):
+    """SD 2.x names its parts as SD 1.x does, so that names alone would let it pass."""
+    graph, _ = trained
+    graph = graph | {
+        "load": graphs.node(
+            "FewShotLoadAdapter", **{"source": "LORA_MODEL", "source.lora": ["train", 1], "source.family": "sd2"}
+        ),
+        "apply": graphs.node("FewShotApplyAdapter", adapter=["load", 0], model=["base", 1], clip=["base", 2],
+                             strength_model=1.0, strength_clip=1.0),
+        "kept": graphs.node("ProbeKeep", value=["apply", 0], name="never"),
+    }  # fmt: skip
+    said = server.run(graph).error["exception_message"]
+    assert "the adapter is for Stable Diffusion 2.x and this MODEL is Stable Diffusion 1.x" in said
+
+
 def test_a_lora_model_survives_load_adapter(server, info, trained):
     graph, name = trained
     graph = graph | {

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
+import skimage.data
 from PIL import Image
 
+from comfyui_fewshot.tests.evaluation.browser import voted
 from comfyui_fewshot.tests.server import forms, graphs
 from comfyui_fewshot.tests.server.described import WORKFLOWS
 from comfyui_fewshot.tests.server.harness import random_clip
@@ -84,7 +88,27 @@ def test_each_runs_to_its_end(name, server, info):
             written = outcome.outputs(key)["text"][0]
             kind = "embeddings" if name == "relation" else "loras"  # a relation is a word, and has no LoRA
             assert written.startswith(str(server.output / kind))
+        if entry["class_type"] == "FewShotEvaluateLora":
+            report = Path(outcome.outputs(key)["text"][0].splitlines()[-1])
+            problems, exported = voted(report)
+            pairs = entry["inputs"]["pairs"]
+            assert problems == [] and 0 < len(exported["votes"]) <= 3 * pairs
     assert "lora key not loaded" not in server.log[start:]
+
+
+def test_photographs_are_learned_from(server, info):
+    """Real ones, of several sizes and forms, through the workflow for them."""
+    folder = server.base / "input" / "photographs"
+    folder.mkdir()
+    for name in ("astronaut", "chelsea", "coffee"):
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.jpg", quality=90)
+    graph = graphs.shortened(read(WORKFLOWS / "api" / "subject_lora_from_photos.json"), info)
+    (pictures,) = (key for key, entry in graph.items() if entry["class_type"] == "FewShotSubjectPictures")
+    graph[pictures]["inputs"]["source.folder"] = folder.name
+    outcome = server.succeed(graph)
+    (saved,) = (key for key, entry in graph.items() if entry["class_type"] == "FewShotSaveAdapter")
+    assert Path(outcome.outputs(saved)["text"][0].splitlines()[0]).is_file()
+    shutil.rmtree(folder)
 
 
 def test_a_form_with_a_value_too_many_is_told(info):
