@@ -118,6 +118,15 @@ class Workshop:
         self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0
     ) -> list[judge.Reading]:
         """What the first judge sees in one picture for each prompt; where both often disagree, the log says so."""
+        return [_reading(values) for values in self._told(adapter, prompts, seed, strength)["seen"][0]]
+
+    def disagreement(
+        self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0
+    ) -> float:
+        """The share of those pictures that the two judges see differently."""
+        return 1 - float(np.mean(self._told(adapter, prompts, seed, strength)["agree"]))
+
+    def _told(self, adapter: Adapter | None, prompts: Sequence[str], seed: int, strength: float) -> dict:
         name = adapter.key if adapter else "base"
         key = content_key(weights_key(self.weights), name, list(prompts), seed, strength, STEPS, GUIDANCE)[:24]
         file = self.folder / "readings" / f"{key}.json"
@@ -132,7 +141,7 @@ class Workshop:
         doubtful = 1 - float(np.mean(told["agree"]))
         if doubtful > 0.05:
             log.warning("the judges disagree on %.0f %% of %s", 100 * doubtful, file.with_suffix(".png"))
-        return [_reading(values) for values in told["seen"][0]]
+        return told
 
     def _sample(self, adapter: Adapter | None, prompts: Sequence[str], seed: int, strength: float) -> list[Image.Image]:
         seeds = [1000 * seed + number for number in range(len(prompts))]

@@ -13,6 +13,8 @@ from .settings import SubjectSettings, setting
 DDPO, GRPO, DPOK, NFT, PAIRS, DRAFT = "ddpo", "grpo", "dpok", "nft", "pairs", "draft"
 METHODS = (GRPO, DDPO, DPOK, NFT, PAIRS, DRAFT)
 GRADIENTS = (GRPO, DDPO, DPOK)
+DEFAULT_METHOD = GRPO
+"""the one that `run.py bench refine` judges best for what it spends"""
 KL_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {GRPO: 0.02, DDPO: 0.0, DPOK: 0.01, NFT: 1e-4, PAIRS: 0.0, DRAFT: 0.0}
 )
@@ -49,7 +51,7 @@ class RefinementSettings(SubjectSettings):
     )
 
     method: str = setting(
-        GRPO,
+        DEFAULT_METHOD,
         "How the policy learns: grpo compares the pictures of a prompt among themselves and holds each sampling step "
         "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is "
         "grpo with a harder bound; nft learns good pictures and unlearns bad ones; pairs prefers the better of two; "
