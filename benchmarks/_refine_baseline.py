@@ -122,7 +122,7 @@ def reader(bench: Bench, run: Run, painter: Painter, judge, held_out, chosen: Re
     asked = held_out[: chosen.guard_prompts]
     watching = Painter(painter.networks, asked, policy, chosen.guidance, chosen.resolution, 16, random, Silent())
     folder = bench.shop.folder / "ddpo" / f"{run.subject}_{run.seed}"
-    return Reader(watching, judge, asked, chosen, Silent(), None, (), (), "", folder)
+    return Reader(watching, judge, asked, chosen, Silent(), None, (), (), folder)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class DdpoSettings:
 
     @property
     def evaluations(self) -> int:
-        """Of the denoiser in an epoch: both branches; a forward each step to draw, and forward and backward to train."""
+        """Of the denoiser in an epoch: both branches; a forward each step to draw, forward and backward to train."""
         guided = 2 if self.guidance > 1 else 1
         return self.samples * guided * (self.sampling_steps + 3 * (self.sampling_steps - 1))
 

@@ -5,11 +5,13 @@ Diffusion-DPO; of a subject's pictures Miao et al. 2024, RPO).
 
 with the errors of the denoiser on both at the same timestep and noise. The reference is the denoiser with the subject's
 adapter on and only the refining one off. A group's best picture is paired with its worst, the second with the last but
-one, and so on; pairs that earned the same are left out. One round with many updates is the offline form.
+one, and so on; pairs that earned the same are left out. One round with many updates is the offline form: its pairs are
+gone through several times, noised anew each time.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +23,7 @@ from .noised import Noised, NoisedStep
 from .refinement_losses import preference_loss
 from .refining_step import Round
 
+log = logging.getLogger(__name__)
 PREFERENCE, AGREED = "policy", "agreed"
 
 
@@ -35,7 +38,7 @@ def paired(advantages: Sequence[float], prompts: Sequence[int]) -> list[tuple[in
 
 
 class PairsStep(NoisedStep):
-    """The step of Diffusion-DPO. Its items are numbers of pairs."""
+    """The step of Diffusion-DPO. Its items are numbers of pairs, and go on with each further pass over them."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -54,19 +57,30 @@ class PairsStep(NoisedStep):
         self.pictures = everyone.cpu()
 
     def items(self, round: Round, update: int) -> list[int]:
-        found = list(range(len(self.pairs)))[update :: self.settings.updates]
-        self.update_rows = max(1, len(found) * self.places_per_sample)
+        """Of all passes over the pairs, of which there are as many as leave no update without any."""
+        updates, count = self.settings.updates, len(self.pairs)
+        if not count:
+            log.warning("round %d has no pair of which one earned more: nothing is learned from it", round.number + 1)
+            return []
+        passes = max(self.settings.pair_passes, -(-updates // count))
+        found = list(range(count * passes))[update::updates]
+        self.update_rows = len(found) * self.places_per_sample
         return found
+
+    def places(self, number: int, sample: int) -> list[int]:
+        """Numbers of noisings, others in each pass."""
+        first = sample // len(self.pairs) * self.places_per_sample
+        return list(range(first, first + self.places_per_sample))
 
     @property
     def rows_per_update(self) -> int:
         return self.update_rows
 
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        """The loss of `rows` of (pair, number of the noising)."""
+        """The loss of `rows` of (item, number of the noising)."""
         assert self.round is not None
         round = self.round
-        better, worse = ([self.pairs[pair][side] for pair, _ in rows] for side in (0, 1))
+        better, worse = ([self.pairs[item % len(self.pairs)][side] for item, _ in rows] for side in (0, 1))
         drawn = self.pictures[[*better, *worse]]
         seen = self.noised_as(round, drawn, [*rows, *rows])  # the same timestep and noise for both
         told = [(i, 0) for i in (*better, *worse)]

@@ -18,8 +18,7 @@ from comfyui_fewshot.models.values import Concept, TrainingSet
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.pocket import words, world
 from comfyui_fewshot.tests.trainers.conftest import tiny_folder
-from comfyui_fewshot.tests.trainers.refining import PROMPTS, QUICK
-from comfyui_fewshot.tests.trainers.test_refinement_methods import Slope
+from comfyui_fewshot.tests.trainers.refining import PROMPTS, QUICK, Slope
 from comfyui_fewshot.trainers.processes import Alone
 from comfyui_fewshot.trainers.refinement import Refinement, split
 from comfyui_fewshot.trainers.refinement_settings import METHODS, ONLY
