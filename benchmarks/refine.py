@@ -24,7 +24,7 @@ from ..pocket.assemble import WEIGHTS
 from ..trainers.auto import resolve
 from ..trainers.facts import gather_facts
 from ..trainers.refinement import RefinementResult, refine_adapter
-from ..trainers.refinement_settings import DEFAULT_METHOD, GRADIENTS, METHODS, ONLY, PAIRS, RefinementSettings
+from ..trainers.refinement_settings import DEFAULT_METHOD, DRAFT, METHODS, ONLY, RefinementSettings
 from ..trainers.runs import Run as Folder
 from ..trainers.settings import SubjectSettings
 from ..trainers.subject import train_subject
@@ -263,7 +263,7 @@ class Bench:
     def method(self, how: tuple[Run, str]) -> dict[str, float]:
         """Gains of one method for each 1,000 evaluations that were spent: of the reward that all methods are given."""
         run, method = how
-        changes = COMPARED | ({} if method in (*GRADIENTS, PAIRS) else {"updates": 1})
+        changes = COMPARED | ({"updates": 1} if method == DRAFT else {})  # whose pictures must be its own
         settings = self.settings(self.size.method_budget, method=method, **changes)
         result = self.refined(run, settings, self.size.few)
         assert result.combined is not None

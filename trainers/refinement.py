@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ..augmentation.pictures import load_picture
+from ..evaluation.metrics import prompt_of
 from ..evaluation.prompt_sets import for_trigger
 from ..evaluation.rewards import Judge, Rewards, names_subject
 from ..models.adapters import Injected, inject
@@ -26,6 +27,7 @@ from ..models.loading import Networks
 from ..models.merging import check_form, has_effect
 from ..models.values import Adapter, BaseModelRef, Concept, Prompt, PromptSet, TrainingSet
 from ..models.watching import Watcher
+from .cache import build_pool
 from .direct_reward import DirectRewardStep
 from .negative_aware import NegativeAwareStep
 from .policy import DdimPolicy
@@ -35,7 +37,7 @@ from .processes import Alone, Processes
 from .randomness import Randomness
 from .refinement_guards import FILE, Floors, GuardedCourse, kept_readings
 from .refinement_readings import Reader
-from .refinement_settings import DRAFT, GRADIENTS, NFT, PAIRS, RefinementSettings
+from .refinement_settings import DRAFT, GRADIENTS, NFT, PAIRS, REFERENCES, RefinementSettings
 from .refining_step import RefiningStep
 from .rounds import Painter
 from .runs import Run
@@ -108,7 +110,8 @@ class Refinement:
             known = settings.method in GRADIENTS
             policy = DdimPolicy(networks.schedule, settings.sampling_steps, settings.eta, settings.skip_last, known)
             how = (policy, settings.guidance, settings.resolution, settings.micro_batch, random, watcher)
-            painter = Painter(networks, self.train, *how)
+            own = self._captions(pictures, settings)
+            painter = Painter(networks, (*self.train, *own), *how)
             references = [load_picture(picture) for picture in self.rewards.references]
             judge = self.rewards.open(networks.device, references)
 
@@ -116,10 +119,22 @@ class Refinement:
                 return self._guard(painter, judge, pictures, references, settings, watcher, run)
 
             kind = STEPS[settings.method]
-            return kind(painter, self.train, judge, injected, settings, self.processes, watcher, guard), injected
+            step = kind(painter, self.train, judge, injected, settings, self.processes, watcher, guard)
+            if isinstance(step, PairsStep) and own:
+                pool = build_pool(networks, pictures.references, settings.resolution, watcher)
+                step.take_references(pool.mean, own)
+            return step, injected
         except BaseException:
             injected.remove()
             raise
+
+    def _captions(self, pictures: TrainingSet, settings: RefinementSettings) -> list[Prompt]:
+        """The captions of the pictures that drawn ones are paired with, where they are."""
+        if settings.method != PAIRS or settings.pair_with != REFERENCES:
+            return []
+        if not pictures.references:
+            raise FewShotError("pair_with is references and there are none: connect the subject's pictures as set")
+        return [prompt_of(sample.caption, pictures.concepts) for sample in pictures.references]
 
     def _guard(
         self,

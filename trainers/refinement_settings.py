@@ -11,6 +11,7 @@ from ..models.errors import FewShotError
 from .settings import SubjectSettings, setting
 
 DDPO, GRPO, DPOK, NFT, PAIRS, DRAFT = "ddpo", "grpo", "dpok", "nft", "pairs", "draft"
+OTHERS, REFERENCES = "others", "references"
 METHODS = (GRPO, DDPO, DPOK, NFT, PAIRS, DRAFT)
 GRADIENTS = (GRPO, DDPO, DPOK)
 DEFAULT_METHOD = GRPO
@@ -36,6 +37,7 @@ ONLY: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "nft_beta": (NFT,),
         "pair_beta": (PAIRS,),
         "pair_passes": (PAIRS,),
+        "pair_with": (PAIRS,),
     }
 )
 """settings that only these methods read"""
@@ -203,6 +205,13 @@ class RefinementSettings(SubjectSettings):
         min=1,
         max=1000,
         step=1,
+        advanced=True,
+    )
+    pair_with: str = setting(
+        OTHERS,
+        "With pairs: what a drawn picture is compared with. others are those of its prompt, the best with the worst; "
+        "references are the subject's own pictures, which bind the refinement to them (RPO).",
+        choices=(OTHERS, REFERENCES),
         advanced=True,
     )
     weight_decay: float = setting(0.0, "The optimiser's weight decay.", min=0.0, max=1.0, step=1e-4, advanced=True)

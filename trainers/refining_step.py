@@ -38,8 +38,8 @@ SAME_ROUNDS = 3
 class Round:
     """A round as it was drawn. `prompts` and `advantages` are of all its samples, `way` of this process's.
 
-    `spreads` are the rewards' standard deviations, 0 where one is the same for all. `old` holds log-probabilities under
-    the weights that drew it, by (sample, place), where they are needed.
+    `rewards` are its samples' (terms, n), `spreads` their standard deviations, 0 where all are the same. `old` holds
+    log-probabilities under the weights that drew it, by (sample, place), where they are needed.
     """
 
     number: int
@@ -47,6 +47,7 @@ class Round:
     way: Way
     advantages: Tensor
     reward: float
+    rewards: Tensor
     spreads: list[float]
     old: dict[tuple[int, int], Tensor]
 
@@ -210,7 +211,7 @@ class RefiningStep:
             self.watcher.progress(done, settings.steps, told, picture=sheet)
         spreads = [spread(row) for row in rewards]
         self._check_differs(spreads, rewards)
-        return Round(number, prompts, way, advantages, mean, spreads, {})
+        return Round(number, prompts, way, advantages, mean, rewards, spreads, {})
 
     def _check_differs(self, spreads: Sequence[float], rewards: Tensor) -> None:
         """Raise FewShotError where the rewards of all pictures of all rounds so far are the same."""

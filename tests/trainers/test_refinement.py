@@ -250,10 +250,10 @@ def test_a_v_prediction_base_is_refined(base, tmp_path):
     """What a step leads to and the KL follow from the prediction, whatever the denoiser predicts."""
     found = run(replace(base, prediction="v_prediction"), tmp_path, subject_adapter(), steps=4)
     plain = run(base, tmp_path, subject_adapter(), steps=4)
-    assert any(factor.up.any() for factor in found.adapter.factors.values())
-    assert found.adapter.key != plain.adapter.key and found.training.terms[REWARD] != plain.training.terms[REWARD]
-    first = [result.training.terms[KL][0] for result in (found, plain)]
-    assert first == [0.0, 0.0]
+    assert found.training.terms[REWARD][0] != plain.training.terms[REWARD][0]
+    for result in (found, plain):
+        first, *others = result.training.terms[KL]
+        assert first == 0.0 and min(others) > 0
 
 
 def test_a_base_that_was_tuned_in_full_is_refined_alone(base, tmp_path, train):

@@ -16,7 +16,7 @@ from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Concept, Picture, Prompt, TrainingSet
 from comfyui_fewshot.pocket.assemble import WEIGHTS
 from comfyui_fewshot.trainers.advantages import group_advantages, spread
-from comfyui_fewshot.trainers.preference_pairs import PairsStep, paired
+from comfyui_fewshot.trainers.preference_pairs import PairsStep, paired, paired_with
 from comfyui_fewshot.trainers.refinement import refine_adapter
 from comfyui_fewshot.trainers.refinement_losses import dpok_loss, nft_loss, optimality, preference_loss
 from comfyui_fewshot.trainers.refining_step import REWARD
@@ -118,6 +118,22 @@ def test_constant_rewards_have_no_spread():
     values = torch.tensor([0.5, 0.5 + 1e-9, torch.nan], dtype=torch.float64)
     assert spread(values) == 0.0 and spread(torch.full((3,), torch.nan)) == 0.0
     assert spread(torch.tensor([0.0, 1.0, torch.nan])) == 0.5
+
+
+def test_a_picture_is_better_than_a_reference_by_what_both_can_earn():
+    own = torch.tensor([[0.5, 0.1], [0.2, torch.nan], [9.0, 9.0]], dtype=torch.float64)
+    others = torch.tensor([[0.3, 0.3], [0.8, 0.8], [0.0, 0.0]], dtype=torch.float64)
+    assert paired_with(own, others, [0.1, 0.3, 0.0], [1.0, 0.5, 1.0]) == pytest.approx([1.0, -2.0])
+
+
+def test_drawn_pictures_are_paired_with_references(base, tmp_path, pictures):
+    changes = dict(method="pairs", steps=2, group=2, updates=1, pair_with="references", trained_steps=2)
+    settings = replace(QUICK, patience=0, **changes)
+    found = refine_adapter(base, None, PROMPTS, RED, settings, tmp_path, "cpu", pictures=pictures)
+    first, second = found.training.terms["policy"]
+    assert first == pytest.approx(math.log(2), abs=1e-5) and abs(second - math.log(2)) > 1e-6  # the first step moved it
+    with pytest.raises(FewShotError, match="connect the subject's pictures"):
+        refine_adapter(base, None, PROMPTS, RED, settings, tmp_path, "cpu", pictures=SET)
 
 
 class Step:
