@@ -169,7 +169,6 @@ def run(base, folder, rewards=RED, watcher=None, **changes):
     ("method", "changes"),
     [
         ("dpok", {}),
-        ("nft", dict(trained_steps=4, eta=0.0)),  # deterministic draws
         ("pairs", dict(trained_steps=4, pair_beta=200.0)),
         ("draft", dict(rewards=Slope(), trained_steps=8)),
     ],
@@ -183,7 +182,7 @@ def test_each_method_earns_more(base, tmp_path, method, changes):
 
 @pytest.mark.parametrize("method", ["nft", "pairs"])
 def test_a_run_cut_amid_a_round_ends_where_the_uncut_one_does(base, tmp_path, cut_at, method):
-    changes = dict(method=method, steps=4, updates=2, group=4, guard_every=2, sampling_steps=3, skip_last=2)
+    changes = dict(method=method, steps=4, updates=2, group=4, guard_every=2, sampling_steps=3, eta=0.0)
     whole = run(base, tmp_path / "whole", **changes)
     with pytest.raises(KeyboardInterrupt):
         run(base, tmp_path / "cut", watcher=cut_at(3, KeyboardInterrupt(), steps=4), **changes)
