@@ -33,7 +33,7 @@ def write_run(tmp_path, base_folder, picture_folder):
     return write
 
 
-CHANGES = {"grpo": {"kl_weight": 0.1}, "ddpo": {"statistics_from": 4}, "nft": {}, "pairs": {}}
+CHANGES = {"grpo": {"kl_weight": 0.1}, "ddpo": {"statistics_from": 4}, "pairs": {}}
 
 
 def adapter_under(folder):
@@ -41,7 +41,7 @@ def adapter_under(folder):
     return read_adapter(path)
 
 
-@pytest.mark.parametrize("method", ["grpo", "ddpo", "nft", "pairs"])
+@pytest.mark.parametrize("method", ["grpo", "ddpo", "pairs"])
 def test_two_processes_refine_as_one(write_run, tmp_path, method):
     """Each draws and learns from half of the pictures; rewards are gathered. Pairs may lie in both."""
     settings = SETTINGS | {"method": method} | CHANGES[method]
