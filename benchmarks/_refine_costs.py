@@ -33,7 +33,9 @@ def _learning(settings: RefinementSettings, guided: int) -> int:
     if settings.method == NFT:
         return rows * (TRAINED + 1 + held)
     if settings.method == PAIRS:
-        return rows * (TRAINED + 1)  # as many rows as pictures: two for each of half as many pairs
+        return (
+            settings.pair_passes * rows * (TRAINED + 1)
+        )  # as many rows as pictures: two for each of half as many pairs
     assert settings.method == DRAFT
     return count * guided * TRAINED
 

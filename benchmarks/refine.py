@@ -1,276 +1,307 @@
 """Refinement on the pocket: a subject that was trained for too long is made to follow prompts again.
 
-The start is the default recipe of subjects at twice the usual steps. The reward is the pocket's CLIP, the judges are
-the scene readers; prompts that are judged were never learned from. Everything drawn is kept on disk, so that a bench
-that was stopped goes on.
+The start is the default recipe of subjects at twice the chosen number of steps. The reward is the pocket's CLIP, the
+judges are the scene readers; prompts that are judged were never learned from. Everything made is kept on disk, so that
+a bench that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 from statistics import mean
 from typing import Any
 
-from ..evaluation.metrics import bootstrap_interval
 from ..evaluation.rewards import Reward, RewardTerm
+from ..models.formats import read_lora
 from ..models.fusion import summed
-from ..models.values import Adapter, Prompt, PromptSet
+from ..models.loading import open_base
+from ..models.values import Adapter, TrainingSet, content_key
 from ..pocket import world
 from ..pocket.assemble import WEIGHTS
+from ..trainers.auto import resolve
+from ..trainers.facts import gather_facts
 from ..trainers.refinement import RefinementResult, refine_adapter
-from ..trainers.refinement_settings import DDPO, DRAFT, METHODS, ONLY, RefinementSettings
+from ..trainers.refinement_settings import DEFAULT_METHOD, DRAFT, METHODS, ONLY, RefinementSettings
+from ..trainers.runs import Run as Folder
 from ..trainers.settings import SubjectSettings
 from ..trainers.subject import train_subject
+from ..trainers.training import TrainingResult
 from ..trainers.validation import Validator
-from . import Row
-from ._refine_costs import per_round, samples, within
+from . import Parts, Row
+from ._parallel import each
+from ._refine_baseline import baseline
+from ._refine_costs import per_round, within
+from ._refine_curves import Point, along, envelope, first_at, gains, times
+from ._refine_prompts import GUARDED, prompts, unseen
+from ._refine_rows import NEVER, lower, measured, told
 from ._subject_runs import Workshop
-from ._subject_sets import Ask, asks, references
+from ._subject_sets import references
 from .subject import Bench as Subjects
-from .subject import Run, gain, row
+from .subject import Run, gain
 
 log = logging.getLogger(__name__)
 
-STEPS, QUICK_STEPS = 400, 30
-KNOWN, GUARDED = 48, 6  # prompts to learn from, and to watch with
-STRENGTHS = (1.0, 0.8, 0.6, 0.4)
-BUDGET, METHOD_BUDGET, QUICK_BUDGET = 60_000, 24_000, 150  # evaluations of the denoiser
-BASELINE_RATES = (1e-4, 3e-4, 1e-3)
+CLIP = WEIGHTS / "clip"
+STRENGTHS = (0.75, 0.5, 0.25)  # of the start alone, besides 1 and 0
+TURNED = ((1.0, 1.5), (1.0, 1.0), (1.0, 0.5), (1.0, 0.0))
+LOWERED = ((1.0, 1.0), (0.7, 0.7), (0.4, 0.4))
+"""two ways of (strength of the start, strength of the refinement), on which subject fidelity falls or rises"""
 DEFAULT = dict(
     prompts_per_round=6, group=6, updates=1, trained_steps=4, sampling_steps=12, guidance=3.0, guard_prompts=GUARDED
 )
+COMPARED = dict(updates=2, patience=0, statistics_from=12)
+"""of the methods' table: more than one update, so that clipping acts, and no early end"""
 TINY = dict(
-    prompts_per_round=2, group=2, updates=1, trained_steps=1, sampling_steps=4, guidance=1.0, guard_prompts=1,
-    skip_last=1, save_every=1000,
+    prompts_per_round=2, group=2, trained_steps=1, sampling_steps=4, guidance=1.0, guard_prompts=1, skip_last=1,
+    save_every=1000,
 )  # fmt: skip
-DDPO_THEIRS = dict(
-    method=DDPO, rank=4, prompts_per_round=6, group=6, updates=2, sampling_steps=50, trained_steps=50, skip_last=0,
-    guidance=5.0, weight_decay=1e-4, statistics_from=16, statistics=32,
-)  # fmt: skip
-"""the settings of kvablack/ddpo-pytorch, with a round of the size that ours has"""
-NEVER = 2.0
-"""the ratio that stands for "never within twice the samples" """
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. Budgets are evaluations of the denoiser, about 4 ms each on one processor."""
+
+    subjects: int = 6  # of the world's, every second one, one seed each
+    steps: int | None = None  # of the start; None takes twice the chosen number
+    judged: int = 24  # prompts
+    activities: int = 24
+    few: int = 6  # activities of the methods' table: a round draws half of the prompts, each of which comes again
+    budget: int = 48_000
+    mix_budget: int = 36_000
+    method_budget: int = 18_000
+    reward_budget: int = 60_000  # against the baseline
+    epochs: int = 9  # of the baseline: 115,000 evaluations
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    pace_steps: int = 10  # sampling steps where speeds are compared
+    pace_rounds: int = 3
+    settings: Mapping[str, Any] | None = None  # over DEFAULT
+    goals: bool = True
+
+
+FULL = Size()
+QUICK = Size(1, 30, 6, 6, 3, 300, 300, 150, 300, 1, (1e-3,), 4, 1, TINY, False)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured: all subjects and seeds for the headline, one subject and two seeds for tables."""
+    """What is measured: several subjects for the headline, one subject and two seeds for tables."""
 
     shop: Workshop
-    quick: bool
+    size: Size = FULL
 
     @property
     def subjects(self) -> Subjects:
-        return Subjects(self.shop, self.quick)
+        return Subjects(self.shop, not self.size.goals)
+
+    @property
+    def headline_runs(self) -> list[Run]:
+        return [Run(subject.name, 0) for subject in world.SUBJECTS[::2][: self.size.subjects]]
 
     def goal(self, value: float) -> float | None:
-        return None if self.quick else value
+        return value if self.size.goals else None
 
     # --------------------------------------------------------------------------------------------- start, refinement
 
+    def trained(self, run: Run) -> TrainingResult:
+        """The default recipe at twice the chosen steps, looked at by the validation, which ends nothing."""
+        pictures = self.shop.with_priors(references(self.shop.sets, run.subject))
+        steps = self.size.steps or 2 * self.chosen_steps(pictures)
+        settings = SubjectSettings(steps=steps, seed=run.seed, keep_validated=True, patience=0)
+        with self.shop.alone(f"start_{run.subject}_{run.seed}_{steps}"):
+            return train_subject(
+                self.shop.base, pictures, settings, self.shop.folder / "starts", self.shop.device, name="bench",
+                validator=Validator(CLIP),
+            )  # fmt: skip
+
+    def chosen_steps(self, pictures: TrainingSet) -> int:
+        settings = SubjectSettings()
+        with open_base(self.shop.base, self.shop.device) as networks:
+            return resolve(settings, gather_facts(networks, pictures, settings))[0].steps
+
     def start(self, run: Run) -> Adapter:
-        """Trained for twice the usual steps."""
-        return self.subjects.taught(run, steps=2 * self.shop.steps)
+        """That after the last step."""
+        result = self.trained(run)
+        return read_lora(Folder(result.folder, "").validated(len(result.losses)))
 
     def auto(self, run: Run) -> Adapter:
-        """The checkpoint that validation chooses of the same training."""
-        pictures = self.shop.with_priors(references(self.shop.sets, run.subject))
-        settings = SubjectSettings(steps=2 * self.shop.steps, seed=run.seed)
-        return train_subject(
-            self.shop.base, pictures, settings, self.shop.folder / "chosen", self.shop.device, name="bench",
-            validator=Validator(WEIGHTS / "clip"),
-        ).adapter  # fmt: skip
+        """That which validation chose of the same training."""
+        return self.trained(run).adapter
 
     def settings(self, budget: int, **changes) -> RefinementSettings:
-        known = read_by(changes.get("method", METHODS[0]), (TINY if self.quick else DEFAULT) | changes)
-        found = RefinementSettings.from_mapping(known)
-        chosen = within(found, QUICK_BUDGET if self.quick else budget)
-        rounds = chosen.steps // chosen.updates
-        return replace(chosen, guard_every=max(1, rounds // 8), log_every=1000)
+        """As many rounds as the budget pays for, and eight readings of them."""
+        method = changes.get("method", DEFAULT_METHOD)
+        wanted = {"method": method, **DEFAULT, **(self.size.settings or {}), **changes}
+        known = {name: value for name, value in wanted.items() if method in ONLY.get(name, (method,))}
+        chosen = within(RefinementSettings.from_mapping(known), budget)
+        return replace(chosen, guard_every=max(1, chosen.steps // chosen.updates // 8), log_every=1000)
 
-    def refined(self, run: Run, settings: RefinementSettings, share: float = 0.5) -> RefinementResult:
-        """The start refined; `share` of the prompts name the subject."""
-        pictures = references(self.shop.sets, run.subject)
-        looks = tuple(sample.image for sample in pictures.references)
-        clip = WEIGHTS / "clip"
-        reward = Reward((RewardTerm("CLIP-T", clip), RewardTerm("CLIP-I", clip, 0.5)), looks)
-        if settings.method == DRAFT:
-            reward = Reward(reward.terms[:1])
-        found = refine_adapter(
-            self.shop.base, self.start(run), prompts(run.noun, share), reward, replace(settings, seed=run.seed),
-            self.shop.folder / "refined", self.shop.device, name="bench", pictures=pictures,
-            validator=Validator(clip),
-        )  # fmt: skip
-        log.info("%s %s: %s", run.subject, settings.method, found.readings["best"])
+    def reward(self, run: Run, likeness: bool = True) -> Reward:
+        looks = tuple(sample.image for sample in references(self.shop.sets, run.subject).references)
+        terms = (RewardTerm("CLIP-T", CLIP), RewardTerm("CLIP-I", CLIP, 0.5))
+        return Reward(terms if likeness else terms[:1], looks)
+
+    def refined(
+        self, run: Run, settings: RefinementSettings, activities: int, mixed: bool = True, likeness: bool = True
+    ) -> RefinementResult:
+        """The start refined with prompts that name the subject, and `mixed` with others of the class alone."""
+        start, settings = self.start(run), replace(settings, seed=run.seed)
+        asked, reward = prompts(run.noun, activities, self.size.judged, mixed), self.reward(run, likeness)
+        with self.shop.alone(f"refine_{content_key(start.key, asked.key, reward.key, settings.key())[:24]}"):
+            found = refine_adapter(
+                self.shop.base, start, asked, reward, settings, self.shop.folder / "refined", self.shop.device,
+                name="bench", pictures=references(self.shop.sets, run.subject), validator=Validator(CLIP),
+            )  # fmt: skip
+        log.info("%s %s: best after step %s", run.subject, settings.method, found.readings["best"])
         return found
 
-    def fidelities(self, run: Run, adapter: Adapter) -> tuple[list[float], list[float]]:
-        return self.subjects.fidelities(run, adapter, unseen(run.noun))
+    def fidelities(self, run: Run, adapter: Adapter | None) -> tuple[list[float], list[float]]:
+        return self.subjects.fidelities(run, adapter, unseen(run.noun, self.size.judged))
 
-    def point(self, run: Run, adapter: Adapter) -> tuple[float, float]:
+    def doubt(self, run: Run, adapter: Adapter | None) -> float:
+        """The share of judged samples that the two judges see differently."""
+        asked = [ask.prompt for ask in unseen(run.noun, self.size.judged)]
+        return mean(self.shop.judged(adapter, asked, run.seed)[1])
+
+    def point(self, run: Run, adapter: Adapter | None) -> Point:
         subject, prompt = self.fidelities(run, adapter)
         return mean(subject), mean(prompt)
 
-    # ---------------------------------------------------------------------------------------------------------- rows
+    # ------------------------------------------------------------------------------------------------------ headline
 
     def headline(self) -> list[Row]:
         """Over the start, the automatic checkpoint, and the start at lowered strength."""
-        after: list[float] = []
-        before: list[float] = []
-        groups: list[Run] = []
-        shares, over_auto, over_strength = [], [], []
-        for run in self.subjects.all_runs:
-            start, found = self.start(run), self.refined(run, self.settings(BUDGET))
-            both = found.combined or found.adapter
-            subject, prompt = self.fidelities(run, both)
-            subject_before, prompt_before = self.fidelities(run, start)
-            after, before, groups = after + prompt, before + prompt_before, groups + [run] * len(prompt)
-            shares.append(mean(subject) / max(mean(subject_before), 1e-6))
-            lowered = [self.point(run, weaker(start, strength)) for strength in STRENGTHS]
-            over_strength.append(mean(prompt) - at(lowered, mean(subject)))
-            turned_up = [self.point(run, summed([(start, 1.0), (found.adapter, s)])) for s in (0.5, 1.0, 1.5)]
-            chosen = self.point(run, self.auto(run))
-            over_auto.append(at([*turned_up, (mean(subject_before), mean(prompt_before))], chosen[0]) - chosen[1])
-        return [
-            gain("refined.prompt_gain", after, before, groups, self.goal(15)),
-            row("refined.subject_share", bootstrap_interval(shares), "ratio", self.goal(0.93)),
-            row("refined.over_auto", bootstrap_interval(over_auto), "points", self.goal(0), 100),
-            row("refined.over_strength", bootstrap_interval(over_strength), "points", self.goal(0), 100),
-        ]
+        runs = self.headline_runs
+        found = each(self.against_start, runs)
+        after, before = ([value for one in found for value in one[side]] for side in ("after", "before"))
+        groups = [run for run, one in zip(runs, found, strict=True) for _ in one["after"]]
+        said = told(found, f"{len(runs)} of {len(world.SUBJECTS)} subjects, one seed each")
+        rows = [replace(gain("refined.prompt_gain", after, before, groups, self.goal(15)), note=said)]
+        for name, goal, unit, why in (
+            ("subject_share", 0.93, "ratio", "whose start never shows the subject"),
+            ("over_auto", 0, "points", "whose checkpoint has a subject fidelity that no strength reaches"),
+            ("over_strength", 0, "points", "whose subject fidelity no strength of the start reaches"),
+        ):
+            values = [one[name] for one in found if one[name] is not None]
+            left_out = len(found) - len(values)
+            note = f"{said}; {left_out} left out {why}" if left_out else said
+            scale = 100 if unit == "points" else 1
+            rows.append(measured(f"refined.{name}", values, unit, self.goal(goal), note, scale))
+        return rows
+
+    def against_start(self, run: Run) -> dict[str, Any]:
+        """What the headline says of one run; None for what cannot be compared."""
+        start, auto = self.start(run), self.auto(run)
+        result = self.refined(run, self.settings(self.size.budget), self.size.activities)
+        assert result.combined is not None
+        subject, prompt = self.fidelities(run, result.combined)
+        subject_before, prompt_before = self.fidelities(run, start)
+        base = self.point(run, None)
+        weaker = [self.point(run, mixture(start, result, strength, 0.0)) for strength in STRENGTHS]
+        at_least = envelope([base, *weaker, self.point(run, start)], mean(subject))
+        ways = [[self.point(run, mixture(start, result, *s)) for s in way] for way in (TURNED, LOWERED)]
+        ways[1].append(base)
+        aim = self.point(run, auto)
+        reached = [value for way in ways if (value := along(way, aim[0])) is not None]
+        return {
+            "after": prompt,
+            "before": prompt_before,
+            "doubt": max(self.doubt(run, one) for one in (start, auto, result.combined)),
+            "subject_share": mean(subject) / mean(subject_before) if any(subject_before) else None,
+            "over_auto": max(reached) - aim[1] if reached else None,
+            "over_strength": mean(prompt) - at_least if at_least is not None else None,
+        }
+
+    # --------------------------------------------------------------------------------------------- mix of identifiers
 
     def id_mix(self) -> list[Row]:
         """Samples that mixed prompts need to reach what prompts with the identifier alone end with."""
-        found = []
-        for run in self.subjects.table_runs:
-            settings = self.settings(BUDGET)
-            alone, mixed = (gains(self.refined(run, settings, share)) for share in (1.0, 0.5))
-            found.append(steps_to(mixed, alone[max(alone)]) / max(alone))
-        return [lower("idmix.samples_ratio", found, self.goal(0.75))]
+        runs = self.subjects.table_runs
+        each(self.trained, runs)
+        curves = each(self.mixed_curve, [(run, mixed) for run in runs for mixed in (False, True)])
+        found, notes = [], []
+        for run, alone, mixed in zip(runs, curves[::2], curves[1::2], strict=True):
+            wanted = alone[max(alone)]
+            reached = first_at(mixed, wanted)
+            if wanted <= 0:
+                notes.append(f"seed {run.seed}: the identifier alone gained nothing")
+            elif reached is None:
+                notes.append(f"seed {run.seed}: mixed prompts did not get there")
+            found.append(NEVER if reached is None else reached / max(alone))
+        return [lower(measured("idmix.samples_ratio", found, "ratio", self.goal(0.75), "; ".join(notes)))]
+
+    def mixed_curve(self, how: tuple[Run, bool]) -> dict[float, float]:
+        run, mixed = how
+        settings = self.settings(self.size.mix_budget, patience=0)
+        return gains(self.refined(run, settings, self.size.activities, mixed))
+
+    # ------------------------------------------------------------------------------------------------------- methods
 
     def methods(self) -> list[Row]:
-        """The reward's gain and the judged gain of each method, at one cost."""
-        rows = []
-        for method in METHODS:
-            earned, judged = [], []
-            for run in self.subjects.table_runs:
-                settings = self.settings(METHOD_BUDGET, method=method)
-                result = self.refined(run, settings)
-                thousands = settings.steps // settings.updates * per_round(settings) / 1000
-                earned.append(max(gains(result).values()) / thousands)
-                before, after = (self.fidelities(run, one)[1] for one in (self.start(run), result.combined))
-                judged.append(100 * (mean(after) - mean(before)) / thousands)
-            rows.append(row(f"method.{method}.reward", bootstrap_interval(earned), "deviations / 1000"))
-            rows.append(row(f"method.{method}.judge", bootstrap_interval(judged), "points / 1000 evaluations"))
-        return rows
-
-    def baseline(self) -> list[Row]:
-        """Against DDPO with its own settings, at the best of three learning rates."""
-        costs, speeds = [], []
-        for run in self.subjects.table_runs:
-            theirs = [self.baseline_run(run, rate) for rate in (BASELINE_RATES[:1] if self.quick else BASELINE_RATES)]
-            best, settings = max(theirs, key=lambda one: max(gains(one[0]).values()))
-            ours_settings = self.settings(BUDGET)
-            ours = self.refined(run, ours_settings)
-            wanted = max(gains(best).values())
-            steps = steps_to(gains(ours), wanted)
-            spent = steps / ours_settings.updates * per_round(ours_settings)
-            costs.append(spent / (settings.steps / settings.updates * per_round(settings)))
-            speeds.append(speed(ours, ours_settings) / speed(best, settings))
+        """The reward's gain and the judged gain of each method for what it spent; and the default among them."""
+        runs = self.subjects.table_runs
+        each(self.trained, runs)
+        found = each(self.method, [(run, method) for method in METHODS for run in runs])
+        rows, judged = [], {}
+        for number, method in enumerate(METHODS):
+            own = found[number * len(runs) : (number + 1) * len(runs)]
+            note = told(own)
+            rows.append(measured(f"method.{method}.reward", [one["reward"] for one in own], "deviations / 1000", None))
+            values = [one["judge"] for one in own]
+            rows.append(measured(f"method.{method}.judge", values, "points / 1000 evaluations", None, note))
+            judged[method] = mean(values)
+        best = max(judged, key=judged.__getitem__)
+        lead = judged[DEFAULT_METHOD] - max(value for method, value in judged.items() if method != DEFAULT_METHOD)
+        note = f"the default is {DEFAULT_METHOD}, the best judged is {best}"
         return [
-            lower("ddpo_baseline.evaluations_ratio", costs, self.goal(0.5)),
-            row("ddpo_baseline.speed_ratio", bootstrap_interval(speeds), "ratio", self.goal(1.5)),
+            *rows,
+            measured("method.default_lead", [lead], "points / 1000 evaluations", self.goal(0), note),
         ]
 
-    def baseline_run(self, run: Run, rate: float) -> tuple[RefinementResult, RefinementSettings]:
-        changes = dict(TINY, method=DDPO) if self.quick else DDPO_THEIRS
-        settings = self.settings(BUDGET, **(changes | {"learning_rate": rate}))
-        return self.refined(run, settings, share=1.0), settings
+    def method(self, how: tuple[Run, str]) -> dict[str, float]:
+        """Gains of one method for each 1,000 evaluations that were spent: of the reward that all methods are given."""
+        run, method = how
+        changes = COMPARED | ({"updates": 1} if method == DRAFT else {})  # whose pictures must be its own
+        settings = self.settings(self.size.method_budget, method=method, **changes)
+        result = self.refined(run, settings, self.size.few)
+        assert result.combined is not None
+        thousands = len(result.training.losses) / settings.updates * per_round(settings) / 1000
+        before, after = (self.fidelities(run, one)[1] for one in (self.start(run), result.combined))
+        return {
+            "reward": max(gains(result).values()) / thousands,
+            "judge": 100 * (mean(after) - mean(before)) / thousands,
+            "doubt": self.doubt(run, result.combined),
+        }
+
+    def rewarded(self, run: Run) -> dict[float, float]:
+        """The default method on the text reward alone, by evaluations: what the baseline is compared with."""
+        settings = self.settings(self.size.reward_budget, patience=0)
+        result = self.refined(run, settings, self.size.activities, likeness=False)
+        return times(gains(result), per_round(settings) / settings.updates)
 
 
-# ------------------------------------------------------------------------------------------------------------ parts
+# ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def read_by(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that the method reads; others keep their defaults."""
-    return {name: value for name, value in values.items() if method in ONLY.get(name, (method,))}
+def mixture(start: Adapter, result: RefinementResult, strength: float, more: float) -> Adapter:
+    """Start and refinement at their strengths, as one."""
+    if (strength, more) == (1.0, 0.0):
+        return start
+    if (strength, more) == (1.0, 1.0) and result.combined is not None:
+        return result.combined
+    return summed([(start, strength), (replace(result.adapter, trigger="refinement"), more)])
 
 
-@cache
-def unseen(noun: str) -> tuple[Ask, ...]:
-    """What is judged: the bench of subjects' own prompts."""
-    return asks(noun, f"sks {noun}")
+def parts(quick: bool) -> Parts:
+    return parts_of(Bench(Workshop(steps=0), QUICK if quick else FULL))
 
 
-def prompts(noun: str, share: float) -> PromptSet:
-    """Prompts in the world's words, none of which is judged; the guards' are others again."""
-    judged = {ask.prompt for ask in unseen(noun)}
-    others = [other for other in world.CLASSES if other != noun]
-    doing = [*world.ACCESSORIES.values()]
-    doing += [f"{side[0]} a {other}" for sides in world.LAYOUTS.values() for side in sides for other in others]
-    known = [f"a photo of a sks {noun} {what} {there}" for what in doing for there in world.PLACES.values()]
-    order = world.lots(92, world.CLASSES.index(noun)).permutation(len(known))
-    lines = [known[i] for i in order if known[i] not in judged][: KNOWN + GUARDED]
-    watched, learned = lines[:GUARDED], lines[GUARDED:]
-    named = [_prompt(line, noun, True, i) for i, line in enumerate(learned) if share == 1.0 or i % 2 == 0]
-    plain = [_prompt(line, noun, False, i) for i, line in enumerate(learned) if share < 1.0 and i % 2 == 0]
-    return PromptSet((*named, *plain, *(replace(_prompt(w, noun, True, 0), split="held-out") for w in watched)))
-
-
-def _prompt(line: str, noun: str, named: bool, number: int) -> Prompt:
-    plain = line.replace(f"sks {noun}", noun)
-    return Prompt(line if named else plain, plain, "train")
-
-
-def weaker(adapter: Adapter, strength: float) -> Adapter:
-    """The adapter at another strength."""
-    still = replace(adapter, factors={})
-    return summed([(adapter, strength), (still, 1.0)])
-
-
-def at(points: Sequence[tuple[float, float]], subject: float) -> float:
-    """Prompt fidelity of a curve of (subject, prompt) where its subject fidelity is `subject`, between its points."""
-    known = sorted(points)
-    for (x0, y0), (x1, y1) in zip(known, known[1:], strict=False):
-        if x0 <= subject <= x1:
-            return y0 if x1 == x0 else y0 + (y1 - y0) * (subject - x0) / (x1 - x0)
-    return known[0][1] if subject < known[0][0] else known[-1][1]
-
-
-def gains(result: RefinementResult) -> dict[int, float]:
-    """The held-out reward's gain by step."""
-    readings = result.readings["readings"]
-    assert isinstance(readings, list)
-    return {reading["step"]: reading["gain"] for reading in readings}
-
-
-def steps_to(curve: dict[int, float], wanted: float) -> float:
-    """The first step at which the gain is reached, between readings; `NEVER` times the last where it is not."""
-    steps = sorted(curve)
-    if curve[steps[0]] >= wanted:
-        return steps[0]
-    for before, after in zip(steps, steps[1:], strict=False):
-        if curve[after] >= wanted:
-            return before + (after - before) * (wanted - curve[before]) / (curve[after] - curve[before])
-    return NEVER * steps[-1]
-
-
-def speed(result: RefinementResult, settings: RefinementSettings) -> float:
-    """Samples a second, from the first round to the end of the last."""
-    rounds = -(-len(result.training.losses) // settings.updates)
-    return rounds * samples(settings) / result.training.seconds
-
-
-def lower(name: str, values: Sequence[float], goal: float | None) -> Row:
-    return replace(row(name, bootstrap_interval(values), "ratio", goal), better="lower")
-
-
-def rows(quick: bool) -> list[Row]:
-    bench = Bench(Workshop(steps=QUICK_STEPS if quick else STEPS), quick)
-    found: list[Row] = []
-    for part in (bench.headline, bench.id_mix, bench.methods, bench.baseline):
-        found += part()
-        log.info("%s", "; ".join(f"{one.name} {one.value:.3g}" for one in found[-4:]))
-    return found
+def parts_of(bench: Bench) -> Parts:
+    return {
+        "headline": bench.headline,
+        "idmix": bench.id_mix,
+        "methods": bench.methods,
+        "ddpo_baseline": partial(baseline, bench),
+    }

@@ -79,13 +79,7 @@ class Clip:
 
         The same as `images` of the same pictures, up to the rounding of pixels between resizing and cropping.
         """
-        height, width = pixels.shape[-2:]
-        size = self.size
-        shape = (int(size * height / width), size) if width <= height else (size, int(size * width / height))
-        resized = torch.nn.functional.interpolate(pixels, shape, mode="bicubic", antialias=True).clamp(0, 1)
-        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-        mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
-        cropped = (resized[..., top : top + size, left : left + size] - mean) / std
+        cropped = framed(pixels, self.size, self.size, self.mean, self.std)
         return torch.nn.functional.normalize(_embedding(self.model.get_image_features(pixel_values=cropped)), dim=-1)
 
     def fit(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
@@ -134,7 +128,9 @@ class ClipText:
         check_pairs(images, prompts)
         return (self.clip.images(images) * self.clip.texts([p.stripped for p in prompts])).sum(-1)
 
-    def gradient(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
         return self.clip.fit(pixels, prompts)
 
@@ -157,6 +153,12 @@ class ClipImage:
             raise FewShotError("CLIP-I compares with pictures of the subject and there are none; connect its pictures")
         return (self.clip.images(images) @ self.clip.images(references).T).mean(-1)
 
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return (self.clip.seen(pixels) @ self.clip.images(references).to(pixels.device).T).mean(-1)
+
 
 def pixels(image: Image.Image, edge: int, side: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """(3, side, side): the shorter edge resized to `edge` (bicubic), cropped in the middle, normalised."""
@@ -166,6 +168,16 @@ def pixels(image: Image.Image, edge: int, side: int, mean: torch.Tensor, std: to
     left, top = (shape[0] - side) // 2, (shape[1] - side) // 2
     values = np.asarray(resized.crop((left, top, left + side, top + side)), np.float32) / 255
     return (torch.from_numpy(values).permute(2, 0, 1) - mean) / std
+
+
+def framed(pixels: torch.Tensor, edge: int, side: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """The same of pixels (n, 3, H, W) in [0, 1], differentiable, without rounding between resizing and cropping."""
+    height, width = pixels.shape[-2:]
+    shape = (int(edge * height / width), edge) if width <= height else (edge, int(edge * width / height))
+    resized = torch.nn.functional.interpolate(pixels, shape, mode="bicubic", antialias=True).clamp(0, 1)
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    cropped = resized[..., top : top + side, left : left + side]
+    return (cropped - mean.to(pixels.device)) / std.to(pixels.device)
 
 
 def _settings(folder: Path, name: str, needed: bool = False) -> dict:

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoModel
 
 from ..models.errors import FewShotError
-from .clip import BATCH, pixels
+from .clip import BATCH, framed, pixels
 
 log = logging.getLogger(__name__)
 KINDS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
@@ -72,6 +72,11 @@ class Dino:
         """Compute on another device from now on."""
         self.device = torch.device(device)
         self.model.to(self.device)
+
+    def seen(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Unit embeddings (n, D) of pixels (n, 3, H, W) in [0, 1] on the DINO's device, differentiable."""
+        found = self.model(pixel_values=framed(pixels, self.edge, self.side, self.mean, self.std))
+        return torch.nn.functional.normalize(found.last_hidden_state[:, 0], dim=-1)
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> torch.Tensor:

@@ -20,11 +20,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
+from transformers import AutoTokenizer, BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from ..models.checkpoint_files import UnpicklingError
 from ..models.errors import FewShotError
-from .clip import MEAN, STD, pixels
+from .clip import MEAN, STD, framed, pixels
 
 log = logging.getLogger(__name__)
 PUBLISHED, KEPT = "ImageReward.pt", "ImageReward.safetensors"
@@ -169,11 +169,12 @@ class Opened:
 
     @cached_property
     def tokenizer(self) -> Any:
-        if not any((self.folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
-            raise FewShotError(
-                f"{self.folder} holds no tokenizer; put tokenizer_config.json and vocab.txt of bert-base-uncased there"
-            )
+        words = self.folder / "vocab.txt"
+        if not words.is_file() and not (self.folder / "tokenizer.json").is_file():
+            raise FewShotError(f"{self.folder} holds no tokenizer; put vocab.txt of bert-base-uncased there")
         try:
+            if not any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+                return BertTokenizer(str(words), do_lower_case=True)  # of words alone, as the model was trained
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise FewShotError(f"the tokenizer in {self.folder} cannot be read ({error}); fetch it again") from error
@@ -192,10 +193,19 @@ class Opened:
         for start in range(0, len(images), BATCH):
             some = slice(start, start + BATCH)
             seen = torch.stack([pixels(image, side, side, mean, std) for image in images[some]]).to(self.device)
-            told = dict(padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
-            read = self.tokenizer(list(texts[some]), **told).to(self.device)
-            parts.append(self.network(seen, read.input_ids, read.attention_mask).cpu())
+            parts.append(self.network(seen, *self._read(texts[some])).cpu())
         return torch.cat(parts)
+
+    def seen(self, pixels: Tensor, texts: Sequence[str]) -> Tensor:
+        """Rewards (n,) of pixels (n, 3, H, W) in [0, 1] on the model's device, differentiable."""
+        side = self.network.side
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        return self.network(framed(pixels, side, side, mean, std), *self._read(texts))
+
+    def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        told = dict(padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
+        read = self.tokenizer(list(texts), **told).to(self.device)
+        return read.input_ids, read.attention_mask
 
 
 def _layers(weights: Mapping[str, Tensor], prefix: str) -> int:

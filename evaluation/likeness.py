@@ -53,6 +53,12 @@ class DinoImage:
         check_references(self.name, references)
         return (self.dino.images(images) @ self.dino.images(references).T).mean(-1)
 
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return (self.dino.seen(pixels) @ self.dino.images(references).to(pixels.device).T).mean(-1)
+
 
 def name_of(kind: str) -> str:
     """The metric's name for a model_type of transformers."""

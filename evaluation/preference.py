@@ -31,7 +31,9 @@ class PickScore:
         check_pairs(images, prompts)
         return cosines(self.clip, images, prompts) * self.clip.model.logit_scale.exp().float().cpu()
 
-    def gradient(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
         return self.clip.fit(pixels, prompts) * self.clip.model.logit_scale.exp().float()
 
@@ -52,7 +54,9 @@ class HumanPreference:
         check_pairs(images, prompts)
         return cosines(self.clip, images, prompts)
 
-    def gradient(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
         return self.clip.fit(pixels, prompts)
 
@@ -72,6 +76,12 @@ class ImageReward:
         """Rewards (n,); see `Metric`. Prompts are cut after 35 tokens, as the model was trained."""
         check_pairs(images, prompts)
         return self.opened.rewards(images, [prompt.stripped for prompt in prompts])
+
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return self.opened.seen(pixels, [prompt.stripped for prompt in prompts])
 
 
 def cosines(clip: Clip, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -154,16 +155,33 @@ class Judge:
         Raises:
             FewShotError: a reward gave something that is no number.
         """
+        with self.awake():
+            return torch.stack([self._scored(term, images, prompts) for term in self.terms])
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """The models on the device that computes; they wait on the host afterwards."""
         self._move(self.device)
         try:
-            return torch.stack([self._scored(term, images, prompts) for term in self.terms])
+            yield
         finally:
             self._move(torch.device("cpu"))
 
     def gradients(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """(terms, n) of pixels (n, 3, H, W) in [0, 1], differentiable; of metrics that have `gradient`."""
-        self._move(self.device)
-        return torch.stack([term.metric.gradient(pixels, prompts) for term in self.terms])  # type: ignore[attr-defined]
+        """(terms, n) of pixels (n, 3, H, W) in [0, 1], differentiable; of metrics that have `gradient`.
+
+        A likeness of a prompt that does not name the subject is NaN, and has no gradient. Called within `awake`, where
+        what follows has to be differentiated too.
+        """
+        return torch.stack([self._gradient(term, pixels, prompts) for term in self.terms])
+
+    def _gradient(self, term: Weighted, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        own = [i for i, prompt in enumerate(prompts) if term.axis != "subject" or names_subject(prompt)]
+        found = torch.full((len(prompts),), torch.nan, device=pixels.device)
+        if own:
+            value = term.metric.gradient(pixels[own], [prompts[i] for i in own], self.references)  # type: ignore[attr-defined]
+            found = found.index_put((torch.tensor(own, device=pixels.device),), value)
+        return found
 
     def _scored(self, term: Weighted, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> torch.Tensor:
         found = term.metric.scores(images, prompts, self.references).double().cpu()

@@ -18,6 +18,7 @@ from .errors import FewShotError
 from .families import FAMILIES, Family, family_named
 from .lora_metadata import lora_metadata
 from .lora_names import flat_name, known_name, path_of
+from .products import is_known, width
 from .values import Adapter, Dense, Factor, Kept, LowRank
 from .whole_files import check_finite, same, write_checked
 
@@ -58,6 +59,7 @@ _ENDINGS: tuple[tuple[str, str], ...] = (
     (r"\.alpha", "alpha"),
     (r"\.diff", "diff"),
     (r"\.diff_b", "diff_b"),
+    (r"\.lora_magnitude_vector(\.\w+)*", "dora_scale"),  # PEFT's name of it
 )
 _ENDING = re.compile("|".join(f"(?P<e{i}>{pattern})$" for i, (pattern, _) in enumerate(_ENDINGS)))
 _KEPT = re.compile(r"\.(hada_\w+|lokr_\w+|oft_\w+|dora_scale|w_norm|b_norm|on_input|glora_\w+|[ab][12]\.weight)$")
@@ -139,7 +141,14 @@ def _factor(path: str, parts: dict[str, Tensor]) -> Factor:
     if names & _PAIR and not _PAIR <= names:
         seen = ", ".join(sorted(names))
         raise FewShotError(f"{path} has only half of its low-rank pair ({seen}): the file is damaged")
+    if "dora_scale" in names:
+        parts["dora_scale"] = _upright(parts["dora_scale"])
     return Kept(parts)
+
+
+def _upright(lengths: Tensor) -> Tensor:
+    """DoRA's lengths (out, 1), as kohya has them; PEFT writes (out,)."""
+    return lengths.view(-1, 1) if lengths.dim() == 1 else lengths
 
 
 def _family_of(factors: Mapping[str, Factor], metadata: Mapping[str, str]) -> str:
@@ -149,15 +158,23 @@ def _family_of(factors: Mapping[str, Factor], metadata: Mapping[str, str]) -> st
             return family.name
     if stated[0].startswith("sdxl") or any(path.startswith("text_encoder_2.") for path in factors):
         return "sdxl"
-    widths = {
-        factor.down.flatten(1).shape[1]
-        for path, factor in factors.items()
-        if isinstance(factor, LowRank) and path.endswith(("attn2.to_k", "attn2.to_v"))
-    }
+    widths = {_width(factor) for path, factor in factors.items() if path.endswith(("attn2.to_k", "attn2.to_v"))}
+    widths.discard(None)
     by_width = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-    if len(widths) == 1 and (width := widths.pop()) in by_width:
-        return by_width[width]
+    if len(widths) == 1 and (only := widths.pop()) in by_width:
+        return by_width[only]
     raise FewShotError("the LoRA does not say which family of models it is for, nor do its shapes: name the family")
+
+
+def _width(factor: Factor) -> int | None:
+    """How many numbers the factor's linear layer reads; None where its form does not say."""
+    if isinstance(factor, Dense):
+        return factor.weight.flatten(1).shape[1]
+    if isinstance(factor, LowRank):
+        return factor.down.flatten(1).shape[1]
+    if "lora_down.weight" in factor.tensors:  # a DoRA
+        return factor.tensors["lora_down.weight"].flatten(1).shape[1]
+    return width(factor.tensors) if is_known(factor.tensors) else None
 
 
 # ----------------------------------------------------------------------------------------------------------- files

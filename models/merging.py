@@ -12,10 +12,13 @@ from torch.utils.hooks import RemovableHandle
 
 from .errors import FewShotError
 from .float8 import pairs_beside
-from .values import Adapter, Dense, Factor, LowRank
+from .products import is_known, product
+from .values import Adapter, Dense, Factor, Kept, LowRank
 
 if TYPE_CHECKING:
     from .loading import Networks
+
+DORA = "dora_scale"
 
 
 @contextmanager
@@ -118,14 +121,33 @@ def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:
     elif isinstance(factor, Dense):
         fits = factor.weight.numel() == shape.numel()
     else:
-        kinds = ", ".join(sorted(factor.tensors))
-        raise FewShotError(
-            f"{path} is stored as {kinds} (LoHa, LoKr, DoRA, ...), which cannot be applied here: use a LoRA"
-        )
+        check_form(path, factor)
+        fits = _product_fits(factor, shape)
     if not fits:
         raise FewShotError(
             f"the LoRA does not fit {path}, whose weight is {tuple(shape)}: it is for another base model"
         )
+
+
+def check_form(path: str, factor: Factor) -> None:
+    """Raise FewShotError where a factor is no difference that can be added to a weight, saying why."""
+    if not isinstance(factor, Kept) or is_known(factor.tensors):
+        return
+    if DORA in factor.tensors:
+        raise FewShotError(
+            f"{path} is a DoRA, which sets the length of the base's own weights after its difference is added: what it "
+            "changes depends on the base and cannot be put beside another LoRA. Use a LoRA without DoRA"
+        )
+    kinds = ", ".join(sorted(factor.tensors))
+    raise FewShotError(f"{path} is stored as {kinds}, which cannot be applied here: use a LoRA, a LoHa or a LoKr")
+
+
+def _product_fits(factor: Kept, shape: torch.Size) -> bool:
+    try:
+        found = product(factor.tensors, "meta").shape
+    except RuntimeError:  # its parts do not fit each other
+        return False
+    return found[0] == shape[0] and found.numel() == shape.numel()
 
 
 def _kernel(factor: LowRank) -> int:
@@ -133,17 +155,37 @@ def _kernel(factor: LowRank) -> int:
 
 
 def delta(factor: Factor, device: torch.device, shape: torch.Size) -> Tensor:
-    """The full difference (of `shape`, float32) that a factor stands for: (alpha / rank) * up @ down."""
+    """The full difference (of `shape`, float32) that a factor stands for: (alpha / rank) * up @ down.
+
+    Raises FewShotError for a form that is no difference.
+    """
     if isinstance(factor, Dense):
         return factor.weight.to(device, torch.float32).reshape(shape)
-    if not isinstance(factor, LowRank):
-        raise FewShotError(f"a factor stored as {', '.join(sorted(factor.tensors))} cannot be applied here: use a LoRA")
+    if isinstance(factor, Kept):
+        check_form("a factor", factor)
+        return product(factor.tensors, device).reshape(shape)
     up, down = factor.up.to(device, torch.float32).flatten(1), factor.down.to(device, torch.float32).flatten(1)
     if factor.mid is None:
-        product = up @ down
+        change = up @ down
     else:  # LoCon's CP form: 1x1 down, a small kernel, 1x1 up (Yeh et al. 2023, LyCORIS)
-        product = torch.einsum("or,rskl,si->oikl", up, factor.mid.to(device, torch.float32), down)
-    return product.reshape(shape) * (factor.alpha / factor.rank)
+        change = torch.einsum("or,rskl,si->oikl", up, factor.mid.to(device, torch.float32), down)
+    return change.reshape(shape) * (factor.alpha / factor.rank)
+
+
+def has_effect(factor: Factor) -> bool:
+    """Whether a factor changes anything: its difference is not all zeros."""
+    if isinstance(factor, Dense):
+        return bool(factor.weight.any()) or (factor.bias is not None and bool(factor.bias.any()))
+    if isinstance(factor, Kept):
+        return not is_known(factor.tensors) or bool(product(factor.tensors).any())
+    if not factor.alpha:
+        return False
+    middle = factor.mid is None or bool(factor.mid.any())
+    if not (middle and factor.up.any() and factor.down.any()):
+        return False
+    if factor.mid is not None:
+        return True
+    return bool((factor.up.flatten(1).float() @ factor.down.flatten(1).float()).any())
 
 
 # ------------------------------------------------------------------------------------------------- finding modules

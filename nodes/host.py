@@ -48,6 +48,8 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{device}{n}" for device in ("com", "
 PREVIEW = 512  # pixels of the longer side
 TEXT_INTERVAL = 0.2  # seconds between two lines of text on a node
 LOSS = re.compile(r"\bloss\s*[=:]?\s*([0-9.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
+READING = re.compile(r"\b(reward|subject|diversity|held-out) ([-+]?[0-9.]+)")
+"""of a refinement; see `refinement_guards.line`"""
 
 
 # ---------------------------------------------------------------------------------------- progress, cancel, memory
@@ -81,6 +83,8 @@ class NodeWatcher:
         if self.node_id is not None:
             found = LOSS.search(text)
             event = {"node": self.node_id, "step": done, "total": total, "loss": float(found[1]) if found else None}
+            if text.startswith("reading after"):
+                event["reading"] = {name.replace("-", "_"): float(value) for name, value in READING.findall(text)}
             PromptServer.instance.send_sync("fewshot.progress", event)
 
 

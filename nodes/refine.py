@@ -18,6 +18,10 @@ from .widgets import widgets_of
 CATEGORY = "few-shot/refine"
 LEARNED = {"image_reward": ("ImageReward", REWARD), "pickscore": ("PickScore", PICK), "hpsv2": ("HPSv2", HPS)}
 """widget: the reward's name, and its model's in `preference_folders`"""
+UNWATCHED = (
+    "likeness and variety were not watched, as no CLIP validates: the best reading by the held-out reward alone is "
+    "returned"
+)
 WHERE = {
     REWARD: "put the folder with ImageReward.pt of zai-org/ImageReward and vocab.txt of bert-base-uncased into "
     "models/rewards/ImageReward",
@@ -181,7 +185,8 @@ class RefineLora(io.ComfyNode):
                 ),
                 io.LoraModel.Output(display_name="LORA_MODEL", tooltip="ADAPTER for ComfyUI's own nodes."),
                 io.LossMap.Output(
-                    display_name="LOSS_MAP", tooltip="The reward of each step, the loss, the distance to the subject."
+                    display_name="LOSS_MAP", tooltip="The reward of each step, the loss, the distance to the "
+                    "subject, and what the readings of held-out prompts saw."
                 ),
                 io.String.Output(display_name="trigger", tooltip="The words that call the subject in a prompt."),
             ],
@@ -194,13 +199,13 @@ class RefineLora(io.ComfyNode):
         validation: str = AUTO, validation_dino: str = NONE,
     ) -> io.NodeOutput:  # fmt: skip
         from ..models.formats import to_kohya
-        from ..trainers.refinement import refine_adapter
+        from ..trainers.refinement import refine_adapter, trigger_of
 
         settings = settings or RefinementSettings()
         if not isinstance(settings, RefinementSettings):
             raise FewShotError("these are settings of another training: connect Refinement Settings")
         validator, watched = validator_for(base, settings, validation, validation_dino)
-        subject = adapter.trigger if adapter is not None else set.trigger if set is not None else base.name
+        subject = trigger_of(adapter, set) or base.name
         with host.engine(cls.hidden.unique_id) as watcher:
             result = refine_adapter(
                 base,
@@ -220,22 +225,34 @@ class RefineLora(io.ComfyNode):
         lines = [
             *told(result.readings),
             *([result.apart] if result.apart else []),
-            watched,
+            f"watched over by {watched.removeprefix('validated by ')}" if validator is not None else UNWATCHED,
             str(result.training.folder),
         ]
         ui = host.say(cls.hidden.unique_id, "\n".join(lines))
-        trigger = result.adapter.trigger
-        return io.NodeOutput(given, result.adapter, to_kohya(given), loss_map(result.training), trigger, ui=ui)
+        trigger, training = result.adapter.trigger, result.training
+        losses = loss_map(training) | reading_curves(result.readings, len(training.losses))
+        return io.NodeOutput(given, result.adapter, to_kohya(given), losses, trigger, ui=ui)
 
 
 def told(readings: Any) -> list[str]:
     """A line for each reading: the held-out reward's gain, the guards, and which one was returned."""
+    from ..trainers.refinement_guards import line
+
     lines = []
     for row in readings.get("readings", ()):
-        seen = [
-            f"{axis.replace('_', '-')} {row[axis]:.3f}" for axis in ("subject", "diversity", "held_out") if axis in row
-        ]
-        failed = [f"failed: {', '.join(row['failed'])}"] if row["failed"] else []
         mark = " (returned)" if row["step"] == readings["best"] else ""
-        lines.append(", ".join([f"step {row['step']}: reward {row['gain']:+.2f} deviations", *seen, *failed]) + mark)
+        lines.append(line(row["step"], row["gain"], row, row["failed"]) + mark)
     return lines
+
+
+def reading_curves(readings: Any, steps: int) -> dict[str, list[float]]:
+    """What the readings saw, for LOSS_MAP: at each step the last one that was taken by then."""
+    from ..trainers.refinement_guards import AXES
+
+    rows = readings.get("readings", ())
+    curves = {}
+    for name, title in (("gain", "held-out reward"), *((axis, f"reading {axis.replace('_', '-')}") for axis in AXES)):
+        known = [(row["step"], row[name]) for row in rows if name in row]
+        if known and known[0][0] == 0:
+            curves[title] = [next(value for at, value in reversed(known) if at <= step) for step in range(1, steps + 1)]
+    return curves

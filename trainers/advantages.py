@@ -33,6 +33,13 @@ def _standard(rewards: Tensor, known: Tensor | None = None) -> Tensor:
     return (rewards - mean) / std
 
 
+def spread(rewards: Tensor) -> float:
+    """The standard deviation of the rewards that are no NaN; exactly 0 where all are the same, or there are none."""
+    known = rewards[~rewards.isnan()].double()
+    std = float(known.std(correction=0)) if len(known) else 0.0
+    return 0.0 if not len(known) or std <= EPSILON * max(float(known.abs().max()), EPSILON) else std
+
+
 class PromptStatistics:
     """DDPO's per-prompt statistics (Black et al. 2023, section 5.1 and appendix D): the latest rewards of each prompt.
 

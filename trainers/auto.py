@@ -102,6 +102,8 @@ def _denoiser_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
     if chosen.optimizer == "prodigy":
         return 1.0, "a factor: Prodigy finds the step size"
     rate, why = learning_rate(facts.parameters), f"{facts.parameters / 1e6:.0f} M parameters; {RATE_RULE}"
+    if chosen.rate_share != 1:
+        rate, why = _rounded(rate * chosen.rate_share), f"{why}; {chosen.rate_share:g} of that with this method"
     if chosen.tuning != "full":
         return rate, why
     share = EVERYTHING_SHARE if chosen.parameter_set == "all" else FULL_SHARE

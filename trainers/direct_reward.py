@@ -3,8 +3,8 @@
     L = -E sum_k w_k R_k(decode(x0)) / s_k
 
 The last sampling step, the decoder and the reward are differentiated; all earlier steps are taken as they were drawn.
-s_k is the reward's standard deviation in the round. Nothing is more direct and nothing deceives a reward sooner: keep
-the number of steps low and the guards on.
+s_k is the reward's standard deviation in the round; a reward that is the same for all its pictures is left out. Nothing
+is more direct and nothing deceives a reward sooner: keep the number of steps low and the guards on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..models.errors import FewShotError
 from ..models.latents import decode_latents
+from ..models.values import Prompt
 from .refining_step import RefiningStep
 
 DIRECT = "policy"
@@ -29,8 +30,8 @@ class DirectRewardStep(RefiningStep):
         stiff = [term.name for term in self.judge.terms if not hasattr(term.metric, "gradient")]
         if stiff:
             raise FewShotError(
-                f"draft needs rewards that have a gradient, and {', '.join(stiff)} has none here: reward CLIP-T, "
-                "PickScore or HPSv2, or choose another method"
+                f"draft needs rewards that have a gradient, and {', '.join(stiff)} has none here: leave it out, or "
+                "choose another method"
             )
         self.weights |= {DIRECT: 1.0}
 
@@ -47,9 +48,23 @@ class DirectRewardStep(RefiningStep):
         places = torch.full((len(rows),), last, device=self.device)
         prediction = self.painter.predict(before, places, prompts)
         clean = self.painter.policy.step(prediction, before, places).mean
-        with self.painter.awake():
-            pixels = decode_latents(self.painter.networks, clean)
-            rewards = self.judge.gradients(pixels, [self.prompts[i] for i in prompts])
-        weights = torch.tensor(self.judge.weights, device=self.device)
-        spread = torch.tensor(round.spreads, device=self.device)
-        return self.mean({DIRECT: -(rewards * (weights / weights.sum() / spread).view(-1, 1)).sum(0)})
+        loss, slope = self._rewarded(clean.detach(), prompts)
+        return self.mean({DIRECT: loss + ((clean - clean.detach()) * slope).flatten(1).sum(1)})
+
+    def _rewarded(self, clean: Tensor, prompts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The loss (n,) of clean latents and its gradient in them, so that nothing of decoder and rewards is needed
+        when the denoiser is differentiated: they may wait on the host by then."""
+        assert self.round is not None
+        spread = torch.tensor(self.round.spreads, device=self.device).view(-1, 1)
+        weights = torch.tensor(self.judge.weights, device=self.device).view(-1, 1)
+        shares = torch.where(spread > 0, weights / weights.sum() / spread.clamp(min=1e-12), 0.0)
+        with self.painter.awake(), self.judge.awake(), torch.enable_grad():
+            latents = clean.requires_grad_(True)
+            rewards = self.judge.gradients(decode_latents(self.painter.networks, latents), self._asked(prompts))
+            counted = torch.where(rewards.isnan(), 0.0, rewards) * shares
+            loss = 0.0 * latents.flatten(1).sum(1) - counted.sum(0)  # of the latents, whichever rewards apply
+            (slope,) = torch.autograd.grad(loss.sum(), latents)
+        return loss.detach(), slope
+
+    def _asked(self, prompts: Sequence[int]) -> list[Prompt]:
+        return [self.prompts[i] for i in prompts]

@@ -1,5 +1,5 @@
 """DiffusionNFT (Zheng et al. 2025, arXiv:2509.16117): good pictures are learned and bad ones unlearned, without any
-probability of a sampling step, so that any sampler may draw them.
+probability of a sampling step. So they may be drawn with any noise of the sampler's steps, also with none (eta 0).
 
     L = E 1 / beta (r |x+ - z0|^2 / w+ + (1 - r) |x- - z0|^2 / w-) + kl_weight * E |e_theta - e_subject|^2
 

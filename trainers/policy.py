@@ -53,13 +53,15 @@ class DdimPolicy:
 
     Args:
         eta: how much of the ancestral sampler's noise each step has; 1 is DDPM's.
+            With 0 it is deterministic, and has no probabilities.
         skip_last: steps at the end that are drawn and not trained; there little noise makes ratios large.
+        trained: whether steps have to be left whose probability can be trained.
 
     Raises:
         FewShotError: no step is left to train.
     """
 
-    def __init__(self, schedule: NoiseSchedule, steps: int, eta: float = 1.0, skip_last: int = 2):
+    def __init__(self, schedule: NoiseSchedule, steps: int, eta: float = 1.0, skip_last: int = 2, trained: bool = True):
         self.schedule, self.eta = schedule, eta
         self.timesteps = simple_timesteps(steps, len(schedule))
         alphas = schedule.alphas_cumprod.cpu().double()
@@ -72,7 +74,7 @@ class DdimPolicy:
         self._direction = (1 - after - variance).clamp(min=0).sqrt().float()
         last = steps - skip_last
         self.trainable = tuple(i for i, std in enumerate(self.std.tolist()) if std >= LEAST_STD and i < last)
-        if not self.trainable:
+        if trained and not self.trainable:
             raise FewShotError(
                 f"none of {steps} sampling steps with eta {eta:g} can be trained, {skip_last} of which are left out at "
                 "the end: choose more steps, or an eta near 1"

@@ -4,7 +4,8 @@
     L = E max(-A rho, -A clip(rho, 1 - c, 1 + c)) + kl_weight * E KL(p_theta(z_p | z_t) || p_subject(z_p | z_t))
 
 over random sampling steps of the pictures of a round. The methods differ in A: DDPO's compares with what the prompt has
-earned in earlier rounds too, GRPO's and DPOK's with the other pictures of its group; DPOK's ratio is clamped alone.
+earned in earlier rounds too, GRPO's and DPOK's with the other pictures of its group, each in standard deviations;
+DPOK's ratio is clamped alone, without the maximum.
 p_subject is the sampler with the subject's adapter on and only the refining one off, so that the KL is 0 at the start.
 Memory is that of one step: each pass is differentiated by itself, and the way through the sampler is never kept as a
 graph.

@@ -8,6 +8,7 @@ The subject is the run's adapter, or with none its base; settings are those of r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +18,18 @@ from ..evaluation.prompt_lists import REFINING
 from ..evaluation.refinement_prompts import refinement_prompts
 from ..evaluation.rewards import Reward, RewardTerm
 from ..models.errors import FewShotError
-from ..models.formats import read_lora
+from ..models.formats import read_lora, write_lora
 from ..models.values import BaseModelRef, TrainingSet
 from ..models.watching import Watcher
 from .processes import Several
-from .refinement import refine_adapter
+from .refinement import RefinementResult, refine_adapter
 from .refinement_settings import RefinementSettings
 from .settings import refuse_unknown
 from .training import TrainingResult
 from .validation import Validator
 
+log = logging.getLogger(__name__)
+COMBINED = "combined.safetensors"
 OTHERS: Mapping[str, Any] = {"activities": None, "kind": None, "share": 0.5, "held_out": 0.25}
 
 
@@ -66,7 +69,7 @@ def refine_run(
     terms = tuple(RewardTerm(kind, **values) for kind, values in about["rewards"].items())
     looks = tuple(s.image for s in pictures.references) if any(term.axis == "subject" for term in terms) else ()
     validator = Validator(run["validation_clip"], run["validation_dino"]) if run["validation_clip"] else None
-    return refine_adapter(
+    result = refine_adapter(
         base,
         adapter,
         refinement_prompts(about["activities"], concept, about["share"], about["held_out"]),
@@ -80,4 +83,18 @@ def refine_run(
         run["tokenizer_folder"],
         processes,
         validator,
-    ).training
+    )
+    if processes.main:
+        keep_combined(result)
+    return result.training
+
+
+def keep_combined(result: RefinementResult) -> None:
+    """Write subject and refinement as one LoRA beside the refining one, or tell why they stay apart."""
+    if result.combined is None:
+        log.info("%s", result.apart)
+        return
+    path = result.training.folder / COMBINED
+    if not path.exists():
+        write_lora(result.combined, path)
+    log.info("subject and refinement in one LoRA: %s", path)

@@ -7,6 +7,7 @@ identifier earn more. The subject stays on throughout; only the refining adapter
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +17,17 @@ import torch
 from PIL import Image
 
 from ..augmentation.pictures import load_picture
+from ..evaluation.metrics import prompt_of
 from ..evaluation.prompt_sets import for_trigger
-from ..evaluation.rewards import Judge, Rewards
+from ..evaluation.rewards import Judge, Rewards, names_subject
 from ..models.adapters import Injected, inject
 from ..models.errors import FewShotError
 from ..models.fusion import summed
 from ..models.loading import Networks
-from ..models.values import Adapter, BaseModelRef, Concept, LowRank, Prompt, PromptSet, TrainingSet
+from ..models.merging import check_form, has_effect
+from ..models.values import Adapter, BaseModelRef, Concept, Prompt, PromptSet, TrainingSet
 from ..models.watching import Watcher
+from .cache import build_pool
 from .direct_reward import DirectRewardStep
 from .negative_aware import NegativeAwareStep
 from .policy import DdimPolicy
@@ -33,7 +37,7 @@ from .processes import Alone, Processes
 from .randomness import Randomness
 from .refinement_guards import FILE, Floors, GuardedCourse, kept_readings
 from .refinement_readings import Reader
-from .refinement_settings import DRAFT, GRADIENTS, NFT, PAIRS, RefinementSettings
+from .refinement_settings import DRAFT, GRADIENTS, NFT, PAIRS, REFERENCES, RefinementSettings
 from .refining_step import RefiningStep
 from .rounds import Painter
 from .runs import Run
@@ -82,7 +86,7 @@ class Refinement:
     validator: Validator | None = None
     processes: Processes = field(default_factory=Alone)
     name: str = "refinement"
-    revision: int = 1
+    revision: int = 2
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -103,9 +107,11 @@ class Refinement:
         injected = inject(networks, sets_of(settings), settings.seed, start_from, beneath=self.subject)
         try:
             random = Randomness(settings.seed, networks.device)
-            policy = DdimPolicy(networks.schedule, settings.sampling_steps, settings.eta, settings.skip_last)
+            known = settings.method in GRADIENTS
+            policy = DdimPolicy(networks.schedule, settings.sampling_steps, settings.eta, settings.skip_last, known)
             how = (policy, settings.guidance, settings.resolution, settings.micro_batch, random, watcher)
-            painter = Painter(networks, self.train, *how)
+            own = self._captions(pictures, settings)
+            painter = Painter(networks, (*self.train, *own), *how)
             references = [load_picture(picture) for picture in self.rewards.references]
             judge = self.rewards.open(networks.device, references)
 
@@ -113,10 +119,22 @@ class Refinement:
                 return self._guard(painter, judge, pictures, references, settings, watcher, run)
 
             kind = STEPS[settings.method]
-            return kind(painter, self.train, judge, injected, settings, self.processes, watcher, guard), injected
+            step = kind(painter, self.train, judge, injected, settings, self.processes, watcher, guard)
+            if isinstance(step, PairsStep) and own:
+                pool = build_pool(networks, pictures.references, settings.resolution, watcher)
+                step.take_references(pool.mean, own)
+            return step, injected
         except BaseException:
             injected.remove()
             raise
+
+    def _captions(self, pictures: TrainingSet, settings: RefinementSettings) -> list[Prompt]:
+        """The captions of the pictures that drawn ones are paired with, where they are."""
+        if settings.method != PAIRS or settings.pair_with != REFERENCES:
+            return []
+        if not pictures.references:
+            raise FewShotError("pair_with is references and there are none: connect the subject's pictures as set")
+        return [prompt_of(sample.caption, pictures.concepts) for sample in pictures.references]
 
     def _guard(
         self,
@@ -131,15 +149,12 @@ class Refinement:
         looks = [load_picture(s.image) for s in pictures.references] or list(references)
         rewarded = [path.resolve() for path in self.rewards.folders]
         held_out = self.held_out[: settings.guard_prompts]
-        reader = Reader(
-            painter, judge, held_out, settings, watcher, self.validator, rewarded, looks, pictures.trigger, run.samples
-        )
+        reader = Reader(painter, judge, held_out, settings, watcher, self.validator, rewarded, looks, run.samples)
         floors = Floors(settings.subject_floor, settings.diversity_floor, settings.held_out_floor)
         names = [term.name for term in judge.terms]
         every = settings.guard_every * settings.updates
-        return GuardedCourse(
-            reader, every, settings.steps, settings.patience, names, judge.weights, floors, run.folder / FILE
-        )
+        ways = (names, judge.weights, floors, run.folder / FILE, reader.tell)
+        return GuardedCourse(reader, every, settings.steps, settings.patience, *ways)
 
 
 def refine_adapter(
@@ -167,14 +182,15 @@ def refine_adapter(
         validator: the models that watch over likeness and variety.
 
     Raises:
-        FewShotError: something a person can mend: an adapter without effect or of another family, too few prompts, a
-            reward that gives no numbers, disk, divergence.
+        FewShotError: something a person can mend: an adapter without effect, of another family or a DoRA, too few
+            prompts or none that names subject or class, a reward that gives no numbers or always the same, disk,
+            divergence.
         BaseException: whatever `watcher.check` raises.
     """
     if adapter is not None:
         _check_effect(adapter)
-    trigger = adapter.trigger if adapter is not None else pictures.trigger if pictures is not None else ""
-    learned, held_out = split(for_trigger(prompts, trigger))
+    trigger = trigger_of(adapter, pictures)
+    learned, held_out = split(naming(for_trigger(prompts, trigger), trigger, pictures))
     watched = pictures or TrainingSet((), (Concept("", trigger or "subject"),))
     method = Refinement(adapter, learned, held_out, rewards, validator, processes or Alone())
     trained = train_with(
@@ -191,7 +207,7 @@ def refine_adapter(
         processes,
     )
     trained = replace(trained, adapter=replace(trained.adapter, trigger=trigger))
-    combined, apart = together(adapter, trained.adapter)
+    combined, apart = together(replace(adapter, trigger=trigger) if adapter else None, trained.adapter)
     return RefinementResult(trained, combined, apart, kept_readings(trained.folder / FILE))
 
 
@@ -230,9 +246,41 @@ def split(prompts: PromptSet) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     return learned, held_out
 
 
-def _check_effect(adapter: Adapter) -> None:
-    silent = all(isinstance(f, LowRank) and not (f.up.any() and f.down.any()) for f in adapter.factors.values())
-    if silent and not adapter.embeddings:
+def trigger_of(adapter: Adapter | None, pictures: TrainingSet | None) -> str:
+    """The words that call the subject: the adapter's own, else those of its pictures, as of files that tell none."""
+    own = adapter.trigger if adapter is not None else ""
+    return own or (pictures.trigger if pictures is not None else "")
+
+
+def naming(prompts: PromptSet, trigger: str, pictures: TrainingSet | None) -> PromptSet:
+    """The prompts that name the subject or its class; others are left out by name. All, where no words are known.
+
+    Raises:
+        FewShotError: none is left.
+    """
+    nouns = [concept.noun for concept in pictures.concepts] if pictures is not None else []
+    words = [word for word in (trigger, *(nouns or trigger.split()[-1:])) if word]
+    if not words:
+        return prompts
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words), re.IGNORECASE)
+    kept = tuple(prompt for prompt in prompts.prompts if pattern.search(prompt.text) or names_subject(prompt))
+    for prompt in prompts.prompts:
+        if prompt not in kept:
+            log.warning("this prompt names neither the subject nor its class and is left out: %s", prompt.text)
+    if not kept:
         raise FewShotError(
-            "the adapter changes nothing: its low-rank pairs are all zero. Train it first, or give the base alone"
+            f"none of {len(prompts.prompts)} prompts names the subject ({' or '.join(words)}), so nothing would be "
+            "learned of it: write prompts such as "
+            f'"a {trigger or words[0]} in the snow"'
+        )
+    return PromptSet(kept)
+
+
+def _check_effect(adapter: Adapter) -> None:
+    for path, factor in adapter.factors.items():
+        check_form(path, factor)
+    if not adapter.embeddings and not any(map(has_effect, adapter.factors.values())):
+        raise FewShotError(
+            "the adapter changes nothing: the differences that it adds are all zero. Train it first, or give the base "
+            "alone"
         )

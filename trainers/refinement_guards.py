@@ -71,7 +71,7 @@ class Readings:
             return ("it could not be taken",)
         for axis in AXES:
             now, then = getattr(reading, axis), getattr(start, axis)
-            if now < getattr(self.floors, axis) * then:
+            if then - now > (1 - getattr(self.floors, axis)) * abs(then):
                 found.append(f"{axis.replace('_', '-')} {now:.4f} of {then:.4f} at the start")
         return tuple(found)
 
@@ -96,6 +96,13 @@ class Readings:
         return {"readings": rows, "best": self.best.step}
 
 
+def line(step: int, gain: float, seen: Mapping[str, float], failed: Sequence[str] = ()) -> str:
+    """A reading in words: the held-out reward's gain and what the guards see."""
+    axes = [f"{axis.replace('_', '-')} {seen[axis]:.3f}" for axis in AXES if axis in seen]
+    said = [f"step {step}: reward {gain:+.2f} deviations", *axes, *([f"failed: {', '.join(failed)}"] if failed else [])]
+    return ", ".join(said)
+
+
 Read = Callable[[int], tuple[Reading, tuple[float, ...]]]
 """Takes the reading after a step, with the standard deviation of each reward among its pictures."""
 
@@ -107,6 +114,7 @@ class GuardedCourse(Course):
         read: called in the main process only.
         names: of the rewards.
         file: where the readings are kept for people.
+        tell: given each reading's step and its words, to show them.
     """
 
     def __init__(
@@ -119,9 +127,10 @@ class GuardedCourse(Course):
         weights: Sequence[float],
         floors: Floors,
         file: Path,
+        tell: Callable[[int, str], None] = lambda step, text: None,
     ):
         super().__init__(lambda step: (0.0, 0.0, 0.0), every, last, patience)
-        self.read, self.names, self.file = read, tuple(names), file
+        self.read, self.names, self.file, self.tell = read, tuple(names), file, tell
         self.readings = Readings((), tuple(weights), (1.0,) * len(names), floors)
 
     @property
@@ -152,7 +161,10 @@ class GuardedCourse(Course):
             self.best_step = step
             self.weights = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
         if processes.main:
-            write_whole(self.file, (json.dumps(self.readings.plain(self.names), indent=1) + "\n").encode())
+            plain = self.readings.plain(self.names)
+            write_whole(self.file, (json.dumps(plain, indent=1) + "\n").encode())
+            row = plain["readings"][-1]
+            self.tell(step, "reading after " + line(step, row["gain"], row, row["failed"]))
         self._tell()
 
     def _row(self, reading: Reading, spreads: Sequence[float]) -> list[float]:

@@ -34,7 +34,8 @@ def dpok_loss(log_prob: Tensor, old: Tensor, advantage: Tensor, clip: float) -> 
     """-A clip(rho, 1 - c, 1 + c), and where it was clipped; both (n,). DPOK (Fan et al. 2023, algorithm 1).
 
     Unlike PPO's there is no maximum: beyond the clip no gradient is left, whatever the sign of A. A is the reward less
-    its group's mean, in place of DPOK's learned value function, of which that mean is an estimate without parameters.
+    its group's mean over its group's standard deviation: the mean stands for DPOK's learned value function, of which it
+    is an estimate without parameters, and the deviation for DPOK's fixed scale of the reward.
     """
     ratio = (log_prob - old).exp()
     return -advantage * ratio.clamp(1 - clip, 1 + clip), ((ratio - 1).abs() > clip).float()

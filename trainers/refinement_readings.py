@@ -28,7 +28,7 @@ from .validation import Validator
 
 log = logging.getLogger(__name__)
 COUNT = 2  # pictures of each prompt: variety needs two
-ALONE = 4  # pictures of the subject that stand for its references where there are none
+ALONE = 4  # pictures of held-out prompts at the start, at least, that stand for references where there are none
 
 
 class Reader:
@@ -38,7 +38,6 @@ class Reader:
         prompts: held-out ones; each is drawn `COUNT` times.
         validator: what sees likeness, variety and the metric that is not rewarded; None sees none of them.
         rewarded: folders of the reward's own models, which are no independent metric.
-        trigger: words that call the subject, drawn at the start where there are no references.
         folder: where the pictures of each reading are kept.
     """
 
@@ -52,7 +51,6 @@ class Reader:
         validator: Validator | None,
         rewarded: Sequence[Path],
         references: Sequence[Image.Image],
-        trigger: str,
         folder: Path,
     ):
         self.painter, self.judge, self.settings, self.watcher = painter, judge, settings, watcher
@@ -62,6 +60,7 @@ class Reader:
         self.eyes: Clip | Dino | None = None
         self.clip: Clip | None = None
         self.looks: torch.Tensor | None = None
+        self.sheet: Image.Image | None = None  # of the last reading
         if validator is None:
             log.warning("there is no CLIP to watch over likeness and variety: only the held-out reward is read")
             return
@@ -70,13 +69,23 @@ class Reader:
         self.eyes = Dino(validator.dino, device) if validator.dino else clip
         if validator.clip.resolve() not in rewarded:
             self.clip = clip
+        else:
+            log.info("the CLIP in %s is the reward's own: no other metric tells whether it is deceived", validator.clip)
+        self.looks = self._looks(references)
+        self._move("cpu")
+
+    def _looks(self, references: Sequence[Image.Image]) -> torch.Tensor | None:
+        """What likeness is measured to; None where it cannot be watched."""
+        assert self.eyes is not None
+        named = [prompt for prompt in dict.fromkeys(self.prompts) if names_subject(prompt)]
+        if not named:
+            log.warning("no held-out prompt names the subject: likeness is not watched")
+            return None
         if not references:
             log.info("no pictures of the subject are connected: likeness is measured to what it draws at the start")
-            references = self._draw(
-                [Prompt(f"a photo of {trigger}", "")] * ALONE, [seed_of("alone", i) for i in range(ALONE)]
-            )
-        self.looks = self.eyes.images(references)
-        self._move("cpu")
+            asked = [named[i % len(named)] for i in range(max(ALONE, len(named)))]
+            references = self._draw(asked, [seed_of("alone", i) for i in range(len(asked))])
+        return self.eyes.images(references)
 
     def __call__(self, step: int) -> tuple[Reading, tuple[float, ...]]:
         """The reading after a step; one that fails is named in the log and counts as failed."""
@@ -94,8 +103,12 @@ class Reader:
             self._move("cpu")
         sheet = contact_sheet(pictures, [prompt.text for prompt in self.prompts])
         self._keep(step, sheet)
-        self.watcher.progress(step, self.settings.steps, f"read after step {step}", picture=sheet)
+        self.sheet = sheet
         return Reading(step, *found[:-1]), found[-1]
+
+    def tell(self, step: int, text: str) -> None:
+        """Show the words of the last reading with its pictures."""
+        self.watcher.progress(step, self.settings.steps, text, picture=self.sheet)
 
     def _move(self, device: torch.device | str) -> None:
         """To where they see, or off the GPU, whose memory the training needs."""
@@ -135,6 +148,7 @@ class Reader:
             own = torch.tensor([names_subject(prompt) for prompt in self.prompts])
             cosines = (self.eyes.images(pictures) @ self.looks.T).mean(1)[own]
             subject = float(cosines.mean()) if len(cosines) else math.nan
+        if self.eyes is not None:
             variety = diversity(pictures, [prompt.text for prompt in self.prompts], apart(self.eyes))
         if self.clip is not None:
             texts = self.clip.texts([prompt.stripped for prompt in self.prompts])

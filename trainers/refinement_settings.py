@@ -11,12 +11,20 @@ from ..models.errors import FewShotError
 from .settings import SubjectSettings, setting
 
 DDPO, GRPO, DPOK, NFT, PAIRS, DRAFT = "ddpo", "grpo", "dpok", "nft", "pairs", "draft"
+OTHERS, REFERENCES = "others", "references"
 METHODS = (GRPO, DDPO, DPOK, NFT, PAIRS, DRAFT)
 GRADIENTS = (GRPO, DDPO, DPOK)
+DEFAULT_METHOD = GRPO
+"""the one that `run.py bench refine` judges best for what it spends"""
 KL_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {GRPO: 0.02, DDPO: 0.0, DPOK: 0.01, NFT: 1e-4, PAIRS: 0.0, DRAFT: 0.0}
 )
 """what kl_weight left open means"""
+RATE_SHARES: Mapping[str, float] = MappingProxyType({GRPO: 1.0, DDPO: 1.0, DPOK: 1.0, NFT: 1.0, PAIRS: 1.0, DRAFT: 0.5})
+"""What learning_rate left open means, as a share of a LoRA's usual one (1e-4 for SD 1.x). Adam takes steps of that size
+whatever the loss is scaled by, so what counts is how far a gradient is noise: those of the policy, of noised pictures
+and of pairs are mostly that, and go on average a small part of what they step; a reward's own gradient has none of it,
+and each step goes the whole way towards what deceives it."""
 ONLY: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "statistics": (DDPO,),
@@ -28,6 +36,8 @@ ONLY: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "trained_steps": (*GRADIENTS, NFT, PAIRS),
         "nft_beta": (NFT,),
         "pair_beta": (PAIRS,),
+        "pair_passes": (PAIRS,),
+        "pair_with": (PAIRS,),
     }
 )
 """settings that only these methods read"""
@@ -49,11 +59,11 @@ class RefinementSettings(SubjectSettings):
     )
 
     method: str = setting(
-        GRPO,
+        DEFAULT_METHOD,
         "How the policy learns: grpo compares the pictures of a prompt among themselves and holds each sampling step "
         "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is "
-        "grpo with a harder bound; nft learns good pictures and unlearns bad ones; pairs prefers the better of two; "
-        "draft follows the gradient of the reward itself, where that has one (CLIP-T, PickScore, HPSv2).",
+        "grpo that learns nothing from a step whose probability has moved beyond clip_range; nft learns good pictures "
+        "and unlearns bad ones; pairs prefers the better of two; draft follows the gradient of the reward itself.",
         choices=METHODS,
     )
     steps: int = setting(60, "Number of optimiser steps.", min=1, max=100_000, step=2)
@@ -135,8 +145,9 @@ class RefinementSettings(SubjectSettings):
     )
     eta: float = setting(
         1.0,
-        "Noise of the sampling steps as a share of the ancestral sampler's; what is learned holds for any sampler.",
-        min=0.05,
+        "Noise of the sampling steps as a share of the ancestral sampler's; what is learned holds for any sampler. "
+        "nft, pairs and draft also draw with 0, which is deterministic DDIM.",
+        min=0.0,
         max=1.0,
         step=0.05,
         advanced=True,
@@ -188,6 +199,21 @@ class RefinementSettings(SubjectSettings):
         step=100.0,
         advanced=True,
     )
+    pair_passes: int = setting(
+        1,
+        "With pairs: how often a round's pairs are learned from, each time noised anew.",
+        min=1,
+        max=1000,
+        step=1,
+        advanced=True,
+    )
+    pair_with: str = setting(
+        OTHERS,
+        "With pairs: what a drawn picture is compared with. others are those of its prompt, the best with the worst; "
+        "references are the subject's own pictures, which bind the refinement to them (RPO).",
+        choices=(OTHERS, REFERENCES),
+        advanced=True,
+    )
     weight_decay: float = setting(0.0, "The optimiser's weight decay.", min=0.0, max=1.0, step=1e-4, advanced=True)
 
     def __post_init__(self) -> None:
@@ -202,6 +228,11 @@ class RefinementSettings(SubjectSettings):
                 f"statistics_from is {self.statistics_from}, and only {self.statistics} rewards of a prompt are kept: "
                 "raise statistics"
             )
+        if self.eta == 0 and self.method in GRADIENTS:
+            raise FewShotError(
+                f"eta is 0, and {self.method} needs sampling steps with noise: choose an eta near 1, or one of nft, "
+                "pairs and draft"
+            )
         defaults = {about.name: about.default for about in fields(self)}
         for name, methods in ONLY.items():
             if self.method not in methods and getattr(self, name) != defaults[name]:
@@ -213,6 +244,11 @@ class RefinementSettings(SubjectSettings):
     def rates(self) -> dict[str, float]:
         """The refining adapter's learning rate."""
         return {"unet": self.learning_rate}
+
+    @property
+    def rate_share(self) -> float:
+        """What learning_rate left open means, as a share of the usual one."""
+        return RATE_SHARES[self.method]
 
     @property
     def held(self) -> float:

@@ -13,9 +13,10 @@ from torch import Tensor
 from ..evaluation.grids import contact_sheet
 from ..evaluation.rewards import Judge
 from ..models.adapters import Injected
+from ..models.errors import FewShotError
 from ..models.values import Prompt
 from ..models.watching import Watcher
-from .advantages import PromptStatistics, group_advantages, mixed
+from .advantages import PromptStatistics, group_advantages, mixed, spread
 from .course import Course
 from .loop import Memory, Share
 from .losses import part_of_mean
@@ -28,14 +29,17 @@ log = logging.getLogger(__name__)
 
 REWARD = "reward"
 SHOWN = 16  # pictures of a round on the node
+SAME = "same"
+SAME_ROUNDS = 3
+"""rounds at the beginning whose rewards may all be the same: a reward that says no more after them says nothing"""
 
 
 @dataclass
 class Round:
     """A round as it was drawn. `prompts` and `advantages` are of all its samples, `way` of this process's.
 
-    `spreads` are the rewards' standard deviations. `old` holds log-probabilities under the weights that drew it, by
-    (sample, place), where they are needed.
+    `rewards` are its samples' (terms, n), `spreads` their standard deviations, 0 where all are the same. `old` holds
+    log-probabilities under the weights that drew it, by (sample, place), where they are needed.
     """
 
     number: int
@@ -43,6 +47,7 @@ class Round:
     way: Way
     advantages: Tensor
     reward: float
+    rewards: Tensor
     spreads: list[float]
     old: dict[tuple[int, int], Tensor]
 
@@ -78,6 +83,7 @@ class RefiningStep:
         self.statistics = [
             PromptStatistics(len(prompts), settings.statistics, settings.statistics_from) for _ in judge.terms
         ]
+        self.same_rounds = 0  # from the beginning; -1 when rewards once differed
         self.round: Round | None = None
         self.begun = -1  # the round that was begun, drawn or not
         self.begun_with: dict[str, Tensor] = {}  # its first weights, and the statistics before it
@@ -135,10 +141,12 @@ class RefiningStep:
         """Take up what `state` gave."""
         for i, statistics in enumerate(self.statistics):
             statistics.table.copy_(state[f"statistics/{i}"])
+        self.same_rounds = int(state[SAME][0])
         self.begun_with = dict(state)
 
     def _statistics(self) -> dict[str, Tensor]:
-        return {f"statistics/{i}": one.table.clone() for i, one in enumerate(self.statistics)}
+        tables = {f"statistics/{i}": one.table.clone() for i, one in enumerate(self.statistics)}
+        return tables | {SAME: torch.tensor([self.same_rounds])}
 
     # ------------------------------------------------------------------------------------------------ the method's
 
@@ -203,8 +211,23 @@ class RefiningStep:
             few = range(0, len(pictures), max(1, -(-len(pictures) // SHOWN)))
             sheet = contact_sheet([pictures[i] for i in few], [self.prompts[prompts[own[i]]].text for i in few])
             self.watcher.progress(done, settings.steps, told, picture=sheet)
-        spreads = [float(row[~row.isnan()].std(correction=0)) for row in rewards]
-        return Round(number, prompts, way, advantages, mean, [max(s, 1e-6) for s in spreads], {})
+        spreads = [spread(row) for row in rewards]
+        self._check_differs(spreads, rewards)
+        return Round(number, prompts, way, advantages, mean, rewards, spreads, {})
+
+    def _check_differs(self, spreads: Sequence[float], rewards: Tensor) -> None:
+        """Raise FewShotError where the rewards of all pictures of all rounds so far are the same."""
+        if any(spreads):
+            self.same_rounds = -1
+        elif self.same_rounds >= 0:
+            self.same_rounds += 1
+        if self.same_rounds == SAME_ROUNDS:
+            names = ", ".join(term.name for term in self.judge.terms)
+            raise FewShotError(
+                f"{names} gave all {rewards.shape[1]} pictures of each of the first {SAME_ROUNDS} rounds the same "
+                f"reward ({float(rewards.nan_to_num(0.0).max()):.4g}), so there is nothing to learn. Choose another, "
+                "or prompts that the base draws differently each time"
+            )
 
     @property
     def _exact(self) -> torch.device:

@@ -446,6 +446,11 @@ class SubjectSettings(Settings):
     )
 
     @property
+    def rate_share(self) -> float:
+        """What learning_rate left open means, as a share of the usual one."""
+        return 1.0
+
+    @property
     def reads_text(self) -> bool:
         """Whether prompts are encoded anew in each step, because the text encoders or their words are trained."""
         return self.text_encoder or self.token != "none"

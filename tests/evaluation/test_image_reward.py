@@ -176,3 +176,18 @@ def test_the_published_values():
     images = [Image.open(GOLDEN / f"{number}.webp").convert("RGB") for number in range(1, 5)]
     scores = ImageReward(GOLDEN).scores(images, [Prompt(text, text)] * 4)
     assert scores.tolist() == pytest.approx([0.5811623, 0.2745276, -1.4131819, -2.0295696], abs=1e-2)
+
+
+def test_a_vocabulary_alone_is_a_tokenizer_and_the_reward_has_a_gradient(folder, tmp_path):
+    torch.save(published(), tmp_path / PUBLISHED)
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    alone, whole = Opened(tmp_path), Opened(folder)
+    text = "a RED cat on the beach"
+    assert alone.tokenizer(text).input_ids == whole.tokenizer(text).input_ids
+    picture = Image.new("RGB", (48, 40), (200, 40, 90))
+    pixels = torch.tensor([200.0, 40.0, 90.0]).view(1, 3, 1, 1).expand(1, 3, 40, 48) / 255
+    pixels = pixels.clone().requires_grad_(True)
+    found = ImageReward(tmp_path).gradient(pixels, [Prompt(text, text)])
+    torch.testing.assert_close(found.detach(), alone.rewards([picture], [text]), atol=1e-4, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(found.sum(), pixels)
+    assert gradient.abs().max() > 0

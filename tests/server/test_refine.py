@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from comfyui_fewshot.tests.server import graphs
 from comfyui_fewshot.tests.server.harness import random_clip
@@ -42,14 +43,18 @@ def refinement(info, clip, **changes):
 
 
 def test_a_lora_is_refined_and_loads_natively(server, info, clip):
-    graph = refinement(info, clip) | {
+    graph = refinement(info, clip, steps=6) | {
         "save": graphs.node("FewShotSaveAdapter", adapter=["refine", 0], name="refined"),
         "alone": graphs.node("FewShotSaveAdapter", adapter=["refine", 1], name="refining"),
     }
     outcome = server.succeed(graph)
     said = outcome.outputs("refine")["text"][0]
     assert "step 0: reward +0.00 deviations, subject" in said and "(returned)" in said
+    told = [event["reading"] for event in outcome.events("fewshot.progress") if "reading" in event]
+    assert len(told) > 1 and set(told[0]) >= {"reward", "subject", "diversity"} and told[0]["reward"] == 0
     listed = server.get("/object_info/LoraLoaderModelOnly")["LoraLoaderModelOnly"]["input"]["required"]["lora_name"]
+    (alone,) = (server.output / "loras").glob("refining*.safetensors")
+    assert any(np.abs(value).max() > 1e-4 for name, value in load_file(alone).items() if "lora_up" in name)
     drawn = []
     for names in (["stand_in", "refining"], ["refined"]):
         chain, model = graphs.base(), ["base", 1]

@@ -29,7 +29,8 @@ def test_the_monitor_leans_on_nothing_but_the_public_face(server):
     text = (WEB / "monitor.js").read_text(encoding="utf-8")
     assert re.findall(r'from "(.+?)"', text) == ["../../scripts/app.js", "../../scripts/api.js", "./curve.js"]
     assert "prototype" not in text and "onDraw" not in text and "beforeRegisterNodeDef" not in text
-    assert re.search(r'const NODE = "(\w+)"', text)[1] in server.get("/object_info")
+    nodes = re.findall(r'"(FewShot\w+)"', text)
+    assert len(nodes) == 3 and set(nodes) <= set(server.get("/object_info"))
     event = re.search(r'addEventListener\("([\w.]+)"', text)[1]
     assert f'send_sync("{event}"' in (ROOT / "nodes" / "host.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60
@@ -78,6 +79,27 @@ def test_points_are_kept_and_placed(tmp_path):
     assert seen["again"] == [{"step": 1, "loss": 9}]
     assert seen["flat"] == [[6, 6]] and seen["none"] == []
     assert seen["text"] == "step 1/4  loss 9.00"
+
+
+READINGS = """
+import { addReading, drawReadings } from "./curve.mjs";
+const readings = [];
+const events = [[0, { reward: 0, subject: 0.8 }], [2, null], [4, { reward: 0.5, subject: 0.7 }],
+  [4, { reward: 0.6, subject: 0.7 }]];
+for (const [step, reading] of events) addReading(readings, { step, reading });
+const kept = readings.map((one) => ({ ...one }));
+const texts = [];
+const pen = new Proxy({}, { get: (_, name) => (...a) => name === "fillText" && texts.push(a[0]), set: () => true });
+drawReadings({ clientWidth: 104, clientHeight: 58, getContext: () => pen }, readings, { total: 4 });
+addReading(readings, { step: 0, reading: { reward: 0 } });
+console.log(JSON.stringify({ kept, texts, again: readings }));
+"""
+
+
+def test_readings_of_a_refinement_are_kept_and_drawn(tmp_path):
+    seen = run_in_node(tmp_path, curve=(WEB / "curve.js").read_text(encoding="utf-8"), program=READINGS)
+    assert seen["kept"] == [{"step": 0, "reward": 0, "subject": 0.8}, {"step": 4, "reward": 0.6, "subject": 0.7}]
+    assert seen["texts"] == ["reward 0.600", "subject 0.700"] and seen["again"] == [{"step": 0, "reward": 0}]
 
 
 BROWSER = """

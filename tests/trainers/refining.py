@@ -46,6 +46,15 @@ class Red:
         return Judge((Weighted(Redness(broken=self.broken), self.axis),), (), tuple(references), torch.device(device))
 
 
+class Slope(Red):
+    """`Red` with a gradient."""
+
+    def open(self, device, references):
+        judge = super().open(device, references)
+        judge.terms[0].metric.gradient = lambda pixels, prompts, references: (pixels[:, 0] - pixels[:, 2]).mean((1, 2))
+        return judge
+
+
 def prompts_of(*places: str, held_out: int = 2) -> PromptSet:
     """Both forms of each place; the last ones are held out."""
     rows = []

@@ -33,15 +33,18 @@ def write_run(tmp_path, base_folder, picture_folder):
     return write
 
 
+CHANGES = {"grpo": {"kl_weight": 0.1}, "ddpo": {"statistics_from": 4}, "pairs": {}}
+
+
 def adapter_under(folder):
     (path,) = folder.rglob("adapter.safetensors")
     return read_adapter(path)
 
 
-@pytest.mark.parametrize("method", ["grpo", "pairs"])
+@pytest.mark.parametrize("method", ["grpo", "ddpo", "pairs"])
 def test_two_processes_refine_as_one(write_run, tmp_path, method):
     """Each draws and learns from half of the pictures; rewards are gathered. Pairs may lie in both."""
-    settings = SETTINGS | {"method": method} | ({"kl_weight": 0.1} if method == "grpo" else {"skip_last": 2})
+    settings = SETTINGS | {"method": method} | CHANGES[method]
     alone = write_run("alone.json", runs="alone", settings=settings)
     both = write_run("both.json", runs="both", settings=settings)
     assert command.main([str(alone), "--cpu"]) == 0

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
 from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.latents import decode_latents
 from comfyui_fewshot.models.loading import open_base
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import denoise, encode_prompts
-from comfyui_fewshot.models.values import Concept, LowRank, PromptSet, TrainingSet
+from comfyui_fewshot.models.values import Concept, Dense, Kept, LowRank, Prompt, PromptSet, TrainingSet
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.trainers.policy_gradient import CLIPPED, KL, POLICY
 from comfyui_fewshot.trainers.processes import Alone
-from comfyui_fewshot.trainers.refinement import Refinement, refine_adapter, split, together
+from comfyui_fewshot.trainers.refinement import (
+    Refinement,
+    naming,
+    refine_adapter,
+    split,
+    together,
+    trigger_of,
+)
 from comfyui_fewshot.trainers.refining_step import REWARD
 
-from .refining import PROMPTS, QUICK, SUBJECT, Red, prompts_of, subject_adapter
+from .refining import PROMPTS, QUICK, SUBJECT, Red, Slope, prompts_of, subject_adapter
 
 SILENT = LowRank(torch.zeros(32, 2), torch.ones(2, 32), 2.0)
+MOVING = subject_adapter().factors[SUBJECT]
+DORA = Kept({"lora_up.weight": MOVING.up, "lora_down.weight": MOVING.down, "dora_scale": torch.ones(32, 1)})
 RED = Red()
 SET = TrainingSet((), (Concept("sks", "ball"),))
 FULL = replace(QUICK, resolution=32, alpha=2.0, micro_batch=16)
@@ -31,10 +42,10 @@ def refining(base):
     """A step of refinement with the tiny base open, for some settings."""
     opened = []
 
-    def make(adapter=None, prompts=PROMPTS, **changes):
+    def make(adapter=None, prompts=PROMPTS, rewards=RED, **changes):
         context = open_base(base, torch.device("cpu"))
         networks = context.__enter__()
-        method = Refinement(adapter, *split(prompts), Red())
+        method = Refinement(adapter, *split(prompts), rewards)
         step, injected = method.prepare(networks, SET, replace(FULL, **changes), None, Silent())
         opened.append((injected, context))
         return step, injected, networks
@@ -132,6 +143,38 @@ def test_passes_of_any_size_and_two_processes_add_up_to_the_same(refining):
     assert whole.rows_per_update == len(whole.part(0)) * 2 and sorted(whole.part(0) + whole.part(1)) == list(range(8))
 
 
+def test_direct_gradients_are_those_through_decoder_and_reward(refining):
+    """Though the decoder and the reward are differentiated before the denoiser, when they may be gone."""
+    step, injected, networks = refining(method="draft", rewards=Slope(), trained_steps=8)
+    awake = []
+
+    @contextmanager
+    def context():
+        awake.append(True)
+        yield
+        awake.append(False)
+
+    step.painter.awake = context
+    (up, *_) = [p for name, p in injected.parameters.items() if name.endswith("lora_up")]
+    terms_of(step, 0)
+    rows = [(i, 0) for i in step.part(0)][: step.painter.at_once]
+    loss = step.losses(rows)[POLICY]
+    assert awake[-2:] == [True, False]
+    (found,) = torch.autograd.grad(loss, up)
+    last = len(step.painter.policy) - 1
+    before = torch.stack([step.round.way.at(i)[last] for i, _ in rows])
+    places = torch.full((len(rows),), last)
+    clean = step.painter.policy.step(
+        step.painter.predict(before, places, [step.round.prompts[i] for i, _ in rows]), before, places
+    ).mean
+    pixels = decode_latents(networks, clean)
+    rewards = (pixels[:, 0] - pixels[:, 2]).mean((1, 2)) / step.round.spreads[0]
+    (wanted,) = torch.autograd.grad(-rewards.sum() / step.rows_per_update, up)
+    torch.testing.assert_close(loss.detach(), -rewards.sum().detach() / step.rows_per_update)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-8)
+    assert found.any()
+
+
 def run(base, folder, adapter=None, rewards=RED, prompts=PROMPTS, watcher=None, **changes):
     return refine_adapter(
         base, adapter, prompts, rewards, replace(QUICK, **changes), folder, "cpu", watcher, pictures=SET
@@ -181,6 +224,47 @@ def test_a_reward_that_is_always_the_same_changes_nothing(base, tmp_path, caplog
     assert not any(factor.up.any() for factor in found.adapter.factors.values())
 
 
+def test_a_reward_that_stays_the_same_ends_the_refinement_with_the_reason(base, tmp_path):
+    with pytest.raises(FewShotError, match="redness gave all 8 pictures of each of the first 3 rounds the same reward"):
+        run(base, tmp_path, rewards=Red(0.5), steps=8, patience=0)
+
+
+def test_prompts_that_name_neither_subject_nor_class_are_left_out_by_name(caplog):
+    odd = Prompt("a house at night", "a house at night", "train")
+    kept = naming(PromptSet((*PROMPTS.prompts, odd)), "sks ball", SET)
+    assert kept == PROMPTS and "a house at night" in caplog.text
+    assert naming(PROMPTS, "sks ball", None) == PROMPTS and naming(PromptSet((odd,)), "", None).prompts == (odd,)
+    with pytest.raises(FewShotError, match="none of 1 prompts names the subject"):
+        naming(PromptSet((odd,)), "sks ball", SET)
+
+
+def test_a_file_that_tells_no_trigger_takes_that_of_the_pictures(base, tmp_path):
+    nameless = replace(subject_adapter(), trigger="")
+    assert trigger_of(nameless, SET) == "sks ball" and trigger_of(subject_adapter(), None) == "sks ball"
+    asked = PromptSet(tuple(replace(p, text=p.text.replace("sks ball", "{trigger}")) for p in PROMPTS.prompts))
+    found = run(base, tmp_path, nameless, prompts=asked, steps=2)
+    assert found.adapter.trigger == found.combined.trigger == "sks ball"
+
+
+def test_a_v_prediction_base_is_refined(base, tmp_path):
+    """What a step leads to and the KL follow from the prediction, whatever the denoiser predicts."""
+    found = run(replace(base, prediction="v_prediction"), tmp_path, subject_adapter(), steps=4)
+    plain = run(base, tmp_path, subject_adapter(), steps=4)
+    assert found.training.terms[REWARD][0] != plain.training.terms[REWARD][0]
+    for result in (found, plain):
+        first, *others = result.training.terms[KL]
+        assert first == 0.0 and min(others) > 0
+
+
+def test_a_base_that_was_tuned_in_full_is_refined_alone(base, tmp_path, train):
+    whole = train(tmp_path / "whole", steps=2, tuning="full", parameter_set="all", learning_rate=1e-3)
+    found = run(whole.base, tmp_path, None, steps=4)
+    plain = run(base, tmp_path, None, steps=4)
+    assert any(factor.up.any() for factor in found.adapter.factors.values()) and found.combined is None
+    assert "the subject is in the base itself" in found.apart
+    assert found.training.terms[REWARD][0] != plain.training.terms[REWARD][0]
+
+
 def test_subject_and_refinement_are_one_adapter_exactly(base, tmp_path, caplog):
     subject = subject_adapter()
     found = run(base, tmp_path, subject, steps=2)
@@ -206,6 +290,9 @@ def test_subject_and_refinement_are_one_adapter_exactly(base, tmp_path, caplog):
         (dict(prompts=prompts_of("red", "blue", held_out=0)), "hold some out"),
         (dict(adapter=replace(subject_adapter(), family="sdxl")), "sdxl"),
         (dict(adapter=replace(subject_adapter(), factors={SUBJECT: SILENT})), "changes nothing"),
+        (dict(adapter=replace(subject_adapter(), factors={SUBJECT: Dense(torch.zeros(32, 32))})), "changes nothing"),
+        (dict(adapter=replace(subject_adapter(), factors={SUBJECT: replace(MOVING, alpha=0.0)})), "changes nothing"),
+        (dict(adapter=replace(subject_adapter(), factors={SUBJECT: DORA})), "is a DoRA"),
     ],
 )
 def test_what_cannot_be_refined_is_refused(base, tmp_path, changes, message):
@@ -226,6 +313,8 @@ def test_prompts_without_a_split_are_split():
         (dict(statistics=64), "statistics is for ddpo"),
         (dict(method="ddpo", statistics=4), "raise statistics"),
         (dict(prior_weight=0.5), "prior_weight is no setting"),
+        (dict(eta=0.0), "grpo needs sampling steps with noise"),
+        (dict(pair_passes=2), "pair_passes is for pairs"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes, message):

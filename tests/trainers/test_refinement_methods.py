@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from comfyui_fewshot.evaluation.clip import Clip, ClipText
+from comfyui_fewshot.evaluation.rewards import Reward, RewardTerm
 from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.models.values import Concept, Prompt, TrainingSet
+from comfyui_fewshot.models.values import Concept, Picture, Prompt, TrainingSet
 from comfyui_fewshot.pocket.assemble import WEIGHTS
-from comfyui_fewshot.trainers.advantages import group_advantages
-from comfyui_fewshot.trainers.preference_pairs import paired
+from comfyui_fewshot.trainers.advantages import group_advantages, spread
+from comfyui_fewshot.trainers.preference_pairs import PairsStep, paired, paired_with
 from comfyui_fewshot.trainers.refinement import refine_adapter
 from comfyui_fewshot.trainers.refinement_losses import dpok_loss, nft_loss, optimality, preference_loss
 from comfyui_fewshot.trainers.refining_step import REWARD
 
-from .refining import PROMPTS, QUICK, Red
+from .refining import PROMPTS, QUICK, Red, Slope
 
 RED = Red()
 SET = TrainingSet((), (Concept("sks", "ball"),))
@@ -94,13 +97,64 @@ def test_the_differentiable_clip_sees_what_the_other_sees():
     assert gradient.abs().max() > 0
 
 
-class Slope(Red):
-    """`Red` with a gradient."""
+def test_a_likeness_has_a_gradient_where_the_subject_is_named(tmp_path):
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    reference = Picture(tmp_path / "cat.png", "k", 8, 8)
+    terms = (RewardTerm("CLIP-T", WEIGHTS / "clip"), RewardTerm("CLIP-I", WEIGHTS / "clip", 0.5))
+    judge = Reward(terms, (reference,)).open("cpu", pictures[:1])
+    prompts = [Prompt("a sks cat", "a cat"), Prompt("a cat", "a cat")]
+    pixels = torch.stack([torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])]).view(2, 3, 1, 1)
+    pixels = pixels.expand(2, 3, 64, 64).clone().requires_grad_(True)
+    with judge.awake():
+        found = judge.gradients(pixels, prompts)
+    torch.testing.assert_close(
+        found.detach().double(), judge.scores(pictures, prompts), atol=1e-4, rtol=0, equal_nan=True
+    )
+    (gradient,) = torch.autograd.grad(found[1].nan_to_num(0.0).sum(), pixels)
+    assert gradient[0].abs().max() > 0 and not gradient[1].any()
 
-    def open(self, device, references):
-        judge = super().open(device, references)
-        judge.terms[0].metric.gradient = lambda pixels, prompts: (pixels[:, 0] - pixels[:, 2]).mean((1, 2))
-        return judge
+
+def test_constant_rewards_have_no_spread():
+    values = torch.tensor([0.5, 0.5 + 1e-9, torch.nan], dtype=torch.float64)
+    assert spread(values) == 0.0 and spread(torch.full((3,), torch.nan)) == 0.0
+    assert spread(torch.tensor([0.0, 1.0, torch.nan])) == 0.5
+
+
+def test_a_picture_is_better_than_a_reference_by_what_both_can_earn():
+    own = torch.tensor([[0.5, 0.1], [0.2, torch.nan], [9.0, 9.0]], dtype=torch.float64)
+    others = torch.tensor([[0.3, 0.3], [0.8, 0.8], [0.0, 0.0]], dtype=torch.float64)
+    assert paired_with(own, others, [0.1, 0.3, 0.0], [1.0, 0.5, 1.0]) == pytest.approx([1.0, -2.0])
+
+
+def test_drawn_pictures_are_paired_with_references(base, tmp_path, pictures):
+    changes = dict(method="pairs", steps=2, group=2, updates=1, pair_with="references", trained_steps=2)
+    settings = replace(QUICK, patience=0, **changes)
+    found = refine_adapter(base, None, PROMPTS, RED, settings, tmp_path, "cpu", pictures=pictures)
+    first, second = found.training.terms["policy"]
+    assert first == pytest.approx(math.log(2), abs=1e-5) and abs(second - math.log(2)) > 1e-6  # the first step moved it
+    with pytest.raises(FewShotError, match="connect the subject's pictures"):
+        refine_adapter(base, None, PROMPTS, RED, settings, tmp_path, "cpu", pictures=SET)
+
+
+class Step:
+    """What `PairsStep` needs of itself to part its pairs."""
+
+    def __init__(self, pairs, updates, passes):
+        self.pairs, self.places_per_sample, self.update_rows = pairs, 2, 1
+        self.settings = SimpleNamespace(updates=updates, pair_passes=passes)
+
+
+@pytest.mark.parametrize(("updates", "passes"), [(1, 1), (2, 3), (7, 1), (9, 1)])
+def test_pairs_are_gone_through_again_with_other_noise_and_no_update_is_empty(updates, passes):
+    step = Step([(0, 1), (2, 3), (4, 5)], updates, passes)
+    seen = []
+    for update in range(updates):
+        items = PairsStep.items(step, None, update)
+        rows = [(item % 3, n) for item in items for n in PairsStep.places(step, 0, item)]
+        assert items and step.update_rows == len(rows)
+        seen += rows
+    wanted = max(passes, -(-updates // 3))
+    assert sorted(seen) == [(pair, n) for pair in range(3) for n in range(2 * wanted)]
 
 
 def run(base, folder, rewards=RED, watcher=None, **changes):
@@ -128,7 +182,7 @@ def test_each_method_earns_more(base, tmp_path, method, changes):
 
 @pytest.mark.parametrize("method", ["nft", "pairs"])
 def test_a_run_cut_amid_a_round_ends_where_the_uncut_one_does(base, tmp_path, cut_at, method):
-    changes = dict(method=method, steps=4, updates=2, group=4, guard_every=2, sampling_steps=3, skip_last=2)
+    changes = dict(method=method, steps=4, updates=2, group=4, guard_every=2, sampling_steps=3, eta=0.0)
     whole = run(base, tmp_path / "whole", **changes)
     with pytest.raises(KeyboardInterrupt):
         run(base, tmp_path / "cut", watcher=cut_at(3, KeyboardInterrupt(), steps=4), **changes)

@@ -1,0 +1,44 @@
+"""What the bench of refinement asks for: prompts to learn from, others to watch with, and others again to be judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+from ..models.values import Prompt, PromptSet
+from ..pocket import world
+from ._subject_sets import Ask, asks
+
+GUARDED = 6
+"""prompts that a refinement is watched with"""
+
+
+@cache
+def unseen(noun: str, count: int) -> tuple[Ask, ...]:
+    """What is judged: the prompts of the bench of subjects, and more of their kind."""
+    return asks(noun, f"sks {noun}", count=count)
+
+
+def prompts(noun: str, activities: int, judged: int, mixed: bool = True) -> PromptSet:
+    """Prompts in the world's words with the identifier; `mixed` ones also without it, of the same activities.
+
+    Args:
+        activities: how many there are to learn from.
+        judged: how many prompts are judged, none of which is learned from or watched with.
+    """
+    kept = {ask.prompt for ask in unseen(noun, judged)}
+    others = [other for other in world.CLASSES if other != noun]
+    doing = [*world.ACCESSORIES.values()]
+    doing += [f"{side[0]} a {other}" for sides in world.LAYOUTS.values() for side in sides for other in others]
+    known = [f"a photo of a sks {noun} {what} {there}" for what in doing for there in world.PLACES.values()]
+    order = world.lots(92, world.CLASSES.index(noun)).permutation(len(known))
+    lines = [known[i] for i in order if known[i] not in kept][: activities + GUARDED]
+    watched, learned = lines[:GUARDED], lines[GUARDED:]
+    named = [_prompt(line, noun, True) for line in learned]
+    plain = [_prompt(line, noun, False) for line in learned] if mixed else []
+    return PromptSet((*named, *plain, *(replace(_prompt(line, noun, True), split="held-out") for line in watched)))
+
+
+def _prompt(line: str, noun: str, named: bool) -> Prompt:
+    plain = line.replace(f"sks {noun}", noun)
+    return Prompt(line if named else plain, plain, "train")
