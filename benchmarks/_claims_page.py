@@ -65,7 +65,7 @@ def page(found: Found, quick: bool, weights: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def trained(found: Found) -> dict[str, int]:
+def trained(found: Found) -> dict[str, int | str]:
     """The training steps of each bench that has any."""
     modules = {bench: importlib.import_module(f"{__package__}.{bench}") for bench, parts in found.items() if parts}
     return {bench: module.STEPS for bench, module in modules.items() if hasattr(module, "STEPS")}

@@ -60,6 +60,10 @@ TINY = dict(
 )  # fmt: skip
 
 
+STEPS = "twice the automatic"
+"""training steps of a start, for the page of claims"""
+
+
 @dataclass(frozen=True)
 class Size:
     """How much is measured. Budgets are evaluations of the denoiser, about 4 ms each on one processor."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import pickle
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
@@ -80,7 +79,7 @@ def opened_lpips(file: Path) -> Distance:
             found = torch.load(file, map_location="cpu", weights_only=True)
             own = {name: found[f"features.{name.split('.', 1)[1]}"] for name in made.net.state_dict()}
             made.net.load_state_dict(own)
-        except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        except Exception as error:  # whatever torch says of a file that is none of its own
             raise FewShotError(f"{file} does not hold torchvision's AlexNet ({error}); fetch it again") from error
         return made.eval().requires_grad_(False)
 
