@@ -19,7 +19,7 @@ from ..trainers.subject import train_subject
 from ..trainers.validation import Validator
 from . import Row
 from ._parallel import each
-from ._subject_lessons import PLAIN, Run, shown, taught_set
+from ._subject_lessons import Run, shown, taught_set
 from ._subject_numbers import doubted
 from ._subject_runs import Workshop
 from ._subject_sets import asks
@@ -67,7 +67,6 @@ def judged_steps(shop: Workshop, run: Run) -> Judged:
     steps = round(LONGER * shop.steps)
     settings = SubjectSettings(
         steps=steps, seed=run.seed, validate_every=-(-steps // POINTS), keep_validated=True, prior_weight=0.0,
-        parameter_set=PLAIN["parameter_set"],
     )  # fmt: skip
     result = train_subject(
         shop.base, taught_set(shop, run, "anywhere"), settings, shop.folder / "chosen", shop.device, name="bench",

@@ -23,7 +23,8 @@ from ._subject_sets import Ask, held_out, pasted, references, together
 Pair = tuple[str, str]
 PLACE = "beach"
 """where all references of the headline are"""
-PLAIN: Mapping[str, Any] = {"parameter_set": "attention"}
+PLAIN: Mapping[str, Any] = {}
+"""the default recipe"""
 LOCAL: Mapping[str, Any] = {"local_weight": 0.05}
 BLOCKS: Mapping[str, Any] = {"tuning": "orthogonal"}
 SECOND = {"cat_striped": "car_patched"}

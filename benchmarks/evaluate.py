@@ -104,7 +104,7 @@ class Bench:
         if settings.get("prior_weight", 1.0):
             made = self.shop.with_priors(made)
         steps = max(1, round(share * self.shop.steps))
-        return self.shop.train(made, steps=steps, parameter_set="attention", **settings)
+        return self.shop.train(made, steps=steps, **settings)
 
     def seen(self, subject: str, kind: str) -> Seen:
         """What the adapter of this kind, or the base, drew for the subject's prompts; every picture has its seed."""

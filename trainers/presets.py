@@ -34,8 +34,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "Textual Inversion": dict(prior_weight=0.0, parameter_set="none", token="free"),
     # A face fills its picture: more to hold, and less of what lies behind it.
     "Portrait": dict(prior_weight=1.0, rank=32, text_encoder=True, background_weight=0.3),
-    # The look of whole pictures: no class to keep, the feed-forward layers too, and an offset for flat tones.
-    "Style": dict(prior_weight=0.0, rank=32, parameter_set="attention_ff", noise_offset=0.05),
+    # The look of whole pictures: no class to keep, and an offset for flat tones.
+    "Style": dict(prior_weight=0.0, rank=32, noise_offset=0.05),
     # Each subject's words to its own mask, on composites and single pictures.
     "Multi-subject": dict(prior_weight=1.0, local_weight=0.05, rank=32, text_encoder=True, composite_share=0.5),
 }

@@ -203,7 +203,7 @@ class SubjectSettings(Settings):
         auto=0,
     )
     parameter_set: str = setting(
-        "attention",
+        "attention_ff",
         "Which layers of the denoiser are trained: all attention, cross-attention, its keys and values only, "
         "self-attention, all attention and the feed-forward layers, those only, all parameters (with tuning full), or "
         "none.",

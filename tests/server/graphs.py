@@ -9,7 +9,7 @@ Graph = dict[str, dict[str, Any]]
 WORDS = {"identifier": "sks", "noun": "cat", "description": ""}
 SHORT = {
     "steps": 3, "learning_rate": 1e-3, "rank": 4, "batch_size": 1, "prior_weight": 1.0, "resolution": 0,
-    "text_encoder": False, "seed": 0, "parameter_set": "attention",
+    "text_encoder": False, "seed": 0, "parameter_set": "attention_ff",
 }  # fmt: skip
 """training settings of a run that takes a second on the pocket's sizes"""
 BRIEF = {"steps": 3, "batch_size": 1, "seed": 0}
