@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "output" / "benchmarks" / "runs"
 SOURCES = ("augmentation", "evaluation", "models", "trainers", "pocket")
-STEPS, GUIDANCE, PRIORS = 30, 5.0, 64
+STEPS, GUIDANCE, PRIORS = 30, 3.0, 64
 LOOKED_AT = (50, 200, 400)
 """timesteps at which attention is compared with the true masks: the picture is still to be seen"""
 

@@ -14,8 +14,10 @@ from ._subject_numbers import doubted, share
 if TYPE_CHECKING:
     from .subject import Bench
 
+LORA: Mapping[str, Any] = {"parameter_set": "attention"}
+"""of all attention, as diffusers publishes it"""
 BASELINES: Mapping[str, Mapping[str, Any]] = {
-    "lora": PLAIN,
+    "lora": LORA,
     "textual_inversion": {"parameter_set": "none", "token": "free", "prior_weight": 0.0},
     "custom_diffusion": {"parameter_set": "cross_kv", "tuning": "full", "token": "free"},
     "dreambooth": {"parameter_set": "all", "tuning": "full"},
@@ -47,7 +49,7 @@ def loss_rows(bench: Bench) -> list[Row]:
 
 def optimiser_rows(bench: Bench) -> list[Row]:
     """Both fidelities with each optimiser, and with a learned direction for the identifier."""
-    return bench.both_rows("optimiser", {name: ("anywhere", {**PLAIN, **how}) for name, how in OPTIMISERS.items()})
+    return bench.both_rows("optimiser", {name: ("anywhere", {**LORA, **how}) for name, how in OPTIMISERS.items()})
 
 
 def fused_rows(bench: Bench) -> list[Row]:

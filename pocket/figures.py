@@ -20,7 +20,7 @@ from .supply import Batches, to_signed
 
 log = logging.getLogger(__name__)
 SCENES, PROMPTS = 71, 72  # held-out streams
-STEPS, GUIDANCE = 30, 3.5
+STEPS, GUIDANCE = 30, 3.0
 GOALS = {
     "reader.true.class": 0.99,
     "reader.true.place": 0.99,

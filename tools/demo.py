@@ -16,7 +16,7 @@ from .said import Stop, say
 from .server import Server, has_accelerator
 
 WORKFLOW, OWN_WORKFLOW = "workflows/api/subject_lora.json", "workflows/api/subject_lora_from_photos.json"
-SUBJECT, NOUN, IDENTIFIER = "cat_patched", "cat", "sks"
+SUBJECT, NOUN, IDENTIFIER = "cat_striped", "cat", "sks"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BASES = (".safetensors", ".ckpt")
 JUDGED, JUDGED_SEED = 5, 1000  # pictures of each of the judge's prompts, and the first one's seed

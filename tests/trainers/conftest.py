@@ -146,7 +146,15 @@ def pictures(picture_folder, tmp_path_factory) -> TrainingSet:
 @pytest.fixture(scope="session")
 def settings() -> SubjectSettings:
     return SubjectSettings(
-        steps=8, learning_rate=1e-3, rank=4, batch_size=2, save_every=3, log_every=2, warmup=0.25, seed=5
+        steps=8,
+        learning_rate=1e-3,
+        rank=4,
+        batch_size=2,
+        save_every=3,
+        log_every=2,
+        warmup=0.25,
+        seed=5,
+        parameter_set="attention",
     )
 
 

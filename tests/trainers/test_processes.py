@@ -14,7 +14,7 @@ from comfyui_fewshot.trainers import __main__ as command
 from comfyui_fewshot.trainers.processes import Alone, launched
 from comfyui_fewshot.trainers.runs import read_adapter
 
-VALUES = dict(steps=4, learning_rate=1e-3, rank=4, batch_size=2, save_every=2, seed=5)
+VALUES = dict(steps=4, learning_rate=1e-3, rank=4, batch_size=2, save_every=2, seed=5, parameter_set="attention")
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_settings_that_contradict_each_other(train, tmp_path, changes, said):
 
 IDLE = {
     "self_rank": dict(tuning="full", self_rank=8),
-    "feed_forward_alpha": dict(feed_forward_alpha=2.0),
+    "feed_forward_alpha": dict(parameter_set="attention", feed_forward_alpha=2.0),
     "cross_rank": dict(parameter_set="self", cross_rank=4),
     "text_rank": dict(text_rank=4),
     "text_learning_rate": dict(text_learning_rate=1e-5),
