@@ -139,7 +139,8 @@ def test_a_killed_run_goes_on_from_its_last_state(
     train, base_folder, picture_folder, pictures, settings, uncut_references, tmp_path
 ):
     values = {
-        name: getattr(settings, name) for name in ("steps", "learning_rate", "rank", "batch_size", "warmup", "seed")
+        name: getattr(settings, name)
+        for name in ("steps", "learning_rate", "rank", "batch_size", "warmup", "seed", "parameter_set")
     }
     values |= {"save_every": 3}
     command = [sys.executable, "-c", KILLED, str(base_folder), str(picture_folder), str(tmp_path), json.dumps(values)]
