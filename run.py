@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(action=run_demo)
 
     two = commands.add_parser("comfy", parents=[host], help="ComfyUI in the browser, with this pack")
-    two.add_argument("--port", type=int, default=8188)
+    two.add_argument("--port", type=port, default=8188)
     two.set_defaults(action=run_comfy)
 
     three = commands.add_parser("test", parents=[host], allow_abbrev=False, help="all tests, or pytest as you ask")
@@ -65,6 +65,13 @@ def parser() -> argparse.ArgumentParser:
     five = commands.add_parser("check-publish", help="refuses to publish while blanks are left")
     five.set_defaults(action=lambda _: publishing.check(ROOT))
     return top
+
+
+def port(text: str) -> int:
+    """A number that a port may have, for argparse."""
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; choose a number from 1 to 65535")
+    return int(text)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -111,7 +118,12 @@ def run_comfy(chosen: argparse.Namespace) -> int:
     own = {kind: host / "models" / kind for kind in MODEL_FOLDERS}  # a person's models; only read
     models = {kind: [folder] for kind, folder in own.items() if folder.is_dir()}
     cpu = not has_accelerator(env.python)
-    with Server(env.python, host, ROOT, output=OUTPUT, models=models, port=chosen.port, cpu=cpu) as server:
+    server = Server(env.python, host, ROOT, output=OUTPUT, models=models, port=chosen.port, cpu=cpu)
+    if server.port != chosen.port:
+        say(f"Port {chosen.port} is taken.")
+    if (ROOT / "pocket" / "weights" / "model_index.json").is_file():
+        demo.place_examples(env.python, server.base)
+    with server:
         say(f"ComfyUI with this pack: {server.url}   (log: {server.log}; pictures go into {server.base / 'input'})")
         say("Workflow > Browse templates holds the pack's workflows. Ctrl-C ends it.")
         while server.alive:

@@ -123,8 +123,17 @@ def test_a_persons_paths_are_looked_at_first(run, tmp_path):
     (tmp_path / "a.JPG").write_bytes(b"")
     (tmp_path / "a_mask.png").write_bytes(b"")
     assert demo.own_job(run.parse(arguments)).base == base
-    with pytest.raises(Stop, match="no checkpoint file"):
+    with pytest.raises(Stop, match="there is no such file"):
         demo.own_job(run.parse([*arguments[:2], str(tmp_path), *arguments[3:]]))
+    with pytest.raises(Stop, match="no checkpoint file"):
+        demo.own_job(run.parse([*arguments[:2], str(tmp_path / "a.JPG"), *arguments[3:]]))
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "abc", "-1"])
+def test_a_port_that_cannot_be_is_refused(run, port, capsys):
+    with pytest.raises(SystemExit):
+        run.parse(["comfy", "--port", port])
+    assert "is no port; choose a number from 1 to 65535" in capsys.readouterr().err
 
 
 def test_what_was_kept_is_told(tmp_path, capsys):

@@ -35,7 +35,9 @@ class OwnJob:
 def own_job(chosen: argparse.Namespace) -> OwnJob:
     """The paths of the command line, looked at before anything is fetched."""
     base, folder = chosen.base.expanduser().resolve(), chosen.pictures.expanduser().resolve()
-    if not base.is_file() or base.suffix.lower() not in BASES:
+    if not base.is_file():
+        raise Stop(f"--base is {base}, and there is no such file")
+    if base.suffix.lower() not in BASES:
         raise Stop(f"--base is {base}, which is no checkpoint file; give a {' or '.join(BASES)} file")
     if not folder.is_dir():
         raise Stop(f"--pictures is {folder}, which is no folder; give the folder that holds your pictures")
@@ -76,6 +78,14 @@ def run(python: Path, host: Path, root: Path, output: Path, own: OwnJob | None) 
         raise
     facts |= results(workflow, outputs, output)
     summarise(python, work, output, facts)
+
+
+def place_examples(python: Path, base: Path) -> None:
+    """The pictures that the workflows of the pocket name, where they are not there yet."""
+    work, inputs = base / "demo", base / "input"
+    if not (inputs / f"demo_{SUBJECT}").is_dir():
+        work.mkdir(parents=True, exist_ok=True)
+        place_pictures(python, inputs, work, None)
 
 
 def place_pictures(python: Path, inputs: Path, work: Path, own: OwnJob | None) -> tuple[str, dict[str, Any]]:

@@ -16,13 +16,14 @@ FEW = 4  # pictures that the demo learns from
 def subject(request: dict[str, Any]) -> dict[str, Any]:
     """Draw a few pictures of one of the pocket's subjects, with captions and masks, and the prompts of its judge.
 
-    Beside them those of a relation, for the workflow that learns one.
+    Beside them those of a second subject and of a relation, for the workflows that learn them.
     """
     from ..pocket import pictures, world
 
     chosen = pictures.subject_named(request["subject"])
     folder = Path(request["folder"])
     pictures.write_subject(folder, chosen.name, FEW, identifier=request["identifier"])
+    pictures.write_subject(folder.with_name("demo_car_striped"), "car_striped", FEW, identifier="zwx")
     pictures.write_relation(folder.with_name("demo_dream"), "dream", FEW)
     prompts = [f"a photo of a {{trigger}} {place}" for place in world.PLACES.values()]
     return {"subject": chosen.name, "base": "pocket", "pictures": str(folder), "prompts": prompts}
@@ -43,17 +44,19 @@ def summary(request: dict[str, Any]) -> dict[str, Any]:
         rows += [(f"subject fidelity {side}", f"{answer[side]:.0%}") for side in ("before", "after")]
         rows.append(("pictures judged on each side", answer["count"]))
     run = Path(request["run"])
+    result = read(run / "result.json")
+    rows.append(("returned step", f"{result['chosen']} of {len(result['losses'])}"))
+    how = f"Put {answer['trigger']!r} into a prompt and load {Path(request['lora']).name} with ComfyUI's Load LoRA."
     sections = [
         Table("Result", rows),
+        Text("How to use it", how),
         Figure("Before and after", Image.open(request["grid"]), "The same noise without and with the LoRA."),
         Figure("What it learned from", learned_from(Path(request["pictures"]))),
     ]
-    sections.append(Figure("Loss", loss_curve(read(run / "result.json")["losses"]), "Each step and a moving average."))
+    sections.append(Figure("Loss", loss_curve(result["losses"]), "Each step and a moving average."))
     settings = read(run / "settings.json")
     sections.append(settings_table(settings["inputs"]["chosen"]))
     sections += [settings_table(settings[part], part.capitalize()) for part in ("versions", "machine")]
-    how = f"Put {answer['trigger']!r} into a prompt and load {Path(request['lora']).name} with ComfyUI's Load LoRA."
-    sections.append(Text("How to use it", how))
     write_report(Path(request["output"]), f"Subject LoRA: {answer['trigger']}", sections)
     return answer
 

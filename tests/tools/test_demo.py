@@ -96,7 +96,7 @@ def test_the_report_shows_the_run(tmp_path):
     path = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     lora = write_lora(Adapter({path: factor}, "sd1", trigger="sks cat"), tmp_path / "a.safetensors")
     facts = inside.subject({"folder": str(tmp_path / "in"), "subject": demo.SUBJECT, "identifier": "sks"})
-    (tmp_path / "result.json").write_text(json.dumps({"losses": [1.0, 0.5, 0.25]}))
+    (tmp_path / "result.json").write_text(json.dumps({"losses": [1.0, 0.5, 0.25], "chosen": 2}))
     settings = {"inputs": {"chosen": {"steps": 3}}, "versions": {"torch": "2"}, "machine": {"threads": 1}}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     Image.new("RGB", (64, 64)).save(tmp_path / "grid.png")
