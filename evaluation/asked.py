@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from ..models.errors import FewShotError
 from ..models.values import Concept, PromptSet, Sample, TrainingSet
 from .prompt_lists import DREAMBENCH_OF, INSTRUCTBOOTH, REVERSION
+from .prompt_sets import POCKETS
 from .relations import entities
 
-SUBJECTS = (*DREAMBENCH_OF, *INSTRUCTBOOTH.values())
+SUBJECTS = (*DREAMBENCH_OF, *INSTRUCTBOOTH.values(), POCKETS)
 
 
 def asked_about(pictures: TrainingSet, prompts: PromptSet) -> tuple[Concept, tuple[Sample, ...], tuple[str, ...]]:

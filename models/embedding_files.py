@@ -50,6 +50,8 @@ def read_embedding(path: Path, family: str | None = None) -> Adapter:
         vectors = {ONLY: next(iter(given.values()))}
     if len(vectors) != len(given) or any(value.dim() > 2 for value in vectors.values()):
         raise FewShotError(f"{path.name} is {other_kind(given)}, not an embedding: choose a textual-inversion file")
+    if any(not value.numel() or not value.isfinite().all() for value in vectors.values()):
+        raise FewShotError(f"{path.name} holds no vectors, or numbers that are not finite (NaN): the file is damaged")
     name = family or _family_of_words(vectors, metadata)
     only = family_named(name).embeddings[0]
     of = {only if kind == ONLY else kind: value.reshape(-1, value.shape[-1]) for kind, value in vectors.items()}

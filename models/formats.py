@@ -134,16 +134,27 @@ def _factor(path: str, parts: dict[str, Tensor]) -> Factor:
     if "diff" in names and names <= {"diff", "diff_b"}:
         return Dense(parts["diff"].float(), parts["diff_b"].float() if "diff_b" in parts else None)
     if _PAIR <= names and names <= _PAIR | {"alpha", "lora_mid.weight"}:
-        down = parts["lora_down.weight"].float()
-        alpha = float(parts["alpha"]) if "alpha" in parts else float(down.shape[0])
-        mid = parts["lora_mid.weight"].float() if "lora_mid.weight" in parts else None
-        return LowRank(parts["lora_up.weight"].float(), down, alpha, mid)
+        return _pair(path, parts)
     if names & _PAIR and not _PAIR <= names:
         seen = ", ".join(sorted(names))
         raise FewShotError(f"{path} has only half of its low-rank pair ({seen}): the file is damaged")
     if "dora_scale" in names:
         parts["dora_scale"] = _upright(parts["dora_scale"])
     return Kept(parts)
+
+
+def _pair(path: str, parts: Mapping[str, Tensor]) -> LowRank:
+    up, down = parts["lora_up.weight"].float(), parts["lora_down.weight"].float()
+    mid = parts["lora_mid.weight"].float() if "lora_mid.weight" in parts else None
+    alpha = parts["alpha"].float() if "alpha" in parts else torch.tensor(float(down.shape[0] if down.dim() else 0))
+    shapes = f"{tuple(up.shape)} and {tuple(down.shape)}, alpha {tuple(alpha.shape)}"
+    if min(up.dim(), down.dim()) < 2 or not up.shape[1] == down.shape[0] >= 1 or alpha.numel() != 1:
+        raise FewShotError(f"the low-rank pair of {path} does not fit together ({shapes}): the file is damaged")
+    if not all(torch.isfinite(part).all() for part in (up, down, alpha, *([] if mid is None else [mid]))):
+        raise FewShotError(
+            f"{path} holds numbers that are not finite (NaN): the file is damaged or its training diverged"
+        )
+    return LowRank(up, down, float(alpha), mid)
 
 
 def _upright(lengths: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> It
     beside: list[RemovableHandle] = []
     words = networks.words
     try:
-        networks.words = {**words, **words_of(networks, adapters)}
+        own = cast("MutableMapping", words)  # never written to; a view of it, since words that are learned move on
+        networks.words = ChainMap(dict(words_of(networks, adapters)), own)
         with torch.inference_mode(False), torch.no_grad():
             for module, name, parts in changes:
                 original = getattr(module, name)

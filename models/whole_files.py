@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable, Mapping
@@ -26,12 +27,21 @@ def write_checked(
         path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(dict(tensors), draft, dict(metadata))
         check(draft)
+        draft.chmod(0o666 & ~_mask())  # safetensors writes files that only their owner can read
         _name(draft, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise FewShotError(f"{path} cannot be written ({error}): check the folder and the free space") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where there is no folder there is no draft, and the error above says so
+            draft.unlink(missing_ok=True)
     return path
+
+
+def _mask() -> int:
+    """The rights that this process takes from files it makes; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _name(draft: Path, path: Path) -> None:

@@ -168,7 +168,7 @@ class StrengthSweep(io.ComfyNode):
     def execute(cls, base: Any, adapter: Any, prompts: Any, strengths: str, **values: Any) -> io.NodeOutput:
         from ..evaluation.drawing import Candidate
 
-        candidates = [Candidate(f"{value:g}", adapter, value) for value in numbers(strengths)]
+        candidates = [Candidate(f"{value:.4g}", adapter, value) for value in numbers(strengths)]
         found, folder, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, True, values)
         best = 1.0 if found.best is None else found.candidates[found.best].strength
         return shown(cls, found, page, True, [best])
@@ -177,7 +177,7 @@ class StrengthSweep(io.ComfyNode):
 def numbers(text: str) -> list[float]:
     """The strengths in a line, each once, by size."""
     try:
-        found = sorted({float(part) for part in text.replace(";", ",").split(",") if part.strip()})
+        found = sorted({round(float(part), 4) for part in text.replace(";", ",").split(",") if part.strip()})
     except ValueError:
         raise FewShotError(f"{text!r} are no strengths; write numbers separated by commas, such as 0.6, 1.0") from None
     if not found or len(found) > MOST_STRENGTHS or not all(-4 <= value <= 4 for value in found):
@@ -193,8 +193,10 @@ def named(adapters: list[Any], names: str) -> list[str]:
     found: list[str] = []
     for number, adapter in enumerate(adapters):
         name = given[number] if number < len(given) and given[number] else adapter.trigger or f"adapter {number + 1}"
-        same = sum(other == name or other.startswith(f"{name} (") for other in found)
-        found.append(f"{name} ({same + 1})" if same or name == "base" else name)
+        taken, count = {"base", *found}, 1
+        while (told := name if count == 1 else f"{name} ({count})") in taken:
+            count += 1
+        found.append(told)
     return found
 
 

@@ -118,6 +118,11 @@ class SampleGrid(io.ComfyNode):
                 if adapter is not None:
                     with applied(networks, [(adapter, strength)]):
                         columns.append(sample(networks, texts, seeds, **how))
+        if not all(bool(column.isfinite().all()) for column in columns):
+            raise FewShotError(
+                f"the pictures hold no numbers (NaN): strength is {strength}, guidance {guidance}; if those are right, "
+                "set the base's dtype to float32"
+            )
         images = [column.permute(0, 2, 3, 1).contiguous() for column in columns]
         images = [watermarked(column) for column in images] if watermark else images
         grid = sheet(images, texts)

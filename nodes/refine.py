@@ -84,6 +84,7 @@ class RewardNode(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from ..evaluation import rewards
 
+        check_subject(set)
         terms, said = [], []
         for widget, weight in (("image_reward", image_reward), ("pickscore", pickscore), ("hpsv2", hpsv2)):
             if weight:
@@ -149,6 +150,12 @@ class RefinementSettingsNode(io.ComfyNode):
         return io.NodeOutput(RefinementSettings.from_mapping(values))
 
 
+def check_subject(set: Any) -> None:
+    """Raise FewShotError for a set of a relation, whose pictures say nothing of the likeness of a subject."""
+    if set is not None and any(concept.kind == "relation" for concept in set.concepts):
+        raise FewShotError("the set is of a relation, and what is refined is a subject: connect Subject Pictures")
+
+
 class RefineLora(io.ComfyNode):
     """Learns a LoRA over a subject's, so that its pictures follow prompts better."""
 
@@ -201,6 +208,7 @@ class RefineLora(io.ComfyNode):
         from ..models.formats import to_kohya
         from ..trainers.refinement import refine_adapter, trigger_of
 
+        check_subject(set)
         settings = settings or RefinementSettings()
         if not isinstance(settings, RefinementSettings):
             raise FewShotError("these are settings of another training: connect Refinement Settings")

@@ -50,7 +50,7 @@ def own_job(chosen: argparse.Namespace) -> OwnJob:
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder, masks left out."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
     return [file for file in files if not file.stem.endswith("_mask")]
 
 
@@ -98,7 +98,7 @@ def place_pictures(python: Path, inputs: Path, work: Path, own: OwnJob | None) -
         text = inside(python, work, "subject", {"folder": str(folder), "subject": SUBJECT, "identifier": IDENTIFIER})
         return name, json.loads(text)
     for file in sorted(own.pictures.iterdir()):
-        if file.suffix.lower() in (*PICTURES, ".txt"):
+        if file.suffix.lower() in (*PICTURES, ".txt") and file.is_file():
             shutil.copy2(file, folder / file.name)
     return name, {"base": own.base.name, "pictures": str(folder)}
 

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 SHORT = 12  # hexadecimal digits of the key in the folder's name
+RESULT = {"key", "losses", "terms", "seconds", "chosen", "validation"}  # what is read of a run that ended
 SPARE = 50_000_000  # bytes of free disk that are asked for beyond what is known to be written
 
 
@@ -124,7 +125,10 @@ class Run:
         if not self._result.exists():
             return None
         try:
-            return read_adapter(self._adapter), json.loads(self._result.read_text(encoding="utf-8"))
+            result = json.loads(self._result.read_text(encoding="utf-8"))
+            if not isinstance(result, dict) or not RESULT <= set(result):
+                raise ValueError(f"{self._result.name} does not hold {', '.join(sorted(RESULT))}")
+            return read_adapter(self._adapter), result
         except (FewShotError, ValueError) as error:
             log.warning("the finished run in %s cannot be read and is trained again: %s", self.folder, error)
             return None

@@ -253,6 +253,48 @@ def header(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
+PLACE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"alpha": torch.ones(2)}, "does not fit together"),
+        ({"alpha": torch.ones(0)}, "does not fit together"),
+        ({"alpha": torch.tensor(torch.nan)}, "not finite"),
+        ({"lora_up.weight": torch.ones(320, 3)}, "does not fit together"),
+        ({"lora_up.weight": torch.ones(320, 0), "lora_down.weight": torch.ones(0, 768)}, "does not fit together"),
+        ({"lora_up.weight": torch.ones(4), "lora_down.weight": torch.ones(4)}, "does not fit together"),
+        ({"lora_down.weight": torch.full((4, 768), torch.nan)}, "not finite"),
+    ],
+)
+def test_a_damaged_pair_is_named(changed: dict, said: str):
+    parts = {"lora_up.weight": torch.ones(320, 4), "lora_down.weight": torch.ones(4, 768), "alpha": torch.tensor(4.0)}
+    assert from_tensors({f"{PLACE}.{name}": part for name, part in parts.items()}, {}).family == "sd1"
+    with pytest.raises(FewShotError, match=said):
+        from_tensors({f"{PLACE}.{name}": part for name, part in (parts | changed).items()}, {})
+
+
+@pytest.mark.parametrize("vectors", [torch.ones(0, 768), torch.full((1, 768), torch.nan)])
+def test_an_embedding_of_no_numbers_is_refused(tmp_path: Path, vectors: torch.Tensor):
+    safetensors.torch.save_file({"emb_params": vectors}, tmp_path / "a.safetensors")
+    with pytest.raises(FewShotError, match="no vectors, or numbers that are not finite"):
+        read_embedding(tmp_path / "a.safetensors")
+
+
+def test_files_can_be_read_by_others(tmp_path: Path):
+    usual = tmp_path / "usual"
+    usual.touch()
+    path = write_lora(adapter(), tmp_path / "a.safetensors")
+    assert path.stat().st_mode == usual.stat().st_mode
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path: Path):
+    (tmp_path / "loras").touch()
+    with pytest.raises(FewShotError, match="cannot be written"):
+        write_lora(adapter(), tmp_path / "loras" / "a.safetensors")
+
+
 def test_metadata(tmp_path: Path):
     mine = adapter(metadata={"ss_steps": "500", "ss_learning_rate": "0.0001", "modelspec.resolution": "64x64"})
     path = write_lora(mine, tmp_path / "my cat.safetensors")

@@ -56,6 +56,14 @@ def test_a_finished_run_is_returned(train, uncut, monkeypatch):
     assert again.folder == uncut.folder and again.resumed_from == 8
 
 
+@pytest.mark.parametrize("text", ["[]", '{"key": "x"}', "{"])
+def test_a_result_of_another_form_is_trained_again(train, tmp_path, caplog, text):
+    first = train(tmp_path, steps=1)
+    (first.folder / "result.json").write_text(text)
+    again = train(tmp_path, steps=1)
+    assert "cannot be read and is trained again" in caplog.text and again.adapter.key == first.adapter.key
+
+
 def test_a_broken_result_is_trained_again(train, tmp_path, caplog):
     first = train(tmp_path, steps=2)
     (first.folder / "checkpoints" / "adapter.safetensors").write_bytes(b"torn")

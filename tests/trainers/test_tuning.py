@@ -107,6 +107,16 @@ def test_the_words_of_several_subjects(pictures):
     assert words_of(SubjectSettings(), two) == ()
 
 
+def test_a_direction_is_learned_beside_a_lora_of_layers(train, tmp_path):
+    """The LoRA's layers stay on while the word turns, which is seen anew in each step."""
+    layers = train(tmp_path / "layers", steps=2).adapter
+    word = dict(parameter_set="none", token="direction", token_learning_rate=0.05)
+    found = train(tmp_path / "word", steps=3, start_from=layers, **word)
+    alone = train(tmp_path / "alone", steps=3, **word)
+    assert len(found.losses) == 3 and set(found.adapter.embeddings) == {"sks"}
+    assert not torch.equal(found.adapter.embeddings["sks"]["clip_l"], alone.adapter.embeddings["sks"]["clip_l"])
+
+
 WORD = dict(parameter_set="none", token="free", token_learning_rate=0.05)
 EVERYTHING = dict(tuning="full", parameter_set="all", learning_rate=1e-3)
 KINDS = {
