@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..models.checkpoint_files import UnpicklingError
 from ..models.errors import FewShotError
 from .likeness import Eyes, check_references
 
@@ -79,7 +80,7 @@ def opened_lpips(file: Path) -> Distance:
             found = torch.load(file, map_location="cpu", weights_only=True)
             own = {name: found[f"features.{name.split('.', 1)[1]}"] for name in made.net.state_dict()}
             made.net.load_state_dict(own)
-        except Exception as error:  # whatever torch says of a file that is none of its own
+        except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
             raise FewShotError(f"{file} does not hold torchvision's AlexNet ({error}); fetch it again") from error
         return made.eval().requires_grad_(False)
 

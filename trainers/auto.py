@@ -182,7 +182,10 @@ def _split(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, st
         f"{offload}, weights {weights} ({plan.why})"
     )
     if not plan.fits:
-        line += "; by formula that is too much for this device: lower resolution, or rank"
+        line += (
+            "; by formula that is too much for this device: lower resolution or rank, or train attention alone "
+            "(parameter_set)"
+        )
     chosen = replace(settings, micro_batch=plan.micro_batch, gradient_checkpointing=checkpointing)
     return replace(chosen, offload=offload, weights=weights), line
 

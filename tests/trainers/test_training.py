@@ -22,11 +22,20 @@ from comfyui_fewshot.trainers.settings import SubjectSettings
 # The first three steps of the run of conftest.py, recorded in float32 on x86 with torch 2.11 (reference, prior).
 GOLDEN = {"reference": (1.113164, 1.058462, 1.217240), "prior": (1.010264, 1.122432, 1.089110)}
 
+GOLDEN_DEFAULT = {"reference": (1.113164, 1.058299, 1.216497), "prior": (1.010264, 1.122245, 1.088625)}
+"""the same with the feed-forward layers, which the default trains too"""
+
 
 def test_golden_losses(uncut):
     for name, values in GOLDEN.items():
         assert uncut.terms[name][:3] == pytest.approx(values, rel=1e-4), name
     assert uncut.losses[0] == pytest.approx(uncut.terms["reference"][0] + uncut.terms["prior"][0], rel=1e-6)
+
+
+def test_golden_losses_of_the_default_layers(train, tmp_path):
+    found = train(tmp_path, parameter_set=SubjectSettings().parameter_set)
+    for name, values in GOLDEN_DEFAULT.items():
+        assert found.terms[name][:3] == pytest.approx(values, rel=1e-4), name
 
 
 def test_a_run_leaves_its_folder(uncut):
