@@ -74,11 +74,16 @@ def prepare(base: Path) -> None:
 
 @contextlib.contextmanager
 def random_clip(base: Path, name: str) -> Iterator[str]:
-    """A CLIP of the pocket's shape with random weights in models/clip_vision, for as long as it is needed."""
+    """A CLIP of the pocket's shape with random weights in models/clip_vision, for as long as it is needed.
+
+    The weights are always the same ones, whatever numbers other tests have drawn before.
+    """
     folder = base / "models" / "clip_vision" / name
     folder.mkdir(parents=True)
     try:
-        build_clip(build(folder)).save_pretrained(folder)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            build_clip(build(folder)).save_pretrained(folder)
         processor().save_pretrained(folder)
         yield name
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import fields
 
@@ -11,6 +13,7 @@ import pytest
 
 from comfyui_fewshot.tests.server import described, forms
 from comfyui_fewshot.tests.server.described import ROOT, all_inputs
+from comfyui_fewshot.tests.server.harness import link_pack
 
 pytestmark = pytest.mark.server
 MOST_VISIBLE = 12
@@ -95,39 +98,35 @@ def test_settings_widgets_are_the_settings_class(info):
     SubjectSettings.from_mapping({name: spec[1]["default"] for name, spec in widgets.items()})
 
 
-def test_loading_the_pack_costs_nothing(server):
-    seconds = re.search(r"([\d.]+) seconds: .*comfyui-fewshot", server.log)
-    assert seconds is not None, server.log[-3000:]
-    assert float(seconds[1]) <= 0.3
+def test_loading_the_pack_costs_nothing(server, comfyui_path, tmp_path):
+    """0.3 s of a processor at most, and every library that ComfyUI does not import itself stays out until a node runs.
 
-
-def test_loading_the_pack_imports_no_heavy_library(comfyui_path, tmp_path):
-    """Every library that ComfyUI does not import itself stays out until a node runs."""
-    import subprocess
-    import sys
-
+    Processor time, which other work on the machine does not lengthen; `server` has compiled the files before.
+    """
+    assert "comfyui-fewshot" in server.log
     program = """
-import sys, types
+import sys, time
 sys.argv = ["main.py", "--cpu", "--base-directory", sys.argv[2]]
 sys.path.insert(0, COMFYUI)
 import comfy.options
 comfy.options.enable_args_parsing()
 import utils.extra_config  # as main.py does, before another "utils" is on the path
 import asyncio, server, nodes
-before = set(sys.modules)
+before, began = set(sys.modules), time.process_time()
 assert asyncio.run(nodes.load_custom_node(PACK, module_parent="custom_nodes"))
+seconds = time.process_time() - began
 added = {name.split(".")[0] for name in set(sys.modules) - before}
+print(seconds)
 print(sorted(added & {"diffusers", "transformers", "peft", "accelerate", "matplotlib", "skimage"}))
 print(sorted(name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("FewShot")))
 """
-    from comfyui_fewshot.tests.server.harness import link_pack
-
     pack = link_pack(tmp_path / "custom_nodes", tmp_path / "nowhere")
     program = program.replace("COMFYUI", repr(str(comfyui_path))).replace("PACK", repr(str(pack)))
     run = subprocess.run(
         [sys.executable, "-c", program, "x", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    heavy, listed = run.stdout.strip().splitlines()[-2:]
+    seconds, heavy, listed = run.stdout.strip().splitlines()[-3:]
+    assert float(seconds) <= 0.3
     assert heavy == "[]"
     assert len(json.loads(listed.replace("'", '"'))) == 31
