@@ -54,9 +54,13 @@ class PriorSettings:
     )
 
     def __post_init__(self):
+        if isinstance(self.prompts, str) or not all(isinstance(prompt, str) for prompt in self.prompts):
+            raise FewShotError(f"priors: prompts is {self.prompts!r}; give a list of texts")
         object.__setattr__(self, "prompts", tuple(p.strip() for p in self.prompts if p.strip()))
         for name, about in ((f.name, f.metadata) for f in self.__dataclass_fields__.values()):
             value = getattr(self, name)
+            if "min" in about and type(value) not in {int, type(about["min"])}:
+                raise FewShotError(f"priors: {name} is {value!r}; give a number ({about['help']})")
             if "min" in about and not about["min"] <= value <= about["max"]:
                 raise FewShotError(
                     f"priors: {name} is {value}; choose a value from {about['min']} to {about['max']} ({about['help']})"

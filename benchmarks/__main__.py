@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from . import Row, measured, names, table, write
+from . import Row, measured, names, parts_of, table, write
 
 
 def main(arguments: list[str]) -> int:
@@ -20,8 +20,11 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     file = chosen.json or Path(f"{chosen.name}.json")
+    only, there = [part for part in chosen.only.split(",") if part], parts_of(chosen.name, chosen.quick)
+    if unknown := [part for part in only if part not in there]:
+        parser.error(f"the bench {chosen.name} has no part {', '.join(unknown)}; it has {', '.join(there)}")
     rows: list[Row] = []
-    for found in measured(chosen.name, chosen.quick, [part for part in chosen.only.split(",") if part]):
+    for found in measured(chosen.name, chosen.quick, only):
         rows += found
         write(rows, file)  # after each part, so that a bench that is stopped leaves what it has
     sys.stdout.write(table(rows) + "\n")

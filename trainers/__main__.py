@@ -60,6 +60,12 @@ OTHERS = {
     "refine": None,
     "relation": None,
 }
+KINDS: Mapping[str, type] = {
+    **dict.fromkeys((*NEEDED, *OTHERS), str),
+    **dict.fromkeys(("priors", "settings", "refine"), dict),
+    "clip_skip": int,
+}
+SAID = {str: "text in quotes", dict: "an object in braces", int: "a whole number"}
 
 
 class LogWatcher:
@@ -90,6 +96,9 @@ def read_run(path: Path) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise FewShotError(f'{path} holds a {type(given).__name__}; a run is an object, such as {{"base": ...}}.')
     refuse_unknown(given, dict.fromkeys((*NEEDED, *OTHERS)), "entry")
+    for name, value in given.items():
+        if type(value) is not KINDS[name] and not (value is None and name in OTHERS and OTHERS[name] is None):
+            raise FewShotError(f"{path}: {name} is {json.dumps(value)}, and shall be {SAID[KINDS[name]]}.")
     told = "relation" in given  # which has no noun
     missing = [name for name in NEEDED if name not in given and not (told and name == "noun")]
     if missing:

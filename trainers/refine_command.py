@@ -46,15 +46,30 @@ def read_refinement(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if found["kind"] is not None:
         refuse_unknown({found["kind"]: None}, REFINING, "kind")
         found["activities"] = list(REFINING[found["kind"]])
-    if not found.get("rewards"):
+    if not isinstance(found["activities"], list) or not all(isinstance(text, str) for text in found["activities"]):
+        raise FewShotError(f"activities is {found['activities']!r}; give a list of texts")
+    for name in ("share", "held_out"):
+        if isinstance(found[name], bool) or not isinstance(found[name], int | float):
+            raise FewShotError(f"{name} is {found[name]!r}; give a number from 0 to 1")
+    if not found.get("rewards") or not isinstance(found["rewards"], Mapping):
         raise FewShotError('refine names no rewards; give one, such as {"CLIP-T": {"folder": "clip-vit-base-patch32"}}')
     rewards = {}
     for kind, about in found["rewards"].items():
-        refuse_unknown(about, {"folder": 0, "weight": 0}, f"entry of {kind}")
-        if "folder" not in about:
-            raise FewShotError(f"the reward {kind} has no folder; name the one that holds its model")
-        rewards[kind] = {"folder": folder / about["folder"], "weight": float(about.get("weight", 1.0))}
+        rewards[kind] = _reward(kind, about, folder)
     return found | {"rewards": rewards}
+
+
+def _reward(kind: str, about: Any, folder: Path) -> dict[str, Any]:
+    """Folder and weight of one reward."""
+    if not isinstance(about, Mapping):
+        raise FewShotError(f'the reward {kind} is {about!r}; write {{"folder": "where its model is", "weight": 1.0}}')
+    refuse_unknown(about, {"folder": 0, "weight": 0}, f"entry of {kind}")
+    if not isinstance(about.get("folder"), str):
+        raise FewShotError(f"the reward {kind} has no folder; name the one that holds its model")
+    weight = about.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise FewShotError(f"the weight of the reward {kind} is {weight!r}; give a number")
+    return {"folder": folder / about["folder"], "weight": float(weight)}
 
 
 def refine_run(
