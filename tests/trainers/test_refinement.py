@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,47 +13,25 @@ from comfyui_fewshot.models.latents import decode_latents
 from comfyui_fewshot.models.loading import open_base
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import denoise, encode_prompts
-from comfyui_fewshot.models.values import Concept, Dense, Kept, LowRank, Prompt, PromptSet, TrainingSet
-from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.models.values import Dense, Kept, LowRank, Prompt, PromptSet
 from comfyui_fewshot.trainers.policy_gradient import CLIPPED, KL, POLICY
 from comfyui_fewshot.trainers.processes import Alone
-from comfyui_fewshot.trainers.refinement import (
-    Refinement,
-    naming,
-    refine_adapter,
-    split,
-    together,
-    trigger_of,
-)
+from comfyui_fewshot.trainers.refinement import naming, refine_adapter, split, together, trigger_of
 from comfyui_fewshot.trainers.refining_step import REWARD
 
-from .refining import PROMPTS, QUICK, SUBJECT, Red, Slope, prompts_of, subject_adapter
+from .refining import PROMPTS, QUICK, SET, SUBJECT, Red, Slope, opened, prompts_of, subject_adapter
 
 SILENT = LowRank(torch.zeros(32, 2), torch.ones(2, 32), 2.0)
 MOVING = subject_adapter().factors[SUBJECT]
 DORA = Kept({"lora_up.weight": MOVING.up, "lora_down.weight": MOVING.down, "dora_scale": torch.ones(32, 1)})
 RED = Red()
-SET = TrainingSet((), (Concept("sks", "ball"),))
-FULL = replace(QUICK, resolution=32, alpha=2.0, micro_batch=16)
 
 
 @pytest.fixture
 def refining(base):
     """A step of refinement with the tiny base open, for some settings."""
-    opened = []
-
-    def make(adapter=None, prompts=PROMPTS, rewards=RED, **changes):
-        context = open_base(base, torch.device("cpu"))
-        networks = context.__enter__()
-        method = Refinement(adapter, *split(prompts), rewards)
-        step, injected = method.prepare(networks, SET, replace(FULL, **changes), None, Silent())
-        opened.append((injected, context))
-        return step, injected, networks
-
-    yield make
-    for injected, context in opened:
-        injected.remove()
-        context.__exit__(None, None, None)
+    with ExitStack() as stack:
+        yield lambda *given, **changes: stack.enter_context(opened(base, *given, **changes))
 
 
 def terms_of(step, number):
