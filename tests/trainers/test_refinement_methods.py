@@ -1,4 +1,7 @@
-"""The other methods of refinement: closed forms of their losses, and that each earns more."""
+"""The other methods of refinement: closed forms of their losses, and that each earns more.
+
+Nft and the gradients of policies have files of their own; in a world with an exact denoiser all are compared.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,6 @@ def run(base, folder, rewards=RED, watcher=None, **changes):
     ("method", "changes"),
     [
         ("dpok", {}),
-        ("nft", dict(trained_steps=8, steps=12, group=16)),
         ("pairs", dict(trained_steps=4, pair_beta=200.0)),
         ("draft", dict(rewards=Slope(), trained_steps=8)),
     ],
