@@ -42,7 +42,7 @@ def adapter_under(folder):
 
 
 @pytest.mark.parametrize("method", ["grpo", "ddpo", "pairs"])
-def test_two_processes_refine_as_one(write_run, tmp_path, method):
+def test_two_processes_refine_as_one(write_run, tmp_path, one_thread, method):
     """Each draws and learns from half of the pictures; rewards are gathered. Pairs may lie in both."""
     settings = SETTINGS | {"method": method} | CHANGES[method]
     alone = write_run("alone.json", runs="alone", settings=settings)
