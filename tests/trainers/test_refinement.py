@@ -17,6 +17,7 @@ from comfyui_fewshot.models.values import Dense, Kept, LowRank, Prompt, PromptSe
 from comfyui_fewshot.trainers.policy_gradient import CLIPPED, KL, POLICY
 from comfyui_fewshot.trainers.processes import Alone
 from comfyui_fewshot.trainers.refinement import naming, refine_adapter, split, together, trigger_of
+from comfyui_fewshot.trainers.refinement_losses import clip_for
 from comfyui_fewshot.trainers.refining_step import REWARD
 
 from .refining import PROMPTS, QUICK, SET, SUBJECT, Red, Slope, opened, prompts_of, subject_adapter
@@ -55,6 +56,20 @@ def test_ratios_are_exactly_one_and_the_kl_zero_before_the_first_update(refining
     rows = list(step.round.old)[: step.painter.at_once]
     now, outcome = step.steps_at(step.round, rows)
     assert torch.equal(now.log_prob(outcome).detach(), torch.stack([step.round.old[row] for row in rows]))
+
+
+def test_ways_are_kept_exactly_whatever_the_base_computes_in(base):
+    """Rounded to halves they would change log-probabilities by more than what is clipped."""
+    with opened(replace(base, dtype="bfloat16"), updates=2) as (step, _, networks):
+        terms_of(step, 0)
+        terms = terms_of(step, 1)  # whose old log-probabilities are those of look_back
+        way, old = step.round.way.latents, step.round.old
+        assert networks.dtype == torch.bfloat16 and way.dtype == torch.float32 and terms[CLIPPED] == 0
+        rows = list(old)[: step.painter.at_once]
+        step.round.way = replace(step.round.way, latents=way.bfloat16().float())
+        rounded, outcome = step.steps_at(step.round, rows)
+        moved = (rounded.log_prob(outcome).detach() - torch.stack([old[row] for row in rows])).abs()
+        assert moved.max() > clip_for(1e-4, 64 * 64 * 4)
 
 
 def test_the_reference_is_the_base_with_the_subject_on(refining, base):
