@@ -275,6 +275,20 @@ def test_subject_and_refinement_are_one_adapter_exactly(base, tmp_path, caplog):
     assert together(None, refining)[0] is None
 
 
+def test_a_loha_is_refined_and_stays_a_file_of_its_own_with_the_reason(base, tmp_path):
+    loha = replace(subject_adapter(), factors={SUBJECT: Kept(product_of_pairs())})
+    found, plain = run(base, tmp_path, loha, steps=2), run(base, tmp_path, None, steps=2)
+    assert found.training.terms[REWARD][0] != plain.training.terms[REWARD][0]
+    assert found.combined is None and found.adapter.factors and found.adapter.trigger == "sks ball"
+    assert "stay two files" in found.apart and "LoHa, LoKr" in found.apart
+
+
+def product_of_pairs():
+    random = torch.Generator().manual_seed(0)
+    sides = {"a": (32, 2), "b": (2, 32)}
+    return {f"hada_w{n}_{side}": torch.randn(*sides[side], generator=random) for n in (1, 2) for side in "ab"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
