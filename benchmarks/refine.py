@@ -24,7 +24,7 @@ from ..pocket.assemble import WEIGHTS
 from ..trainers.auto import resolve
 from ..trainers.facts import gather_facts
 from ..trainers.refinement import RefinementResult, refine_adapter
-from ..trainers.refinement_settings import DEFAULT_METHOD, DRAFT, METHODS, ONLY, RefinementSettings
+from ..trainers.refinement_settings import DEFAULT_METHOD, ONLY, RefinementSettings
 from ..trainers.runs import Run as Folder
 from ..trainers.settings import SubjectSettings
 from ..trainers.subject import train_subject
@@ -35,6 +35,7 @@ from ._parallel import each
 from ._refine_baseline import baseline
 from ._refine_costs import per_round, within
 from ._refine_curves import Point, along, envelope, first_at, gains, times
+from ._refine_methods import methods
 from ._refine_prompts import GUARDED, prompts, unseen
 from ._refine_rows import NEVER, lower, measured, told
 from ._subject_runs import Workshop
@@ -52,8 +53,6 @@ LOWERED = ((1.0, 1.0), (0.7, 0.7), (0.4, 0.4))
 DEFAULT = dict(
     prompts_per_round=6, group=6, updates=1, trained_steps=4, sampling_steps=12, guidance=3.0, guard_prompts=GUARDED
 )
-COMPARED = dict(updates=2, patience=0, statistics_from=12)
-"""of the methods' table: more than one update, so that clipping acts, and no early end"""
 TINY = dict(
     prompts_per_round=2, group=2, trained_steps=1, sampling_steps=4, guidance=1.0, guard_prompts=1, skip_last=1,
     save_every=1000,
@@ -66,7 +65,11 @@ STEPS = "twice the automatic"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. Budgets are evaluations of the denoiser, about 4 ms each on one processor."""
+    """How much is measured. Budgets are evaluations of the denoiser, about 4 ms each on one processor.
+
+    With two processors the headline is estimated at 28 minutes, half of them for its starts, the mix at 6, the methods
+    at 11 and the baseline at 10.
+    """
 
     subjects: int = 6  # of the world's, every second one, one seed each
     steps: int | None = None  # of the start; None takes twice the chosen number
@@ -74,10 +77,10 @@ class Size:
     activities: int = 24
     few: int = 6  # activities of the methods' table: a round draws half of the prompts, each of which comes again
     budget: int = 48_000
-    mix_budget: int = 36_000
-    method_budget: int = 18_000
+    mix_budget: int = 27_000
+    method_budget: int = 15_000
     reward_budget: int = 60_000  # against the baseline
-    epochs: int = 9  # of the baseline: 115,000 evaluations
+    epochs: int = 5  # of the baseline: 63,000 evaluations
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     pace_steps: int = 10  # sampling steps where speeds are compared
     pace_rounds: int = 3
@@ -134,13 +137,13 @@ class Bench:
         """That which validation chose of the same training."""
         return self.trained(run).adapter
 
-    def settings(self, budget: int, **changes) -> RefinementSettings:
-        """As many rounds as the budget pays for, and eight readings of them."""
+    def settings(self, budget: int, readings: int = 8, **changes) -> RefinementSettings:
+        """As many rounds as the budget pays for, and `readings` on their way."""
         method = changes.get("method", DEFAULT_METHOD)
         wanted = {"method": method, **DEFAULT, **(self.size.settings or {}), **changes}
         known = {name: value for name, value in wanted.items() if method in ONLY.get(name, (method,))}
         chosen = within(RefinementSettings.from_mapping(known), budget)
-        return replace(chosen, guard_every=max(1, chosen.steps // chosen.updates // 8), log_every=1000)
+        return replace(chosen, guard_every=max(1, chosen.steps // chosen.updates // readings), log_every=1000)
 
     def reward(self, run: Run, likeness: bool = True) -> Reward:
         looks = tuple(sample.image for sample in references(self.shop.sets, run.subject).references)
@@ -223,10 +226,12 @@ class Bench:
     def id_mix(self) -> list[Row]:
         """Samples that mixed prompts need to reach what prompts with the identifier alone end with."""
         runs = self.subjects.table_runs
-        each(self.trained, runs)
-        curves = each(self.mixed_curve, [(run, mixed) for run in runs for mixed in (False, True)])
+        first, *others = runs  # whose start the headline has trained: the others' begin at once, beside its curves
+        asked = [*((run, False) for run in (*others, first)), *((run, True) for run in runs)]
+        curves = dict(zip(asked, each(self.mixed_curve, asked), strict=True))
         found, notes = [], []
-        for run, alone, mixed in zip(runs, curves[::2], curves[1::2], strict=True):
+        for run in runs:
+            alone, mixed = (curves[run, both] for both in (False, True))
             wanted = alone[max(alone)]
             reached = first_at(mixed, wanted)
             if wanted <= 0:
@@ -241,43 +246,7 @@ class Bench:
         settings = self.settings(self.size.mix_budget, patience=0)
         return gains(self.refined(run, settings, self.size.activities, mixed))
 
-    # ------------------------------------------------------------------------------------------------------- methods
-
-    def methods(self) -> list[Row]:
-        """The reward's gain and the judged gain of each method for what it spent; and the default among them."""
-        runs = self.subjects.table_runs
-        each(self.trained, runs)
-        found = each(self.method, [(run, method) for method in METHODS for run in runs])
-        rows, judged = [], {}
-        for number, method in enumerate(METHODS):
-            own = found[number * len(runs) : (number + 1) * len(runs)]
-            note = told(own)
-            rows.append(measured(f"method.{method}.reward", [one["reward"] for one in own], "deviations / 1000", None))
-            values = [one["judge"] for one in own]
-            rows.append(measured(f"method.{method}.judge", values, "points / 1000 evaluations", None, note))
-            judged[method] = mean(values)
-        best = max(judged, key=judged.__getitem__)
-        lead = judged[DEFAULT_METHOD] - max(value for method, value in judged.items() if method != DEFAULT_METHOD)
-        note = f"the default is {DEFAULT_METHOD}, the best judged is {best}"
-        return [
-            *rows,
-            measured("method.default_lead", [lead], "points / 1000 evaluations", self.goal(0), note),
-        ]
-
-    def method(self, how: tuple[Run, str]) -> dict[str, float]:
-        """Gains of one method for each 1,000 evaluations that were spent: of the reward that all methods are given."""
-        run, method = how
-        changes = COMPARED | ({"updates": 1} if method == DRAFT else {})  # whose pictures must be its own
-        settings = self.settings(self.size.method_budget, method=method, **changes)
-        result = self.refined(run, settings, self.size.few)
-        assert result.combined is not None
-        thousands = len(result.training.losses) / settings.updates * per_round(settings) / 1000
-        before, after = (self.fidelities(run, one)[1] for one in (self.start(run), result.combined))
-        return {
-            "reward": max(gains(result).values()) / thousands,
-            "judge": 100 * (mean(after) - mean(before)) / thousands,
-            "doubt": self.doubt(run, result.combined),
-        }
+    # ------------------------------------------------------------------------------------------------ the baseline's
 
     def rewarded(self, run: Run) -> dict[float, float]:
         """The default method on the text reward alone, by evaluations: what the baseline is compared with."""
@@ -306,6 +275,6 @@ def parts_of(bench: Bench) -> Parts:
     return {
         "headline": bench.headline,
         "idmix": bench.id_mix,
-        "methods": bench.methods,
+        "methods": partial(methods, bench),
         "ddpo_baseline": partial(baseline, bench),
     }

@@ -3,13 +3,15 @@ probability of a sampling step. So they may be drawn with any noise of the sampl
 
     L = E 1 / beta (r |x+ - z0|^2 / w+ + (1 - r) |x- - z0|^2 / w-) + kl_weight * E |e_theta - e_subject|^2
 
-on pictures of the round, noised anew at random timesteps; see `refinement_losses.nft_loss`. The old policy is the one
-that drew the round. The factor `bound` only scales the gradient, which the optimiser undoes, and is left out.
+on pictures of the round, noised anew at random timesteps; see `refinement_losses.nft_loss`. The old policy draws the
+pictures, and follows the learned one from round to round (section 3.3): old <- d old + (1 - d) now, where d is small at
+first and grows with the steps taken, see `follows`. The factor `bound` only scales the gradient, which the optimiser
+undoes, and is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +22,12 @@ from .refinement_losses import nft_loss, optimality
 from .refining_step import Round
 
 NFT_TERM, KL = "policy", "kl"
+OLD = "old/"
+
+
+def follows(steps: int) -> float:
+    """The share d of the old policy that stays after `steps` steps: min(steps / 1000, 1/2), the paper's default."""
+    return min(0.001 * steps, 0.5)
 
 
 class NegativeAwareStep(NoisedStep):
@@ -31,6 +39,26 @@ class NegativeAwareStep(NoisedStep):
         if self.settings.held > 0:
             self.weights[KL] = self.settings.held
         self.before: dict[tuple[int, int], Tensor] = {}
+        self.old: dict[str, Tensor] = {}  # the weights that drew the last round
+
+    def begin(self, number: int, update: int, share: Share) -> Round:
+        """As of every method; the next round's old policy starts from what drew this one."""
+        round = super().begin(number, update, share)
+        self.old = {name: self.begun_with[f"weights/{name}"].to(self.device) for name in self.injected.parameters}
+        return round
+
+    def drawing(self, number: int) -> dict[str, Tensor]:
+        """The old policy's weights: the last round's, which follow those of now."""
+        now, stays = super().drawing(number), follows(number * self.settings.updates)
+        return {name: stays * self.old[name] + (1 - stays) * w for name, w in now.items()} if self.old else now
+
+    def _statistics(self) -> dict[str, Tensor]:
+        return super()._statistics() | {OLD + name: weight for name, weight in self.old.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        super().load(state)
+        self.old = {n.removeprefix(OLD): w.to(self.device) for n, w in state.items() if n.startswith(OLD)}
 
     @torch.no_grad()
     def look_back(self, round: Round, share: Share) -> None:

@@ -45,7 +45,12 @@ class Alone:
 
 
 class Several:
-    """The processes that `accelerate launch` started. The network is not prepared: only one buffer is reduced."""
+    """The processes that `accelerate launch` started. The network is not prepared: only one buffer is reduced.
+
+    They give what one process gives with the same global batch, but for rounding: its passes hold other rows at once,
+    and their gradients are added in another order. Where it has one pass for each process, of the same rows
+    (`micro_batch`) and by as many threads, it is the same bit for bit.
+    """
 
     def __init__(self, accelerator: Any):
         self.accelerator = accelerator

@@ -86,7 +86,7 @@ class Refinement:
     validator: Validator | None = None
     processes: Processes = field(default_factory=Alone)
     name: str = "refinement"
-    revision: int = 2
+    revision: int = 3
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ class RefiningStep:
         self.same_rounds = 0  # from the beginning; -1 when rewards once differed
         self.round: Round | None = None
         self.begun = -1  # the round that was begun, drawn or not
-        self.begun_with: dict[str, Tensor] = {}  # its first weights, and the statistics before it
+        self.begun_with: dict[str, Tensor] = {}  # the weights that drew it, and the statistics before it
         self.weights: dict[str, float] = {REWARD: 0.0}  # which is noted, not minimised
 
     # ------------------------------------------------------------------------------------------------- the loop's
@@ -132,7 +132,7 @@ class RefiningStep:
         return {name: part_of_mean(values, self.rows_per_update) for name, values in found.items()}
 
     def state(self, step: int) -> dict[str, Tensor]:
-        """The statistics; amid a round those before it, and its first weights, from which it is drawn again."""
+        """The statistics; amid a round those before it, and the weights that drew it and draw it again."""
         if step // self.settings.updates == self.begun:
             return self.begun_with
         return self._statistics()
@@ -163,27 +163,29 @@ class RefiningStep:
         raise NotImplementedError
 
     def look_back(self, round: Round, share: Share) -> None:
-        """Called with the round's first weights in place, when it was drawn."""
+        """Called with the weights that drew the round in place."""
 
     # ------------------------------------------------------------------------------------------------------ rounds
 
     def begin(self, number: int, update: int, share: Share) -> Round:
         """Draw and reward a round; in the middle of one that was cut, draw it again as it was."""
         if update == 0:
-            weights = {f"weights/{name}": p.detach().clone() for name, p in self.injected.parameters.items()}
-            self.begun_with = self._statistics() | weights
+            statistics = self._statistics()
+            weights = {f"weights/{name}": weight for name, weight in self.drawing(number).items()}
+            self.begun_with = statistics | weights
         self.begun = number
-        with self._as_begun(update):
+        with self._as_begun():
             round = self._drawn(number, share)
             self.look_back(round, share)
         return round
 
+    def drawing(self, number: int) -> dict[str, Tensor]:
+        """The weights that draw a round, copied: those of now, unless a method draws with others."""
+        return {name: p.detach().clone() for name, p in self.injected.parameters.items()}
+
     @contextmanager
-    def _as_begun(self, update: int) -> Iterator[None]:
-        """With the weights that the round was begun with."""
-        if update == 0:
-            yield
-            return
+    def _as_begun(self) -> Iterator[None]:
+        """With the weights that draw the round."""
         parameters = self.injected.parameters
         now = {name: p.detach().clone() for name, p in parameters.items()}
         self.injected.load({name: self.begun_with[f"weights/{name}"] for name in parameters})

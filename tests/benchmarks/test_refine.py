@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comfyui_fewshot.benchmarks import _refine_baseline, refine
+from comfyui_fewshot.benchmarks import _refine_baseline, _refine_methods, refine
 from comfyui_fewshot.benchmarks import _refine_curves as curves
 from comfyui_fewshot.benchmarks import _subject_runs as runs
 from comfyui_fewshot.benchmarks._refine_costs import per_round, within
@@ -86,9 +86,12 @@ def test_rewards_are_read_between_readings_and_nothing_gained_is_reached_by_no_o
 def test_all_settings_of_the_bench_are_known_and_spend_their_budget():
     bench = refine.Bench(None)
     for method in METHODS:
-        settings = bench.settings(refine.FULL.method_budget, method=method, **(refine.COMPARED | {"updates": 1}))
+        settings = _refine_methods.settings_of(bench, method)
         spent = settings.steps // settings.updates * per_round(settings)
         assert 0.8 * refine.FULL.method_budget <= spent <= refine.FULL.method_budget
+        half = _refine_methods.shorter(settings)  # which ends at one of the whole one's readings
+        assert half.steps % (settings.updates * settings.guard_every) == 0 and 0.3 < half.steps / settings.steps <= 0.5
+        assert 4 <= settings.steps // settings.updates // settings.guard_every <= 7
     assert DdpoSettings().evaluations == 32 * 2 * (50 + 3 * 49)
 
 
@@ -106,7 +109,7 @@ SMALL = replace(
 def test_every_part_gives_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "STEPS", 2)
     monkeypatch.setattr(runs.Workshop, "with_priors", lambda self, pictures: pictures)
-    for module in (refine, _refine_baseline):
+    for module in (refine, _refine_baseline, _refine_methods):
         monkeypatch.setattr(module, "each", lambda call, items: [call(item) for item in items])
     parts = refine.parts_of(refine.Bench(runs.Workshop(0, tmp_path), SMALL))
     found = [row for part in parts.values() for row in part()]
@@ -116,3 +119,4 @@ def test_every_part_gives_its_rows(tmp_path, monkeypatch):
     assert by_name["ddpo_baseline.speed_ratio"].value > 0 and "learning rate is 0.001" in by_name[ROWS[-2]].note
     assert by_name["idmix.samples_ratio"].better == by_name[ROWS[-2]].better == "lower"
     assert "the default is grpo" in by_name["method.default_lead"].note
+    assert "at its own learning rate" in by_name["method.nft.reward"].note and "at half" in by_name[ROWS[5]].note

@@ -178,6 +178,15 @@ def cut_at():
     return CutAt
 
 
+@pytest.fixture
+def one_thread():
+    """Sums in parts have another rounding, and each of several processes on a CPU has one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def train(base, pictures, settings):
     """train_subject with the tiny base; keywords replace settings."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from comfyui_fewshot.evaluation.rewards import Judge, Weighted
-from comfyui_fewshot.models.values import Adapter, LowRank, Prompt, PromptSet
+from comfyui_fewshot.models.adapters import Injected
+from comfyui_fewshot.models.loading import Networks, open_base
+from comfyui_fewshot.models.values import Adapter, BaseModelRef, Concept, LowRank, Prompt, PromptSet, TrainingSet
+from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.trainers.refinement import Refinement, split
 from comfyui_fewshot.trainers.refinement_settings import RefinementSettings
+from comfyui_fewshot.trainers.refining_step import RefiningStep
 
 SUBJECT = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 
@@ -94,3 +101,21 @@ def subject_adapter(scale: float = 0.5) -> Adapter:
     random = torch.Generator().manual_seed(1)
     up, down = torch.randn(64, 2, generator=random), torch.randn(2, 32, generator=random)
     return Adapter({SUBJECT: LowRank(scale * up[:32], down, 2.0)}, "sd1", "sks ball")
+
+
+SET = TrainingSet((), (Concept("sks", "ball"),))
+CHOSEN = replace(QUICK, resolution=32, alpha=2.0, micro_batch=16)
+
+
+@contextmanager
+def opened(
+    base: BaseModelRef, adapter: Adapter | None = None, prompts: PromptSet = PROMPTS, rewards=None, **changes
+) -> Iterator[tuple[RefiningStep, Injected, Networks]]:
+    """A step of refinement with the base open, for some settings."""
+    with open_base(base, torch.device("cpu")) as networks:
+        method = Refinement(adapter, *split(prompts), rewards or Red())
+        step, injected = method.prepare(networks, SET, replace(CHOSEN, **changes), None, Silent())
+        try:
+            yield step, injected, networks
+        finally:
+            injected.remove()

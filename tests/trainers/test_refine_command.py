@@ -33,7 +33,12 @@ def write_run(tmp_path, base_folder, picture_folder):
     return write
 
 
-CHANGES = {"grpo": {"kl_weight": 0.1}, "ddpo": {"statistics_from": 4}, "pairs": {}}
+CHANGES = {
+    "grpo": {"kl_weight": 0.1},
+    "ddpo": {"statistics_from": 4},
+    "nft": {"seed": 7, "learning_rate": 3e-3, "trained_steps": 4},  # where a reading is better than the start
+    "pairs": {},
+}
 
 
 def adapter_under(folder):
@@ -41,8 +46,8 @@ def adapter_under(folder):
     return read_adapter(path)
 
 
-@pytest.mark.parametrize("method", ["grpo", "ddpo", "pairs"])
-def test_two_processes_refine_as_one(write_run, tmp_path, method):
+@pytest.mark.parametrize("method", CHANGES)
+def test_two_processes_refine_as_one(write_run, tmp_path, one_thread, method):
     """Each draws and learns from half of the pictures; rewards are gathered. Pairs may lie in both."""
     settings = SETTINGS | {"method": method} | CHANGES[method]
     alone = write_run("alone.json", runs="alone", settings=settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,47 +13,26 @@ from comfyui_fewshot.models.latents import decode_latents
 from comfyui_fewshot.models.loading import open_base
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import denoise, encode_prompts
-from comfyui_fewshot.models.values import Concept, Dense, Kept, LowRank, Prompt, PromptSet, TrainingSet
-from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.models.values import Dense, Kept, LowRank, Prompt, PromptSet
 from comfyui_fewshot.trainers.policy_gradient import CLIPPED, KL, POLICY
 from comfyui_fewshot.trainers.processes import Alone
-from comfyui_fewshot.trainers.refinement import (
-    Refinement,
-    naming,
-    refine_adapter,
-    split,
-    together,
-    trigger_of,
-)
+from comfyui_fewshot.trainers.refinement import naming, refine_adapter, split, together, trigger_of
+from comfyui_fewshot.trainers.refinement_losses import clip_for
 from comfyui_fewshot.trainers.refining_step import REWARD
 
-from .refining import PROMPTS, QUICK, SUBJECT, Red, Slope, prompts_of, subject_adapter
+from .refining import PROMPTS, QUICK, SET, SUBJECT, Red, Slope, opened, prompts_of, subject_adapter
 
 SILENT = LowRank(torch.zeros(32, 2), torch.ones(2, 32), 2.0)
 MOVING = subject_adapter().factors[SUBJECT]
 DORA = Kept({"lora_up.weight": MOVING.up, "lora_down.weight": MOVING.down, "dora_scale": torch.ones(32, 1)})
 RED = Red()
-SET = TrainingSet((), (Concept("sks", "ball"),))
-FULL = replace(QUICK, resolution=32, alpha=2.0, micro_batch=16)
 
 
 @pytest.fixture
 def refining(base):
     """A step of refinement with the tiny base open, for some settings."""
-    opened = []
-
-    def make(adapter=None, prompts=PROMPTS, rewards=RED, **changes):
-        context = open_base(base, torch.device("cpu"))
-        networks = context.__enter__()
-        method = Refinement(adapter, *split(prompts), rewards)
-        step, injected = method.prepare(networks, SET, replace(FULL, **changes), None, Silent())
-        opened.append((injected, context))
-        return step, injected, networks
-
-    yield make
-    for injected, context in opened:
-        injected.remove()
-        context.__exit__(None, None, None)
+    with ExitStack() as stack:
+        yield lambda *given, **changes: stack.enter_context(opened(base, *given, **changes))
 
 
 def terms_of(step, number):
@@ -77,6 +56,20 @@ def test_ratios_are_exactly_one_and_the_kl_zero_before_the_first_update(refining
     rows = list(step.round.old)[: step.painter.at_once]
     now, outcome = step.steps_at(step.round, rows)
     assert torch.equal(now.log_prob(outcome).detach(), torch.stack([step.round.old[row] for row in rows]))
+
+
+def test_ways_are_kept_exactly_whatever_the_base_computes_in(base):
+    """Rounded to halves they would change log-probabilities by more than what is clipped."""
+    with opened(replace(base, dtype="bfloat16"), updates=2) as (step, _, networks):
+        terms_of(step, 0)
+        terms = terms_of(step, 1)  # whose old log-probabilities are those of look_back
+        way, old = step.round.way.latents, step.round.old
+        assert networks.dtype == torch.bfloat16 and way.dtype == torch.float32 and terms[CLIPPED] == 0
+        rows = list(old)[: step.painter.at_once]
+        step.round.way = replace(step.round.way, latents=way.bfloat16().float())
+        rounded, outcome = step.steps_at(step.round, rows)
+        moved = (rounded.log_prob(outcome).detach() - torch.stack([old[row] for row in rows])).abs()
+        assert moved.max() > clip_for(1e-4, 64 * 64 * 4)
 
 
 def test_the_reference_is_the_base_with_the_subject_on(refining, base):
@@ -280,6 +273,20 @@ def test_subject_and_refinement_are_one_adapter_exactly(base, tmp_path, caplog):
         with torch.no_grad(), applied(networks, [(both, 1.0)]):
             torch.testing.assert_close(denoise(networks, latents, times, told), stacked, rtol=1e-4, atol=1e-5)
     assert together(None, refining)[0] is None
+
+
+def test_a_loha_is_refined_and_stays_a_file_of_its_own_with_the_reason(base, tmp_path):
+    loha = replace(subject_adapter(), factors={SUBJECT: Kept(product_of_pairs())})
+    found, plain = run(base, tmp_path, loha, steps=2), run(base, tmp_path, None, steps=2)
+    assert found.training.terms[REWARD][0] != plain.training.terms[REWARD][0]
+    assert found.combined is None and found.adapter.factors and found.adapter.trigger == "sks ball"
+    assert "stay two files" in found.apart and "LoHa, LoKr" in found.apart
+
+
+def product_of_pairs():
+    random = torch.Generator().manual_seed(0)
+    sides = {"a": (32, 2), "b": (2, 32)}
+    return {f"hada_w{n}_{side}": torch.randn(*sides[side], generator=random) for n in (1, 2) for side in "ab"}
 
 
 @pytest.mark.parametrize(
