@@ -28,13 +28,13 @@ class Clip:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.folder, self.device = Path(folder), torch.device(device)
-        settings = _settings(self.folder, "config.json", needed=True)
+        settings = settings_in(self.folder, "config.json", needed=True)
         if settings.get("model_type") != "clip":
             raise FewShotError(
                 f"{self.folder} holds a {settings.get('model_type', 'model of unknown kind')}, not a CLIP; choose a "
                 "folder of a transformers CLIPModel, such as openai/clip-vit-base-patch32"
             )
-        given = _settings(self.folder, "preprocessor_config.json")
+        given = settings_in(self.folder, "preprocessor_config.json")
         self.mean = torch.tensor(given.get("image_mean", MEAN)).view(3, 1, 1)
         self.std = torch.tensor(given.get("image_std", STD)).view(3, 1, 1)
         self.model_id = settings.get("_name_or_path") or self.folder.name
@@ -180,7 +180,12 @@ def framed(pixels: torch.Tensor, edge: int, side: int, mean: torch.Tensor, std: 
     return (cropped - mean.to(pixels.device)) / std.to(pixels.device)
 
 
-def _settings(folder: Path, name: str, needed: bool = False) -> dict:
+def settings_in(folder: Path, name: str, needed: bool = False) -> dict:
+    """What a JSON file in a model's folder says; nothing where it is missing and not needed.
+
+    Raises:
+        FewShotError: it is damaged, or needed and missing.
+    """
     path = folder / name
     if not path.is_file():
         if needed:

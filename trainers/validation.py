@@ -23,13 +23,16 @@ from ..evaluation.clip import Clip
 from ..evaluation.dino import Dino
 from ..evaluation.grids import contact_sheet
 from ..evaluation.metrics import prompt_of
+from ..evaluation.weights import looking_bytes, numbers_in
 from ..models.checkpoint_files import file_hash
 from ..models.errors import FewShotError
+from ..models.latents import decode_latents
 from ..models.loading import Networks
-from ..models.sampling import sample
+from ..models.sampling import sample_latents
 from ..models.values import Prompt, TrainingSet, content_key
 from ..models.watching import Checked, Watcher
 from .checkpoint import make_folder
+from .memory import drawn_at_once
 from .randomness import seed_of
 from .settings import SubjectSettings
 
@@ -63,12 +66,20 @@ class Validator:
 
     @property
     def bytes(self) -> int:
-        """About how much memory the models take."""
-        return sum(path.stat().st_size for files in self._files() for path in files)
+        """What the models' weights take in fp32, which they are opened in."""
+        return sum(4 * numbers_in(folder) for folder in self.folders)
+
+    @property
+    def resident(self) -> float:
+        """The most that they take on the device while they look at pictures."""
+        return self.bytes + max(map(looking_bytes, self.folders))
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.clip] if self.dino is None else [self.clip, self.dino]
 
     def _files(self) -> list[list[Path]]:
-        folders = [self.clip] if self.dino is None else [self.clip, self.dino]
-        return [sorted(path for path in folder.glob("*") if path.is_file()) for folder in folders]
+        return [sorted(path for path in folder.glob("*") if path.is_file()) for folder in self.folders]
 
 
 def held_out(
@@ -121,7 +132,7 @@ class Validation:
 
     Args:
         folder: where the drawn pictures are kept, a sheet for each validation.
-        awake: the context in which all networks can compute.
+        awake: the context in which all networks can compute, or those that it is given.
     """
 
     def __init__(
@@ -132,7 +143,7 @@ class Validation:
         validator: Validator,
         watcher: Watcher,
         folder: Path,
-        awake: Callable[[], AbstractContextManager] = nullcontext,
+        awake: Callable[..., AbstractContextManager] = nullcontext,
     ):
         self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
         self.awake = awake
@@ -167,8 +178,7 @@ class Validation:
         """(subject, prompt, unrelated) of `frontier.Point`; a validation that fails is named in the log: NaN."""
         self.watcher.progress(step, self.settings.steps, f"validating after step {step}")
         try:
-            with self.awake():
-                images = self.draw()
+            images = self.draw()
             scores = self.score(images)
         except Exception as error:  # whatever it is, the training is worth more than its validation
             log.warning("the validation after step %d failed and does not count: %s", step, error)
@@ -183,17 +193,16 @@ class Validation:
 
     def draw(self) -> list[Image.Image]:
         """One picture for each prompt, always from the same noise."""
-        side = self.settings.resolution
         on_cpu = self.networks.device.type == "cpu"
-        drawn = sample(
+        drawn = drawn_pictures(
             self.networks,
+            self.awake,
             [prompt.text for prompt in self.prompts],
             self.seeds,
-            width=side,
-            height=side,
+            self.settings.resolution,
             steps=STEPS,
             guidance=GUIDANCE,
-            batch=AT_ONCE if on_cpu else max(1, self.settings.micro_batch // 2),
+            batch=AT_ONCE if on_cpu else drawn_at_once(self.settings.micro_batch),
             watcher=Checked(self.watcher),
         )
         if not drawn.isfinite().all():
@@ -223,6 +232,33 @@ class Validation:
         """Off the GPU, whose memory the training needs."""
         self.clip.move("cpu")
         self.eyes.move("cpu")
+
+
+def drawn_pictures(
+    networks: Networks,
+    awake: Callable[..., AbstractContextManager],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    side: int,
+    *,
+    steps: int,
+    guidance: float,
+    batch: int,
+    watcher: Watcher | None = None,
+) -> torch.Tensor:
+    """Pictures (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
+
+    Args:
+        awake: the context in which all networks can compute, or those that it is given. The decoder works alone in it:
+            it takes more memory than the denoiser, and nothing else needs be there.
+    """
+    with awake():
+        latents = sample_latents(
+            networks, prompts, seeds,
+            width=side, height=side, steps=steps, guidance=guidance, batch=batch, watcher=watcher,
+        )  # fmt: skip
+    with awake(networks.vae), torch.no_grad():
+        return torch.cat([decode_latents(networks, chunk).cpu() for chunk in latents.split(batch)])
 
 
 def mutual(embeddings: torch.Tensor) -> float:
