@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,16 @@ from .metrics import check_pairs
 log = logging.getLogger(__name__)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's CLIP
 BATCH = 32
+
+
+class Seer(Protocol):
+    """A CLIP's vision: a `Clip`, or a `ClipVision` of its own."""
+
+    model_id: str
+
+    def seen(self, pixels: torch.Tensor) -> torch.Tensor: ...
+
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
 
 
 class Clip:
@@ -140,8 +150,8 @@ class ClipImage:
 
     name = "CLIP-I"
 
-    def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
-        self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
+    def __init__(self, clip: Path | Seer, device: torch.device | str = "cpu"):
+        self.clip = Clip(clip, device) if isinstance(clip, Path) else clip
         self.model_id = self.clip.model_id
 
     def scores(

@@ -20,6 +20,7 @@ from ..augmentation.captions import find_word
 from ..augmentation.pictures import load_picture
 from ..augmentation.prior_prompts import one_token_words, with_article
 from ..evaluation.clip import Clip
+from ..evaluation.clip_vision import ClipVision, eyes_in
 from ..evaluation.dino import Dino
 from ..evaluation.grids import contact_sheet
 from ..evaluation.metrics import prompt_of
@@ -54,7 +55,8 @@ TRIGGER = "{trigger}"
 
 @dataclass(frozen=True)
 class Validator:
-    """The models that validate: a CLIP's folder, and a DINO's where likeness is to be seen by one."""
+    """The models that validate: a CLIP's folder; and what sees likeness in its place, a DINO's or a file of a CLIP's
+    vision tower."""
 
     clip: Path = field(compare=False)
     dino: Path | None = field(default=None, compare=False)
@@ -79,7 +81,10 @@ class Validator:
         return [self.clip] if self.dino is None else [self.clip, self.dino]
 
     def _files(self) -> list[list[Path]]:
-        return [sorted(path for path in folder.glob("*") if path.is_file()) for folder in self.folders]
+        return [
+            sorted(path for path in place.glob("*") if path.is_file()) if place.is_dir() else [place]
+            for place in self.folders
+        ]
 
 
 def held_out(
@@ -153,7 +158,7 @@ class Validation:
         self.concepts = tuple(concept for _, concept in rows)
         self.seeds = tuple(seed_of("validation", i) for i in range(len(rows)))
         self.clip = Clip(validator.clip, networks.device)
-        self.eyes: Clip | Dino = Dino(validator.dino, networks.device) if validator.dino else self.clip
+        self.eyes: Clip | ClipVision | Dino = eyes_in(validator.dino, networks.device) if validator.dino else self.clip
         self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
         self.references = self._references(pictures)
         self._rest()

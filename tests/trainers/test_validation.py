@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
 from comfyui_fewshot.evaluation.weights import looking_bytes, seen_bytes
@@ -17,6 +18,7 @@ from comfyui_fewshot.models.sampling import sample
 from comfyui_fewshot.models.values import Concept, Sample
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.pocket.words import build
+from comfyui_fewshot.tests.evaluation.test_clip_vision import in_comfy_names, tower
 from comfyui_fewshot.trainers import training, validation
 from comfyui_fewshot.trainers.settings import SubjectSettings
 from comfyui_fewshot.trainers.subject import train_subject
@@ -330,3 +332,18 @@ def test_what_models_take_is_read_from_their_headers(clip_folder):
     assert Validator(clip_folder / "half").bytes == Validator(clip_folder).bytes
     assert Validator(clip_folder).resident - Validator(clip_folder).bytes == looking_bytes(clip_folder)
     assert looking_bytes(clip_folder) == seen_bytes(32, 64, 32, 8)
+
+
+def test_a_vision_tower_in_a_file_sees_the_likeness(validated, validator, clip_folder, tmp_path):
+    """The CLIP still tells how prompts are followed; another file's content is another key."""
+    file = tmp_path / "clip_vision_x.safetensors"
+    save_file(in_comfy_names(tower(24)), file)
+    both = Validator(clip_folder, file)
+    result = validated(tmp_path / "runs", chooser=both)
+    alone = validated(tmp_path / "runs")
+    first, other = result.validation.points[0], alone.validation.points[0]
+    assert (first.prompt, first.unrelated) == (other.prompt, other.unrelated) and first.subject != other.subject
+    assert both.bytes > validator.bytes and both.key != validator.key
+    key = both.key
+    save_file(in_comfy_names(tower(32)), file)
+    assert Validator(clip_folder, file).key != key
