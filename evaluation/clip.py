@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,18 +23,28 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 BATCH = 32
 
 
+class Seer(Protocol):
+    """A CLIP's vision: a `Clip`, or a `ClipVision` of its own."""
+
+    model_id: str
+
+    def seen(self, pixels: torch.Tensor) -> torch.Tensor: ...
+
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
+
+
 class Clip:
     """A CLIP opened from `folder` on first use, in fp32. Several metrics may share one."""
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.folder, self.device = Path(folder), torch.device(device)
-        settings = _settings(self.folder, "config.json", needed=True)
+        settings = settings_in(self.folder, "config.json", needed=True)
         if settings.get("model_type") != "clip":
             raise FewShotError(
                 f"{self.folder} holds a {settings.get('model_type', 'model of unknown kind')}, not a CLIP; choose a "
                 "folder of a transformers CLIPModel, such as openai/clip-vit-base-patch32"
             )
-        given = _settings(self.folder, "preprocessor_config.json")
+        given = settings_in(self.folder, "preprocessor_config.json")
         self.mean = torch.tensor(given.get("image_mean", MEAN)).view(3, 1, 1)
         self.std = torch.tensor(given.get("image_std", STD)).view(3, 1, 1)
         self.model_id = settings.get("_name_or_path") or self.folder.name
@@ -140,8 +150,8 @@ class ClipImage:
 
     name = "CLIP-I"
 
-    def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
-        self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
+    def __init__(self, clip: Path | Seer, device: torch.device | str = "cpu"):
+        self.clip = Clip(clip, device) if isinstance(clip, Path) else clip
         self.model_id = self.clip.model_id
 
     def scores(
@@ -180,7 +190,12 @@ def framed(pixels: torch.Tensor, edge: int, side: int, mean: torch.Tensor, std: 
     return (cropped - mean.to(pixels.device)) / std.to(pixels.device)
 
 
-def _settings(folder: Path, name: str, needed: bool = False) -> dict:
+def settings_in(folder: Path, name: str, needed: bool = False) -> dict:
+    """What a JSON file in a model's folder says; nothing where it is missing and not needed.
+
+    Raises:
+        FewShotError: it is damaged, or needed and missing.
+    """
     path = folder / name
     if not path.is_file():
         if needed:

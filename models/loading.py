@@ -143,13 +143,16 @@ def open_base(
     device: torch.device | str,
     watcher: Watcher | None = None,
     tokenizer_folder: Path | None = None,
+    host: bool = False,
 ) -> Iterator[Networks]:
     """The networks of `ref` on `device`, frozen and in evaluation mode; let go when the context ends.
+
+    With `host` only the denoiser is there yet: text encoders and autoencoder are in the host's memory.
 
     `tokenizer_folder` holds CLIP's vocab.json and merges.txt (ComfyUI ships them in comfy/sd1_tokenizer); it is needed
     where the model brings no tokenizer of its own. Raises FewShotError when the weights do not fit together.
     """
-    networks = _load(ref, torch.device(device), watcher or Silent(), tokenizer_folder)
+    networks = _load(ref, torch.device(device), watcher or Silent(), tokenizer_folder, host)
     try:
         yield networks
     finally:
@@ -159,11 +162,13 @@ def open_base(
             torch.cuda.empty_cache()
 
 
-def _load(ref: BaseModelRef, device: torch.device, watcher: Watcher, tokenizer_folder: Path | None) -> Networks:
+def _load(
+    ref: BaseModelRef, device: torch.device, watcher: Watcher, tokenizer_folder: Path | None, host: bool
+) -> Networks:
     family = family_named(ref.family)
     dtype = compute_dtype(ref.dtype, device)
     with torch.inference_mode(False), torch.no_grad(), source_of(ref, family) as source:
-        networks = _assemble_all(source, ref, family, device, dtype, watcher, tokenizer_folder)
+        networks = _assemble_all(source, ref, family, device, dtype, watcher, tokenizer_folder, host)
     log.info("opened %s (%s, %s) on %s in %s", ref.name, family.title, ref.prediction, device, dtype)
     return networks
 
@@ -176,14 +181,15 @@ def _assemble_all(
     dtype: torch.dtype,
     watcher: Watcher,
     tokenizer_folder: Path | None,
+    host: bool,
 ) -> Networks:
+    place = torch.device("cpu") if host and device.type != "meta" else device
     watcher.check()
     tokenizers = tuple(build_tokenizer(source, names, tokenizer_folder) for names in family.text_encoders)
     unet = assemble(UNet2DConditionModel, *source.unet(), device, dtype, strict=True)
     watcher.check()
     config, tensors = source.vae()
-    wide = dtype == torch.float16 and config.get("force_upcast", True)  # SDXL's overflows in float16
-    vae = assemble(AutoencoderKL, config, tensors, device, torch.float32 if wide else dtype)
+    vae = assemble(AutoencoderKL, config, tensors, place, autoencoder_dtype(config, dtype))
     encoders = []
     for names, tokenizer in zip(family.text_encoders, tokenizers, strict=True):
         watcher.check()
@@ -194,7 +200,7 @@ def _assemble_all(
                 "the tokenizer belongs to another model"
             )
         config = {**config, "eos_token_id": tokenizer.eos_token_id}
-        encoders.append(assemble(names, config, tensors, device, dtype))
+        encoders.append(assemble(names, config, tensors, place, dtype))
     schedule = NoiseSchedule.from_config(source.scheduler(), ref.prediction, ref.zero_snr).to(device)
     return Networks(unet, vae, tuple(encoders), tokenizers, schedule, family, device, dtype, ref)
 
@@ -209,6 +215,11 @@ def source_of(ref: BaseModelRef, family: Family) -> Iterator[Source]:
     else:
         with open_tensors(location) as (tensors, _):
             yield OriginalCheckpoint(tensors, family, prediction=ref.prediction)
+
+
+def autoencoder_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """The type that an autoencoder computes in beside a denoiser in `dtype`: SDXL's overflows in float16."""
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:

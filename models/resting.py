@@ -23,10 +23,11 @@ class Resting:
             torch.cuda.empty_cache()
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
-        """Within this context they can compute."""
+    def awake(self, *needed: nn.Module) -> Iterator[None]:
+        """Within this context they can compute; if some are named, only those of them."""
         for part in self.parts:
-            part.to(self.device)
+            if not needed or any(part is one for one in needed):
+                part.to(self.device)
         try:
             yield
         finally:

@@ -201,6 +201,18 @@ def transformers_folders(kinds: Collection[str]) -> list[str]:
     return sorted(found)
 
 
+def vision_files() -> list[str]:
+    """Single .safetensors files under models/clip_vision, as ComfyUI lists them; those in folders of transformers are
+    no such files."""
+    names = [name for name in folder_paths.get_filename_list("clip_vision") if name.endswith(".safetensors")]
+    return [name for name in names if not (listed_file("clip_vision", name).parent / "config.json").is_file()]
+
+
+def seeing_model(name: str) -> Path:
+    """The folder or the single file `name` under models/clip_vision."""
+    return listed_file("clip_vision", name) if name.endswith(".safetensors") else transformers_folder(name)
+
+
 def kind_of_model(folder: Path) -> str | None:
     """What a folder of transformers says it holds ("clip", "dinov2"); None where it says nothing."""
     try:

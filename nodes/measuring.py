@@ -52,10 +52,10 @@ def measuring_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "dino",
-            options=[AUTO, NONE, *host.transformers_folders(DINOS)],
+            options=[AUTO, NONE, *host.transformers_folders(DINOS), *host.vision_files()],
             default=AUTO,
-            tooltip="The DINO that sees the likeness: a folder of transformers in models/clip_vision. auto takes all "
-            "there are.",
+            tooltip="The DINO that sees the likeness: a folder of transformers in models/clip_vision; or a CLIP's "
+            "vision tower, a single file there. auto takes all DINOs there are.",
         ),
         io.Combo.Input(
             "preferences",
@@ -128,6 +128,7 @@ def measures_for(
     references that have a mask of their own, with it.
     """
     from ..evaluation.clip import Clip, ClipImage, ClipText
+    from ..evaluation.clip_vision import eyes_in
     from ..evaluation.dino import Dino
     from ..evaluation.evaluating import Measure
     from ..evaluation.likeness import DinoImage, MaskedLikeness
@@ -140,20 +141,23 @@ def measures_for(
     device = host.device()
     folder = clip_folder(base, clip)
     seer = None if folder is None else Clip(folder, device)
-    eyes = [Dino(path, device) for path in dino_folders(dino)]
+    eyes = [eyes_in(path, device) for path in dino_folders(dino)]
     found = [] if asked == NONE else asked_measures(asker(asked), concept)
     found += relation_measures(seer, concept) if seer is not None and concept is not None else []
     for number, one in enumerate(eyes):
-        metric = DinoImage(one)
+        metric = DinoImage(one) if isinstance(one, Dino) else ClipImage(one)
         if any(m.metric.name == metric.name for m in found):
             metric.name += f" {one.model_id}"
         found.append(Measure(metric, "subject"))
         if cut_out != NONE and number == 0:
             found.append(Measure(MaskedLikeness(one, segmenter(cut_out, noun), metric.name, masks), "subject"))
     if seer is not None:
-        found += [Measure(ClipImage(seer), "subject"), Measure(ClipText(seer), "prompt")]
+        whole = ClipImage(seer)
+        if any(m.metric.name == whole.name for m in found):
+            whole.name += f" {seer.model_id}"
+        found += [Measure(whole, "subject"), Measure(ClipText(seer), "prompt")]
         if cut_out != NONE:
-            found.append(Measure(MaskedLikeness(seer, segmenter(cut_out, noun), "CLIP-I", masks), "subject"))
+            found.append(Measure(MaskedLikeness(seer, segmenter(cut_out, noun), whole.name, masks), "subject"))
     found += [] if preferences == OFF else preferred(device)
     log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in found) or "nothing")
     missing = lacking(clip, dino, preferences, seer, [one.kind for one in eyes])
@@ -205,7 +209,7 @@ def clip_folder(base: Any, clip: str) -> Path | None:
 def dino_folders(dino: str) -> list[Path]:
     if dino == NONE:
         return []
-    return list(map(host.transformers_folder, host.transformers_folders(DINOS) if dino == AUTO else [dino]))
+    return list(map(host.seeing_model, host.transformers_folders(DINOS) if dino == AUTO else [dino]))
 
 
 def plain(name: str) -> str:

@@ -35,12 +35,13 @@ def validating_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "validation_dino",
-            options=[NONE, *host.transformers_folders(DINOS)],
+            options=[NONE, *host.transformers_folders(DINOS), *host.vision_files()],
             default=NONE,
             optional=True,
             advanced=True,
-            tooltip="A DINO that sees the likeness to the pictures in the CLIP's place: a folder of transformers in "
-            "models/clip_vision.",
+            tooltip="What sees the likeness to the pictures in the CLIP's place: a DINO (a folder of transformers) or "
+            "a CLIP's vision tower (a single file as for CLIP Vision Loader) in models/clip_vision. How well prompts "
+            "are followed is measured by the CLIP alone.",
         ),
     ]
 
@@ -53,11 +54,16 @@ def validator_for(base: Any, settings: Any, clip: str, dino: str) -> tuple[Any, 
         return None, "not validated: the last step is returned"
     folder = clip_for(base, clip)
     if folder is None:
-        log.info(MISSING)
-        return None, MISSING
-    eyes = None if dino == NONE else host.transformers_folder(dino)
-    log.info("validated by the CLIP in %s%s", folder, f" and the DINO in {eyes}" if eyes else "")
-    return Validator(folder, eyes), f"validated by {folder.name}"
+        told = (
+            MISSING
+            if dino == NONE
+            else f"{MISSING}; {dino} sees likeness, but how prompts are followed is not measured"
+        )
+        log.info(told)
+        return None, told
+    eyes = None if dino == NONE else host.seeing_model(dino)
+    log.info("validated by the CLIP in %s%s", folder, f", likeness by {eyes}" if eyes else "")
+    return Validator(folder, eyes), f"validated by {folder.name}" + (f", likeness by {eyes.name}" if eyes else "")
 
 
 def clip_for(base: Any, clip: str) -> Path | None:

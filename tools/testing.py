@@ -18,7 +18,10 @@ PYTEST = "import sys; sys.path.pop(0); import pytest; sys.exit(pytest.main(sys.a
 LOWER = (
     "tests/models",
     *(f"tests/trainers/test_{name}.py" for name in ("losses", "loop", "subject")),
-    *(f"tests/evaluation/test_{name}.py" for name in ("clip", "dino", "image_reward", "likeness", "open_clip")),
+    *(
+        f"tests/evaluation/test_{name}.py"
+        for name in ("clip", "clip_vision", "dino", "image_reward", "likeness", "open_clip")
+    ),
 )
 LOWER_MARKS = "not slow and not server"
 

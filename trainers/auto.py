@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..models.errors import FewShotError
-from .memory import BYTES_FULL, BYTES_HALF, Split, activation_elements, split, trained_bytes
+from .activations import decoding_bytes, encoding_bytes, passing_bytes, step_of_picture
+from .memory import Split, Work, split, trained_bytes
 from .settings import SubjectSettings
+from .tuning import adapted
 
 REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which the usual values were found
 REFERENCE_CELLS = 64 * 64  # latent places of its pictures
@@ -27,11 +29,15 @@ FLOAT8_SAVES = 0.48  # share of a half-precision denoiser that 8 bits save: all 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices depend on. `config` is the UNet's; `pixels` are a latent cell's; `free` bytes, if known.
+    """What the choices depend on. `config` is the UNet's; `pixels` are along a latent cell's side; `free` bytes, if
+    known.
 
     `references` are the different pictures of `concepts` subjects, without composites of them and each once, however
     many captions it has. `trained` counts the numbers that are trained; `denoiser` and `encoders` are bytes of frozen
-    weights, the encoders' of those that may wait. `token_scale` is the vocabulary's usual number, if it is read.
+    weights, the encoders' of those that may wait, `text` of these without the autoencoder. `autoencoder` is its
+    configuration, and a number in it takes `wide` bytes. `reading` are the bytes that text encoders keep of a prompt
+    in a step, `judges` those of models that validate; `draws` says whether pictures are drawn while training.
+    `token_scale` is the vocabulary's usual number, if it is read.
     """
 
     references: int
@@ -43,10 +49,16 @@ class Facts:
     text_encoders: int
     half: bool
     free: int | None
+    autoencoder: Mapping[str, Any]
+    wide: int
     concepts: int = 1
     trained: int = 0
     denoiser: float = 0.0
     encoders: float = 0.0
+    text: float = 0.0
+    reading: float = 0.0
+    judges: float = 0.0
+    draws: bool = True
     token_scale: float | None = 0.0
 
 
@@ -198,11 +210,11 @@ def rows_of(settings: SubjectSettings, priors: int) -> int:
 def split_of(settings: SubjectSettings, facts: Facts) -> Split:
     """How a step of these settings fits into `facts.free` bytes; batch_size and resolution are chosen already."""
     cells = settings.resolution // facts.pixels
-    picture = activation_elements(facts.config, cells, cells) * (BYTES_HALF if facts.half else BYTES_FULL)
+    work = work_of(settings, facts)
     free = None if facts.free is None else int(facts.free - trained_bytes(facts.trained, settings.optimizer))
     return split(
         rows_of(settings, facts.priors),
-        picture,
+        step_of_picture(facts.config, cells, cells, facts.half, adapted(settings)).beside(facts.reading),
         free,
         settings.gradient_checkpointing,
         settings.micro_batch,
@@ -211,4 +223,24 @@ def split_of(settings: SubjectSettings, facts: Facts) -> Split:
             "full" if settings.tuning == "full" else settings.weights,
             facts.denoiser * FLOAT8_SAVES if facts.half else 0.0,
         ),
+        lambda micro_batch, waiting: work.most(micro_batch, waiting * facts.encoders, waiting * facts.text),
     )
+
+
+def work_of(settings: SubjectSettings, facts: Facts) -> Work:
+    """What the training takes beyond its weights where it does not step; the resolution is chosen already."""
+    cells, pixels = settings.resolution // facts.pixels, settings.resolution**2
+    encoding = encoded_at_once(settings.resolution) * encoding_bytes(facts.autoencoder, pixels, facts.wide)
+    if not facts.draws:
+        return Work(encoding)
+    return Work(
+        encoding,
+        2 * passing_bytes(facts.config, cells, cells, facts.half, adapted(settings)),
+        decoding_bytes(facts.autoencoder, pixels, facts.wide),
+        facts.judges,
+    )
+
+
+def encoded_at_once(resolution: int) -> int:
+    """Pictures that are encoded together: four of 512 px, or as many pixels."""
+    return max(1, min(4, 4 * 512 * 512 // resolution**2))

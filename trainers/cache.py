@@ -19,6 +19,7 @@ from ..models.loading import Networks
 from ..models.text import Conditioning, encode_prompts, time_ids
 from ..models.values import BESIDE, Sample
 from ..models.watching import Watcher
+from .auto import encoded_at_once
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def build_pool(
         if done % 10 == 0:
             watcher.progress(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
     _tell_fitting(samples, resolution)
-    at_once = at_once or max(1, min(4, 4 * 512 * 512 // resolution**2))
+    at_once = at_once or encoded_at_once(resolution)
     moments = []
     for start in range(0, len(fitted), at_once):
         watcher.check()

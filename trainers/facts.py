@@ -11,15 +11,26 @@ from ..models.loading import Networks
 from ..models.merging import find
 from ..models.values import TrainingSet
 from ..models.words import WordSpec
+from .activations import prompt_bytes
 from .auto import Facts
 from .memory import free_memory
 from .settings import SubjectSettings
 from .tuning import check_tuning, sets_of, words_of
 
 
-def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSettings) -> Facts:
-    """What `auto` choices depend on. Raises FewShotError where settings of what is trained contradict each other."""
+def gather_facts(
+    networks: Networks, pictures: TrainingSet, settings: SubjectSettings, judges: float | None = None
+) -> Facts:
+    """What `auto` choices depend on.
+
+    Args:
+        judges: bytes on the device of the models that validate; None where none does.
+
+    Raises:
+        FewShotError: settings of what is trained contradict each other.
+    """
     check_tuning(settings)
+    waiting = waiting_parts(networks, settings.reads_text)
     return Facts(
         references=len({s.image.key for s in pictures.references if not s.others and not s.pasted}),
         concepts=len({sample.concept for sample in pictures.references}),
@@ -30,12 +41,33 @@ def gather_facts(networks: Networks, pictures: TrainingSet, settings: SubjectSet
         native_resolution=networks.resolution,
         text_encoders=len(networks.text_encoders),
         half=networks.dtype != torch.float32,
-        free=free_memory(networks.device),
+        free=free_with_all(networks),
+        autoencoder=networks.vae.config,
+        wide=networks.vae.dtype.itemsize,
         trained=trained_numbers(networks, settings, words_of(settings, pictures)),
         denoiser=weight_bytes(networks.unet),
-        encoders=sum(map(weight_bytes, waiting_parts(networks, settings.reads_text))),
+        encoders=sum(map(weight_bytes, waiting)),
+        text=sum(map(weight_bytes, waiting[1:])),
+        reading=reading_bytes(networks, settings) if settings.reads_text else 0.0,
+        judges=judges or 0.0,
+        draws=judges is not None or settings.draws,
         token_scale=usual_number(networks) if settings.token == "free" else 0.0,
     )
+
+
+def free_with_all(networks: Networks) -> int | None:
+    """Bytes that are free on the networks' device once all of them are there; None where that is not known."""
+    free = free_memory(networks.device)
+    if free is None:
+        return None
+    away = (part for part in (networks.vae, *networks.text_encoders) if part.device.type != networks.device.type)
+    return free - sum(map(weight_bytes, away))
+
+
+def reading_bytes(networks: Networks, settings: SubjectSettings) -> float:
+    """What the text encoders keep of a prompt that is encoded in a step."""
+    half = networks.dtype.itemsize == 2
+    return sum(prompt_bytes(encoder.config, half, settings.text_encoder) for encoder in networks.text_encoders)
 
 
 def usual_number(networks: Networks) -> float | None:

@@ -10,7 +10,7 @@ from PIL import Image
 from ..augmentation.fitting import fit_to
 from ..augmentation.pictures import load_mask, load_picture
 from ..evaluation.grids import contact_sheet
-from .forecast import Card
+from .forecast import Card, Phases, largest
 from .planning import TrainingPlan
 
 MOST_SHOWN = 24
@@ -64,15 +64,23 @@ def times_seen(plan: TrainingPlan) -> Counter[str]:
 def _size(plan: TrainingPlan) -> list[str]:
     lines = [f"trained: {plan.trained / 1e6:.2f} M numbers"]
     if plan.gpu is not None:
-        g = plan.gpu
-        lines.append(
-            f"GPU memory (estimated): {g.total / 1e9:.1f} GB = {g.frozen / 1e9:.1f} frozen + {g.trained / 1e9:.2f} "
-            f"trained + {g.activations / 1e9:.1f} activations + {g.context / 1e9:.1f} CUDA"
-        )
+        lines += _phases(plan.gpu)
         if plan.timing is not None and plan.timing.peak is not None:
-            lines.append(f"GPU memory (measured): {plan.timing.peak / 1e9:.1f} GB")
+            lines.append(f"GPU memory of a step (measured): {plan.timing.peak / 1e9:.1f} GB")
     lines.append(f"host memory (estimated): {plan.host / 1e9:.1f} GB")
     return lines + [f"on {card.size / 1e9:.0f} GB (estimated): {_card(card)}" for card in plan.cards]
+
+
+def _phases(phases: Phases) -> list[str]:
+    """The phase that needs most, by what it is for, and then all of them."""
+    most = largest(phases)
+    d = phases[most]
+    each = ", ".join(f"{name} {one.total / 1e9:.1f}" for name, one in phases.items())
+    return [
+        f"GPU memory (estimated): {d.total / 1e9:.1f} GB, most of all for {most} = {d.frozen / 1e9:.1f} frozen + "
+        f"{d.trained / 1e9:.2f} trained + {d.activations / 1e9:.1f} activations + {d.context / 1e9:.1f} CUDA",
+        f"GPU memory by phase (estimated): {each} GB",
+    ]
 
 
 def _card(card: Card) -> str:
@@ -82,7 +90,7 @@ def _card(card: Card) -> str:
     ways += ["encoders wait on the host"] if split.offload else []
     ways += ["8-bit frozen weights"] if split.float8 else ["half precision"]
     verdict = f"{card.headroom / 1e9:.1f} GB stay free" if card.fits else "does not fit"
-    return f"{', '.join(ways)}: {card.demand.total / 1e9:.1f} GB, {verdict}"
+    return f"{', '.join(ways)}: {card.demand.total / 1e9:.1f} GB for {card.phase}, {verdict}"
 
 
 def _time(plan: TrainingPlan) -> list[str]:

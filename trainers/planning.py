@@ -13,16 +13,16 @@ import torch
 
 from ..augmentation.captions import find_word
 from ..models.errors import FewShotError
-from ..models.float8 import keep_in_float8
-from ..models.loading import Networks, compute_dtype, open_base
+from ..models.loading import Networks, autoencoder_dtype, compute_dtype
 from ..models.resting import Resting
 from ..models.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ..models.watching import Silent, Watcher
 from ..models.words import WordSpec
 from .auto import Facts, resolve, rows_of, split_of
 from .facts import gather_facts, waiting_parts
-from .forecast import CARDS, Card, Demand, Weights, demand, host_memory, on_card
+from .forecast import CARDS, Card, Phases, Weights, host_memory, on_card, phases, placed
 from .memory import CONTEXT, free_memory, trained_bytes
+from .opening import complete, opened
 from .optimisation import make_optimizer
 from .settings import SubjectSettings
 from .several import drawing_weights
@@ -65,7 +65,7 @@ class TrainingPlan:
     prior_seen: float
     room: int
     trained: int
-    gpu: Demand | None
+    gpu: Phases | None
     host: float
     cards: tuple[Card, ...]
     timing: Timing | None
@@ -106,18 +106,18 @@ def plan_training(
     watcher, device = watcher or Silent(), torch.device(device)
     with torch.inference_mode(False), torch.enable_grad():
         where = device if timed else torch.device("meta")
-        with open_base(base, where, watcher, tokenizer_folder=tokenizer_folder) as networks:
+        with opened(base, where, watcher, tokenizer_folder) as networks:
             weights = _weights(networks)
-            facts = _facts(networks, pictures, settings, device, weights)
+            judges = validator.resident if validator is not None and settings.validate_every != 0 else None
+            facts = _facts(networks, pictures, settings, device, weights, judges)
             chosen, reasons = resolve(settings, facts)
             references = _fitted(networks, pictures, chosen, watcher)
             timing = time_steps(networks, pictures, chosen, watcher, timed, start_from) if timed else None
             room = networks.text_encoders[0].config.max_position_embeddings - 2
-    reads_text = chosen.reads_text
     asked = replace(chosen, **{name: getattr(settings, name) for name in LEFT_TO_MEMORY})
-    cards = tuple(on_card(asked, facts, weights, size * 1e9, reads_text) for size in CARDS)
-    split, taken = split_of(chosen, facts), trained_bytes(facts.trained, chosen.optimizer)
-    on_gpu = device.type == "cuda"
+    cards = tuple(on_card(asked, facts, weights, size * 1e9) for size in CARDS)
+    split, on_gpu = split_of(chosen, facts), device.type == "cuda"
+    taken, needed = trained_bytes(facts.trained, chosen.optimizer), phases(chosen, split, facts, weights)
     drawn = chosen.steps * chosen.batch_size
     validated = validator is not None and settings.validate_every != 0
     every = interval(chosen, rows_of(chosen, facts.priors)) if validated else 0
@@ -129,8 +129,8 @@ def plan_training(
         prior_seen=drawn / facts.priors if facts.priors and chosen.prior_weight else 0.0,
         room=room,
         trained=facts.trained,
-        gpu=demand(split, taken, weights, 2 if facts.half else 4, reads_text) if on_gpu else None,
-        host=host_memory(split, taken, weights, on_gpu, reads_text, validator.bytes if validator else 0),
+        gpu=needed if on_gpu else None,
+        host=host_memory(needed, split, taken, facts, on_gpu, validator.bytes if validator else 0),
         cards=cards,
         timing=timing,
         validations=1 + -(-chosen.steps // every) if every else 0,
@@ -143,17 +143,20 @@ LEFT_TO_MEMORY = ("micro_batch", "gradient_checkpointing", "offload", "weights")
 
 
 def _facts(
-    networks: Networks, pictures: TrainingSet, settings: SubjectSettings, device: torch.device, weights: Weights
+    networks: Networks,
+    pictures: TrainingSet,
+    settings: SubjectSettings,
+    device: torch.device,
+    weights: Weights,
+    judges: float | None,
 ) -> Facts:
     """What `auto` depends on, as if the networks were open on `device` where only their shapes were read."""
-    facts = gather_facts(networks, pictures, settings)
+    facts = gather_facts(networks, pictures, settings, judges)
     if networks.device == device:
         return facts
-    width = compute_dtype(networks.ref.dtype, device).itemsize
-    waiting = weights.autoencoder + (0 if settings.reads_text else weights.text)
-    free = free_memory(device)
-    left = None if free is None else free - width * (weights.denoiser + weights.autoencoder + weights.text)
-    return replace(facts, half=width == 2, free=left, denoiser=width * weights.denoiser, encoders=width * waiting)
+    dtype = compute_dtype(networks.ref.dtype, device)
+    wide = autoencoder_dtype(networks.vae.config, dtype)
+    return placed(facts, weights, dtype.itemsize, wide.itemsize, settings.reads_text, free_memory(device))
 
 
 def _weights(networks: Networks) -> Weights:
@@ -198,8 +201,7 @@ def time_steps(
     Weights are in 8 bits and encoders wait on the host as in the training itself; `networks` stay so.
     """
     few = pictures.with_samples(pictures.references[:FEW] + pictures.priors[:FEW])
-    if chosen.weights == "float8":
-        keep_in_float8(networks.unet)
+    complete(networks, chosen)
     step, injected = SubjectTraining().prepare(networks, few, chosen, start_from, watcher)
     cuda = networks.device.type == "cuda"
     waiting = waiting_parts(networks, step.reads_text) if chosen.offload == "on" else []

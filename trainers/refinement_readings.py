@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ..evaluation.clip import Clip
+from ..evaluation.clip_vision import ClipVision, eyes_in
 from ..evaluation.dino import Dino
 from ..evaluation.diversity import apart, diversity
 from ..evaluation.grids import contact_sheet
@@ -57,7 +58,7 @@ class Reader:
         self.prompts = [prompt for prompt in prompts for _ in range(COUNT)]
         self.seeds = [seed_of("reading", i) for i in range(len(self.prompts))]
         self.folder = folder
-        self.eyes: Clip | Dino | None = None
+        self.eyes: Clip | ClipVision | Dino | None = None
         self.clip: Clip | None = None
         self.looks: torch.Tensor | None = None
         self.sheet: Image.Image | None = None  # of the last reading
@@ -66,7 +67,7 @@ class Reader:
             return
         device = painter.networks.device
         clip = Clip(validator.clip, device)
-        self.eyes = Dino(validator.dino, device) if validator.dino else clip
+        self.eyes = eyes_in(validator.dino, device) if validator.dino else clip
         if validator.clip.resolve() not in rewarded:
             self.clip = clip
         else:

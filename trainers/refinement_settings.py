@@ -246,6 +246,11 @@ class RefinementSettings(SubjectSettings):
         return {"unet": self.learning_rate}
 
     @property
+    def draws(self) -> bool:
+        """Whether pictures are drawn while training: it learns from them."""
+        return True
+
+    @property
     def rate_share(self) -> float:
         """What learning_rate left open means, as a share of the usual one."""
         return RATE_SHARES[self.method]

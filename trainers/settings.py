@@ -446,6 +446,11 @@ class SubjectSettings(Settings):
     )
 
     @property
+    def draws(self) -> bool:
+        """Whether pictures are drawn while training, even where nothing validates."""
+        return self.preview_every > 0
+
+    @property
     def rate_share(self) -> float:
         """What learning_rate left open means, as a share of the usual one."""
         return 1.0

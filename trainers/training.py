@@ -17,10 +17,8 @@ from ..models.adapters import EVERYTHING, Injected
 from ..models.checkpoint_writing import trained_base
 from ..models.embedding_files import write_parts
 from ..models.errors import FewShotError
-from ..models.float8 import keep_in_float8
-from ..models.loading import Networks, open_base
+from ..models.loading import Networks
 from ..models.resting import Resting
-from ..models.sampling import sample
 from ..models.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..models.watching import Silent, Watcher
 from .auto import resolve
@@ -30,16 +28,17 @@ from .divergence import Divergence
 from .facts import gather_facts, waiting_parts
 from .keeping import describe, extracted, write_base, write_learned
 from .loop import Diverged, Memory, Outcome, Plan, Step, train
+from .opening import complete, opened
 from .optimisation import Rates
 from .processes import Alone, Processes
 from .reporting import report
 from .runs import Run, find_run, open_run
 from .settings import SubjectSettings
-from .validation import Validation, Validator, interval
+from .validation import Validation, Validator, drawn_pictures, interval
 
 log = logging.getLogger(__name__)
 
-PREVIEW_STEPS, PREVIEW_SEED = 20, 0
+PREVIEW_STEPS, PREVIEW_GUIDANCE, PREVIEW_SEED = 20, 7.0, 0
 STATE_BYTES = 4 * 4 * 3  # a trained number: itself, two moments and its best value in fp32, in up to three files
 
 
@@ -149,13 +148,13 @@ def train_with(
         if found and ended:
             return _result_again(found, base, *ended)
         watcher = watcher or Silent()
-        with open_base(base, torch.device(device), watcher, tokenizer_folder=tokenizer_folder) as networks:
-            chosen, reasons = resolve(settings, gather_facts(networks, pictures, settings))
+        with opened(base, torch.device(device), watcher, tokenizer_folder) as networks:
+            judges = validator.resident if validator is not None else None
+            chosen, reasons = resolve(settings, gather_facts(networks, pictures, settings, judges))
             for reason in reasons:
                 log.info("auto: %s", reason)
             inputs = dict(base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=device)
-            if chosen.weights == "float8":
-                keep_in_float8(networks.unet)
+            complete(networks, chosen)
             step, injected = method.prepare(networks, pictures, chosen, start_from, watcher)
             try:
                 job = _Job(networks, injected, step, pictures, chosen, watcher, processes or Alone(), name, validator)
@@ -261,6 +260,7 @@ class _Job:
         rows = chosen.batch_size * (2 if self.pictures.priors and chosen.prior_weight else 1)
         every = interval(chosen, rows)
         log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
+        self.resting.rest()  # before the models that validate come to the device
         look = Validation(
             self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples, self.resting.awake
         )
@@ -311,8 +311,10 @@ class _Job:
         prompt = self.chosen.preview_prompt or f"a photo of {self.pictures.trigger}"
         side = self.chosen.resolution
         try:
-            with self.resting.awake():
-                pixels = sample(self.networks, [prompt], [PREVIEW_SEED], width=side, height=side, steps=PREVIEW_STEPS)
+            pixels = drawn_pictures(
+                self.networks, self.resting.awake, [prompt], [PREVIEW_SEED], side,
+                steps=PREVIEW_STEPS, guidance=PREVIEW_GUIDANCE, batch=1,
+            )  # fmt: skip
             picture = Image.fromarray((pixels[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
             picture.save(make_folder(run.samples) / f"step_{step:08d}.png")
         except Exception as error:  # whatever it is, the training is worth more than its preview

@@ -72,6 +72,13 @@ def sets_of(settings: SubjectSettings) -> dict[str, Spec]:
     return sets | ({"text": _spec(settings, "text", block)} if settings.text_encoder else {})
 
 
+def adapted(settings: SubjectSettings) -> frozenset[str]:
+    """The parts of the denoiser whose inputs are kept for what is trained in them; keys and values read the text."""
+    names = PARTS.get(settings.parameter_set, (settings.parameter_set,))
+    every = ("self", "cross", "feed_forward")
+    return frozenset(every if settings.parameter_set == EVERYTHING else (name for name in every if name in names))
+
+
 def _spec(settings: SubjectSettings, name: str, block: int | None) -> LoraSpec:
     own = "cross" if name == "cross_kv" else name
     rank = getattr(settings, f"{own}_rank") or settings.rank

@@ -20,16 +20,20 @@ from ..augmentation.captions import find_word
 from ..augmentation.pictures import load_picture
 from ..augmentation.prior_prompts import one_token_words, with_article
 from ..evaluation.clip import Clip
+from ..evaluation.clip_vision import ClipVision, eyes_in
 from ..evaluation.dino import Dino
 from ..evaluation.grids import contact_sheet
 from ..evaluation.metrics import prompt_of
+from ..evaluation.weights import looking_bytes, numbers_in
 from ..models.checkpoint_files import file_hash
 from ..models.errors import FewShotError
+from ..models.latents import decode_latents
 from ..models.loading import Networks
-from ..models.sampling import sample
+from ..models.sampling import sample_latents
 from ..models.values import Prompt, TrainingSet, content_key
 from ..models.watching import Checked, Watcher
 from .checkpoint import make_folder
+from .memory import drawn_at_once
 from .randomness import seed_of
 from .settings import SubjectSettings
 
@@ -51,7 +55,8 @@ TRIGGER = "{trigger}"
 
 @dataclass(frozen=True)
 class Validator:
-    """The models that validate: a CLIP's folder, and a DINO's where likeness is to be seen by one."""
+    """The models that validate: a CLIP's folder; and what sees likeness in its place, a DINO's or a file of a CLIP's
+    vision tower."""
 
     clip: Path = field(compare=False)
     dino: Path | None = field(default=None, compare=False)
@@ -63,12 +68,23 @@ class Validator:
 
     @property
     def bytes(self) -> int:
-        """About how much memory the models take."""
-        return sum(path.stat().st_size for files in self._files() for path in files)
+        """What the models' weights take in fp32, which they are opened in."""
+        return sum(4 * numbers_in(folder) for folder in self.folders)
+
+    @property
+    def resident(self) -> float:
+        """The most that they take on the device while they look at pictures."""
+        return self.bytes + max(map(looking_bytes, self.folders))
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.clip] if self.dino is None else [self.clip, self.dino]
 
     def _files(self) -> list[list[Path]]:
-        folders = [self.clip] if self.dino is None else [self.clip, self.dino]
-        return [sorted(path for path in folder.glob("*") if path.is_file()) for folder in folders]
+        return [
+            sorted(path for path in place.glob("*") if path.is_file()) if place.is_dir() else [place]
+            for place in self.folders
+        ]
 
 
 def held_out(
@@ -121,7 +137,7 @@ class Validation:
 
     Args:
         folder: where the drawn pictures are kept, a sheet for each validation.
-        awake: the context in which all networks can compute.
+        awake: the context in which all networks can compute, or those that it is given.
     """
 
     def __init__(
@@ -132,7 +148,7 @@ class Validation:
         validator: Validator,
         watcher: Watcher,
         folder: Path,
-        awake: Callable[[], AbstractContextManager] = nullcontext,
+        awake: Callable[..., AbstractContextManager] = nullcontext,
     ):
         self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
         self.awake = awake
@@ -142,7 +158,7 @@ class Validation:
         self.concepts = tuple(concept for _, concept in rows)
         self.seeds = tuple(seed_of("validation", i) for i in range(len(rows)))
         self.clip = Clip(validator.clip, networks.device)
-        self.eyes: Clip | Dino = Dino(validator.dino, networks.device) if validator.dino else self.clip
+        self.eyes: Clip | ClipVision | Dino = eyes_in(validator.dino, networks.device) if validator.dino else self.clip
         self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
         self.references = self._references(pictures)
         self._rest()
@@ -167,8 +183,7 @@ class Validation:
         """(subject, prompt, unrelated) of `frontier.Point`; a validation that fails is named in the log: NaN."""
         self.watcher.progress(step, self.settings.steps, f"validating after step {step}")
         try:
-            with self.awake():
-                images = self.draw()
+            images = self.draw()
             scores = self.score(images)
         except Exception as error:  # whatever it is, the training is worth more than its validation
             log.warning("the validation after step %d failed and does not count: %s", step, error)
@@ -183,17 +198,16 @@ class Validation:
 
     def draw(self) -> list[Image.Image]:
         """One picture for each prompt, always from the same noise."""
-        side = self.settings.resolution
         on_cpu = self.networks.device.type == "cpu"
-        drawn = sample(
+        drawn = drawn_pictures(
             self.networks,
+            self.awake,
             [prompt.text for prompt in self.prompts],
             self.seeds,
-            width=side,
-            height=side,
+            self.settings.resolution,
             steps=STEPS,
             guidance=GUIDANCE,
-            batch=AT_ONCE if on_cpu else max(1, self.settings.micro_batch // 2),
+            batch=AT_ONCE if on_cpu else drawn_at_once(self.settings.micro_batch),
             watcher=Checked(self.watcher),
         )
         if not drawn.isfinite().all():
@@ -223,6 +237,33 @@ class Validation:
         """Off the GPU, whose memory the training needs."""
         self.clip.move("cpu")
         self.eyes.move("cpu")
+
+
+def drawn_pictures(
+    networks: Networks,
+    awake: Callable[..., AbstractContextManager],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    side: int,
+    *,
+    steps: int,
+    guidance: float,
+    batch: int,
+    watcher: Watcher | None = None,
+) -> torch.Tensor:
+    """Pictures (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
+
+    Args:
+        awake: the context in which all networks can compute, or those that it is given. The decoder works alone in it:
+            it takes more memory than the denoiser, and nothing else needs be there.
+    """
+    with awake():
+        latents = sample_latents(
+            networks, prompts, seeds,
+            width=side, height=side, steps=steps, guidance=guidance, batch=batch, watcher=watcher,
+        )  # fmt: skip
+    with awake(networks.vae), torch.no_grad():
+        return torch.cat([decode_latents(networks, chunk).cpu() for chunk in latents.split(batch)])
 
 
 def mutual(embeddings: torch.Tensor) -> float:

@@ -26,7 +26,7 @@ def test_what_was_done_is_not_done_again(tmp_path, monkeypatch, caplog):
         raise AssertionError("opened")
 
     monkeypatch.setattr(runs, "open_base", never)
-    monkeypatch.setattr("comfyui_fewshot.trainers.training.open_base", never)
+    monkeypatch.setattr("comfyui_fewshot.trainers.training.opened", never)
     with caplog.at_level(logging.INFO):
         again, *read_again = all_of_it()
     assert again.key == adapter.key and read_again == read and "a finished run with the same inputs" in caplog.text

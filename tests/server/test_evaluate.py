@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from comfyui_fewshot.pocket.likeness import build_clip, processor
 from comfyui_fewshot.pocket.words import build
 from comfyui_fewshot.tests.evaluation.browser import voted
+from comfyui_fewshot.tests.evaluation.test_clip_vision import in_comfy_names, tower
 from comfyui_fewshot.tests.server import graphs
 
 pytestmark = pytest.mark.server
@@ -158,3 +160,16 @@ def test_a_mark_in_samples_is_found(server):
         assert outcome.outputs("found")["text"][0] == str(marked)
         report = outcome.outputs("look")["text"][0]
         assert report.startswith("picture 1: marked" if marked else "picture 1: no mark")
+
+
+def test_a_vision_tower_in_a_file_measures_likeness(server, info, clip):
+    """Beside the CLIP, whose own likeness then bears its name."""
+    file = server.base / "models" / "clip_vision" / "clip_vision_x.safetensors"
+    save_file(in_comfy_names(tower(24)), file)
+    try:
+        outcome = server.succeed(evaluation(info, dino=file.name))
+    finally:
+        file.unlink()
+    page = Path(outcome.outputs("told")["text"][0])
+    models = json.loads((page.parent / "evaluation.json").read_text(encoding="utf-8"))["models"]
+    assert models["CLIP-I"] == file.stem and models[f"CLIP-I {clip}"] == clip == models["CLIP-T"]

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from comfyui_fewshot.pocket.likeness import build_clip, processor
 from comfyui_fewshot.pocket.words import build
+from comfyui_fewshot.tests.evaluation.test_clip_vision import in_comfy_names, tower
 from comfyui_fewshot.tests.server import graphs
 
 pytestmark = pytest.mark.server
@@ -73,3 +75,22 @@ def test_off_is_off(server, info, clip):
     lines = server.succeed(graph).outputs("train")["text"][0].splitlines()
     assert lines[1] == "not validated: the last step is returned"
     assert json.loads((Path(lines[-1]) / "result.json").read_text(encoding="utf-8"))["validation"] is None
+
+
+def test_a_vision_tower_in_a_file_is_offered_and_sees_the_likeness(server, info, clip):
+    """A single file as ComfyUI's own loader of CLIP vision lists it; weights in a folder are no such."""
+    file = server.base / "models" / "clip_vision" / "clip_vision_x.safetensors"
+    save_file(in_comfy_names(tower(24)), file)
+    try:
+        offered = server.get("/object_info/FewShotTrainingPlan")["FewShotTrainingPlan"]["input"]["optional"]
+        assert offered["validation_dino"][1]["options"] == ["none", file.name]
+        graph = graphs.training(info)
+        del graph["train"]
+        graph["plan"] = graphs.node(
+            "FewShotTrainingPlan", base=["base", 0], set=["set", 0], settings=["settings", 0], timed_steps=0,
+            validation_dino=file.name,
+        )  # fmt: skip
+        (text,) = server.succeed(graph).outputs("plan")["text"]
+        assert text.endswith(f"validated by {clip}, likeness by {file.name}")
+    finally:
+        file.unlink()

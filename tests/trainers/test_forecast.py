@@ -1,4 +1,4 @@
-"""What fits on which card, by formula, and that formulas count what is there."""
+"""What fits on which card, by formula: the phase that needs most, of all that a training goes through."""
 
 from dataclasses import replace
 
@@ -6,15 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyui_fewshot.tests.trainers.test_auto import BIG, SDXL
-from comfyui_fewshot.trainers.auto import resolve, split_of
-from comfyui_fewshot.trainers.forecast import CARDS, Weights, demand, host_memory, on_card
-from comfyui_fewshot.trainers.memory import CHECKPOINTED, CONTEXT, HEADROOM, activation_elements, split, trained_bytes
+from comfyui_fewshot.tests.trainers.test_auto import BIG, SDXL, VAE
+from comfyui_fewshot.trainers import forecast
+from comfyui_fewshot.trainers.activations import Picture, decoding_bytes, encoding_bytes, step_of_picture
+from comfyui_fewshot.trainers.auto import FLOAT8_SAVES, resolve, split_of
+from comfyui_fewshot.trainers.forecast import CARDS, Weights, host_memory, on_card, phases, placed
+from comfyui_fewshot.trainers.memory import CONTEXT, HEADROOM, Work, split, trained_bytes
 from comfyui_fewshot.trainers.settings import SubjectSettings
 
 SD1_WEIGHTS = Weights(859_520_964, 83_653_863, 123_060_480)
 XL_WEIGHTS = Weights(2_567_463_684, 83_653_863, 123_060_480 + 694_659_840)
 XL = replace(BIG, parameters=XL_WEIGHTS.denoiser, config=SDXL, native_resolution=1024, text_encoders=2)
+DEFAULT = 41_861_120  # numbers of SDXL that are trained by default: rank 16 on attention and feed-forward layers
+CLIP = 2_200_000_000  # bytes of a CLIP ViT-L/14 in fp32 that looks at 32 pictures
 
 
 def cards(facts, numbers, **settings):
@@ -22,50 +26,55 @@ def cards(facts, numbers, **settings):
     chosen, _ = resolve(given, replace(facts, free=None))
     left = dict(micro_batch=0, gradient_checkpointing="auto", offload="auto", weights="auto")
     asked = replace(chosen, **(left | {k: v for k, v in settings.items() if k in left}))
-    return {size: on_card(asked, facts, numbers, size * 1e9, chosen.text_encoder) for size in CARDS}
+    return {size: on_card(asked, facts, numbers, size * 1e9) for size in CARDS}
 
 
 def test_sd1_fits_everywhere_without_computing_twice():
-    for card in cards(replace(BIG, trained=3_200_000), SD1_WEIGHTS).values():
+    for card in cards(replace(BIG, trained=6_000_000, judges=CLIP), SD1_WEIGHTS).values():
         assert card.fits and not card.split.checkpointing and not card.split.float8 and card.split.micro_batch >= 1
 
 
-def test_sdxl_fits_everywhere():
-    """Rank 16 on all attention: 23 M numbers."""
-    found = cards(replace(XL, trained=23_200_000), XL_WEIGHTS)
+def test_sdxl_fits_everywhere_as_it_is_trained_by_default():
+    """With a CLIP that validates; what needs most on small cards is no step but the pictures' encoding."""
+    found = cards(replace(XL, trained=DEFAULT, judges=CLIP), XL_WEIGHTS)
     assert all(card.fits for card in found.values())
     assert [card.split.checkpointing for card in found.values()] == [True, True, True, False]
     assert [card.split.float8 for card in found.values()] == [True, False, False, False]
     assert found[8].split.offload and found[12].split.offload and not found[24].split.offload
-    assert [card.split.micro_batch for card in found.values()] == [1, 1, 2, 1]
-
-
-def test_the_default_of_sdxl_takes_12_gigabytes():
-    """Rank 16 on attention and feed-forward layers: 40 M numbers, whose moments are too much beside 8 GB's weights."""
-    found = cards(replace(XL, trained=40_140_800), XL_WEIGHTS)
-    assert {size: card.fits for size, card in found.items()} == {8: False, 12: True, 16: True, 24: True}
-    assert [card.split.float8 for card in found.values()] == [True, False, False, False]
+    assert [card.split.micro_batch for card in found.values()] == [2, 2, 2, 1]
+    assert [card.phase for card in found.values()] == [forecast.ENCODING] * 3 + [forecast.STEP]
+    reading = replace(XL, trained=DEFAULT, judges=CLIP, reading=270_000_000)
+    found = cards(reading, XL_WEIGHTS, text_encoder=True)  # encoders that are trained cannot make room for others
+    assert [card.fits for card in found.values()] == [False, True, True, True]
+    assert found[8].phase == forecast.JUDGING
+    found = cards(replace(reading, draws=False), XL_WEIGHTS, text_encoder=True)
+    assert all(card.fits for card in found.values())
 
 
 def test_what_does_not_fit_says_so():
-    found = cards(replace(XL, trained=23_200_000), XL_WEIGHTS, weights="full")
+    found = cards(replace(XL, trained=DEFAULT), XL_WEIGHTS, weights="full")
     assert not found[8].fits and found[8].split.fits is False and found[12].fits
-    chosen, reasons = resolve(SubjectSettings(weights="full"), replace(XL, free=1_000_000_000))
+    assert found[8].phase == forecast.ENCODING  # a step alone would fit
+    chosen, reasons = resolve(SubjectSettings(weights="full"), replace(XL, free=100_000_000))
     assert (
         "too much for this device: lower resolution or rank, or train attention alone" in reasons[-1]
         and chosen.micro_batch == 1
     )
 
 
-@given(st.floats(4e9, 80e9), st.integers(0, 200_000_000), st.sampled_from(["auto", "on", "off"]))
-def test_a_fitting_card_keeps_its_headroom(size, trained, checkpointing):
+@given(
+    st.floats(4e9, 80e9), st.integers(0, 200_000_000), st.sampled_from(["auto", "on", "off"]),
+    st.sampled_from([0, CLIP]),
+)  # fmt: skip
+def test_a_fitting_card_keeps_its_headroom_in_every_phase(size, trained, checkpointing, judges):
     card = on_card(
         SubjectSettings(resolution=1024, batch_size=1, gradient_checkpointing=checkpointing),
-        replace(XL, trained=trained), XL_WEIGHTS, size, False,
+        replace(XL, trained=trained, judges=judges), XL_WEIGHTS, size,
     )  # fmt: skip
-    assert card.fits == (card.size - card.demand.total >= HEADROOM)
+    assert card.fits == (max(one.total for one in card.phases.values()) <= size - HEADROOM)
     if card.split.fits:
-        assert card.headroom >= HEADROOM - 2
+        later = [one.total for name, one in card.phases.items() if name != forecast.LOADING]
+        assert max(later) <= size - HEADROOM + 2
 
 
 @given(st.floats(0, 60e9), st.floats(0, 60e9))
@@ -78,16 +87,52 @@ def test_more_memory_never_splits_more(one, other):
         assert second.micro_batch >= first.micro_batch or (first.offload and not second.offload)
 
 
-def test_demand_adds_up_what_is_there():
-    plan = split(2, 5e9, int(4e9), "on", 1, ("on", 1e9))
-    found = demand(plan, 1_000_000, XL_WEIGHTS, 2, reads_text=False)
-    assert found.context == CONTEXT and found.trained == 1e6
-    assert found.frozen == 2 * XL_WEIGHTS.denoiser  # text encoders and autoencoder wait
-    assert found.activations == pytest.approx(5e9 * CHECKPOINTED)
-    reading = demand(plan, 0, XL_WEIGHTS, 2, reads_text=True)
-    assert reading.frozen == 2 * (XL_WEIGHTS.denoiser + XL_WEIGHTS.text)
-    picture = activation_elements(SDXL, 128, 128) * 3.5
-    assert split_of(SubjectSettings(resolution=1024, batch_size=1), replace(XL, free=int(80e9))).bytes == 2 * picture
+def test_each_phase_adds_up_what_is_there():
+    settings = SubjectSettings(resolution=1024, batch_size=1, optimizer="adamw")
+    facts = placed(replace(XL, trained=1_000_000, judges=CLIP), XL_WEIGHTS, 2, 2, False, 8e9)
+    plan = split_of(settings, facts)
+    assert plan.offload and plan.checkpointing and plan.float8
+    found = phases(settings, plan, facts, XL_WEIGHTS)
+    denoiser, text, seeing = 2 * XL_WEIGHTS.denoiser, 2 * XL_WEIGHTS.text, 2 * XL_WEIGHTS.autoencoder
+    small, trained = denoiser * (1 - FLOAT8_SAVES), trained_bytes(1_000_000, "adamw")
+    pixels = 1024 * 1024
+    assert {name: (one.frozen, one.trained) for name, one in found.items()} == {
+        forecast.LOADING: (denoiser, 0),
+        forecast.ENCODING: (small + text + seeing, 4e6),
+        forecast.STEP: (pytest.approx(small), trained),
+        forecast.DRAWING: (small + text + seeing, trained),
+        forecast.DECODING: (pytest.approx(small + seeing), trained),
+        forecast.JUDGING: (pytest.approx(small), trained),
+    }
+    assert all(one.context == CONTEXT for one in found.values())
+    assert found[forecast.ENCODING].activations == encoding_bytes(VAE, pixels, 2) == 5 * 128 * pixels * 2
+    assert found[forecast.DECODING].activations == decoding_bytes(VAE, pixels, 2) == 6 * 128 * pixels * 2
+    picture = step_of_picture(SDXL, 128, 128, True)
+    assert found[forecast.STEP].activations == plan.micro_batch * picture.checkpointed
+    nothing = phases(settings, plan, replace(facts, draws=False), XL_WEIGHTS)
+    assert set(nothing) == {forecast.LOADING, forecast.ENCODING, forecast.STEP}
+    reading = placed(facts, XL_WEIGHTS, 2, 2, True, 8e9)
+    assert phases(settings, plan, reading, XL_WEIGHTS)[forecast.STEP].frozen == pytest.approx(small + text)
+
+
+def test_float16_sees_in_fp32():
+    """Its autoencoder computes in fp32: pictures take twice as much there."""
+    settings = SubjectSettings(resolution=1024, batch_size=1)
+    half, wide = (placed(XL, XL_WEIGHTS, 2, number, False, 24e9) for number in (2, 4))
+    taken = [phases(settings, split_of(settings, one), one, XL_WEIGHTS)[forecast.ENCODING] for one in (half, wide)]
+    assert taken[1].activations == 2 * taken[0].activations
+    assert taken[1].frozen - taken[0].frozen == 2 * XL_WEIGHTS.autoencoder
+
+
+def test_fewer_pictures_go_through_where_drawing_needs_the_room():
+    """Four in a pass are drawn two at once, and three one at once."""
+    work = Work(decoding=3e9)
+    beside = lambda micro, waits: work.most(micro, 0, 0)  # noqa: E731
+    free = int(5e9 + HEADROOM)
+    assert split(4, Picture(1e9, 1e8), free, "off", 0).micro_batch == 4
+    assert split(4, Picture(1e9, 1e8), free, "off", 0, beside=beside).micro_batch == 3
+    fixed = split(4, Picture(1e9, 1e8), free, "off", 4, beside=beside)
+    assert fixed.micro_batch == 4 and not fixed.fits
 
 
 def test_an_optimiser_with_small_moments_leaves_room():
@@ -102,9 +147,13 @@ def test_an_optimiser_with_small_moments_leaves_room():
 
 
 def test_host_memory_grows_by_what_waits():
-    off, on = (split(1, 1e9, int(20e9), "off", 1, (way, 1e9)) for way in ("off", "on"))
-    waits = host_memory(on, 10, XL_WEIGHTS, True, False, 0) - host_memory(off, 10, XL_WEIGHTS, True, False, 0)
-    assert waits == 2 * (XL_WEIGHTS.text + XL_WEIGHTS.autoencoder)
-    assert host_memory(off, 10, XL_WEIGHTS, True, False, 500) - host_memory(off, 10, XL_WEIGHTS, True, False, 0) == 500
-    cpu = host_memory(off, 0, XL_WEIGHTS, False, False, 0)
-    assert cpu > 4 * (XL_WEIGHTS.denoiser + XL_WEIGHTS.text)
+    settings = SubjectSettings(resolution=1024, batch_size=1)
+    facts = placed(XL, XL_WEIGHTS, 2, 2, False, 24e9)
+    plans = [split_of(replace(settings, offload=way), facts) for way in ("off", "on")]
+    needed = [phases(settings, plan, facts, XL_WEIGHTS) for plan in plans]
+    off, on = (host_memory(n, plan, 10, facts, True, 0) for n, plan in zip(needed, plans, strict=True))
+    assert on - off == 2 * (XL_WEIGHTS.text + XL_WEIGHTS.autoencoder)
+    assert host_memory(needed[0], plans[0], 10, facts, True, 500) - off == 500
+    cpu = placed(XL, XL_WEIGHTS, 4, 4, False, None)
+    whole = phases(settings, plans[0], cpu, XL_WEIGHTS)
+    assert host_memory(whole, plans[0], 0, cpu, False, 0) > 4 * (XL_WEIGHTS.denoiser + XL_WEIGHTS.text)

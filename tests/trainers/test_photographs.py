@@ -55,7 +55,7 @@ def test_photographs_train_a_full_size_unet(base, networks, tmp_path, monkeypatc
 
     encode = cache.encode_prompts
     monkeypatch.setattr(cache, "encode_prompts", wide)
-    monkeypatch.setattr(training, "open_base", opened)
+    monkeypatch.setattr(training, "opened", opened)
     pictures = subject_from_folder(folder, "sks", "cat")
     result = train_subject(base, pictures, SubjectSettings(steps=2, rank=4), tmp_path / "runs", "cpu")
     assert len(result.losses) == 2 and 0.5 < min(result.losses) and max(result.losses) < 10

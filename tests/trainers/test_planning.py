@@ -11,7 +11,8 @@ from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import open_base
 from comfyui_fewshot.models.values import Sample
 from comfyui_fewshot.models.watching import Silent
-from comfyui_fewshot.trainers import planning
+from comfyui_fewshot.trainers import facts, planning
+from comfyui_fewshot.trainers.forecast import Demand
 from comfyui_fewshot.trainers.plan_words import crops, described, times_seen
 from comfyui_fewshot.trainers.planning import plan_training
 from comfyui_fewshot.trainers.settings import SubjectSettings
@@ -44,13 +45,13 @@ def sized(tmp_path_factory, pictures):
 
 def test_without_timing_no_weights_are_read(plan, monkeypatch):
     seen = []
-    real = planning.open_base
+    real = planning.opened
 
     def opened(ref, device, *rest, **more):
         seen.append(torch.device(device).type)
         return real(ref, device, *rest, **more)
 
-    monkeypatch.setattr(planning, "open_base", opened)
+    monkeypatch.setattr(planning, "opened", opened)
     text = described(plan())
     assert seen == ["meta"] and "time: no step was timed" in text
     assert "GPU memory" not in text and "host memory (estimated): " in text
@@ -188,3 +189,21 @@ def test_every_way_of_training_can_be_planned(plan, kind, timed):
     if kind.get("parameter_set") == "none":
         assert found.trained == 3 * 32
         assert ("when that is read" in described(found)) == (not timed)
+
+
+def test_what_is_still_on_the_host_is_not_free(networks, monkeypatch):
+    """Encoders come to the device after the memory was looked at."""
+    monkeypatch.setattr(facts, "free_memory", lambda device: 10**9)
+    assert facts.free_with_all(networks) == 10**9
+    parts = [networks.vae, *networks.text_encoders]
+    later = replace(networks, device=torch.device("cuda"))
+    assert facts.free_with_all(later) == 10**9 - sum(4 * p.numel() for part in parts for p in part.parameters())
+
+
+def test_the_phase_that_needs_most_is_named(plan):
+    found = plan()
+    demands = {"the training step": Demand(6e8, 5e9, 1e8, 1e9), "encoding the pictures": Demand(6e8, 7e9, 0, 1.4e9)}
+    text = described(replace(found, gpu=demands))
+    assert "GPU memory (estimated): 9.0 GB, most of all for encoding the pictures = 7.0 frozen" in text
+    assert "by phase (estimated): the training step 6.7, encoding the pictures 9.0 GB" in text
+    assert all(f"GB for {card.phase}, " in text for card in found.cards)

@@ -59,7 +59,7 @@ def test_the_lora_says_what_it_is(uncut):
 
 
 def test_a_finished_run_is_returned(train, uncut, monkeypatch):
-    monkeypatch.setattr(training, "open_base", None)  # it is not even opened
+    monkeypatch.setattr(training, "opened", None)  # it is not even opened
     again = train(uncut.folder.parent, name="other", save_every=1, log_every=1, preview_every=1)
     assert again.adapter.key == uncut.adapter.key and again.losses == uncut.losses and again.terms == uncut.terms
     assert again.folder == uncut.folder and again.resumed_from == 8
@@ -252,7 +252,7 @@ def test_a_preview_that_fails_harms_nothing(train, uncut, tmp_path, monkeypatch,
     def broken(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(training, "sample", broken)
+    monkeypatch.setattr(training, "drawn_pictures", broken)
     assert train(tmp_path, preview_every=4).adapter.key == uncut.adapter.key
     assert "no preview at step 4: no memory" in caplog.text
 

@@ -1,21 +1,37 @@
 """The fixed validation: its prompts, its cost, its scores, and training with it from end to end."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
+from comfyui_fewshot.evaluation.weights import looking_bytes, seen_bytes
 from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.loading import open_base
+from comfyui_fewshot.models.resting import Resting
+from comfyui_fewshot.models.sampling import sample
 from comfyui_fewshot.models.values import Concept, Sample
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.pocket.words import build
+from comfyui_fewshot.tests.evaluation.test_clip_vision import in_comfy_names, tower
 from comfyui_fewshot.trainers import training, validation
 from comfyui_fewshot.trainers.settings import SubjectSettings
 from comfyui_fewshot.trainers.subject import train_subject
-from comfyui_fewshot.trainers.validation import CHANGES, PLACES, Validation, Validator, held_out, interval, mutual
+from comfyui_fewshot.trainers.validation import (
+    CHANGES,
+    PLACES,
+    Validation,
+    Validator,
+    drawn_pictures,
+    held_out,
+    interval,
+    mutual,
+)
 
 SEEN = dict(validate_every=2, validation_pictures=3)
 
@@ -182,7 +198,7 @@ def test_a_validated_run(whole, uncut):
 
 
 def test_it_is_found_again_whole(whole, validated, monkeypatch):
-    monkeypatch.setattr(training, "open_base", None)
+    monkeypatch.setattr(training, "opened", None)
     again = validated(whole.folder.parent)
     assert again.adapter.key == whole.adapter.key
     assert (again.chosen, again.validation) == (whole.chosen, whole.validation)
@@ -202,7 +218,7 @@ def test_a_validation_that_fails_harms_nothing(uncut, validated, tmp_path, monke
     def broken(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(validation, "sample", broken)
+    monkeypatch.setattr(validation, "drawn_pictures", broken)
     result = validated(tmp_path)
     assert result.adapter.key == uncut.adapter.key and result.chosen == 8
     assert "the validation after step 2 failed and does not count: no memory" in caplog.text
@@ -234,8 +250,8 @@ def test_what_is_drawn_is_what_is_returned(validated, tmp_path, monkeypatch, cha
 
         return drawing
 
-    monkeypatch.setattr(validation, "sample", watched("validation", validation.sample))
-    monkeypatch.setattr(training, "sample", watched("preview", training.sample))
+    monkeypatch.setattr(validation, "drawn_pictures", watched("validation", validation.drawn_pictures))
+    monkeypatch.setattr(training, "drawn_pictures", watched("preview", training.drawn_pictures))
     learned = dict(token="free", token_learning_rate=0.05)
     result = validated(tmp_path, preview_every=2, **learned, **changes)
     assert len(seen["validation"]) == 5 and len(seen["preview"]) == 4
@@ -278,3 +294,56 @@ def test_a_reference_of_another_subject_is_not_compared_with(networks, pictures,
     chosen = replace(settings, resolution=32, validation_pictures=2)
     found = Validation(networks, both, chosen, validator, Silent(), tmp_path).references
     assert {concept: len(rows) for concept, rows in found.items()} == {0: 3, 1: 1}
+
+
+def test_only_the_autoencoder_is_awake_to_decode(base):
+    """What rests is told apart by what each part's device was; pictures are those that `sample` draws."""
+    awake, resting = [], None
+
+    class Watched(torch.nn.Identity):
+        def to(self, device):
+            self.place = str(device)
+            return self
+
+    with open_base(base, "cpu") as networks:
+        parts = [Watched(), Watched()]
+        resting = Resting(parts, torch.device("cuda"))
+        drawn = ["a ball", "a cup"], [1, 2]
+
+        @contextmanager
+        def context(*needed):
+            with resting.awake(*(parts[:1] if needed else ())):
+                assert not needed or needed == (networks.vae,)
+                awake.append([part.place for part in parts])
+                yield
+
+        resting.rest()
+        found = drawn_pictures(networks, context, *drawn, 32, steps=2, guidance=5.0, batch=1)
+        same = sample(networks, *drawn, width=32, height=32, steps=2, guidance=5.0, batch=1)
+    assert awake == [["cuda", "cuda"], ["cuda", "cpu"]] and [part.place for part in parts] == ["cpu", "cpu"]
+    assert torch.equal(found, same)
+
+
+def test_what_models_take_is_read_from_their_headers(clip_folder):
+    """Their numbers in fp32, whatever they are kept in; and more while they look at pictures."""
+    model = CLIPModel.from_pretrained(clip_folder)
+    assert Validator(clip_folder).bytes == 4 * sum(p.numel() for p in model.parameters())
+    model.half().save_pretrained(clip_folder / "half")
+    assert Validator(clip_folder / "half").bytes == Validator(clip_folder).bytes
+    assert Validator(clip_folder).resident - Validator(clip_folder).bytes == looking_bytes(clip_folder)
+    assert looking_bytes(clip_folder) == seen_bytes(32, 64, 32, 8)
+
+
+def test_a_vision_tower_in_a_file_sees_the_likeness(validated, validator, clip_folder, tmp_path):
+    """The CLIP still tells how prompts are followed; another file's content is another key."""
+    file = tmp_path / "clip_vision_x.safetensors"
+    save_file(in_comfy_names(tower(24)), file)
+    both = Validator(clip_folder, file)
+    result = validated(tmp_path / "runs", chooser=both)
+    alone = validated(tmp_path / "runs")
+    first, other = result.validation.points[0], alone.validation.points[0]
+    assert (first.prompt, first.unrelated) == (other.prompt, other.unrelated) and first.subject != other.subject
+    assert both.bytes > validator.bytes and both.key != validator.key
+    key = both.key
+    save_file(in_comfy_names(tower(32)), file)
+    assert Validator(clip_folder, file).key != key

@@ -1,0 +1,32 @@
+"""Opening a base to train on it: the encoders come to the device after the denoiser has the precision it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..models.float8 import keep_in_float8
+from ..models.loading import Networks, open_base
+from ..models.values import BaseModelRef
+from ..models.watching import Watcher
+from .settings import SubjectSettings
+
+
+@contextmanager
+def opened(
+    base: BaseModelRef, device: torch.device | str, watcher: Watcher, tokenizer_folder: Path | None = None
+) -> Iterator[Networks]:
+    """The networks of `base`: the denoiser on `device`, text encoders and autoencoder on the host until `complete`."""
+    with open_base(base, device, watcher, tokenizer_folder, host=True) as networks:
+        yield networks
+
+
+def complete(networks: Networks, chosen: SubjectSettings) -> None:
+    """The denoiser into 8 bits, where that is chosen; then all networks are on the device."""
+    if chosen.weights == "float8":
+        keep_in_float8(networks.unet)
+    for part in (networks.vae, *networks.text_encoders):
+        part.to(networks.device)
