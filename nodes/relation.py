@@ -151,7 +151,7 @@ class TrainRelation(io.ComfyNode):
     @classmethod
     def execute(cls, base: Any, set: Any, settings: Any = None, adapter: Any = None) -> io.NodeOutput:
         from ..trainers.relation import related, train_relation
-        from ..trainers.relation_gain import explained, warned
+        from ..trainers.relation_gain import explained
 
         settings = settings or RelationSettings()
         if not isinstance(settings, RelationSettings):
@@ -168,11 +168,10 @@ class TrainRelation(io.ComfyNode):
                 start_from=adapter,
                 tokenizer_folder=host.TOKENIZER,
             )
-            told: list[str] = []
-            ready = related(set, told)
-            found = explained(base, ready, result.adapter, settings, host.device(), watcher, host.TOKENIZER)
+        told: list[str] = []
+        related(set, told)
         first = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
-        lines = [first, warned(*found, settings.token_start), *told, *settings.idle, str(result.folder)]
+        lines = [first, explained(result.folder, settings), *told, *settings.idle, str(result.folder)]
         report = "\n".join(lines)
         ui = host.say(cls.hidden.unique_id, report)
         return io.NodeOutput(result.adapter, train.loss_map(result), result.adapter.trigger, ui=ui)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -31,7 +32,9 @@ from .cache import Pool, build_pool
 from .halves import rows_of
 from .loop import Share
 from .processes import Processes
+from .relation_gain import GainCourse, GainReader, gain_course
 from .relation_settings import RelationSettings
+from .runs import Run
 from .settings import SubjectSettings
 from .steering import Steering
 from .subject import REFERENCE, SubjectStep
@@ -49,6 +52,7 @@ class RelationStep(SubjectStep):
     Args:
         words: the learned word as `LearnedWords`, always as it is now.
         reals: what the discriminator is shown as real: the pictures of the relation, and others where there are any.
+        guard: makes the course of the readings, in a run's folder.
     """
 
     settings: RelationSettings
@@ -62,8 +66,10 @@ class RelationStep(SubjectStep):
         concept: Concept,
         adversary: Adversary | None = None,
         reals: Pool | None = None,
+        guard: Callable[[Run], GainCourse | None] = lambda run: None,
     ):
         super().__init__(networks, references, None, settings)
+        self.guard = guard
         self.divergence = None  # an adversary's loss may join the denoising error, or take its place
         self.words, self.concept, self.adversary = words, concept, adversary
         self.reals = reals or references
@@ -85,6 +91,10 @@ class RelationStep(SubjectStep):
     def memory(self) -> Adversary | None:
         """What the discriminator's past says of its weight."""
         return self.adversary
+
+    def course(self, run: Run, awake: object) -> GainCourse | None:
+        """The readings of how much the word explains; what they need is never asleep."""
+        return self.guard(run)
 
     def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
         """Relation-focal timesteps (n,)."""
@@ -157,7 +167,9 @@ class RelationTraining:
                 if pictures.priors:  # a few pictures alone are soon known by heart
                     samples = (*pictures.references, *pictures.priors)
                     reals = build_pool(networks, samples, chosen.resolution, watcher, live_text=True)
-            return RelationStep(networks, pool, chosen, words, concept, adversary, reals), injected
+            reader = GainReader(networks, pool, pictures.references, concept.identifier, chosen, watcher)
+            guard = partial(gain_course, reader)
+            return RelationStep(networks, pool, chosen, words, concept, adversary, reals, guard), injected
         except BaseException:
             injected.remove()
             raise

@@ -20,7 +20,7 @@ class RelationSettings(SubjectSettings):
         "learning_rate rank alpha prior_weight local_weight parameter_set tuning cross_rank cross_alpha self_rank "
         "self_alpha feed_forward_rank feed_forward_alpha text_rank text_alpha subject_block extract_rank text_encoder "
         "text_learning_rate optimizer weight_decay min_snr_gamma background_weight local_attention objective dco_beta "
-        "caption_dropout composite_share noise_offset validate_every patience validation_pictures keep_validated "
+        "caption_dropout composite_share noise_offset patience validation_pictures keep_validated "
         "validation_prompts".split()
     )
 
@@ -75,6 +75,16 @@ class RelationSettings(SubjectSettings):
     )
     discriminator_learning_rate: float = setting(
         2e-4, "Step size of the discriminator.", min=1e-8, max=1.0, step=1e-5, advanced=True
+    )
+    validate_every: int = setting(
+        -1,
+        "Steps between readings of how much of the pictures' error the word takes away, so that pictures without a "
+        "common relation are told. -1 takes as many as a tenth of the training's time pays for, 3 to 10; 0 is off.",
+        min=0,
+        max=100_000,
+        step=10,
+        advanced=True,
+        auto=-1,
     )
 
     def __post_init__(self) -> None:
