@@ -14,6 +14,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,7 @@ class GainReader:
     Args:
         pool: the latents and captions of `samples`, in the same order.
         word: the learned one, which the captions hold; `settings.token_start` takes its place for comparison.
+        without: the context in which the networks are without what is trained beside the word.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class GainReader:
         word: str,
         settings: RelationSettings,
         watcher: Watcher,
+        without: Callable[[], AbstractContextManager] = nullcontext,
     ):
+        self.without = without
         self.networks, self.pool, self.word, self.settings, self.watcher = networks, pool, word, settings, watcher
         self.random = Randomness(settings.seed, networks.device)
         self.draws = drawn(samples)
@@ -105,9 +109,10 @@ class GainReader:
         """A reading that fails is named in the log and harms nothing."""
         try:
             if self.first is None:
-                self.first = self._log_errors(
-                    [p.replace(self.word, self.settings.token_start) for p in self.pool.prompts]
-                )
+                with self.without():
+                    self.first = self._log_errors(
+                        [p.replace(self.word, self.settings.token_start) for p in self.pool.prompts]
+                    )
             shares = self.first - self._log_errors(self.pool.prompts)
         except Exception as error:  # whatever it is, the training is worth more than its readings
             log.warning("the reading after step %d failed: %s", step, error)
@@ -220,8 +225,7 @@ class GainCourse(Course):
         return {"gains": torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        rows = state["gains"].tolist() if state else []  # of a run that was begun before there were readings: none
-        self.gains = tuple(Gain(int(step), share, error) for step, share, error in rows)
+        self.gains = tuple(Gain(int(step), share, error) for step, share, error in state["gains"].tolist())
 
 
 def gain_course(reader: GainReader, run: Run) -> GainCourse | None:
