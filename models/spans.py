@@ -7,6 +7,7 @@ timestep, so that a batch may hold both kinds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -50,14 +51,20 @@ def noisy_pairs(
     layer: nn.Module, pairs: Sequence[tuple[LowRank, float]], networks: Networks, start: float
 ) -> RemovableHandle:
     """Add low-rank pairs at their strengths to what a linear layer gives for noisy rows, until the handle is gone."""
+    there = [(moved(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
 
     def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         rows = noisy_rows(networks, start, output)
-        for factor, strength in pairs:
+        for factor, strength in there:
             output = output + rows * pair_of(factor, strength, given[0], output)
         return output
 
     return layer.register_forward_hook(add)
+
+
+def moved(factor: LowRank, weight: Tensor) -> LowRank:
+    """The pair on the device of `weight`, so that no call waits for the host."""
+    return replace(factor, up=factor.up.to(weight.device), down=factor.down.to(weight.device))
 
 
 def pair_of(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> Tensor:

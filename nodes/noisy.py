@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .host import comfy
@@ -50,24 +50,35 @@ def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
     return model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noisy:
     """Around each call of the denoiser: pairs by the modules they stand beside, and the first timestep that counts."""
 
     pairs: dict[str, Any]
     strength: float
     first: float
+    there: dict[tuple[str, Any], Any] = field(default_factory=dict)
+    """the pairs on the devices where they were used, so that they go there once"""
 
     def __call__(self, executor: Any, x: Any, timesteps: Any, *args: Any, **kwargs: Any) -> Any:
         rows = timesteps >= self.first
         handles = []
         try:
-            for name, factor in self.pairs.items() if rows.any() else ():
-                handles.append(executor.class_obj.get_submodule(name).register_forward_hook(self._beside(factor, rows)))
+            for name in self.pairs if rows.any() else ():
+                module = executor.class_obj.get_submodule(name)
+                handles.append(module.register_forward_hook(self._beside(self._on(name, x), rows)))
             return executor(x, timesteps, *args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _on(self, name: str, x: Any) -> Any:
+        from ..models.spans import moved
+
+        place = (name, x.device)
+        if place not in self.there:
+            self.there[place] = moved(self.pairs[name], x)
+        return self.there[place]
 
     def _beside(self, factor: Any, rows: Any) -> Callable[[Any, Any, Any], Any]:
         from ..models.spans import pair_of

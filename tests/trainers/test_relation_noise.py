@@ -13,14 +13,16 @@ from comfyui_fewshot.models.adapters import LoraSpec, inject
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.formats import read_lora
 from comfyui_fewshot.models.fusion import summed
-from comfyui_fewshot.models.loading import open_base
+from comfyui_fewshot.models.loading import base_from_path, open_base
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.sampling import sample_latents
 from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.values import NOISY_FROM, LowRank
 from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.pocket import words
+from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.trainers.refinement import _check_effect
-from comfyui_fewshot.trainers.relation import RelationTraining
+from comfyui_fewshot.trainers.relation import RelationTraining, train_relation
 from comfyui_fewshot.trainers.runs import read_adapter, write_adapter
 
 from .relating import CHOSEN, WORD, captioned_folder, train_small
@@ -160,3 +162,17 @@ def test_what_counts_at_other_timesteps_is_not_mixed(opened, result, train, tmp_
         pass
     with pytest.raises(FewShotError, match="must be a number"):
         assert replace(adapter, metadata={NOISY_FROM: "much"}).noisy_from
+
+
+def test_sdxl_learns_one_too(tmp_path, relation):
+    """Of both its text encoders' width, named so that its file loads."""
+    made = checkpoints.sdxl()
+    file = checkpoints.save(made, tmp_path / "base.safetensors", {"modelspec.prediction_type": "epsilon"})
+    words.build(tmp_path / "tokenizer")
+    settings = replace(CHOSEN, steps=2, resolution=32, high_noise_rank=RANK)
+    result = train_relation(
+        base_from_path(file), relation, settings, tmp_path / "runs", "cpu", tokenizer_folder=tmp_path / "tokenizer"
+    )
+    assert read_lora(result.lora).family == "sdxl" and read_lora(result.lora).noisy_from == 0.5
+    widths = {factor.down.shape[1] for factor in result.adapter.factors.values()}
+    assert widths == {sum(vectors.shape[1] for vectors in result.adapter.embeddings[WORD].values())}
