@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from .checkpoint_names import with_text_model
 from .dense import EVERYTHING, DenseWeights, modules_with_weights
 from .errors import FewShotError
-from .lora_layers import LoraSpec, place, start, unwrap, within_widths, wrap
+from .lora_layers import LoraSpec, place, start, unwrap, up_of, within_widths, wrap
 from .merging import applied, unwrapped
-from .values import Adapter, Factor, LowRank
+from .spans import only_noisy
+from .values import NOISY_FROM, Adapter, Factor, LowRank
 from .words import LearnedWords, WordRule
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Injected:
     _words: LearnedWords
     _dense: DenseWeights
     _stack: ExitStack = field(default_factory=ExitStack)
+    _noisy_from: float = 0.0
 
     @property
     def rules(self) -> Mapping[str, WordRule]:
@@ -109,7 +111,8 @@ class Injected:
             down, up = (parameter.detach().to("cpu", copy=True) for parameter in pair)
             factors[path] = LowRank(up, down, float(spec.alpha))
         factors |= self._dense.extract()
-        return Adapter(factors, self._family, trigger, self._words.extract(), dict(metadata or {}))
+        span = {NOISY_FROM: f"{self._noisy_from:g}"} if self._noisy_from else {}
+        return Adapter(factors, self._family, trigger, self._words.extract(), dict(metadata or {}) | span)
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -160,14 +163,17 @@ def inject(
     start_from: Adapter | None = None,
     words: LearnedWords | None = None,
     beneath: Adapter | None = None,
+    noisy_from: float = 0.0,
 ) -> Injected:
     """Train the chosen parameter sets, low-rank or in full, and `words`; where sets overlap the first one counts.
 
     A new low-rank layer does nothing at first: `up` is zero and `down` is drawn as nn.Linear's weight, from a stream
     that depends on `seed` and the layer's path alone. `start_from` is trained on: its factors in the chosen layers
     become the start, those elsewhere stay applied. `beneath` stays applied as it is until `remove`, with what is
-    trained on or off, and is no part of `extract`.
+    trained on or off, and is no part of `extract`. With `noisy_from` above 0 low-rank layers count from that share of
+    the schedule on, and so do those of `start_from`.
     """
+    _check_span(start_from, bool(sets), noisy_from)
     stack, layers = ExitStack(), {}
     if beneath is not None:
         stack.enter_context(applied(networks, [(beneath, 1.0)]))
@@ -189,6 +195,8 @@ def inject(
             for path, spec in low_rank.items():
                 first = start(layers[path].base_layer, spec, seed, path, begin.get(path))
                 pairs[path] = (spec, *place(layers[path], spec, first))
+                if noisy_from:
+                    only_noisy(up_of(layers[path]), networks, noisy_from)
             dense = DenseWeights(networks, iter(full), dense_begin)
     except BaseException:
         unwrap(networks, layers)
@@ -199,7 +207,20 @@ def inject(
     for path, (spec, down, up) in pairs.items():
         parameters |= ({f"{path}.lora_down": down} if spec.block is None else {}) | {f"{path}.lora_up": up}
     parameters |= {**dense.parameters, **words.parameters}
-    return Injected(parameters, networks.family.name, layers, pairs, kept, networks, words, dense, stack)
+    span = noisy_from or (start_from.noisy_from if start_from is not None else 0.0)
+    return Injected(parameters, networks.family.name, layers, pairs, kept, networks, words, dense, stack, span)
+
+
+def _check_span(start_from: Adapter | None, layers: bool, noisy_from: float) -> None:
+    """Raise FewShotError where an adapter to train on from counts at other timesteps than what is trained."""
+    if start_from is not None and start_from.factors and layers and start_from.noisy_from != noisy_from:
+        given, wanted = (
+            f"from {s:g} of the schedule on" if s else "always" for s in (start_from.noisy_from, noisy_from)
+        )
+        raise FewShotError(
+            f"the LoRA to train on from counts {given}, and what is trained here {wanted}: choose one that was "
+            "trained in the same way"
+        )
 
 
 def _specs_by_path(networks: Networks, sets: Mapping[str, Spec | tuple[int, float]], words: bool) -> dict[str, Spec]:

@@ -208,6 +208,11 @@ def _check(adapters: Sequence[tuple[Adapter, float]]) -> None:
     families = {adapter.family for adapter, _ in adapters}
     if len(families) > 1:
         raise FewShotError(f"the adapters are for {' and '.join(sorted(families))}: fuse those of one family")
+    if noisy := [adapter.trigger for adapter, _ in adapters if adapter.noisy_from]:
+        raise FewShotError(
+            f"an adapter counts at noisy timesteps only ({', '.join(noisy)}), which a file cannot say of a part of it: "
+            "put the adapters on a model one after the other"
+        )
     for number, (adapter, _) in enumerate(adapters, 1):
         if not adapter.trigger:
             raise FewShotError(f"adapter {number} has no trigger phrase, so its subject cannot be named: train it here")

@@ -38,7 +38,8 @@ class Networks:
     """An opened base model. `dtype` is the compute type of its frozen weights; the autoencoder's may be wider.
 
     `words` are the learned words that prompts may hold, as in `text.Embeddings`; `mixed` says that some of the
-    denoiser's own weights are float32 because they are trained, so that it computes under autocast.
+    denoiser's own weights are float32 because they are trained, so that it computes under autocast. `times` are the
+    timesteps (B,) of the denoiser's latest call, by which some adapters count (`spans`).
     """
 
     unet: Any
@@ -52,6 +53,7 @@ class Networks:
     ref: BaseModelRef
     words: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     mixed: bool = False
+    times: torch.Tensor | None = None
 
     @property
     def latent_channels(self) -> int:

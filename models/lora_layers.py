@@ -159,3 +159,8 @@ def place(layer: Any, spec: LoraSpec, first: tuple[Tensor, Tensor]) -> tuple[nn.
     layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight = down, up
     layer.r[_NAME], layer.lora_alpha[_NAME], layer.scaling[_NAME] = spec.rank, spec.alpha, spec.scale
     return down, up
+
+
+def up_of(layer: Any) -> nn.Module:
+    """The part of a peft layer that gives what is added to the layer it wraps, before it is scaled."""
+    return layer.lora_B[_NAME]

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from .errors import FewShotError
 from .float8 import pairs_beside
 from .products import is_known, product
+from .spans import check_span, noisy_pairs
 from .values import Adapter, Dense, Factor, Kept, LowRank
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> It
     """The networks with each adapter on at its strength, its words known; at the end the base is back, bit for bit.
 
     Differences are summed in float32 and rounded once to the weight's type; beside weights in 8 bits, whose steps are
-    larger than what a LoRA changes, low-rank pairs are computed for themselves. Raises FewShotError when an adapter is
+    larger than what a LoRA changes, low-rank pairs are computed for themselves, and so are those that count at noisy
+    timesteps only. Raises FewShotError when an adapter is
     for another family or other sizes, or holds a form that is not supported.
     """
-    changes = _changes(networks, adapters)
+    changes = _changes(networks, [one for one in adapters if not one[0].noisy_from])
+    noisy = [(one, *found) for one in adapters if one[0].noisy_from for found in _noisy_changes(networks, one)]
     before: list[tuple[nn.Module, str, nn.Parameter]] = []
     beside: list[RemovableHandle] = []
     words = networks.words
@@ -45,6 +48,8 @@ def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> It
                     continue
                 before.append((module, name, original))
                 setattr(module, name, _merged(original, parts))
+            for (adapter, _), module, pairs in noisy:
+                beside.append(noisy_pairs(module, pairs, networks, adapter.noisy_from))
         yield
     finally:
         networks.words = words
@@ -114,6 +119,15 @@ def _changes(
                 )
         changes.append((module, name, parts))
     return changes
+
+
+def _noisy_changes(
+    networks: Networks, adapter: tuple[Adapter, float]
+) -> list[tuple[nn.Module, list[tuple[LowRank, float]]]]:
+    """The layers that an adapter of noisy timesteps changes, and its pairs."""
+    pairs = {path: check_span(path, factor) for path, factor in adapter[0].factors.items()}
+    _changes(networks, [adapter])  # which sees whether they fit
+    return [(find(networks.roots(), path), [(factor, adapter[1])]) for path, factor in pairs.items()]
 
 
 def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:

@@ -264,6 +264,7 @@ def denoise(
     `time_ids` is (6,) or (B, 6); without it SDXL is told that the picture is whole and has the latents' size.
     """
     dtype = networks.dtype
+    networks.times = timesteps
     added = None
     if conditioning.pooled is not None:
         if time_ids is None:

@@ -233,6 +233,10 @@ class Kept:
 Factor = LowRank | Dense | Kept
 
 
+NOISY_FROM = "fewshot.noisy_from"
+"""in an adapter's metadata: the share of the schedule, above 0 and below 1, from which on its factors count"""
+
+
 @dataclass(frozen=True)
 class Adapter:
     """What training gives. `factors` go by module path in diffusers' names with the network in front:
@@ -255,7 +259,22 @@ class Adapter:
 
     @cached_property
     def key(self) -> str:
-        return content_key("Adapter", self.family, self.trigger, self.factors, self.embeddings)
+        span = [self.noisy_from] if self.noisy_from else []
+        return content_key("Adapter", self.family, self.trigger, self.factors, self.embeddings, *span)
+
+    @cached_property
+    def noisy_from(self) -> float:
+        """The share of the schedule below which the factors do nothing (see `spans`); 0 where they always count."""
+        told = self.metadata.get(NOISY_FROM, "0") if self.factors else "0"
+        try:
+            value = float(told)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < 1:
+            raise FewShotError(
+                f"the adapter says {NOISY_FROM} = {told!r}; it must be a number from 0 to 1: train it again"
+            )
+        return value
 
 
 # -------------------------------------------------------------------------------------------------------- prompts

@@ -11,6 +11,7 @@ from ..models.errors import FewShotError
 from ..models.families import FAMILIES
 from . import host
 from .host import comfy, io
+from .noisy import told, with_noisy
 from .sockets import Adapter
 
 CATEGORY = "few-shot/files"
@@ -70,7 +71,8 @@ class SaveAdapter(io.ComfyNode):
             raise FewShotError("the adapter holds neither a LoRA nor an embedding: connect what a training node gave")
         for path in written:
             log.info("wrote %s", path)
-        return io.NodeOutput(written[0].name, ui=host.say(cls.hidden.unique_id, "\n".join(map(str, written))))
+        said = "\n".join([*map(str, written), *filter(None, [told(adapter)])])
+        return io.NodeOutput(written[0].name, ui=host.say(cls.hidden.unique_id, said))
 
 
 class LoadAdapter(io.ComfyNode):
@@ -136,6 +138,8 @@ class LoadAdapter(io.ComfyNode):
         else:
             known = f"'{FILE}', '{SOCKET}' or '{EMBEDDING}'"
             raise FewShotError(f"no such source {source.get('source')!r}: choose {known}")
+        if adapter.noisy_from:
+            log.warning("%s", told(adapter))
         return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger)
 
 
@@ -172,7 +176,9 @@ class ApplyAdapter(io.ComfyNode):
         from ..models.formats import to_kohya
 
         check_family(adapter, model)
-        if adapter.factors:
+        if adapter.noisy_from:
+            model = with_noisy(model, adapter, strength_model)
+        elif adapter.factors:
             model, clip = comfy.sd.load_lora_for_models(model, clip, to_kohya(adapter), strength_model, strength_clip)
         for word, vectors in adapter.embeddings.items():
             clip = knowing(clip, word, vectors)

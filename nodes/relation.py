@@ -8,6 +8,7 @@ from ..models.errors import FewShotError
 from ..trainers.relation_settings import RelationSettings
 from . import host, pictures, train
 from .host import io
+from .noisy import told as how_to_use
 from .sockets import Adapter, Base, Set, Settings
 
 FOLDER, SOCKET = pictures.FOLDER, pictures.SOCKET
@@ -126,7 +127,8 @@ class TrainRelation(io.ComfyNode):
             node_id="FewShotTrainRelation",
             display_name="Train Relation",
             category=train.CATEGORY,
-            description="Learns a word for how two things relate. Nothing else changes: the result is an embedding. "
+            description="Learns a word for how two things relate. Nothing else changes: the result is an embedding, or "
+            "with high_noise_rank a small LoRA of noisy timesteps beside it. "
             "Cancel keeps what was learned; queue again to go on.",
             search_aliases=["reversion", "relation inversion", "textual inversion", "embedding training"],
             is_output_node=True,
@@ -151,7 +153,7 @@ class TrainRelation(io.ComfyNode):
     @classmethod
     def execute(cls, base: Any, set: Any, settings: Any = None, adapter: Any = None) -> io.NodeOutput:
         from ..trainers.relation import related, train_relation
-        from ..trainers.relation_gain import explained, warned
+        from ..trainers.relation_gain import explained
 
         settings = settings or RelationSettings()
         if not isinstance(settings, RelationSettings):
@@ -168,11 +170,11 @@ class TrainRelation(io.ComfyNode):
                 start_from=adapter,
                 tokenizer_folder=host.TOKENIZER,
             )
-            told: list[str] = []
-            ready = related(set, told)
-            found = explained(base, ready, result.adapter, settings, host.device(), watcher, host.TOKENIZER)
+        told: list[str] = []
+        related(set, told)
         first = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
-        lines = [first, warned(*found, settings.token_start), *told, *settings.idle, str(result.folder)]
+        lines = [first, explained(result.folder, settings), *told, *settings.idle, how_to_use(result.adapter)]
+        lines = [*filter(None, lines), str(result.folder)]
         report = "\n".join(lines)
         ui = host.say(cls.hidden.unique_id, report)
         return io.NodeOutput(result.adapter, train.loss_map(result), result.adapter.trigger, ui=ui)

@@ -277,6 +277,10 @@ def naming(prompts: PromptSet, trigger: str, pictures: TrainingSet | None) -> Pr
 
 
 def _check_effect(adapter: Adapter) -> None:
+    if adapter.noisy_from:
+        raise FewShotError(
+            "the adapter counts at noisy timesteps only, and cannot be refined: take one that always does"
+        )
     for path, factor in adapter.factors.items():
         check_form(path, factor)
     if not adapter.embeddings and not any(map(has_effect, adapter.factors.values())):

@@ -1,5 +1,8 @@
 """Relation training: a word is learned for how two things relate, and the base stays as it is, bit for bit.
 
+Where a word alone cannot say it, low-rank pairs of the cross-attention are learned with it (`high_noise_rank`) that
+count in the noisier half of the timesteps only, where the layout is decided and not how the two things look.
+
 ReVersion (Huang et al. 2023, arXiv:2303.13495): L = L_ref with relation-focal timesteps + steering_weight * L_steer,
 and the adversarial loss of the few-shot report. The autoencoder stays frozen with the rest: latents of a trained one
 would fit no other model, so that neither the word nor any other adapter would work beside it.
@@ -9,8 +12,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +23,7 @@ import torch
 
 from ..augmentation.caption_parts import marked, names_nothing, parts_of
 from ..augmentation.caption_rules import RelationRules
-from ..models.adapters import Injected, inject
+from ..models.adapters import Injected, LoraSpec, inject
 from ..models.errors import FewShotError
 from ..models.loading import Networks
 from ..models.text import known_words, token_places
@@ -31,7 +36,9 @@ from .cache import Pool, build_pool
 from .halves import rows_of
 from .loop import Share
 from .processes import Processes
+from .relation_gain import GainCourse, GainReader, gain_course
 from .relation_settings import RelationSettings
+from .runs import Run
 from .settings import SubjectSettings
 from .steering import Steering
 from .subject import REFERENCE, SubjectStep
@@ -41,6 +48,8 @@ from .training import TrainingResult, train_with
 log = logging.getLogger(__name__)
 
 STEERING = "steering"
+HIGH_NOISE = 0.5
+"""the share of the schedule from which on the adapter beside the word counts: where the layout is decided"""
 
 
 class RelationStep(SubjectStep):
@@ -49,6 +58,7 @@ class RelationStep(SubjectStep):
     Args:
         words: the learned word as `LearnedWords`, always as it is now.
         reals: what the discriminator is shown as real: the pictures of the relation, and others where there are any.
+        guard: makes the course of the readings, in a run's folder.
     """
 
     settings: RelationSettings
@@ -62,8 +72,10 @@ class RelationStep(SubjectStep):
         concept: Concept,
         adversary: Adversary | None = None,
         reals: Pool | None = None,
+        guard: Callable[[Run], GainCourse | None] = lambda run: None,
     ):
         super().__init__(networks, references, None, settings)
+        self.guard = guard
         self.divergence = None  # an adversary's loss may join the denoising error, or take its place
         self.words, self.concept, self.adversary = words, concept, adversary
         self.reals = reals or references
@@ -85,6 +97,10 @@ class RelationStep(SubjectStep):
     def memory(self) -> Adversary | None:
         """What the discriminator's past says of its weight."""
         return self.adversary
+
+    def course(self, run: Run, awake: object) -> GainCourse | None:
+        """The readings of how much the word explains; what they need is never asleep."""
+        return self.guard(run)
 
     def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
         """Relation-focal timesteps (n,)."""
@@ -145,7 +161,10 @@ class RelationTraining:
         chosen = cast(RelationSettings, chosen)
         concept = pictures.concepts[0]
         words = LearnedWords(networks, [_spec(concept, chosen)], start_from)
-        injected = inject(networks, {}, chosen.seed, start_from, words)
+        rank = chosen.high_noise_rank
+        sets = {"cross_kv": LoraSpec(rank, float(rank))} if rank else {}
+        span = HIGH_NOISE if rank else 0.0
+        injected = inject(networks, sets, chosen.seed, start_from, words, noisy_from=span)
         try:
             for sample in pictures.references:
                 _check_window(networks, sample, concept)
@@ -157,7 +176,10 @@ class RelationTraining:
                 if pictures.priors:  # a few pictures alone are soon known by heart
                     samples = (*pictures.references, *pictures.priors)
                     reals = build_pool(networks, samples, chosen.resolution, watcher, live_text=True)
-            return RelationStep(networks, pool, chosen, words, concept, adversary, reals), injected
+            without = injected.disabled if rank else nullcontext
+            reader = GainReader(networks, pool, pictures.references, concept.identifier, chosen, watcher, without)
+            guard = partial(gain_course, reader)
+            return RelationStep(networks, pool, chosen, words, concept, adversary, reals, guard), injected
         except BaseException:
             injected.remove()
             raise
@@ -260,7 +282,7 @@ def train_relation(
 ) -> TrainingResult:
     """Teach `base` a word for the relation in `pictures`; arguments and errors are those of `train_subject`.
 
-    The result's adapter holds the word alone.
+    The result's adapter holds the word alone, or with `high_noise_rank` a LoRA of noisy timesteps with it.
     """
     pictures = related(pictures)
     for line in settings.idle:

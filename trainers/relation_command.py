@@ -16,10 +16,10 @@ from ..augmentation.relation_pictures import relation_from_folder
 from ..models.embedding_files import read_embedding
 from ..models.errors import FewShotError
 from ..models.values import BaseModelRef
-from ..models.watching import Silent, Watcher
+from ..models.watching import Watcher
 from .processes import Several
-from .relation import related, train_relation
-from .relation_gain import explained, warned
+from .relation import train_relation
+from .relation_gain import explained
 from .relation_settings import RelationSettings
 from .training import TrainingResult
 
@@ -56,7 +56,5 @@ def relation_run(
         processes,
     )
     if processes.main:
-        place = (processes.device, watcher or Silent(), run["tokenizer_folder"])
-        said = warned(*explained(base, related(pictures), result.adapter, settings, *place), settings.token_start)
-        log.info("%s", said)
+        log.info("%s", explained(result.folder, settings))
     return result

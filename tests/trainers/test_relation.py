@@ -18,29 +18,22 @@ from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import base_from_path, open_base
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import encode_prompts
-from comfyui_fewshot.models.values import Adapter, Concept, TrainingSet
+from comfyui_fewshot.models.values import Concept, TrainingSet
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.pocket import words
 from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.trainers import __main__ as command
 from comfyui_fewshot.trainers import adversarial as adversarial_module
 from comfyui_fewshot.trainers.relation import RelationTraining, related, train_relation
-from comfyui_fewshot.trainers.relation_gain import explained, warned
 from comfyui_fewshot.trainers.relation_settings import RelationSettings
 from comfyui_fewshot.trainers.steering import FUNCTION_WORDS, Steering, known_ids
 
-WORD = "<R>"
-CAPTIONS = ("cat <R> car\na red cat <R> a car, at night", "bird <R> house", "a cup <R> a blue boat, in the snow")
+from .relating import CHOSEN, WORD, captioned_folder, train_small
 
 
 @pytest.fixture(scope="module")
 def folder(picture_folder, tmp_path_factory):
-    """Three pictures with one or two captions each."""
-    made = tmp_path_factory.mktemp("relation")
-    for i, text in enumerate(CAPTIONS):
-        (made / f"{i}.png").write_bytes((picture_folder / f"{i}.png").read_bytes())
-        (made / f"{i}.txt").write_text(text)
-    return made
+    return captioned_folder(picture_folder, tmp_path_factory.mktemp("relation"))
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +42,8 @@ def relation(folder):
 
 
 @pytest.fixture(scope="module")
-def chosen():
-    return RelationSettings(
-        steps=8, batch_size=2, save_every=3, log_every=2, warmup=0.25, seed=5, token_learning_rate=0.1
-    )
-
-
-@pytest.fixture(scope="module")
-def train(wordy_base, relation, chosen):
-    def run(folder, watcher=None, set_=None, start_from=None, **changes):
-        settings = replace(chosen, **changes)
-        return train_relation(wordy_base, set_ or relation, settings, folder, "cpu", watcher, start_from=start_from)
-
-    return run
+def train(wordy_base, relation):
+    return partial(train_small, wordy_base, relation)
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +78,10 @@ def test_a_discriminator_is_in_checkpoints_only(train, tmp_path):
 
 
 @pytest.mark.parametrize("adversarial", ["off", "sensible"])
-def test_an_optimiser_step_changes_nothing_of_the_base(opened, relation, chosen, adversarial):
+def test_an_optimiser_step_changes_nothing_of_the_base(opened, relation, adversarial):
     """Bitwise: denoiser, autoencoder, text encoder, and each row of its table; the word itself moves."""
     before = {name: p.clone() for root in _networks(opened) for name, p in _named(root)}
-    settings = replace(chosen, resolution=32, micro_batch=4, adversarial=adversarial)
+    settings = replace(CHOSEN, resolution=32, micro_batch=4, adversarial=adversarial)
     step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
     try:
         word = injected.parameters[f"token.{WORD}.clip_l"]
@@ -129,8 +111,8 @@ def _named(root):
     return [(f"{type(root).__name__}.{name}", p) for name, p in root.named_parameters()]
 
 
-def test_a_step_changes_nothing_but_its_word(opened, relation, chosen):
-    settings = replace(chosen, resolution=32, micro_batch=4, adversarial="sensible")
+def test_a_step_changes_nothing_but_its_word(opened, relation):
+    settings = replace(CHOSEN, resolution=32, micro_batch=4, adversarial="sensible")
     step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
     frozen = [p for root in opened.roots().values() for p in root.parameters()]
     try:
@@ -142,11 +124,11 @@ def test_a_step_changes_nothing_but_its_word(opened, relation, chosen):
         injected.remove()
 
 
-def test_parts_of_a_batch_add_up(opened, relation, chosen):
+def test_parts_of_a_batch_add_up(opened, relation):
     """One pass of four pictures and four passes of one give the same terms."""
     found = []
     for most in (4, 1):
-        settings = replace(chosen, batch_size=4, resolution=32, micro_batch=most, adversarial="sensible")
+        settings = replace(CHOSEN, batch_size=4, resolution=32, micro_batch=most, adversarial="sensible")
         step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
         sums = dict.fromkeys(step.weights, 0.0)
         for terms in step.passes(16, list):
@@ -182,7 +164,7 @@ def test_a_discriminator_without_weight_changes_nothing(train, tmp_path):
     assert torch.equal(*same) and plain.terms["reference"] == weightless.terms["reference"]
 
 
-def test_a_discriminator_is_shown_other_pictures_too(opened, relation, pictures, chosen, train, tmp_path, caplog):
+def test_a_discriminator_is_shown_other_pictures_too(opened, relation, pictures, train, tmp_path, caplog):
     """Priors and pictures of the things beside those of the relation; without a discriminator nothing looks at them."""
     reference = pictures.references[0]
     prior = replace(reference, role="prior", caption="a photo of a cat", concept=1)
@@ -190,7 +172,7 @@ def test_a_discriminator_is_shown_other_pictures_too(opened, relation, pictures,
     set_ = TrainingSet((*relation.samples, prior, subject), (*relation.concepts, *pictures.concepts))
     ready = related(set_)
     assert len(ready.priors) == 2 and ready.references == relation.references and len(ready.concepts) == 1
-    settings = replace(chosen, resolution=32, micro_batch=4, adversarial="sensible")
+    settings = replace(CHOSEN, resolution=32, micro_batch=4, adversarial="sensible")
     step, injected = RelationTraining().prepare(opened, ready, settings, None, Silent())
     injected.remove()
     assert len(step.reals.mean) == len(relation.samples) + 2 and len(step.pools["reference"].mean) == len(
@@ -223,19 +205,6 @@ def test_the_word_means_the_same_from_its_file(train, tmp_path, opened):
     assert torch.equal(own, from_file) and not torch.allclose(own, encode_prompts(opened, ["a cat and a house"]).hidden)
 
 
-def test_what_a_word_explains(wordy_base, relation, chosen, train, tmp_path, opened, caplog):
-    """The word it began as explains nothing more than itself; a learned one less error than nonsense in its place."""
-    table = opened.text_encoders[0].get_input_embeddings().weight.detach()
-    same = table[opened.tokenizers[0]("and", add_special_tokens=False).input_ids].clone()
-    ask = partial(explained, wordy_base, relation, settings=chosen, device="cpu", watcher=Silent())
-    unlearned = Adapter({}, "sd1", WORD, {WORD: {"clip_l": same}})
-    assert ask(unlearned) == pytest.approx((0, 0), abs=1e-6)
-    assert "no better than 'and'" in warned(*ask(unlearned), "and") and "no better" in caplog.text
-    assert "takes 3.00 %" in warned(0.03, 0.001, "and")
-    learned = ask(train(tmp_path, steps=30, token="free", token_learning_rate=0.05, steering_weight=0.0).adapter)
-    assert learned[0] > 0
-
-
 def test_steering_never_holds_away_padding_or_function_words(opened, relation):
     tokenizer = opened.tokenizers[0]
     steering = Steering(opened, WORD, [s.caption for s in relation.references], 4, 0.07)
@@ -249,13 +218,13 @@ def test_steering_never_holds_away_padding_or_function_words(opened, relation):
 
 
 @pytest.mark.parametrize("family, pads", [("sd2", ("!",)), ("sdxl", ("<|endoftext|>", "!"))])
-def test_other_families_learn_a_relation(tmp_path, relation, chosen, family, pads):
+def test_other_families_learn_a_relation(tmp_path, relation, family, pads):
     """A row for each text encoder, steered by its own words, summed; what pads is held away from by none of them."""
     made = getattr(checkpoints, family)()
     file = checkpoints.save(made, tmp_path / "base.safetensors", {"modelspec.prediction_type": "epsilon"})
     base, tokens = base_from_path(file), tmp_path / "tokenizer"
     words.build(tokens)
-    settings = replace(chosen, steps=2, resolution=32)
+    settings = replace(CHOSEN, steps=2, resolution=32)
     result = train_relation(base, relation, settings, tmp_path / "runs", "cpu", tokenizer_folder=tokens)
     rows = result.adapter.embeddings[WORD]
     captions = [sample.caption for sample in relation.references]

@@ -1,0 +1,75 @@
+"""Adapters that count at noisy timesteps only, where a picture's layout is decided; below, the base is as it is.
+
+Their low-rank pairs are not added to weights but computed beside them, and each row of a batch takes them by its own
+timestep, so that a batch may hold both kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from .errors import FewShotError
+from .values import Factor, LowRank
+
+if TYPE_CHECKING:
+    from .loading import Networks
+
+
+def noisy_rows(networks: Networks, start: float, like: Tensor) -> Tensor:
+    """1 for the rows whose timestep is at least `start` of the schedule, else 0: (B, 1, ...) in the type of `like`."""
+    assert networks.times is not None  # a layer of the denoiser is called by `denoise` only
+    rows = networks.times.to(like.device) >= start * len(networks.schedule)
+    return rows.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+def only_noisy(layer: nn.Module, networks: Networks, start: float) -> RemovableHandle:
+    """Let what `layer` gives count for noisy rows only: exact zeros for the others, and no gradient from them."""
+
+    def switch(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * noisy_rows(networks, start, output)
+
+    return layer.register_forward_hook(switch)
+
+
+def check_span(path: str, factor: Factor) -> LowRank:
+    """The factor, where it can be used at some timesteps only. Raises FewShotError for other forms and networks."""
+    if not path.startswith("unet.") or not isinstance(factor, LowRank) or factor.mid is not None or factor.up.dim() > 2:
+        raise FewShotError(
+            f"the adapter counts at noisy timesteps only, and {path} of it is no plain low-rank pair of a linear layer "
+            "of the denoiser: train it again"
+        )
+    return factor
+
+
+def noisy_pairs(
+    layer: nn.Module, pairs: Sequence[tuple[LowRank, float]], networks: Networks, start: float
+) -> RemovableHandle:
+    """Add low-rank pairs at their strengths to what a linear layer gives for noisy rows, until the handle is gone."""
+    there = [(moved(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
+
+    def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        rows = noisy_rows(networks, start, output)
+        for factor, strength in there:
+            output = output + rows * pair_of(factor, strength, given[0], output)
+        return output
+
+    return layer.register_forward_hook(add)
+
+
+def moved(factor: LowRank, weight: Tensor) -> LowRank:
+    """The pair on the device of `weight`, so that no call waits for the host."""
+    return replace(factor, up=factor.up.to(weight.device), down=factor.down.to(weight.device))
+
+
+def pair_of(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> Tensor:
+    """What a pair adds to a linear layer's `output` for its input `given`."""
+    down, up = (part.to(output.device, output.dtype) for part in (factor.down, factor.up))
+    return functional.linear(functional.linear(given.to(output.dtype), down), up) * (
+        strength * factor.alpha / factor.rank
+    )

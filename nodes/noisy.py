@@ -1,0 +1,90 @@
+"""An adapter that counts at noisy timesteps only, on ComfyUI's MODEL: each call's timesteps switch its pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .host import comfy
+
+NATIVE = (
+    "The LoRA counts from timestep {first} of {count} on. Apply Adapter and this pack's other nodes keep to that; "
+    "ComfyUI's Load LoRA would use it at all timesteps. With native nodes: Create Hook LoRA, Set Hook Keyframes with "
+    "strength 1 at start_percent 0 and strength 0 at start_percent {percent:g}, and Set CLIP Hooks."
+)
+
+
+def told(adapter: Any, count: int = 1000) -> str:
+    """How such an adapter is to be used, for a node's text; "" for every other one."""
+    start = adapter.noisy_from
+    return NATIVE.format(first=round(start * count), count=count, percent=1 - start) if start else ""
+
+
+def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
+    """A clone of a MODEL on which the adapter counts from its share of the schedule on.
+
+    Raises:
+        FewShotError: it holds what cannot be switched, or does not fit the model.
+    """
+    from ..models.errors import FewShotError
+    from ..models.families import family_named
+    from ..models.lora_names import flat_name
+    from ..models.spans import check_span
+
+    places = comfy.lora.model_lora_keys_unet(model.model, {})
+    pairs = {}
+    for path, factor in adapter.factors.items():
+        check_span(path, factor)
+        weight = places.get(flat_name(path, family_named(adapter.family)))
+        if not isinstance(weight, str):
+            raise FewShotError(f"this MODEL has no {path}, which the adapter changes: it is for another model")
+        shape = tuple(model.model.get_parameter(weight).shape)
+        if shape != (len(factor.up), factor.down.shape[1]):
+            raise FewShotError(f"the adapter does not fit {path}, whose weight is {shape}: it is for another model")
+        pairs[weight.removeprefix("diffusion_model.").removesuffix(".weight")] = factor
+    model = model.clone()
+    first = adapter.noisy_from * len(model.get_model_object("model_sampling").sigmas)
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    model.add_wrapper_with_key(kind, f"fewshot {adapter.key}", Noisy(pairs, strength, first))
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class Noisy:
+    """Around each call of the denoiser: pairs by the modules they stand beside, and the first timestep that counts."""
+
+    pairs: dict[str, Any]
+    strength: float
+    first: float
+    there: dict[tuple[str, Any], Any] = field(default_factory=dict)
+    """the pairs on the devices where they were used, so that they go there once"""
+
+    def __call__(self, executor: Any, x: Any, timesteps: Any, *args: Any, **kwargs: Any) -> Any:
+        rows = timesteps >= self.first
+        handles = []
+        try:
+            for name in self.pairs if rows.any() else ():
+                module = executor.class_obj.get_submodule(name)
+                handles.append(module.register_forward_hook(self._beside(self._on(name, x), rows)))
+            return executor(x, timesteps, *args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _on(self, name: str, x: Any) -> Any:
+        from ..models.spans import moved
+
+        place = (name, x.device)
+        if place not in self.there:
+            self.there[place] = moved(self.pairs[name], x)
+        return self.there[place]
+
+    def _beside(self, factor: Any, rows: Any) -> Callable[[Any, Any, Any], Any]:
+        from ..models.spans import pair_of
+
+        def add(_: Any, given: Any, output: Any) -> Any:
+            counts = rows.to(output.device, output.dtype).view(-1, *[1] * (output.dim() - 1))
+            return output + counts * pair_of(factor, self.strength, given[0], output)
+
+        return add
