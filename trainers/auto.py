@@ -79,7 +79,8 @@ def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, t
 
     choose("resolution", facts.native_resolution, "the base's own")
     _check_resolution(chosen.resolution, facts)
-    choose("learning_rate", *_denoiser_rate(chosen, facts))
+    for name in chosen.denoiser_rates:
+        choose(name, *_denoiser_rate(chosen, facts))
     choose("alpha", float(chosen.rank), "equal to rank: the adapter is not scaled")
     if chosen.text_encoder:
         choose("text_learning_rate", *_text_rate(chosen, facts))

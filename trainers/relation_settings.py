@@ -86,12 +86,13 @@ class RelationSettings(SubjectSettings):
         advanced=True,
     )
     high_noise_learning_rate: float = setting(
-        1e-4,
-        "Step size of that adapter; smaller models than SD 1.x take more.",
+        0.0,
+        "Step size of that adapter; 0 takes what suits a LoRA on this base.",
         min=1e-8,
         max=1.0,
         step=1e-5,
         advanced=True,
+        auto=0,
     )
     validate_every: int = setting(
         -1,
@@ -108,6 +109,11 @@ class RelationSettings(SubjectSettings):
         super().__post_init__()
         if not self.token_start.strip():
             raise FewShotError("token_start is empty; name the word that the learned one begins with, such as 'and'.")
+
+    @property
+    def denoiser_rates(self) -> tuple[str, ...]:
+        """That of the adapter of noisy timesteps, where there is one."""
+        return ("high_noise_learning_rate",) if self.high_noise_rank else ()
 
     @property
     def rates(self) -> dict[str, float]:

@@ -451,6 +451,11 @@ class SubjectSettings(Settings):
         return self.preview_every > 0
 
     @property
+    def denoiser_rates(self) -> tuple[str, ...]:
+        """The names of the denoiser's step sizes, which follow from the base's size where they are left open."""
+        return ("learning_rate",)
+
+    @property
     def rate_share(self) -> float:
         """What learning_rate left open means, as a share of the usual one."""
         return 1.0
