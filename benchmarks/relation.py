@@ -53,6 +53,7 @@ METHODS: dict[str, Method] = {
     "gan_literal": Method(PAPER | {"adversarial": "literal"}, LEAKING),
     "gan_sensible": Method(PAPER | {"adversarial": "sensible"}, LEAKING),
     "gan_sequential": Method(PAPER | {"adversarial": "sensible", "adversarial_order": "sequence"}, LEAKING),
+    "ours_adapter": Method(OURS | {"high_noise_rank": 16}, EXPANDED),
 }
 TEN_PICTURES = "reversion10"
 ABLATIONS = {"steering": {"steering_weight": 0.0}, "focal": {"focal": 0.0}}
