@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import html
 import json
 import logging
 import os
@@ -87,13 +88,18 @@ class NodeWatcher:
             event = {"node": self.node_id, "step": done, "total": total, "loss": float(found[1]) if found else None}
             if text.startswith("reading after"):
                 event["reading"] = {name.replace("-", "_"): float(value) for name, value in READING.findall(text)}
-            PromptServer.instance.send_sync("fewshot.progress", event)
+            PromptServer.instance.send_sync("fewshot.progress", event, PromptServer.instance.client_id)
 
 
 def say(node_id: str | None, text: str) -> ui.PreviewText:
-    """Shows `text` on the node at once; what is returned keeps it in the history."""
+    """Shows `text` on the node at once; what is returned keeps it in the history.
+
+    Only to who queued the graph: another one that is open may have a node of the same number. The page reads it as
+    HTML, in which a learned word such as <R> would vanish.
+    """
     if node_id is not None:
-        PromptServer.instance.send_progress_text(text, node_id)
+        server = PromptServer.instance
+        server.send_progress_text(html.escape(text, quote=False), node_id, server.client_id)
     return ui.PreviewText(text)
 
 

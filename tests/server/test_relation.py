@@ -16,6 +16,7 @@ from comfyui_fewshot.pocket.pictures import write_relation
 from comfyui_fewshot.tests.server import graphs
 
 pytestmark = pytest.mark.server
+TEXT = 3  # ComfyUI's binary event of text on a node
 PROMPT = "a boat {} a house"
 
 
@@ -55,6 +56,9 @@ def saved(server, info):
     outcome = server.succeed(graph)
     (text,) = outcome.outputs("train")["text"]
     assert "3 steps" in text and "less error than with 'and', in % after so many steps: 0: " in text
+    shown = [event["data"] for event in outcome.events("binary") if event["event"] == TEXT]
+    assert not any(b"<R>" in one for one in shown)  # a page reads it as HTML
+    assert any(b"&lt;R&gt;" in one for one in shown) and "<R>" in outcome.outputs("set")["text"][0]
     (line,) = outcome.outputs("save")["text"][0].splitlines()
     return Path(line)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import threading
 from pathlib import Path
 
+import aiohttp
 import pytest
 from safetensors.numpy import load_file
 
 from comfyui_fewshot.tests.server import graphs
+from comfyui_fewshot.tests.server.harness import Outcome
 
 pytestmark = pytest.mark.server
 TEXT = 3  # ComfyUI's binary event of text on a node
@@ -43,6 +47,23 @@ def test_progress_text_loss_and_previews_reach_the_client(server, info):
     assert any(b"loss" in text and b"left" in text for text in texts), texts
     assert any(event["event"] in PREVIEWS for event in binary)
     assert len(list((run_folder(outcome) / "samples").glob("*.png"))) == 2
+
+
+def test_progress_goes_to_who_queued_and_to_no_other_page(server, info):
+    """Another graph that is open may have a node of the same number."""
+
+    async def beside() -> tuple[Outcome, list[aiohttp.WSMessage]]:
+        heard = []
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId=beside") as ws:
+            outcome = await asyncio.to_thread(server.succeed, graphs.training(info, seed=11))
+            with contextlib.suppress(asyncio.TimeoutError):
+                while True:
+                    heard.append(await ws.receive(timeout=0.5))
+        return outcome, heard
+
+    outcome, heard = asyncio.run(beside())
+    assert outcome.events("fewshot.progress") and any(e["event"] == TEXT for e in outcome.events("binary"))
+    assert heard and all(one.type == aiohttp.WSMsgType.TEXT and "fewshot" not in one.data for one in heard)
 
 
 def test_the_run_s_folder_tells_everything(server, info):
