@@ -33,8 +33,6 @@ MOST_PICTURES = 2
 """sheets of samples of one part on the page"""
 QUICK_SECONDS = 15 * 60
 """after which `--quick` begins no further part: with the part that runs then it ends within 20 minutes"""
-PAGE_ONLY = ("claims.py", "_claims.py", "_claims_page.py", "__main__.py")
-"""what changes no row"""
 
 
 class Book:
@@ -101,7 +99,7 @@ class Book:
         return self.quick and time.monotonic() - self.began > share * self.seconds
 
     def _kept(self, bench: str, part: str) -> Path:
-        return KEPT / measured_by() / f"{bench}-{part}-{'quick' if self.quick else 'whole'}.json"
+        return KEPT / measured_by(bench) / f"{bench}-{part}-{'quick' if self.quick else 'whole'}.json"
 
     def write(self) -> None:
         """The page of all that is kept, with its pictures beside it."""
@@ -120,13 +118,28 @@ class Book:
 
 
 @cache
-def measured_by() -> str:
-    """The code that trains, draws and measures, without comments, and the pocket's weights."""
+def measured_by(bench: str) -> str:
+    """The code that trains, draws and measures for a bench, without comments, and the pocket's weights."""
     digest = hashlib.sha256(f"{sources_key()}\n{weights_key()}\n".encode())
-    for file in sorted((ROOT / "benchmarks").glob("*.py")):
-        if file.name not in PAGE_ONLY:
-            digest.update(f"{file.name}\n{ast.dump(ast.parse(file.read_text(encoding='utf-8')))}\n".encode())
+    for file in files_of(bench):
+        digest.update(f"{file.name}\n{ast.dump(ast.parse(file.read_text(encoding='utf-8')))}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def files_of(bench: str) -> list[Path]:
+    """The bench's file and those of this folder that it imports, themselves or through others, by name."""
+    here = {file.stem.rstrip("_"): file for file in (ROOT / "benchmarks").glob("*.py")}
+    found: set[Path] = set()
+    ahead = [here[bench], ROOT / "benchmarks" / "__init__.py"]
+    while ahead:
+        file = ahead.pop()
+        if file not in found:
+            found.add(file)
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.level == 1:
+                    names = [node.module] if node.module else [alias.name for alias in node.names]
+                    ahead += [here[name] for name in names if name in here]
+    return sorted(found)
 
 
 def commit() -> str:

@@ -22,8 +22,8 @@ from ..trainers.training import train_with
 from . import Row
 from ._parallel import each
 from ._relation_sets import EXPANDED, LEAKING, PLAIN, WORD, set_of
+from ._subject_numbers import gain, share
 from ._subject_runs import Workshop
-from .subject import gain, share
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from ._subject_runs import Workshop
 from ._subject_sets import Ask, asks
 from ._subject_tuning import BASELINES, NETI, fused_rows, loss_rows, optimiser_rows
 
-STEPS, QUICK_STEPS = 800, 300
+STEPS, QUICK_STEPS = 500, 300
 """of a training of one subject; all else follows from it"""
 TUNED: Mapping[str, dict[str, Any]] = {
     "cross": {"parameter_set": "cross"},

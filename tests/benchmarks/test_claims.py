@@ -182,10 +182,20 @@ def test_quick_ends_in_its_time(place):
 
 
 def test_rows_belong_to_code_and_weights(monkeypatch):
-    before = claims.measured_by.__wrapped__()
-    assert claims.measured_by.__wrapped__() == before
+    before = claims.measured_by.__wrapped__("relation")
+    assert claims.measured_by.__wrapped__("relation") == before
+    assert claims.measured_by.__wrapped__("refine") != before
     monkeypatch.setattr(claims, "weights_key", lambda: "others")
-    assert claims.measured_by.__wrapped__() != before
+    assert claims.measured_by.__wrapped__("relation") != before
+
+
+def test_rows_of_a_bench_outlast_changes_of_another():
+    files = {bench: {file.name for file in claims.files_of(bench)} for bench in claims.parts(True)}
+    assert {"__init__.py", "relation.py", "_relation_sets.py", "_subject_runs.py"} <= files["relation"]
+    assert {"subject.py", "_subject_tuning.py"} <= files["refine"], "imported by what it imports"
+    assert not {"subject.py", "refine.py", "claims.py"} & files["relation"]
+    assert {"_augment_words.py", "_report_captions.py"} <= {file.name for file in claims.files_of("augment")}
+    assert "import_.py" in {file.name for file in claims.files_of("import")}
 
 
 def test_the_bench_begins_with_evaluation():
