@@ -20,6 +20,8 @@ from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 
+from PIL import Image
+
 from . import Parts, Row, measured, names, parts_of
 from ._claims import CLAIMS
 from ._claims_page import Part, Sheet, page
@@ -165,12 +167,12 @@ def drawn_since(began: float, folder: Path, into: Path) -> tuple[Sheet, ...]:
 
 
 def _beside(part: Part, file: Path, into: Path) -> Part:
-    """The part with its sheets copied into the page's folder."""
+    """The part with its sheets in the page's folder, as JPEG: they are many, and enter the history."""
     sheets = []
     for number, sheet in enumerate(part.sheets):
         into.mkdir(parents=True, exist_ok=True)
-        name = f"{file.stem.rpartition('-')[0]}_{number + 1}.png"
-        shutil.copyfile(file.with_suffix("") / sheet.file, into / name)
+        name = f"{file.stem.rpartition('-')[0]}_{number + 1}.jpg"
+        Image.open(file.with_suffix("") / sheet.file).convert("RGB").save(into / name, quality=85)
         sheets.append(Sheet(f"{into.name}/{name}", sheet.prompts))
     return replace(part, sheets=tuple(sheets))
 

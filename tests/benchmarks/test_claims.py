@@ -87,7 +87,7 @@ def test_the_rows_of_the_watermark():
 def test_the_page_tells_every_claim_and_what_is_missing():
     noted = Row("baseline.lora.subject", 80, "%", "higher", note="judges | disagree")
     loose = Row("something.else", 1, "s", "lower")
-    sheet = Sheet("claims_quick/subject-poster_1.png", ("a photo of a sks cat",))
+    sheet = Sheet("claims_quick/subject-poster_1.jpg", ("a photo of a sks cat",))
     parts = [Part("poster", (GAIN, noted, loose), "2026-11-25", "abc+", sheets=(sheet,))]
     found = {"subject": [*parts, Part("local", failed="MemoryError: none left")], "relation": None, "refine": []}
     text = page(found, True, "0123456789abcdef")
@@ -144,8 +144,8 @@ def test_parts_are_kept_and_the_quick_page_lies_beside(place):
     assert [row.name for row in first] == ["subject.one", "subject.two"] and first[0].interval == (0.0, 1.0)
     assert claims.Book(True, run).measure("subject") == first and len(run.calls) == 2
     text = (place / "docs" / "claims_quick.md").read_text()
-    assert "](claims_quick/subject-one_1.png)" in text and "Row by row: prompt 1." in text
-    assert (place / "docs" / "claims_quick" / "subject-two_1.png").is_file()
+    assert "](claims_quick/subject-one_1.jpg)" in text and "Row by row: prompt 1." in text
+    assert (place / "docs" / "claims_quick" / "subject-two_1.jpg").is_file()
     claims.Book(False, run).measure("subject")
     assert len(run.calls) == 4, "the whole bench is another one"
     assert (place / "docs" / "claims_quick.md").read_text() == text and (place / "docs" / "claims.md").is_file()
