@@ -70,7 +70,7 @@ def test_published_pack_is_complete_and_leaves_the_rest_out():
     names = {file.relative_to(ROOT).as_posix() for file in published()}
     assert {"pyproject.toml", "requirements.txt", "LICENSE", "CHANGELOG.md", "models/values.py"} <= names
     first = {name.split("/")[0] for name in names}
-    assert not first & {"run.py", "tools", "tests", "benchmarks", ".ci"}
+    assert not first & {"run.py", "tools", "tests", "benchmarks", "docs", ".ci"}
     assert not any(name.startswith("pocket/weights") for name in names)
 
 
