@@ -63,8 +63,13 @@ def noisy_pairs(
 
 
 def moved(factor: LowRank, weight: Tensor) -> LowRank:
-    """The pair on the device of `weight`, so that no call waits for the host."""
-    return replace(factor, up=factor.up.to(weight.device), down=factor.down.to(weight.device))
+    """The pair on the device of `weight`, so that no call waits for the host.
+
+    ComfyUI reads files under inference mode, whose tensors no gradient may pass: they are copied.
+    """
+    up, down = (part.to(weight.device) for part in (factor.up, factor.down))
+    up, down = (part.clone() if part.is_inference() else part for part in (up, down))
+    return replace(factor, up=up, down=down)
 
 
 def pair_of(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> Tensor:

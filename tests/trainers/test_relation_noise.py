@@ -164,6 +164,14 @@ def test_what_counts_at_other_timesteps_is_not_mixed(opened, result, train, tmp_
         assert replace(adapter, metadata={NOISY_FROM: "much"}).noisy_from
 
 
+def test_one_read_under_inference_mode_stays_beneath_a_word(train, result, tmp_path):
+    """As ComfyUI reads files; gradients pass its pairs."""
+    with torch.inference_mode():
+        read = read_lora(result.lora)
+    word = train(tmp_path, start_from=read, steps=1, high_noise_rank=0, high_noise_learning_rate=0.0).adapter
+    assert set(word.factors) == set(read.factors) and word.noisy_from == 0.5
+
+
 def test_sdxl_learns_one_too(tmp_path, relation):
     """Of both its text encoders' width, named so that its file loads."""
     made = checkpoints.sdxl()
