@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..models.loading import Networks
-from ..models.text import Conditioning, denoise, encode_prompts
+from ..models.text import Conditioning, denoise, encode_prompts, pieces_of
 from ..models.values import Sample
 from ..models.watching import Watcher
 from .cache import Pool
@@ -110,19 +110,29 @@ class GainReader:
         try:
             if self.first is None:
                 with self.without():
-                    self.first = self._log_errors(
-                        [p.replace(self.word, self.settings.token_start) for p in self.pool.prompts]
-                    )
+                    self.first = self._log_errors([self._plain(prompt) for prompt in self.pool.prompts])
             shares = self.first - self._log_errors(self.pool.prompts)
         except Exception as error:  # whatever it is, the training is worth more than its readings
             log.warning("the reading after step %d failed: %s", step, error)
             return Gain(step, math.nan, math.nan)
         return Gain(step, *between_pictures(shares.tolist(), [draw.picture for draw in self.draws]))
 
+    def _plain(self, prompt: str) -> str:
+        """The caption with the word it began as in place of the learned one, where this is a word of its own."""
+        start, pieces = self.settings.token_start, pieces_of(prompt, {self.word: torch.empty(0)})
+        return "".join(text + (start if word else "") for text, word in pieces)
+
+    @property
+    def at_once(self) -> int:
+        """Pictures in a pass: no more than fit into a training step, or two, as when a picture is drawn."""
+        return min(AT_ONCE, max(2, self.settings.micro_batch))
+
     def _log_errors(self, prompts: Sequence[str]) -> torch.Tensor:
-        told = encode_prompts(self.networks, prompts)
-        parts = [self.draws[i : i + AT_ONCE] for i in range(0, len(self.draws), AT_ONCE)]
-        return torch.cat([self._errors(part, told) for part in parts]).log()
+        looked_at = sorted({draw.row for draw in self.draws})  # of a large set few captions are
+        told = encode_prompts(self.networks, [prompts[row] for row in looked_at])
+        places = {row: place for place, row in enumerate(looked_at)}
+        parts = [self.draws[i : i + self.at_once] for i in range(0, len(self.draws), self.at_once)]
+        return torch.cat([self._errors(part, told.take([places[d.row] for d in part])) for part in parts]).log()
 
     def _errors(self, draws: Sequence[Draw], told: Conditioning) -> torch.Tensor:
         self.watcher.check()
@@ -134,7 +144,7 @@ class GainReader:
         places = [NOISY + (1 - NOISY) * draw.place for draw in draws]
         times = torch.tensor([int(len(schedule) * place) for place in places], device=networks.device)
         sizes = None if self.pool.sizes is None else rows_of(self.pool.sizes, rows)
-        prediction = denoise(networks, schedule.add_noise(clean, noise, times), times, told.take(rows), sizes)
+        prediction = denoise(networks, schedule.add_noise(clean, noise, times), times, told, sizes)
         return squared_error(prediction, schedule.target(clean, noise, times))
 
 
@@ -211,11 +221,12 @@ class GainCourse(Course):
         seen = self.read(step) if processes.main else Gain(step, 0.0, 0.0)
         values = torch.tensor([seen.share, seen.error], device=device)
         processes.add_up(values)
-        self.gains = (*self.gains, Gain(step, *values.tolist()))
+        gains = (*self.gains, Gain(step, *values.tolist()))
         if processes.main:
-            plain = {"readings": [asdict(gain) for gain in self.gains]}
+            plain = {"readings": [asdict(gain) for gain in gains]}
             write_whole(self.file, (json.dumps(plain, indent=1) + "\n").encode())
-            self.tell(self.gains[-1])
+            self.tell(gains[-1])
+        self.gains = gains  # where the disk was full a resumed run takes the reading again
 
     def settle(self, step: int, parameters: Mapping[str, torch.Tensor]) -> int:
         return step

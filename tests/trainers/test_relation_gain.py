@@ -10,13 +10,17 @@ import pytest
 import torch
 
 from comfyui_fewshot.augmentation.relation_pictures import relation_from_folder
+from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import base_from_path, open_base
 from comfyui_fewshot.models.merging import applied
+from comfyui_fewshot.models.text import denoise, encode_prompts
 from comfyui_fewshot.models.values import Adapter
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.pocket import drawing, world
 from comfyui_fewshot.pocket.pictures import pair_of
+from comfyui_fewshot.trainers import relation_gain
 from comfyui_fewshot.trainers.cache import build_pool
+from comfyui_fewshot.trainers.checkpoint import write_whole
 from comfyui_fewshot.trainers.refinement_guards import FILE
 from comfyui_fewshot.trainers.relation import train_relation
 from comfyui_fewshot.trainers.relation_gain import Gain, GainReader, between_pictures, drawn, explained
@@ -72,6 +76,61 @@ def test_draws_are_even_over_pictures_captions_and_noise(relation):
     assert [draw.row for draw in each[0][:4]] == [0, 1, 0, 1] and {draw.row for draw in each[2]} == {3}
     many = [replace(relation.samples[0], image=replace(relation.samples[0].image, key=str(i))) for i in range(70)]
     assert len({draw.picture for draw in drawn(many)}) == 24 and len(drawn(many)) == 24 * 8
+
+
+def test_a_reading_looks_at_what_is_drawn_only(opened, relation, monkeypatch):
+    """Captions in no draw are not encoded; no more pictures at once than a step has room for, and two at least."""
+    encoded, widths = [], []
+    monkeypatch.setattr(
+        relation_gain, "encode_prompts", lambda n, texts: encoded.append(list(texts)) or encode_prompts(n, texts)
+    )
+    monkeypatch.setattr(
+        relation_gain, "denoise", lambda n, latents, *rest: widths.append(len(latents)) or denoise(n, latents, *rest)
+    )
+    reader = reader_of(opened, relation)
+    reader.draws = tuple(draw for draw in reader.draws if draw.row == 2)[:5]
+    found = {}
+    with applied(opened, [(Adapter({}, "sd1", WORD, {WORD: {"clip_l": torch.full((1, width(opened)), 0.1)}}), 1.0)]):
+        for micro_batch in (1, 4, 100):
+            reader.settings, reader.first = replace(reader.settings, micro_batch=micro_batch), None
+            found[micro_batch] = reader(0).share
+            assert widths == {1: [2, 2, 1], 4: [4, 1], 100: [5]}[micro_batch] * 2
+            widths.clear()
+    assert encoded[:2] == [["bird and house"], ["bird <R> house"]] and found[1] == pytest.approx(found[100], abs=1e-5)
+
+
+def test_only_the_word_itself_is_replaced(opened, relation):
+    """Not where its letters stand in another word."""
+    reader = reader_of(opened, relation)
+    reader.word = "rel"
+    assert reader._plain("a barrel rel a car, embedding:rel") == "a barrel and a car, and"
+
+
+def test_a_full_disk_loses_no_reading(train, tmp_path, monkeypatch):
+    """The last one, that could not be written, is taken again when the run goes on."""
+    uncut = train(tmp_path / "uncut", validate_every=4)
+    with monkeypatch.context() as full:
+        full.setattr(relation_gain, "write_whole", full_after(2))
+        with pytest.raises(FewShotError, match="no space"):
+            train(tmp_path / "cut", validate_every=4)
+    again = train(tmp_path / "cut", validate_every=4)
+    assert readings_in(again.folder) == readings_in(uncut.folder) and again.resumed_from == 8
+
+
+def full_after(times):
+    left = [times]
+
+    def write(path, data):
+        left[0] -= 1
+        if left[0] < 0:
+            raise FewShotError("no space")
+        return write_whole(path, data)
+
+    return write
+
+
+def width(networks):
+    return networks.text_encoders[0].config.hidden_size
 
 
 def test_the_spread_between_pictures_is_what_counts():
