@@ -8,6 +8,7 @@ from typing import Any
 from ..models.errors import FewShotError
 from . import host
 from .host import io
+from .noisy import check_none
 from .sockets import Base
 
 CATEGORY = "few-shot/base"
@@ -133,6 +134,7 @@ class BaseFromModel(io.ComfyNode):
         from ..models.values import Loaded
         from . import readout
 
+        check_none(model)
         folder = readout.built_from(model, clip, vae)
         if folder is not None and not readout.is_patched(model, clip, vae):
             return io.NodeOutput(base_from_path(folder, dtype=dtype, clip_skip=clip_skip))

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..models.errors import FewShotError
 from .host import comfy
 
+KIND = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+MARK = "fewshot "
 NATIVE = (
     "The LoRA counts from timestep {first} of {count} on. Apply Adapter and this pack's other nodes keep to that; "
     "ComfyUI's Load LoRA would use it at all timesteps. With native nodes: Create Hook LoRA, Set Hook Keyframes with "
@@ -27,7 +30,6 @@ def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
     Raises:
         FewShotError: it holds what cannot be switched, or does not fit the model.
     """
-    from ..models.errors import FewShotError
     from ..models.families import family_named
     from ..models.lora_names import flat_name
     from ..models.spans import check_span
@@ -44,10 +46,33 @@ def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
             raise FewShotError(f"the adapter does not fit {path}, whose weight is {shape}: it is for another model")
         pairs[weight.removeprefix("diffusion_model.").removesuffix(".weight")] = factor
     model = model.clone()
-    first = adapter.noisy_from * len(model.get_model_object("model_sampling").sigmas)
-    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-    model.add_wrapper_with_key(kind, f"fewshot {adapter.key}", Noisy(pairs, strength, first))
+    first = adapter.noisy_from * count_of(model.get_model_object("model_sampling"))
+    model.add_wrapper_with_key(KIND, f"{MARK}{adapter.key}", Noisy(pairs, strength, first))
     return model
+
+
+def count_of(sampling: Any) -> int:
+    """How many timesteps the denoiser is told of; a distilled schedule (LCM) has fewer noise levels than those.
+
+    Raises FewShotError for schedules whose denoiser is told of something else (EDM, flows).
+    """
+    count = getattr(sampling, "num_timesteps", 0)
+    if not count or round(float(sampling.timestep(sampling.sigma_max))) != count - 1:
+        kind = type(sampling).__bases__[0].__name__
+        raise FewShotError(
+            f"the adapter counts at noisy timesteps only, and this MODEL's sampling ({kind}) has no numbered ones: put "
+            "the adapter on a model with the sampling that it was trained with"
+        )
+    return count
+
+
+def check_none(model: Any) -> None:
+    """Raise FewShotError where such an adapter is on a MODEL whose weights are to be read: it is not in them."""
+    if any(str(key).startswith(MARK) for key in model.wrappers.get(KIND, {})):
+        raise FewShotError(
+            "an adapter that counts at noisy timesteps only is on this MODEL; it is not in the weights and cannot be "
+            "baked in: connect the MODEL from before Apply Adapter, and the adapter where it is used"
+        )
 
 
 @dataclass(frozen=True, eq=False)

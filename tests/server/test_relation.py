@@ -117,6 +117,38 @@ def test_a_lora_of_noisy_timesteps_is_switched(server, info):
     assert far(unsaved, native()) > 5e-3
 
 
+def test_where_a_lora_of_noisy_timesteps_cannot_be(server, info):
+    """A schedule of few noise levels counts as the full one; none without timesteps; never baked into a base."""
+    train = relation(info, high_noise_rank=4, high_noise_learning_rate=0.05)
+
+    def apply(model):
+        return graphs.node("FewShotApplyAdapter", adapter=["train", 0], model=[model, 0 if model != "base" else 1],
+                           clip=["base", 2], strength_model=1.0, strength_clip=1.0)  # fmt: skip
+
+    def distilled(model):
+        return graphs.node("ModelSamplingDiscrete", model=list(model), sampling="lcm", zsnr=False)
+
+    pictures = []
+    for first, nodes in (
+        ("apply", {"apply": apply("lcm"), "lcm": distilled(("base", 1))}),
+        ("lcm", {"apply": apply("base"), "lcm": distilled(("apply", 0))}),
+    ):
+        drawn = graphs.drawing([first, 0], ["apply", 1], prompt=PROMPT.format("embedding:<R>"))
+        server.succeed(train | nodes | drawn)
+        pictures.append(server.kept("native"))
+    assert far(*pictures) == 0
+    edm = graphs.node("ModelSamplingContinuousEDM", model=["base", 1], sampling="eps", sigma_max=120.0, sigma_min=0.002)
+    drawn = graphs.drawing(["apply", 0], ["apply", 1])
+    said = refusal(server, train | {"edm": edm, "apply": apply("edm")} | drawn)
+    assert "ModelSamplingContinuousEDM" in said and "no numbered ones" in said
+    again = graphs.node("FewShotBaseFromModel", model=["apply", 0], clip=["base", 2], vae=["base", 3], clip_skip=0,
+                        dtype="auto")  # fmt: skip
+    said = refusal(
+        server, train | {"apply": apply("base"), "again": again} | graphs.grid(base=["again", 0], prompt="a")
+    )
+    assert "cannot be baked in" in said
+
+
 def test_comfyui_encodes_the_word_as_diffusers(server, info, saved):
     text = {"prompt": graphs.node("CLIPTextEncode", clip=["base", 2], text=PROMPT.format(f"embedding:{saved.stem}"))}
     server.succeed(graphs.base() | text | {"kept": graphs.node("ProbeKeep", value=["prompt", 0], name="encoded")})
