@@ -6,10 +6,12 @@ timestep, so that a batch may hold both kinds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
@@ -78,3 +80,57 @@ def pair_of(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> 
     return functional.linear(functional.linear(given.to(output.dtype), down), up) * (
         strength * factor.alpha / factor.rank
     )
+
+
+def switched(pairs: Mapping[str, LowRank], strength: float, first: float) -> Callable[..., Tensor]:
+    """What ComfyUI wraps around each call of a denoiser, so that pairs count for rows from timestep `first` on.
+
+    Args:
+        pairs: by the names of the linear layers beside which they stand.
+
+    A compiled denoiser would keep the hooks of its first call for all timesteps, so those calls are not compiled.
+    """
+    return cast("Callable[..., Tensor]", torch.compiler.disable(_Switched(dict(pairs), strength, first)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Switched:
+    pairs: dict[str, LowRank]
+    strength: float
+    first: float
+    there: dict[tuple[str, torch.device], LowRank] = field(default_factory=dict)
+    """the pairs on the devices where they were used, so that they go there once"""
+
+    def __call__(self, executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows = timesteps >= self.first
+        if not rows.any():
+            return executor(x, timesteps, *args, **kwargs)
+        handles = []
+        try:
+            for name in self.pairs:
+                module = executor.class_obj.get_submodule(name)
+                handles.append(module.register_forward_hook(self._beside(self._on(name, x), rows)))
+            with _uncompiled():
+                return executor(x, timesteps, *args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _on(self, name: str, x: Tensor) -> LowRank:
+        place = (name, x.device)
+        if place not in self.there:
+            self.there[place] = moved(self.pairs[name], x)
+        return self.there[place]
+
+    def _beside(self, factor: LowRank, rows: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            counts = rows.to(output.device, output.dtype).view(-1, *[1] * (output.dim() - 1))
+            return output + counts * pair_of(factor, self.strength, given[0], output)
+
+        return add
+
+
+def _uncompiled() -> AbstractContextManager:
+    """Blocks of a denoiser that are compiled apart run as they are, which torch before 2.6 cannot do."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None else stance("force_eager")

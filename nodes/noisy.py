@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..models.errors import FewShotError
@@ -32,7 +30,7 @@ def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
     """
     from ..models.families import family_named
     from ..models.lora_names import flat_name
-    from ..models.spans import check_span
+    from ..models.spans import check_span, switched
 
     places = comfy.lora.model_lora_keys_unet(model.model, {})
     pairs = {}
@@ -47,7 +45,7 @@ def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
         pairs[weight.removeprefix("diffusion_model.").removesuffix(".weight")] = factor
     model = model.clone()
     first = adapter.noisy_from * count_of(model.get_model_object("model_sampling"))
-    model.add_wrapper_with_key(KIND, f"{MARK}{adapter.key}", Noisy(pairs, strength, first))
+    model.add_wrapper_with_key(KIND, f"{MARK}{adapter.key}", switched(pairs, strength, first))
     return model
 
 
@@ -73,43 +71,3 @@ def check_none(model: Any) -> None:
             "an adapter that counts at noisy timesteps only is on this MODEL; it is not in the weights and cannot be "
             "baked in: connect the MODEL from before Apply Adapter, and the adapter where it is used"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Noisy:
-    """Around each call of the denoiser: pairs by the modules they stand beside, and the first timestep that counts."""
-
-    pairs: dict[str, Any]
-    strength: float
-    first: float
-    there: dict[tuple[str, Any], Any] = field(default_factory=dict)
-    """the pairs on the devices where they were used, so that they go there once"""
-
-    def __call__(self, executor: Any, x: Any, timesteps: Any, *args: Any, **kwargs: Any) -> Any:
-        rows = timesteps >= self.first
-        handles = []
-        try:
-            for name in self.pairs if rows.any() else ():
-                module = executor.class_obj.get_submodule(name)
-                handles.append(module.register_forward_hook(self._beside(self._on(name, x), rows)))
-            return executor(x, timesteps, *args, **kwargs)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _on(self, name: str, x: Any) -> Any:
-        from ..models.spans import moved
-
-        place = (name, x.device)
-        if place not in self.there:
-            self.there[place] = moved(self.pairs[name], x)
-        return self.there[place]
-
-    def _beside(self, factor: Any, rows: Any) -> Callable[[Any, Any, Any], Any]:
-        from ..models.spans import pair_of
-
-        def add(_: Any, given: Any, output: Any) -> Any:
-            counts = rows.to(output.device, output.dtype).view(-1, *[1] * (output.dim() - 1))
-            return output + counts * pair_of(factor, self.strength, given[0], output)
-
-        return add
