@@ -109,9 +109,10 @@ def _file_hash(path: str, size: int, time: int) -> str:
     return digest.hexdigest()
 
 
+LORA = "a LoRA"
 # In order: what tells a kind of file by its names, and what to say of it.
 _OTHER_KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
-    ((".lora_up.weight", ".lora_A.weight", ".lora_down.weight", "_lora.up.weight", ".hada_w1_a", ".lokr_w1"), "a LoRA"),
+    ((".lora_up.weight", ".lora_A.weight", ".lora_down.weight", "_lora.up.weight", ".hada_w1_a", ".lokr_w1"), LORA),
     (("emb_params", "string_to_param"), "a textual-inversion embedding"),
     (("control_model.", "controlnet_", "zero_convs.", "controlnet_cond_embedding."), "a ControlNet"),
     (("double_blocks.",), "a Flux model"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint_files import open_tensors, other_kind
+from .checkpoint_files import LORA, open_tensors, other_kind
 from .errors import FewShotError
 from .families import FAMILIES, Family, family_named
 from .lora_metadata import lora_metadata
@@ -85,7 +85,7 @@ def from_tensors(
     groups, bundled, strangers = _grouped(tensors, layers_per_block)
     if not groups and not bundled:
         kind = other_kind(tensors)
-        seen = "a LoRA of another family of models" if kind == "a LoRA" else f"{kind}, not a LoRA"
+        seen = "a LoRA of another family of models" if kind == LORA else f"{kind}, not a LoRA"
         raise FewShotError(f"this is {seen}: choose a LoRA of Stable Diffusion 1.x, 2.x or SDXL")
     if strangers:
         raise FewShotError(

@@ -3,19 +3,23 @@
 {"base": "model.safetensors", "pictures": "folder", "identifier": "<R>", "relation": "painted on",
  "settings": {"steps": 1000}, "runs": "runs", "name": "painted", "adapter": "word.safetensors"}
 
-"relation" says in plain words what the word will mean; captions that hold them are left out. It may be "".
+"relation" says in plain words what the word will mean; captions that hold them are left out. It may be "". "adapter"
+is what such a run left: the file of a word, or that of a LoRA with the word in it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..augmentation.relation_pictures import relation_from_folder
+from ..models.checkpoint_files import LORA, open_tensors, other_kind
 from ..models.embedding_files import read_embedding
 from ..models.errors import FewShotError
-from ..models.values import BaseModelRef
+from ..models.formats import read_lora
+from ..models.values import Adapter, BaseModelRef
 from ..models.watching import Watcher
 from .processes import Several
 from .relation import train_relation
@@ -51,10 +55,17 @@ def relation_run(
         processes.device,
         watcher,
         run["name"],
-        read_embedding(run["adapter"], base.family) if run["adapter"] else None,
+        learned(run["adapter"], base.family) if run["adapter"] else None,
         run["tokenizer_folder"],
         processes,
     )
     if processes.main:
         log.info("%s", explained(result.folder, settings))
     return result
+
+
+def learned(path: Path, family: str) -> Adapter:
+    """What a run of a relation left in a file: its word, or with `high_noise_rank` a LoRA with the word in it."""
+    with open_tensors(path) as (tensors, _):
+        kind = other_kind(tensors)
+    return read_lora(path) if kind == LORA else read_embedding(path, family)

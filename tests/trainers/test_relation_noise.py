@@ -23,6 +23,7 @@ from comfyui_fewshot.pocket import words
 from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.trainers.refinement import _check_effect
 from comfyui_fewshot.trainers.relation import RelationTraining, train_relation
+from comfyui_fewshot.trainers.relation_command import learned
 from comfyui_fewshot.trainers.runs import read_adapter, write_adapter
 
 from .relating import CHOSEN, WORD, captioned_folder, train_small
@@ -162,6 +163,14 @@ def test_what_counts_at_other_timesteps_is_not_mixed(opened, result, train, tmp_
         pass
     with pytest.raises(FewShotError, match="must be a number"):
         assert replace(adapter, metadata={NOISY_FROM: "much"}).noisy_from
+
+
+def test_the_command_trains_on_from_either_file(result):
+    """The LoRA with the word in it, or the word's own."""
+    (word,) = (path for path in result.folder.glob("*.safetensors") if path != result.lora)
+    both, alone = learned(result.lora, "sd1"), learned(word, "sd1")
+    assert both.noisy_from == 0.5 and set(both.factors) == set(result.adapter.factors) and not alone.factors
+    assert set(both.embeddings) == set(alone.embeddings) == {WORD}
 
 
 def test_one_read_under_inference_mode_stays_beneath_a_word(train, result, tmp_path):
