@@ -105,6 +105,7 @@ class _Switched:
         rows = timesteps >= self.first
         if not rows.any():
             return executor(x, timesteps, *args, **kwargs)
+        rows = None if rows.all() else rows
         handles = []
         try:
             for name in self.pairs:
@@ -122,10 +123,24 @@ class _Switched:
             self.there[place] = moved(self.pairs[name], x)
         return self.there[place]
 
-    def _beside(self, factor: LowRank, rows: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def _beside(
+        self, factor: LowRank, rows: Tensor | None
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        """A hook that adds the pair, to those of `rows` only where not all count.
+
+        Nodes of regional prompts give keys and values more rows than there are timesteps, and these alike.
+        """
+
         def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            counts = rows.to(output.device, output.dtype).view(-1, *[1] * (output.dim() - 1))
-            return output + counts * pair_of(factor, self.strength, given[0], output)
+            more = pair_of(factor, self.strength, given[0], output)
+            if rows is None:
+                return output + more
+            if len(rows) not in (1, len(output)):
+                raise FewShotError(
+                    f"{len(output)} rows of prompts stand beside {len(rows)} timesteps that differ, so the adapter of "
+                    "noisy timesteps does not know which of them count: leave regional prompts or the adapter out"
+                )
+            return output + rows.to(output.device, output.dtype).view(-1, *[1] * (output.dim() - 1)) * more
 
         return add
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.spans import switched
 from comfyui_fewshot.models.values import LowRank
 
@@ -75,6 +76,20 @@ def test_each_row_by_its_own_timestep_and_two_add_up(denoiser):
     assert torch.equal(both[0], base[0]) and torch.allclose(both[2], merged(x, times)[2], atol=1e-5)
     assert torch.equal(both[1], denoiser(x, times, [switched(one, 1.0, 500)])[1]) and not torch.equal(both[1], base[1])
     assert torch.equal(denoiser(x, times), base)  # nothing stays
+
+
+def test_regional_prompts_have_more_rows_than_timesteps(denoiser):
+    """All of them count where all timesteps do; where some do, nobody knows which."""
+    pairs = {"a.to_k": pair()}
+    region = copy.deepcopy(denoiser)
+    region.a.register_forward_pre_hook(lambda _, given: given[0].repeat(3, 1, 1))
+    region.a.register_forward_hook(lambda _, __, output: output[:2])
+    x = torch.randn(2, 4, WIDTH)
+    for times in ([900.0, 600.0], [100.0, 499.0]):
+        wrappers, told = [switched(pairs, 1.0, 500)], torch.tensor(times)
+        assert torch.allclose(region(x, told, wrappers), denoiser(x, told, wrappers), atol=1e-5)
+    with pytest.raises(FewShotError, match="6 rows of prompts stand beside 2 timesteps"):
+        region(x, torch.tensor([900.0, 100.0]), [switched(pairs, 1.0, 500)])
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "blocks"])
