@@ -263,12 +263,21 @@ def explained(folder: Path, settings: RelationSettings) -> str:
     start = settings.token_start
     if not settings.validate_every:
         return "validate_every is 0: whether the word explains its pictures was not measured"
-    gains = [Gain(**row) for row in kept_readings(folder / FILE).get("readings", ())]
-    whole = [gain for gain in gains if math.isfinite(gain.share)]
+    whole = [gain for gain in _kept(folder / FILE) if math.isfinite(gain.share)]
     if not whole:
         return "whether the word explains its pictures could not be measured"
     curve = ", ".join(f"{gain.step}: {100 * gain.share:.2f}" for gain in whole)
     return f"less error than with '{start}', in % after so many steps: {curve}\n{_judged(whole, start)}"
+
+
+def _kept(file: Path) -> list[Gain]:
+    """The readings in a run's file; none where someone wrote something else into it."""
+    try:
+        rows = kept_readings(file).get("readings", ())
+        return [Gain(int(row["step"]), float(row["share"]), float(row["error"])) for row in rows]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        log.warning("%s holds no readings of a word: %r", file, error)
+        return []
 
 
 def _judged(gains: Sequence[Gain], start: str) -> str:

@@ -106,6 +106,14 @@ def test_only_the_word_itself_is_replaced(opened, relation):
     assert reader._plain("a barrel rel a car, embedding:rel") == "a barrel and a car, and"
 
 
+@pytest.mark.parametrize(
+    "text", ["[]", '{"readings": [{"step": 1}]}', '{"readings": [{"step": 1, "share": null}]}', "{"]
+)
+def test_a_damaged_file_of_readings_harms_nothing(tmp_path, text):
+    (tmp_path / FILE).write_text(text)
+    assert "could not be measured" in explained(tmp_path, RelationSettings())
+
+
 def test_a_full_disk_loses_no_reading(train, tmp_path, monkeypatch):
     """The last one, that could not be written, is taken again when the run goes on."""
     uncut = train(tmp_path / "uncut", validate_every=4)
