@@ -338,7 +338,10 @@ def test_the_command_learns_a_relation(tmp_path, wordy_base, folder, caplog):
     (file,) = (tmp_path / "runs").rglob("tow*.safetensors")
     assert WORD in read_embedding(file, "sd1").embeddings and "its trigger: <R>" in caplog.text
     assert "'and'" in caplog.text  # whether the word explains the pictures
-    for wrong, said in ((dict(noun="cat"), "no use for noun"), (dict(relation=3), "relation is 3, and shall be text in quotes")):
+    for wrong, said in (
+        (dict(noun="cat"), "no use for noun"),
+        (dict(relation=3), "relation is 3, and shall be text in quotes"),
+    ):
         path.write_text(json.dumps(run | wrong))
         assert command.main([str(path), "--cpu"]) == 1 and said in caplog.text
 
