@@ -28,6 +28,7 @@ from ..models.merging import check_form, has_effect
 from ..models.values import Adapter, BaseModelRef, Concept, Prompt, PromptSet, TrainingSet
 from ..models.watching import Watcher
 from .cache import build_pool
+from .course import FILE, kept_readings
 from .direct_reward import DirectRewardStep
 from .negative_aware import NegativeAwareStep
 from .policy import DdimPolicy
@@ -35,7 +36,7 @@ from .policy_gradient import PolicyGradientStep
 from .preference_pairs import PairsStep
 from .processes import Alone, Processes
 from .randomness import Randomness
-from .refinement_guards import FILE, Floors, GuardedCourse, kept_readings
+from .refinement_guards import Floors, GuardedCourse
 from .refinement_readings import Reader
 from .refinement_settings import DRAFT, GRADIENTS, NFT, PAIRS, REFERENCES, RefinementSettings
 from .refining_step import RefiningStep

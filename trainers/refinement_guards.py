@@ -8,7 +8,6 @@ with the highest held-out reward of those that did not fail; the start itself ne
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .checkpoint import write_whole
-from .course import BEST, Course
+from .course import Course, keep_readings
 
 if TYPE_CHECKING:
     from .processes import Processes
 
 log = logging.getLogger(__name__)
-FILE = "readings.json"
 AXES = ("subject", "diversity", "held_out")
 
 
@@ -129,22 +126,14 @@ class GuardedCourse(Course):
         file: Path,
         tell: Callable[[int, str], None] = lambda step, text: None,
     ):
-        super().__init__(lambda step: (0.0, 0.0, 0.0), every, last, patience)
+        super().__init__(every, last)
+        self.patience = patience
         self.read, self.names, self.file, self.tell = read, tuple(names), file, tell
         self.readings = Readings((), tuple(weights), (1.0,) * len(names), floors)
 
     @property
-    def curve(self) -> None:
-        """There is no frontier between two fidelities here; see `readings`."""
-        return None
-
-    @curve.setter
-    def curve(self, value: object) -> None:
-        pass
-
-    def is_due(self, step: int) -> bool:
-        wanted = step % self.every == 0 or step == self.last
-        return wanted and all(reading.step != step for reading in self.readings.readings)
+    def steps(self) -> list[int]:
+        return [reading.step for reading in self.readings.readings]
 
     @property
     def is_over(self) -> bool:
@@ -152,17 +141,13 @@ class GuardedCourse(Course):
 
     def visit(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Take a reading, and keep the weights if it is the best so far."""
-        device = next(iter(parameters.values())).device
         row = self._row(*self.read(step)) if processes.main else [0.0] * (2 * len(self.names) + len(AXES))
-        values = torch.tensor(row, device=device)
-        processes.add_up(values)  # the others add zeros
-        self._take(step, values.tolist())
+        self._take(step, self.shared(row, parameters, processes))
         if self.readings.best.step == step:
-            self.best_step = step
-            self.weights = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
+            self.keep(step, parameters)
         if processes.main:
             plain = self.readings.plain(self.names)
-            write_whole(self.file, (json.dumps(plain, indent=1) + "\n").encode())
+            keep_readings(self.file, plain)
             row = plain["readings"][-1]
             self.tell(step, "reading after " + line(step, row["gain"], row, row["failed"]))
         self._tell()
@@ -184,7 +169,6 @@ class GuardedCourse(Course):
         if self.is_over:
             log.warning("%d readings in a row failed: back to step %s", self.patience, self.best_step)
 
-    @torch.no_grad()
     def settle(self, step: int, parameters: Mapping[str, torch.Tensor]) -> int:
         if self.best_step == 0:
             log.warning("no reading was better than the start and kept the subject: the refining adapter does nothing")
@@ -192,24 +176,9 @@ class GuardedCourse(Course):
 
     def state(self) -> dict[str, torch.Tensor]:
         rows = [[r.step, *self._row(r, self.readings.spreads)] for r in self.readings.readings]
-        about = {
-            "readings": torch.tensor(rows, dtype=torch.float64).reshape(len(rows), -1),
-            "best_step": torch.tensor([-1 if self.best_step is None else self.best_step]),
-        }
-        return about | {BEST + name: tensor for name, tensor in self.weights.items()}
+        return {"readings": torch.tensor(rows, dtype=torch.float64).reshape(len(rows), -1)} | super().state()
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         for row in state["readings"].tolist():
             self._take(int(row[0]), row[1:])
-        best = int(state["best_step"][0])
-        self.best_step = None if best < 0 else best
-        self.weights = {name.removeprefix(BEST): t for name, t in state.items() if name.startswith(BEST)}
-
-
-def kept_readings(file: Path) -> dict[str, Any]:
-    """What a run's course wrote; nothing where it was removed."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        log.warning("the readings in %s cannot be read: %s", file, error)
-        return {}
+        super().load(state)

@@ -10,7 +10,6 @@ ones; by draws and over all timesteps two pictures of different relations came o
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +25,10 @@ from ..models.text import Conditioning, denoise, encode_prompts, pieces_of
 from ..models.values import Sample
 from ..models.watching import Watcher
 from .cache import Pool
-from .checkpoint import write_whole
-from .course import Course
+from .course import FILE, Course, keep_readings, kept_readings
 from .halves import rows_of
 from .losses import squared_error
 from .randomness import Randomness
-from .refinement_guards import FILE, kept_readings
 from .relation_settings import RelationSettings
 
 if TYPE_CHECKING:
@@ -194,49 +191,30 @@ class GainCourse(Course):
     """
 
     def __init__(self, read: Callable[[int], Gain], every: int, last: int, file: Path, tell: Callable[[Gain], None]):
-        super().__init__(lambda step: (0.0, 0.0, 0.0), every, last)
+        super().__init__(every, last)
         self.read, self.file, self.tell = read, file, tell
         self.gains: tuple[Gain, ...] = ()
 
     @property
-    def curve(self) -> None:
-        """There is no frontier between two fidelities here; see `gains`."""
-        return None
-
-    @curve.setter
-    def curve(self, value: object) -> None:
-        pass
-
-    def is_due(self, step: int) -> bool:
-        wanted = step % self.every == 0 or step == self.last
-        return wanted and all(gain.step != step for gain in self.gains)
-
-    @property
-    def is_over(self) -> bool:
-        return False
+    def steps(self) -> list[int]:
+        return [gain.step for gain in self.gains]
 
     def visit(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Take a reading; all processes know what the main one saw."""
-        device = next(iter(parameters.values())).device
         seen = self.read(step) if processes.main else Gain(step, 0.0, 0.0)
-        values = torch.tensor([seen.share, seen.error], device=device)
-        processes.add_up(values)
-        gains = (*self.gains, Gain(step, *values.tolist()))
+        gains = (*self.gains, Gain(step, *self.shared((seen.share, seen.error), parameters, processes)))
         if processes.main:
-            plain = {"readings": [asdict(gain) for gain in gains]}
-            write_whole(self.file, (json.dumps(plain, indent=1) + "\n").encode())
+            keep_readings(self.file, {"readings": [asdict(gain) for gain in gains]})
             self.tell(gains[-1])
         self.gains = gains  # where the disk was full a resumed run takes the reading again
 
-    def settle(self, step: int, parameters: Mapping[str, torch.Tensor]) -> int:
-        return step
-
     def state(self) -> dict[str, torch.Tensor]:
         rows = [[gain.step, gain.share, gain.error] for gain in self.gains]
-        return {"gains": torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)}
+        return {"gains": torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)} | super().state()
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         self.gains = tuple(Gain(int(step), share, error) for step, share, error in state["gains"].tolist())
+        super().load(state)
 
 
 def gain_course(reader: GainReader, run: Run) -> GainCourse | None:

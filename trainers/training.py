@@ -23,7 +23,7 @@ from ..models.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..models.watching import Silent, Watcher
 from .auto import resolve
 from .checkpoint import Checkpoints, make_folder
-from .course import Course
+from .course import Course, ValidatedCourse
 from .divergence import Divergence
 from .facts import gather_facts, waiting_parts
 from .keeping import describe, extracted, write_base, write_learned
@@ -270,7 +270,7 @@ class _Job:
                 self.keep_validated(run, step)
             return look(step)
 
-        return Course(measure, every, chosen.steps, chosen.patience, look.likeness)
+        return ValidatedCourse(measure, every, chosen.steps, chosen.patience, look.likeness)
 
     def keep_validated(self, run: Run, step: int) -> None:
         """The LoRA as it is now, beside those of the other validated steps."""

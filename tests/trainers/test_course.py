@@ -7,7 +7,7 @@ import torch
 from torch.nn import Parameter
 
 from comfyui_fewshot.trainers.checkpoint import Checkpoints
-from comfyui_fewshot.trainers.course import Course
+from comfyui_fewshot.trainers.course import ValidatedCourse
 from comfyui_fewshot.trainers.loop import Diverged, Plan, train
 from comfyui_fewshot.trainers.optimisation import Rates
 from comfyui_fewshot.trainers.processes import Alone
@@ -48,7 +48,7 @@ def run(folder, measure, every=3, patience=0, save_every=5, broken=None, steps=S
     folder.mkdir(exist_ok=True)
     x = Parameter(torch.tensor([1.0, -2.0, 3.0]))
     cuts = []
-    course = Course(measure, every, steps, patience, likeness=0.9) if measure else None
+    course = ValidatedCourse(measure, every, steps, patience, likeness=0.9) if measure else None
     plan = Plan(steps, Rates({"unet": 0.1}, steps), save_every=save_every, log_every=4, cut=cuts.append, course=course)
     store = Checkpoints(folder / "c", "key")
     try:

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
+from comfyui_fewshot.trainers.course import kept_readings
 from comfyui_fewshot.trainers.processes import Alone
 from comfyui_fewshot.trainers.refinement_guards import (
     Floors,
     GuardedCourse,
     Reading,
     Readings,
-    kept_readings,
     line,
 )
 

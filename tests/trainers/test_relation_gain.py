@@ -18,10 +18,10 @@ from comfyui_fewshot.models.values import Adapter
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.pocket import drawing, world
 from comfyui_fewshot.pocket.pictures import pair_of
-from comfyui_fewshot.trainers import relation_gain
+from comfyui_fewshot.trainers import course, relation_gain
 from comfyui_fewshot.trainers.cache import build_pool
 from comfyui_fewshot.trainers.checkpoint import write_whole
-from comfyui_fewshot.trainers.refinement_guards import FILE
+from comfyui_fewshot.trainers.course import FILE
 from comfyui_fewshot.trainers.relation import train_relation
 from comfyui_fewshot.trainers.relation_gain import Gain, GainReader, between_pictures, drawn, explained
 from comfyui_fewshot.trainers.relation_settings import RelationSettings
@@ -118,7 +118,7 @@ def test_a_full_disk_loses_no_reading(train, tmp_path, monkeypatch):
     """The last one, that could not be written, is taken again when the run goes on."""
     uncut = train(tmp_path / "uncut", validate_every=4)
     with monkeypatch.context() as full:
-        full.setattr(relation_gain, "write_whole", full_after(2))
+        full.setattr(course, "write_whole", full_after(2))
         with pytest.raises(FewShotError, match="no space"):
             train(tmp_path / "cut", validate_every=4)
     again = train(tmp_path / "cut", validate_every=4)
