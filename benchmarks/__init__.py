@@ -60,12 +60,15 @@ def names() -> list[str]:
 Parts = Mapping[str, Callable[[], list[Row]]]
 
 
-def parts_of(name: str, quick: bool) -> Parts:
-    """What the bench measures, by names. Raises ValueError for an unknown name, listing those there are."""
+def parts_of(name: str, quick: bool, only: Sequence[str] = ()) -> Parts:
+    """What the bench measures, or `only` some of it, by names. Raises ValueError for unknown ones, listing the known."""
     if name not in names():
         raise ValueError(f"there is no bench {name!r}; there are {', '.join(names())}")
     module = importlib.import_module(f"{__name__}.{name if (HERE / f'{name}.py').is_file() else name + '_'}")
-    return module.parts(quick) if hasattr(module, "parts") else {name: lambda: module.rows(quick)}
+    parts = module.parts(quick) if hasattr(module, "parts") else {name: lambda: module.rows(quick)}
+    if unknown := [part for part in only if part not in parts]:
+        raise ValueError(f"the bench {name!r} has no part {unknown[0]!r}; it has {', '.join(parts)}")
+    return {part: call for part, call in parts.items() if not only or part in only}
 
 
 def measured(name: str, quick: bool, only: Sequence[str] = ()) -> Iterator[list[Row]]:
@@ -73,12 +76,8 @@ def measured(name: str, quick: bool, only: Sequence[str] = ()) -> Iterator[list[
 
     Raises ValueError for an unknown part, and RuntimeError at the end where nothing at all could be measured.
     """
-    parts = parts_of(name, quick)
-    unknown = [part for part in only if part not in parts]
-    if unknown:
-        raise ValueError(f"the bench {name!r} has no part {unknown[0]!r}; it has {', '.join(parts)}")
+    chosen = parts_of(name, quick, only)
     failed = []
-    chosen = {part: call for part, call in parts.items() if not only or part in only}
     for part, call in chosen.items():
         try:
             found = call()

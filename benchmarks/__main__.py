@@ -20,9 +20,11 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     file = chosen.json or Path(f"{chosen.name}.json")
-    only, there = [part for part in chosen.only.split(",") if part], parts_of(chosen.name, chosen.quick)
-    if unknown := [part for part in only if part not in there]:
-        parser.error(f"the bench {chosen.name} has no part {', '.join(unknown)}; it has {', '.join(there)}")
+    only = [part for part in chosen.only.split(",") if part]
+    try:
+        parts_of(chosen.name, chosen.quick, only)
+    except ValueError as error:
+        parser.error(str(error))
     rows: list[Row] = []
     for found in measured(chosen.name, chosen.quick, only):
         rows += found

@@ -49,8 +49,7 @@ def read_refinement(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(found["activities"], list) or not all(isinstance(text, str) for text in found["activities"]):
         raise FewShotError(f"activities is {found['activities']!r}; give a list of texts")
     for name in ("share", "held_out"):
-        if isinstance(found[name], bool) or not isinstance(found[name], int | float):
-            raise FewShotError(f"{name} is {found[name]!r}; give a number from 0 to 1")
+        found[name] = _number(name, found[name])
     if not found.get("rewards") or not isinstance(found["rewards"], Mapping):
         raise FewShotError('refine names no rewards; give one, such as {"CLIP-T": {"folder": "clip-vit-base-patch32"}}')
     rewards = {}
@@ -66,10 +65,16 @@ def _reward(kind: str, about: Any, folder: Path) -> dict[str, Any]:
     refuse_unknown(about, {"folder": 0, "weight": 0}, f"entry of {kind}")
     if not isinstance(about.get("folder"), str):
         raise FewShotError(f"the reward {kind} has no folder; name the one that holds its model")
-    weight = about.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise FewShotError(f"the weight of the reward {kind} is {weight!r}; give a number")
-    return {"folder": folder / about["folder"], "weight": float(weight)}
+    return {
+        "folder": folder / about["folder"],
+        "weight": _number(f"the weight of the reward {kind}", about.get("weight", 1.0)),
+    }
+
+
+def _number(what: str, value: Any) -> float:
+    if type(value) not in (int, float):
+        raise FewShotError(f"{what} is {value!r}; give a number")
+    return float(value)
 
 
 def refine_run(

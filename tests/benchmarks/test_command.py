@@ -52,6 +52,6 @@ def test_a_part_that_is_not_there_is_said_in_a_sentence(parts, capsys):
     with pytest.raises(SystemExit) as left:
         __main__.main(["relation", "--only", "a,d"])
     assert left.value.code == 2
-    assert "the bench relation has no part d; it has a, b, c" in capsys.readouterr().err
+    assert "the bench 'relation' has no part 'd'; it has a, b, c" in capsys.readouterr().err
     with pytest.raises(ValueError, match="has no part 'd'"):
         list(benchmarks.measured("relation", True, ["d"]))
