@@ -61,7 +61,7 @@ Parts = Mapping[str, Callable[[], list[Row]]]
 
 
 def parts_of(name: str, quick: bool, only: Sequence[str] = ()) -> Parts:
-    """What the bench measures, or `only` some of it, by names. Raises ValueError for unknown ones, listing the known."""
+    """What the bench measures, or `only` some of it. Raises ValueError for an unknown name, listing those there are."""
     if name not in names():
         raise ValueError(f"there is no bench {name!r}; there are {', '.join(names())}")
     module = importlib.import_module(f"{__name__}.{name if (HERE / f'{name}.py').is_file() else name + '_'}")

@@ -29,8 +29,8 @@ def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> It
 
     Differences are summed in float32 and rounded once to the weight's type; beside weights in 8 bits, whose steps are
     larger than what a LoRA changes, low-rank pairs are computed for themselves, and so are those that count at noisy
-    timesteps only. Raises FewShotError when an adapter is
-    for another family or other sizes, or holds a form that is not supported.
+    timesteps only. Raises FewShotError when an adapter is for another family or other sizes, or holds a form that is
+    not supported.
     """
     changes = _changes(networks, [one for one in adapters if not one[0].noisy_from])
     noisy = [(one, *found) for one in adapters if one[0].noisy_from for found in _noisy_changes(networks, one)]
