@@ -21,7 +21,10 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of a bench gave, and when; `failed` says why it gave nothing."""
+    """What a part of a bench gave, when, and with which weights; `failed` says why it gave nothing.
+
+    `older` is set where the code that measures has changed since.
+    """
 
     name: str
     rows: tuple[Row, ...] = ()
@@ -29,6 +32,8 @@ class Part:
     commit: str = ""
     failed: str = ""
     sheets: tuple[Sheet, ...] = ()
+    weights: str = ""
+    older: bool = False
 
 
 Found = Mapping[str, Sequence[Part] | None]
@@ -52,7 +57,8 @@ def page(found: Found, quick: bool, weights: str) -> str:
             if quick
             else f"training steps of one subject or relation: {steps}; seeds 0 and 1. "
         )
-        + "Intervals are 95 %, bootstrapped over runs.",
+        + "Intervals are 95 %, bootstrapped over runs. Rows are of the date and commit beside them; where that code "
+        "has changed since, they say so.",
         "",
         "| claim | theirs | row | ours | interval | runs | goal | measured | note |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -95,7 +101,7 @@ def _row(row: Row, part: Part) -> str:
     interval = "" if row.interval is None else f"{row.interval[0]:.3g} to {row.interval[1]:.3g}"
     verdict = {None: "", True: ", met", False: ", not met"}[row.met]
     goal = "" if row.goal is None else f"{'≥' if row.better == 'higher' else '≤'} {row.goal:g}{verdict}"
-    when = f"{part.date} {part.commit}".strip()
+    when = f"{part.date} {part.commit}".strip() + (", older code" if part.older else "")
     return f"{row.name} | {row.value:.3g} {row.unit} | {interval} | {row.n} | {goal} | {when} | {_cell(row.note)}"
 
 

@@ -1,8 +1,9 @@
 """All claims of the methods in one table: `run.py bench claims [--quick]` writes docs/claims.md.
 
 Each claim is a row of another bench beside the figure of the document that made it. Every part of a bench is kept with
-its date and commit, so that a stopped run goes on; one that fails is named in the page and loses no other. `--quick`
-writes docs/claims_quick.md beside it, and begins no part after its time.
+its date and commit, so that a stopped run goes on; one that fails is named in the page and loses no other. A part is
+measured anew when its code has changed; until then the page shows it as one of older code. `--quick` writes
+docs/claims_quick.md beside it, and begins no part after its time.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class Book:
             self._fail(bench, name, f"{type(cause).__name__}: {cause}")
             return
         sheets = drawn_since(began, FOLDER, kept.with_suffix(""))
-        told = Part(name, tuple(rows), datetime.date.today().isoformat(), commit(), sheets=sheets)
+        today = datetime.date.today().isoformat()
+        told = Part(name, tuple(rows), today, commit(), sheets=sheets, weights=weights_key())
         kept.parent.mkdir(parents=True, exist_ok=True)
         draft = kept.with_suffix(".draft")
         draft.write_text(json.dumps(asdict(told), indent=2) + "\n", encoding="utf-8")
@@ -103,6 +105,14 @@ class Book:
     def _kept(self, bench: str, part: str) -> Path:
         return KEPT / measured_by(bench) / f"{bench}-{part}-{'quick' if self.quick else 'whole'}.json"
 
+    def _shown(self, bench: str, name: str) -> tuple[Path, bool] | None:
+        """Where a part of these weights is kept, and whether by older code; None where it was never measured."""
+        kept = self._kept(bench, name)
+        if kept.is_file():
+            return kept, False
+        older = [file for file in KEPT.glob(f"*/{kept.name}") if _part(file).weights == weights_key()]
+        return (max(older, key=lambda file: file.stat().st_mtime), True) if older else None
+
     def write(self) -> None:
         """The page of all that is kept, with its pictures beside it."""
         found = {}
@@ -111,9 +121,11 @@ class Book:
             if bench not in names():
                 found[bench] = None
                 continue
-            files = [self._kept(bench, name) for name in parts_of(bench, self.quick)]
-            found[bench] = [_beside(_part(file), file, into) for file in files if file.is_file()]
-            found[bench] += self.failed.get(bench, [])
+            failed = self.failed.get(bench, [])
+            without = {part.name for part in failed}
+            shown = [self._shown(bench, name) for name in parts_of(bench, self.quick) if name not in without]
+            found[bench] = [replace(_beside(_part(f), f, into), older=older) for f, older in filter(None, shown)]
+            found[bench] += failed
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(page(found, self.quick, weights_key()), encoding="utf-8")
         log.info("written: %s", self.file)

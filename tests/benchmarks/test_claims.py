@@ -161,6 +161,27 @@ def test_a_kept_row_keeps_its_date_and_commit(place, monkeypatch):
     assert "second" in next(line for line in lines if "| relation.one |" in line)
 
 
+def test_a_row_of_older_code_stays_until_it_is_measured_anew(place, monkeypatch):
+    def lines(book):
+        return {name: [line for line in book.file.read_text().splitlines() if f"| {name}.one |" in line] for name in
+                ("subject", "relation")}  # fmt: skip
+
+    run = Measured(place)
+    monkeypatch.setattr(claims, "measured_by", lambda bench: "first")
+    claims.Book(True, run).measure("subject")
+    monkeypatch.setattr(claims, "measured_by", lambda bench: "second")
+    book = claims.Book(True, run)
+    book.measure("relation")
+    shown = lines(book)
+    assert ", older code |" in shown["subject"][0] and ", older code |" not in shown["relation"][0]
+    book.measure("subject")
+    assert len(run.calls) == 6 and ", older code |" not in lines(book)["subject"][0]
+    monkeypatch.setattr(claims, "weights_key", lambda: "others")
+    monkeypatch.setattr(claims, "measured_by", lambda bench: "third")
+    book.write()
+    assert lines(book) == {"subject": [], "relation": []}, "figures of other weights are no figures of these"
+
+
 def test_what_fails_is_named_and_loses_nothing(place):
     run = Measured(place, [("subject", "one"), ("refine", "one"), ("refine", "two")])
     book = claims.Book(True, run)
