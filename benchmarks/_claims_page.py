@@ -21,9 +21,9 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of a bench gave, when, and with which weights; `failed` says why it gave nothing.
+    """What a part of a bench gave, when, by which code and weights; `failed` says why it gave nothing.
 
-    `older` is set where the code that measures has changed since.
+    `older` is set where that code has changed since.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Part:
     commit: str = ""
     failed: str = ""
     sheets: tuple[Sheet, ...] = ()
+    code: str = ""
     weights: str = ""
     older: bool = False
 

@@ -1,9 +1,9 @@
 """All claims of the methods in one table: `run.py bench claims [--quick]` writes docs/claims.md.
 
-Each claim is a row of another bench beside the figure of the document that made it. Every part of a bench is kept with
-its date and commit, so that a stopped run goes on; one that fails is named in the page and loses no other. A part is
-measured anew when its code has changed; until then the page shows it as one of older code. `--quick` writes
-docs/claims_quick.md beside it, and begins no part after its time.
+Each claim is a row of another bench beside the figure of the document that made it. Every part of a bench is kept in
+docs/claims with its date and commit, so that a stopped run goes on; one that fails is named in the page and loses no
+other. A part is measured anew when its code has changed; until then the page shows it as one of older code. `--quick`
+writes docs/claims_quick.md beside it, and begins no part after its time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import datetime
 import hashlib
 import json
 import logging
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..trainers.checkpoint import write_whole
 from . import Parts, Row, measured, names, parts_of
 from ._claims import CLAIMS
 from ._claims_page import Part, Sheet, page
@@ -31,7 +31,6 @@ from ._subject_runs import FOLDER, ROOT, sources_key, weights_key
 log = logging.getLogger(__name__)
 
 DOCS = ROOT / "docs"
-KEPT = FOLDER.parent / "claims"
 MOST_PICTURES = 2
 """sheets of samples of one part on the page"""
 QUICK_SECONDS = 15 * 60
@@ -62,23 +61,24 @@ class Book:
         Raises RuntimeError, after the page is written, where none of its parts gave rows.
         """
         self.failed[bench] = []
-        parts = list(parts_of(bench, self.quick)) if bench in names() else []
+        names_of_parts = list(parts_of(bench, self.quick)) if bench in names() else []
         rows: list[Row] = []
-        for name in parts:
-            kept = self._kept(bench, name)
-            if kept.is_file():
-                log.info("%s, %s was measured before: %s", bench, name, kept)
+        for name in names_of_parts:
+            part = self._kept(bench, name)
+            if part and not part.older:
+                log.info("%s, %s was measured before: %s", bench, name, self._place(bench, name))
             elif self._late(bench):
                 self._fail(bench, name, "the time of --quick was over; run it again to go on")
             else:
-                self._measure_part(bench, name, kept)
-            rows += [row for row in (_part(kept).rows if kept.is_file() else ())]
+                part = self._measure_part(bench, name)
+            rows += part.rows if part and not part.older else ()
             self.write()
-        if parts and not rows:
+        if names_of_parts and not rows:
             raise RuntimeError("; ".join(f"{part.name} failed: {part.failed}" for part in self.failed[bench]))
         return rows
 
-    def _measure_part(self, bench: str, name: str, kept: Path) -> None:
+    def _measure_part(self, bench: str, name: str) -> Part | None:
+        """The part, kept with its pictures; None where it fails."""
         began = time.time()
         try:
             rows = [row for found in self.run(bench, self.quick, [name]) for row in found]
@@ -86,14 +86,13 @@ class Book:
             log.exception("%s, %s failed", bench, name)
             cause = error.__cause__ or error  # what `measured` met
             self._fail(bench, name, f"{type(cause).__name__}: {cause}")
-            return
-        sheets = drawn_since(began, FOLDER, kept.with_suffix(""))
-        today = datetime.date.today().isoformat()
-        told = Part(name, tuple(rows), today, commit(), sheets=sheets, weights=weights_key())
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_suffix(".draft")
-        draft.write_text(json.dumps(asdict(told), indent=2) + "\n", encoding="utf-8")
-        draft.replace(kept)
+            return None
+        today, place = datetime.date.today().isoformat(), self._place(bench, name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        sheets = drawn_since(began, FOLDER, place)
+        part = Part(name, tuple(rows), today, commit(), "", sheets, measured_by(bench), weights_key())
+        write_whole(place, (json.dumps(asdict(part), indent=2) + "\n").encode())
+        return part
 
     def _fail(self, bench: str, name: str, reason: str) -> None:
         self.failed[bench].append(Part(name, failed=reason))
@@ -102,30 +101,29 @@ class Book:
         share = (self.benches.index(bench) + 1) / len(self.benches)
         return self.quick and time.monotonic() - self.began > share * self.seconds
 
-    def _kept(self, bench: str, part: str) -> Path:
-        return KEPT / measured_by(bench) / f"{bench}-{part}-{'quick' if self.quick else 'whole'}.json"
+    def _place(self, bench: str, part: str) -> Path:
+        return self.file.with_suffix("") / f"{bench}-{part}.json"
 
-    def _shown(self, bench: str, name: str) -> tuple[Path, bool] | None:
-        """Where a part of these weights is kept, and whether by older code; None where it was never measured."""
-        kept = self._kept(bench, name)
-        if kept.is_file():
-            return kept, False
-        older = [file for file in KEPT.glob(f"*/{kept.name}") if _part(file).weights == weights_key()]
-        return (max(older, key=lambda file: file.stat().st_mtime), True) if older else None
+    def _kept(self, bench: str, name: str) -> Part | None:
+        """A part as it was last measured with these weights."""
+        file = self._place(bench, name)
+        if not file.is_file():
+            return None
+        values = json.loads(file.read_text(encoding="utf-8"))
+        rows = [Row(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in values["rows"]]
+        sheets = [Sheet(sheet["file"], tuple(sheet["prompts"])) for sheet in values["sheets"]]
+        part = Part(**values | {"rows": tuple(rows), "sheets": tuple(sheets), "older": False})
+        return replace(part, older=part.code != measured_by(bench)) if part.weights == weights_key() else None
 
     def write(self) -> None:
-        """The page of all that is kept, with its pictures beside it."""
-        found = {}
-        into = self.file.with_suffix("")
+        """The page of all that is kept; a part that failed now is not shown as it was."""
+        found: dict[str, list[Part] | None] = {}
         for bench in self.benches:
-            if bench not in names():
-                found[bench] = None
-                continue
-            failed = self.failed.get(bench, [])
-            without = {part.name for part in failed}
-            shown = [self._shown(bench, name) for name in parts_of(bench, self.quick) if name not in without]
-            found[bench] = [replace(_beside(_part(f), f, into), older=older) for f, older in filter(None, shown)]
-            found[bench] += failed
+            failed = {part.name: part for part in self.failed.get(bench, [])}
+            kept = (
+                [failed.get(n) or self._kept(bench, n) for n in parts_of(bench, self.quick)] if bench in names() else []
+            )
+            found[bench] = [part for part in kept if part] if bench in names() else None
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(page(found, self.quick, weights_key()), encoding="utf-8")
         log.info("written: %s", self.file)
@@ -165,36 +163,21 @@ def commit() -> str:
         return "unknown"
 
 
-def drawn_since(began: float, folder: Path, into: Path) -> tuple[Sheet, ...]:
-    """The first sheets of samples that were judged since `began` (s since 1970), copied into `into`."""
+def drawn_since(began: float, folder: Path, place: Path) -> tuple[Sheet, ...]:
+    """The first sheets of samples that were judged since `began` (s since 1970), beside a part's `place`.
+
+    They are JPEG: they are many, and enter the history.
+    """
     sheets = sorted((folder / sources_key()[:12] / "readings").glob("*.png"), key=lambda path: path.stat().st_mtime)
-    found = []
+    found: list[Sheet] = []
     for sheet in [path for path in sheets if path.stat().st_mtime >= began]:
         told = sheet.with_suffix(".json")
         if told.is_file() and len(found) < MOST_PICTURES:
-            into.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(sheet, into / sheet.name)
-            found.append(Sheet(sheet.name, tuple(json.loads(told.read_text(encoding="utf-8"))["prompts"])))
+            file = place.with_name(f"{place.stem}_{len(found) + 1}.jpg")
+            Image.open(sheet).convert("RGB").save(file, quality=85)
+            prompts = json.loads(told.read_text(encoding="utf-8"))["prompts"]
+            found.append(Sheet(f"{place.parent.name}/{file.name}", tuple(prompts)))
     return tuple(found)
-
-
-def _beside(part: Part, file: Path, into: Path) -> Part:
-    """The part with its sheets in the page's folder, as JPEG: they are many, and enter the history."""
-    sheets = []
-    for number, sheet in enumerate(part.sheets):
-        into.mkdir(parents=True, exist_ok=True)
-        name = f"{file.stem.rpartition('-')[0]}_{number + 1}.jpg"
-        Image.open(file.with_suffix("") / sheet.file).convert("RGB").save(into / name, quality=85)
-        sheets.append(Sheet(f"{into.name}/{name}", sheet.prompts))
-    return replace(part, sheets=tuple(sheets))
-
-
-def _part(file: Path) -> Part:
-    """A part as it was kept."""
-    values = json.loads(file.read_text(encoding="utf-8"))
-    rows = [Row(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in values["rows"]]
-    sheets = [Sheet(sheet["file"], tuple(sheet["prompts"])) for sheet in values["sheets"]]
-    return Part(**values | {"rows": tuple(rows), "sheets": tuple(sheets)})
 
 
 def parts(quick: bool) -> Parts:

@@ -111,7 +111,6 @@ def test_every_bench_of_a_claim_tells_its_steps():
 def place(tmp_path, monkeypatch):
     """Pages, kept rows and samples in a folder of the test; each bench has two parts."""
     monkeypatch.setattr(claims, "DOCS", tmp_path / "docs")
-    monkeypatch.setattr(claims, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(claims, "FOLDER", tmp_path / "runs")
     monkeypatch.setattr(claims, "parts_of", lambda bench, quick: {"one": None, "two": None})
     return tmp_path
