@@ -65,6 +65,11 @@ class Shown:
     doubts: list[float]
 
     @property
+    def both(self) -> list[float]:
+        """For each prompt whether all is right at once."""
+        return [a * b for a, b in zip(self.subject, self.prompt, strict=True)]
+
+    @property
     def point(self) -> float:
         """The mean of both fidelities."""
         return (statistics.mean(self.subject) + statistics.mean(self.prompt)) / 2

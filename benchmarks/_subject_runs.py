@@ -169,10 +169,10 @@ class Workshop:
             pool = build_pool(networks, samples, networks.resolution, Silent())
             told = supervise(networks, pool, samples, pictures.concepts)  # where its learned words stand
             size = (pool.mean.shape[-2], pool.mean.shape[-1])
-            noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0))
+            noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0)).to(pool.mean.device)
             conditioning = encode_prompts(networks, pool.prompts)
             for t in LOOKED_AT:
-                times = torch.full((len(samples),), t)
+                times = torch.full((len(samples),), t, device=pool.mean.device)
                 with captured(networks.unet, told.layers) as kept:
                     denoise(networks, networks.schedule.add_noise(pool.mean, noise, times), times, conditioning)
                 rows = (told.wanted, told.known, told.member)

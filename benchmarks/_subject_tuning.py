@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from . import Row
 from ._parallel import each
-from ._subject_lessons import LOCAL, PLAIN, joined
+from ._subject_lessons import LOCAL, joined
 from ._subject_numbers import doubted, share
 
 if TYPE_CHECKING:
@@ -29,26 +31,32 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
     "plain_local": {**LOCAL, "local_attention": "plain"},
     "min_snr": {"min_snr_gamma": 5.0},
     "masked": {"background_weight": 0.1},
+    "noise_offset": {"noise_offset": 0.05},
+    "caption_dropout": {"caption_dropout": 0.1},
     "dco": {"objective": "dco", "prior_weight": 0.0},
 }
 """by row, what differs from plain LoRA training, which is baseline.lora"""
 OPTIMISERS: Mapping[str, Mapping[str, Any]] = {
     "adamw": {},
+    **({"adamw_8bit": {"optimizer": "adamw_8bit"}} if torch.cuda.is_available() else {}),
     "prodigy": {"optimizer": "prodigy"},
     "schedule_free": {"optimizer": "schedule_free"},
+    "cosine": {"schedule": "cosine"},
+    "linear": {"schedule": "linear"},
     "direction": {"token": "direction"},
+    "pivotal": {"token": "free"},
 }
-"""by row, what differs from plain LoRA training; the 8-bit one needs a GPU"""
+"""by row, what differs from plain LoRA training, which is the row "adamw"; the 8-bit one needs a GPU"""
 FUSED = ("fused", "summed", "orthogonal")
 
 
 def loss_rows(bench: Bench) -> list[Row]:
     """Both fidelities with each loss."""
-    return bench.both_rows("loss", {name: ("anywhere", {**PLAIN, **how}) for name, how in LOSSES.items()})
+    return bench.both_rows("loss", {name: ("anywhere", {**LORA, **how}) for name, how in LOSSES.items()})
 
 
 def optimiser_rows(bench: Bench) -> list[Row]:
-    """Both fidelities with each optimiser, and with a learned direction for the identifier."""
+    """Both fidelities with each optimiser and schedule, and with a learned word or direction besides the layers."""
     return bench.both_rows("optimiser", {name: ("anywhere", {**LORA, **how}) for name, how in OPTIMISERS.items()})
 
 

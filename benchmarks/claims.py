@@ -48,7 +48,9 @@ class Book:
     def __init__(self, quick: bool, run: Callable[..., Iterator[list[Row]]] = measured, seconds: float = QUICK_SECONDS):
         self.quick, self.run, self.seconds = quick, run, seconds
         self.began = time.monotonic()
-        self.benches = sorted({claim.bench for claim in CLAIMS}, key=lambda name: name != "evaluate")  # the shortest
+        self.benches = sorted(
+            {claim.bench for claim in CLAIMS}, key=lambda name: (name != "evaluate", name)
+        )  # the shortest
         self.failed: dict[str, list[Part]] = {}
 
     @property
@@ -155,10 +157,15 @@ def files_of(bench: str) -> list[Path]:
 
 
 def commit() -> str:
-    """The commit that is measured, "+" where files differ from it."""
-    try:
-        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude", "*"]
+    """The commit that is measured, "+" where files other than the documents, which this writes, differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -49,7 +49,11 @@ TUNED: Mapping[str, dict[str, Any]] = {
     "cross": {"parameter_set": "cross"},
     "cross_self": {"parameter_set": "attention"},
     "cross_self_text": {"parameter_set": "attention", "text_encoder": True},
+    "self": {"parameter_set": "self"},
+    "feed_forward": {"parameter_set": "feed_forward"},
+    "attention_ff": {"parameter_set": "attention_ff"},
 }
+"""the poster's three, and the other sets; the last one is the default"""
 PAIRS: Sequence[Pair] = (
     ("cat_striped", "car_patched"),
     ("bird_dotted", "house_dotted"),
@@ -148,13 +152,21 @@ class Bench:
         return Lesson(run, "one place", wanted, {**PLAIN, **settings})
 
     def poster(self) -> list[Row]:
-        """References in one place, prompts in new places: paste and L_local against plain DreamBooth."""
+        """References in one place, prompts in new places: paste and L_local against plain DreamBooth.
+
+        The last row counts a sample where the subject and all that was asked for are right at once.
+        """
         found = self.learned([self.elsewhere(run, full) for run in self.all_runs for full in (True, False)])
         sides, note = (found[::2], found[1::2]), doubted(one.doubts for one in found)
         rows = []
-        for kind, name, goal in (("prompt", "poster.prompt_gain", 15), ("subject", "poster.subject_loss", -8)):
+        wanted = (("prompt", "prompt_gain", 15.0), ("subject", "subject_loss", -8.0), ("both", "both_gain", None))
+        for kind, name, goal in wanted:
             (after, groups), (before, _) = (self.flat(side, kind) for side in sides)
-            rows.append(gain(name, after, before, groups, self.goal(goal), note))
+            rows.append(gain(f"poster.{name}", after, before, groups, goal and self.goal(goal), note))
+        for kind in ("prompt", "subject", "both"):
+            for side, found in zip(("full", "plain"), sides, strict=True):
+                own = doubted(one.doubts for one in found)
+                rows.append(share(f"poster.{side}.{kind}", *self.flat(found, kind), note=own))
         return rows
 
     def priors(self) -> list[Row]:
@@ -189,15 +201,22 @@ class Bench:
         ]
 
     def description(self) -> list[Row]:
-        """Rare subjects taught with their looks in words, against taught without."""
+        """Rare subjects taught with their looks in words, against taught without; each is asked for as it was taught.
+
+        The second row tells how much of that the words do in the prompt alone, without having been taught.
+        """
         lessons = []
         for run in self.rare_runs:
             looks = f"sks {next(one for one in world.SUBJECTS if one.name == run.subject).description} {run.noun}"
-            named = asks(run.noun, looks, without=(PLACE,))
-            lessons += [Lesson(run, "described", named, PLAIN), self.elsewhere(run, False)]
+            named, plain = asks(run.noun, looks, without=(PLACE,)), self.elsewhere(run, False)
+            lessons += [Lesson(run, "described", named, PLAIN), plain, replace(plain, asks=named)]
         found = self.learned(lessons)
-        (after, groups), (before, _) = (self.flat(found[side::2], "subject") for side in (0, 1))
-        return [gain("description.gain", after, before, groups, note=doubted(one.doubts for one in found))]
+        (after, groups), (before, _), (asked, _) = (self.flat(found[side::3], "subject") for side in (0, 1, 2))
+        note = doubted(one.doubts for one in found)
+        return [
+            gain("description.gain", after, before, groups, note=note),
+            gain("description.in_the_prompt_only", asked, before, groups, note=note),
+        ]
 
     def tuning(self) -> list[Row]:
         """Subject fidelity by what is tuned, and whether it rises from the least to the most."""

@@ -142,10 +142,33 @@ def test_the_headline_s_sides_are_the_product_s_pasting_and_nothing(bench):
 
 
 def test_every_optimiser_and_loss_has_its_rows(bench):
-    """But the optimiser that needs a GPU, where the bench does not run."""
-    learned = {"direction"}
-    assert named(tuning.optimiser_rows(bench)) == both("optimiser", ({*OPTIMISERS} - {"adamw_8bit"}) | learned)
-    assert named(tuning.loss_rows(bench)) == both("loss", ["local", "plain_local", "min_snr", "masked", "dco"])
+    """Every choice of the settings, but for the optimiser that needs a GPU and what a name elsewhere stands for."""
+    optimisers = tuning.optimiser_rows(bench)
+    usual = SubjectSettings()
+    beside = {"direction", "pivotal"}
+    schedules = set(choices("schedule")) - {usual.schedule}
+    assert named(optimisers) == both("optimiser", ({*OPTIMISERS} - {"adamw_8bit"}) | schedules | beside)
+    bench.shop.asked.clear()
+    losses = ["local", "plain_local", "min_snr", "masked", "noise_offset", "caption_dropout", "dco"]
+    assert named(tuning.loss_rows(bench)) == both("loss", losses)
+    plain = SubjectSettings(parameter_set="attention", prior_weight=1.0)
+    for _, chosen in bench.shop.asked:
+        alike = replace(chosen, steps=plain.steps, prior_weight=1.0)
+        differs = {name for name in vars(plain) if getattr(alike, name) != getattr(plain, name)}
+        assert differs and differs <= {
+            "local_weight", "local_attention", "min_snr_gamma", "background_weight", "noise_offset", "caption_dropout",
+            "objective",
+        }  # fmt: skip
+
+
+def choices(setting):
+    return SubjectSettings.__dataclass_fields__[setting].metadata["choices"]
+
+
+def test_every_set_of_layers_is_trained_somewhere(bench):
+    for rows in (bench.tuning, bench.baselines, lambda: choice.presets(bench)):
+        rows()
+    assert {chosen.parameter_set for _, chosen in bench.shop.asked} == set(choices("parameter_set"))
 
 
 def test_subjects_trained_apart_differ_in_block_and_word_only(bench):
@@ -170,8 +193,10 @@ def test_joint_trainings_differ_in_composites_and_their_losses(bench):
 def test_the_headline_s_rows_are_there(bench):
     found = {name: named(bench.parts[name]()) for name in ("poster", "priors", "multi", "description", "tuning")}
     assert set.union(*found.values()) == {
-        "poster.prompt_gain", "poster.subject_loss", "priors.drift_ratio", "multi.both", "multi.gain",
-        "description.gain", "tuning.cross", "tuning.cross_self", "tuning.cross_self_text", "tuning.rise",
+        "poster.prompt_gain", "poster.subject_loss", "poster.both_gain", "priors.drift_ratio", "multi.both",
+        "multi.gain", "description.gain", "description.in_the_prompt_only", "tuning.rise",
+        *(f"poster.{side}.{kind}" for side in ("full", "plain") for kind in ("prompt", "subject", "both")),
+        *(f"tuning.{name}" for name in subject.TUNED),
     }  # fmt: skip
 
 
