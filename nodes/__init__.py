@@ -6,6 +6,7 @@ from .augment import GeneratePriors
 from .base import BaseFromModel, LoadBase
 from .captions import CaptionPictures, ExpandCaptions, PromptInspiration
 from .evaluate import EvaluateLora, StrengthSweep
+from .fetch import FetchModel
 from .files import ApplyAdapter, LoadAdapter, SaveAdapter
 from .fuse import FuseAdapters
 from .host import ComfyExtension, io, register_folders
@@ -24,6 +25,7 @@ from .watermark import DetectWatermark
 ALL_NODES: list[type[io.ComfyNode]] = [
     LoadBase,
     BaseFromModel,
+    FetchModel,
     SubjectPictures,
     RelationPictures,
     PreparePictures,

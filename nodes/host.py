@@ -271,6 +271,12 @@ def model_roots(*kinds: str) -> list[Path]:
     return [root for root in dict.fromkeys(found) if root.is_dir()]
 
 
+def models_folder(kind: str) -> Path:
+    """Where a new model of `kind` belongs: the first folder of ComfyUI's list of that name, else models/KIND."""
+    listed = folder_paths.get_folder_paths(kind) if kind in folder_paths.folder_names_and_paths else []
+    return Path(listed[0]) if listed else Path(folder_paths.models_dir, kind)
+
+
 def galleries() -> list[str]:
     """Folders that may hold made pictures: ComfyUI's output and input folder, and what lies directly in them."""
     found = []
