@@ -12,8 +12,7 @@ from ..models.errors import FewShotError
 from . import host
 from .captions import CAPTIONER_PLACES
 from .host import io
-from .segment import NONE as NO_MASK
-from .segment import PLACES, opened, pocket_finder
+from .segment import PLACES, chosen, finder_of, masker_of, pocket_finder
 from .validating import AUTO, CLIPS, DINOS, NONE, OFF, own_clip
 
 log = logging.getLogger(__name__)
@@ -150,14 +149,14 @@ def measures_for(
             metric.name += f" {one.model_id}"
         found.append(Measure(metric, "subject"))
         if cut_out != NONE and number == 0:
-            found.append(Measure(MaskedLikeness(one, segmenter(cut_out, noun), metric.name, masks), "subject"))
+            found.append(Measure(MaskedLikeness(one, cutter(cut_out, noun), metric.name, masks), "subject"))
     if seer is not None:
         whole = ClipImage(seer)
         if any(m.metric.name == whole.name for m in found):
             whole.name += f" {seer.model_id}"
         found += [Measure(whole, "subject"), Measure(ClipText(seer), "prompt")]
         if cut_out != NONE:
-            found.append(Measure(MaskedLikeness(seer, segmenter(cut_out, noun), whole.name, masks), "subject"))
+            found.append(Measure(MaskedLikeness(seer, cutter(cut_out, noun), whole.name, masks), "subject"))
     found += [] if preferences == OFF else preferred(device)
     log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in found) or "nothing")
     missing = lacking(clip, dino, preferences, seer, [one.kind for one in eyes])
@@ -240,24 +239,12 @@ def preferred(device: Any) -> list[Any]:
     return [Measure(kinds[name](folder, device), "preference") for name, folder in preference_folders().items()]
 
 
-def segmenter(model: str, noun: str) -> Any:
-    """Finds the subject by its noun: the best instance's mask, or None where there is none."""
-    import numpy as np
-    from PIL import Image
+def cutter(model: str, noun: str) -> Any:
+    """Finds the subject by its noun with this model, and outlines it with what Segment by Prompt would take."""
+    from ..evaluation.cutting import Cutter
+    from ..models.weight_ids import model_id
 
-    finder, masker = opened(model, NO_MASK)
-
-    def segment(picture: Any) -> Any:
-        picture = picture.convert("RGB")
-        there = [one for one in finder.find(picture, [noun], finder.threshold) if one.score >= finder.threshold]
-        if not there:
-            return None
-        best = max(there, key=lambda one: one.score)
-        mask = best.mask
-        if mask is None:
-            mask = np.zeros((picture.height, picture.width), bool)
-            left, top, right, bottom = (round(value) for value in best.box)
-            mask[max(0, top) : bottom, max(0, left) : right] = True
-        return Image.fromarray((np.asarray(mask) * 255).astype(np.uint8))
-
-    return segment
+    finder, masker = chosen(model, AUTO)
+    names = [model_id(place, "") for place in (finder, masker) if place is not None]
+    outlines = None if masker is None else masker_of(masker)
+    return Cutter(finder_of(finder), outlines, noun, " and ".join(names))
