@@ -29,7 +29,8 @@ Segment = Callable[[Image.Image], "Image.Image | None"]
 class Eyes(Protocol):
     """What gives pictures unit embeddings: a `Clip`, a `Dino`."""
 
-    model_id: str
+    @property
+    def model_id(self) -> str: ...
 
     def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
 
@@ -44,7 +45,10 @@ class DinoImage:
     def __init__(self, dino: Path | Dino, device: torch.device | str = "cpu"):
         self.dino = dino if isinstance(dino, Dino) else Dino(dino, device)
         self.name = name_of(self.dino.kind)
-        self.model_id = self.dino.model_id
+
+    @property
+    def model_id(self) -> str:
+        return self.dino.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]

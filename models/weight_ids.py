@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,17 @@ def weights_hash(folder: Path) -> str:
 
 def size_in(folder: Path) -> str:
     """ "ViT-S/16" of what sees, "qwen2_vl 1536x28" (width x layers) of what speaks; "" where nothing is told."""
+    config = folder / "config.json"
+    return _size_in(folder, stamp(config)) if config.is_file() else ""
+
+
+@lru_cache(maxsize=64)
+def _size_in(folder: Path, written: str) -> str:
     from transformers import AutoConfig
 
     try:
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError):  # whoever opens the model says what is wrong with it
+    except Exception:  # transformers and its checks raise many kinds; whoever opens the model says what is wrong
         return ""
     if config.model_type in SEEING:
         seen = getattr(config, "vision_config", config)

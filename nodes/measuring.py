@@ -146,14 +146,14 @@ def measures_for(
     for number, one in enumerate(eyes):
         metric = DinoImage(one) if isinstance(one, Dino) else ClipImage(one)
         if any(m.metric.name == metric.name for m in found):
-            metric.name += f" {one.model_id}"
+            metric.name += f" {called(one)}"
         found.append(Measure(metric, "subject"))
         if cut_out != NONE and number == 0:
             found.append(Measure(MaskedLikeness(one, cutter(cut_out, noun), metric.name, masks), "subject"))
     if seer is not None:
         whole = ClipImage(seer)
         if any(m.metric.name == whole.name for m in found):
-            whole.name += f" {seer.model_id}"
+            whole.name += f" {called(seer)}"
         found += [Measure(whole, "subject"), Measure(ClipText(seer), "prompt")]
         if cut_out != NONE:
             found.append(Measure(MaskedLikeness(seer, cutter(cut_out, noun), whole.name, masks), "subject"))
@@ -164,6 +164,13 @@ def measures_for(
     for line in missing:
         log.info("left out: %s", line)
     return Measuring(found, distance, distance_id, tuple(missing))
+
+
+def called(eyes: Any) -> str:
+    """What a model's file or folder is called, as the widgets list it."""
+    from ..evaluation.clip_vision import ClipVision
+
+    return eyes.file.stem if isinstance(eyes, ClipVision) else eyes.folder.name
 
 
 def lacking(clip: str, dino: str, preferences: str, seer: Any, kinds: Sequence[str]) -> list[str]:
