@@ -45,6 +45,11 @@ def test_a_lora_says_what_was_trained_on_what(tmp_path):
     assert not any("garden" in value or "asleep" in value for value in back.metadata.values())
 
 
+def test_a_base_in_a_folder_keeps_its_dots():
+    bases = [replace(BASE, location=Path("diffusers/dreamy-2.1")), replace(BASE, location=Path("v1.5.ckpt"))]
+    assert [base.name for base in bases] == ["dreamy-2.1", "v1.5"]
+
+
 def test_a_word_says_it_too_and_nothing_of_a_network(tmp_path):
     """Alone, and beside a LoRA that was read from a file, whose header tells more than a word is."""
     word = {"<R>": {"clip_l": torch.ones(2, 768)}}
