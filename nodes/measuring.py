@@ -13,10 +13,10 @@ from . import host
 from .captions import CAPTIONER_PLACES
 from .host import io
 from .segment import PLACES, chosen, finder_of, masker_of, pocket_finder
-from .validating import AUTO, CLIPS, DINOS, NONE, OFF, own_clip
+from .validating import AUTO, CLIPS, DINOS, HPS, NONE, OFF, PICK, clip_for, plain
 
 log = logging.getLogger(__name__)
-PICK, HPS, REWARD = "pickscore", "hps", "imagereward"
+REWARD = "imagereward"
 HPS_FILES = "HPS*.pt"
 FILES = "config.json, model.safetensors, preprocessor_config.json"
 MISSING = {
@@ -202,24 +202,14 @@ def told_apart(seers: Sequence[Any], missing: list[str]) -> tuple[Any, str]:
 
 
 def clip_folder(base: Any, clip: str) -> Path | None:
-    """auto: the base's own, else the first that is no model of preferences."""
-    if clip == NONE:
-        return None
-    if clip != AUTO:
-        return host.transformers_folder(clip)
-    own = own_clip(base)
-    names = [name for name in host.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
-    return own or (host.transformers_folder(names[0]) if names else None)
+    """The CLIP that measures, found as the one that validates; None where the widget says none."""
+    return None if clip == NONE else clip_for(base, clip)
 
 
 def dino_folders(dino: str) -> list[Path]:
     if dino == NONE:
         return []
     return list(map(host.seeing_model, host.transformers_folders(DINOS) if dino == AUTO else [dino]))
-
-
-def plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def preference_folders() -> dict[str, Path]:

@@ -132,3 +132,14 @@ def test_what_cannot_be_measured_is_told(server, models, change, said):
         given = {name: value for name, value in (inputs | values).items() if value is not None}
         graph[key] = graphs.node(graph[key]["class_type"], **given)
     assert said in server.run(graph).error["exception_message"]
+
+
+def test_a_model_of_preferences_does_not_validate(server, models):
+    """Where no CLIP is chosen; it sees pictures, but was fitted to what people like."""
+    assert min(path.name for path in (models / "clip_vision").iterdir()) == "PickScore_v1", "it is the first there"
+    graph = graphs.training(server.get("/object_info"))
+    del graph["train"]
+    given = {"base": ["base", 0], "set": ["set", 0], "settings": ["settings", 0], "timed_steps": 0}
+    graph["plan"] = graphs.node("FewShotTrainingPlan", **given)
+    (text,) = server.succeed(graph).outputs("plan")["text"]
+    assert text.endswith("validated by tiny-clip")
