@@ -15,6 +15,7 @@ from PIL import Image
 from ..models.errors import FewShotError
 from ..models.values import Concept, TrainingSet
 from ..models.watching import Silent, Watcher
+from ..models.weight_ids import model_id
 from . import local_models, on_disk
 from .answers import Answers
 from .caption_parts import ARTICLES, plain, singular, words
@@ -100,7 +101,11 @@ class Chatting(_Transformers):
 
     def __init__(self, folder: Path, device: torch.device):
         super().__init__(folder, device)
-        self.model_id = folder.name
+        self.folder = folder
+
+    @property
+    def model_id(self) -> str:
+        return model_id(self.folder)
 
     @torch.no_grad()
     def answers(self, picture: Image.Image, question: str, choices: Sequence[str]) -> list[float]:

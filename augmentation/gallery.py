@@ -44,7 +44,8 @@ CREATE TABLE likeness(id INTEGER, model TEXT, vector BLOB, PRIMARY KEY(id, model
 class Likeness(Protocol):
     """A CLIP, as `evaluation.clip.Clip` is one."""
 
-    model_id: str
+    @property
+    def model_id(self) -> str: ...
 
     def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
 

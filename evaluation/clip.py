@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from ..models.errors import FewShotError
 from ..models.values import Prompt
+from ..models.weight_ids import model_id
 from .metrics import check_pairs
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ BATCH = 32
 class Seer(Protocol):
     """A CLIP's vision: a `Clip`, or a `ClipVision` of its own."""
 
-    model_id: str
+    @property
+    def model_id(self) -> str: ...
 
     def seen(self, pixels: torch.Tensor) -> torch.Tensor: ...
 
@@ -47,7 +49,10 @@ class Clip:
         given = settings_in(self.folder, "preprocessor_config.json")
         self.mean = torch.tensor(given.get("image_mean", MEAN)).view(3, 1, 1)
         self.std = torch.tensor(given.get("image_std", STD)).view(3, 1, 1)
-        self.model_id = settings.get("_name_or_path") or self.folder.name
+
+    @property
+    def model_id(self) -> str:
+        return model_id(self.folder)
 
     @cached_property
     def model(self) -> Any:
@@ -129,7 +134,10 @@ class ClipText:
 
     def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
         self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
-        self.model_id = self.clip.model_id
+
+    @property
+    def model_id(self) -> str:
+        return self.clip.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -152,7 +160,10 @@ class ClipImage:
 
     def __init__(self, clip: Path | Seer, device: torch.device | str = "cpu"):
         self.clip = Clip(clip, device) if isinstance(clip, Path) else clip
-        self.model_id = self.clip.model_id
+
+    @property
+    def model_id(self) -> str:
+        return self.clip.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]

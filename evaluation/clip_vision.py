@@ -22,6 +22,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..models.checkpoint_files import open_tensors
 from ..models.errors import FewShotError
+from ..models.weight_ids import model_id, vit_size
 from .clip import BATCH, MEAN, STD, framed, pixels
 from .dino import Dino
 from .open_clip import renamed
@@ -50,8 +51,12 @@ class ClipVision:
     def __init__(self, file: Path, device: torch.device | str = "cpu"):
         self.file, self.device = Path(file), torch.device(device)
         self.config: Any = config_of(shapes_in(self.file), self.file.name)
-        self.model_id = self.file.stem
         self.mean, self.std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+
+    @property
+    def model_id(self) -> str:
+        config = self.config
+        return model_id(self.file, vit_size(config.hidden_size, config.num_hidden_layers, config.patch_size))
 
     @cached_property
     def model(self) -> Any:

@@ -14,6 +14,8 @@ from PIL import Image
 from transformers import AutoModel
 
 from ..models.errors import FewShotError
+from ..models.vision_kinds import seeing_kind
+from ..models.weight_ids import model_id
 from .clip import BATCH, framed, pixels
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class Dino:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.folder, self.device = Path(folder), torch.device(device)
-        self.kind: str = self._settings("config.json").get("model_type", "")
+        self.kind = seeing_kind(self._settings("config.json"), self.folder.name) or ""
         if self.kind not in KINDS:
             raise FewShotError(
                 f"{self.folder} holds a {self.kind or 'model of unknown kind'}, not a DINO; choose a folder of "
@@ -44,7 +46,10 @@ class Dino:
         self.std = torch.tensor(given.get("image_std", STD)).view(3, 1, 1)
         self.side = _edge(given.get("crop_size") if given.get("do_center_crop", True) else None, SIDE)
         self.edge = max(_edge(given.get("size"), EDGE), self.side)
-        self.model_id = self.folder.name
+
+    @property
+    def model_id(self) -> str:
+        return model_id(self.folder)
 
     def _settings(self, name: str) -> dict[str, Any]:
         path = self.folder / name

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from ..models.checkpoint_files import UnpicklingError
+from ..models.checkpoint_files import UnpicklingError, file_hash
 from ..models.errors import FewShotError
+from ..models.weight_ids import DIGITS, model_id, origin_of, stamp
 from .clip import MEAN, STD, framed, pixels
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ PUBLISHED, KEPT = "ImageReward.pt", "ImageReward.safetensors"
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072  # of the rewards the authors measured
 TOKENS = 35
 BATCH = 8
+SIZE = "BLIP"  # ViT-L/16 and BERT; the file says no more of itself
 HEAD_WIDTH = 64  # of both towers' attention heads
 HEAD = (0, 2, 4, 6, 7)  # the linear layers of the published `mlp.layers`; dropout stands between them
 RENAMED = (
@@ -122,14 +124,23 @@ def renamed(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Opened:
     """The model in `folder`, opened on first use in fp32: ImageReward.pt (or what was kept of it) and BERT's tokenizer.
 
-    The published file is read without running code in it, and kept as ImageReward.safetensors beside it.
+    The published file is read without running code in it, and kept as ImageReward.safetensors beside it; again when it
+    was replaced.
     """
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.folder, self.device = Path(folder), torch.device(device)
         if not any((self.folder / name).is_file() for name in (PUBLISHED, KEPT)):
             raise FewShotError(f"there is no {PUBLISHED} in {self.folder}; put the file of zai-org/ImageReward there")
-        self.model_id = "ImageReward-v1.0"
+
+    @property
+    def model_id(self) -> str:
+        """By the published file's weights, also where only what was kept of them is there."""
+        published, kept = self.folder / PUBLISHED, self.folder / KEPT
+        if published.is_file():
+            return model_id(published, SIZE)
+        told = _told(kept).get("sha256", "") or file_hash(kept)
+        return f"{published.stem} {SIZE} {told[:DIGITS]}"
 
     @cached_property
     def network(self) -> Network:
@@ -146,10 +157,11 @@ class Opened:
         return network.float().to(self.device).eval().requires_grad_(False)
 
     def _weights(self) -> dict[str, Tensor]:
+        published, kept = self.folder / PUBLISHED, self.folder / KEPT
         try:
-            if (self.folder / KEPT).is_file():
-                return load_file(self.folder / KEPT)
-            read = torch.load(self.folder / PUBLISHED, map_location="cpu", weights_only=True)
+            if kept.is_file() and (not published.is_file() or _told(kept).get("stamp") == stamp(published)):
+                return load_file(kept)
+            read = torch.load(published, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
             raise FewShotError(f"ImageReward in {self.folder} cannot be read ({error}); fetch it again") from error
         weights = {name: value.contiguous().clone() for name, value in renamed(read).items()}
@@ -160,7 +172,7 @@ class Opened:
         draft = self.folder / f".{KEPT}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             try:
-                save_file(dict(weights), draft)
+                save_file(dict(weights), draft, origin_of(self.folder / PUBLISHED))
                 os.replace(draft, self.folder / KEPT)
             finally:
                 draft.unlink(missing_ok=True)
@@ -206,6 +218,12 @@ class Opened:
         told = dict(padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
         read = self.tokenizer(list(texts), **told).to(self.device)
         return read.input_ids, read.attention_mask
+
+
+def _told(kept: Path) -> dict[str, str]:
+    """What the header of a kept file says of the published one."""
+    with safe_open(kept, "pt") as opened:
+        return opened.metadata() or {}
 
 
 def _layers(weights: Mapping[str, Tensor], prefix: str) -> int:

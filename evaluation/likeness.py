@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..models.errors import FewShotError
 from ..models.values import Prompt
+from .cutting import Cutter
 from .dino import Dino
 from .metrics import check_pairs
 
@@ -28,7 +29,8 @@ Segment = Callable[[Image.Image], "Image.Image | None"]
 class Eyes(Protocol):
     """What gives pictures unit embeddings: a `Clip`, a `Dino`."""
 
-    model_id: str
+    @property
+    def model_id(self) -> str: ...
 
     def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
 
@@ -43,7 +45,10 @@ class DinoImage:
     def __init__(self, dino: Path | Dino, device: torch.device | str = "cpu"):
         self.dino = dino if isinstance(dino, Dino) else Dino(dino, device)
         self.name = name_of(self.dino.kind)
-        self.model_id = self.dino.model_id
+
+    @property
+    def model_id(self) -> str:
+        return self.dino.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
@@ -68,17 +73,27 @@ def name_of(kind: str) -> str:
 
 
 class MaskedLikeness:
-    """Likeness of the subject's cut-outs on a grey ground, on both sides: a copied background earns nothing.
+    """Likeness of the subject's cut-outs on a grey ground, on both sides: a copied background outside the masks earns
+    nothing.
 
-    A picture in which the subject is not found has the likeness 0; the log says how many there are. `masks` are
-    references with the masks that they have already (mode L, white on the subject), which win over `segment`.
+    A picture in which the subject is not found has the likeness 0; the log says how many there are, and so does the
+    model's id. `masks` are references with the masks that they have already (mode L, white on the subject), which win
+    over `segment`.
     """
 
     def __init__(self, eyes: Eyes, segment: Segment, name: str, masks: Sequence[tuple[Image.Image, Image.Image]] = ()):
         self.eyes, self.segment = eyes, segment
         self.masks = {_print(image): mask for image, mask in masks}
         self.name = f"masked {name}"
-        self.model_id = eyes.model_id
+        self._found: dict[bytes, bool] = {}  # of each picture in which the subject was looked for
+
+    @property
+    def model_id(self) -> str:
+        """The model, what cuts out, and how often that found nothing so far: read it after scoring."""
+        by = f" by {self.segment.name}" if isinstance(self.segment, Cutter) else ""
+        asked, nothing = len(self._found), sum(not there for there in self._found.values())
+        told = f"; nothing found in {nothing} of {asked} pictures" if asked else ""
+        return f"{self.eyes.model_id} on cut-outs{by}{told}"
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
@@ -103,8 +118,13 @@ class MaskedLikeness:
         return scores
 
     def _cut(self, image: Image.Image) -> Image.Image | None:
-        mask = self.masks.get(_print(image)) or self.segment(image)
-        return None if mask is None else cut_out(image, mask)
+        key = _print(image)
+        own = self.masks.get(key)
+        mask = own or self.segment(image)
+        cut = None if mask is None else cut_out(image, mask)
+        if own is None:
+            self._found[key] = cut is not None
+        return cut
 
 
 def _print(image: Image.Image) -> bytes:

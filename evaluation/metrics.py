@@ -18,8 +18,11 @@ class Metric(Protocol):
     """Scores pictures; higher is better. A reward of refinement is a metric."""
 
     name: str
-    model_id: str
-    """the model and its version, for reports: numbers of different models cannot be compared"""
+
+    @property
+    def model_id(self) -> str:
+        """The model and its version, for reports: numbers of different models cannot be compared."""
+        ...
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]

@@ -16,10 +16,12 @@ from transformers import CLIPConfig, CLIPModel
 
 from ..models.checkpoint_files import UnpicklingError
 from ..models.errors import FewShotError
+from ..models.weight_ids import MADE_FROM, made_from, origin_of, stamp
 from .clip import MEAN, STD
 
 log = logging.getLogger(__name__)
 PUBLISHED = "HPS*.pt"
+LAST = "config.json"  # of what is written: it says that the folder is whole
 SEEING_HEAD, READING_HEAD = 80, 64  # widths of an attention head in ViT-H's two towers
 OUTER = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
@@ -113,33 +115,54 @@ def clip_of(weights: Mapping[str, Tensor]) -> CLIPModel:
 
 
 def converted(folder: Path) -> Path:
-    """`folder` with a CLIPModel in it, made once of the published file that lies there; read without running code.
+    """`folder` with a CLIPModel in it, made of the published file that lies there (of several the latest version).
+
+    It is read without running code, once, and again when it was replaced. A model that somebody put into the folder
+    stays as it is.
 
     Raises:
         FewShotError: the published file is damaged, or the folder cannot be written to.
     """
-    files = sorted(folder.glob(PUBLISHED))
-    if (folder / "config.json").is_file() or not files:
+    file = max(folder.glob(PUBLISHED), key=_version, default=None)
+    if file is None:
         return folder
-    log.info("making %s a CLIPModel of transformers, once", files[-1])
+    made = made_from(folder)
+    if (folder / LAST).is_file():
+        if not made:
+            log.warning("%s holds a model of transformers, so %s is not read", folder, file.name)
+            return folder
+        if (made["file"], made["stamp"]) == (file.name, stamp(file)):
+            return folder
+    log.info("making %s a CLIPModel of transformers, once", file)
     try:
-        read = torch.load(files[-1], map_location="cpu", weights_only=True)
+        read = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise FewShotError(f"{files[-1]} cannot be read ({error}); fetch it again") from error
-    model = clip_of(read.get("state_dict", read))
+        raise FewShotError(f"{file} cannot be read ({error}); fetch it again") from error
+    _put(clip_of(read.get("state_dict", read)), folder, origin_of(file))
+    return folder
+
+
+def _version(file: Path) -> tuple[tuple[int, ...], str]:
+    """Of "HPS_v2.1_compressed.pt" (2, 1), so that it comes after "HPS_v2_compressed.pt"."""
+    told = re.search(r"v(\d+(?:\.\d+)*)", file.name)
+    return tuple(map(int, told[1].split("."))) if told else (), file.name
+
+
+def _put(model: CLIPModel, folder: Path, origin: Mapping[str, str]) -> None:
+    """The model's files in `folder`, in the place of those that were made there before."""
     try:
         with tempfile.TemporaryDirectory(dir=folder) as made:
             model.save_pretrained(made)
             seen = {"image_mean": MEAN, "image_std": STD}
             (Path(made) / "preprocessor_config.json").write_text(json.dumps(seen), encoding="utf-8")
-            last = "config.json"  # which says that the folder is whole
-            for file in sorted(Path(made).iterdir(), key=lambda path: path.name == last):
+            (Path(made) / MADE_FROM).write_text(json.dumps(origin), encoding="utf-8")
+            (folder / LAST).unlink(missing_ok=True)
+            for file in sorted(Path(made).iterdir(), key=lambda path: path.name == LAST):
                 os.replace(file, folder / file.name)
     except OSError as error:
         raise FewShotError(
             f"{folder} cannot be written: {error.strerror or error}; free some space or rights"
         ) from None
-    return folder
 
 
 def _layers(weights: Mapping[str, Tensor], tower: str) -> int:

@@ -22,7 +22,10 @@ class PickScore:
 
     def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
         self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
-        self.model_id = self.clip.model_id
+
+    @property
+    def model_id(self) -> str:
+        return self.clip.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -45,7 +48,10 @@ class HumanPreference:
 
     def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
         self.clip = clip if isinstance(clip, Clip) else Clip(converted(Path(clip)), device)
-        self.model_id = self.clip.model_id
+
+    @property
+    def model_id(self) -> str:
+        return self.clip.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -68,7 +74,10 @@ class ImageReward:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.opened = Opened(folder, device)
-        self.model_id = self.opened.model_id
+
+    @property
+    def model_id(self) -> str:
+        return self.opened.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()

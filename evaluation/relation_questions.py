@@ -27,7 +27,8 @@ DISTRACTORS = 4
 class Asked(Protocol):
     """A vision-language model that answers."""
 
-    model_id: str
+    @property
+    def model_id(self) -> str: ...
 
     def answers(self, picture: Image.Image, question: str, choices: Sequence[str]) -> list[float]:
         """How probable each of `choices` is as the answer about an RGB picture, in relation to the others; their sum
@@ -41,7 +42,11 @@ class SaidYes:
     name = "relation: yes"
 
     def __init__(self, asked: Asked, relation: str):
-        self.asked, self.relation, self.model_id = asked, checked(relation), asked.model_id
+        self.asked, self.relation = asked, checked(relation)
+
+    @property
+    def model_id(self) -> str:
+        return self.asked.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -65,10 +70,14 @@ class Preferred:
     name = "relation: chosen"
 
     def __init__(self, asked: Asked, relation: str, others: Sequence[str]):
-        self.asked, self.relation, self.model_id = asked, checked(relation), asked.model_id
+        self.asked, self.relation = asked, checked(relation)
         self.others = tuple(other for other in others if other.lower() != self.relation.lower())[:DISTRACTORS]
         if not self.others:
             raise FewShotError("a relation is told from others and there are none; name at least one other relation")
+
+    @property
+    def model_id(self) -> str:
+        return self.asked.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()

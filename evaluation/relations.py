@@ -25,7 +25,10 @@ class EntityAccuracy:
     def __init__(self, clip: Path | Clip, relation: str, device: torch.device | str = "cpu"):
         self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
         self.relation = checked(relation)
-        self.model_id = self.clip.model_id
+
+    @property
+    def model_id(self) -> str:
+        return self.clip.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -51,7 +54,10 @@ class RelationAccuracy:
         self.others = tuple(other for other in others if other.lower() != relation.lower())
         if not self.others:
             raise FewShotError("a relation is told from others and there are none; name at least one other relation")
-        self.model_id = self.clip.model_id
+
+    @property
+    def model_id(self) -> str:
+        return self.clip.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import FewShotError
+from .lora_metadata import SOURCES, lines_of
 from .merging import applied, delta, find, words_of
 from .sampling import sample_latents
 from .values import Adapter, Dense, Factor, LowRank
@@ -255,4 +256,4 @@ def _joined(
 ) -> Adapter:
     words = {word: of for adapter, _ in adapters for word, of in adapter.embeddings.items()}
     trigger = ", ".join(adapter.trigger for adapter, _ in adapters)
-    return Adapter(dict(factors), adapters[0][0].family, trigger, words, dict(metadata))
+    return Adapter(dict(factors), adapters[0][0].family, trigger, words, {**metadata, SOURCES: lines_of(adapters)})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -15,6 +16,17 @@ from .values import Adapter, LowRank
 
 WORD = "fewshot.word"
 """in an embedding file: the word that its vectors stand for in prompts of this pack"""
+BASE_NAME, BASE_KEY = "ss_sd_model_name", "fewshot.base_key"
+"""the name of the base that was trained on, and its content key, which tells bases of one name apart"""
+SOURCES = "fewshot.sources"
+"""in an adapter made of several: a line of JSON for each, with its trigger, strength and facts of its training"""
+FACTS = (
+    BASE_NAME, BASE_KEY, "ss_max_train_steps", "ss_steps", "ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr",
+    "ss_lr_scheduler", "ss_lr_warmup_steps", "ss_optimizer", "ss_max_grad_norm", "ss_seed", "ss_resolution",
+    "ss_min_snr_gamma", "ss_noise_offset", "ss_prior_loss_weight", "ss_batch_size_per_device", "ss_num_train_images",
+    "ss_num_reg_images",
+)  # fmt: skip
+"""what is told of a training; other tools' lists of files and captions are not among it"""
 _SPEC = "modelspec."
 _STATED = ("modelspec.resolution", "modelspec.description", "modelspec.author", "modelspec.prediction_type")
 """what an adapter may say of itself; the rest follows from what is written"""
@@ -41,9 +53,38 @@ def lora_metadata(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -
 
 
 def embedding_metadata(adapter: Adapter, title: str) -> dict[str, str]:
-    """The header of an embedding file."""
+    """The header of an embedding file: what the adapter says of its training, and nothing of a LoRA's network."""
     family = FAMILIES[adapter.family]
-    return _model_spec(adapter, family, title, family.architectures[1])
+    of_several = {SOURCES: adapter.metadata[SOURCES]} if SOURCES in adapter.metadata else {}
+    told = facts_of(adapter.metadata) | of_several
+    return told | _model_spec(adapter, family, title, family.architectures[1])
+
+
+def facts_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The facts of a training that are told."""
+    return {name: metadata[name] for name in FACTS if name in metadata}
+
+
+def lines_of(adapters: Sequence[tuple[Adapter, float]]) -> str:
+    """What goes under `SOURCES` of an adapter made of these at these strengths.
+
+    One that is made of several itself gives its own lines, at strengths that are multiplied.
+    """
+    told: list[dict[str, Any]] = []
+    for adapter, strength in adapters:
+        own = sources_in(adapter.metadata) or [{"trigger": adapter.trigger, **facts_of(adapter.metadata)}]
+        told += [{**one, "strength": round(strength * one.get("strength", 1.0), 4)} for one in own]
+    return "\n".join(json.dumps(one, ensure_ascii=False) for one in told)
+
+
+def sources_in(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Those lines, read; none where there are none or another tool wrote something else there."""
+    try:
+        found = [json.loads(line) for line in metadata.get(SOURCES, "").splitlines()]
+    except ValueError:
+        return []
+    whole = all(isinstance(one, dict) and isinstance(one.get("strength"), int | float) for one in found)
+    return found if whole else []
 
 
 def _common(values: list) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from .checkpoint_files import SUFFIXES
 from .errors import FewShotError
 
 
@@ -195,7 +196,10 @@ class BaseModelRef:
 
     @property
     def name(self) -> str:
-        return self.location.label if isinstance(self.location, Loaded) else self.location.stem
+        """What people call it: a file's name without its suffix, or a folder's, which may have dots in it."""
+        if isinstance(self.location, Loaded):
+            return self.location.label
+        return self.location.stem if self.location.suffix in SUFFIXES else self.location.name
 
 
 # ------------------------------------------------------------------------------------------------------- adapters

@@ -31,6 +31,7 @@ from server import PromptServer
 
 from ..models.errors import FewShotError
 from ..models.keeping import keep
+from ..models.vision_kinds import seeing_kind
 
 if TYPE_CHECKING:
     import torch
@@ -224,7 +225,7 @@ def seeing_model(name: str) -> Path:
 def kind_of_model(folder: Path) -> str | None:
     """What a folder of transformers says it holds ("clip", "dinov2"); None where it says nothing."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        return seeing_kind(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder.name)
     except (OSError, ValueError, AttributeError):
         return None
 

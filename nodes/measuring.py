@@ -12,12 +12,11 @@ from ..models.errors import FewShotError
 from . import host
 from .captions import CAPTIONER_PLACES
 from .host import io
-from .segment import NONE as NO_MASK
-from .segment import PLACES, opened, pocket_finder
-from .validating import AUTO, CLIPS, DINOS, NONE, OFF, own_clip
+from .segment import PLACES, chosen, finder_of, masker_of, pocket_finder
+from .validating import AUTO, CLIPS, DINOS, HPS, NONE, OFF, PICK, clip_for, plain
 
 log = logging.getLogger(__name__)
-PICK, HPS, REWARD = "pickscore", "hps", "imagereward"
+REWARD = "imagereward"
 HPS_FILES = "HPS*.pt"
 FILES = "config.json, model.safetensors, preprocessor_config.json"
 MISSING = {
@@ -147,17 +146,17 @@ def measures_for(
     for number, one in enumerate(eyes):
         metric = DinoImage(one) if isinstance(one, Dino) else ClipImage(one)
         if any(m.metric.name == metric.name for m in found):
-            metric.name += f" {one.model_id}"
+            metric.name += f" {called(one)}"
         found.append(Measure(metric, "subject"))
         if cut_out != NONE and number == 0:
-            found.append(Measure(MaskedLikeness(one, segmenter(cut_out, noun), metric.name, masks), "subject"))
+            found.append(Measure(MaskedLikeness(one, cutter(cut_out, noun), metric.name, masks), "subject"))
     if seer is not None:
         whole = ClipImage(seer)
         if any(m.metric.name == whole.name for m in found):
-            whole.name += f" {seer.model_id}"
+            whole.name += f" {called(seer)}"
         found += [Measure(whole, "subject"), Measure(ClipText(seer), "prompt")]
         if cut_out != NONE:
-            found.append(Measure(MaskedLikeness(seer, segmenter(cut_out, noun), whole.name, masks), "subject"))
+            found.append(Measure(MaskedLikeness(seer, cutter(cut_out, noun), whole.name, masks), "subject"))
     found += [] if preferences == OFF else preferred(device)
     log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in found) or "nothing")
     missing = lacking(clip, dino, preferences, seer, [one.kind for one in eyes])
@@ -165,6 +164,13 @@ def measures_for(
     for line in missing:
         log.info("left out: %s", line)
     return Measuring(found, distance, distance_id, tuple(missing))
+
+
+def called(eyes: Any) -> str:
+    """What a model's file or folder is called, as the widgets list it."""
+    from ..evaluation.clip_vision import ClipVision
+
+    return eyes.file.stem if isinstance(eyes, ClipVision) else eyes.folder.name
 
 
 def lacking(clip: str, dino: str, preferences: str, seer: Any, kinds: Sequence[str]) -> list[str]:
@@ -196,24 +202,14 @@ def told_apart(seers: Sequence[Any], missing: list[str]) -> tuple[Any, str]:
 
 
 def clip_folder(base: Any, clip: str) -> Path | None:
-    """auto: the base's own, else the first that is no model of preferences."""
-    if clip == NONE:
-        return None
-    if clip != AUTO:
-        return host.transformers_folder(clip)
-    own = own_clip(base)
-    names = [name for name in host.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
-    return own or (host.transformers_folder(names[0]) if names else None)
+    """The CLIP that measures, found as the one that validates; None where the widget says none."""
+    return None if clip == NONE else clip_for(base, clip)
 
 
 def dino_folders(dino: str) -> list[Path]:
     if dino == NONE:
         return []
     return list(map(host.seeing_model, host.transformers_folders(DINOS) if dino == AUTO else [dino]))
-
-
-def plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def preference_folders() -> dict[str, Path]:
@@ -240,24 +236,12 @@ def preferred(device: Any) -> list[Any]:
     return [Measure(kinds[name](folder, device), "preference") for name, folder in preference_folders().items()]
 
 
-def segmenter(model: str, noun: str) -> Any:
-    """Finds the subject by its noun: the best instance's mask, or None where there is none."""
-    import numpy as np
-    from PIL import Image
+def cutter(model: str, noun: str) -> Any:
+    """Finds the subject by its noun with this model, and outlines it with what Segment by Prompt would take."""
+    from ..evaluation.cutting import Cutter
+    from ..models.weight_ids import model_id
 
-    finder, masker = opened(model, NO_MASK)
-
-    def segment(picture: Any) -> Any:
-        picture = picture.convert("RGB")
-        there = [one for one in finder.find(picture, [noun], finder.threshold) if one.score >= finder.threshold]
-        if not there:
-            return None
-        best = max(there, key=lambda one: one.score)
-        mask = best.mask
-        if mask is None:
-            mask = np.zeros((picture.height, picture.width), bool)
-            left, top, right, bottom = (round(value) for value in best.box)
-            mask[max(0, top) : bottom, max(0, left) : right] = True
-        return Image.fromarray((np.asarray(mask) * 255).astype(np.uint8))
-
-    return segment
+    finder, masker = chosen(model, AUTO)
+    names = [model_id(place, "") for place in (finder, masker) if place is not None]
+    outlines = None if masker is None else masker_of(masker)
+    return Cutter(finder_of(finder), outlines, noun, " and ".join(names))

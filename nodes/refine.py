@@ -9,7 +9,7 @@ from ..models.errors import FewShotError
 from ..trainers.refinement_settings import RefinementSettings
 from . import host
 from .host import io
-from .measuring import HPS, PICK, REWARD, clip_folder, dino_folders, preference_folders
+from .measuring import HPS, MISSING, PICK, REWARD, clip_folder, dino_folders, preference_folders
 from .sockets import Adapter, Base, Prompts, Reward, Set, Settings
 from .train import loss_map, run_name
 from .validating import AUTO, CLIPS, DINOS, NONE, validating_inputs, validator_for
@@ -22,12 +22,6 @@ UNWATCHED = (
     "likeness and variety were not watched, as no CLIP validates: the best reading by the held-out reward alone is "
     "returned"
 )
-WHERE = {
-    REWARD: "put the folder with ImageReward.pt of zai-org/ImageReward and vocab.txt of bert-base-uncased into "
-    "models/rewards/ImageReward",
-    PICK: "put the folder of yuvalkirstain/PickScore_v1 into models/clip_vision/PickScore_v1",
-    HPS: "put a transformers folder of HPSv2's CLIP into models/clip_vision/HPSv2",
-}
 
 
 def weight_input(name: str, default: float, tooltip: str) -> io.Input:
@@ -109,7 +103,8 @@ def preference_folder(widget: str) -> Path:
     name, kind = LEARNED[widget]
     folder = preference_folders().get(kind)
     if folder is None:
-        raise FewShotError(f"there is no {name} on the disk: {WHERE[kind]}, or set {widget} to 0")
+        where = MISSING[kind].partition(": ")[2]
+        raise FewShotError(f"there is no {name} on the disk: {where}, or set {widget} to 0")
     return folder
 
 

@@ -151,6 +151,12 @@ def unmasked(set: Any, settings: Any) -> bool:
 
 def opened(model: str, outline: str) -> tuple[Any, Any]:
     """The finder and the masker (or None) that the widgets choose; neither holds weights before it is asked."""
+    finder, masker = chosen(model, outline)
+    return finder_of(finder), None if masker is None else masker_of(masker)
+
+
+def chosen(model: str, outline: str) -> tuple[Path, Path | None]:
+    """Where the finder and the masker lie that the widgets choose."""
     from ..augmentation.on_disk import finders, maskers
 
     roots = host.model_roots(*PLACES)
@@ -159,15 +165,15 @@ def opened(model: str, outline: str) -> tuple[Any, Any]:
         model = next((name for name in there if name != POCKET), "")
         if not model:
             raise FewShotError(MISSING)
-        log.info("Segment by Prompt finds phrases with %s", model)
+        log.info("phrases are found with %s", model)
     if outline == AUTO:
         # The pocket's pictures have 64 pixels; an outline by SAM is for photographs.
         outline = NONE if model == POCKET else next(iter(outlines), NONE)
-        log.info("Segment by Prompt draws outlines with %s", outline)
-    for chosen, known in ((model, there), (outline, outlines | {NONE: None})):
-        if chosen not in known:
-            raise FewShotError(f"no model {chosen!r} is on disk any more: choose another and press R to refresh")
-    return finder_of(there[model]), None if outline == NONE else masker_of(outlines[outline])
+        log.info("outlines are drawn with %s", outline)
+    for name, known in ((model, there), (outline, outlines | {NONE: None})):
+        if name not in known:
+            raise FewShotError(f"no model {name!r} is on disk any more: choose another and press R to refresh")
+    return there[model], None if outline == NONE else outlines[outline]
 
 
 def answers_of(opening: Callable[[], Any], location: Path) -> Any:

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 AUTO, OFF, NONE = "auto", "off", "none"
 CLIPS = ("clip",)
+PICK, HPS = "pickscore", "hps"  # in the names of folders of CLIPs that were fitted to what people prefer
 DINOS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 OWN = "clip"  # the folder of a base in diffusers' layout that holds the CLIP that knows its pictures
 MISSING = (
@@ -67,14 +68,20 @@ def validator_for(base: Any, settings: Any, clip: str, dino: str) -> tuple[Any, 
 
 
 def clip_for(base: Any, clip: str) -> Path | None:
-    """The CLIP of this name; for "auto" the base's own, else the first on the disk, else None."""
+    """The CLIP of this name; for "auto" the base's own, else the first on the disk that was not fitted to what people
+    prefer, else None."""
     if clip != AUTO:
         return host.transformers_folder(clip)
     own = own_clip(base)
     if own is not None:
         return own
-    names = host.transformers_folders(CLIPS)
+    names = [name for name in host.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
     return host.transformers_folder(names[0]) if names else None
+
+
+def plain(name: str) -> str:
+    """Letters and digits of a folder's name, by which models of preferences are known."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def own_clip(base: Any) -> Path | None:

@@ -12,6 +12,7 @@ import torch
 from ..models.checkpoint_writing import write_checkpoint
 from ..models.embedding_files import write_parts
 from ..models.extraction import low_rank
+from ..models.lora_metadata import BASE_KEY, BASE_NAME
 from ..models.values import Adapter, BaseModelRef, Dense, TrainingSet
 from ..models.watching import Watcher
 from .optimisation import OPTIMISERS
@@ -69,9 +70,14 @@ def _of_denoiser(adapter: Adapter) -> dict[str, Dense]:
     return {path: f for path, f in adapter.factors.items() if isinstance(f, Dense) and path.startswith("unet.")}
 
 
-def describe(chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:
-    """What a LoRA's metadata says of its training, by the names other tools read; no file names and no captions."""
+def describe(base: BaseModelRef, chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:
+    """What a LoRA's metadata says of its training, by the names other tools read.
+
+    Of files it names the base alone: no pictures and no captions.
+    """
     values = {
+        BASE_NAME: base.name,
+        BASE_KEY: base.key,
         "ss_max_train_steps": chosen.steps,
         "ss_steps": chosen.steps,
         "ss_learning_rate": chosen.learning_rate,

@@ -24,6 +24,7 @@ from ..models.adapters import Injected, inject
 from ..models.errors import FewShotError
 from ..models.fusion import summed
 from ..models.loading import Networks
+from ..models.lora_metadata import SOURCES
 from ..models.merging import check_form, has_effect
 from ..models.values import Adapter, BaseModelRef, Concept, Prompt, PromptSet, TrainingSet
 from ..models.watching import Watcher
@@ -221,7 +222,8 @@ def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None
         both = summed([(one, 1.0) for one in named])  # which asks for triggers that tell its adapters apart
     except FewShotError as error:
         return None, f"the subject and the refining adapter stay two files: {error}"
-    return replace(both, trigger=subject.trigger, metadata={**subject.metadata, **refining.metadata}), ""
+    told = {**subject.metadata, **refining.metadata, SOURCES: both.metadata[SOURCES]}
+    return replace(both, trigger=subject.trigger, metadata=told), ""
 
 
 def split(prompts: PromptSet) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:

@@ -279,7 +279,10 @@ class _Job:
             self.write(self.extract(step), make_folder(path.parent) / path.name)
 
     def write(self, adapter: Adapter, path: Path) -> None:
-        write_learned(self.networks.ref, adapter, path, describe(self.chosen, self.pictures), self.everything)
+        write_learned(self.networks.ref, adapter, path, self.described(), self.everything)
+
+    def described(self) -> dict[str, str]:
+        return describe(self.networks.ref, self.chosen, self.pictures)
 
     @property
     def everything(self) -> bool:
@@ -324,7 +327,7 @@ class _Job:
 
     def extract(self, step: int) -> Adapter:
         """The adapter as it is, which is that after `step` steps."""
-        said = describe(self.chosen, self.pictures) | {"ss_steps": str(step)}
+        said = self.described() | {"ss_steps": str(step)}
         return self.injected.extract(self.pictures.trigger, said)
 
     def keep_part(self, run: Run, step: int) -> None:
@@ -345,7 +348,7 @@ class _Job:
         base = None
         if self.everything:
             if self.processes.main:
-                write_base(self.networks.ref, adapter, run.model, describe(self.chosen, self.pictures))
+                write_base(self.networks.ref, adapter, run.model, self.described())
             self.processes.wait()
             base = trained_base(self.networks.ref, run.model)
             adapter = extracted(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)

@@ -1,5 +1,7 @@
 """A CLIP's vision tower alone, in a single file: the same as transformers gives, in both layouts that ComfyUI reads."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from comfyui_fewshot.evaluation.clip_vision import ClipVision, eyes_in
 from comfyui_fewshot.evaluation.weights import looking_bytes, numbers_in, seen_bytes
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Prompt
+from comfyui_fewshot.models.weight_ids import model_id
 
 KINDS = {24: "quick_gelu", 32: "gelu", 48: "gelu"}  # ViT-L, ViT-H, ViT-bigG
 
@@ -89,7 +92,8 @@ def test_it_gives_what_transformers_gives(tmp_path, pictures, layers, layout):
     found = eyes.images(pictures)
     assert torch.allclose(found, wanted(model, pictures), atol=1e-5)
     assert not torch.allclose(found, wanted(tower(layers, "relu"), pictures), atol=1e-2)
-    assert eyes.model_id == "clip_vision_x" and isinstance(eyes, ClipVision)
+    assert isinstance(eyes, ClipVision)
+    assert eyes.model_id == f"clip_vision_x ViT-64x{layers}/8 {hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
     assert numbers_in(file) == sum(p.numel() for p in model.parameters())
     assert looking_bytes(file) == seen_bytes(64, 96, 32, 8)
 
@@ -109,7 +113,9 @@ def test_it_is_a_likeness(tmp_path, pictures):
     metric = ClipImage(ClipVision(file))
     seen = metric.clip.images(pictures)
     scores = metric.scores(pictures, [Prompt("a cat", "a cat")] * 3, pictures[:2])
-    assert torch.allclose(scores, (seen @ seen[:2].T).mean(-1), atol=1e-5) and metric.model_id == "clip_vision_x"
+    assert torch.allclose(scores, (seen @ seen[:2].T).mean(-1), atol=1e-5) and metric.model_id == model_id(
+        file, "ViT-64x24/8"
+    )
     smooth = torch.stack([torch.tensor(np.array(one)).permute(2, 0, 1) / 255 for one in pictures])
     assert torch.allclose(metric.clip.seen(smooth), seen, atol=0.05)
 

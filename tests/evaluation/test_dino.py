@@ -10,6 +10,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from comfyui_fewshot.evaluation.dino import Dino
 from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.models.vision_kinds import CLASSIFIER, seeing_kind
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,31 @@ def test_a_batch_changes_nothing(folder):
     together = opened.images(images)
     assert torch.allclose(together, torch.cat([opened.images([image]) for image in images]), atol=1e-5)
     assert together.norm(dim=1).tolist() == pytest.approx([1, 1], abs=1e-5)
+
+
+LABELS = {"id2label": {"0": "cat", "1": "dog"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "about", "kind"),
+    [
+        ("dino-vits16", {"architectures": ["ViTModel"]}, "vit"),
+        ("vit-base", {"architectures": ["ViTForImageClassification"]}, CLASSIFIER),
+        ("vit-base", LABELS, CLASSIFIER),
+        ("my-DINO-with-a-probe", {"architectures": ["ViTForImageClassification"]}, "vit"),
+        ("probe", {"architectures": ["ViTForImageClassification"], "_name_or_path": "facebook/dino-vitb8"}, "vit"),
+    ],
+)
+def test_a_vit_that_was_taught_labels_is_no_dino(tmp_path, name, about, kind):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "vit"} | about))
+    assert seeing_kind({"model_type": "vit"} | about, name) == kind
+    if kind == "vit":
+        assert Dino(tmp_path / name).kind == "vit"
+    else:
+        with pytest.raises(FewShotError, match="a vit classifier, not a DINO"):
+            Dino(tmp_path / name)
+    assert seeing_kind({"model_type": "dinov2"} | about, name) == "dinov2" and seeing_kind({}, name) is None
 
 
 def test_other_models_are_refused(folder, tmp_path):

@@ -1,5 +1,6 @@
 """The port of ImageReward equals a plain implementation on random weights, and the published values where they are."""
 
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -18,8 +19,18 @@ from comfyui_fewshot.models.values import Prompt
 
 SEEN, READ, DEEP, PATCH, GRID = 128, 64, 2, 8, 4
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cat", "on", "the", "beach", "sks"]
-GOLDEN = Path(os.environ.get("FEWSHOT_IMAGE_REWARD", "/nowhere"))
-"""a folder with ImageReward.pt, vocab.txt of bert-base-uncased, and the authors' pictures 1.webp to 4.webp"""
+NAMED = "FEWSHOT_IMAGE_REWARD"
+"""a variable that names a folder with ImageReward.pt, vocab.txt of bert-base-uncased, and the authors' pictures"""
+PICTURES = [f"{number}.webp" for number in range(1, 5)]
+
+
+def golden():
+    """That folder, or else the one in ComfyUI's models where Evaluate LoRA finds the checkpoint."""
+    if NAMED in os.environ:
+        return Path(os.environ[NAMED])
+    models = Path(os.environ["COMFYUI_PATH"]) / "models"
+    folders = [folder for root in ("clip_vision", "rewards") for folder in sorted((models / root).glob("*"))]
+    return next((f for f in folders if (f / PUBLISHED).is_file() or (f / KEPT).is_file()), None)
 
 
 def published(seed=0):
@@ -144,6 +155,24 @@ def test_it_is_kept_as_safetensors_and_reads_the_same(folder, tmp_path):
     again = ImageReward(tmp_path)
     one_by_one = torch.cat([again.scores([i], [p]) for i, p in zip(images, prompts, strict=True)])
     assert torch.allclose(first, one_by_one, atol=1e-5), "without the published file, and in batches of one"
+    told = hashlib.sha256((folder / PUBLISHED).read_bytes()).hexdigest()[:8]
+    assert again.model_id == ImageReward(folder).model_id == f"ImageReward BLIP {told}"
+
+
+def test_a_published_file_that_was_replaced_is_read_anew(folder, tmp_path):
+    images = [noise(0), noise(1)]
+    for name in (KEPT, "vocab.txt", "tokenizer_config.json", "tokenizer.json"):
+        if (folder / name).is_file():
+            (tmp_path / name).write_bytes((folder / name).read_bytes())
+    torch.save(published(), tmp_path / PUBLISHED)
+    first = ImageReward(tmp_path)
+    scores, told, kept = first.scores(images, PROMPTS), first.model_id, (tmp_path / KEPT).stat().st_mtime_ns
+    assert torch.equal(ImageReward(tmp_path).scores(images, PROMPTS), scores)
+    assert (tmp_path / KEPT).stat().st_mtime_ns == kept, "read once"
+    torch.save(published(1), tmp_path / PUBLISHED)
+    other = ImageReward(tmp_path)
+    assert not torch.allclose(other.scores(images, PROMPTS), scores, atol=1e-2)
+    assert other.model_id != told
 
 
 def test_what_is_missing_is_named(folder, tmp_path):
@@ -168,13 +197,16 @@ def test_what_is_missing_is_named(folder, tmp_path):
 
 
 def test_the_published_values():
-    """Runs in full where the checkpoint is; elsewhere it asserts that it is not."""
-    if not (GOLDEN / PUBLISHED).is_file() and not (GOLDEN / KEPT).is_file():
-        assert "FEWSHOT_IMAGE_REWARD" not in os.environ, f"no {PUBLISHED} in {GOLDEN}"
+    """Runs in full where the checkpoint is; elsewhere it asserts that nobody named a folder of it."""
+    folder = golden()
+    if folder is None:
+        assert NAMED not in os.environ
         return
+    lacking = [name for name in PICTURES if not (folder / name).is_file()]
+    assert not lacking, f"{folder} lacks {', '.join(lacking)}: put ImageReward's assets/images there"
     text = "a painting of an ocean with clouds and birds, day time, low depth field effect"
-    images = [Image.open(GOLDEN / f"{number}.webp").convert("RGB") for number in range(1, 5)]
-    scores = ImageReward(GOLDEN).scores(images, [Prompt(text, text)] * 4)
+    images = [Image.open(folder / name).convert("RGB") for name in PICTURES]
+    scores = ImageReward(folder).scores(images, [Prompt(text, text)] * 4)
     assert scores.tolist() == pytest.approx([0.5811623, 0.2745276, -1.4131819, -2.0295696], abs=1e-2)
 
 

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import conv2d, gelu, layer_norm, linear
 
-from comfyui_fewshot.evaluation.clip import MEAN, STD
+from comfyui_fewshot.evaluation.clip import MEAN, STD, Clip
 from comfyui_fewshot.evaluation.open_clip import clip_of, converted
 from comfyui_fewshot.evaluation.preference import HumanPreference
+from comfyui_fewshot.models.checkpoint_files import file_hash
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Prompt
 from comfyui_fewshot.pocket.words import build
@@ -112,8 +113,44 @@ def test_equals_the_plain_implementation(folder):
         for image, prompt in zip(images, PROMPTS, strict=True)
     ]
     assert mine.tolist() == pytest.approx(wanted, abs=1e-5) and abs(wanted[0] - wanted[1]) > 1e-3
-    (folder / "HPS_v2.1_compressed.pt").write_bytes(b"")
-    assert torch.equal(HumanPreference(folder).scores(images, PROMPTS), mine), "converted once"
+    made = folder / "model.safetensors"
+    before = made.stat().st_mtime_ns
+    assert torch.equal(HumanPreference(folder).scores(images, PROMPTS), mine)
+    assert made.stat().st_mtime_ns == before, "converted once"
+
+
+def test_a_published_file_that_was_replaced_is_converted_anew(tmp_path):
+    words = len(build(tmp_path))
+    first, second, later = (published(words, seed) for seed in range(3))
+    file = tmp_path / "HPS_v2_compressed.pt"
+
+    def seen():
+        model = Clip(converted(tmp_path)).model
+        return model.visual_projection.weight, HumanPreference(tmp_path).model_id
+
+    torch.save(first, file)
+    weights, told = seen()
+    assert torch.equal(weights, first["visual.proj"].T)
+    assert told == f"{tmp_path.name} (HPS_v2_compressed) ViT-160x2/8 {file_hash(file)[:8]}"
+    torch.save(second, file)
+    weights, again = seen()
+    assert torch.equal(weights, second["visual.proj"].T) and again != told
+    torch.save(later, tmp_path / "HPS_v2.1_compressed.pt")
+    weights, newer = seen()
+    assert torch.equal(weights, later["visual.proj"].T) and "(HPS_v2.1_compressed)" in newer, "the latest version"
+    for path in tmp_path.glob("*.pt"):
+        path.unlink()
+    weights, alone = seen()
+    assert torch.equal(weights, later["visual.proj"].T) and alone == newer, "what was made of it is enough"
+
+
+def test_a_model_that_somebody_put_there_stays(tmp_path, caplog):
+    words = len(build(tmp_path))
+    clip_of(published(words)).save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    torch.save(published(words, 1), tmp_path / "HPS_v2.1_compressed.pt")
+    assert converted(tmp_path) == tmp_path and "HPS_v2.1_compressed.pt is not read" in caplog.text
+    assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
 
 
 def test_what_is_missing_is_named(tmp_path):

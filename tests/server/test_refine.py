@@ -75,7 +75,7 @@ def _options(spec):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward": {"image_reward": 1.0}}, "there is no ImageReward on the disk: put the folder with ImageReward.pt"),
+        ({"reward": {"image_reward": 1.0}}, "there is no ImageReward on the disk: put ImageReward.pt of zai-org/"),
         ({"reward": {"clip_text": 0.0, "likeness": 0.0}}, "there is no reward"),
         ({"updates": 3}, "equal updates"),
     ],

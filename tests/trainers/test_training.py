@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_fewshot.evaluation.provenance import provenance
 from comfyui_fewshot.models import formats
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Sample
@@ -51,11 +52,13 @@ def test_a_run_leaves_its_folder(uncut):
     assert steps == [2, 4, 6, 8]
 
 
-def test_the_lora_says_what_it_is(uncut):
+def test_the_lora_says_what_it_is(uncut, base):
     adapter = formats.read_lora(uncut.lora)
     assert adapter.trigger == uncut.adapter.trigger == "sks ball"
     assert set(adapter.factors) == set(uncut.adapter.factors)
     assert adapter.metadata["ss_num_train_images"] == "3" and adapter.metadata["ss_learning_rate"] == "0.001"
+    said = provenance(adapter)
+    assert said.whole and said.said["base"] == f"{base.name} ({base.key[:8]})" and said.said["steps"] == "8"
 
 
 def test_a_finished_run_is_returned(train, uncut, monkeypatch):
