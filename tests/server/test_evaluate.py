@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from comfyui_fewshot.pocket.assemble import WEIGHTS
 from comfyui_fewshot.pocket.likeness import build_clip, processor
 from comfyui_fewshot.pocket.words import build
 from comfyui_fewshot.tests.evaluation.browser import voted
@@ -85,6 +86,39 @@ def test_numbers_samples_and_the_report_in_a_browser(server, info, clip, tmp_pat
 
     problems, exported = voted(page)
     assert problems == [] and len(exported["votes"]) == 4 * 3
+
+
+@pytest.mark.parametrize("node", ["FewShotEvaluateLora", "FewShotStrengthSweep"])
+def test_what_was_put_there_since_counts(server, info, node):
+    """The page says where a model goes; put there, the same graph measures with it. A deleted report is written anew,
+    and where nothing has changed nothing is done again."""
+    graph = evaluation(info, count=1, drift=0, pairs=0)
+    if node == "FewShotStrengthSweep":
+        sweep = {"adapter": ["train", 0], "strengths": "1"}
+        taken = {name: value for name, value in graph["look"]["inputs"].items() if name in {*FAST, *sweep, "set"}}
+        graph["look"] = graphs.node(node, base=["base", 0], prompts=["prompts", 0], **(taken | sweep))
+
+    def page():
+        path = Path(server.succeed(graph).outputs("told")["text"][0])
+        return path, json.loads((path.parent / "evaluation.json").read_text(encoding="utf-8"))["models"]
+
+    bare, models = page()
+    assert not models and page()[0] == bare, "nothing has changed"
+    folder = server.base / "models" / "clip_vision" / "pocket-clip"
+    folder.parent.mkdir(exist_ok=True)
+    shutil.copytree(WEIGHTS / "clip", folder)
+    try:
+        measured, models = page()
+        assert measured != bare and models == {"CLIP-I": folder.name, "CLIP-T": folder.name}
+        shutil.rmtree(measured.parent)
+        again, _ = page()
+        assert again.is_file() and page()[0] == again
+        written = again.stat().st_mtime_ns
+        assert page()[0] == again and again.stat().st_mtime_ns == written
+        next(folder.glob("*.safetensors")).touch()
+        assert page()[0] != again, "a model that was replaced"
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_the_sweep_gives_a_strength(server, info, clip):
