@@ -10,13 +10,14 @@ from pathlib import Path
 from PIL import Image
 
 from ..models.errors import FewShotError
-from .evaluating import DIV, PRES, VARIED, Evaluation
+from .evaluating import Evaluation
 from .frontier import Curve
-from .grids import before_after
+from .grids import before_after, cell_width, fitted
 from .plots import DARK, LIGHT, Theme, frontier_plot
 from .provenance import SAID, provenance
 from .report import Figure, Section, Table, Text, settings_table, write_report
 from .votes import Comparison
+from .whole_sets import DIV, PRES, VARIED
 
 ROWS_SHOWN = 60  # of the grid in the page; more would make it too heavy to open
 ANSWERS = {
@@ -62,13 +63,15 @@ def grid(evaluation: Evaluation, rows: int | None = None) -> Image.Image:
     """Rows are prompts and seeds, columns the candidates."""
     found = evaluation
     count = len(found.groups) if rows is None else min(rows, len(found.groups))
-    pictures = [[drawn[number] for drawn in found.images] for number in range(count)]
+    names = [one.name for one in found.candidates]
+    cell = cell_width([found.images[0][0]], 0, len(names), count)  # all are of one size
+    pictures = [[fitted(drawn[number], cell) for drawn in found.images] for number in range(count)]
     labels = []
     for number in range(count):
         seed = found.settings.seed + number % found.settings.count
         text = found.prompts[found.groups[number]].text
         labels.append(f"{text} · seed {seed}" if found.settings.count > 1 else text)
-    return before_after(pictures, labels, [one.name for one in found.candidates])
+    return before_after(pictures, labels, names, cell)
 
 
 def frontier(evaluation: Evaluation, path: bool = False, theme: Theme = LIGHT) -> Image.Image | None:
