@@ -20,6 +20,10 @@ from PIL import Image
 
 from ..models.errors import FewShotError
 
+LARGE = 1_000_000  # pixels; up to this a picture stays as it is
+LARGEST_JPEG = 65_500  # pixels of a side
+QUALITY = 90
+
 
 @dataclass(frozen=True)
 class Text:
@@ -148,9 +152,19 @@ def _text(text: object) -> str:
 
 
 def _inlined(image: Image.Image) -> str:
+    """A data address: as it is, or a large picture as JPEG where that is smaller. Photographs are; plots are not, nor
+    small pictures enlarged by whole pixels."""
+    whole, kind = _encoded(image, "PNG", compress_level=6), "png"
+    if image.width * image.height > LARGE and max(image.size) <= LARGEST_JPEG:
+        small = _encoded(image, "JPEG", quality=QUALITY)
+        whole, kind = (small, "jpeg") if len(small) < len(whole) else (whole, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(whole).decode()}"
+
+
+def _encoded(image: Image.Image, kind: str, **how: int) -> bytes:
     data = io.BytesIO()
-    image.convert("RGB").save(data, "PNG", optimize=False, compress_level=6)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    image.convert("RGB").save(data, kind, **how)
+    return data.getvalue()
 
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
