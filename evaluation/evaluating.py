@@ -81,6 +81,8 @@ class Evaluation:
     points: tuple[Point, ...] = ()
     likeness: float = 1.0
     references: Sequence[Image.Image] = field(default=(), compare=False)
+    note: str = ""
+    """of the prompt set: what is to be known of where its prompts come from"""
 
     @property
     def groups(self) -> list[int]:
@@ -132,6 +134,7 @@ class Evaluation:
         return {
             "base": self.base,
             "prompts": [{"text": prompt.text, "stripped": prompt.stripped} for prompt in self.prompts],
+            "prompts_note": self.note,
             "settings": vars(self.settings),
             "models": dict(self.models),
             "left_out": list(self.left_out),
@@ -193,6 +196,7 @@ def evaluate(
         points=points,
         likeness=likeness,
         references=asked.references,
+        note=prompts.note,
     )
 
 

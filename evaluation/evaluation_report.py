@@ -66,10 +66,11 @@ def grid(evaluation: Evaluation, rows: int | None = None) -> Image.Image:
     names = [one.name for one in found.candidates]
     cell = cell_width([found.images[0][0]], 0, len(names), count)  # all are of one size
     pictures = [[fitted(drawn[number], cell) for drawn in found.images] for number in range(count)]
-    labels = []
+    given, labels = list(_as_drawn(found)), []
+    texts = given[0] if len(given) == 1 else [prompt.stripped for prompt in found.prompts]  # what all have in common
     for number in range(count):
         seed = found.settings.seed + number % found.settings.count
-        text = found.prompts[found.groups[number]].text
+        text = texts[found.groups[number]]
         labels.append(f"{text} · seed {seed}" if found.settings.count > 1 else text)
     return before_after(pictures, labels, names, cell)
 
@@ -106,8 +107,7 @@ def sections(evaluation: Evaluation, path: bool = False, pairs: int = 40) -> lis
     parts.append(Table("Models of the metrics", models, ("metric", "tells", "model")))
     if found.left_out:
         parts.append(Text("Left out", "\n\n".join(found.left_out)))
-    prompts = [(prompt.text, prompt.stripped) for prompt in found.prompts]
-    parts.append(Table("Prompts", prompts, ("as drawn with an adapter", "as read by metrics and drawn by the base")))
+    parts.append(_prompts(found))
     parts.append(settings_table({"base": found.base, **vars(found.settings)}))
     return parts
 
@@ -128,6 +128,24 @@ def _how_to_read(found: Evaluation) -> str:
     if found.frontier and len(found.candidates) > 1:
         told += f" Best: {found.candidates[best].name}." if best is not None else " None gained anything over the base."
     return told
+
+
+def _prompts(found: Evaluation) -> Table:
+    """What was asked for, with the words that each adapter was called by."""
+    read = [prompt.stripped for prompt in found.prompts]
+    drawn = _as_drawn(found)
+    names = ["an adapter"] if len(drawn) == 1 else [", ".join(names) for names in drawn.values()]
+    columns = (*(f"as drawn with {name}" for name in names), "as read by metrics and drawn by the base")
+    return Table("Prompts", list(zip(*drawn, read, strict=True)), columns, found.note)
+
+
+def _as_drawn(found: Evaluation) -> dict[tuple[str, ...], list[str]]:
+    """The adapters' names by the prompts that they were given: several where their triggers differ."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for one in found.candidates:
+        if one.adapter is not None:
+            groups.setdefault(tuple(map(one.text, found.prompts)), []).append(one.name)
+    return groups
 
 
 def _origins(found: Evaluation) -> list[Section]:

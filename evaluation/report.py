@@ -38,13 +38,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; numbers are right-aligned, None is shown as a dash."""
+    """Rows of cells; numbers are right-aligned, None is shown as a dash. `note` is said above them."""
 
     heading: str
     rows: Sequence[Sequence[object]]
     columns: Sequence[str] = ()
+    note: str = ""
 
     def html(self) -> str:
+        return (f"<p>{_text(self.note)}</p>" if self.note else "") + self._table()
+
+    def _table(self) -> str:
         if not self.rows:
             return "<p>none</p>"
         head = "".join(f'<th scope="col">{_text(name)}</th>' for name in self.columns)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from comfyui_fewshot.evaluation.drawing import Candidate, DrawSettings, draw
 from comfyui_fewshot.evaluation.evaluating import Asked, Evaluation, Measure, evaluate, unrelated
 from comfyui_fewshot.evaluation.frontier import Point
 from comfyui_fewshot.evaluation.grids import before_after
+from comfyui_fewshot.evaluation.prompt_sets import bounded, for_trigger
 from comfyui_fewshot.evaluation.provenance import provenance
 from comfyui_fewshot.evaluation.votes import Comparison, pairs_of, wilson, win_rates
 from comfyui_fewshot.evaluation.watermark import detected
@@ -247,9 +249,36 @@ def test_the_report(found, tmp_path):
     assert "pictures, steps" in text, "what the adapters' files do not tell"
     assert evaluation_report.grid(found).height > evaluation_report.grid(found, 1).height
     pictures = [[drawn[n] for drawn in found.images] for n in range(4)]
-    labels = [f"{p.text} · seed {seed}" for p in PROMPTS.prompts for seed in range(2)]
+    labels = [f"{text} · seed {seed}" for text in ("a sks cat", "a sks cat at night") for seed in range(2)]
     assert evaluation_report.grid(found) == before_after(pictures, labels, ["base", "one", "two"])
     assert evaluation_report.lines(found).splitlines()[0].split()[:2] == ["candidate", "DINO"]
+
+
+def test_the_report_shows_the_words_that_were_drawn(found, tmp_path):
+    """A trigger that is left to the adapters stands in the report as each of them was called; the source's note too."""
+    one, two = found.candidates[1:]
+    assert one.adapter is not None
+    other = replace(two, adapter=replace(one.adapter, trigger="<b> owl"))
+    table = {section.heading: section for section in evaluation_report.sections(found)}["Prompts"]
+    assert table.columns[0] == "as drawn with an adapter" and table.rows[1] == ("a sks cat at night", "a cat at night")
+    mixed = replace(found, candidates=(found.candidates[0], one, other), note="reconstructed: <here>")
+    table = {section.heading: section for section in evaluation_report.sections(mixed)}["Prompts"]
+    assert table.columns == (
+        "as drawn with one", "as drawn with two", "as read by metrics and drawn by the base",
+    )  # fmt: skip
+    assert table.rows[1] == ("a sks cat at night", "a <b> owl at night", "a cat at night")
+    page = evaluation_report.write(mixed, tmp_path).read_text("utf-8")
+    assert (
+        page.index("<p>reconstructed: &lt;here&gt;</p>") < page.index("as drawn with one") and "{trigger}" not in page
+    )
+    assert json.loads((tmp_path / "evaluation.json").read_text())["prompts_note"] == "reconstructed: <here>"
+    assert evaluation_report.grid(mixed) != evaluation_report.grid(found), "labels are what all have in common"
+
+
+def test_where_prompts_come_from_is_no_content():
+    noted = replace(PROMPTS, note="reconstructed")
+    assert noted == PROMPTS and noted.key == PROMPTS.key
+    assert for_trigger(noted, "sks cat").note == bounded(noted, 1)[0].note == "reconstructed"
 
 
 def test_without_pairs_there_is_no_script(found, tmp_path):

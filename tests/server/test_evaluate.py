@@ -135,6 +135,16 @@ def test_the_sweep_gives_a_strength(server, info, clip):
     assert best == (1.0 if told["best"] is None else float(told["best"]))
 
 
+def test_prompts_that_were_reconstructed_say_so(server, info):
+    graph = evaluation(info, count=1, drift=0, pairs=0)
+    graph |= prompts(source="instructbooth animal", most=2, noun="cat")
+    del graph["prompts"]["inputs"]["source.lines"]
+    page = Path(server.succeed(graph).outputs("told")["text"][0])
+    told = json.loads((page.parent / "evaluation.json").read_text(encoding="utf-8"))
+    assert told["prompts_note"].startswith("instructbooth animal: reconstructed: the paper shows")
+    assert f"<p>{told['prompts_note']}</p>" in page.read_text(encoding="utf-8")
+
+
 def test_a_text_file_is_read_anew(server, info):
     file = server.base / "input" / "mine.txt"
     graph = graphs.pictures() | prompts(source="text file", **{"source.file": "mine.txt"})
