@@ -15,11 +15,12 @@ from .frontier import Curve
 from .grids import before_after, cell_width, fitted
 from .plots import DARK, LIGHT, Theme, frontier_plot
 from .provenance import SAID, provenance
-from .report import Figure, Section, Table, Text, settings_table, write_report
+from .report import Figure, Folded, Section, Table, Text, settings_table, write_report
 from .votes import Comparison
 from .whole_sets import DIV, PRES, VARIED
 
 ROWS_SHOWN = 60  # of the grid in the page; more would make it too heavy to open
+UNBLIND = "Show or hide: after voting, since here it stands which pictures are whose"
 ANSWERS = {
     "subject": "likeness to the subject",
     "prompt": "following of the prompt",
@@ -90,18 +91,10 @@ def frontier(evaluation: Evaluation, path: bool = False, theme: Theme = LIGHT) -
 def sections(evaluation: Evaluation, path: bool = False, pairs: int = 40) -> list[Section]:
     """The page's parts. `path` for the strengths of one adapter; `pairs` of the blind comparison, 0 for none."""
     found = evaluation
-    columns, rows = table(found)
-    parts: list[Section] = [Table("Results", rows, columns), Text("", _how_to_read(found))]
-    light = frontier(found, path)
-    if light is not None:
-        told = "Further right: more like the subject. Further up: follows the prompts better."
-        parts.append(Figure("Frontier", light, told, frontier(found, path, DARK)))
-    if pairs and len(found.candidates) > 1:
-        parts.append(Comparison(found, pairs))
-    shown = min(ROWS_SHOWN, len(found.groups))
-    more = f" The first {shown} of {len(found.groups)} rows." if shown < len(found.groups) else ""
-    parts.append(Figure("Samples", grid(found, shown), f"Rows are prompts, columns share their noise.{more}"))
-    parts += _origins(found)
+    results = _results(found, path)
+    parts: list[Section] = list(results)
+    if pairs and len(found.candidates) > 1:  # who votes has seen neither numbers nor which pictures are whose
+        parts = [Comparison(found, pairs), Folded("Results, names and samples", UNBLIND, results)]
     told = {name: ANSWERS[axis] for name, axis in found.axes.items()} | WHOLE
     models = [(name, told[name], model) for name, model in found.models.items()]
     parts.append(Table("Models of the metrics", models, ("metric", "tells", "model")))
@@ -110,6 +103,20 @@ def sections(evaluation: Evaluation, path: bool = False, pairs: int = 40) -> lis
     parts.append(_prompts(found))
     parts.append(settings_table({"base": found.base, **vars(found.settings)}))
     return parts
+
+
+def _results(found: Evaluation, path: bool) -> list[Text | Table | Figure]:
+    """Numbers and pictures with the candidates' names."""
+    columns, rows = table(found)
+    parts: list[Text | Table | Figure] = [Table("Results", rows, columns), Text("", _how_to_read(found))]
+    light = frontier(found, path)
+    if light is not None:
+        told = "Further right: more like the subject. Further up: follows the prompts better."
+        parts.append(Figure("Frontier", light, told, frontier(found, path, DARK)))
+    shown = min(ROWS_SHOWN, len(found.groups))
+    more = f" The first {shown} of {len(found.groups)} rows." if shown < len(found.groups) else ""
+    parts.append(Figure("Samples", grid(found, shown), f"Rows are prompts, columns share their noise.{more}"))
+    return [*parts, *_origins(found)]
 
 
 def _how_to_read(found: Evaluation) -> str:
@@ -148,7 +155,7 @@ def _as_drawn(found: Evaluation) -> dict[tuple[str, ...], list[str]]:
     return groups
 
 
-def _origins(found: Evaluation) -> list[Section]:
+def _origins(found: Evaluation) -> list[Table]:
     rows = []
     for one in {c.adapter.key: c for c in found.candidates if c.adapter is not None}.values():
         assert one.adapter is not None

@@ -80,6 +80,19 @@ class Figure:
         return f"<figure><picture>{source}{image}</picture>{caption}</figure>"
 
 
+@dataclass(frozen=True)
+class Folded:
+    """Sections behind a line that opens them, which says `told`."""
+
+    heading: str
+    told: str
+    sections: Sequence[Text | Table | Figure]
+
+    def html(self) -> str:
+        inside = "".join(f"{_heading(section.heading)}{section.html()}" for section in self.sections)
+        return f"<details><summary>{_text(self.told)}</summary>{inside}</details>"
+
+
 class Scripted(Protocol):
     """A section with a script and a style of its own. Its `html` has no inline handlers."""
 
@@ -95,7 +108,8 @@ class Scripted(Protocol):
     def html(self) -> str: ...
 
 
-Section = Text | Table | Figure | Scripted
+Plain = Text | Table | Figure | Folded
+Section = Plain | Scripted
 
 
 def settings_table(settings: Mapping[str, object], heading: str = "Settings") -> Table:
@@ -109,12 +123,9 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     Raises:
         FewShotError: the folder cannot be written to.
     """
-    parts = [
-        f"<section>{f'<h2>{_text(section.heading)}</h2>' if section.heading else ''}{section.html()}</section>"
-        for section in sections
-    ]
-    scripts = list(dict.fromkeys(s.script for s in sections if not isinstance(s, Text | Table | Figure)))
-    styles = dict.fromkeys(s.style for s in sections if not isinstance(s, Text | Table | Figure))
+    parts = [f"<section>{_heading(section.heading)}{section.html()}</section>" for section in sections]
+    scripts = list(dict.fromkeys(s.script for s in sections if not isinstance(s, Plain)))
+    styles = dict.fromkeys(s.style for s in sections if not isinstance(s, Plain))
     page = PAGE.format(
         title=_text(title),
         style="".join((STYLE, *styles)),
@@ -133,6 +144,10 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     except OSError as error:
         raise FewShotError(f"{path} cannot be written: {error.strerror or error}; free some space or rights") from None
     return path
+
+
+def _heading(heading: str) -> str:
+    return f"<h2>{_text(heading)}</h2>" if heading else ""
 
 
 def _allowed(script: str) -> str:
@@ -214,6 +229,9 @@ tbody tr:last-child td { border-bottom: 0 }
 th { color: var(--faint); font-weight: 600 }
 td:first-child { color: var(--faint); min-width: 9rem; width: 14rem }
 thead + tbody td:first-child { color: inherit; width: auto; min-width: 5rem }
+details > h2, details > * + h2 { margin-top: 1.4rem }
+.wide + p { margin-top: .6rem }
+summary { cursor: pointer; color: var(--faint) }
 .number { font-variant-numeric: tabular-nums }
 figure { margin: 0 }
 img { display: block; max-width: 100%; height: auto; border-radius: 6px; margin: 0 auto }

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from comfyui_fewshot.evaluation import report
-from comfyui_fewshot.evaluation.report import Figure, Table, Text, settings_table, write_report
+from comfyui_fewshot.evaluation.report import Figure, Folded, Table, Text, settings_table, write_report
 from comfyui_fewshot.models.errors import FewShotError
 
 BAD = "<script>alert('x')</script> & \"quoted\""
@@ -40,7 +40,8 @@ def page(tmp_path):
         Text(BAD, f"{BAD}\n\nsecond\nline"),
         settings_table({"learning_rate": 0.0001, "text_encoder": False, BAD: BAD, "empty": None, "sets": ("a", "b")}),
         Table("Figures", [("before", 0.123456, 3), ("after", None, 4)], ["", "fidelity", "n"]),
-        Table("Nothing", []),
+        Table("Nothing", [], note=BAD),
+        Folded(BAD, BAD, [Text(BAD, BAD)]),
         Figure(BAD, Image.new("RGB", (30, 20), "red"), BAD, dark=Image.new("RGB", (30, 20), "blue")),
     ]
     return write_report(tmp_path / "run", BAD, sections).read_text("utf-8")
@@ -55,7 +56,7 @@ def test_well_formed_and_alone(page):
 
 
 def test_every_text_is_escaped(page):
-    assert "<script>" not in page and page.count("&lt;script&gt;") >= 6
+    assert "<script>" not in page and page.count("&lt;script&gt;") >= 11
     assert 'alt="&lt;script&gt;' in page
 
 
