@@ -10,11 +10,10 @@ import pytest
 from safetensors.torch import save_file
 
 from comfyui_fewshot.pocket.assemble import WEIGHTS
-from comfyui_fewshot.pocket.likeness import build_clip, processor
-from comfyui_fewshot.pocket.words import build
 from comfyui_fewshot.tests.evaluation.browser import voted
 from comfyui_fewshot.tests.evaluation.test_clip_vision import in_comfy_names, tower
 from comfyui_fewshot.tests.server import graphs
+from comfyui_fewshot.tests.server.harness import random_clip
 
 pytestmark = pytest.mark.server
 FAST = {
@@ -28,15 +27,10 @@ def info(server):
     return server.get("/object_info")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clip(server):
-    """A CLIP of the pocket's shape with random weights in models/clip_vision."""
-    folder = server.base / "models" / "clip_vision" / "tiny-clip"
-    folder.mkdir(parents=True)
-    build_clip(build(folder)).save_pretrained(folder)
-    processor().save_pretrained(folder)
-    yield folder.name
-    shutil.rmtree(folder)
+    with random_clip(server.base, "tiny-clip") as name:
+        yield name
 
 
 def prompts(**changes):
