@@ -20,7 +20,7 @@ from .metrics import Metric
 from .rewards import SEERS
 
 CHUNK = 32  # pictures that are open at once
-BEHIND = (*SEERS, "eyes")  # what a metric or a distance calls the model behind it
+BEHIND = (*SEERS, "eyes", "asked")  # what a metric or a distance calls the model behind it
 
 
 @dataclass(frozen=True)

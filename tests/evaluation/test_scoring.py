@@ -4,14 +4,17 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_fewshot.augmentation.captioners import open_captioner
 from comfyui_fewshot.evaluation.clip import Clip, ClipImage, ClipText
 from comfyui_fewshot.evaluation.diversity import apart
 from comfyui_fewshot.evaluation.evaluating import mutual_likeness
+from comfyui_fewshot.evaluation.relation_questions import SaidYes
 from comfyui_fewshot.evaluation.scoring import CHUNK, Reading, awake, model_of, scored, seeing_once
 from comfyui_fewshot.evaluation.whole_sets import varied
 from comfyui_fewshot.models.values import Prompt
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.tests.augmentation import tiny
 
 REFERENCES = [Image.new("RGB", (64, 64), colour) for colour in ("red", "orange")]
 
@@ -103,6 +106,16 @@ def test_a_model_leaves_the_device_when_it_is_cancelled():
         scored([Reading(Sum("a", clip=eye), asked(200))], [pictures(200)], REFERENCES, "meta", Cancel())
     assert [where for _, where in log] == ["meta", "cpu"] and "images" not in vars(eye)
     assert told == [(0, 200), (CHUNK, 200)] and len(eye.seen) == 2 * CHUNK + 2
+
+
+def test_a_model_that_is_asked_moves_too(tmp_path):
+    opened = open_captioner(tiny.qwen_vl(tmp_path / "vl"), torch.device("cpu"))
+    assert model_of(SaidYes(opened, "inside")) is opened
+    with awake(SaidYes(opened, "inside"), "meta"):
+        assert {p.device.type for p in opened.model.parameters()} == {"meta"} == {opened.device.type}
+        opened.move = lambda device: moved.append(device)  # what was on "meta" holds no numbers to bring back
+        moved: list = []
+    assert moved == [torch.device("cpu")]
 
 
 def test_only_what_is_open_is_remembered():

@@ -103,7 +103,7 @@ def test_what_was_put_there_since_counts(server, info, node):
     shutil.copytree(WEIGHTS / "clip", folder)
     try:
         measured, models = page()
-        assert measured != bare and models == {"CLIP-I": folder.name, "CLIP-T": folder.name}
+        assert measured != bare and set(models) == {"CLIP-I", "CLIP-T"} and models["CLIP-T"].startswith(folder.name)
         shutil.rmtree(measured.parent)
         again, _ = page()
         assert again.is_file() and page()[0] == again
