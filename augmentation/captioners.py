@@ -58,6 +58,11 @@ class _Transformers:
         self.processor = local_models.open_processor(self.processor_class, folder)
         self.model = local_models.open_model(self.model_class, folder, device, dtype)
 
+    def move(self, device: torch.device | str) -> None:
+        """Compute on another device from now on, in the same type; on the CPU it waits without taking GPU memory."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+
     def _placed(self, inputs):
         """Inputs on the device; pictures in the model's type."""
         return {

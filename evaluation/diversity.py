@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -34,10 +35,13 @@ def diversity(images: Sequence[Image.Image], groups: Sequence[object], distance:
     """
     if len(images) != len(groups):
         raise FewShotError(f"{len(images)} pictures cannot lie in {len(groups)} groups; name the group of each")
+    places: dict[object, list[int]] = {}
+    for number, name in enumerate(groups):
+        places.setdefault(name, []).append(number)
     found: list[float] = []
-    for name in dict.fromkeys(groups):
-        own = [image for image, group in zip(images, groups, strict=True) if group == name]
-        if len(own) > 1:
+    for numbers in places.values():
+        if len(numbers) > 1:
+            own = [images[number] for number in numbers]  # which may be read from the disk only now
             table = distance(own)
             found += [float(table[i, j]) for i, j in combinations(range(len(own)), 2)]
     if not found:
@@ -47,12 +51,16 @@ def diversity(images: Sequence[Image.Image], groups: Sequence[object], distance:
 
 def apart(eyes: Eyes) -> Distance:
     """1 - cosine of the embeddings: what stands in where LPIPS is not installed."""
+    return _Apart(eyes)
 
-    def table(images: Sequence[Image.Image]) -> torch.Tensor:
-        seen = eyes.images(images)
+
+@dataclass(frozen=True)
+class _Apart:
+    eyes: Eyes
+
+    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        seen = self.eyes.images(images)
         return 1 - seen @ seen.T
-
-    return table
 
 
 def lpips_weights(folders: Sequence[Path]) -> Path | None:

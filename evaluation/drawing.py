@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import torch
 from PIL import Image
@@ -74,6 +75,25 @@ class DrawSettings:
     watermark: bool = False
 
 
+@dataclass(frozen=True)
+class Kept(Sequence[Image.Image]):
+    """Pictures that lie in their files. Each is read whenever it is asked for: thousands of them take no memory."""
+
+    files: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Kept: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | Kept:
+        return Kept(self.files[index]) if isinstance(index, slice) else _read(self.files[index])
+
+
 def draw(
     base: BaseModelRef,
     candidates: Sequence[Candidate],
@@ -83,7 +103,7 @@ def draw(
     device: torch.device | str,
     watcher: Watcher | None = None,
     tokenizer_folder: Path | None = None,
-) -> list[list[Image.Image]]:
+) -> list[Kept]:
     """The pictures of each candidate, prompt by prompt, `settings.count` of each. Cancelled work goes on where it was.
 
     Raises:
@@ -114,7 +134,7 @@ def draw(
                         sheet = contact_sheet(pictures[:PREVIEW], [job.text for job in some[:PREVIEW]])
                         watcher.progress(done, total, f"{one.name}: {done} of {total} samples", sheet)
     watcher.progress(total, total, f"{total} samples")
-    return [[_read(job.file) for job in jobs] for jobs in work]
+    return [Kept(tuple(job.file for job in jobs)) for jobs in work]
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from PIL import Image
 from ..models.errors import FewShotError
 from ..models.values import BaseModelRef, Prompt, PromptSet
 from ..models.watching import Silent, Watcher
-from .diversity import Distance, diversity
-from .drawing import Candidate, DrawSettings, draw
+from .diversity import Distance
+from .drawing import Candidate, DrawSettings, Kept, draw
 from .frontier import Anchors, Point
 from .metrics import Interval, Metric, bootstrap_interval
+from .scoring import Reading, awake, scored, seeing_once
+from .whole_sets import PRES, VARIED, class_alone, drifted, varied
 
 log = logging.getLogger(__name__)
-DRIFT = "a photo of a {noun}"
 NO_METRIC = (
     "all numbers: there is no model that measures; put the folder of a transformers CLIPModel, such as "
     "openai/clip-vit-base-patch32, and of a DINO, such as facebook/dinov2-small, into models/clip_vision"
 )
-PRES, DIV, VARIED = "language drift (PRES)", "language drift (DIV)", "diversity"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Evaluation:
     points: tuple[Point, ...] = ()
     likeness: float = 1.0
     references: Sequence[Image.Image] = field(default=(), compare=False)
+    note: str = ""
+    """of the prompt set: what is to be known of where its prompts come from"""
 
     @property
     def groups(self) -> list[int]:
@@ -132,6 +134,7 @@ class Evaluation:
         return {
             "base": self.base,
             "prompts": [{"text": prompt.text, "stripped": prompt.stripped} for prompt in self.prompts],
+            "prompts_note": self.note,
             "settings": vars(self.settings),
             "models": dict(self.models),
             "left_out": list(self.left_out),
@@ -169,17 +172,15 @@ def evaluate(
     left_out += asked.left_out
     if not measures:
         left_out.append(NO_METRIC)
+    alone: list[Kept] = []
+    if asked.drift and asked.noun and any(m.axis == "subject" for m in able):  # drawn before metrics take their memory
+        few = replace(settings, count=asked.drift)
+        alone = draw(base, everyone, PromptSet((class_alone(asked.noun),)), few, *place)
     wanted = [prompt for prompt in prompts.prompts for _ in range(settings.count)]
-    scores: dict[str, list[list[float]]] = {}
-    for number, measure in enumerate(able):
-        scores[measure.name] = []
-        for one, drawn in zip(everyone, images, strict=True):
-            watcher.check()
-            watcher.progress(number, len(able), f"{measure.name} of {one.name}")
-            scores[measure.name].append(measure.metric.scores(drawn, wanted, asked.references).tolist())
-    whole = _varied(images, wanted, settings, asked, left_out)
-    whole |= _drift(base, everyone, settings, place, asked, able, left_out)
-    points, likeness = _points(able, images, wanted, scores, asked)
+    scores, stray = _scored(able, images, wanted, asked, place)
+    groups = [prompt.text for prompt in wanted] if settings.count > 1 else []
+    whole = _whole_sets(images, alone, groups, asked, able, place, left_out)
+    points, likeness = _points(able, scores, stray, asked, device)
     log.info("evaluated %d candidates on %d prompts", len(everyone), len(prompts.prompts))
     return Evaluation(
         base=base.name,
@@ -195,6 +196,7 @@ def evaluate(
         points=points,
         likeness=likeness,
         references=asked.references,
+        note=prompts.note,
     )
 
 
@@ -212,67 +214,67 @@ def _check(everyone: Sequence[Candidate], prompts: PromptSet, measures: Sequence
             raise FewShotError(f"two {what} have the same name ({', '.join(names)}); give each its own")
 
 
-def _varied(
-    images: Sequence[Sequence[Image.Image]],
-    wanted: Sequence[Prompt],
-    settings: DrawSettings,
-    asked: Asked,
-    left_out: list[str],
-) -> dict[str, list[float | None]]:
-    if asked.distance is None or settings.count < 2:
-        reason = "there is no model" if asked.distance is None else "it needs two pictures of each prompt"
-        left_out.append(f"{VARIED}: {reason}")
-        return {}
-    groups = [prompt.text for prompt in wanted]
-    return {VARIED: [diversity(drawn, groups, asked.distance) for drawn in images]}
-
-
-def _drift(
-    base: BaseModelRef,
-    everyone: Sequence[Candidate],
-    settings: DrawSettings,
-    place: tuple,
+def _whole_sets(
+    images: Sequence[Kept],
+    alone: Sequence[Kept],
+    groups: Sequence[str],
     asked: Asked,
     measures: Sequence[Measure],
+    place: tuple,
     left_out: list[str],
 ) -> dict[str, list[float | None]]:
-    """Pictures of the class alone, and how like the subject (PRES) and each other (1 - DIV) they have become."""
-    subject = next((m for m in measures if m.axis == "subject"), None)
-    if not asked.drift:
-        return {}
-    if subject is None or not asked.noun:
+    """Diversity within `groups` and language drift, where they can be told; `alone` shows the class alone."""
+    found: dict[str, list[float | None]] = {}
+    _, device, watcher, _ = place
+    if asked.distance is None or not groups:
+        reason = "there is no model" if asked.distance is None else "it needs two pictures of each prompt"
+        left_out.append(f"{VARIED}: {reason}")
+    else:
+        found[VARIED] = varied(images, groups, asked.distance, device, watcher)
+    if alone:
+        subject = next(m.metric for m in measures if m.axis == "subject")
+        found |= drifted(alone, asked.noun, subject, asked.distance, asked.references, device, watcher)
+    elif asked.drift:
         left_out.append(f"{PRES}: it needs the subject's pictures and noun")
-        return {}
-    text = DRIFT.format(noun=asked.noun)
-    alone = Prompt(text, text)
-    few = replace(settings, count=asked.drift)
-    drawn = draw(base, everyone, PromptSet((alone,)), few, *place)
-    scored = [subject.metric.scores(own, [alone] * asked.drift, asked.references) for own in drawn]
-    found: dict[str, list[float | None]] = {PRES: [float(values.mean()) for values in scored]}
-    if asked.distance is not None and asked.drift > 1:
-        found[DIV] = [diversity(own, [0] * asked.drift, asked.distance) for own in drawn]
     return found
+
+
+def _scored(
+    measures: Sequence[Measure], images: Sequence[Kept], wanted: Sequence[Prompt], asked: Asked, place: tuple
+) -> tuple[dict[str, list[list[float]]], list[float]]:
+    """By metric each candidate's scores; and each candidate's mean fit to the prompts of other pictures, 0 where all
+    are the same."""
+    _, device, watcher, _ = place
+    readings = [Reading(m.metric, wanted) for m in measures]
+    text, others = next((m for m in measures if m.axis == "prompt"), None), unrelated(wanted)
+    if text is not None and others:
+        readings.append(Reading(text.metric, others))
+    numbers = scored(readings, images, asked.references, device, watcher)
+    stray = [_mean(found) for found in numbers[-1]] if len(readings) > len(measures) else [0.0] * len(images)
+    return {m.name: found for m, found in zip(measures, numbers, strict=False)}, stray
 
 
 def _points(
     measures: Sequence[Measure],
-    images: Sequence[Sequence[Image.Image]],
-    wanted: Sequence[Prompt],
     scores: Mapping[str, Sequence[Sequence[float]]],
+    stray: Sequence[float],
     asked: Asked,
+    device: torch.device | str,
 ) -> tuple[tuple[Point, ...], float]:
-    """Each candidate's place between the two fidelities, and the references' likeness among themselves."""
+    """Each candidate's place between the two fidelities, and the references' likeness among themselves.
+
+    `stray` is each candidate's mean fit to the prompts of other pictures.
+    """
     subject = next((m for m in measures if m.axis == "subject"), None)
     text = next((m for m in measures if m.axis == "prompt"), None)
     if subject is None or text is None:
         return (), 1.0
-    others = unrelated(wanted)
-    points = []
-    for number, drawn in enumerate(images):
-        stray = float(text.metric.scores(drawn, others, ()).mean()) if others else 0.0
-        points.append(Point(number, _mean(scores[subject.name][number]), _mean(scores[text.name][number]), stray))
-    likeness = mutual_likeness(subject.metric, asked.references) if subject.ceiling is None else subject.ceiling
-    return tuple(points), likeness
+    rows = enumerate(zip(scores[subject.name], scores[text.name], stray, strict=True))
+    points = tuple(Point(number, _mean(like), _mean(fit), other) for number, (like, fit, other) in rows)
+    if subject.ceiling is not None:
+        return points, subject.ceiling
+    with awake(subject.metric, device), seeing_once(subject.metric, asked.references):
+        return points, mutual_likeness(subject.metric, asked.references)
 
 
 def unrelated(wanted: Sequence[Prompt]) -> list[Prompt]:

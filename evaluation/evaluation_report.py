@@ -10,15 +10,17 @@ from pathlib import Path
 from PIL import Image
 
 from ..models.errors import FewShotError
-from .evaluating import DIV, PRES, VARIED, Evaluation
+from .evaluating import Evaluation
 from .frontier import Curve
-from .grids import before_after
+from .grids import before_after, cell_width, fitted
 from .plots import DARK, LIGHT, Theme, frontier_plot
 from .provenance import SAID, provenance
-from .report import Figure, Section, Table, Text, settings_table, write_report
+from .report import Figure, Folded, Section, Table, Text, settings_table, write_report
 from .votes import Comparison
+from .whole_sets import DIV, PRES, VARIED
 
 ROWS_SHOWN = 60  # of the grid in the page; more would make it too heavy to open
+UNBLIND = "Show or hide: after voting, since here it stands which pictures are whose"
 ANSWERS = {
     "subject": "likeness to the subject",
     "prompt": "following of the prompt",
@@ -62,13 +64,16 @@ def grid(evaluation: Evaluation, rows: int | None = None) -> Image.Image:
     """Rows are prompts and seeds, columns the candidates."""
     found = evaluation
     count = len(found.groups) if rows is None else min(rows, len(found.groups))
-    pictures = [[drawn[number] for drawn in found.images] for number in range(count)]
-    labels = []
+    names = [one.name for one in found.candidates]
+    cell = cell_width([found.images[0][0]], 0, len(names), count)  # all are of one size
+    pictures = [[fitted(drawn[number], cell) for drawn in found.images] for number in range(count)]
+    given, labels = list(_as_drawn(found)), []
+    texts = given[0] if len(given) == 1 else [prompt.stripped for prompt in found.prompts]  # what all have in common
     for number in range(count):
         seed = found.settings.seed + number % found.settings.count
-        text = found.prompts[found.groups[number]].text
+        text = texts[found.groups[number]]
         labels.append(f"{text} · seed {seed}" if found.settings.count > 1 else text)
-    return before_after(pictures, labels, [one.name for one in found.candidates])
+    return before_after(pictures, labels, names, cell)
 
 
 def frontier(evaluation: Evaluation, path: bool = False, theme: Theme = LIGHT) -> Image.Image | None:
@@ -86,27 +91,32 @@ def frontier(evaluation: Evaluation, path: bool = False, theme: Theme = LIGHT) -
 def sections(evaluation: Evaluation, path: bool = False, pairs: int = 40) -> list[Section]:
     """The page's parts. `path` for the strengths of one adapter; `pairs` of the blind comparison, 0 for none."""
     found = evaluation
-    columns, rows = table(found)
-    parts: list[Section] = [Table("Results", rows, columns), Text("", _how_to_read(found))]
-    light = frontier(found, path)
-    if light is not None:
-        told = "Further right: more like the subject. Further up: follows the prompts better."
-        parts.append(Figure("Frontier", light, told, frontier(found, path, DARK)))
-    if pairs and len(found.candidates) > 1:
-        parts.append(Comparison(found, pairs))
-    shown = min(ROWS_SHOWN, len(found.groups))
-    more = f" The first {shown} of {len(found.groups)} rows." if shown < len(found.groups) else ""
-    parts.append(Figure("Samples", grid(found, shown), f"Rows are prompts, columns share their noise.{more}"))
-    parts += _origins(found)
+    results = _results(found, path)
+    parts: list[Section] = list(results)
+    if pairs and len(found.candidates) > 1:  # who votes has seen neither numbers nor which pictures are whose
+        parts = [Comparison(found, pairs), Folded("Results, names and samples", UNBLIND, results)]
     told = {name: ANSWERS[axis] for name, axis in found.axes.items()} | WHOLE
     models = [(name, told[name], model) for name, model in found.models.items()]
     parts.append(Table("Models of the metrics", models, ("metric", "tells", "model")))
     if found.left_out:
         parts.append(Text("Left out", "\n\n".join(found.left_out)))
-    prompts = [(prompt.text, prompt.stripped) for prompt in found.prompts]
-    parts.append(Table("Prompts", prompts, ("as drawn with an adapter", "as read by metrics and drawn by the base")))
+    parts.append(_prompts(found))
     parts.append(settings_table({"base": found.base, **vars(found.settings)}))
     return parts
+
+
+def _results(found: Evaluation, path: bool) -> list[Text | Table | Figure]:
+    """Numbers and pictures with the candidates' names."""
+    columns, rows = table(found)
+    parts: list[Text | Table | Figure] = [Table("Results", rows, columns), Text("", _how_to_read(found))]
+    light = frontier(found, path)
+    if light is not None:
+        told = "Further right: more like the subject. Further up: follows the prompts better."
+        parts.append(Figure("Frontier", light, told, frontier(found, path, DARK)))
+    shown = min(ROWS_SHOWN, len(found.groups))
+    more = f" The first {shown} of {len(found.groups)} rows." if shown < len(found.groups) else ""
+    parts.append(Figure("Samples", grid(found, shown), f"Rows are prompts, columns share their noise.{more}"))
+    return [*parts, *_origins(found)]
 
 
 def _how_to_read(found: Evaluation) -> str:
@@ -127,7 +137,25 @@ def _how_to_read(found: Evaluation) -> str:
     return told
 
 
-def _origins(found: Evaluation) -> list[Section]:
+def _prompts(found: Evaluation) -> Table:
+    """What was asked for, with the words that each adapter was called by."""
+    read = [prompt.stripped for prompt in found.prompts]
+    drawn = _as_drawn(found)
+    names = ["an adapter"] if len(drawn) == 1 else [", ".join(names) for names in drawn.values()]
+    columns = (*(f"as drawn with {name}" for name in names), "as read by metrics and drawn by the base")
+    return Table("Prompts", list(zip(*drawn, read, strict=True)), columns, found.note)
+
+
+def _as_drawn(found: Evaluation) -> dict[tuple[str, ...], list[str]]:
+    """The adapters' names by the prompts that they were given: several where their triggers differ."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for one in found.candidates:
+        if one.adapter is not None:
+            groups.setdefault(tuple(map(one.text, found.prompts)), []).append(one.name)
+    return groups
+
+
+def _origins(found: Evaluation) -> list[Table]:
     rows = []
     for one in {c.adapter.key: c for c in found.candidates if c.adapter is not None}.values():
         assert one.adapter is not None

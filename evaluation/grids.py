@@ -60,8 +60,8 @@ def before_after(
     for row in rows:
         if len(row) != len(columns):
             raise FewShotError(f"a row has {len(row)} pictures for the {len(columns)} columns {', '.join(columns)}")
-    look = _Look(_cell([p for row in rows for p in row], cell, len(columns), len(rows)))
-    cells = [[_fitted(p, look.cell) for p in row] for row in rows]
+    look = _Look(cell_width([p for row in rows for p in row], cell, len(columns), len(rows)))
+    cells = [[fitted(p, look.cell) for p in row] for row in rows]
     width = len(columns) * look.cell + (len(columns) + 1) * GAP
     texts = [_wrapped(label, look.font, width - 2 * GAP, 3) for label in labels]
     heights = [len(t) * look.line + max(p.height for p in row) + 2 * GAP for t, row in zip(texts, cells, strict=True)]
@@ -97,7 +97,7 @@ def contact_sheet(
     columns = columns or max(1, round(len(images) ** 0.5 * 1.2))
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    look = _Look(_cell(images, cell, columns, rows))
+    look = _Look(cell_width(images, cell, columns, rows))
     texts = [_wrapped(label, look.font, look.cell, 3) for label in labels or [""] * len(images)]
     lines = max(len(text) for text in texts)
     high = look.cell + lines * look.line + GAP
@@ -105,7 +105,7 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for number, (image, text) in enumerate(zip(images, texts, strict=True)):
         left, top = GAP + number % columns * (look.cell + GAP), GAP + number // columns * high
-        picture = _fitted(image, look.cell, square=True)
+        picture = fitted(image, look.cell, square=True)
         sheet.paste(picture, (left + (look.cell - picture.width) // 2, top + (look.cell - picture.height) // 2))
         _write(draw, text, left, top + look.cell + 2, look, FAINT)
     return sheet
@@ -130,14 +130,14 @@ def outline(picture: Image.Image, masks: Sequence[Image.Image]) -> Image.Image:
     return shown
 
 
-def _cell(images: Sequence[Image.Image], cell: int, columns: int, rows: int) -> int:
+def cell_width(images: Sequence[Image.Image], cell: int, columns: int, rows: int) -> int:
     """The cells' size: as asked, else the pictures' own; bounded so that the sheet can be opened anywhere."""
     own = max(max(image.size) for image in images)
     chosen = cell or (own * -(-256 // own) if own < 256 else min(own, 768))
     return max(16, min(chosen, LARGEST_SIDE // max(columns, rows) - 4 * GAP))
 
 
-def _fitted(image: Image.Image, cell: int, square: bool = False) -> Image.Image:
+def fitted(image: Image.Image, cell: int, square: bool = False) -> Image.Image:
     """`image` made `cell` wide (or, square, its longer edge `cell`), by whole pixels where that is possible."""
     edge = max(image.size) if square else image.width
     scale = cell / edge

@@ -101,7 +101,7 @@ def bounded(prompts: PromptSet, most: int) -> tuple[PromptSet, tuple[str, ...]]:
         share = min(max(1, share), most - 1)
     spread = [learned[i * len(learned) // share] for i in range(share)]  # both forms stay, at their share
     told = f"{len(known) - most} of {len(known)} prompts are beyond the bound of {most}"
-    return PromptSet((*spread, *others[: most - share])), (told,)
+    return replace(prompts, prompts=(*spread, *others[: most - share])), (told,)
 
 
 def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
@@ -115,7 +115,8 @@ def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
         raise FewShotError(
             f'no trigger phrase is known, but a prompt holds {TRIGGER}: "{left[0]}"; give Prompt Set the identifier'
         )
-    return PromptSet(tuple(replace(prompt, text=fitted(prompt.text, trigger)) for prompt in prompts.prompts))
+    named = tuple(replace(prompt, text=fitted(prompt.text, trigger)) for prompt in prompts.prompts)
+    return replace(prompts, prompts=named)
 
 
 def _names(line: str, concept: Concept) -> bool:

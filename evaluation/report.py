@@ -20,6 +20,10 @@ from PIL import Image
 
 from ..models.errors import FewShotError
 
+LARGE = 1_000_000  # pixels; up to this a picture stays as it is
+LARGEST_JPEG = 65_500  # pixels of a side
+QUALITY = 90
+
 
 @dataclass(frozen=True)
 class Text:
@@ -34,13 +38,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; numbers are right-aligned, None is shown as a dash."""
+    """Rows of cells; numbers are right-aligned, None is shown as a dash. `note` is said above them."""
 
     heading: str
     rows: Sequence[Sequence[object]]
     columns: Sequence[str] = ()
+    note: str = ""
 
     def html(self) -> str:
+        return (f"<p>{_text(self.note)}</p>" if self.note else "") + self._table()
+
+    def _table(self) -> str:
         if not self.rows:
             return "<p>none</p>"
         head = "".join(f'<th scope="col">{_text(name)}</th>' for name in self.columns)
@@ -72,6 +80,19 @@ class Figure:
         return f"<figure><picture>{source}{image}</picture>{caption}</figure>"
 
 
+@dataclass(frozen=True)
+class Folded:
+    """Sections behind a line that opens them, which says `told`."""
+
+    heading: str
+    told: str
+    sections: Sequence[Text | Table | Figure]
+
+    def html(self) -> str:
+        inside = "".join(f"{_heading(section.heading)}{section.html()}" for section in self.sections)
+        return f"<details><summary>{_text(self.told)}</summary>{inside}</details>"
+
+
 class Scripted(Protocol):
     """A section with a script and a style of its own. Its `html` has no inline handlers."""
 
@@ -87,7 +108,8 @@ class Scripted(Protocol):
     def html(self) -> str: ...
 
 
-Section = Text | Table | Figure | Scripted
+Plain = Text | Table | Figure | Folded
+Section = Plain | Scripted
 
 
 def settings_table(settings: Mapping[str, object], heading: str = "Settings") -> Table:
@@ -101,12 +123,9 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     Raises:
         FewShotError: the folder cannot be written to.
     """
-    parts = [
-        f"<section>{f'<h2>{_text(section.heading)}</h2>' if section.heading else ''}{section.html()}</section>"
-        for section in sections
-    ]
-    scripts = list(dict.fromkeys(s.script for s in sections if not isinstance(s, Text | Table | Figure)))
-    styles = dict.fromkeys(s.style for s in sections if not isinstance(s, Text | Table | Figure))
+    parts = [f"<section>{_heading(section.heading)}{section.html()}</section>" for section in sections]
+    scripts = list(dict.fromkeys(s.script for s in sections if not isinstance(s, Plain)))
+    styles = dict.fromkeys(s.style for s in sections if not isinstance(s, Plain))
     page = PAGE.format(
         title=_text(title),
         style="".join((STYLE, *styles)),
@@ -125,6 +144,10 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     except OSError as error:
         raise FewShotError(f"{path} cannot be written: {error.strerror or error}; free some space or rights") from None
     return path
+
+
+def _heading(heading: str) -> str:
+    return f"<h2>{_text(heading)}</h2>" if heading else ""
 
 
 def _allowed(script: str) -> str:
@@ -148,9 +171,19 @@ def _text(text: object) -> str:
 
 
 def _inlined(image: Image.Image) -> str:
+    """A data address: as it is, or a large picture as JPEG where that is smaller. Photographs are; plots are not, nor
+    small pictures enlarged by whole pixels."""
+    whole, kind = _encoded(image, "PNG", compress_level=6), "png"
+    if image.width * image.height > LARGE and max(image.size) <= LARGEST_JPEG:
+        small = _encoded(image, "JPEG", quality=QUALITY)
+        whole, kind = (small, "jpeg") if len(small) < len(whole) else (whole, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(whole).decode()}"
+
+
+def _encoded(image: Image.Image, kind: str, **how: int) -> bytes:
     data = io.BytesIO()
-    image.convert("RGB").save(data, "PNG", optimize=False, compress_level=6)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    image.convert("RGB").save(data, kind, **how)
+    return data.getvalue()
 
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -196,6 +229,9 @@ tbody tr:last-child td { border-bottom: 0 }
 th { color: var(--faint); font-weight: 600 }
 td:first-child { color: var(--faint); min-width: 9rem; width: 14rem }
 thead + tbody td:first-child { color: inherit; width: auto; min-width: 5rem }
+details > h2, details > * + h2 { margin-top: 1.4rem }
+.wide + p { margin-top: .6rem }
+summary { cursor: pointer; color: var(--faint) }
 .number { font-variant-numeric: tabular-nums }
 figure { margin: 0 }
 img { display: block; max-width: 100%; height: auto; border-radius: 6px; margin: 0 auto }

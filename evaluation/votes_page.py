@@ -146,6 +146,21 @@ SCRIPT = """
     return [share, Math.max(0, middle - half), Math.min(1, middle + half)];
   }
 
+  function rates() {
+    const rows = new Map();
+    for (const { question, a, b, winner } of votes()) {
+      const name = JSON.stringify([question, a, b]);
+      const row = rows.get(name) ?? { question, a, b, wins: 0, votes: 0, same: 0 };
+      if (winner === null) row.same += 1;
+      else { row.votes += 1; row.wins += winner === a ? 1 : 0; }
+      rows.set(name, row);
+    }
+    return [...rows.values()].map((row) => {
+      const [rate, low, high] = row.votes ? wilson(row.wins, row.votes) : [null, null, null];
+      return { ...row, rate, interval: [low, high] };
+    });
+  }
+
   function results() {
     const box = find(".vote-results");
     box.replaceChildren();
@@ -154,28 +169,20 @@ SCRIPT = """
     for (const name of ["question", "first", "second", "first wins", "95 % interval", "votes", "same"]) {
       make("th", name, head);
     }
-    const body = make("tbody", "", table);
-    const rows = new Map();
-    for (const vote of votes()) {
-      const name = JSON.stringify([vote.question, vote.a, vote.b]);
-      const row = rows.get(name) ?? { vote, wins: 0, total: 0, same: 0 };
-      if (vote.winner === null) row.same += 1;
-      else { row.total += 1; row.wins += vote.winner === vote.a ? 1 : 0; }
-      rows.set(name, row);
-    }
-    for (const { vote, wins, total, same } of rows.values()) {
+    const body = make("tbody", "", table), found = rates();
+    const percent = (value) => Math.round(100 * value);
+    for (const { question, a, b, votes, same, rate, interval } of found) {
       const line = make("tr", "", body);
-      const rate = total ? wilson(wins, total).map((value) => Math.round(100 * value)) : null;
-      const cells = [vote.question, vote.a, vote.b, rate ? rate[0] + " %" : "–",
-        rate ? rate[1] + " to " + rate[2] + " %" : "–", total, same];
-      cells.forEach((cell) => make("td", String(cell), line));
+      const shown = rate === null ? ["–", "–"]
+        : [percent(rate) + " %", percent(interval[0]) + " to " + percent(interval[1]) + " %"];
+      [question, a, b, ...shown, votes, same].forEach((cell) => make("td", String(cell), line));
     }
-    if (rows.size === 0) make("p", "No votes yet.", box);
+    if (found.length === 0) make("p", "No votes yet.", box);
   }
 
   function save() {
     const told = { key: data.key, names: data.names, questions: data.questions, pairs: data.pairs.length,
-      votes: votes() };
+      win_rates: rates(), votes: votes() };
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([JSON.stringify(told, null, 2)], { type: "application/json" }));
     link.download = "votes-" + data.key.slice(0, 8) + ".json";

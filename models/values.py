@@ -295,7 +295,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptSet:
+    """`note` is for reports: what is to be known of where the prompts come from. It is no part of the content."""
+
     prompts: tuple[Prompt, ...]
+    note: str = field(default="", compare=False)
 
     @cached_property
     def key(self) -> str:

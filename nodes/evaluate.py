@@ -11,6 +11,7 @@ from .host import io
 from .measuring import NONE, measures_for, measuring_inputs
 from .pictures import picture_tensor
 from .sockets import Adapter, Base, Prompts, Set
+from .staleness import PAGES, models_print
 
 CATEGORY = "few-shot/look"
 ADAPTERS = 6
@@ -115,13 +116,17 @@ class EvaluateLora(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> str:
+        return state_of(cls.hidden.unique_id, values)
+
+    @classmethod
     def execute(cls, base: Any, prompts: Any, names: str, strength: float, **values: Any) -> io.NodeOutput:
         from ..evaluation.drawing import Candidate
 
         adapters = [values.pop(f"adapter_{number}", None) for number in range(1, ADAPTERS + 1)]
         worn = [adapter for adapter in adapters if adapter is not None]
         candidates = [Candidate(n, a, strength) for n, a in zip(named(worn, names), worn, strict=True)]
-        found, folder, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, False, values)
+        found, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, False, values)
         return shown(cls, found, page, False, [])
 
 
@@ -165,11 +170,15 @@ class StrengthSweep(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> str:
+        return state_of(cls.hidden.unique_id, values)
+
+    @classmethod
     def execute(cls, base: Any, adapter: Any, prompts: Any, strengths: str, **values: Any) -> io.NodeOutput:
         from ..evaluation.drawing import Candidate
 
         candidates = [Candidate(f"{value:.4g}", adapter, value) for value in numbers(strengths)]
-        found, folder, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, True, values)
+        found, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, True, values)
         best = 1.0 if found.best is None else found.candidates[found.best].strength
         return shown(cls, found, page, True, [best])
 
@@ -200,10 +209,16 @@ def named(adapters: list[Any], names: str) -> list[str]:
     return found
 
 
+def state_of(node_id: str | None, values: dict[str, Any]) -> str:
+    """Whether the numbers would be others now, or the report is gone: what is left out tells which files to add, and
+    they count as soon as they lie there."""
+    return f"{PAGES.losses(node_id)} reports lost\n{models_print(values)}"
+
+
 def evaluated(
     node_id: str | None, base: Any, candidates: list[Any], prompts: Any, path: bool, values: dict[str, Any]
-) -> tuple[Any, Path, Path]:
-    """Draws, scores and writes the report; gives the evaluation, its folder and its page."""
+) -> tuple[Any, Path]:
+    """Draws, scores and writes the report; gives the evaluation and its page."""
     from ..augmentation.pictures import load_mask, load_picture
     from ..evaluation import evaluation_report
     from ..evaluation.asked import asked_about
@@ -225,7 +240,9 @@ def evaluated(
         found = evaluate(base, candidates, prompts, by.measures, settings, *place)
     folder = host.free_path(host.evaluations_folder(), "sweep" if path else "evaluation", "")
     title = f"{'Strengths' if path else 'Evaluation'} on {base.name}"
-    return found, folder, evaluation_report.write(found, folder, title, path, pairs)
+    page = evaluation_report.write(found, folder, title, path, pairs)
+    PAGES.wrote(node_id, page)
+    return found, page
 
 
 def shown(cls: type[io.ComfyNode], found: Any, page: Path, path: bool, more: list[Any]) -> io.NodeOutput:

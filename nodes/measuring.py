@@ -92,13 +92,15 @@ def askers() -> dict[str, Path]:
 
 
 def asker(name: str) -> Any:
-    """The one that the widget names."""
+    """The one that the widget names. It waits on the host until it is asked: the base draws first."""
     from ..augmentation.captioners import open_captioner
 
     known = askers()
     if name not in known:
         raise FewShotError(f"there is no vision-language model {name!r}; there are {', '.join(known) or 'none'}")
-    return open_captioner(known[name], host.device())
+    opened: Any = open_captioner(known[name], host.device())
+    opened.move("cpu")
+    return opened
 
 
 @dataclass(frozen=True)

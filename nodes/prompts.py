@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..evaluation.prompt_lists import NAMES, RECONSTRUCTED, REFINING, RELATIONS, REVERSION
@@ -168,10 +169,18 @@ class PromptSetNode(io.ComfyNode):
             prompts, left_out = bounded(refining(source, concept), most)
         else:
             prompts, left_out = prompt_set(lines_of(source, concept.identifier), concept, most)
-        note = RECONSTRUCTED.get(source["source"])
-        said = [prompt.text for prompt in prompts.prompts] + list(left_out) + ([note] if note else [])
+        prompts = replace(prompts, note=note_of(source))
+        said = [*(prompt.text for prompt in prompts.prompts), *left_out, *([prompts.note] if prompts.note else [])]
         report = "\n".join(said)
         return io.NodeOutput(prompts, report, ui=host.say(cls.hidden.unique_id, report))
+
+
+def note_of(source: dict[str, Any]) -> str:
+    """Whether the chosen prompts are the paper's own: "" where they are, or where they are a person's."""
+    name = source.get("source", "")
+    borrowed = name == RELATION and source.get("things", OWN_THINGS) != OWN_THINGS
+    note = RECONSTRUCTED.get(REVERSION if borrowed else name, "")
+    return f"{REVERSION if borrowed else name}: {note}" if note else ""
 
 
 def refining(source: dict[str, Any], concept: Any) -> Any:

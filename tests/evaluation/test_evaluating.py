@@ -2,19 +2,23 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from comfyui_fewshot.evaluation import drawing, evaluation_report
+from comfyui_fewshot.evaluation import drawing, evaluating, evaluation_report
 from comfyui_fewshot.evaluation.drawing import Candidate, DrawSettings, draw
-from comfyui_fewshot.evaluation.evaluating import DIV, PRES, VARIED, Asked, Evaluation, Measure, evaluate, unrelated
+from comfyui_fewshot.evaluation.evaluating import Asked, Evaluation, Measure, evaluate, unrelated
 from comfyui_fewshot.evaluation.frontier import Point
+from comfyui_fewshot.evaluation.grids import before_after
+from comfyui_fewshot.evaluation.prompt_sets import bounded, for_trigger
 from comfyui_fewshot.evaluation.provenance import provenance
 from comfyui_fewshot.evaluation.votes import Comparison, pairs_of, wilson, win_rates
 from comfyui_fewshot.evaluation.watermark import detected
+from comfyui_fewshot.evaluation.whole_sets import DIV, PRES, VARIED
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import base_from_path
 from comfyui_fewshot.models.values import Adapter, LowRank, Prompt, PromptSet
@@ -92,13 +96,24 @@ def test_a_further_adapter_draws_its_own_samples_only(base, tmp_path, monkeypatc
     watcher = Counting()
     everyone.append(Candidate("two", adapter_of(base, 2)))
     again = draw(base, everyone, PROMPTS, FAST, tmp_path, "cpu", watcher)
-    assert len(drawn) == 4 and again[0] == first[0] and again[1] == first[1] != again[2]
+    assert len(drawn) == 4 and list(again[0]) == list(first[0]) and list(again[1]) == list(first[1]) != list(again[2])
     assert watcher.told[0][:2] == (11, 12) and watcher.told[0][3] is not None and watcher.told[-1][:2] == (12, 12)
     drawn.clear()
     draw(base, [Candidate("renamed", adapter_of(base, 2))], PROMPTS, FAST, tmp_path, "cpu")
     assert not drawn, "a name is no content"
     draw(base, [Candidate("two", adapter_of(base, 2), 0.5)], PROMPTS, FAST, tmp_path, "cpu")
     assert len(drawn) == 4
+
+
+def test_pictures_stay_on_the_disk_until_they_are_asked_for(base, tmp_path):
+    """And what is damaged there is named."""
+    few = DrawSettings(steps=1, guidance=1.0)
+    (kept,) = draw(base, [Candidate("base")], PROMPTS, few, tmp_path, "cpu")
+    assert len(kept) == 2 and kept[0].size == kept[1:][0].size == (64, 64) and kept[-1] == list(kept)[1]
+    kept.files[1].write_bytes(b"no picture")
+    assert kept[0].mode == "RGB"
+    with pytest.raises(FewShotError, match=f"the kept sample {kept.files[1]} is damaged"):
+        list(kept)
 
 
 def test_cancelled_work_goes_on(base, tmp_path, monkeypatch):
@@ -170,6 +185,23 @@ def test_numbers_are_the_metrics_own(found):
     assert stray == pytest.approx(0, abs=1e-6), "with two prompts the others' lengths are the same ones"
 
 
+def test_all_is_drawn_before_the_first_metric_takes_memory(base, tmp_path, monkeypatch):
+    """The base and a metric's model are never open together, also where the class alone is drawn."""
+    order = []
+    real = evaluating.draw
+    monkeypatch.setattr(evaluating, "draw", lambda *a, **k: order.append("draw") or real(*a, **k))
+
+    class Told(Brightness):
+        def scores(self, *given):
+            order.append("score")
+            return super().scores(*given)
+
+    few = DrawSettings(steps=1, guidance=1.0)
+    asked = Asked([Image.new("RGB", (64, 64), "red")], "cat", 2, distance)
+    found = evaluate(base, [], PROMPTS, [Measure(Told("DINO"), "subject")], few, tmp_path, "cpu", asked)
+    assert order == ["draw", "draw", "score", "score"] and set(found.whole) == {PRES, DIV}
+
+
 def test_a_known_ceiling_stands_for_the_references(base, tmp_path):
     ceiling = (Measure(Brightness("relation accuracy"), "subject", ceiling=1.0), MEASURES[1])
     few = DrawSettings(steps=1, guidance=1.0)
@@ -216,7 +248,37 @@ def test_the_report(found, tmp_path):
     assert told["models"]["DINO"] == "DINO-1" and told["settings"]["count"] == 2
     assert "pictures, steps" in text, "what the adapters' files do not tell"
     assert evaluation_report.grid(found).height > evaluation_report.grid(found, 1).height
+    pictures = [[drawn[n] for drawn in found.images] for n in range(4)]
+    labels = [f"{text} · seed {seed}" for text in ("a sks cat", "a sks cat at night") for seed in range(2)]
+    assert evaluation_report.grid(found) == before_after(pictures, labels, ["base", "one", "two"])
     assert evaluation_report.lines(found).splitlines()[0].split()[:2] == ["candidate", "DINO"]
+
+
+def test_the_report_shows_the_words_that_were_drawn(found, tmp_path):
+    """A trigger that is left to the adapters stands in the report as each of them was called; the source's note too."""
+    one, two = found.candidates[1:]
+    assert one.adapter is not None
+    other = replace(two, adapter=replace(one.adapter, trigger="<b> owl"))
+    table = {section.heading: section for section in evaluation_report.sections(found)}["Prompts"]
+    assert table.columns[0] == "as drawn with an adapter" and table.rows[1] == ("a sks cat at night", "a cat at night")
+    mixed = replace(found, candidates=(found.candidates[0], one, other), note="reconstructed: <here>")
+    table = {section.heading: section for section in evaluation_report.sections(mixed)}["Prompts"]
+    assert table.columns == (
+        "as drawn with one", "as drawn with two", "as read by metrics and drawn by the base",
+    )  # fmt: skip
+    assert table.rows[1] == ("a sks cat at night", "a <b> owl at night", "a cat at night")
+    page = evaluation_report.write(mixed, tmp_path).read_text("utf-8")
+    assert (
+        page.index("<p>reconstructed: &lt;here&gt;</p>") < page.index("as drawn with one") and "{trigger}" not in page
+    )
+    assert json.loads((tmp_path / "evaluation.json").read_text())["prompts_note"] == "reconstructed: <here>"
+    assert evaluation_report.grid(mixed) != evaluation_report.grid(found), "labels are what all have in common"
+
+
+def test_where_prompts_come_from_is_no_content():
+    noted = replace(PROMPTS, note="reconstructed")
+    assert noted == PROMPTS and noted.key == PROMPTS.key
+    assert for_trigger(noted, "sks cat").note == bounded(noted, 1)[0].note == "reconstructed"
 
 
 def test_without_pairs_there_is_no_script(found, tmp_path):

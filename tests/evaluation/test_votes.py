@@ -79,11 +79,34 @@ def test_votes_are_taken_kept_and_exported(report):
     assert sum(v["winner"] is None for v in exported["votes"]) == 3
     rates = win_rates(exported)
     assert set(rates) == {"subject", "text", "overall"} and sum(r.n for r in rates["overall"].values()) == 5
+    told = {(row["question"], row["a"], row["b"]): row for row in exported["win_rates"]}
+    assert set(told) == {(question, *pair) for question, found in rates.items() for pair in found}
+    for (question, *pair), row in told.items():
+        mine = rates[question][tuple(pair)]
+        assert row["votes"] == mine.n and row["interval"] == pytest.approx([mine.low, mine.high], abs=1e-12)
+        assert row["rate"] == (pytest.approx(mine.mean) if mine.n else None)
+    assert sum(row["same"] for row in told.values()) == 3
     for question, first, second, *rest in shown[1:]:
         mine = rates[question][(first, second)]
         wanted = [f"{round(100 * mine.mean)} %", f"{round(100 * mine.low)} to {round(100 * mine.high)} %"]
         assert rest[:3] == [*wanted, str(mine.n)] if mine.n else rest[:3] == ["–", "–", "0"]
     assert wilson(1, 1).n == 1
+
+
+def test_who_votes_sees_no_names_and_numbers_before(report):
+    """They are folded away below the comparison, until they are opened."""
+
+    async def visit(page, downloads):
+        await page.open(report)
+        seen = [await page.run("document.body.innerText")]
+        first = await page.run("document.querySelector('main section h2').textContent")
+        await page.run("document.querySelector('summary').click()")
+        return page.problems, first, [*seen, await page.run("document.body.innerText")]
+
+    problems, first, (before, after) = browse(visit)
+    assert problems == [] and first == "Blind comparison"
+    for words in (*NAMES[1:], "0.500", "Frontier", "Rows are prompts"):
+        assert words not in before and words in after, words
 
 
 def test_orders_and_sides_are_random(report):

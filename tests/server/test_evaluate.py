@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from comfyui_fewshot.pocket.likeness import build_clip, processor
-from comfyui_fewshot.pocket.words import build
+from comfyui_fewshot.pocket.assemble import WEIGHTS
 from comfyui_fewshot.tests.evaluation.browser import voted
 from comfyui_fewshot.tests.evaluation.test_clip_vision import in_comfy_names, tower
 from comfyui_fewshot.tests.server import graphs
+from comfyui_fewshot.tests.server.harness import random_clip
 
 pytestmark = pytest.mark.server
 FAST = {
@@ -27,15 +27,10 @@ def info(server):
     return server.get("/object_info")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clip(server):
-    """A CLIP of the pocket's shape with random weights in models/clip_vision."""
-    folder = server.base / "models" / "clip_vision" / "tiny-clip"
-    folder.mkdir(parents=True)
-    build_clip(build(folder)).save_pretrained(folder)
-    processor().save_pretrained(folder)
-    yield folder.name
-    shutil.rmtree(folder)
+    with random_clip(server.base, "tiny-clip") as name:
+        yield name
 
 
 def prompts(**changes):
@@ -89,6 +84,39 @@ def test_numbers_samples_and_the_report_in_a_browser(server, info, clip, tmp_pat
     assert problems == [] and len(exported["votes"]) == 4 * 3
 
 
+@pytest.mark.parametrize("node", ["FewShotEvaluateLora", "FewShotStrengthSweep"])
+def test_what_was_put_there_since_counts(server, info, node):
+    """The page says where a model goes; put there, the same graph measures with it. A deleted report is written anew,
+    and where nothing has changed nothing is done again."""
+    graph = evaluation(info, count=1, drift=0, pairs=0)
+    if node == "FewShotStrengthSweep":
+        sweep = {"adapter": ["train", 0], "strengths": "1"}
+        taken = {name: value for name, value in graph["look"]["inputs"].items() if name in {*FAST, *sweep, "set"}}
+        graph["look"] = graphs.node(node, base=["base", 0], prompts=["prompts", 0], **(taken | sweep))
+
+    def page():
+        path = Path(server.succeed(graph).outputs("told")["text"][0])
+        return path, json.loads((path.parent / "evaluation.json").read_text(encoding="utf-8"))["models"]
+
+    bare, models = page()
+    assert not models and page()[0] == bare, "nothing has changed"
+    folder = server.base / "models" / "clip_vision" / "pocket-clip"
+    folder.parent.mkdir(exist_ok=True)
+    shutil.copytree(WEIGHTS / "clip", folder)
+    try:
+        measured, models = page()
+        assert measured != bare and set(models) == {"CLIP-I", "CLIP-T"} and models["CLIP-T"].startswith(folder.name)
+        shutil.rmtree(measured.parent)
+        again, _ = page()
+        assert again.is_file() and page()[0] == again
+        written = again.stat().st_mtime_ns
+        assert page()[0] == again and again.stat().st_mtime_ns == written
+        next(folder.glob("*.safetensors")).touch()
+        assert page()[0] != again, "a model that was replaced"
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_the_sweep_gives_a_strength(server, info, clip):
     graph = evaluation(info)
     graph["look"] = graphs.node(
@@ -101,6 +129,16 @@ def test_the_sweep_gives_a_strength(server, info, clip):
     assert [c["name"] for c in told["candidates"]] == ["base", "0.5", "1"]
     best = float(outcome.outputs("best")["text"][0])
     assert best == (1.0 if told["best"] is None else float(told["best"]))
+
+
+def test_prompts_that_were_reconstructed_say_so(server, info):
+    graph = evaluation(info, count=1, drift=0, pairs=0)
+    graph |= prompts(source="instructbooth animal", most=2, noun="cat")
+    del graph["prompts"]["inputs"]["source.lines"]
+    page = Path(server.succeed(graph).outputs("told")["text"][0])
+    told = json.loads((page.parent / "evaluation.json").read_text(encoding="utf-8"))
+    assert told["prompts_note"].startswith("instructbooth animal: reconstructed: the paper shows")
+    assert f"<p>{told['prompts_note']}</p>" in page.read_text(encoding="utf-8")
 
 
 def test_a_text_file_is_read_anew(server, info):
