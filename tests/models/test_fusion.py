@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from comfyui_fewshot.models.adapters import LoraSpec, inject
 from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.models.fusion import PROMPTS, Drawing, fused, inputs_of, least_squares, summed
+from comfyui_fewshot.models.fusion import fused, least_squares, summed
+from comfyui_fewshot.models.layer_inputs import PROMPTS, Drawing, inputs_of
 from comfyui_fewshot.models.lora_layers import basis_block
 from comfyui_fewshot.models.merging import applied, delta, find
 from comfyui_fewshot.models.text import encode_prompts
-from comfyui_fewshot.models.values import Adapter, Dense, LowRank
+from comfyui_fewshot.models.values import Adapter, Dense, Kept, LowRank
 from comfyui_fewshot.models.watching import Silent
 
 from .conftest import random_adapter
@@ -141,6 +142,10 @@ def test_fused_adapters_lose_less_on_their_inputs_than_their_sum(opened_pocket):
 
 def test_what_cannot_be_fused(opened_pocket):
     one, other = adapters(opened_pocket)
+    path = next(iter(other.factors))
+    hadamard = Kept({name: torch.zeros(2, 2) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")})
+    with pytest.raises(FewShotError, match="holds LoHa, LoKr or another form that cannot be fused: use LoRAs"):
+        fused(opened_pocket, [(one, 1.0), (Adapter({**other.factors, path: hadamard}, "sd1", "zwx car"), 1.0)], SHORT)
     with pytest.raises(FewShotError, match="1 adapter was given to fuse"):
         summed([(one, 1.0)])
     with pytest.raises(FewShotError, match="for sd1 and sdxl"):
