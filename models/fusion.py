@@ -116,13 +116,13 @@ def _solved(
     factors: dict[str, Factor] = {}
     place = device if device.type == "cuda" else torch.device("cpu")  # not every other device knows float64
     for members in by_input(paths).values():
-        grams = [gram[members[0]] for gram in seen]
-        shares = shares_of([gram.to(place) for gram in grams], ridge)
+        grams = [gram[members[0]].to(place) for gram in seen]
+        system = _system(grams, ridge)
         for path in members:
             watcher.check()
             watcher.progress(len(factors), len(paths), f"fusing {path}")
             given = [(adapter.factors.get(path), strength) for adapter, strength in adapters]
-            factors[path] = _combined(given, shares)
+            factors[path] = _combined(given, grams, system)
             _measure(factors[path], given, grams, lost, whole)
     return factors
 
@@ -134,30 +134,45 @@ def least_squares(
 
     Low-rank changes give a low-rank one: its down is each down, seen through its own inputs, side by side.
     """
-    return _combined(given, shares_of(grams, ridge))
+    return _combined(given, grams, _system(grams, ridge))
 
 
-def shares_of(grams: Sequence[Tensor], ridge: float) -> list[Tensor]:
-    """G_i (sum_i G_i + mu I)^-1 (in, in), through which each adapter's change is seen: float64 on the CPU."""
+def _system(grams: Sequence[Tensor], ridge: float) -> tuple[Tensor, Tensor]:
+    """sum_i G_i + mu I, factored in float64 by LU: sums of float32 may be a little indefinite."""
     total = grams[0].to(torch.float64, copy=True)
     for gram in grams[1:]:
         total += gram
     total.diagonal().add_(ridge * total.diagonal().mean().clamp(min=1e-30))
-    inverse = torch.linalg.inv(total)
-    return [(gram.double() @ inverse).cpu() for gram in grams]
+    return torch.linalg.lu_factor(total)
 
 
-def _combined(given: Sequence[tuple[Factor | None, float]], shares: Sequence[Tensor]) -> Factor:
-    """The sum of the changes, each through its share."""
-    parts = [(f, s, share) for (f, s), share in zip(given, shares, strict=True) if f is not None]
-    if all(isinstance(factor, LowRank) for factor, _, _ in parts):
-        ups = [s * f.alpha / f.rank * f.up.flatten(1).double() for f, s, _ in parts]  # type: ignore[union-attr]
-        downs = [f.down.flatten(1).double() @ share for f, _, share in parts]  # type: ignore[union-attr]
-        up, down = torch.cat(ups, 1), torch.cat(downs)
-        return LowRank(up.float(), down.float(), float(len(down)))
-    changes = [s * _matrix(f, len(shares[0])) @ share for f, s, share in parts]
+def _through(rows: Tensor, gram: Tensor, system: tuple[Tensor, Tensor]) -> Tensor:
+    """rows G_i (sum_i G_i + mu I)^-1 for rows (n, in): what is left of them beside the other adapters' inputs."""
+    return torch.linalg.lu_solve(*system, (rows.to(gram.device) @ gram.double()).T).T.cpu()
+
+
+def _combined(
+    given: Sequence[tuple[Factor | None, float]], grams: Sequence[Tensor], system: tuple[Tensor, Tensor]
+) -> Factor:
+    """The sum of the changes, each through its own inputs."""
+    parts = [(f, s, gram) for (f, s), gram in zip(given, grams, strict=True) if f is not None]
+    if pairs := _stacked([(f, s) for f, s, _ in parts]):
+        up, downs = pairs
+        kept = [_through(down, gram, system) for down, (_, _, gram) in zip(downs, parts, strict=True)]
+        return LowRank(up.float(), torch.cat(kept).float(), float(up.shape[1]))
+    changes = [s * _through(_matrix(f, len(gram)), gram, system) for f, s, gram in parts]
     biases = [s * f.bias for f, s, _ in parts if isinstance(f, Dense) and f.bias is not None]
     return Dense(torch.stack(changes).sum(0).float(), torch.stack(biases).sum(0) if biases else None)
+
+
+def _stacked(parts: Sequence[tuple[Factor, float]]) -> tuple[Tensor, list[Tensor]] | None:
+    """The ups of a sum of low-rank changes side by side (out, ranks), with their strengths, and their downs (rank, in),
+    in float64; None where a change is not low-rank."""
+    pairs = [(factor, strength) for factor, strength in parts if isinstance(factor, LowRank)]
+    if len(pairs) < len(parts):
+        return None
+    up = torch.cat([s * f.alpha / f.rank * f.up.flatten(1).double() for f, s in pairs], 1)
+    return up, [f.down.flatten(1).double() for f, _ in pairs]
 
 
 def _matrix(factor: Factor, width: int) -> Tensor:
@@ -175,11 +190,24 @@ def _measure(
 ) -> None:
     """Add one layer's squares: of what each adapter loses on its inputs, and of what it changes there alone."""
     for i, ((factor, strength), gram) in enumerate(zip(given, grams, strict=True)):
-        seen = gram.double().cpu()
-        mine = strength * _matrix(factor, len(seen)) if factor is not None else torch.zeros((), dtype=torch.float64)
-        missed = _matrix(result, len(seen)) - mine
-        lost[i] += float(((missed @ seen) * missed).sum())
-        whole[i] += float(((mine @ seen) * mine).sum()) if factor is not None else 0.0
+        mine = [] if factor is None else [(factor, strength)]
+        lost[i] += _square([(result, 1.0), *((f, -s) for f, s in mine)], gram)
+        whole[i] += _square(mine, gram)
+
+
+def _square(parts: Sequence[tuple[Factor, float]], gram: Tensor) -> float:
+    """The mean square tr(D G D^T) of what the sum D of changes does to inputs with the matrix G.
+
+    For D = U V it is the sum of (U^T U) * (V G V^T), which spares the product of the large matrices.
+    """
+    if not parts:
+        return 0.0
+    seen = gram.double()
+    if pairs := _stacked(parts):
+        up, down = pairs[0].to(seen.device), torch.cat(pairs[1]).to(seen.device)
+        return max(0.0, float(((up.T @ up) * (down @ seen @ down.T)).sum()))
+    change = torch.stack([s * _matrix(f, len(seen)) for f, s in parts]).sum(0).to(seen.device)
+    return max(0.0, float(((change @ seen) * change).sum()))
 
 
 # ----------------------------------------------------------------------------------------------- putting together

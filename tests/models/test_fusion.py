@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from comfyui_fewshot.models.adapters import LoraSpec, inject
 from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.models.fusion import fused, least_squares, summed
+from comfyui_fewshot.models.fusion import _square, fused, least_squares, summed
 from comfyui_fewshot.models.layer_inputs import PROMPTS, Drawing, inputs_of
 from comfyui_fewshot.models.lora_layers import basis_block
 from comfyui_fewshot.models.merging import applied, delta, find
@@ -88,6 +88,16 @@ def test_low_rank_stays_low_rank():
     grams = [torch.eye(7), torch.eye(7)]
     found = least_squares([(pair(1, rank=2), 1.0), (pair(2, rank=3), 1.0)], grams)
     assert isinstance(found, LowRank) and found.rank == 5
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_square_of_a_sum_is_that_of_what_it_does(dense):
+    """Low-rank changes by their small factors, others by their matrices; a change less itself is nothing."""
+    one, other = pair(1), Dense(change(pair(2, rank=3)).float()) if dense else pair(2, rank=3)
+    x = inputs(3, 20)
+    wanted = ((x @ (change(one) - 0.5 * change(other)).T) ** 2).sum()
+    assert _square([(one, 1.0), (other, -0.5)], x.T @ x) == pytest.approx(float(wanted), rel=1e-5)
+    assert 0 <= _square([(other, 1.0), (other, -1.0)], x.T @ x) < 1e-9
 
 
 def adapters(networks):
