@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,17 @@ from .checkpoint_names import UNET, unet_name
 from .checkpoint_original import original_text, original_unet_names, original_vae
 from .errors import FewShotError
 from .families import Family, family_named
+from .identify import looks_like_velocity
 from .loading import base_from_loaded, base_from_path, source_of
 from .values import BaseModelRef, Loaded
 from .whole_files import check_finite, same, write_checked
 
+log = logging.getLogger(__name__)
+
+VELOCITY, ZERO_SNR = "v_pred", "ztsnr"
+"""empty tensors by which loaders know what a checkpoint predicts, and that its last step is pure noise"""
+STATED = {"epsilon": "epsilon", "v_prediction": "v"}
+"""the same in metadata, as ModelSpec has it"""
 Named = tuple[str, Tensor, str | None]
 """an original name, its tensor, and the UNet's parameter that it is"""
 
@@ -28,8 +36,9 @@ def write_checkpoint(
 ) -> Path:
     """Write `base` with `changes` added to its denoiser: float16, read back and checked before it gets its name.
 
-    `changes` go by the UNet's parameters in diffusers' names. Everything else is copied. A name once used is never
-    written over.
+    `changes` go by the UNet's parameters in diffusers' names. Everything else is copied. What the base predicts is told
+    by the marks and the metadata that loaders look for; the log says where ComfyUI looks for none. A name once used is
+    never written over.
 
     Raises:
         FewShotError: a change has no place in the base, the result is not finite in float16, or the disk refuses.
@@ -47,12 +56,44 @@ def write_checkpoint(
     if left:
         raise FewShotError(f"{len(left)} trained weights have no place in {base.name} (first {sorted(left)[0]})")
     check_finite(tensors)
+    tensors = _marked(tensors, base)
+    assumed = assumed_by_comfyui(tensors, family)
+    if assumed != (base.prediction, base.zero_snr):
+        log.warning(
+            "ComfyUI's loaders will take %s for a model with %s: put ModelSamplingDiscrete behind them "
+            "(sampling %s, zsnr %s)",
+            path.name,
+            f"{assumed[0]}, zsnr {assumed[1]}".lower(),
+            "eps" if base.prediction == "epsilon" else base.prediction,
+            str(base.zero_snr).lower(),
+        )
+    told = {"modelspec.sai_model_spec": "1.0.1", **(metadata or {})}
+    told["modelspec.prediction_type"] = STATED[base.prediction]
 
     def check(draft: Path) -> None:
         with open_tensors(draft) as (written, _):
             same(written, tensors)
 
-    return write_checked(path, tensors, {"modelspec.sai_model_spec": "1.0.1", **(metadata or {})}, check)
+    return write_checked(path, tensors, told, check)
+
+
+def _marked(tensors: Mapping[str, Tensor], base: BaseModelRef) -> dict[str, Tensor]:
+    """The tensors with the marks of what `base` predicts, and no others."""
+    velocity = base.prediction == "v_prediction"
+    marks = {VELOCITY: velocity, ZERO_SNR: velocity and base.zero_snr}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in marks}
+    return kept | {name: torch.empty(0, dtype=torch.float16) for name, wanted in marks.items() if wanted}
+
+
+def assumed_by_comfyui(tensors: Mapping[str, Tensor], family: Family) -> tuple[str, bool]:
+    """What ComfyUI takes a checkpoint to predict, and whether with zero terminal SNR (comfy/supported_models.py).
+
+    It looks for marks in SDXL only, tells SD 2.x by its weights, and knows SD 1.x that predicts noise only.
+    """
+    if family.name == "sdxl":
+        velocity = VELOCITY in tensors
+        return "v_prediction" if velocity else "epsilon", velocity and ZERO_SNR in tensors
+    return "v_prediction" if family.name == "sd2" and looks_like_velocity(tensors) else "epsilon", False
 
 
 def _named(source: Source, family: Family) -> Iterator[Named]:

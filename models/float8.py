@@ -91,8 +91,8 @@ def _computing(x: Tensor) -> Tensor:
 
 
 def pairs_beside(layer: nn.Module, parts: Sequence[tuple[Factor, float]]) -> RemovableHandle:
-    """Add low-rank pairs at their strengths to what a layer in 8 bits gives, until the handle is removed."""
-    assert isinstance(layer, (Float8Linear, Float8Conv2d))
+    """Add low-rank pairs at their strengths to what a layer gives, until the handle is removed."""
+    assert isinstance(layer, (nn.Linear, nn.Conv2d))
     kernel, pairs = layer.weight.shape[2:], []
     for factor, strength in parts:
         assert isinstance(factor, LowRank)

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .errors import FewShotError
+from .layer_inputs import ROOM, Drawing, by_input, bytes_of, inputs_of, rounds
 from .lora_metadata import SOURCES, lines_of
-from .merging import applied, delta, find, words_of
-from .sampling import sample_latents
-from .values import Adapter, Dense, Factor, LowRank
-from .watching import Checked, Silent, Watcher
+from .merging import delta, find, words_of
+from .values import Adapter, Dense, Factor, Kept, LowRank
+from .watching import Silent, Watcher
 
 if TYPE_CHECKING:
     from .loading import Networks
@@ -33,18 +31,8 @@ log = logging.getLogger(__name__)
 
 RIDGE = 1e-4
 """mu as a share of the mean of the inputs' eigenvalues: directions that no subject uses go back to the base"""
-PROMPTS = ("a photo of {}", "a close-up photo of {}", "{}, a wide shot", "{} on a plain background")
 REPORT = "fewshot.fusion_error"
 """in the metadata: the share of its change to its own inputs that each adapter loses"""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How the layers' inputs are recorded: steps of sampling and side in pixels (0: the base's own)."""
-
-    steps: int = 20
-    size: int = 0
-    seed: int = 0
 
 
 def summed(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
@@ -60,46 +48,84 @@ def summed(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
 def fused(
     networks: Networks,
     adapters: Sequence[tuple[Adapter, float]],
-    drawing: Drawing = Drawing(),
+    drawing: Drawing | None = None,
     watcher: Watcher | None = None,
     ridge: float = RIDGE,
+    room: int = ROOM,
 ) -> tuple[Adapter, tuple[float, ...]]:
     """The adapters fused by least squares, and for each the relative error that is left on its own inputs.
 
-    Layers that are not linear (convolutions, norms) are added; the log says how many.
+    Layers that are not linear (convolutions, norms) are added; the log says how many. What the layers see is kept in
+    the host's memory: at most `room` bytes, which decide how often the subjects are drawn and change no result.
 
     Raises:
         FewShotError: an adapter has no trigger phrase to draw its subject with, or does not fit the base.
     """
-    watcher = watcher or Silent()
+    drawing, watcher = drawing or Drawing(), watcher or Silent()
     _check(adapters)
     words_of(networks, adapters)
-    roots = networks.roots()
-    linear = [path for path in _paths(adapters) if isinstance(find(roots, path), nn.Linear)]
-    grams = []
-    for number, (adapter, strength) in enumerate(adapters):
-        watcher.progress(number, len(adapters), f"looking at what {adapter.trigger} makes the layers see")
-        grams.append(inputs_of(networks, adapter, strength, linear, drawing, watcher))
+    for factor in (factor for adapter, _ in adapters for factor in adapter.factors.values()):
+        if isinstance(factor, Kept):
+            _shape(factor)  # which says that it cannot be fused, before anything is drawn
+    roots, paths = networks.roots(), _paths(adapters)
+    linear = [path for path in paths if isinstance(find(roots, path), nn.Linear)]
+    parts = rounds(roots, linear, len(adapters), room)
+    _announce([len(adapters) * bytes_of(roots, part) for part in parts], len(adapters), len(linear))
     factors: dict[str, Factor] = {}
     lost, whole = [0.0] * len(adapters), [0.0] * len(adapters)
-    paths = _paths(adapters)
-    for done, path in enumerate(paths):
-        watcher.check()
-        watcher.progress(done, len(paths), f"fusing {path}")
-        if path not in linear:
-            factors[path] = _sum(_changes(adapters, path))
-            continue
-        given = [(a.factors.get(path), strength) for a, strength in adapters]
-        seen = [gram[path] for gram in grams]
-        factors[path] = least_squares(given, seen, ridge)
-        _measure(factors[path], given, seen, lost, whole)
-    if len(factors) > len(linear):
-        log.info("%d layers are not linear, and their changes are added", len(factors) - len(linear))
+    for number, part in enumerate(parts):
+        seen = []
+        for i, (adapter, strength) in enumerate(adapters):
+            text = f"looking at what {adapter.trigger} makes the layers see (round {number + 1} of {len(parts)})"
+            watcher.progress(number * len(adapters) + i, len(parts) * len(adapters), text)
+            seen.append(inputs_of(networks, adapter, strength, part, drawing, watcher))
+        factors |= _solved(adapters, part, seen, ridge, networks.device, lost, whole, watcher)
+        del seen  # before the next round's, for which there may be no room beside them
+    rest = [path for path in paths if path not in factors]
+    factors |= {path: _sum(_changes(adapters, path)) for path in rest}
+    if rest:
+        log.info("%d layers are not linear, and their changes are added", len(rest))
     errors = tuple(math.sqrt(one / all_) if all_ else 0.0 for one, all_ in zip(lost, whole, strict=True))
     told = {"fewshot.fusion": "least squares", REPORT: ", ".join(f"{error:.4f}" for error in errors)}
     for (adapter, _), error in zip(adapters, errors, strict=True):
         log.info("fused: %s loses %.1f %% of its change to its own inputs", adapter.trigger, 100 * error)
-    return _joined(adapters, factors, told), errors
+    return _joined(adapters, {path: factors[path] for path in paths}, told), errors
+
+
+def _announce(sizes: Sequence[int], adapters: int, layers: int) -> None:
+    """Say before the work starts what it takes."""
+    log.info(
+        "fusing %d layers of %d adapters: what they see takes %.2f GB of the host's memory (estimated)%s",
+        layers,
+        adapters,
+        max(sizes, default=0) / 1e9,
+        f", in {len(sizes)} rounds of drawing, {sum(sizes) / 1e9:.2f} GB in all" if len(sizes) > 1 else "",
+    )
+
+
+def _solved(
+    adapters: Sequence[tuple[Adapter, float]],
+    paths: Sequence[str],
+    seen: Sequence[Mapping[str, Tensor]],
+    ridge: float,
+    device: torch.device,
+    lost: list[float],
+    whole: list[float],
+    watcher: Watcher,
+) -> dict[str, Factor]:
+    """The fused changes of some layers, solved once for each input; `lost` and `whole` grow by their squares."""
+    factors: dict[str, Factor] = {}
+    place = device if device.type == "cuda" else torch.device("cpu")  # not every other device knows float64
+    for members in by_input(paths).values():
+        grams = [gram[members[0]].to(place) for gram in seen]
+        system = _system(grams, ridge)
+        for path in members:
+            watcher.check()
+            watcher.progress(len(factors), len(paths), f"fusing {path}")
+            given = [(adapter.factors.get(path), strength) for adapter, strength in adapters]
+            factors[path] = _combined(given, grams, system)
+            _measure(factors[path], given, grams, lost, whole)
+    return factors
 
 
 def least_squares(
@@ -109,23 +135,50 @@ def least_squares(
 
     Low-rank changes give a low-rank one: its down is each down, seen through its own inputs, side by side.
     """
-    total = torch.stack([gram.double() for gram in grams]).sum(0)
-    mu = ridge * total.diagonal().mean().clamp(min=1e-30)
-    inverse = torch.linalg.inv(total + mu * torch.eye(len(total), dtype=total.dtype, device=total.device))
-    parts = [(f, s, gram.double() @ inverse) for (f, s), gram in zip(given, grams, strict=True) if f is not None]
-    if all(isinstance(factor, LowRank) for factor, _, _ in parts):
-        ups = [s * f.alpha / f.rank * f.up.flatten(1).double() for f, s, _ in parts]  # type: ignore[union-attr]
-        downs = [f.down.flatten(1).double() @ weight.cpu() for f, _, weight in parts]  # type: ignore[union-attr]
-        up, down = torch.cat(ups, 1), torch.cat(downs)
-        return LowRank(up.float(), down.float(), float(len(down)))
-    changes = [s * _matrix(f, len(total)) @ weight.cpu() for f, s, weight in parts]
+    return _combined(given, grams, _system(grams, ridge))
+
+
+def _system(grams: Sequence[Tensor], ridge: float) -> tuple[Tensor, Tensor]:
+    """sum_i G_i + mu I, factored in float64 by LU: sums of float32 may be a little indefinite."""
+    total = grams[0].to(torch.float64, copy=True)
+    for gram in grams[1:]:
+        total += gram
+    total.diagonal().add_(ridge * total.diagonal().mean().clamp(min=1e-30))
+    return torch.linalg.lu_factor(total)
+
+
+def _through(rows: Tensor, gram: Tensor, system: tuple[Tensor, Tensor]) -> Tensor:
+    """rows G_i (sum_i G_i + mu I)^-1 for rows (n, in): what is left of them beside the other adapters' inputs."""
+    return torch.linalg.lu_solve(*system, (rows.to(gram.device) @ gram.double()).T).T.cpu()
+
+
+def _combined(
+    given: Sequence[tuple[Factor | None, float]], grams: Sequence[Tensor], system: tuple[Tensor, Tensor]
+) -> Factor:
+    """The sum of the changes, each through its own inputs."""
+    parts = [(f, s, gram) for (f, s), gram in zip(given, grams, strict=True) if f is not None]
+    if pairs := _stacked([(f, s) for f, s, _ in parts]):
+        up, downs = pairs
+        kept = [_through(down, gram, system) for down, (_, _, gram) in zip(downs, parts, strict=True)]
+        return LowRank(up.float(), torch.cat(kept).float(), float(up.shape[1]))
+    changes = [s * _through(_matrix(f, len(gram)), gram, system) for f, s, gram in parts]
     biases = [s * f.bias for f, s, _ in parts if isinstance(f, Dense) and f.bias is not None]
     return Dense(torch.stack(changes).sum(0).float(), torch.stack(biases).sum(0) if biases else None)
 
 
+def _stacked(parts: Sequence[tuple[Factor, float]]) -> tuple[Tensor, list[Tensor]] | None:
+    """The ups of a sum of low-rank changes side by side (out, ranks), with their strengths, and their downs (rank, in),
+    in float64; None where a change is not low-rank."""
+    pairs = [(factor, strength) for factor, strength in parts if isinstance(factor, LowRank)]
+    if len(pairs) < len(parts):
+        return None
+    up = torch.cat([s * f.alpha / f.rank * f.up.flatten(1).double() for f, s in pairs], 1)
+    return up, [f.down.flatten(1).double() for f, _ in pairs]
+
+
 def _matrix(factor: Factor, width: int) -> Tensor:
     """A change as a matrix (out, width) in float64."""
-    out = factor.up.shape[0] if isinstance(factor, LowRank) else factor.weight.shape[0]  # type: ignore[union-attr]
+    out = factor.weight.shape[0] if isinstance(factor, Dense) else _shape(factor)[0]
     return delta(factor, torch.device("cpu"), torch.Size((out, width))).double()
 
 
@@ -138,66 +191,24 @@ def _measure(
 ) -> None:
     """Add one layer's squares: of what each adapter loses on its inputs, and of what it changes there alone."""
     for i, ((factor, strength), gram) in enumerate(zip(given, grams, strict=True)):
-        seen = gram.double().cpu()
-        mine = strength * _matrix(factor, len(seen)) if factor is not None else torch.zeros((), dtype=torch.float64)
-        missed = _matrix(result, len(seen)) - mine
-        lost[i] += float(((missed @ seen) * missed).sum())
-        whole[i] += float(((mine @ seen) * mine).sum()) if factor is not None else 0.0
+        mine = [] if factor is None else [(factor, strength)]
+        lost[i] += _square([(result, 1.0), *((f, -s) for f, s in mine)], gram)
+        whole[i] += _square(mine, gram)
 
 
-@torch.no_grad()
-def inputs_of(
-    networks: Networks, adapter: Adapter, strength: float, paths: Sequence[str], drawing: Drawing, watcher: Watcher
-) -> dict[str, Tensor]:
-    """The mean of x x^T (in, in) over all inputs x that the layers at `paths` see while the adapter draws its subject.
+def _square(parts: Sequence[tuple[Factor, float]], gram: Tensor) -> float:
+    """The mean square tr(D G D^T) of what the sum D of changes does to inputs with the matrix G.
 
-    Those of the text encoders are their inputs at the prompts' tokens, those of cross-attention the prompts' states.
+    For D = U V it is the sum of (U^T U) * (V G V^T), which spares the product of the large matrices.
     """
-    prompts = [text.format(adapter.trigger) for text in PROMPTS]
-    size = drawing.size or networks.resolution
-    with applied(networks, [(adapter, strength)]), _recorded(networks, paths) as record:
-        sample_latents(
-            networks,
-            prompts,
-            [drawing.seed + number for number in range(len(prompts))],
-            width=size,
-            height=size,
-            steps=drawing.steps,
-            guidance=1.0,
-            watcher=Checked(watcher),
-        )
-    return {path: record.sums[path] / record.counts[path] for path in paths}
-
-
-@dataclass
-class _Record:
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, path: str, states: Tensor) -> None:
-        rows = states.detach().flatten(0, -2).float()
-        gram = rows.T @ rows
-        self.sums[path] = self.sums[path] + gram if path in self.sums else gram
-        self.counts[path] = self.counts.get(path, 0) + len(rows)
-
-
-@contextmanager
-def _recorded(networks: Networks, paths: Sequence[str]) -> Iterator[_Record]:
-    record, roots, handles = _Record(), networks.roots(), []
-
-    def hook(path: str):
-        def keep(_: nn.Module, given: tuple[Any, ...]) -> None:
-            record.add(path, given[0])
-
-        return keep
-
-    try:
-        for path in paths:
-            handles.append(find(roots, path).register_forward_pre_hook(hook(path)))
-        yield record
-    finally:
-        for handle in handles:
-            handle.remove()
+    if not parts:
+        return 0.0
+    seen = gram.double()
+    if pairs := _stacked(parts):
+        up, down = pairs[0].to(seen.device), torch.cat(pairs[1]).to(seen.device)
+        return max(0.0, float(((up.T @ up) * (down @ seen @ down.T)).sum()))
+    change = torch.stack([s * _matrix(f, len(seen)) for f, s in parts]).sum(0).to(seen.device)
+    return max(0.0, float(((change @ seen) * change).sum()))
 
 
 # ----------------------------------------------------------------------------------------------- putting together

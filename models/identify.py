@@ -70,10 +70,13 @@ def _prediction(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], fami
         return "epsilon" if stated == "epsilon" else "v_prediction"
     if "v_pred" in tensors:
         return "v_prediction"
-    bias = tensors.get(f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias") if family == "sd2" else None
-    if bias is not None and bias.float().std(unbiased=False) > SD2_VELOCITY:
-        return "v_prediction"
-    return "epsilon"
+    return "v_prediction" if family == "sd2" and looks_like_velocity(tensors) else "epsilon"
+
+
+def looks_like_velocity(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the weights of an SD 2.x checkpoint are like those of a model that predicts velocity."""
+    bias = tensors.get(f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias")
+    return bias is not None and bool(bias.float().std(unbiased=False) > SD2_VELOCITY)
 
 
 def identify_folder(folder: Path) -> Identity:

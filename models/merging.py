@@ -24,18 +24,18 @@ DORA = "dora_scale"
 
 
 @contextmanager
-def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[None]:
+def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]], beside: bool = False) -> Iterator[None]:
     """The networks with each adapter on at its strength, its words known; at the end the base is back, bit for bit.
 
     Differences are summed in float32 and rounded once to the weight's type; beside weights in 8 bits, whose steps are
     larger than what a LoRA changes, low-rank pairs are computed for themselves, and so are those that count at noisy
-    timesteps only. Raises FewShotError when an adapter is for another family or other sizes, or holds a form that is
-    not supported.
+    timesteps only. With `beside` all low-rank pairs are, so that no weight is in memory twice. Raises FewShotError when
+    an adapter is for another family or other sizes, or holds a form that is not supported.
     """
     changes = _changes(networks, [one for one in adapters if not one[0].noisy_from])
     noisy = [(one, *found) for one in adapters if one[0].noisy_from for found in _noisy_changes(networks, one)]
     before: list[tuple[nn.Module, str, nn.Parameter]] = []
-    beside: list[RemovableHandle] = []
+    hooks: list[RemovableHandle] = []
     words = networks.words
     try:
         own = cast("MutableMapping", words)  # never written to; a view of it, since words that are learned move on
@@ -43,17 +43,18 @@ def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> It
         with torch.inference_mode(False), torch.no_grad():
             for module, name, parts in changes:
                 original = getattr(module, name)
-                if original.dtype.itemsize == 1:
-                    beside.append(pairs_beside(module, parts))
+                plain = isinstance(module, (nn.Linear, nn.Conv2d)) and all(_is_pair(factor) for factor, _ in parts)
+                if original.dtype.itemsize == 1 or (beside and plain):
+                    hooks.append(pairs_beside(module, parts))
                     continue
                 before.append((module, name, original))
                 setattr(module, name, _merged(original, parts))
             for (adapter, _), module, pairs in noisy:
-                beside.append(noisy_pairs(module, pairs, networks, adapter.noisy_from))
+                hooks.append(noisy_pairs(module, pairs, networks, adapter.noisy_from))
         yield
     finally:
         networks.words = words
-        for handle in beside:
+        for handle in hooks:
             handle.remove()
         for module, name, original in reversed(before):
             setattr(module, name, original)
@@ -112,13 +113,18 @@ def _changes(
             raise FewShotError(f"{path} has no {name}, which the LoRA changes: it is for another base model")
         for factor, _ in parts:
             check_fits(path, factor, parameter.shape)
-            if parameter.dtype.itemsize == 1 and not (isinstance(factor, LowRank) and factor.mid is None):
+            if parameter.dtype.itemsize == 1 and not _is_pair(factor):
                 raise FewShotError(
                     f"{path} is kept in 8 bits, beside which only a plain LoRA can be used, and this adapter holds "
                     "another form there: set weights to full"
                 )
         changes.append((module, name, parts))
     return changes
+
+
+def _is_pair(factor: Factor) -> bool:
+    """Whether it can be computed beside the weight that it changes."""
+    return isinstance(factor, LowRank) and factor.mid is None
 
 
 def _noisy_changes(

@@ -178,7 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 log.info("%d processes compute on %s", processes.count, processes.device.type)
             result = train_run(run, processes)
             if processes.main:
-                log.info("what was learned is %s, its trigger: %s", result.lora, result.adapter.trigger)
+                files = " and ".join(map(str, result.files))
+                log.info("what was learned is %s, its trigger: %s", files, result.adapter.trigger)
     except FewShotError as error:
         log.error("%s", error)
         return 1

@@ -73,6 +73,11 @@ class TrainingResult:
         """The checkpoint in the run's folder, where the base was trained."""
         return Run(self.folder, "").model if self.base is not None else None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the two that are there: a base tuned in full may leave no LoRA."""
+        return tuple(path for path in (self.lora, self.model) if path is not None and path.exists())
+
 
 class TrainingStep(Step, Protocol):
     """A step of a method.

@@ -5,8 +5,10 @@ Widths and depths are free, names are those of CompVis (UNet, autoencoder), tran
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -271,3 +273,18 @@ def sdxl(
 def save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> Path:
     safetensors.torch.save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata)
     return path
+
+
+def save_folder(networks: Any, folder: Path, **scheduler: Any) -> Path:
+    """Save opened networks with diffusers' and transformers' own writers; `scheduler` goes into its config."""
+    networks.unet.save_pretrained(folder / "unet", max_shard_size="100KB")
+    networks.vae.save_pretrained(folder / "vae", variant="fp16")
+    for names, encoder, tokenizer in zip(
+        networks.family.text_encoders, networks.text_encoders, networks.tokenizers, strict=True
+    ):
+        encoder.save_pretrained(folder / names.component)
+        tokenizer.save_pretrained(folder / names.tokenizer)
+    (folder / "scheduler").mkdir()
+    config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012} | scheduler
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    return folder

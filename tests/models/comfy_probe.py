@@ -3,7 +3,8 @@
     python comfy_probe.py COMFYUI_FOLDER JOB_FOLDER
 
 The job folder holds checkpoint.safetensors, lora.safetensors, inputs.safetensors and job.json; outputs.safetensors and
-report.json are left there. Everything is computed by ComfyUI's own classes, in float32 on the CPU.
+report.json are left there. With "denoiser_only" in the job the report alone says what the checkpoint is taken for.
+Everything is computed by ComfyUI's own classes, in float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ def main(comfyui: str, job: Path) -> None:
     import torch
 
     order = json.loads((job / "job.json").read_text())
+    if order.get("denoiser_only"):
+        found = comfy.sd.load_checkpoint_guess_config(
+            str(job / "checkpoint.safetensors"), output_vae=False, output_clip=False
+        )
+        model = found[0].model
+        report = {"model": type(model).__name__, "prediction": model.model_type.name}
+        report["zsnr"] = bool(getattr(model.model_sampling, "zsnr", False))
+        (job / "report.json").write_text(json.dumps(report | {"complaints": complaints.lines}))
+        return
     lora = comfy.utils.load_torch_file(str(job / "lora.safetensors"))
     with torch.inference_mode():
         found = comfy.sd.load_checkpoint_guess_config(

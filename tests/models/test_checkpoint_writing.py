@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import safetensors.torch
 import torch
 
 from comfyui_fewshot.models import checkpoint_names as names
+from comfyui_fewshot.models.checkpoint_files import open_tensors
 from comfyui_fewshot.models.checkpoint_original import original_text, original_unet_names, original_vae
-from comfyui_fewshot.models.checkpoint_writing import trained_base, write_checkpoint
+from comfyui_fewshot.models.checkpoint_writing import assumed_by_comfyui, trained_base, write_checkpoint
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.extraction import low_rank
 from comfyui_fewshot.models.families import FAMILIES
@@ -23,7 +30,21 @@ THIN = VaeShape(channels=32, multipliers=(1, 1), layers=1)
 TEXT = TextShape(width=32, layers=2, inner=64)
 
 
+PREDICTIONS = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
+NORM = f"{names.UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+STOCK = {
+    "sd1": UNetShape(depths=(1, 0), context=768),
+    "sd2": UNetShape(multipliers=(1, 1, 1, 1), layers=2, depths=(1, 0, 0, 0), middle=1, context=1024, linear=True),
+    "sdxl": UNetShape(
+        multipliers=(1, 1, 1), layers=2, depths=(0, 2, 10), middle=10, context=2048, linear=True, added=2816
+    ),
+}
+"""as wide and as deep as ComfyUI wants them, to know a family by"""
+
+
 def made(family: str) -> dict[str, torch.Tensor]:
+    if family == "sdxl":
+        return checkpoints.sdxl()
     if family == "sd1":
         return checkpoints.sd1(UNetShape(multipliers=(1, 2), depths=(1, 0), context=32), TEXT, THIN)
     shape = UNetShape(multipliers=(1, 2), depths=(0, 1), context=32, linear=True)
@@ -92,6 +113,89 @@ def test_a_folder_s_trained_base_needs_no_stock_sizes(pocket_folder, opened_pock
             for (name, one), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
                 assert torch.allclose(one, other + (0.5 if name == "conv_out.bias" else 0.0), atol=2e-3), name
         assert networks.tokenizers[0]("cat").input_ids == opened_pocket.tokenizers[0]("cat").input_ids
+
+
+# ----------------------------------------------------------------------------------------------------- prediction
+
+
+@pytest.mark.parametrize(("family", "predicts"), list(itertools.product(FAMILIES, PREDICTIONS)))
+def test_a_folder_s_prediction_goes_into_its_file(family, predicts, small_tokenizer, tmp_path, caplog):
+    """A folder says in its configs what its model predicts; its file says and computes the same by itself."""
+    prediction, zero_snr = predicts
+    path = checkpoints.save(made(family), tmp_path / "checkpoint.safetensors")
+    with open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as networks:
+        config = {"prediction_type": prediction, "rescale_betas_zero_snr": zero_snr}
+        base = base_from_path(checkpoints.save_folder(networks, tmp_path / "folder", **config))
+    assert (base.family, base.prediction, base.zero_snr) == (family, *predicts)
+    with open_base(base, "cpu") as networks:
+        before = [
+            dict(network.named_parameters()) for network in (networks.unet, networks.vae, *networks.text_encoders)
+        ]
+        schedule = networks.schedule
+    changes = {"conv_out.bias": torch.full_like(before[0]["conv_out.bias"], 0.5)}
+    written = write_checkpoint(base, changes, tmp_path / "trained.safetensors", {"ss_steps": "1"})
+    with open_tensors(written) as (tensors, metadata):
+        assert metadata["modelspec.prediction_type"] == {"epsilon": "epsilon", "v_prediction": "v"}[prediction]
+        assert metadata["ss_steps"] == "1"
+        assert ("v_pred" in tensors, "ztsnr" in tensors) == (prediction == "v_prediction", zero_snr)
+    told = family != "sdxl" and prediction == "v_prediction"  # ComfyUI looks for no marks there
+    assert told == (f"sampling v_prediction, zsnr {str(zero_snr).lower()}" in caplog.text)
+    again = base_from_path(written)
+    assert (again.family, again.prediction, again.zero_snr) == (family, *predicts)
+    with open_base(again, "cpu", tokenizer_folder=small_tokenizer) as networks:
+        assert networks.schedule.prediction == prediction
+        assert torch.equal(networks.schedule.alphas_cumprod, schedule.alphas_cumprod)
+        after = [dict(network.named_parameters()) for network in (networks.unet, networks.vae, *networks.text_encoders)]
+    for one, other in zip(before, after, strict=True):
+        assert set(one) == set(other)
+        for name in one:
+            wanted = one[name] + changes[name] if name in changes and one is before[0] else one[name]
+            assert torch.allclose(other[name], wanted, atol=2e-3), name
+
+
+def test_marks_of_another_prediction_are_left_out(tmp_path):
+    """A file's metadata wins over its marks, so the marks are not those of what it predicts."""
+    marks = {"v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
+    stated = {"modelspec.prediction_type": "epsilon"}
+    path = checkpoints.save(made("sdxl") | marks, tmp_path / "checkpoint.safetensors", stated)
+    base = base_from_path(path)
+    written = write_checkpoint(base, {}, tmp_path / "trained.safetensors")
+    assert base.prediction == "epsilon" and not set(marks) & set(safetensors.torch.load_file(written))
+    assert base_from_path(written).prediction == "epsilon"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "predicts", "bias"),
+    [
+        ("sd1", ("v_prediction", False), None),
+        ("sd2", ("v_prediction", False), 0.05),
+        ("sd2", ("v_prediction", False), 0.15),
+        ("sd2", ("epsilon", False), 0.15),
+        ("sdxl", ("v_prediction", False), None),
+        ("sdxl", ("v_prediction", True), None),
+    ],
+)
+def test_comfyui_sees_what_was_written_or_a_warning_says_so(family, predicts, bias, comfyui_path, tmp_path, caplog):
+    """By ComfyUI's own loader: SDXL by its marks; SD 2.x by a bias's spread, and then the warning is right."""
+    tensors = getattr(checkpoints, family)(STOCK[family], dtype=torch.float16)
+    if bias is not None:
+        tensors[NORM] = (torch.randn(len(tensors[NORM]), generator=torch.Generator().manual_seed(0)) * bias).half()
+    stated = {"modelspec.prediction_type": "v" if predicts[0] == "v_prediction" else "epsilon"}
+    marks = {"ztsnr": torch.empty(0)} if predicts[1] else {}
+    base = base_from_path(checkpoints.save(tensors | marks, tmp_path / "source.safetensors", stated))
+    assert (base.family, base.prediction, base.zero_snr) == (family, *predicts)
+    written = write_checkpoint(base, {}, tmp_path / "checkpoint.safetensors")
+    (tmp_path / "job.json").write_text(json.dumps({"denoiser_only": True}))
+    probe = [sys.executable, str(Path(checkpoints.__file__).with_name("comfy_probe.py")), str(comfyui_path)]
+    done = subprocess.run([*probe, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    seen = ({"EPS": "epsilon", "V_PREDICTION": "v_prediction"}[report["prediction"]], report["zsnr"])
+    assert seen == assumed_by_comfyui(safetensors.torch.load_file(written), FAMILIES[family])
+    assert (seen == predicts) == ("ModelSamplingDiscrete" not in caplog.text)
+    if family == "sdxl":
+        assert seen == predicts and report["model"] == "SDXL"
 
 
 # ----------------------------------------------------------------------------------------------------- extraction

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from comfyui_fewshot.models.adapters import LoraSpec, inject
 from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.models.fusion import PROMPTS, Drawing, fused, inputs_of, least_squares, summed
+from comfyui_fewshot.models.fusion import _square, fused, least_squares, summed
+from comfyui_fewshot.models.layer_inputs import PROMPTS, Drawing, inputs_of
 from comfyui_fewshot.models.lora_layers import basis_block
 from comfyui_fewshot.models.merging import applied, delta, find
 from comfyui_fewshot.models.text import encode_prompts
-from comfyui_fewshot.models.values import Adapter, Dense, LowRank
+from comfyui_fewshot.models.values import Adapter, Dense, Kept, LowRank
 from comfyui_fewshot.models.watching import Silent
 
 from .conftest import random_adapter
@@ -89,6 +90,16 @@ def test_low_rank_stays_low_rank():
     assert isinstance(found, LowRank) and found.rank == 5
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_square_of_a_sum_is_that_of_what_it_does(dense):
+    """Low-rank changes by their small factors, others by their matrices; a change less itself is nothing."""
+    one, other = pair(1), Dense(change(pair(2, rank=3)).float()) if dense else pair(2, rank=3)
+    x = inputs(3, 20)
+    wanted = ((x @ (change(one) - 0.5 * change(other)).T) ** 2).sum()
+    assert _square([(one, 1.0), (other, -0.5)], x.T @ x) == pytest.approx(float(wanted), rel=1e-5)
+    assert 0 <= _square([(other, 1.0), (other, -1.0)], x.T @ x) < 1e-9
+
+
 def adapters(networks):
     sets = {"cross": LoraSpec(2, 2.0), "feed_forward": LoraSpec(2, 2.0), "text": LoraSpec(2, 2.0)}
     found = [random_adapter(networks, sets, seed) for seed in (1, 2)]
@@ -141,6 +152,10 @@ def test_fused_adapters_lose_less_on_their_inputs_than_their_sum(opened_pocket):
 
 def test_what_cannot_be_fused(opened_pocket):
     one, other = adapters(opened_pocket)
+    path = next(iter(other.factors))
+    hadamard = Kept({name: torch.zeros(2, 2) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")})
+    with pytest.raises(FewShotError, match="holds LoHa, LoKr or another form that cannot be fused: use LoRAs"):
+        fused(opened_pocket, [(one, 1.0), (Adapter({**other.factors, path: hadamard}, "sd1", "zwx car"), 1.0)], SHORT)
     with pytest.raises(FewShotError, match="1 adapter was given to fuse"):
         summed([(one, 1.0)])
     with pytest.raises(FewShotError, match="for sd1 and sdxl"):

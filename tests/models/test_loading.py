@@ -123,16 +123,7 @@ def test_folder_and_checkpoint_of_the_same_weights_agree(tmp_path: Path, small_t
     folder, latents = tmp_path / "folder", torch.randn(1, 4, 8, 8)
     with torch.no_grad(), open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as networks:
         before = denoise(networks, latents, torch.tensor([500]), encode_prompts(networks, ["a red cat"]))
-        networks.unet.save_pretrained(folder / "unet", max_shard_size="100KB")
-        networks.vae.save_pretrained(folder / "vae", variant="fp16")
-        for names, encoder, tokenizer in zip(
-            networks.family.text_encoders, networks.text_encoders, networks.tokenizers, strict=True
-        ):
-            encoder.save_pretrained(folder / names.component)
-            tokenizer.save_pretrained(folder / names.tokenizer)
-    (folder / "scheduler").mkdir()
-    scheduler = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+        checkpoints.save_folder(networks, folder)
     ref = base_from_path(folder)
     assert ref.family == "sdxl"
     with torch.no_grad(), open_base(ref, "cpu") as networks:

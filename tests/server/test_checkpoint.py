@@ -1,4 +1,4 @@
-"""A checkpoint in the original format of SD 1.5 (stock widths, few blocks) through the whole graph."""
+"""A checkpoint in the original format of SD 1.5 (stock widths, few blocks) through the graph, also tuned in full."""
 
 from __future__ import annotations
 
@@ -80,3 +80,40 @@ def test_a_lora_before_the_sockets_is_baked_in(server, small, lora):
                                     clip_skip=0, dtype="auto")}  # fmt: skip
     native, before, _ = drawn(server, small | loader(lora) | sockets, ["lora", 0], ["lora", 1], base=["baked", 0])
     assert far(native, before) <= CLOSE
+
+
+# --------------------------------------------------------------------------------------------------- tuned in full
+
+
+@pytest.fixture(scope="module")
+def whole(server, small):
+    """The graph that tunes the whole denoiser for a step, and the names of its adapter's file and its checkpoint."""
+    info = server.get("/object_info")
+    changes = {"parameter_set": "all", "tuning": "full", "extract_rank": 8, "steps": 1, "learning_rate": 2e-2}
+    graph = graphs.training(info, resolution=64, **changes) | small
+    done = server.succeed(graph | graphs.saved("whole"))
+    checkpoint = Path(done.outputs("train")["text"][0].splitlines()[-1])
+    assert checkpoint.parent == server.output / "checkpoints" and checkpoint.is_file()
+    return graph, Path(done.outputs("save")["text"][0]).name, checkpoint.name
+
+
+def test_comfyui_loads_the_tuned_checkpoint_and_draws_as_its_base(server, whole):
+    """Against Sample Grid on the BASE that Train Subject gave; the base before it draws something else."""
+    graph, _, checkpoint = whole
+    start = len(server.log)
+    graph = graph | {"checkpoint": graphs.node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
+    native, trained, _ = drawn(server, graph, ["checkpoint", 0], ["checkpoint", 1], base=["train", 4])
+    said = server.log[start:].lower()
+    assert "model_type eps" in said and "missing" not in said and "unexpected" not in said and "left over" not in said
+    assert native.std() > 0.01 and far(native, trained) <= CLOSE
+    _, before, _ = drawn(server, graph, ["checkpoint", 0], ["checkpoint", 1])
+    assert far(native, before) > 10 * CLOSE
+
+
+def test_the_adapter_of_the_tuned_checkpoint_loads_whole(server, small, whole):
+    """The pairs that singular values gave, and the norms' differences, on the base that was tuned."""
+    graph, name, _ = whole
+    start = len(server.log)
+    native, before, after = drawn(server, graph | loader(name), ["lora", 0], ["lora", 1], adapter=["train", 0])
+    assert "not loaded" not in server.log[start:].lower()
+    assert far(native, after) <= CLOSE < far(native, before)

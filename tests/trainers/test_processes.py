@@ -64,6 +64,19 @@ def test_the_command_trains_with_priors(write_run, tmp_path, caplog):
     assert result.parent.parent == tmp_path / "runs" and (result.parent / "toy.safetensors").exists()
 
 
+@pytest.mark.parametrize(("rank", "ends"), [(0, ["toy_model"]), (2, ["toy", "toy_model"])])
+def test_the_command_names_the_files_that_are_there(write_run, tmp_path, caplog, rank, ends):
+    """A base tuned in full is a checkpoint, and leaves a LoRA only where one is extracted."""
+    caplog.set_level(logging.INFO)
+    chosen = dict(steps=1, learning_rate=1e-3, batch_size=1, parameter_set="all", tuning="full", extract_rank=rank)
+    assert command.main([str(write_run(name="toy", settings=chosen)), "--cpu"]) == 0
+    (line,) = (said for said in caplog.messages if said.startswith("what was learned is"))
+    (folder,) = (tmp_path / "runs").iterdir()
+    files = [folder / f"{end}.safetensors" for end in ends]
+    assert line == f"what was learned is {' and '.join(map(str, files))}, its trigger: sks ball"
+    assert sorted(folder.glob("*.safetensors")) == sorted(files)
+
+
 def test_two_processes_give_what_one_gives(write_run, tmp_path, one_thread):
     """One of the two samples of a step in each process, over gloo; all layers that are trained by default.
 
