@@ -13,7 +13,7 @@ from . import host
 from .captions import CAPTIONER_PLACES
 from .host import io
 from .segment import PLACES, chosen, finder_of, masker_of, pocket_finder
-from .validating import AUTO, CLIPS, DINOS, HPS, NONE, OFF, PICK, clip_for, plain
+from .validating import AUTO, CLIPS, DINOS, HPS, NONE, OFF, OR_FETCH, PICK, clip_for, plain
 
 log = logging.getLogger(__name__)
 REWARD = "imagereward"
@@ -21,11 +21,11 @@ HPS_FILES = "HPS*.pt"
 FILES = "config.json, model.safetensors, preprocessor_config.json"
 MISSING = {
     "CLIP": f"CLIP-T, CLIP-I: put {FILES} and the tokenizer's files of a CLIPModel, such as "
-    "openai/clip-vit-base-patch32, into a folder in models/clip_vision",
-    "DINO": f"DINO: put {FILES} of facebook/dino-vits16 into a folder in models/clip_vision",
-    "DINOv2": f"DINOv2: put {FILES} of facebook/dinov2-small into a folder in models/clip_vision",
+    f"openai/clip-vit-large-patch14, into a folder in models/clip_vision, {OR_FETCH}",
+    "DINO": f"DINO: put {FILES} of facebook/dino-vits16 into a folder in models/clip_vision, {OR_FETCH}",
+    "DINOv2": f"DINOv2: put {FILES} of facebook/dinov2-small into a folder in models/clip_vision, {OR_FETCH}",
     PICK: f"PickScore: put {FILES} and the tokenizer's files of yuvalkirstain/PickScore_v1 into "
-    "models/rewards/PickScore_v1",
+    f"models/rewards/PickScore_v1, {OR_FETCH}",
     HPS: "HPSv2: put HPS_v2.1_compressed.pt of xswu/HPSv2 and a CLIP's vocab.json and merges.txt into "
     "models/rewards/HPSv2",
     REWARD: "ImageReward: put ImageReward.pt of zai-org/ImageReward and the tokenizer's files of bert-base-uncased "

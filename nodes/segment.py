@@ -24,8 +24,8 @@ MISSING = (
     "there is no model on disk that finds phrases: put a folder of one in transformers' layout (config.json, "
     "model.safetensors, preprocessor_config.json, tokenizer files) into models/grounding-dino, models/owlv2, "
     "models/florence2 or models/clipseg, for example IDEA-Research/grounding-dino-tiny with facebook/sam-vit-base in "
-    "models/sams, or CIDAS/clipseg-rd64-refined alone; or connect a MASK. The pocket's own model, which knows drawn "
-    "pictures only, must be chosen by name"
+    "models/sams, or CIDAS/clipseg-rd64-refined alone; or run Fetch Model, or connect a MASK. The pocket's own model, "
+    "which knows drawn pictures only, must be chosen by name"
 )
 
 

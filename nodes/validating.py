@@ -16,9 +16,10 @@ CLIPS = ("clip",)
 PICK, HPS = "pickscore", "hps"  # in the names of folders of CLIPs that were fitted to what people prefer
 DINOS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 OWN = "clip"  # the folder of a base in diffusers' layout that holds the CLIP that knows its pictures
+OR_FETCH = "or run Fetch Model"
 MISSING = (
     "not validated, so the last step is returned: there is no CLIP (put the folder of a transformers CLIPModel, such "
-    "as openai/clip-vit-base-patch32, into models/clip_vision)"
+    f"as openai/clip-vit-large-patch14, into models/clip_vision, {OR_FETCH})"
 )
 
 
