@@ -12,6 +12,7 @@ from comfyui_fewshot.augmentation.pictures import picture_of, stored_picture
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.merging import applied
 from comfyui_fewshot.models.text import denoise, encode_prompts
+from comfyui_fewshot.models.tokens import Tokens
 from comfyui_fewshot.models.values import Sample
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.trainers import cache
@@ -131,6 +132,31 @@ def test_nothing_else_is_trainable(prepared, networks):
     ]
     assert {id(p) for p in free} == trained
     assert all(".attn2.to_" in name for name in injected.parameters)
+
+
+@pytest.mark.parametrize("kind", [dict(text_encoder=True), dict(token="free", token_vectors=2)])
+def test_long_captions_that_steps_encode_are_cut_and_told_once(prepared, networks, pictures, monkeypatch, caplog, kind):
+    """Each step draws and encodes them anew; a tokenizer is asked for each different prompt once in a training."""
+    long = [replace(s, caption=f"{s.caption} beside a very long wall, {i}") for i, s in enumerate(pictures.references)]
+    tokenizer, asked = networks.tokenizers[0], []
+    monkeypatch.setattr(networks, "tokens", Tokens())
+    step, injected = prepared(pictures.with_samples((*long, *pictures.priors)), prior_weight=1.0, **kind)
+
+    def counted(text, **how):
+        asked.append(text)
+        return tokenizer(text, **how)
+
+    counted.decode, counted.bos_token_id = tokenizer.decode, tokenizer.bos_token_id
+    counted.eos_token_id, counted.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    monkeypatch.setattr(networks, "tokenizers", (counted,))
+    caplog.clear()
+    for number in range(8):
+        gradients(step, injected, number)
+    captions = {sample.caption for sample in long}
+    pieces = len(captions) * (2 if "token" in kind else 1) + 1  # before and after the word; the priors' one caption
+    assert len(asked) == pieces
+    told = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert len(told) == len(captions) and all(any(f"'{c}'" in line for line in told) for c in captions)
 
 
 @pytest.mark.parametrize("live", [False, True])
