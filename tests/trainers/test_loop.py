@@ -12,8 +12,10 @@ from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.trainers import loop as loops
 from comfyui_fewshot.trainers.checkpoint import Checkpoints
+from comfyui_fewshot.trainers.course import ValidatedCourse
 from comfyui_fewshot.trainers.loop import Diverged, Plan, train
 from comfyui_fewshot.trainers.optimisation import FlatGradients, Rates, make_optimizer
+from comfyui_fewshot.trainers.pace import Pace
 from comfyui_fewshot.trainers.randomness import Randomness
 from comfyui_fewshot.trainers.runs import Journal
 from comfyui_fewshot.trainers.subject import SubjectTraining
@@ -158,6 +160,66 @@ def test_weights_of_a_device_that_is_not_watched_are_put_back(tmp_path, unwatche
         run(tmp_path, parameters, broken=6, cut=parts.append)
     assert torch.equal(parameters["unet.x"], run(tmp_path / "good", steps=3)[0]) and parts == [3]
     assert Checkpoints(tmp_path / "c", "key").latest().step == 4
+
+
+def test_where_nothing_was_learned_no_weights_are_said_to_be_kept(tmp_path, unwatched):
+    """In the first step no learning rate has done anything yet; later it may have, before the first good look."""
+    for broken, told in (
+        (0, "Nothing was learned: .* in bfloat16 or float32"),
+        (2, "Nothing .* kept. Lower the learn"),
+    ):
+        with pytest.raises(Diverged, match=rf"step {broken + 1} of 10 \(near nan.*\)\. {told}") as caught:
+            run(tmp_path / str(broken), broken=broken)
+        assert caught.value.step == 0 and "are kept" not in str(caught.value)
+
+
+class Clock:
+    """A clock that only moves when it is told to, in place of `time`."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.mark.parametrize("spill", [None, 24])
+def test_only_steps_that_become_slow_are_told_of(tmp_path, monkeypatch, caplog, spill):
+    """Saving, validating and a preview take as long as many steps, and none of that is taken for a spill."""
+    clock = Clock()
+    monkeypatch.setattr(loops, "time", clock)
+
+    class Slow(Pull):
+        def passes(self, step, share):
+            clock.now += 1.0 if spill is None or step < spill else 40.0
+            yield from super().passes(step, share)
+
+    class SlowSaves(Checkpoints):
+        def save(self, state):
+            clock.now += 300.0
+            super().save(state)
+
+    class SlowLooks(ValidatedCourse):
+        def visit(self, step, parameters, processes):
+            clock.now += 500.0
+            super().visit(step, parameters, processes)
+
+    def preview(step):
+        clock.now += 200.0
+
+    course = SlowLooks(lambda step: (0.5, 0.5, 0.0), 5, 40)
+    plan = Plan(
+        40, Rates({"unet": 0.1}, 40), save_every=7, log_every=4, visits=[(6, preview)], course=course, pace=Pace()
+    )
+    parameters = start()
+    store, journal = SlowSaves(tmp_path, "k"), Journal(tmp_path / "log.jsonl")
+    train(Slow(parameters["unet.x"]), parameters, plan, store, journal)
+    told = [record.getMessage() for record in caplog.records if "spills" in record.getMessage()]
+    speeds = [json.loads(line)["steps_per_second"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    if spill is None:
+        assert not told and speeds == [1.0] * 10
+    else:
+        assert len(told) == 1 and told[0].startswith("step 28: a step suddenly takes 40.00 s, 40 times as long")
+        assert speeds == [1.0] * 6 + [1 / 40] * 4
 
 
 def test_scaled_losses_give_the_same_steps_and_resume(tmp_path):
