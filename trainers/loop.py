@@ -253,7 +253,10 @@ class _Run:
     def _remember(self) -> None:
         """Keep the weights, which are known to be good; where each step is checked before its update, now and then."""
         if not self.watched or (self.plan.divergence is not None and not (self.good and self.step % WINDOW)):
-            self.good = [p.detach().clone() for p in self.parameters.values()]
+            now = [p.detach() for p in self.parameters.values()]
+            self.good = self.good or [torch.empty_like(p) for p in now]  # never two copies at once
+            for kept, value in zip(self.good, now, strict=True):
+                kept.copy_(value)
             self.good_step = self.step
 
     def _put_back(self) -> None:

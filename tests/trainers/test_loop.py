@@ -10,10 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.tests.trainers.test_activations import Held
 from comfyui_fewshot.trainers import loop as loops
 from comfyui_fewshot.trainers.checkpoint import Checkpoints
 from comfyui_fewshot.trainers.course import ValidatedCourse
 from comfyui_fewshot.trainers.loop import Diverged, Plan, train
+from comfyui_fewshot.trainers.memory import AVERAGED, trained_bytes
 from comfyui_fewshot.trainers.optimisation import FlatGradients, Rates, make_optimizer
 from comfyui_fewshot.trainers.pace import Pace
 from comfyui_fewshot.trainers.randomness import Randomness
@@ -84,6 +86,29 @@ def test_passes_add_up(tmp_path):
     whole, parts = run(tmp_path / "a"), run(tmp_path / "b", parts=3)
     assert torch.allclose(whole[0], parts[0], atol=1e-6)
     assert parts[1].terms["near"] == pytest.approx(whole[1].terms["near"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "more"), [("adamw", 0), ("schedule_free", 4)])
+def test_a_trained_number_takes_what_is_counted(tmp_path, unwatched, kind, more):
+    """Beside the weight: its gradient, its last good value, moments, and for a while what averaging needs."""
+    count, seen = 300_000, []
+    x = Parameter(torch.ones(count))
+    plan = Plan(9, Rates({"unet": 0.1}, 9), optimizer=kind, save_every=100, log_every=2, visits=[(4, seen.append)])
+
+    class Sum:
+        weights = {"all": 1.0}
+
+        def passes(self, step, share):
+            yield {"all": x.sum()}
+
+    class Nowhere(Checkpoints):
+        def save(self, state):
+            pass
+
+    with Held(x) as held:
+        train(Sum(), {"unet.x": x}, plan, Nowhere(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
+    assert seen == [4, 8] and AVERAGED.get(kind, 0) == more
+    assert held.most == pytest.approx(trained_bytes(count, kind) - x.nbytes + more * count, rel=0.01)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 9])
