@@ -23,6 +23,7 @@ from .errors import FewShotError
 from .families import Family, family_named
 from .identify import Identity, identify_folder, identify_tensors
 from .schedule import NoiseSchedule
+from .tokens import Tokens
 from .values import BaseModelRef, Loaded, content_key
 from .watching import Silent, Watcher
 
@@ -39,7 +40,8 @@ class Networks:
 
     `words` are the learned words that prompts may hold, as in `text.Embeddings`; `mixed` says that some of the
     denoiser's own weights are float32 because they are trained, so that it computes under autocast. `times` are the
-    timesteps (B,) of the denoiser's latest call, by which some adapters count (`spans`).
+    timesteps (B,) of the denoiser's latest call, by which some adapters count (`spans`). `tokens` are the prompts that
+    were encoded so far.
     """
 
     unet: Any
@@ -54,6 +56,7 @@ class Networks:
     words: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     mixed: bool = False
     times: torch.Tensor | None = None
+    tokens: Tokens = field(default_factory=Tokens)
 
     @property
     def latent_channels(self) -> int:
@@ -79,6 +82,7 @@ class Networks:
         self.unet = self.vae = None
         self.text_encoders = self.tokenizers = ()
         self.words = {}
+        self.tokens = Tokens()
 
 
 # ------------------------------------------------------------------------------------------------------ references

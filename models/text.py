@@ -6,8 +6,6 @@ fit is left out, with a warning that names it.
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from .errors import FewShotError
+from .tokens import Row, pieces_of, tokens_of
 
 if TYPE_CHECKING:
     from .loading import Networks
-
-log = logging.getLogger(__name__)
 
 PROMPTS_AT_ONCE = 32
 Embeddings = Mapping[str, Mapping[str, Tensor]]
@@ -63,45 +60,7 @@ class Conditioning:
         return Conditioning(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
 
 
-# ------------------------------------------------------------------------------------------------------- tokenizing
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A prompt's tokens, padded to the encoder's length, and the learned vectors that stand at some places."""
-
-    ids: tuple[int, ...]
-    vectors: tuple[tuple[int, Tensor], ...] = ()
-
-
-def _tokenize(tokenizer: Any, length: int, prompt: str, learned: Mapping[str, Tensor]) -> _Row:
-    ids: list[int] = []
-    vectors: list[tuple[int, Tensor]] = []
-    for text, word in pieces_of(prompt, learned):
-        ids += tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
-        for vector in learned[word] if word else ():
-            vectors.append((len(ids) + 1, vector))
-            ids.append(tokenizer.bos_token_id)  # the id is looked up and then replaced
-    room = length - 2
-    if len(ids) > room:
-        lost = tokenizer.decode(ids[room:])
-        log.warning("the prompt '%s' is %d tokens long, %d fit; left out: '%s'", prompt, len(ids), room, lost)
-    ids = [tokenizer.bos_token_id, *ids[:room], tokenizer.eos_token_id]
-    ids += [tokenizer.pad_token_id] * (length - len(ids))
-    return _Row(tuple(ids), tuple((place, vector) for place, vector in vectors if place <= room))
-
-
-def pieces_of(prompt: str, learned: Mapping[str, Tensor]) -> Iterator[tuple[str, str | None]]:
-    """The prompt cut at learned words, which may be written "word" or, as in ComfyUI, "embedding:word"."""
-    if not learned:
-        yield prompt, None
-        return
-    words = "|".join(re.escape(word) for word in sorted(learned, key=len, reverse=True))
-    end = 0
-    for found in re.finditer(rf"(?<!\w)(?:embedding:)?({words})(?!\w)", prompt):
-        yield prompt[end : found.start()], found[1]
-        end = found.end()
-    yield prompt[end:], None
+# --------------------------------------------------------------------------------------------------- counting tokens
 
 
 def content_tokens(networks: Networks, prompt: str, embeddings: Embeddings | None = None) -> int:
@@ -143,7 +102,7 @@ def _count(networks: Networks, text: str, embeddings: Embeddings) -> int:
         learned = {word: of[which.embedding] for word, of in embeddings.items() if which.embedding in of}
         total = 0
         for piece, word in pieces_of(text, learned):
-            total += len(tokenizer(piece, add_special_tokens=False).input_ids) if piece.strip() else 0
+            total += len(tokens_of(tokenizer, piece))
             total += len(learned[word]) if word else 0
         counts.append(total)
     if len(set(counts)) > 1:
@@ -177,19 +136,21 @@ def _encode_some(networks: Networks, prompts: Sequence[str], embeddings: Embeddi
     for encoder, tokenizer, which in zip(networks.text_encoders, networks.tokenizers, names, strict=True):
         learned = {word: of[which.embedding] for word, of in embeddings.items() if which.embedding in of}
         length = encoder.config.max_position_embeddings
-        rows = [_tokenize(tokenizer, length, prompt, learned) for prompt in prompts]
-        states, projected = _run(networks, encoder, rows)
+        rows = [networks.tokens.row(tokenizer, length, prompt, learned, networks.device) for prompt in prompts]
+        states, projected = _run(networks, encoder, rows, learned)
         hidden.append(states)
         pooled = projected if which.projected else pooled
     return Conditioning(torch.cat(hidden, dim=-1), pooled)
 
 
-def _run(networks: Networks, encoder: Any, rows: Sequence[_Row]) -> tuple[Tensor, Tensor | None]:
+def _run(
+    networks: Networks, encoder: Any, rows: Sequence[Row], learned: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
     """Hidden states (B, L, D) of the chosen layer, and the projected pooled state (B, P) of an encoder that has one."""
     inner = getattr(encoder, "text_model", encoder)  # transformers 5 has no inner model in CLIPTextModel
     depth = layer_of(networks, len(inner.encoder.layers))
-    ids = torch.tensor([row.ids for row in rows], device=networks.device)
-    with _replaced(inner.embeddings.token_embedding, rows), _seen(inner.encoder.layers[-depth]) as seen:
+    ids = torch.stack([row.ids for row in rows])
+    with _replaced(inner.embeddings.token_embedding, rows, learned), _seen(inner.encoder.layers[-depth]) as seen:
         output = encoder(input_ids=ids)
     states = inner.final_layer_norm(seen[0]) if networks.family.final_norm else seen[0]
     return states, getattr(output, "text_embeds", None)
@@ -225,16 +186,16 @@ def _seen(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _replaced(table: nn.Module, rows: Sequence[_Row]) -> Iterator[None]:
+def _replaced(table: nn.Module, rows: Sequence[Row], learned: Mapping[str, Tensor]) -> Iterator[None]:
     """Learned vectors in the places of the looked-up ones."""
-    places = [(b, place, vector) for b, row in enumerate(rows) for place, vector in row.vectors]
-    if not places:
+    vectors = [one for row in rows for word, fitting in row.words for one in learned[word].unbind()[:fitting]]
+    if not vectors:
         yield
         return
-    batch, position, vectors = (list(column) for column in zip(*places, strict=True))
+    batch = torch.cat([torch.full_like(row.places, b) for b, row in enumerate(rows)])
+    index = (batch, torch.cat([row.places for row in rows]))
 
     def swap(_, __, looked_up: Tensor) -> Tensor:
-        index = tuple(torch.tensor(i, device=looked_up.device) for i in (batch, position))
         return looked_up.index_put(index, torch.stack(vectors).to(looked_up.device, looked_up.dtype))
 
     handle = table.register_forward_hook(swap)

@@ -54,17 +54,25 @@ class Unit:
 
 @dataclass(frozen=True)
 class Picture:
-    """Bytes of one picture in a training step of the denoiser, all kept, or with gradient checkpointing."""
+    """Bytes of one picture in a training step of the denoiser, all kept, or with gradient checkpointing.
+
+    `once` are bytes that a pass takes however many pictures are in it.
+    """
 
     kept: float
     checkpointed: float
+    once: float = 0.0
 
-    def beside(self, more: float) -> Picture:
+    def beside(self, more: float, once: float = 0.0) -> Picture:
         """With so many bytes more, which checkpointing does not change."""
-        return Picture(self.kept + more, self.checkpointed + more)
+        return Picture(self.kept + more, self.checkpointed + more, self.once + once)
 
     def bytes(self, checkpointing: bool) -> float:
         return self.checkpointed if checkpointing else self.kept
+
+    def together(self, number: int, checkpointing: bool) -> float:
+        """What a pass of so many takes."""
+        return number * self.bytes(checkpointing) + self.once
 
 
 def units(config: Mapping[str, Any], height: int, width: int) -> list[Unit]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..models.errors import FewShotError
 from .activations import decoding_bytes, encoding_bytes, passing_bytes, step_of_picture
-from .memory import Split, Work, split, trained_bytes
+from .memory import AVERAGED, Split, Work, copied_bytes, split, trained_bytes
 from .settings import SubjectSettings
 from .tuning import adapted
 
@@ -215,7 +215,9 @@ def split_of(settings: SubjectSettings, facts: Facts) -> Split:
     free = None if facts.free is None else int(facts.free - trained_bytes(facts.trained, settings.optimizer))
     return split(
         rows_of(settings, facts.priors),
-        step_of_picture(facts.config, cells, cells, facts.half, adapted(settings)).beside(facts.reading),
+        step_of_picture(facts.config, cells, cells, facts.half, adapted(settings)).beside(
+            facts.reading, copied_bytes(facts.trained, facts.half)
+        ),
         free,
         settings.gradient_checkpointing,
         settings.micro_batch,
@@ -232,13 +234,16 @@ def work_of(settings: SubjectSettings, facts: Facts) -> Work:
     """What the training takes beyond its weights where it does not step; the resolution is chosen already."""
     cells, pixels = settings.resolution // facts.pixels, settings.resolution**2
     encoding = encoded_at_once(settings.resolution) * encoding_bytes(facts.autoencoder, pixels, facts.wide)
+    averaged = AVERAGED.get(settings.optimizer, 0) * facts.trained
     if not facts.draws:
-        return Work(encoding)
+        return Work(encoding, averaged=averaged)
     return Work(
         encoding,
         2 * passing_bytes(facts.config, cells, cells, facts.half, adapted(settings)),
         decoding_bytes(facts.autoencoder, pixels, facts.wide),
         facts.judges,
+        copied_bytes(facts.trained, facts.half) if settings.tuning == "full" else 0.0,  # adapters draw in fp32
+        averaged,
     )
 
 

@@ -27,7 +27,7 @@ def captioned(networks: Networks, pictures: TrainingSet) -> TrainingSet:
         )
     for concept in pictures.concepts:
         _tell_split(networks, concept)
-    mended = [_with_identifiers(sample, pictures.concepts) for sample in pictures.samples]
+    mended = [with_identifiers(sample, pictures.concepts) for sample in pictures.samples]
     changed = [new for new, old in zip(mended, pictures.samples, strict=True) if new.caption != old.caption]
     if changed:
         log.warning(
@@ -45,7 +45,8 @@ def _shown(sample: Sample, concepts: tuple[Concept, ...]) -> list[Concept]:
     return [concepts[number] for number in numbers if concepts[number].kind == "subject"]
 
 
-def _with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
+def with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
+    """A reference with the identifiers of all subjects that it shows in its caption; a prior as it is."""
     if sample.role != "reference":
         return sample
     caption = sample.caption

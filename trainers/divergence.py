@@ -7,8 +7,37 @@ from dataclasses import dataclass
 
 import torch
 
+from ..models.errors import FewShotError
+
 START, WINDOW, LATEST = 4, 8, 4
 """steps: of the start, of each of the two windows that must be bad, and of those that say that all is well"""
+
+
+class Diverged(FewShotError):
+    """A loss or gradient was not finite, or losses stay high. The weights after `step` steps are back in place."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
+def told_of(where: int, steps: int, values: Mapping[str, float], kept: int, rates: Mapping[str, float]) -> str:
+    """What is said of a training of `steps` that is lost at step `where` (from 0): what was seen, kept, and to be done.
+
+    In the first step no learning rate has done anything yet: numbers are too large for the compute type.
+    """
+    seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    lower = f"Lower the learning rate (now {', '.join(f'{group} {rate:.3g}' for group, rate in rates.items())})"
+    if kept:
+        left = f"The weights after step {kept} are kept. {lower} or compute in float32."
+    elif where:
+        left = f"Nothing was learned that could be kept. {lower} or compute in float32, and train anew."
+    else:
+        left = (
+            "Nothing was learned: it is the first pass, before any weight was changed, that gives no numbers. Load the "
+            "base in bfloat16 or float32; if it is so already, its file or that of the adapter to train on from is bad."
+        )
+    return f"training diverged at step {where + 1} of {steps} ({seen}). {left}"
 
 
 @dataclass(frozen=True)

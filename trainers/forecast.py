@@ -123,15 +123,15 @@ def phases(settings: SubjectSettings, split: Split, facts: Facts, weights: Weigh
     found = {
         LOADING: Demand(CONTEXT, width * weights.denoiser, 0, 0),
         ENCODING: Demand(CONTEXT, whole, bare, work.encoding),
-        STEP: Demand(CONTEXT, resting, trained, split.bytes),
+        STEP: Demand(CONTEXT, resting, trained, max(split.bytes, work.averaged)),  # a pass, and later the update
     }
     if not facts.draws:
         return found
     drawn = drawn_at_once(split.micro_batch)
-    found[DRAWING] = Demand(CONTEXT, whole, trained, drawn * work.denoising)
-    found[DECODING] = Demand(CONTEXT, decoding, trained, drawn * work.decoding)
+    found[DRAWING] = Demand(CONTEXT, whole, trained, work.drawing(drawn))
+    found[DECODING] = Demand(CONTEXT, decoding, trained, drawn * work.decoding + work.averaged)
     if work.judging:
-        found[JUDGING] = Demand(CONTEXT, resting, trained, work.judging)
+        found[JUDGING] = Demand(CONTEXT, resting, trained, work.judging + work.averaged)
     return found
 
 

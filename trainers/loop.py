@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
 from torch.nn import Parameter
 
-from ..models.errors import FewShotError
 from ..models.watching import Silent, Watcher
 from ..models.words import WordRule
 from .checkpoint import Checkpoints, State
 from .course import Course
-from .divergence import START, WINDOW, Divergence
+from .divergence import START, WINDOW, Diverged, Divergence, told_of
 from .optimisation import DISCRIMINATOR, FlatGradients, Rates, make_optimizer
 from .pace import Pace
 from .processes import Alone, Processes
@@ -58,14 +57,6 @@ class Memory(Protocol):
         ...
 
 
-class Diverged(FewShotError):
-    """A loss or gradient was not finite, or losses stay high. The weights after `step` steps are back in place."""
-
-    def __init__(self, message: str, step: int):
-        super().__init__(message)
-        self.step = step
-
-
 @dataclass(frozen=True)
 class Plan:
     """How long and how fast.
@@ -73,7 +64,8 @@ class Plan:
     `visits` are (every, call): call(step) follows each `every` whole steps. `cut(step)` is called when training ends
     before its last step, with the weights after `step` whole steps in place. `course` validates, ends the training when
     nothing better comes, and keeps the best weights, which are in place when `train` returns. `memory` is saved with
-    each state. `divergence` says when finite losses are those of a lost training.
+    each state. `divergence` says when finite losses are those of a lost training. `pace` says when steps become slow;
+    without one a new one does on a GPU, and none elsewhere, where other programs make steps slow.
     """
 
     steps: int
@@ -90,6 +82,7 @@ class Plan:
     course: Course | None = None
     memory: Memory | None = None
     divergence: Divergence | None = None
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +193,7 @@ class _Run:
         self.gradients = FlatGradients(members, list(self.weights), sum(apart))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.scale_losses)
         self.record = torch.zeros(len(self.rows), self.plan.steps, device=self.device)
-        self.pace = Pace()
+        self.pace = plan.pace or (Pace() if self.device.type == "cuda" else None)
         self.begun = self.told_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- one step
@@ -232,8 +225,7 @@ class _Run:
         if bad:
             where = self.checked + bad[0]
             values = dict(zip(self.rows, fresh[:, bad[0]].tolist(), strict=True))
-            self._put_back()
-            raise Diverged(self._message(where, values), self.step)
+            raise self._diverged(where, values)
         self.checked = step + 1
         self._judge()
         if self.well:
@@ -247,10 +239,9 @@ class _Run:
         errors = rule.errors(dict(zip(self.rows, self.record[:, : self.checked], strict=True)))
         self.high, self.well = rule.is_high(errors), rule.is_well(errors)
         if rule.is_lost(errors):
-            self._put_back()
             begun, now = float(errors[:START].median()), float(errors[-WINDOW:].median())
             values = {"loss now": now, "at the start": begun, "of a denoiser that predicts nothing": 1.0}
-            raise Diverged(self._message(self.checked - 1, values), self.step)
+            raise self._diverged(self.checked - 1, values)
 
     def update(self) -> None:
         self.updating = True
@@ -262,7 +253,10 @@ class _Run:
     def _remember(self) -> None:
         """Keep the weights, which are known to be good; where each step is checked before its update, now and then."""
         if not self.watched or (self.plan.divergence is not None and not (self.good and self.step % WINDOW)):
-            self.good = [p.detach().clone() for p in self.parameters.values()]
+            now = [p.detach() for p in self.parameters.values()]
+            self.good = self.good or [torch.empty_like(p) for p in now]  # never two copies at once
+            for kept, value in zip(self.good, now, strict=True):
+                kept.copy_(value)
             self.good_step = self.step
 
     def _put_back(self) -> None:
@@ -273,13 +267,10 @@ class _Run:
                     parameter.copy_(value)
             self.step, self.spoiled = self.good_step, True
 
-    def _message(self, where: int, values: Mapping[str, float]) -> str:
-        seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        rates = ", ".join(f"{group} {rate:.3g}" for group, rate in self.plan.rates.rates.items())
-        return (
-            f"training diverged at step {where + 1} of {self.plan.steps} ({seen}). The weights after step {self.step} "
-            f"are kept. Lower the learning rate (now {rates}) or compute in float32."
-        )
+    def _diverged(self, where: int, values: Mapping[str, float]) -> Diverged:
+        """With the last good weights put back."""
+        self._put_back()
+        return Diverged(told_of(where, self.plan.steps, values, self.step, self.plan.rates.rates), self.step)
 
     # -------------------------------------------------------------------------------------------- telling, saving
 
@@ -296,8 +287,7 @@ class _Run:
         mean = self.record[:, self.told : self.step].mean(1).tolist()
         speed = (self.step - self.told) / max(now - self.told_at, 1e-9)
         left = (self.plan.steps - self.step) / speed
-        slow = self.pace.note(1 / speed) if self.device.type == "cuda" else None
-        if slow:
+        if self.pace is not None and self.processes.main and (slow := self.pace.note(1 / speed)):
             log.warning("step %d: %s", self.step, slow)
         terms = dict(zip(self.rows, mean, strict=True))
         norm = terms.pop(NORM)
@@ -315,15 +305,24 @@ class _Run:
             )
         self.told, self.told_at = self.step, now
 
-    def visit(self) -> None:
-        """Call who wants to be called; their time does not count as steps'."""
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is no step: its time does not count as steps'. On a GPU those that are under way come to their end."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.told_at += time.monotonic() - begun
+
+    def visit(self) -> None:
+        """Call who wants to be called."""
         due = [call for every, call in self.plan.visits if self.step % every == 0]
         if due:
-            with self.optimizer.averaged():
+            with self.apart(), self.optimizer.averaged():
                 for call in due:
                     call(self.step)
-        self.told_at += time.monotonic() - begun
 
     @property
     def enough(self) -> bool:
@@ -331,13 +330,11 @@ class _Run:
         return self.plan.course is not None and self.plan.course.is_over
 
     def validate(self) -> None:
-        """A validation that is due, before the state is saved that holds it; its time does not count as steps'."""
+        """A validation that is due, before the state is saved that holds it."""
         course = self.plan.course
         if course is not None and course.is_due(self.step):
-            begun = time.monotonic()
-            with self.optimizer.averaged():
+            with self.apart(), self.optimizer.averaged():
                 course.visit(self.step, self.parameters, self.processes)
-            self.told_at += time.monotonic() - begun
 
     def choose(self) -> int:
         """Put the best weights in place, where there was validation, else the last ones; gives their step."""
@@ -346,9 +343,10 @@ class _Run:
         return self.step if course is None else course.settle(self.step, self.parameters)
 
     def save(self) -> None:
-        """Save the state after the last whole step."""
+        """Save the state after the last whole step; a large one takes as long as many steps."""
         if self.processes.main:
-            self.checkpoints.save(self.state())
+            with self.apart():
+                self.checkpoints.save(self.state())
         self.saved = self.step
 
     def state(self) -> State:

@@ -14,6 +14,10 @@ HEADROOM = 600_000_000  # bytes left free: the driver spills to slow memory when
 TRAINED = 12  # bytes a trained number: itself, its gradient and its last good value, in fp32
 KEPT = MappingProxyType({"adamw": 8, "adamw_8bit": 2, "prodigy": 16, "schedule_free": 8})
 """bytes that each optimiser keeps of a trained number: moments, and Prodigy's distance from the start"""
+COPIED = 2  # bytes of a trained number's copy in half precision, which autocast keeps while a pass computes
+AVERAGED = MappingProxyType({"schedule_free": 4})
+"""bytes of a trained number for a while: what its update computes with, and later what is trained on, while the average
+is looked at in its place"""
 CONTEXT = 600_000_000  # bytes that CUDA, its libraries and their kernels take
 
 
@@ -68,18 +72,18 @@ def split(
         whole = min(micro_batch or rows, rows)
         on = checkpointing == "on"
         why = "free memory is not known here, so nothing is split unasked"
-        return Split(whole, on, why, offload[0] == "on", float8[0] == "float8", whole * picture.bytes(on))
+        return Split(whole, on, why, offload[0] == "on", float8[0] == "float8", picture.together(whole, on))
     tried = []
     for on, waiting, small in _ways(checkpointing, offload[0], float8[0]):
         room = max(0.0, free - HEADROOM + small * float8[1])
-        each = picture.bytes(on)
-        fitting = min(rows, micro_batch or max(1, int((room + waiting * offload[1]) // each)))
+        each, left = picture.bytes(on), room + waiting * offload[1] - picture.once
+        fitting = min(rows, micro_batch or max(1, int(left // each)))
         while beside and not micro_batch and fitting > 1 and beside(fitting, waiting) > room:
             fitting -= 1
         why = f"{free / 1e9:.1f} GB are free, a picture takes about {each / 1e9:.2f} GB"
-        fits = (micro_batch or 1) * each <= room + waiting * offload[1]
+        fits = (micro_batch or 1) * each <= left
         fits = fits and (beside is None or beside(fitting, waiting) <= room)
-        tried.append(Split(fitting, on, why, waiting, small, fitting * each, fits))
+        tried.append(Split(fitting, on, why, waiting, small, picture.together(fitting, on), fits))
         if fits:
             break
     return tried[-1]
@@ -90,24 +94,41 @@ def drawn_at_once(micro_batch: int) -> int:
     return max(1, micro_batch // 2)
 
 
+def copied_bytes(numbers: int, half: bool) -> int:
+    """What a pass takes for so many trained numbers, which are fp32, where networks compute in half precision."""
+    return COPIED * numbers if half else 0
+
+
 @dataclass(frozen=True)
 class Work:
     """Bytes that a training takes beyond its weights where it does not step.
 
     encoding: pictures into latents, once; prompts take less. denoising, decoding: a picture that is drawn for a
-    validation or a preview, 0 where none is. judging: the models that look at drawn pictures.
+    validation or a preview, 0 where none is. judging: the models that look at drawn pictures. copied: of trained
+    weights, once for all that are drawn together. averaged: what an optimiser takes for its update, and while pictures
+    are drawn and looked at.
     """
 
     encoding: float = 0.0
     denoising: float = 0.0
     decoding: float = 0.0
     judging: float = 0.0
+    copied: float = 0.0
+    averaged: float = 0.0
+
+    def drawing(self, together: int) -> float:
+        """To draw so many pictures together."""
+        return together * self.denoising + self.copied + self.averaged
 
     def most(self, micro_batch: int, waits: float, text: float) -> float:
         """The most of these, less what waits on the host then: `waits` all encoders, of which `text` are no
         autoencoder."""
-        drawn = drawn_at_once(micro_batch)
-        return max(self.encoding, drawn * self.denoising, drawn * self.decoding - text, self.judging - waits)
+        phases = [self.encoding, self.averaged - waits]
+        if self.denoising or self.decoding or self.judging:
+            drawn = drawn_at_once(micro_batch)
+            looked_at = max(drawn * self.decoding - text, self.judging - waits)
+            phases += [self.drawing(drawn), looked_at + self.averaged]
+        return max(phases)
 
 
 def _ways(checkpointing: str, offload: str, float8: str) -> list[tuple[bool, bool, bool]]:

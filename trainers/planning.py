@@ -19,6 +19,7 @@ from ..models.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ..models.watching import Silent, Watcher
 from ..models.words import WordSpec
 from .auto import Facts, resolve, rows_of, split_of
+from .captions import with_identifiers
 from .facts import gather_facts, waiting_parts
 from .forecast import CARDS, Card, Phases, Weights, host_memory, on_card, phases, placed
 from .memory import CONTEXT, free_memory, trained_bytes
@@ -27,6 +28,7 @@ from .optimisation import make_optimizer
 from .settings import SubjectSettings
 from .several import drawing_weights
 from .subject import SubjectTraining
+from .supervision import usable
 from .training import rates_of
 from .tuning import words_of
 from .validation import STEPS, Validator, interval
@@ -188,6 +190,27 @@ def _tokens(tokenizer: Any, caption: str, words: Sequence[WordSpec]) -> int:
     return count
 
 
+def few_of(networks: Networks, pictures: TrainingSet, chosen: SubjectSettings) -> TrainingSet:
+    """Some pictures of each kind that stand for all: one of each subject, then the first ones, to `FEW`.
+
+    Where L_local has a weight, the one of a subject is its first that counts for it: of a set in which some do, some
+    are then among the few, and the plan is not refused where the training only warns.
+    """
+    content = chosen.local_attention == "content"
+
+    def counts(sample: Sample) -> bool:
+        told = with_identifiers(sample, pictures.concepts)
+        return chosen.local_weight == 0 or usable(networks, told, pictures.concepts, content)
+
+    first = []
+    for subject in dict.fromkeys(sample.concept for sample in pictures.references):
+        own = [sample for sample in pictures.references if sample.concept == subject]
+        first.append(next(filter(counts, own), own[0]))
+    others = [sample for sample in pictures.references if sample not in first]
+    references = (*first, *others[: max(0, FEW - len(first))])
+    return pictures.with_samples(references + pictures.priors[:FEW])
+
+
 def time_steps(
     networks: Networks,
     pictures: TrainingSet,
@@ -200,7 +223,7 @@ def time_steps(
 
     Weights are in 8 bits and encoders wait on the host as in the training itself; `networks` stay so.
     """
-    few = pictures.with_samples(pictures.references[:FEW] + pictures.priors[:FEW])
+    few = few_of(networks, pictures, chosen)
     complete(networks, chosen)
     step, injected = SubjectTraining().prepare(networks, few, chosen, start_from, watcher)
     cuda = networks.device.type == "cuda"

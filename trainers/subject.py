@@ -171,7 +171,8 @@ class SubjectStep:
             return Conditioning.cat(cached)
         prompts = [prompt for half in halves for prompt in half.prompts]
         unique = list(dict.fromkeys(prompts))
-        return encode_prompts(self.networks, unique).take([unique.index(prompt) for prompt in prompts])
+        places = torch.arange(len(unique), device=self.networks.device)
+        return encode_prompts(self.networks, unique).take(rows_of(places, [unique.index(prompt) for prompt in prompts]))
 
     def errors(self, term: str, half: Half, prediction: torch.Tensor) -> torch.Tensor:
         """The losses (n,) of one term's samples."""

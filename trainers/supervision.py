@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import interpolate
 
+from ..augmentation.pictures import load_mask
 from ..augmentation.subject_words import subject_spans
 from ..models.attention import Layer, chosen_layers
 from ..models.errors import FewShotError
@@ -66,11 +67,9 @@ def supervise(
     height, width = pool.mean.shape[-2:]
     layers = chosen_layers(networks.unet, height, width)
     grid = layers[0].grid(height, width)
-    window = min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)
     tokens, places = [], []
     for sample in samples:
-        count = content_tokens(networks, sample.caption)
-        tokens.append(list(range(1, count + 1)) if content_only else list(range(window)))
+        tokens.append(_sharing(networks, sample, content_only))
         places.append([_places(networks, sample, concepts, number) for number in range(len(concepts))])
     most = max(1, *(len(row) for row in tokens))
     shape = (len(samples), len(concepts))
@@ -92,6 +91,22 @@ def supervise(
     return Supervision(
         wanted.to(device), known.to(device), member.to(device), masks.to(device), valid.to(device), layers
     )
+
+
+def usable(networks: Networks, sample: Sample, concepts: Sequence[Concept], content_only: bool = True) -> bool:
+    """Whether a picture shall count for `supervise`, by its caption and masks; the crop is not looked at."""
+    all_words = len(_sharing(networks, sample, content_only))
+    return any(
+        0 < len(_places(networks, sample, concepts, number)) < all_words and load_mask(mask).getbbox() is not None
+        for number, mask in sample.masks.items()
+    )
+
+
+def _sharing(networks: Networks, sample: Sample, content_only: bool) -> list[int]:
+    """The tokens that share the attention: those of the caption, or all of the window."""
+    if content_only:
+        return list(range(1, content_tokens(networks, sample.caption) + 1))
+    return list(range(min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)))
 
 
 def _places(networks: Networks, sample: Sample, concepts: Sequence[Concept], number: int) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import Networks, base_from_path, open_base
 from comfyui_fewshot.models.text import Conditioning, denoise, encode_prompts, time_ids
+from comfyui_fewshot.models.tokens import Tokens
 
 from . import checkpoints
 
@@ -85,6 +87,41 @@ def test_a_long_prompt_is_cut_with_a_warning(opened_pocket: Networks, caplog):
     assert hidden.shape == (1, 32, 192) and "30 fit; left out" in caplog.text
     vector = {"new": {"clip_l": torch.zeros(50, 192)}}
     assert encode_prompts(opened_pocket, ["a new"], vector).hidden.shape == (1, 32, 192)
+
+
+class Counted:
+    """A tokenizer that counts the texts it is given."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.texts = tokenizer, []
+
+    def __call__(self, text, **how):
+        self.texts.append(text)
+        return self.tokenizer(text, **how)
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+
+def test_a_prompt_is_cut_once_and_told_once(xl: Networks, caplog):
+    """By each of two encoders; with other learned words it is another row, and no second warning."""
+    counted = tuple(Counted(tokenizer) for tokenizer in xl.tokenizers)
+    networks, long = replace(xl, tokenizers=counted, tokens=Tokens()), "red cat <new> " * 20
+    vectors = {"<new>": {"clip_l": torch.ones(2, 64, requires_grad=True), "clip_g": torch.zeros(2, 64)}}
+    with caplog.at_level(logging.WARNING):
+        with torch.inference_mode():
+            first = encode_prompts(networks, [long, "a dog"])
+            cut = encode_prompts(networks, [long], vectors)
+        again = encode_prompts(networks, ["a dog", long, long])
+        learned = encode_prompts(networks, [long], vectors)
+        vectors["<new>"]["clip_l"] = torch.zeros(2, 64, requires_grad=True)
+        moved = encode_prompts(networks, [long], vectors)
+    assert [one.texts for one in counted] == [[long, "a dog", "red cat ", *[" red cat "] * 19]] * 2
+    assert torch.equal(again.take([1, 0]).hidden, first.hidden) and torch.equal(again.hidden[1], again.hidden[2])
+    assert torch.equal(learned.hidden, cut.hidden) and not torch.equal(learned.hidden, moved.hidden)
+    assert [record.getMessage().split(" is ")[0] for record in caplog.records] == [f"the prompt '{long}'"]
+    moved.hidden.square().sum().backward()  # what was first cut in inference mode can be learned with
+    assert vectors["<new>"]["clip_l"].grad.any()
 
 
 def test_many_prompts_and_one_text_by_mistake(opened_pocket: Networks):

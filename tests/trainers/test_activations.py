@@ -21,6 +21,7 @@ from comfyui_fewshot.trainers.activations import (
     step_of_picture,
     units,
 )
+from comfyui_fewshot.trainers.memory import copied_bytes
 
 DEEP = dict(
     block_out_channels=(64, 128, 256), layers_per_block=2, transformer_layers_per_block=(1, 2, 3),
@@ -126,6 +127,31 @@ def test_a_step_holds_what_is_counted(counted, config, dtype, adapters):
 def test_drawing_holds_what_is_counted(counted, config, dtype, adapters):
     found = passing_bytes(config, SIDE, SIDE, dtype == torch.bfloat16, adapters)
     assert found == pytest.approx(counted(config, dtype, adapters, False), rel=0.05)
+
+
+@pytest.mark.parametrize("config", [DEEP, WIDE], ids=["deep", "wide"])
+@pytest.mark.parametrize("way", ["kept", "checkpointed", "drawn"])
+def test_weights_trained_in_full_hold_their_copies(config, way):
+    """In half precision, under autocast: real networks, of a picture so small that their weights say most."""
+    side, half = 16, torch.bfloat16
+    unet = UNet2DConditionModel(sample_size=8, **config)
+    trained = list(unet.parameters())
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    if way == "checkpointed":
+        unet.enable_gradient_checkpointing()
+    unet.train(way == "checkpointed")
+    given, text = torch.zeros(1, 4, side, side, dtype=half), torch.zeros(1, 77, 64, dtype=half)
+    held = Held(given, text, *trained, *(p.grad for p in trained))
+    with held, torch.set_grad_enabled(way != "drawn"):
+        with torch.autocast("cpu", half):
+            prediction = unet(given, torch.zeros(1), encoder_hidden_states=text, return_dict=False)[0]
+        if way != "drawn":
+            prediction.float().sum().backward()
+    step = step_of_picture(config, side, side, True)
+    passing = {"kept": step.kept, "checkpointed": step.checkpointed, "drawn": passing_bytes(config, side, side, True)}
+    copies = copied_bytes(sum(p.numel() for p in trained), True)
+    assert held.most == pytest.approx(passing[way] + copies, rel=0.2) and held.most > copies
 
 
 @pytest.mark.parametrize(("widths", "side"), [((16, 32, 64, 64), 64), ((32, 64), 64), ((128, 256, 512, 512), 128)])

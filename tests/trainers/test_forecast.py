@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from comfyui_fewshot.tests.trainers.test_auto import BIG, SDXL, VAE
 from comfyui_fewshot.trainers import forecast
 from comfyui_fewshot.trainers.activations import Picture, decoding_bytes, encoding_bytes, step_of_picture
-from comfyui_fewshot.trainers.auto import FLOAT8_SAVES, resolve, split_of
+from comfyui_fewshot.trainers.auto import FLOAT8_SAVES, resolve, split_of, work_of
 from comfyui_fewshot.trainers.forecast import CARDS, Weights, host_memory, on_card, phases, placed
-from comfyui_fewshot.trainers.memory import CONTEXT, HEADROOM, Work, split, trained_bytes
+from comfyui_fewshot.trainers.memory import CONTEXT, HEADROOM, Work, drawn_at_once, split, trained_bytes
 from comfyui_fewshot.trainers.settings import SubjectSettings
 
 SD1_WEIGHTS = Weights(859_520_964, 83_653_863, 123_060_480)
@@ -64,12 +64,15 @@ def test_what_does_not_fit_says_so():
 
 @given(
     st.floats(4e9, 80e9), st.integers(0, 200_000_000), st.sampled_from(["auto", "on", "off"]),
-    st.sampled_from([0, CLIP]),
+    st.sampled_from([0, CLIP]), st.sampled_from(["low_rank", "full"]), st.sampled_from(["adamw", "schedule_free"]),
+    st.booleans(),
 )  # fmt: skip
-def test_a_fitting_card_keeps_its_headroom_in_every_phase(size, trained, checkpointing, judges):
+def test_a_fitting_card_keeps_its_headroom_in_every_phase(size, trained, checkpointing, judges, tuning, kind, draws):
     card = on_card(
-        SubjectSettings(resolution=1024, batch_size=1, gradient_checkpointing=checkpointing),
-        replace(XL, trained=trained, judges=judges), XL_WEIGHTS, size,
+        SubjectSettings(
+            resolution=1024, batch_size=1, gradient_checkpointing=checkpointing, tuning=tuning, optimizer=kind
+        ),
+        replace(XL, trained=trained, judges=judges, draws=draws), XL_WEIGHTS, size,
     )  # fmt: skip
     assert card.fits == (max(one.total for one in card.phases.values()) <= size - HEADROOM)
     if card.split.fits:
@@ -108,11 +111,33 @@ def test_each_phase_adds_up_what_is_there():
     assert found[forecast.ENCODING].activations == encoding_bytes(VAE, pixels, 2) == 5 * 128 * pixels * 2
     assert found[forecast.DECODING].activations == decoding_bytes(VAE, pixels, 2) == 6 * 128 * pixels * 2
     picture = step_of_picture(SDXL, 128, 128, True)
-    assert found[forecast.STEP].activations == plan.micro_batch * picture.checkpointed
+    copies = 2e6  # of what is trained, in the half precision that a pass computes in
+    assert found[forecast.STEP].activations == plan.micro_batch * picture.checkpointed + copies
     nothing = phases(settings, plan, replace(facts, draws=False), XL_WEIGHTS)
     assert set(nothing) == {forecast.LOADING, forecast.ENCODING, forecast.STEP}
     reading = placed(facts, XL_WEIGHTS, 2, 2, True, 8e9)
     assert phases(settings, plan, reading, XL_WEIGHTS)[forecast.STEP].frozen == pytest.approx(small + text)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "schedule_free"])
+def test_weights_trained_in_full_are_copied_for_passes_and_averaged_weights_exchanged(kind):
+    """Copies in half precision, where a pass computes: in a step, and to draw with what is no adapter. Schedule-free
+    takes 4 bytes a number for its update, and while pictures are drawn, decoded and looked at."""
+    whole, more = SD1_WEIGHTS.denoiser, 4 * SD1_WEIGHTS.denoiser if kind == "schedule_free" else 0
+    settings = SubjectSettings(
+        tuning="full", parameter_set="all", resolution=512, batch_size=1, optimizer=kind, gradient_checkpointing="on"
+    )
+    facts = placed(replace(BIG, trained=whole, judges=CLIP), SD1_WEIGHTS, 2, 2, False, 80e9)
+    plan, work = split_of(settings, facts), work_of(settings, facts)
+    found = {name: one.activations for name, one in phases(settings, plan, facts, SD1_WEIGHTS).items()}
+    picture = step_of_picture(BIG.config, 64, 64, True)
+    assert found[forecast.STEP] == max(more, plan.micro_batch * picture.checkpointed + 2 * whole)
+    assert found[forecast.DRAWING] == drawn_at_once(plan.micro_batch) * work.denoising + 2 * whole + more
+    assert found[forecast.DECODING] == drawn_at_once(plan.micro_batch) * work.decoding + more
+    assert found[forecast.JUDGING] == CLIP + more
+    wide = placed(replace(facts, half=False), SD1_WEIGHTS, 4, 4, False, 80e9)
+    step = phases(settings, split_of(settings, wide), wide, SD1_WEIGHTS)[forecast.STEP]
+    assert step.activations == max(more, plan.micro_batch * step_of_picture(BIG.config, 64, 64, False).checkpointed)
 
 
 def test_float16_sees_in_fp32():

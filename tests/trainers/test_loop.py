@@ -10,10 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.watching import Silent
+from comfyui_fewshot.tests.trainers.test_activations import Held
 from comfyui_fewshot.trainers import loop as loops
 from comfyui_fewshot.trainers.checkpoint import Checkpoints
+from comfyui_fewshot.trainers.course import ValidatedCourse
 from comfyui_fewshot.trainers.loop import Diverged, Plan, train
+from comfyui_fewshot.trainers.memory import AVERAGED, trained_bytes
 from comfyui_fewshot.trainers.optimisation import FlatGradients, Rates, make_optimizer
+from comfyui_fewshot.trainers.pace import Pace
 from comfyui_fewshot.trainers.randomness import Randomness
 from comfyui_fewshot.trainers.runs import Journal
 from comfyui_fewshot.trainers.subject import SubjectTraining
@@ -82,6 +86,29 @@ def test_passes_add_up(tmp_path):
     whole, parts = run(tmp_path / "a"), run(tmp_path / "b", parts=3)
     assert torch.allclose(whole[0], parts[0], atol=1e-6)
     assert parts[1].terms["near"] == pytest.approx(whole[1].terms["near"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "more"), [("adamw", 0), ("schedule_free", 4)])
+def test_a_trained_number_takes_what_is_counted(tmp_path, unwatched, kind, more):
+    """Beside the weight: its gradient, its last good value, moments, and for a while what averaging needs."""
+    count, seen = 300_000, []
+    x = Parameter(torch.ones(count))
+    plan = Plan(9, Rates({"unet": 0.1}, 9), optimizer=kind, save_every=100, log_every=2, visits=[(4, seen.append)])
+
+    class Sum:
+        weights = {"all": 1.0}
+
+        def passes(self, step, share):
+            yield {"all": x.sum()}
+
+    class Nowhere(Checkpoints):
+        def save(self, state):
+            pass
+
+    with Held(x) as held:
+        train(Sum(), {"unet.x": x}, plan, Nowhere(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
+    assert seen == [4, 8] and AVERAGED.get(kind, 0) == more
+    assert held.most == pytest.approx(trained_bytes(count, kind) - x.nbytes + more * count, rel=0.01)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 9])
@@ -158,6 +185,66 @@ def test_weights_of_a_device_that_is_not_watched_are_put_back(tmp_path, unwatche
         run(tmp_path, parameters, broken=6, cut=parts.append)
     assert torch.equal(parameters["unet.x"], run(tmp_path / "good", steps=3)[0]) and parts == [3]
     assert Checkpoints(tmp_path / "c", "key").latest().step == 4
+
+
+def test_where_nothing_was_learned_no_weights_are_said_to_be_kept(tmp_path, unwatched):
+    """In the first step no learning rate has done anything yet; later it may have, before the first good look."""
+    for broken, told in (
+        (0, "Nothing was learned: .* in bfloat16 or float32"),
+        (2, "Nothing .* kept. Lower the learn"),
+    ):
+        with pytest.raises(Diverged, match=rf"step {broken + 1} of 10 \(near nan.*\)\. {told}") as caught:
+            run(tmp_path / str(broken), broken=broken)
+        assert caught.value.step == 0 and "are kept" not in str(caught.value)
+
+
+class Clock:
+    """A clock that only moves when it is told to, in place of `time`."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.mark.parametrize("spill", [None, 24])
+def test_only_steps_that_become_slow_are_told_of(tmp_path, monkeypatch, caplog, spill):
+    """Saving, validating and a preview take as long as many steps, and none of that is taken for a spill."""
+    clock = Clock()
+    monkeypatch.setattr(loops, "time", clock)
+
+    class Slow(Pull):
+        def passes(self, step, share):
+            clock.now += 1.0 if spill is None or step < spill else 40.0
+            yield from super().passes(step, share)
+
+    class SlowSaves(Checkpoints):
+        def save(self, state):
+            clock.now += 300.0
+            super().save(state)
+
+    class SlowLooks(ValidatedCourse):
+        def visit(self, step, parameters, processes):
+            clock.now += 500.0
+            super().visit(step, parameters, processes)
+
+    def preview(step):
+        clock.now += 200.0
+
+    course = SlowLooks(lambda step: (0.5, 0.5, 0.0), 5, 40)
+    plan = Plan(
+        40, Rates({"unet": 0.1}, 40), save_every=7, log_every=4, visits=[(6, preview)], course=course, pace=Pace()
+    )
+    parameters = start()
+    store, journal = SlowSaves(tmp_path, "k"), Journal(tmp_path / "log.jsonl")
+    train(Slow(parameters["unet.x"]), parameters, plan, store, journal)
+    told = [record.getMessage() for record in caplog.records if "spills" in record.getMessage()]
+    speeds = [json.loads(line)["steps_per_second"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    if spill is None:
+        assert not told and speeds == [1.0] * 10
+    else:
+        assert len(told) == 1 and told[0].startswith("step 28: a step suddenly takes 40.00 s, 40 times as long")
+        assert speeds == [1.0] * 6 + [1 / 40] * 4
 
 
 def test_scaled_losses_give_the_same_steps_and_resume(tmp_path):
@@ -249,10 +336,17 @@ class Touches(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_nothing_touches_the_host_between_log_points(networks, pictures, settings, tmp_path, unwatched):
-    chosen = replace(settings, resolution=32, alpha=4.0, micro_batch=3, noise_offset=0.1, min_snr_gamma=5.0)
+@pytest.mark.parametrize(
+    "kind", [{}, dict(text_encoder=True), dict(token="direction", token_vectors=2, caption_dropout=0.5)]
+)
+def test_nothing_touches_the_host_between_log_points(networks, pictures, settings, tmp_path, unwatched, kind):
+    """With prompts that are encoded once, and with those that each step encodes anew."""
+    chosen = replace(settings, resolution=32, alpha=4.0, micro_batch=3, noise_offset=0.1, min_snr_gamma=5.0, **kind)
     step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, Silent())
-    plan = Plan(9, Rates({"unet": 1e-3}, 9), save_every=100, log_every=8)
+    plan = Plan(
+        9, Rates(dict.fromkeys(("unet", "text_encoder", "token"), 1e-3), 9), save_every=100, log_every=8,
+        rules=injected.rules,
+    )  # fmt: skip
     touches = Touches()
 
     class Counting(Silent):

@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_fewshot.augmentation.decoding import pixel_key
 from comfyui_fewshot.augmentation.pictures import picture_of
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.loading import open_base
-from comfyui_fewshot.models.values import Sample
+from comfyui_fewshot.models.values import Concept, Sample
 from comfyui_fewshot.models.watching import Silent
 from comfyui_fewshot.trainers import facts, planning
 from comfyui_fewshot.trainers.forecast import Demand
@@ -74,6 +75,46 @@ def test_steps_are_timed_from_an_adapter(plan, uncut, base, pictures, settings):
     assert found.timing is not None and found.timing.steps == 1
     with pytest.raises(FewShotError, match="has rank 4"):
         plan_training(base, pictures, replace(chosen, rank=2), "cpu", timed=1, start_from=uncut.adapter)
+
+
+@pytest.fixture
+def poorly_masked(pictures, tmp_path):
+    """Four pictures that the attention loss cannot use, each for another reason, and after them one that it can."""
+    Image.new("L", (40, 36)).save(tmp_path / "black_mask.png")
+    good, mask = pictures.references[0], Image.open(tmp_path / "black_mask.png")
+    black = replace(good.mask, path=tmp_path / "black_mask.png", key=pixel_key(mask))
+    poor = (
+        replace(good, mask=None),
+        replace(good, mask=black),
+        replace(good, caption="sks ball"),
+        replace(pictures.references[1], mask=None),
+    )
+    return pictures.with_samples((*poor, good, *pictures.priors))
+
+
+def test_pictures_without_a_usable_mask_do_not_stop_a_plan_that_trains(plan, train, poorly_masked, tmp_path, caplog):
+    found = plan(poorly_masked, timed=1, local_weight=0.05)
+    assert found.timing is not None and "3 of 4 pictures have no mask" in caplog.text
+    trained = train(tmp_path, set_=poorly_masked, steps=1, local_weight=0.05)
+    assert "local" in trained.terms and "4 of 5 pictures have no mask" in caplog.text
+    none = poorly_masked.with_samples(poorly_masked.references[:4])
+    with pytest.raises(FewShotError, match="local_weight needs masks"):
+        plan(none, timed=1, local_weight=0.05)
+
+
+def test_steps_are_timed_with_a_picture_of_each_subject(networks, pictures, poorly_masked, settings):
+    """The first that the attention loss can use, where it is computed; a caption without its identifier is mended."""
+    concepts = tuple(Concept(f"sks{n}", "ball") for n in range(6))
+    bare = replace(pictures.references[0], mask=None, caption="a photo of a ball")
+    masked = replace(pictures.references[1], caption="a ball on a hill")
+    many = [replace(one, concept=n) for n in range(6) for one in (bare, masked)]
+    sets = replace(pictures, concepts=concepts, samples=(*many, *pictures.priors))
+    for weight, each in ((0.05, masked), (0.0, bare)):
+        few = planning.few_of(networks, sets, replace(settings, local_weight=weight))
+        assert few.references == tuple(replace(each, concept=n) for n in range(6))
+        assert few.priors == pictures.priors
+    few = planning.few_of(networks, poorly_masked, replace(settings, local_weight=0.0))
+    assert few.references == poorly_masked.references[:4]
 
 
 def test_it_says_what_training_chooses(plan, train, uncut):
