@@ -1,25 +1,27 @@
 """Optional models brought from the Hugging Face hub, when a person asks for one: safetensors only, whole or not at all.
 
-What is fetched lies in `models/KIND/NAME`, where other packs look too. A cut download goes on where it stopped.
+What is fetched lies in `models/KIND/NAME`, where other packs look too. Of a download that was cut, the files that have
+arrived whole are kept for the next try.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import json
 import logging
-import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Generic, TypeVar
 
 from .errors import FewShotError
 from .watching import Silent, Watcher
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PLAIN = ("*.json", "vocab.txt", "merges.txt", "*.model")
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
@@ -27,6 +29,7 @@ WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
 SPARE = 256 * 2**20
 """bytes of the disk that stay free"""
 POLL = 0.5  # seconds between two looks at what has arrived
+PATIENCE = 20.0  # seconds for the hub's list of files
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ KNOWN: Mapping[str, Known] = MappingProxyType(
 @dataclass(frozen=True)
 class File:
     name: str
-    size: int  # bytes
+    size: int  # bytes; 0 where the hub does not tell
 
 
 def place_of(repository: str, root: Path) -> Path:
@@ -66,50 +69,93 @@ def place_of(repository: str, root: Path) -> Path:
     return root / repository.rpartition("/")[2]
 
 
-def fetch(repository: str, root: Path, watcher: Watcher | None = None, endpoint: str | None = None) -> Path:
-    """The model's folder below `root`, fetched unless it is there.
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds config.json and all its weights, each as long as its header says."""
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / f"{WEIGHTS[0]}.index.json"
+    try:
+        parts = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.is_file() else {WEIGHTS[0]}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False
+    return bool(parts) and all(_readable(folder / str(part)) for part in parts)
 
-    Progress is in MB. A cancel returns at once; the file that is under way is kept as far as it came.
+
+def _readable(file: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), "numpy"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+def fetch(repository: str, root: Path, watcher: Watcher | None = None, endpoint: str | None = None) -> Path:
+    """The model's folder below `root`, fetched unless it is there whole.
+
+    Progress is in MB. A cancel returns at once; the one file that is under way still arrives, and is kept.
 
     Raises:
         FewShotError: the hub cannot be reached or refuses, the repository holds no safetensors in transformers' layout,
-            or the disk has no room. The message says which files can be put where by hand.
+            or the disk has no room or no right. The message says which files can be put where by hand.
     """
+    from filelock import FileLock, Timeout
+
     folder, watcher = place_of(repository, root), watcher or Silent()
-    if (folder / "config.json").is_file():
+    if is_whole(folder):
         log.info("%s is there: %s", repository, folder)
         return folder
+    waiting = root / ".fetching"  # what lies there is two levels down, where nothing looks for models
     try:
-        revision, files = listed(repository, endpoint)
-    except FewShotError:
-        raise
-    except Exception as error:  # the hub's own, or its transport's
+        waiting.mkdir(parents=True, exist_ok=True)
+        if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+            raise FewShotError(f"{folder} is no folder, so no model can be put there; move it away")
+        with FileLock(waiting / f"{folder.name}.lock", timeout=0):
+            _bring_all(repository, folder, waiting, watcher, endpoint)
+    except Timeout:
+        raise FewShotError(f"{repository} is being fetched already; wait until that has ended") from None
+    except OSError as error:
         raise _by_hand(repository, folder, error) from error
-    total, arrived = sum(file.size for file in files), 0
-    _check_room(root, total)
-    draft = root / ".fetching" / folder.name  # two levels down, where nothing looks for models
-    for file in files:
-        bring = _Bringing(repository, revision, file, draft, endpoint)
-        bring.start()
-        while bring.is_alive():
-            bring.join(POLL)
-            watcher.check()
-            _tell(watcher, repository, file, arrived + min(_arrived(draft), file.size), total)
-        if bring.failed is not None:
-            raise _by_hand(repository, folder, bring.failed) from bring.failed
-        _check_size(repository, file, draft)
-        arrived += file.size
-    shutil.rmtree(draft / ".cache", ignore_errors=True)
-    os.replace(draft, folder)
-    log.info("%s was fetched (%.0f MB, revision %s): %s", repository, total / 1e6, revision[:8], folder)
     return folder
+
+
+def _bring_all(repository: str, folder: Path, waiting: Path, watcher: Watcher, endpoint: str | None) -> None:
+    """All files into a draft of their revision, and then into the folder, config.json last."""
+    revision, files = _apart(lambda: listed(repository, endpoint), watcher, lambda: None, repository, folder)
+    draft = waiting / f"{folder.name}-{revision[:12]}"
+    _tidy(waiting, draft)
+    missing = [file for file in files if not _has_arrived(draft, file)]
+    _check_room(waiting, sum(file.size for file in missing))
+    total = sum(file.size for file in files)
+    arrived = total - sum(file.size for file in missing)
+    for file in missing:
+
+        def tell(file: File = file, before: int = arrived) -> None:
+            _tell(watcher, repository, file, before + min(_under_way(draft), file.size), total)
+
+        _apart(lambda file=file: _download(repository, revision, file, draft, endpoint), watcher, tell, repository,
+               folder)  # fmt: skip
+        if not _has_arrived(draft, file):
+            (draft / file.name).unlink(missing_ok=True)
+            raise FewShotError(f"{repository}: {file.name} has not {file.size} bytes as the hub says; try again")
+        arrived += file.size
+    if not is_whole(draft):
+        shutil.rmtree(draft)
+        raise FewShotError(f"{repository}: what arrived are no whole safetensors; try again, or choose another model")
+    shutil.rmtree(draft / ".cache", ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    for path in sorted(draft.iterdir(), key=lambda path: path.name == "config.json"):
+        shutil.move(path, folder.resolve() / path.name)
+    draft.rmdir()
+    log.info("%s was fetched (%.0f MB, revision %s): %s", repository, total / 1e6, revision[:8], folder)
 
 
 def listed(repository: str, endpoint: str | None = None) -> tuple[str, list[File]]:
     """The revision that is newest now, and the files of it that are wanted, small ones first."""
     from huggingface_hub import HfApi
 
-    info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True)
+    info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True, timeout=PATIENCE)
     there = [File(one.rfilename, one.size or 0) for one in info.siblings or () if "/" not in one.rfilename]
     found = [file for file in there if _wanted(file.name, (*PLAIN, *WEIGHTS))]
     if not any(_wanted(file.name, WEIGHTS) for file in found):
@@ -127,37 +173,65 @@ def _wanted(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _check_room(root: Path, size: int) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(root).free
+def _tidy(waiting: Path, draft: Path) -> None:
+    """Drafts of older revisions, and halves of files, with which the hub's library does not go on."""
+    name = draft.name.rpartition("-")[0]
+    for old in waiting.glob(f"{name}-*"):
+        if old != draft and old.is_dir():
+            shutil.rmtree(old)
+    for half in draft.glob(".cache/huggingface/download/*.incomplete"):
+        half.unlink()
+
+
+def _check_room(where: Path, size: int) -> None:
+    free = shutil.disk_usage(where).free
     if free < size + SPARE:
         raise FewShotError(
-            f"{size / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free in {root}; make room there"
+            f"{size / 1e6:.0f} MB are to be fetched, {SPARE / 1e6:.0f} MB shall stay free, and {free / 1e6:.0f} MB are "
+            f"free in {where}; make room there"
         )
 
 
-class _Bringing(threading.Thread):
-    """One file into `draft`, in a thread of its own, so that a cancel need not wait for gigabytes."""
+def _download(repository: str, revision: str, file: File, draft: Path, endpoint: str | None) -> None:
+    from huggingface_hub import hf_hub_download
 
-    def __init__(self, repository: str, revision: str, file: File, draft: Path, endpoint: str | None):
-        super().__init__(daemon=True, name=f"fetch {file.name}")
-        self.what = (repository, file.name)
-        self.where: dict[str, Any] = dict(revision=revision, local_dir=draft, endpoint=endpoint)
+    hf_hub_download(repository, file.name, revision=revision, local_dir=draft, endpoint=endpoint)
+
+
+class _Apart(threading.Thread, Generic[T]):
+    """Work in a thread of its own, so that a cancel need not wait for it."""
+
+    def __init__(self, work: Callable[[], T]):
+        super().__init__(daemon=True, name="fetch")
+        self.work, self.result = work, list[T]()
         self.failed: Exception | None = None
 
     def run(self) -> None:
-        from huggingface_hub import hf_hub_download
-
         try:
-            hf_hub_download(*self.what, **self.where)
+            self.result.append(self.work())
         except Exception as error:
             self.failed = error
 
 
+def _apart(work: Callable[[], T], watcher: Watcher, tell: Callable[[], None], repository: str, folder: Path) -> T:
+    """What `work` gives, while `watcher` may cancel; what the hub or its transport raises says what can be done."""
+    thread = _Apart(work)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL)
+        watcher.check()
+        tell()
+    if isinstance(thread.failed, FewShotError):
+        raise thread.failed
+    if thread.failed is not None:
+        raise _by_hand(repository, folder, thread.failed) from thread.failed
+    return thread.result[0]
+
+
 def _by_hand(repository: str, folder: Path, error: Exception) -> FewShotError:
     return FewShotError(
-        f"{repository} could not be fetched ({type(error).__name__}: {_first_line(error)}). Try again: what has "
-        "arrived is kept. By hand: put config.json, model.safetensors and the other .json and .txt files of "
+        f"{repository} could not be fetched ({type(error).__name__}: {_first_line(error)}). Try again: files that have "
+        "arrived whole are kept. By hand: put config.json, model.safetensors and the other .json and .txt files of "
         f"huggingface.co/{repository} into {folder}"
     )
 
@@ -167,16 +241,14 @@ def _tell(watcher: Watcher, repository: str, file: File, arrived: int, total: in
     watcher.progress(arrived // 10**6, max(1, total // 10**6), text)
 
 
-def _check_size(repository: str, file: File, draft: Path) -> None:
-    size = (draft / file.name).stat().st_size
-    if file.size and size != file.size:
-        (draft / file.name).unlink()
-        raise FewShotError(f"{repository}: {file.name} has {size} bytes instead of {file.size}; try again")
+def _has_arrived(draft: Path, file: File) -> bool:
+    path = draft / file.name
+    return path.is_file() and path.stat().st_size == (file.size or path.stat().st_size)
 
 
-def _arrived(draft: Path) -> int:
+def _under_way(draft: Path) -> int:
     """Bytes of the file that is under way."""
-    parts: list[Any] = sorted(draft.glob(".cache/huggingface/download/*.incomplete"), key=lambda p: p.stat().st_mtime)
+    parts = sorted(draft.glob(".cache/huggingface/download/*.incomplete"), key=lambda path: path.stat().st_mtime)
     return parts[-1].stat().st_size if parts else 0
 
 

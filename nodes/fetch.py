@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..models.fetching import KNOWN, fetch, place_of
+from ..models.fetching import KNOWN, fetch, is_whole, place_of
 from . import host
 from .host import io
 
@@ -35,7 +35,7 @@ class FetchModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, model: str) -> bool:
         """Whether it is there: a folder that was deleted is fetched again."""
-        return (place_of(model, host.models_folder(KNOWN[model].kind)) / "config.json").is_file()
+        return is_whole(place_of(model, host.models_folder(KNOWN[model].kind)))
 
     @classmethod
     def execute(cls, model: str) -> io.NodeOutput:

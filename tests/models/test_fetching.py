@@ -1,21 +1,26 @@
 """Models from the hub, against a hub of the test's own: whole folders of safetensors, progress, cancel, refusals."""
 
 import json
+import socket
 import threading
+import time
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import save
 
 from comfyui_fewshot.models import fetching
 from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.models.fetching import KNOWN, fetch, listed
+from comfyui_fewshot.models.fetching import KNOWN, fetch, is_whole, listed
 
 NAME = "someone/small"
 FILES = {
     "config.json": b'{"model_type": "clip"}',
     "vocab.txt": b"a\nb\n",
-    "model.safetensors": b"\x07" * 3_000_000,
+    "model.safetensors": save({"weight": torch.zeros(750_000)}),
     "pytorch_model.bin": b"pickle",
     "open_clip_model.safetensors": b"another network",
     "onnx/model.onnx": b"elsewhere",
@@ -113,11 +118,65 @@ def test_a_cancel_leaves_no_half_model_and_the_next_try_ends_it(hub, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fetch(NAME, tmp_path, Told(stop_at=2), hub.url)
     assert not (tmp_path / "small").exists()
-    arrived = {path.name for path in (tmp_path / ".fetching" / "small").glob("*.*")}
-    assert "vocab.txt" in arrived
+    draft = tmp_path / ".fetching" / f"small-{COMMIT[:12]}"
+    assert (draft / "vocab.txt").is_file()
+    while any(thread.name == "fetch" for thread in threading.enumerate()):  # the file that was under way arrives
+        time.sleep(0.05)
     hub.asked.clear()
-    assert (fetch(NAME, tmp_path, None, hub.url) / "model.safetensors").stat().st_size == 3_000_000
+    wanted = len(FILES["model.safetensors"])
+    assert (fetch(NAME, tmp_path, None, hub.url) / "model.safetensors").stat().st_size == wanted
     assert "vocab.txt" not in [name for name, _ in hub.asked], "what had arrived is not fetched again"
+
+
+def test_a_folder_that_is_not_whole_is_filled(hub, tmp_path):
+    """A config alone, cut weights, a missing part: none of these is a model; what a person put there beside stays."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(FILES["config.json"])
+    (folder / "notes.md").write_text("mine")
+    (folder / "model.safetensors").write_bytes(FILES["model.safetensors"][:1000])
+    assert not is_whole(folder)
+    assert fetch(NAME, tmp_path, None, hub.url) == folder and is_whole(folder)
+    assert (folder / "notes.md").read_text() == "mine" and not list((tmp_path / ".fetching").glob("small-*"))
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    assert not is_whole(folder)
+
+
+def test_a_link_to_another_disk_is_followed_and_a_file_in_the_way_is_said(hub, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "small").symlink_to(tmp_path / "elsewhere")
+    fetch(NAME, tmp_path, None, hub.url)
+    assert is_whole(tmp_path / "elsewhere")
+    (tmp_path / "other" / "small").parent.mkdir()
+    (tmp_path / "other" / "small").write_text("a file")
+    with pytest.raises(FewShotError, match="is no folder"):
+        fetch(NAME, tmp_path / "other", None, hub.url)
+    with pytest.raises(FewShotError, match="could not be fetched"):
+        fetch(NAME, tmp_path / "other" / "small", None, hub.url)
+
+
+def test_weights_that_are_a_page_are_no_model(hub, tmp_path):
+    hub.files["model.safetensors"] = b"<html>sign in</html>"
+    with pytest.raises(FewShotError, match="no whole safetensors"):
+        fetch(NAME, tmp_path, None, hub.url)
+    assert not (tmp_path / "small").exists() and not list((tmp_path / ".fetching").glob("small-*"))
+
+
+def test_one_fetch_at_a_time(hub, tmp_path):
+    (tmp_path / ".fetching").mkdir()
+    with FileLock(tmp_path / ".fetching" / "small.lock"), pytest.raises(FewShotError, match="being fetched already"):
+        fetch(NAME, tmp_path, None, hub.url)
+
+
+def test_a_hub_that_says_nothing_can_be_left(tmp_path):
+    """The list of files is waited for apart, so that a cancel need not wait for it."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            fetch(NAME, tmp_path, Told(stop_at=0), f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert time.monotonic() - began < 5
 
 
 def test_other_weights_are_refused(hub, tmp_path):

@@ -1,8 +1,11 @@
 """Fetch Model in a real ComfyUI, without a network: what is there is given, what is not is said with its place."""
 
 import json
+import shutil
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from comfyui_fewshot.models.fetching import KNOWN
 
@@ -23,11 +26,12 @@ def test_a_model_that_is_there_is_given_and_others_say_where_they_go(server):
     assert "Offline" in told, "the tests' server is told to stay off the network"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
+    save_file({"weight": torch.zeros(2)}, folder / "model.safetensors")
     there = server.succeed(graph(name))
     assert str(folder) in there.outputs("1")["text"][0]
-    (folder / "config.json").unlink()
-    folder.rmdir()
-    assert server.run(graph(name)).status == "error", "a folder that was deleted is missed"
+    (folder / "model.safetensors").write_bytes(b"cut")
+    assert server.run(graph(name)).status == "error", "weights that were cut are no model"
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("name", ["someone/else", "../../etc"])
