@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ..models.errors import FewShotError
 
@@ -35,7 +36,7 @@ def open_model(name: str, folder: Path, device: torch.device, dtype: torch.dtype
         model, info = kind.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, torch_dtype=dtype or torch.float32
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise FewShotError(f"the model in {folder} cannot be read ({error}); fetch its files again") from error
     if info["missing_keys"]:
         lacking = ", ".join(sorted(info["missing_keys"])[:3])

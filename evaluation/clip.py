@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPModel
 
 from ..models.errors import FewShotError
@@ -59,7 +60,7 @@ class Clip:
         log.info("opening the CLIP in %s", self.folder)
         try:
             opened: Any = CLIPModel.from_pretrained(self.folder, local_files_only=True, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise FewShotError(f"the CLIP in {self.folder} cannot be read ({error}); fetch its files again") from error
         model, info = opened
         if info["missing_keys"]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoModel
 
 from ..models.errors import FewShotError
@@ -65,7 +66,7 @@ class Dino:
         log.info("opening the DINO in %s", self.folder)
         try:
             opened: Any = AutoModel.from_pretrained(self.folder, local_files_only=True, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise FewShotError(f"the DINO in {self.folder} cannot be read ({error}); fetch its files again") from error
         model, info = opened
         lacking = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # which is not used here

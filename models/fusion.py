@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .errors import FewShotError
 from .layer_inputs import ROOM, Drawing, by_input, bytes_of, inputs_of, rounds
 from .lora_metadata import SOURCES, lines_of
-from .merging import delta, find, words_of
+from .merging import delta, find, words_in, words_of
 from .values import Adapter, Dense, Factor, Kept, LowRank
 from .watching import Silent, Watcher
 
@@ -41,7 +41,15 @@ def summed(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
     What was learned in different blocks (`LoraSpec.block`) adds up without mixing.
     """
     _check(adapters)
-    factors = {path: _sum(_changes(adapters, path)) for path in _paths(adapters)}
+    factors: dict[str, Factor] = {}
+    for path in _paths(adapters):
+        try:
+            factors[path] = _sum(_changes(adapters, path))
+        except RuntimeError as error:
+            sizes = ", ".join(f"{a.trigger}: {_size(a.factors[path])}" for a, _ in adapters if path in a.factors)
+            told = f"the adapters do not fit each other in {path} ({sizes}): fuse those of one base"
+            raise FewShotError(told) from error
+    _check_numbers(factors)
     return _joined(adapters, factors, {"fewshot.fusion": "sum"})
 
 
@@ -85,11 +93,19 @@ def fused(
     factors |= {path: _sum(_changes(adapters, path)) for path in rest}
     if rest:
         log.info("%d layers are not linear, and their changes are added", len(rest))
+    _check_numbers(factors)
     errors = tuple(math.sqrt(one / all_) if all_ else 0.0 for one, all_ in zip(lost, whole, strict=True))
     told = {"fewshot.fusion": "least squares", REPORT: ", ".join(f"{error:.4f}" for error in errors)}
     for (adapter, _), error in zip(adapters, errors, strict=True):
         log.info("fused: %s loses %.1f %% of its change to its own inputs", adapter.trigger, 100 * error)
     return _joined(adapters, {path: factors[path] for path in paths}, told), errors
+
+
+def _check_numbers(factors: Mapping[str, Factor]) -> None:
+    for path, factor in factors.items():
+        parts = (factor.up, factor.down) if isinstance(factor, LowRank) else (factor.weight,)
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise FewShotError(f"the adapters make no finite numbers in {path}: one of them is damaged; train it again")
 
 
 def _announce(sizes: Sequence[int], adapters: int, layers: int) -> None:
@@ -262,9 +278,13 @@ def _shape(factor: Factor) -> tuple[int, ...]:
     return (factor.up.shape[0], factor.down.shape[1], *kernel)
 
 
+def _size(factor: Factor) -> str:
+    return " x ".join(map(str, factor.weight.shape if isinstance(factor, Dense) else _shape(factor)))
+
+
 def _joined(
     adapters: Sequence[tuple[Adapter, float]], factors: Mapping[str, Factor], metadata: Mapping[str, str]
 ) -> Adapter:
-    words = {word: of for adapter, _ in adapters for word, of in adapter.embeddings.items()}
+    words = words_in([(adapter, 1.0) for adapter, _ in adapters])
     trigger = ", ".join(adapter.trigger for adapter, _ in adapters)
     return Adapter(dict(factors), adapters[0][0].family, trigger, words, {**metadata, SOURCES: lines_of(adapters)})

@@ -65,20 +65,27 @@ def words_of(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> d
 
     Raises FewShotError when two adapters mean different things by one word, or a word is for encoders of other widths.
     """
+    found = words_in(adapters)
+    for word, vectors in found.items():
+        for encoder, names in zip(networks.text_encoders, networks.family.text_encoders, strict=True):
+            width = encoder.config.hidden_size
+            if names.embedding not in vectors or vectors[names.embedding].shape[-1] != width:
+                raise FewShotError(
+                    f"the word '{word}' has no {names.embedding} vectors of width {width} for "
+                    f"{networks.ref.name}: it was learned with another base model"
+                )
+    return found
+
+
+def words_in(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Mapping[str, Tensor]]:
+    """The learned words of adapters whose strength is not 0; FewShotError when two mean different things by one."""
     found: dict[str, Mapping[str, Tensor]] = {}
     for adapter, strength in adapters:
         for word, vectors in (adapter.embeddings if strength else {}).items():
-            known = found.get(word)
-            if known is not None and any(not torch.equal(known[kind], vectors[kind]) for kind in vectors):
+            known = found.setdefault(word, vectors)
+            alike = known.keys() == vectors.keys() and all(torch.equal(known[kind], vectors[kind]) for kind in known)
+            if not alike:
                 raise FewShotError(f"two adapters teach the word '{word}' different things: train one with another")
-            for encoder, names in zip(networks.text_encoders, networks.family.text_encoders, strict=True):
-                width = encoder.config.hidden_size
-                if names.embedding not in vectors or vectors[names.embedding].shape[-1] != width:
-                    raise FewShotError(
-                        f"the word '{word}' has no {names.embedding} vectors of width {width} for "
-                        f"{networks.ref.name}: it was learned with another base model"
-                    )
-            found[word] = vectors
     return found
 
 

@@ -125,8 +125,9 @@ def _tell(valid: torch.Tensor, samples: Sequence[Sample]) -> None:
         masked = sum(1 for sample in samples if sample.masks)
         raise FewShotError(
             f"local_weight needs masks, and words besides the subject's in the captions: of {len(samples)} pictures "
-            f"{masked} have a mask, and none can be used (the first caption is '{samples[0].caption[:60]}'). Add masks "
-            "and captions such as 'a photo of a sks dog on the beach', or set local_weight to 0."
+            f"{masked} have a mask, and none can be used (the first caption is '{samples[0].caption[:60]}'). Segment "
+            "by Prompt makes masks, and Caption Pictures captions that say more than the subject, such as "
+            f"'{samples[0].caption[:60]} on the beach'; or set local_weight to 0, or take a preset that has none."
         )
     if without:
         log.warning(

@@ -18,7 +18,7 @@ from comfyui_fewshot.models.embedding_files import write_embedding
 from comfyui_fewshot.models.formats import read_lora, write_lora
 from comfyui_fewshot.models.loading import Networks, base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample, sample_latents
-from comfyui_fewshot.models.text import _tokenize, denoise, encode_prompts
+from comfyui_fewshot.models.text import denoise, encode_prompts
 
 from . import checkpoints
 from .checkpoints import TextShape, UNetShape, VaeShape
@@ -106,8 +106,9 @@ def check_tokens(networks: Networks, answer: Answer) -> None:
     """The ids that each encoder is given, padding included, are ComfyUI's."""
     for name, tokenizer, encoder in zip("lg", networks.tokenizers, networks.text_encoders, strict=False):
         name = {"sd2": "h"}.get(networks.family.name, name)
-        row = _tokenize(tokenizer, encoder.config.max_position_embeddings, PROMPT, {})
-        assert list(row.ids) == answer.tensors[f"tokens_{name}"].tolist()
+        window = encoder.config.max_position_embeddings
+        row = networks.tokens.row(tokenizer, window, PROMPT, {}, networks.device)
+        assert row.ids.tolist() == answer.tensors[f"tokens_{name}"].tolist()
 
 
 def opened(path: Path, comfyui: Path, clip_skip: int = 0):

@@ -163,8 +163,17 @@ def test_what_cannot_be_fused(opened_pocket):
     with pytest.raises(FewShotError, match="adapter 2 has no trigger"):
         summed([(one, 1.0), (Adapter(other.factors, "sd1"), 1.0)])
     words = [Adapter({}, "sd1", f"sks {n}", {"sks": {"clip_l": torch.randn(1, 192)}}) for n in ("cat", "car")]
-    with pytest.raises(FewShotError, match="two adapters teach the word 'sks'"):
-        fused(opened_pocket, [(word, 1.0) for word in words], SHORT)
+    for way in (summed, lambda given: fused(opened_pocket, given, SHORT)):
+        with pytest.raises(FewShotError, match="two adapters teach the word 'sks'"):
+            way([(word, 1.0) for word in words])
+    broken = Adapter({**other.factors, path: pair(1, 3, 4)}, "sd1", "zwx car")
+    with pytest.raises(FewShotError, match=rf"do not fit each other in {path} \(sks cat: .* x .*, zwx car: 3 x 4\)"):
+        summed([(one, 1.0), (broken, 1.0)])
+    shape = find(opened_pocket.roots(), path).weight.shape
+    empty = Adapter({path: Dense(torch.full(shape, torch.nan))}, "sd1", "zwx car")
+    for way in (summed, lambda given: fused(opened_pocket, given, SHORT)):
+        with pytest.raises(FewShotError, match=f"no finite numbers in {path}"):
+            way([(Adapter({path: one.factors[path]}, "sd1", "sks cat"), 1.0), (empty, 1.0)])
 
 
 # ------------------------------------------------------------------------------------------------ orthogonal blocks
