@@ -40,6 +40,10 @@ class _Lazy(Mapping):
         return len(self._keys)
 
 
+DRAFT = ".draft"
+"""the ending of a .safetensors file that has not got its name yet, so that no list of models shows it"""
+
+
 @contextmanager
 def open_tensors(path: Path) -> Iterator[tuple[Mapping[str, Tensor], dict[str, str]]]:
     """The tensors (on the CPU) and the metadata of a .safetensors file or of a pickled one, which may run no code.
@@ -48,7 +52,7 @@ def open_tensors(path: Path) -> Iterator[tuple[Mapping[str, Tensor], dict[str, s
     """
     if not path.is_file():
         raise FewShotError(f"there is no file {path}: choose one that exists")
-    if path.suffix == ".safetensors":
+    if path.suffix in (".safetensors", DRAFT):
         try:
             handle = safe_open(str(path), framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .checkpoint_files import DRAFT
 from .errors import FewShotError
 
 
@@ -22,7 +23,7 @@ def write_checked(
     path = Path(path)
     if path.exists():
         raise FewShotError(f"{path.name} exists already in {path.parent}, and is not written over: choose another name")
-    draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.draft")  # no ending that lists of models would show
+    draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{DRAFT}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(dict(tensors), draft, dict(metadata))
