@@ -120,7 +120,8 @@ def text_tensors(tensors: Mapping[str, Tensor], encoder: TextEncoder, unused_lay
     )
     unused = tuple(f"transformer.resblocks.{layers - 1 - i}." for i in range(unused_layers))
     width = inner["positional_embedding"].shape[-1] if "positional_embedding" in inner else 0
-    model = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
+    sizes = SimpleNamespace(hidden_size=width, projection_dim=width)  # older diffusers ask for the second
+    model = SimpleNamespace(config=sizes)
     kept = {f"clip.{name}": tensor for name, tensor in inner.items() if not (unused and name.startswith(unused))}
     return convert_open_clip_checkpoint(model, kept, prefix="clip.")
 
