@@ -48,9 +48,8 @@ class Book:
     def __init__(self, quick: bool, run: Callable[..., Iterator[list[Row]]] = measured, seconds: float = QUICK_SECONDS):
         self.quick, self.run, self.seconds = quick, run, seconds
         self.began = time.monotonic()
-        self.benches = sorted(
-            {claim.bench for claim in CLAIMS}, key=lambda name: (name != "evaluate", name)
-        )  # the shortest
+        benches = {claim.bench for claim in CLAIMS}
+        self.benches = sorted(benches, key=lambda name: (name != "evaluate", name))  # the shortest first
         self.failed: dict[str, list[Part]] = {}
 
     @property
@@ -121,11 +120,11 @@ class Book:
         """The page of all that is kept; a part that failed now is not shown as it was."""
         found: dict[str, list[Part] | None] = {}
         for bench in self.benches:
-            failed = {part.name: part for part in self.failed.get(bench, [])}
-            kept = (
-                [failed.get(n) or self._kept(bench, n) for n in parts_of(bench, self.quick)] if bench in names() else []
-            )
-            found[bench] = [part for part in kept if part] if bench in names() else None
+            found[bench] = None
+            if bench in names():
+                failed = {part.name: part for part in self.failed.get(bench, [])}
+                parts = [failed.get(name) or self._kept(bench, name) for name in parts_of(bench, self.quick)]
+                found[bench] = [part for part in parts if part]
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(page(found, self.quick, weights_key()), encoding="utf-8")
         log.info("written: %s", self.file)

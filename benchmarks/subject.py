@@ -154,7 +154,7 @@ class Bench:
     def poster(self) -> list[Row]:
         """References in one place, prompts in new places: paste and L_local against plain DreamBooth.
 
-        The last row counts a sample where the subject and all that was asked for are right at once.
+        `both` counts a sample where the subject and all that was asked for are right at once.
         """
         found = self.learned([self.elsewhere(run, full) for run in self.all_runs for full in (True, False)])
         sides, note = (found[::2], found[1::2]), doubted(one.doubts for one in found)

@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -106,7 +107,7 @@ def fetch(repository: str, root: Path, watcher: Watcher | None = None, endpoint:
     if is_whole(folder):
         log.info("%s is there: %s", repository, folder)
         return folder
-    waiting = root / ".fetching"  # what lies there is two levels down, where nothing looks for models
+    waiting = root / ".fetching"  # what lies there is three levels down, where nothing looks for models
     try:
         waiting.mkdir(parents=True, exist_ok=True)
         if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
@@ -122,20 +123,19 @@ def fetch(repository: str, root: Path, watcher: Watcher | None = None, endpoint:
 
 def _bring_all(repository: str, folder: Path, waiting: Path, watcher: Watcher, endpoint: str | None) -> None:
     """All files into a draft of their revision, and then into the folder, config.json last."""
-    revision, files = _apart(lambda: listed(repository, endpoint), watcher, lambda: None, repository, folder)
-    draft = waiting / f"{folder.name}-{revision[:12]}"
-    _tidy(waiting, draft)
+    asking = partial(watcher.progress, 0, 1, f"asking for the files of {repository}")
+    revision, files = _apart(partial(listed, repository, endpoint), watcher, asking, repository, folder)
+    draft = waiting / folder.name / revision
+    draft.parent.mkdir(exist_ok=True)
+    _tidy(draft)
     missing = [file for file in files if not _has_arrived(draft, file)]
     _check_room(waiting, sum(file.size for file in missing))
     total = sum(file.size for file in files)
     arrived = total - sum(file.size for file in missing)
     for file in missing:
-
-        def tell(file: File = file, before: int = arrived) -> None:
-            _tell(watcher, repository, file, before + min(_under_way(draft), file.size), total)
-
-        _apart(lambda file=file: _download(repository, revision, file, draft, endpoint), watcher, tell, repository,
-               folder)  # fmt: skip
+        tell = partial(_tell, watcher, repository, file, draft, arrived, total)
+        work = partial(_download, repository, revision, file, draft, endpoint)
+        _apart(work, watcher, tell, repository, folder)
         if not _has_arrived(draft, file):
             (draft / file.name).unlink(missing_ok=True)
             raise FewShotError(f"{repository}: {file.name} has not {file.size} bytes as the hub says; try again")
@@ -148,6 +148,7 @@ def _bring_all(repository: str, folder: Path, waiting: Path, watcher: Watcher, e
     for path in sorted(draft.iterdir(), key=lambda path: path.name == "config.json"):
         shutil.move(path, folder.resolve() / path.name)
     draft.rmdir()
+    draft.parent.rmdir()
     log.info("%s was fetched (%.0f MB, revision %s): %s", repository, total / 1e6, revision[:8], folder)
 
 
@@ -173,11 +174,10 @@ def _wanted(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _tidy(waiting: Path, draft: Path) -> None:
+def _tidy(draft: Path) -> None:
     """Drafts of older revisions, and halves of files, with which the hub's library does not go on."""
-    name = draft.name.rpartition("-")[0]
-    for old in waiting.glob(f"{name}-*"):
-        if old != draft and old.is_dir():
+    for old in draft.parent.iterdir():
+        if old != draft:
             shutil.rmtree(old)
     for half in draft.glob(".cache/huggingface/download/*.incomplete"):
         half.unlink()
@@ -236,7 +236,8 @@ def _by_hand(repository: str, folder: Path, error: Exception) -> FewShotError:
     )
 
 
-def _tell(watcher: Watcher, repository: str, file: File, arrived: int, total: int) -> None:
+def _tell(watcher: Watcher, repository: str, file: File, draft: Path, before: int, total: int) -> None:
+    arrived = before + min(_under_way(draft), file.size)
     text = f"{repository}: {file.name}, {arrived / 1e6:.0f} of {total / 1e6:.0f} MB"
     watcher.progress(arrived // 10**6, max(1, total // 10**6), text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Round:
     old: dict[tuple[int, int], Tensor]
 
 
-class RefiningStep:
+class RefiningStep(ABC):
     """The step of a method that learns from rewarded pictures; a method gives `losses` and its `weights`.
 
     Round r is drawn before step r * updates with the weights of then, and each of its samples is learned from in one of
@@ -158,11 +159,11 @@ class RefiningStep:
         """The places on a sample's way that are learned from, or numbers of noisings of its picture."""
         return list(range(self.places_per_sample))
 
+    @abstractmethod
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """What rows of (sample, place) add to each term."""
-        raise NotImplementedError
 
-    def look_back(self, round: Round, share: Share) -> None:
+    def look_back(self, round: Round, share: Share) -> None:  # noqa: B027 - most methods need none
         """Called with the weights that drew the round in place."""
 
     # ------------------------------------------------------------------------------------------------------ rounds

@@ -118,7 +118,7 @@ def test_a_cancel_leaves_no_half_model_and_the_next_try_ends_it(hub, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fetch(NAME, tmp_path, Told(stop_at=2), hub.url)
     assert not (tmp_path / "small").exists()
-    draft = tmp_path / ".fetching" / f"small-{COMMIT[:12]}"
+    draft = tmp_path / ".fetching" / "small" / COMMIT
     assert (draft / "vocab.txt").is_file()
     while any(thread.name == "fetch" for thread in threading.enumerate()):  # the file that was under way arrives
         time.sleep(0.05)
@@ -137,7 +137,7 @@ def test_a_folder_that_is_not_whole_is_filled(hub, tmp_path):
     (folder / "model.safetensors").write_bytes(FILES["model.safetensors"][:1000])
     assert not is_whole(folder)
     assert fetch(NAME, tmp_path, None, hub.url) == folder and is_whole(folder)
-    assert (folder / "notes.md").read_text() == "mine" and not list((tmp_path / ".fetching").glob("small-*"))
+    assert (folder / "notes.md").read_text() == "mine" and not (tmp_path / ".fetching" / "small").exists()
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
     assert not is_whole(folder)
 
@@ -159,7 +159,16 @@ def test_weights_that_are_a_page_are_no_model(hub, tmp_path):
     hub.files["model.safetensors"] = b"<html>sign in</html>"
     with pytest.raises(FewShotError, match="no whole safetensors"):
         fetch(NAME, tmp_path, None, hub.url)
-    assert not (tmp_path / "small").exists() and not list((tmp_path / ".fetching").glob("small-*"))
+    assert not (tmp_path / "small").exists() and not (tmp_path / ".fetching" / "small" / COMMIT).exists()
+
+
+def test_a_draft_of_another_revision_is_not_mixed_in(hub, tmp_path):
+    """That of a model whose name begins alike stays."""
+    for name in ("small", "small-xl"):
+        (tmp_path / ".fetching" / name / "d").mkdir(parents=True)
+        (tmp_path / ".fetching" / name / "d" / "old.json").write_text("{}")
+    folder = fetch(NAME, tmp_path, None, hub.url)
+    assert not (folder / "old.json").exists() and (tmp_path / ".fetching" / "small-xl" / "d" / "old.json").is_file()
 
 
 def test_one_fetch_at_a_time(hub, tmp_path):
