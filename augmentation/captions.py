@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
@@ -20,13 +21,18 @@ def caption_beside(path: Path) -> str:
     for ending in CAPTION_ENDINGS:
         file = path.with_suffix(ending)
         if file.is_file():
-            raw = file.read_bytes()
-            try:
-                text = raw.decode("utf-8-sig")
-            except UnicodeDecodeError:
-                text = raw.decode("cp1252", errors="replace")
-            return " ".join(text.split())
+            return " ".join(_decoded(file.read_bytes()).split())
     return ""
+
+
+def _decoded(raw: bytes) -> str:
+    """Text as editors save it: UTF-16 says so in its first two bytes, and what is not UTF-8 is an old Windows' code."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16", errors="replace")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace")
 
 
 def find_word(word: str, text: str) -> re.Match | None:

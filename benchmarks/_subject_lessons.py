@@ -129,10 +129,20 @@ def joint(shop: Workshop, asked: tuple[Pair, int, bool]) -> tuple[list[float], l
     return shows_both(shop, shop.train(shop.with_priors(made), seed=seed, **how), pair, seed)
 
 
-def shows_both(shop: Workshop, adapter: Adapter, pair: Pair, seed: int) -> tuple[list[float], list[float]]:
-    """Whether each sample shows both subjects as they are, in every relation and either order; and the doubts."""
+def told(shop: Workshop, pair: Pair) -> tuple[list[float], list[float]]:
+    """`shows_both` of the base alone, which is told the looks in words: what it can draw of two things at most."""
+    return shows_both(shop, None, pair, 0, [pictures.subject_named(name).description for name in pair])
+
+
+def shows_both(
+    shop: Workshop, adapter: Adapter | None, pair: Pair, seed: int, calls: Sequence[str] = WORDS
+) -> tuple[list[float], list[float]]:
+    """Whether each sample shows both subjects as they are, in every relation and either order; and the doubts.
+
+    `calls` is what stands before their nouns in the prompts.
+    """
     looks = [pictures.subject_named(name).thing.look for name in pair]
-    words = [f"a {word} {pictures.subject_named(name).thing.noun}" for name, word in zip(pair, WORDS, strict=True)]
+    words = [f"a {call} {pictures.subject_named(name).thing.noun}" for name, call in zip(pair, calls, strict=True)]
     relations = [layout[0][0] for layout in world.LAYOUTS.values()]
     prompts = [
         f"a photo of {words[turn]} {relation} {words[1 - turn]} {there}"

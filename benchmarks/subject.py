@@ -37,6 +37,7 @@ from ._subject_lessons import (
     of_class,
     shown,
     taught,
+    told,
 )
 from ._subject_numbers import doubted, gain, ratio, row, share
 from ._subject_runs import Workshop
@@ -190,14 +191,19 @@ class Bench:
         ]
 
     def multi(self) -> list[Row]:
-        """Two subjects in one picture, not mixed: composites and L_local, and its gain over plain joint training."""
+        """Two subjects in one picture, not mixed: composites and L_local, and its gain over plain joint training.
+
+        Beside them what the untrained base shows of the same pairs when it is told both looks in words.
+        """
         asked = [(pair, 0, composites) for pair in self.pairs for composites in (True, False)]
         found = each(partial(joint, self.shop), asked)
         (after, groups), (before, _) = (flat_pairs(found[side::2]) for side in (0, 1))
         note = doubted(doubts for _, doubts in found)
+        in_words = each(partial(told, self.shop), self.pairs)
         return [
             share("multi.both", after, groups, self.goal(60), doubted(doubts for _, doubts in found[::2])),
             gain("multi.gain", after, before, groups, self.goal(20), note),
+            share("multi.described", *flat_pairs(in_words), note=doubted(doubts for _, doubts in in_words)),
         ]
 
     def description(self) -> list[Row]:

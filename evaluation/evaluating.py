@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -178,6 +179,8 @@ def evaluate(
         alone = draw(base, everyone, PromptSet((class_alone(asked.noun),)), few, *place)
     wanted = [prompt for prompt in prompts.prompts for _ in range(settings.count)]
     scores, stray = _scored(able, images, wanted, asked, place)
+    able = [m for m in able if _gave_numbers(m.name, scores, left_out)]
+    alone = alone if any(m.axis == "subject" for m in able) else []
     groups = [prompt.text for prompt in wanted] if settings.count > 1 else []
     whole = _whole_sets(images, alone, groups, asked, able, place, left_out)
     points, likeness = _points(able, scores, stray, asked, device)
@@ -254,6 +257,15 @@ def _scored(
     return {m.name: found for m, found in zip(measures, numbers, strict=False)}, stray
 
 
+def _gave_numbers(name: str, scores: dict[str, list[list[float]]], left_out: list[str]) -> bool:
+    """Whether a metric's scores are all numbers; else they are dropped, and it is left out."""
+    bad = sum(not math.isfinite(value) for row in scores[name] for value in row)
+    if bad:
+        left_out.append(f"{name}: {bad} of its scores are not numbers; its model's files may be damaged")
+        del scores[name]
+    return not bad
+
+
 def _points(
     measures: Sequence[Measure],
     scores: Mapping[str, Sequence[Sequence[float]]],
@@ -267,7 +279,7 @@ def _points(
     """
     subject = next((m for m in measures if m.axis == "subject"), None)
     text = next((m for m in measures if m.axis == "prompt"), None)
-    if subject is None or text is None:
+    if subject is None or text is None or not all(map(math.isfinite, stray)):
         return (), 1.0
     rows = enumerate(zip(scores[subject.name], scores[text.name], stray, strict=True))
     points = tuple(Point(number, _mean(like), _mean(fit), other) for number, (like, fit, other) in rows)

@@ -15,6 +15,8 @@ from .validating import validating_inputs, validator_for
 from .widgets import widgets_of
 
 CATEGORY = "few-shot/train"
+HARDLY = 0.1
+"""the score of a training, from 0 for the untrained base to 1, below which it learned next to nothing"""
 
 
 class TrainingSettings(io.ComfyNode):
@@ -172,4 +174,8 @@ def outcome(result: Any, said: str) -> str:
     if best is None:
         return f"no validation saw a gain: the last step ({result.chosen}) is returned"
     validated = len(result.validation.points) - 1
-    return f"step {result.chosen} is the best of {validated} validated (score {max(result.validation.scores):.2f})"
+    score = max(result.validation.scores)
+    said = f"step {result.chosen} is the best of {validated} validated (score {score:.2f} of 1)"
+    if score >= HARDLY:
+        return said
+    return f"{said}, which is hardly better than the untrained base: train longer, or look at pictures and captions"

@@ -120,7 +120,7 @@ def train(
     run = _Run(task.weights, parameters, plan, checkpoints, journal, processes)
     run.go_on(checkpoints.latest())
     processes.wait()
-    resumed_from = run.step
+    resumed_from = run.first = run.step
     try:
         run.validate()
         for step in range(run.step, plan.steps):
@@ -172,6 +172,8 @@ class _Run:
     spoiled: bool = False  # the optimiser took in values that were not finite
     line: str = ""
     before: float = 0.0
+    first: int = 0  # the step that this process began with
+    aside: float = 0.0  # seconds since then of what is no step
     good: list[torch.Tensor] = field(default_factory=list)
     high: bool = False  # losses, at the last check
     well: bool = True  # so that the weights may be returned to
@@ -286,7 +288,7 @@ class _Run:
         now = time.monotonic()
         mean = self.record[:, self.told : self.step].mean(1).tolist()
         speed = (self.step - self.told) / max(now - self.told_at, 1e-9)
-        left = (self.plan.steps - self.step) / speed
+        left = (self.plan.steps - self.step) * (1 / speed + self.aside / max(1, self.step - self.first))
         if self.pace is not None and self.processes.main and (slow := self.pace.note(1 / speed)):
             log.warning("step %d: %s", self.step, slow)
         terms = dict(zip(self.rows, mean, strict=True))
@@ -307,14 +309,17 @@ class _Run:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """What is no step: its time does not count as steps'. On a GPU those that are under way come to their end."""
+        """What is no step: its time does not count as steps', but for what lies before the first one to the time that
+        is left. On a GPU steps that are under way come to their end."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         begun = time.monotonic()
         try:
             yield
         finally:
-            self.told_at += time.monotonic() - begun
+            took = time.monotonic() - begun
+            self.told_at += took
+            self.aside += took if self.step > self.first else 0.0
 
     def visit(self) -> None:
         """Call who wants to be called."""

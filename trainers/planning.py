@@ -28,7 +28,7 @@ from .optimisation import make_optimizer
 from .settings import SubjectSettings
 from .several import drawing_weights
 from .subject import SubjectTraining
-from .supervision import usable
+from .supervision import check_usable, usable
 from .training import rates_of
 from .tuning import words_of
 from .validation import STEPS, Validator, interval
@@ -114,6 +114,9 @@ def plan_training(
             facts = _facts(networks, pictures, settings, device, weights, judges)
             chosen, reasons = resolve(settings, facts)
             references = _fitted(networks, pictures, chosen, watcher)
+            if chosen.local_weight > 0:
+                told = [with_identifiers(sample, pictures.concepts) for sample in pictures.references]
+                check_usable(networks, told, pictures.concepts, chosen.local_attention == "content")
             timing = time_steps(networks, pictures, chosen, watcher, timed, start_from) if timed else None
             room = networks.text_encoders[0].config.max_position_embeddings - 2
     asked = replace(chosen, **{name: getattr(settings, name) for name in LEFT_TO_MEMORY})

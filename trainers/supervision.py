@@ -86,7 +86,7 @@ def supervise(
             member[i, number, : len(row)] = torch.tensor([float(token in own) for token in row])
             masks[i, number] = interpolate(mask[None], grid, mode="area")[0, 0]
             valid[i, number] = 1.0
-    _tell(valid, samples)
+    _tell([any(row) for row in valid.tolist()], samples)
     device = pool.mean.device
     return Supervision(
         wanted.to(device), known.to(device), member.to(device), masks.to(device), valid.to(device), layers
@@ -118,9 +118,16 @@ def _places(networks: Networks, sample: Sample, concepts: Sequence[Concept], num
     return set(token_places(networks, sample.caption, spans))
 
 
-def _tell(valid: torch.Tensor, samples: Sequence[Sample]) -> None:
+def check_usable(
+    networks: Networks, samples: Sequence[Sample], concepts: Sequence[Concept], content_only: bool = True
+) -> None:
+    """Refuse before any picture is encoded what `supervise` would refuse; crops are not looked at."""
+    _tell([usable(networks, sample, concepts, content_only) for sample in samples], samples)
+
+
+def _tell(counted: Sequence[bool], samples: Sequence[Sample]) -> None:
     """Refuse pictures that are all unusable; name how many are."""
-    without = [s for s, row in zip(samples, valid.tolist(), strict=True) if not any(row)]
+    without = [sample for sample, counts in zip(samples, counted, strict=True) if not counts]
     if len(without) == len(samples):
         masked = sum(1 for sample in samples if sample.masks)
         raise FewShotError(

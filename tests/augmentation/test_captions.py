@@ -47,6 +47,9 @@ def test_caption_files(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffa  café\r\ncat \n".encode())
     (tmp_path / "b.caption").write_bytes("a café".encode("cp1252"))
     (tmp_path / "c.txt").write_text("")
+    for name, code in (("e", "utf-16-le"), ("f", "utf-16-be")):  # what Notepad calls Unicode
+        (tmp_path / f"{name}.txt").write_bytes("\ufeffa sks café".encode(code))
+    assert caption_beside(tmp_path / "e.png") == caption_beside(tmp_path / "f.png") == "a sks café"
     assert caption_beside(tmp_path / "a.png") == "a café cat"
     assert caption_beside(tmp_path / "b.png") == "a café"
     assert caption_beside(tmp_path / "c.png") == caption_beside(tmp_path / "d.png") == ""

@@ -184,7 +184,7 @@ def test_subjects_trained_apart_differ_in_block_and_word_only(bench):
 
 
 def test_joint_trainings_differ_in_composites_and_their_losses(bench):
-    assert named(bench.multi()) == {"multi.both", "multi.gain"}
+    assert named(bench.multi()) == {"multi.both", "multi.gain", "multi.described"}
     (made, chosen), (plain, without) = bench.shop.asked
     assert replace(chosen, local_weight=0.0, composite_share=0.25) == without
     assert any(s.others for s in made.references) and not any(s.pasted for s in plain.references)
@@ -194,7 +194,7 @@ def test_the_headline_s_rows_are_there(bench):
     found = {name: named(bench.parts[name]()) for name in ("poster", "priors", "multi", "description", "tuning")}
     assert set.union(*found.values()) == {
         "poster.prompt_gain", "poster.subject_loss", "poster.both_gain", "priors.drift_ratio", "multi.both",
-        "multi.gain", "description.gain", "description.in_the_prompt_only", "tuning.rise",
+        "multi.gain", "multi.described", "description.gain", "description.in_the_prompt_only", "tuning.rise",
         *(f"poster.{side}.{kind}" for side in ("full", "plain") for kind in ("prompt", "subject", "both")),
         *(f"tuning.{name}" for name in subject.TUNED),
     }  # fmt: skip

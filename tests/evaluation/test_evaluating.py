@@ -168,6 +168,24 @@ def test_what_cannot_be_measured_is_left_out_by_name(base, tmp_path):
     assert "Nothing was measured" in text and "votes-data" in text
 
 
+class Damaged(Brightness):
+    """As a model whose weights hold NaN."""
+
+    def scores(self, images, prompts, references):
+        return super().scores(images, prompts, references) * math.nan
+
+
+@pytest.mark.parametrize("axis", ["subject", "prompt"])
+def test_a_metric_that_gives_no_numbers_does_not_cost_the_others(base, tmp_path, axis):
+    reference = (Image.new("RGB", (8, 8), "white"),)
+    broken = Measure(Damaged("Broken"), axis)
+    asked = Asked(references=reference, noun="cat", drift=2)
+    found = evaluate(base, [], PROMPTS, (broken, *MEASURES), FAST, tmp_path, "cpu", asked)
+    assert list(found.scores) == [m.name for m in MEASURES] and "Broken" not in found.models
+    assert "Broken: 4 of its scores are not numbers; its model's files may be damaged" in found.left_out
+    assert evaluation_report.write(found, tmp_path).is_file()
+
+
 def test_numbers_are_the_metrics_own(found):
     assert [len(drawn) for drawn in found.images] == [4, 4, 4] and found.groups == [0, 0, 1, 1]
     wanted = [p for p in PROMPTS.prompts for _ in range(2)]

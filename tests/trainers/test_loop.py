@@ -277,6 +277,21 @@ def test_log_lines(tmp_path):
     assert lines[2]["seconds_left"] == 0
 
 
+def test_the_time_left_counts_what_is_done_beside_steps(tmp_path, monkeypatch):
+    """A clock that moves only beside steps: a step takes none, and what is done after each three takes 6 seconds."""
+    now = [0.0]
+    monkeypatch.setattr(loops.time, "monotonic", lambda: now[0])
+
+    def visit(step):
+        now[0] += 6.0
+
+    parameters = start()
+    plan = Plan(9, Rates({"unet": 0.1}, 9), visits=[(3, visit)], log_every=2)
+    train(Pull(parameters["unet.x"]), parameters, plan, Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {line["step"]: round(line["seconds_left"], 3) for line in lines} == {2: 0, 4: 7.5, 6: 3, 8: 1.5, 9: 0}
+
+
 def test_visits_follow_their_steps(tmp_path):
     seen = []
     parameters = start()

@@ -100,6 +100,9 @@ def test_pictures_without_a_usable_mask_do_not_stop_a_plan_that_trains(plan, tra
     none = poorly_masked.with_samples(poorly_masked.references[:4])
     with pytest.raises(FewShotError, match="local_weight needs masks"):
         plan(none, timed=1, local_weight=0.05)
+    with pytest.raises(FewShotError, match="local_weight needs masks"):  # also where no step is timed
+        plan(none, timed=0, local_weight=0.05)
+    plan(none, timed=0, local_weight=0.0)
 
 
 def test_steps_are_timed_with_a_picture_of_each_subject(networks, pictures, poorly_masked, settings):
