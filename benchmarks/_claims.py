@@ -28,7 +28,7 @@ CLAIMS = (
     Claim("Tuning more of the network raises likeness", "poster: stated", "subject",
           ("tuning.*",)),
     Claim("Several subjects in one picture stay apart", "poster: shown in pictures", "subject",
-          ("multi.both", "multi.gain")),
+          ("multi.both", "multi.gain", "multi.described")),
     Claim("Adapters that were trained apart can be joined", "shown in pictures",
           "subject", ("multi.fused", "multi.summed", "multi.orthogonal")),
     Claim("A detailed description helps rare subjects", "InstructBooth: stated for its first stage", "subject",

@@ -153,21 +153,35 @@ class Bench:
         return Lesson(run, "one place", wanted, {**PLAIN, **settings})
 
     def poster(self) -> list[Row]:
-        """References in one place, prompts in new places: paste and L_local against plain DreamBooth.
+        """References in one place, prompts in new places: paste and L_local against plain DreamBooth."""
+        return self.against_plain("poster", self.all_runs, (15.0, -8.0))
+
+    def poster_word(self) -> list[Row]:
+        """The same with a learned word on both sides."""
+        return self.against_plain("poster.word", self.one_each, (None, None), token="free")
+
+    def against_plain(
+        self, prefix: str, runs: Sequence[Run], goals: tuple[float | None, float | None], **settings: Any
+    ) -> list[Row]:
+        """Gains of paste and L_local over plain training, and both sides' fidelities; `settings` hold for both sides.
 
         `both` counts a sample where the subject and all that was asked for are right at once.
         """
-        found = self.learned([self.elsewhere(run, full) for run in self.all_runs for full in (True, False)])
+        found = self.learned([self.elsewhere(run, full, **settings) for run in runs for full in (True, False)])
         sides, note = (found[::2], found[1::2]), doubted(one.doubts for one in found)
         rows = []
-        wanted = (("prompt", "prompt_gain", 15.0), ("subject", "subject_loss", -8.0), ("both", "both_gain", None))
+        wanted = (
+            ("prompt", "prompt_gain", goals[0]),
+            ("subject", "subject_loss", goals[1]),
+            ("both", "both_gain", None),
+        )
         for kind, name, goal in wanted:
             (after, groups), (before, _) = (self.flat(side, kind) for side in sides)
-            rows.append(gain(f"poster.{name}", after, before, groups, goal and self.goal(goal), note))
+            rows.append(gain(f"{prefix}.{name}", after, before, groups, goal and self.goal(goal), note))
         for kind in ("prompt", "subject", "both"):
             for side, found in zip(("full", "plain"), sides, strict=True):
                 own = doubted(one.doubts for one in found)
-                rows.append(share(f"poster.{side}.{kind}", *self.flat(found, kind), note=own))
+                rows.append(share(f"{prefix}.{side}.{kind}", *self.flat(found, kind), note=own))
         return rows
 
     def priors(self) -> list[Row]:
@@ -244,6 +258,7 @@ class Bench:
         first = {one.__name__: one for one in (self.poster, self.priors, self.local, self.multi, self.description)}
         tables = {"tuning": self.tuning, "baselines": self.baselines}
         rest = {
+            "poster_word": self.poster_word,
             "presets": partial(presets, self),
             "losses": partial(loss_rows, self),
             "optimisers": partial(optimiser_rows, self),

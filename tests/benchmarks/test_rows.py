@@ -128,8 +128,15 @@ def test_the_headline_runs_on_all_and_the_tables_on_one(bench):
     assert len(whole.all_runs) == 26 and len(whole.one_each) == 13 and len(whole.table_runs) == 2
     assert {run.seed for run in whole.rare_runs} == {0} and len(whole.rare_runs) == 6
     assert [*whole.parts] == ["poster", "priors", "local", "multi", "description", "auto", "tuning", "baselines",
-                              "presets", "losses", "optimisers", "fused"]  # fmt: skip
+                              "poster_word", "presets", "losses", "optimisers", "fused"]  # fmt: skip
     assert [*bench.parts] == [*whole.parts][:8]
+
+
+def test_the_headline_comes_again_with_a_learned_word_on_both_sides(bench):
+    rows = bench.poster_word()
+    assert {chosen.token for _, chosen in bench.shop.asked} == {"free"}
+    assert all(row.goal is None for row in rows) and "poster.word.prompt_gain" in named(rows)
+    assert [row.name.replace(".word", "") for row in rows] == [row.name for row in bench.poster()]
 
 
 def test_the_headline_s_sides_are_the_product_s_pasting_and_nothing(bench):
