@@ -66,6 +66,8 @@ def test_what_is_judged_is_never_learned_and_both_forms_have_the_same_activities
             assert all(set(prompt.text.split()) <= set(world.vocabulary()) for prompt in made)
         named, both = ([prompt for prompt in made if prompt.split == "train"] for made in sides)
         assert len(named) == 24 and len(both) == 48 and {p.stripped for p in named} == {p.stripped for p in both}
+        worn = [any(words in prompt.text for words in world.ACCESSORIES.values()) for prompt in named]
+        assert sum(worn) == 12 and len({prompt.text for prompt in named}) == 24  # as many as there are relations
         assert sum("sks" in prompt.text for prompt in both) == 24 and all("sks" in prompt.text for prompt in named)
 
 
