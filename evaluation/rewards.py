@@ -15,7 +15,7 @@ from PIL import Image
 from ..models.checkpoint_files import file_hash
 from ..models.errors import FewShotError
 from ..models.values import Picture, Prompt, content_key
-from .clip import ClipImage, ClipText
+from .clip import ClipContrast, ClipImage, ClipText
 from .image_reward import PUBLISHED as IMAGE_REWARD
 from .likeness import DinoImage
 from .metrics import Metric
@@ -25,6 +25,7 @@ from .preference import HumanPreference, ImageReward, PickScore
 Axis = Literal["subject", "prompt", "preference"]
 REWARDS: dict[str, tuple[Axis, Callable[[Any, Any], Metric]]] = {
     "CLIP-T": ("prompt", ClipText),
+    ClipContrast.name: ("prompt", ClipContrast),
     "ImageReward": ("preference", ImageReward),
     "PickScore": ("preference", PickScore),
     "HPSv2": ("preference", HumanPreference),
@@ -32,7 +33,7 @@ REWARDS: dict[str, tuple[Axis, Callable[[Any, Any], Metric]]] = {
     "DINO": ("subject", DinoImage),
 }
 """each reward's axis, and what opens it from a folder on a device"""
-CLIPS = ("CLIP-T", "CLIP-I", "PickScore")  # which may share an open one
+CLIPS = ("CLIP-T", ClipContrast.name, "CLIP-I", "PickScore")  # which may share an open one
 SEERS = ("clip", "dino", "opened")  # what a metric calls the model behind it
 
 
@@ -92,8 +93,11 @@ class Rewards(Protocol):
         """Those of the models: another metric by the same model is no independent one."""
         ...
 
-    def open(self, device: torch.device | str, references: Sequence[Image.Image]) -> Judge:
-        """The metrics, which compare with `references`, the pixels of the pictures of that name."""
+    def open(
+        self, device: torch.device | str, references: Sequence[Image.Image], prompts: Sequence[Prompt] = ()
+    ) -> Judge:
+        """The metrics, which compare with `references`, the pixels of the pictures of that name, and with all
+        `prompts` that are learned from."""
         ...
 
 
@@ -123,13 +127,17 @@ class Reward:
     def folders(self) -> tuple[Path, ...]:
         return tuple(term.folder for term in self.terms)
 
-    def open(self, device: torch.device | str, references: Sequence[Image.Image]) -> Judge:
+    def open(
+        self, device: torch.device | str, references: Sequence[Image.Image], prompts: Sequence[Prompt] = ()
+    ) -> Judge:
         """The metrics, opened on first use; one folder is opened once."""
         models: dict[Path, Any] = {}
         terms = []
         for term in self.terms:
             shared = models.get(term.folder) if term.kind in CLIPS else None
             metric = REWARDS[term.kind][1](shared or term.folder, device)
+            if isinstance(metric, ClipContrast):
+                metric.among = tuple(dict.fromkeys(prompt.stripped for prompt in prompts))
             models[term.folder] = next(value for name in SEERS if (value := getattr(metric, name, None)) is not None)
             terms.append(Weighted(metric, term.axis, term.weight))
         return Judge(tuple(terms), tuple(models.values()), tuple(references), torch.device(device))

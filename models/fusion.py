@@ -33,8 +33,8 @@ RIDGE = 1e-2
 """mu as a share of the mean of the inputs' eigenvalues: directions that no subject uses go back to the base.
 
 Where adapters want different things of nearly the same inputs, W grows along the little in which these differ, and
-pictures of other prompts break into noise: on the pocket both nouns were right in 39 % of pictures with 1e-4, 78 % with
-1e-3, 100 % with 1e-2 and 89 % with 1e-1, while the change to own inputs that is lost rose from 16 to 18, 21 and 25 %."""
+pictures of other prompts break into noise: on the pocket both nouns were right in 39 % of pictures with 1e-4, 78 %
+with 1e-3, 100 % with 1e-2 and 89 % with 1e-1, while the lost change to own inputs rose from 16 to 18, 21 and 25 %."""
 REPORT = "fewshot.fusion_error"
 """in the metadata: the share of its change to its own inputs that each adapter loses"""
 

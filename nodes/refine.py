@@ -42,6 +42,9 @@ class RewardNode(io.ComfyNode):
             search_aliases=["image reward", "pickscore", "hps", "clip score", "reinforcement learning", "rl"],
             inputs=[
                 weight_input("clip_text", 1.0, "Weight of CLIP-T: how well the picture fits its prompt. 0 is off."),
+                weight_input("clip_contrast", 0.0, "Weight of CLIP-T contrast: how much better the picture fits its "
+                             "prompt than the other prompts. It tells more sharply than CLIP-T what was asked for, "
+                             "where all pictures show one subject; take it in the place of clip_text. 0 is off."),
                 weight_input("likeness", 0.5, "Weight of the likeness to the set's pictures, so that it is not traded "
                              "away. Only prompts that name the subject earn it. 0 is off."),
                 weight_input("image_reward", 0.0, "Weight of ImageReward, the paper's reward. 0 is off."),
@@ -74,7 +77,7 @@ class RewardNode(io.ComfyNode):
     @classmethod
     def execute(
         cls, clip_text: float, likeness: float, image_reward: float, pickscore: float, hpsv2: float,
-        clip: str = AUTO, dino: str = AUTO, base: Any = None, set: Any = None,
+        clip: str = AUTO, dino: str = AUTO, base: Any = None, set: Any = None, clip_contrast: float = 0.0,
     ) -> io.NodeOutput:  # fmt: skip
         from ..evaluation import rewards
 
@@ -83,8 +86,11 @@ class RewardNode(io.ComfyNode):
         for widget, weight in (("image_reward", image_reward), ("pickscore", pickscore), ("hpsv2", hpsv2)):
             if weight:
                 terms.append(rewards.RewardTerm(LEARNED[widget][0], preference_folder(widget), weight))
-        if clip_text:
-            terms.append(rewards.RewardTerm("CLIP-T", needed_clip(base, clip, "clip_text"), clip_text))
+        for kind, widget, weight in (
+            ("CLIP-T", "clip_text", clip_text), ("CLIP-T contrast", "clip_contrast", clip_contrast),
+        ):  # fmt: skip
+            if weight:
+                terms.append(rewards.RewardTerm(kind, needed_clip(base, clip, widget), weight))
         pictures = tuple(sample.image for sample in set.references) if set is not None else ()
         if likeness and not pictures:
             said.append("likeness is left out: no pictures of the subject are connected")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -20,7 +21,7 @@ from ..augmentation.pictures import load_picture
 from ..evaluation.metrics import prompt_of
 from ..evaluation.prompt_sets import for_trigger
 from ..evaluation.rewards import Judge, Rewards, names_subject
-from ..models.adapters import Injected, inject
+from ..models.adapters import Injected, applied, inject
 from ..models.errors import FewShotError
 from ..models.fusion import summed
 from ..models.loading import Networks
@@ -113,9 +114,9 @@ class Refinement:
             policy = DdimPolicy(networks.schedule, settings.sampling_steps, settings.eta, settings.skip_last, known)
             how = (policy, settings.guidance, settings.resolution, settings.micro_batch, random, watcher)
             own = self._captions(pictures, settings)
-            painter = Painter(networks, (*self.train, *own), *how)
+            painter = Painter(networks, (*self.train, *own), *how, changed=self._changed(networks, settings))
             references = [load_picture(picture) for picture in self.rewards.references]
-            judge = self.rewards.open(networks.device, references)
+            judge = self.rewards.open(networks.device, references, self.train)
 
             def guard(run: Run) -> GuardedCourse:
                 return self._guard(painter, judge, pictures, references, settings, watcher, run)
@@ -129,6 +130,20 @@ class Refinement:
         except BaseException:
             injected.remove()
             raise
+
+    def _changed(self, networks: Networks, settings: RefinementSettings) -> Callable[[float], AbstractContextManager]:
+        """What changes the subject's strength in the denoiser: prompts are encoded once, with its own."""
+        if not settings.explore:
+            return nullcontext
+        everything = self.subject.factors if self.subject is not None else {}
+        factors = {path: factor for path, factor in everything.items() if path.startswith("unet.")}
+        if self.subject is None or not factors:
+            raise FewShotError(
+                f"explore is {settings.explore:g}, and there is no adapter of the denoiser whose strength could be "
+                "lowered: connect the subject's adapter, or set explore to 0"
+            )
+        weaker = replace(self.subject, factors=factors, embeddings={})
+        return lambda change: applied(networks, [(weaker, change)])
 
     def _captions(self, pictures: TrainingSet, settings: RefinementSettings) -> list[Prompt]:
         """The captions of the pictures that drawn ones are paired with, where they are."""

@@ -34,6 +34,7 @@ ONLY: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "advantage_clip": (*GRADIENTS, NFT),
         "kl_weight": (*GRADIENTS, NFT),
         "trained_steps": (*GRADIENTS, NFT, PAIRS),
+        "explore": (NFT, PAIRS),
         "nft_beta": (NFT,),
         "pair_beta": (PAIRS,),
         "pair_passes": (PAIRS,),
@@ -149,6 +150,16 @@ class RefinementSettings(SubjectSettings):
         "nft, pairs and draft also draw with 0, which is deterministic DDIM.",
         min=0.0,
         max=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    explore: float = setting(
+        0.0,
+        "With nft and pairs: how far below its own strength the subject's adapter is while pictures are drawn. The "
+        "pictures of a prompt are drawn at strengths from 1 down to 1 - explore. A subject that was trained for too "
+        "long never draws what some prompts ask for, and what is never drawn is not learned; 0.3 is a good start.",
+        min=0.0,
+        max=0.9,
         step=0.05,
         advanced=True,
     )

@@ -201,7 +201,7 @@ class RefiningStep(ABC):
         own = [i for update in range(settings.updates) for i in share(self.part(update))]
         done = number * settings.updates
         self.watcher.progress(done, settings.steps, f"drawing {len(prompts)} pictures, round {number + 1}")
-        way = self.painter.draw(number, own, prompts)
+        way = self.painter.draw(number, own, prompts, self._strength)
         pictures = self.painter.pictures(way.latents[:, -1]) if own else []
         table = torch.zeros(len(self.judge.terms), len(prompts), dtype=torch.float64, device=self._exact)
         rewards = rewarded(self.judge, pictures, own, [self.prompts[prompts[i]] for i in own], table)
@@ -217,6 +217,10 @@ class RefiningStep(ABC):
         spreads = [spread(row) for row in rewards]
         self._check_differs(spreads, rewards)
         return Round(number, prompts, way, advantages, mean, rewards, spreads, {})
+
+    def _strength(self, sample: int) -> float:
+        """That of the subject while a sample is drawn: evenly from 1 to 1 - explore over the pictures of a prompt."""
+        return 1.0 - self.settings.explore * (sample % self.settings.group) / (self.settings.group - 1)
 
     def _check_differs(self, spreads: Sequence[float], rewards: Tensor) -> None:
         """Raise FewShotError where the rewards of all pictures of all rounds so far are the same."""

@@ -40,6 +40,11 @@ class Way:
         return self.latents[self.samples.index(sample)]
 
 
+def one(sample: int) -> float:
+    """The subject's own strength, for every sample."""
+    return 1.0
+
+
 class Painter:
     """Draws with the networks as they are. Prompts are encoded once, with what is on of the adapters then.
 
@@ -47,6 +52,7 @@ class Painter:
         side: of the pictures, in pixels.
         rows: the most rows of the denoiser in one pass.
         awake: the context in which all networks can compute.
+        changed: the context in which the subject's strength is changed by that much.
     """
 
     def __init__(
@@ -60,9 +66,10 @@ class Painter:
         random: Randomness,
         watcher: Watcher,
         awake: Callable[[], AbstractContextManager] = nullcontext,
+        changed: Callable[[float], AbstractContextManager] = nullcontext,
     ):
         self.networks, self.policy, self.guidance = networks, policy, guidance
-        self.random, self.watcher, self.awake = random, watcher, awake
+        self.random, self.watcher, self.awake, self.changed = random, watcher, awake, changed
         self.guided = guidance > 1.0
         self.at_once = max(1, rows // (2 if self.guided else 1))
         self.shape = (networks.latent_channels, side // networks.downscale, side // networks.downscale)
@@ -89,23 +96,31 @@ class Painter:
             return denoise(self.networks, latents, times, told)
 
     @torch.no_grad()
-    def draw(self, round: int, samples: Sequence[int], prompts: Sequence[int]) -> Way:
-        """The ways of `samples` of a round, of which sample i is told `prompts[i]`."""
-        parts = []
-        for start in range(0, len(samples), self.at_once):
-            some = samples[start : start + self.at_once]
-            latents = self.random.normal("refine/start", round, some, self.shape)
-            way = [latents.cpu()]
-            for place in range(len(self.policy)):
-                self.watcher.check()
-                places = torch.full((len(some),), place, device=self.networks.device)
-                prediction = self.predict(latents, places, [prompts[i] for i in some])
-                noise = self.random.normal(f"refine/noise/{place}", round, some, self.shape)
-                latents = self.policy.step(prediction, latents, places).draw(noise)
-                way.append(latents.cpu())
-            parts.append(torch.stack(way, 1))
-        empty = torch.zeros(0, len(self.policy) + 1, *self.shape)
-        return Way(tuple(samples), torch.cat([empty, *parts]))
+    def draw(
+        self, round: int, samples: Sequence[int], prompts: Sequence[int], strength: Callable[[int], float] = one
+    ) -> Way:
+        """The ways of `samples` of a round, of which i is told `prompts[i]`, with the subject at `strength(i)`."""
+        found = torch.zeros(len(samples), len(self.policy) + 1, *self.shape)
+        for level in dict.fromkeys(map(strength, samples)):
+            rows = [row for row, i in enumerate(samples) if strength(i) == level]
+            with self.changed(level - 1) if level != 1 else nullcontext():
+                for start in range(0, len(rows), self.at_once):
+                    some = rows[start : start + self.at_once]
+                    found[some] = self._way(round, [samples[row] for row in some], prompts)
+        return Way(tuple(samples), found)
+
+    def _way(self, round: int, some: Sequence[int], prompts: Sequence[int]) -> Tensor:
+        """The ways (n, steps + 1, C, h, w) of few enough samples."""
+        latents = self.random.normal("refine/start", round, some, self.shape)
+        way = [latents.cpu()]
+        for place in range(len(self.policy)):
+            self.watcher.check()
+            places = torch.full((len(some),), place, device=self.networks.device)
+            prediction = self.predict(latents, places, [prompts[i] for i in some])
+            noise = self.random.normal(f"refine/noise/{place}", round, some, self.shape)
+            latents = self.policy.step(prediction, latents, places).draw(noise)
+            way.append(latents.cpu())
+        return torch.stack(way, 1)
 
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> list[Image.Image]:

@@ -49,14 +49,14 @@ class Red:
     def key(self):
         return f"red {self.broken} {self.axis}"
 
-    def open(self, device, references):
+    def open(self, device, references, prompts=()):
         return Judge((Weighted(Redness(broken=self.broken), self.axis),), (), tuple(references), torch.device(device))
 
 
 class Slope(Red):
     """`Red` with a gradient."""
 
-    def open(self, device, references):
+    def open(self, device, references, prompts=()):
         judge = super().open(device, references)
         judge.terms[0].metric.gradient = lambda pixels, prompts, references: (pixels[:, 0] - pixels[:, 2]).mean((1, 2))
         return judge

@@ -24,7 +24,7 @@ from comfyui_fewshot.trainers.refinement import refine_adapter
 from comfyui_fewshot.trainers.refinement_losses import dpok_loss, preference_loss
 from comfyui_fewshot.trainers.refining_step import REWARD
 
-from .refining import PROMPTS, QUICK, SET, Red, Slope
+from .refining import PROMPTS, QUICK, SET, Red, Slope, opened, subject_adapter
 
 RED = Red()
 
@@ -79,6 +79,21 @@ def test_a_likeness_has_a_gradient_where_the_subject_is_named(tmp_path):
     assert gradient[0].abs().max() > 0 and not gradient[1].any()
 
 
+def test_a_contrast_is_what_a_prompt_has_over_the_others(tmp_path):
+    prompts = [Prompt("a sks cat", "a cat"), Prompt("a sks house", "a house"), Prompt("a house", "a house")]
+    images = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue", "green")]
+    plain = ClipText(Clip(WEIGHTS / "clip"))
+    judge = Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", (), prompts)
+    others = (plain.scores(images, [prompts[0]] * 3) + plain.scores(images, [prompts[1]] * 3)) / 2
+    wanted = plain.scores(images, prompts) - others
+    torch.testing.assert_close(judge.scores(images, prompts)[0].float(), wanted, atol=1e-6, rtol=0)
+    pixels = torch.stack([torch.tensor(c).view(3, 1, 1).expand(3, 32, 32) for c in ([1.0, 0, 0], [0, 0, 1.0])])
+    found = judge.gradients(pixels.clone().requires_grad_(True), prompts[:2])
+    torch.testing.assert_close(found[0].detach(), wanted[:2], atol=1e-4, rtol=0)
+    with pytest.raises(FewShotError, match="there are none: give it the prompts"):
+        Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", ()).scores(images, prompts)
+
+
 def test_constant_rewards_have_no_spread():
     values = torch.tensor([0.5, 0.5 + 1e-9, torch.nan], dtype=torch.float64)
     assert spread(values) == 0.0 and spread(torch.full((3,), torch.nan)) == 0.0
@@ -122,12 +137,12 @@ def test_pairs_are_gone_through_again_with_other_noise_and_no_update_is_empty(up
     assert sorted(seen) == [(pair, n) for pair in range(3) for n in range(2 * wanted)]
 
 
-def run(base, folder, rewards=RED, watcher=None, **changes):
+def run(base, folder, rewards=RED, watcher=None, adapter=None, **changes):
     changes = (
         dict(steps=8, group=8, updates=1, trained_steps=2, learning_rate=2e-2, guidance=1.0, guard_every=8) | changes
     )
     settings = replace(QUICK, patience=0, **changes)
-    return refine_adapter(base, None, PROMPTS, rewards, settings, folder, "cpu", watcher, pictures=SET)
+    return refine_adapter(base, adapter, PROMPTS, rewards, settings, folder, "cpu", watcher, pictures=SET)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +160,31 @@ def test_each_method_earns_more(base, tmp_path, method, changes):
     assert max(row["gain"] for row in found.readings["readings"]) > 0.2
 
 
-@pytest.mark.parametrize("method", ["nft", "pairs"])
-def test_a_run_cut_amid_a_round_ends_where_the_uncut_one_does(base, tmp_path, cut_at, method):
+def test_pictures_of_a_prompt_are_drawn_with_the_subject_from_its_own_strength_down(base):
+    """The last of each prompt is what the adapter with half the strength draws; the first is as without exploring."""
+    about = dict(method="nft", updates=1, group=3, prompts_per_round=2, eta=0.0)
+    subject = subject_adapter()
+    weaker = replace(subject, factors={path: replace(f, alpha=f.alpha / 2) for path, f in subject.factors.items()})
+    drawn = {}
+    for name, adapter, explore in (("explored", subject, 0.5), ("own", subject, 0.0), ("weaker", weaker, 0.0)):
+        with opened(base, adapter, **about, explore=explore) as (step, *_):
+            drawn[name] = step.begin(0, 0, list).way.latents[:, -1]
+    for other, places in (("own", [0, 3]), ("weaker", [2, 5])):
+        torch.testing.assert_close(drawn["explored"][places], drawn[other][places])
+        assert not torch.allclose(drawn["explored"][[1, 4]], drawn[other][[1, 4]])
+
+
+def test_exploring_needs_an_adapter_of_the_denoiser(base, tmp_path):
+    with pytest.raises(FewShotError, match="explore is 0.3, and there is no adapter of the denoiser"):
+        run(base, tmp_path, method="nft", explore=0.3)
+    with pytest.raises(FewShotError, match="explore is for nft, pairs"):
+        replace(QUICK, explore=0.3)
+
+
+@pytest.mark.parametrize(("method", "explore"), [("nft", 0.0), ("pairs", 0.0), ("nft", 0.4)])
+def test_a_run_cut_amid_a_round_ends_where_the_uncut_one_does(base, tmp_path, cut_at, method, explore):
     changes = dict(method=method, steps=4, updates=2, group=4, guard_every=2, sampling_steps=3, eta=0.0)
+    changes |= dict(explore=explore, adapter=subject_adapter()) if explore else {}
     whole = run(base, tmp_path / "whole", **changes)
     with pytest.raises(KeyboardInterrupt):
         run(base, tmp_path / "cut", watcher=cut_at(3, KeyboardInterrupt(), steps=4), **changes)
