@@ -24,8 +24,8 @@ UNWATCHED = (
 )
 
 
-def weight_input(name: str, default: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, tooltip=tooltip)
+def weight_input(name: str, default: float, tooltip: str, optional: bool = False) -> io.Input:
+    return io.Float.Input(name, optional=optional, default=default, min=0.0, max=100.0, step=0.1, tooltip=tooltip)
 
 
 class RewardNode(io.ComfyNode):
@@ -42,9 +42,6 @@ class RewardNode(io.ComfyNode):
             search_aliases=["image reward", "pickscore", "hps", "clip score", "reinforcement learning", "rl"],
             inputs=[
                 weight_input("clip_text", 1.0, "Weight of CLIP-T: how well the picture fits its prompt. 0 is off."),
-                weight_input("clip_contrast", 0.0, "Weight of CLIP-T contrast: how much better the picture fits its "
-                             "prompt than the other prompts. It tells more sharply than CLIP-T what was asked for, "
-                             "where all pictures show one subject; take it in the place of clip_text. 0 is off."),
                 weight_input("likeness", 0.5, "Weight of the likeness to the set's pictures, so that it is not traded "
                              "away. Only prompts that name the subject earn it. 0 is off."),
                 weight_input("image_reward", 0.0, "Weight of ImageReward, the paper's reward. 0 is off."),
@@ -66,6 +63,10 @@ class RewardNode(io.ComfyNode):
                 ),
                 Base.Input("base", optional=True, tooltip="The base, whose own CLIP auto takes where it has one."),
                 Set.Input("set", optional=True, tooltip="The subject's pictures, for likeness."),
+                weight_input("clip_contrast", 0.0, "Weight of CLIP-T contrast: how much better the picture fits its "
+                             "prompt than the other prompts. It tells more sharply than CLIP-T what was asked for, "
+                             "where all pictures show one subject; take it in the place of clip_text. 0 is off.",
+                             optional=True),
             ],
             outputs=[
                 Reward.Output(display_name="REWARD", tooltip="For Refine LoRA."),

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ def browse(visit: Callable[[Page, Path], Coroutine[Any, Any, Any]], width: int =
     """Run `visit(page, downloads)` in a fresh browser that reaches no network."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     assert program, "the report is tested in a browser: install chromium"
-    with tempfile.TemporaryDirectory() as profile, tempfile.TemporaryDirectory() as downloads:
+    # Helpers of the browser that outlive it may still write into its profile.
+    folder = partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)
+    with folder() as profile, folder() as downloads:
         command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         command += ["--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={profile}"]
         command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},{height}", "about:blank"]
