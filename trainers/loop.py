@@ -309,8 +309,7 @@ class _Run:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """What is no step: its time does not count as steps', but for what lies before the first one to the time that
-        is left. On a GPU steps that are under way come to their end."""
+        """What is no step: its time counts for the time left alone. On a GPU steps under way come to their end."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         begun = time.monotonic()
