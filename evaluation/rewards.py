@@ -15,7 +15,7 @@ from PIL import Image
 from ..models.checkpoint_files import file_hash
 from ..models.errors import FewShotError
 from ..models.values import Picture, Prompt, content_key
-from .clip import ClipContrast, ClipImage, ClipText
+from .clip import ClipContrast, ClipImage, ClipText, shared_beginning
 from .image_reward import PUBLISHED as IMAGE_REWARD
 from .likeness import DinoImage
 from .metrics import Metric
@@ -137,7 +137,7 @@ class Reward:
             shared = models.get(term.folder) if term.kind in CLIPS else None
             metric = REWARDS[term.kind][1](shared or term.folder, device)
             if isinstance(metric, ClipContrast):
-                metric.among = tuple(dict.fromkeys(prompt.stripped for prompt in prompts))
+                metric.beginning = shared_beginning([prompt.stripped for prompt in prompts])
             models[term.folder] = next(value for name in SEERS if (value := getattr(metric, name, None)) is not None)
             terms.append(Weighted(metric, term.axis, term.weight))
         return Judge(tuple(terms), tuple(models.values()), tuple(references), torch.device(device))

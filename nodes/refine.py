@@ -63,9 +63,9 @@ class RewardNode(io.ComfyNode):
                 ),
                 Base.Input("base", optional=True, tooltip="The base, whose own CLIP auto takes where it has one."),
                 Set.Input("set", optional=True, tooltip="The subject's pictures, for likeness."),
-                weight_input("clip_contrast", 0.0, "Weight of CLIP-T contrast: how much better the picture fits its "
-                             "prompt than the other prompts do on average. Take it in the place of clip_text. 0 is "
-                             "off.", optional=True),
+                weight_input("clip_contrast", 0.0, "Weight of CLIP-T contrast: how much of what a prompt adds to the "
+                             "words that all prompts begin with the picture shows. Take it in the place of clip_text "
+                             "where a subject hardly ever does what it is asked. 0 is off.", optional=True),
             ],
             outputs=[
                 Reward.Output(display_name="REWARD", tooltip="For Refine LoRA."),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from comfyui_fewshot.evaluation.clip import Clip, ClipText
+from comfyui_fewshot.evaluation.clip import Clip, ClipText, shared_beginning
 from comfyui_fewshot.evaluation.rewards import Reward, RewardTerm
 from comfyui_fewshot.models.errors import FewShotError
 from comfyui_fewshot.models.values import Picture, Prompt
@@ -79,19 +79,33 @@ def test_a_likeness_has_a_gradient_where_the_subject_is_named(tmp_path):
     assert gradient[0].abs().max() > 0 and not gradient[1].any()
 
 
-def test_a_contrast_is_what_a_prompt_has_over_the_others(tmp_path):
-    prompts = [Prompt("a sks cat", "a cat"), Prompt("a sks house", "a house"), Prompt("a house", "a house")]
-    images = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue", "green")]
+def test_a_contrast_is_what_a_prompt_adds_to_the_words_that_all_begin_with(tmp_path):
+    prompts = [Prompt("a sks cat in snow", "a cat in snow"), Prompt("a cat at night", "a cat at night")]
+    images = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     plain = ClipText(Clip(WEIGHTS / "clip"))
     judge = Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", (), prompts)
-    others = (plain.scores(images, [prompts[0]] * 3) + plain.scores(images, [prompts[1]] * 3)) / 2
-    wanted = plain.scores(images, prompts) - others
+    wanted = plain.scores(images, prompts) - plain.scores(images, [Prompt("a cat", "a cat")] * 2)
     torch.testing.assert_close(judge.scores(images, prompts)[0].float(), wanted, atol=1e-6, rtol=0)
     pixels = torch.stack([torch.tensor(c).view(3, 1, 1).expand(3, 32, 32) for c in ([1.0, 0, 0], [0, 0, 1.0])])
-    found = judge.gradients(pixels.clone().requires_grad_(True), prompts[:2])
-    torch.testing.assert_close(found[0].detach(), wanted[:2], atol=1e-4, rtol=0)
-    with pytest.raises(FewShotError, match="there are none: give it the prompts"):
-        Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", ()).scores(images, prompts)
+    found = judge.gradients(pixels.clone().requires_grad_(True), prompts)
+    torch.testing.assert_close(found[0].detach(), wanted, atol=1e-4, rtol=0)
+    for alone in ((), prompts[:1], [Prompt("a cat", "a cat"), Prompt("the cat", "the cat")]):
+        with pytest.raises(FewShotError, match="begin with none in common, or do not differ"):
+            Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", (), alone).scores(images, prompts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "beginning"),
+    [
+        (["a cat in snow", "a cat at night", "a cat at night"], "a cat"),
+        (["a cat", "a cat at night"], "a cat"),
+        (["a cat", "an owl"], ""),
+        (["a cat", "a cat"], ""),
+        ([], ""),
+    ],
+)
+def test_a_shared_beginning_is_whole_words(texts, beginning):
+    assert shared_beginning(texts) == beginning
 
 
 def test_constant_rewards_have_no_spread():
