@@ -12,7 +12,7 @@ from functools import partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from ..trainers.refinement_settings import DEFAULT_METHOD, DRAFT, METHODS, RefinementSettings
+from ..trainers.refinement_settings import DEFAULT_METHOD, METHODS, RefinementSettings
 from . import Row
 from ._parallel import each
 from ._refine_baseline import opened
@@ -24,8 +24,8 @@ from .subject import Run
 if TYPE_CHECKING:
     from .refine import Bench
 
-COMPARED = dict(updates=2, patience=0, statistics_from=12)
-"""more than one update, so that clipping acts, and no early end"""
+COMPARED = dict(patience=0, statistics_from=12)
+"""no early end"""
 READINGS = 4
 SWEPT = {"half": 0.5, "twice": 2.0}
 """other learning rates, as shares of a method's own"""
@@ -59,8 +59,7 @@ def _called(call: partial) -> Any:
 
 def settings_of(bench: Bench, name: str) -> RefinementSettings:
     """Those that a method is compared with."""
-    changes = COMPARED | ({"updates": 1} if name == DRAFT else {})  # whose pictures must be its own
-    return bench.settings(bench.size.method_budget, READINGS, method=name, **changes)
+    return bench.settings(bench.size.method_budget, READINGS, method=name, **COMPARED)
 
 
 def method(bench: Bench, run: Run, name: str) -> dict[str, Any]:

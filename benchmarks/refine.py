@@ -24,7 +24,7 @@ from ..pocket.assemble import WEIGHTS
 from ..trainers.auto import resolve
 from ..trainers.facts import gather_facts
 from ..trainers.refinement import RefinementResult, refine_adapter
-from ..trainers.refinement_settings import DEFAULT_METHOD, ONLY, RefinementSettings
+from ..trainers.refinement_settings import DEFAULT_METHOD, DRAFT, NFT, ONLY, RefinementSettings
 from ..trainers.runs import Run as Folder
 from ..trainers.settings import SubjectSettings
 from ..trainers.subject import train_subject
@@ -51,11 +51,16 @@ TURNED = ((1.0, 1.5), (1.0, 1.0), (1.0, 0.5), (1.0, 0.0))
 LOWERED = ((1.0, 1.0), (0.7, 0.7), (0.4, 0.4))
 """two ways of (strength of the start, strength of the refinement), on which subject fidelity falls or rises"""
 DEFAULT = dict(
-    prompts_per_round=6, group=6, updates=1, trained_steps=4, sampling_steps=12, guidance=3.0, guard_prompts=GUARDED
-)
+    prompts_per_round=6, group=8, updates=2, trained_steps=4, sampling_steps=12, guidance=3.0, guard_prompts=GUARDED,
+    subject_floor=0.75, diversity_floor=0.4,
+)  # fmt: skip
+"""Floors are lower than a user's: CLIP-I sees less of the subject as soon as it wears a hat, and the start, which draws
+the same picture again and again, is no more than the subject's references are in it."""
+OWN = {NFT: dict(updates=3, trained_steps=2, advantage_clip=1.0), DRAFT: dict(updates=1)}
+"""of a method alone; draft learns from pictures that must be its own"""
 TINY = dict(
-    prompts_per_round=2, group=2, trained_steps=1, sampling_steps=4, guidance=1.0, guard_prompts=1, skip_last=1,
-    save_every=1000,
+    prompts_per_round=2, group=2, updates=1, trained_steps=1, sampling_steps=4, guidance=1.0, guard_prompts=1,
+    skip_last=1, save_every=1000,
 )  # fmt: skip
 
 
@@ -76,9 +81,9 @@ class Size:
     judged: int = 24  # prompts
     activities: int = 24
     few: int = 6  # activities of the methods' table: a round draws half of the prompts, each of which comes again
-    budget: int = 48_000
-    mix_budget: int = 27_000
-    method_budget: int = 15_000
+    budget: int = 80_000
+    mix_budget: int = 48_000
+    method_budget: int = 30_000
     reward_budget: int = 60_000  # against the baseline
     epochs: int = 5  # of the baseline: 63,000 evaluations
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
@@ -140,14 +145,14 @@ class Bench:
     def settings(self, budget: int, readings: int = 8, **changes) -> RefinementSettings:
         """As many rounds as the budget pays for, and `readings` on their way."""
         method = changes.get("method", DEFAULT_METHOD)
-        wanted = {"method": method, **DEFAULT, **(self.size.settings or {}), **changes}
+        wanted = {"method": method, **DEFAULT, **OWN.get(method, {}), **(self.size.settings or {}), **changes}
         known = {name: value for name, value in wanted.items() if method in ONLY.get(name, (method,))}
         chosen = within(RefinementSettings.from_mapping(known), budget)
         return replace(chosen, guard_every=max(1, chosen.steps // chosen.updates // readings), log_every=1000)
 
     def reward(self, run: Run, likeness: bool = True) -> Reward:
         looks = tuple(sample.image for sample in references(self.shop.sets, run.subject).references)
-        terms = (RewardTerm("CLIP-T", CLIP), RewardTerm("CLIP-I", CLIP, 0.5))
+        terms = (RewardTerm("CLIP-T contrast", CLIP), RewardTerm("CLIP-I", CLIP, 0.5))
         return Reward(terms if likeness else terms[:1], looks)
 
     def refined(

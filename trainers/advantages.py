@@ -17,11 +17,29 @@ def group_advantages(rewards: Tensor, groups: Sequence[int]) -> Tensor:
     A group whose rewards are all the same tells nothing, and its advantages are exactly 0.
     """
     found = torch.zeros_like(rewards, dtype=torch.float64)
-    names = torch.tensor(list(groups))
-    for name in names.unique():
-        own = names == name
+    for own in _members(groups):
         found[own] = _standard(rewards[own].double())
     return found.float()
+
+
+def pooled_advantages(rewards: Tensor, groups: Sequence[int]) -> Tensor:
+    """(r - mean of the group) / std (n,), with one std of all groups' deviations (Zheng et al. 2025, DiffusionNFT, Z).
+
+    So a group counts by how much its pictures differ, and one in which they hardly do adds hardly any noise. A group
+    whose rewards are all the same has advantages of exactly 0.
+    """
+    found = torch.zeros_like(rewards, dtype=torch.float64)
+    for own in _members(groups):
+        if spread(rewards[own]):
+            found[own] = rewards[own].double() - rewards[own].double().mean()
+    std = found.square().mean().sqrt()
+    return (found / std if std else found).float()
+
+
+def _members(groups: Sequence[int]) -> list[Tensor]:
+    """Which samples belong to each group, (n,) of truths."""
+    names = torch.tensor(list(groups))
+    return [names == name for name in names.unique()]
 
 
 def _standard(rewards: Tensor, known: Tensor | None = None) -> Tensor:

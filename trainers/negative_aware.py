@@ -3,7 +3,8 @@ probability of a sampling step. So they may be drawn with any noise of the sampl
 
     L = E 1 / beta (r |x+ - z0|^2 / w+ + (1 - r) |x- - z0|^2 / w-) + kl_weight * E |e_theta - e_subject|^2
 
-on pictures of the round, noised anew at random timesteps; see `refinement_losses.nft_loss`. The old policy draws the
+on pictures of the round, noised anew at random timesteps; see `refinement_losses.nft_loss`. r comes from how much more
+a picture earns than its prompt's others, in deviations of the whole round. The old policy draws the
 pictures, and follows the learned one from round to round (section 3.3): old <- d old + (1 - d) now, where d is small at
 first and grows with the steps taken, see `follows`. The factor `bound` only scales the gradient, which the optimiser
 undoes, and is left out.

@@ -27,7 +27,7 @@ from ..models.fusion import summed
 from ..models.loading import Networks
 from ..models.lora_metadata import SOURCES
 from ..models.merging import check_form, has_effect
-from ..models.values import Adapter, BaseModelRef, Concept, Prompt, PromptSet, TrainingSet
+from ..models.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
 from ..models.watching import Watcher
 from .cache import build_pool
 from .course import FILE, kept_readings
@@ -89,7 +89,7 @@ class Refinement:
     validator: Validator | None = None
     processes: Processes = field(default_factory=Alone)
     name: str = "refinement"
-    revision: int = 3
+    revision: int = 4
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ class Refinement:
         watcher: Watcher,
     ) -> tuple[RefiningStep, Injected]:
         """Put the subject in, the refining adapter on top, and encode the prompts."""
-        settings = cast(RefinementSettings, chosen)
+        settings = self._explored(cast(RefinementSettings, chosen))
         injected = inject(networks, sets_of(settings), settings.seed, start_from, beneath=self.subject)
         try:
             random = Randomness(settings.seed, networks.device)
@@ -131,18 +131,28 @@ class Refinement:
             injected.remove()
             raise
 
+    def _explored(self, settings: RefinementSettings) -> RefinementSettings:
+        """The settings, which explore where they say so, or say nothing and there is an adapter to lower."""
+        if not settings.explored or self._in_denoiser:
+            return settings
+        if settings.is_auto("explore"):
+            return replace(settings, explore=0.0)
+        raise FewShotError(
+            f"explore is {settings.explore:g}, and there is no adapter of the denoiser whose strength could be "
+            "lowered: connect the subject's adapter, or set explore to -1"
+        )
+
+    @property
+    def _in_denoiser(self) -> dict[str, Factor]:
+        """The subject's factors in the denoiser."""
+        everything = self.subject.factors if self.subject is not None else {}
+        return {path: factor for path, factor in everything.items() if path.startswith("unet.")}
+
     def _changed(self, networks: Networks, settings: RefinementSettings) -> Callable[[float], AbstractContextManager]:
         """What changes the subject's strength in the denoiser: prompts are encoded once, with its own."""
-        if not settings.explore:
+        if self.subject is None or not settings.explored:
             return nullcontext
-        everything = self.subject.factors if self.subject is not None else {}
-        factors = {path: factor for path, factor in everything.items() if path.startswith("unet.")}
-        if self.subject is None or not factors:
-            raise FewShotError(
-                f"explore is {settings.explore:g}, and there is no adapter of the denoiser whose strength could be "
-                "lowered: connect the subject's adapter, or set explore to 0"
-            )
-        weaker = replace(self.subject, factors=factors, embeddings={})
+        weaker = replace(self.subject, factors=self._in_denoiser, embeddings={})
         return lambda change: applied(networks, [(weaker, change)])
 
     def _captions(self, pictures: TrainingSet, settings: RefinementSettings) -> list[Prompt]:

@@ -17,12 +17,12 @@ from ..models.adapters import Injected
 from ..models.errors import FewShotError
 from ..models.values import Prompt
 from ..models.watching import Watcher
-from .advantages import PromptStatistics, group_advantages, mixed, spread
+from .advantages import PromptStatistics, group_advantages, mixed, pooled_advantages, spread
 from .course import Course
 from .loop import Memory, Share
 from .losses import part_of_mean
 from .processes import Processes
-from .refinement_settings import DDPO, RefinementSettings
+from .refinement_settings import DDPO, NFT, RefinementSettings
 from .rounds import Painter, Way, asked, rewarded
 from .runs import Run
 
@@ -220,7 +220,7 @@ class RefiningStep(ABC):
 
     def _strength(self, sample: int) -> float:
         """That of the subject while a sample is drawn: evenly from 1 to 1 - explore over the pictures of a prompt."""
-        return 1.0 - self.settings.explore * (sample % self.settings.group) / (self.settings.group - 1)
+        return 1.0 - self.settings.explored * (sample % self.settings.group) / (self.settings.group - 1)
 
     def _check_differs(self, spreads: Sequence[float], rewards: Tensor) -> None:
         """Raise FewShotError where the rewards of all pictures of all rounds so far are the same."""
@@ -254,10 +254,9 @@ class RefiningStep(ABC):
             keys = [prompt for prompt, there in zip(prompts, known.tolist(), strict=True) if there]
             advantages = torch.full(row.shape, torch.nan)
             if keys:
-                some = row[known]
-                own = (
-                    statistics.advantages(some, keys) if self.settings.method == DDPO else group_advantages(some, keys)
-                )
+                ways = {DDPO: statistics.advantages, NFT: pooled_advantages}
+                compare = ways.get(self.settings.method, group_advantages)
+                own = compare(row[known], keys)
                 advantages[known] = own
                 if not own.any():
                     log.warning(

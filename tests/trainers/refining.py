@@ -76,6 +76,7 @@ def prompts_of(*places: str, held_out: int = 2) -> PromptSet:
 
 PROMPTS = prompts_of("red", "in the snow", "at night", "on the beach")
 QUICK = RefinementSettings(
+    method="grpo",
     steps=6,
     learning_rate=2e-3,
     rank=2,

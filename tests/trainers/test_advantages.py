@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfyui_fewshot.trainers.advantages import PromptStatistics, group_advantages, mixed
+from comfyui_fewshot.trainers.advantages import PromptStatistics, group_advantages, mixed, pooled_advantages
 from comfyui_fewshot.trainers.refinement_losses import clip_for, importance_loss
 
 REWARDS = st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=12)
@@ -29,6 +29,16 @@ def test_each_group_stands_for_itself_and_one_of_equals_tells_nothing():
     found = group_advantages(rewards, [0, 0, 1, 1, 2, 2])
     torch.testing.assert_close(found, torch.tensor([-1.0, 1.0, 0.0, 0.0, -1.0, 1.0]))
     assert torch.equal(found[2:4], torch.zeros(2))
+
+
+def test_pooled_advantages_count_a_group_by_how_much_it_differs():
+    rewards = torch.tensor([1.0, 3.0, 0.1, 0.1, 10.0, 30.0])
+    found = pooled_advantages(rewards, [0, 0, 1, 1, 2, 2])
+    std = ((1 + 1 + 100 + 100) / 6) ** 0.5
+    torch.testing.assert_close(found, torch.tensor([-1.0, 1.0, 0.0, 0.0, -10.0, 10.0]) / std)
+    assert not found[2:4].any() and not pooled_advantages(torch.full((4,), 0.3), [0, 0, 1, 1]).any()
+    one = torch.tensor([0.4, 0.1, 0.7])
+    torch.testing.assert_close(pooled_advantages(one, [5, 5, 5]), group_advantages(one, [5, 5, 5]))
 
 
 def test_a_prompt_is_compared_with_itself_once_it_has_earned_enough():
