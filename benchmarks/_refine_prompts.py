@@ -19,7 +19,7 @@ def unseen(noun: str, count: int) -> tuple[Ask, ...]:
     return asks(noun, f"sks {noun}", count=count)
 
 
-def prompts(noun: str, activities: int, judged: int, mixed: bool = True) -> PromptSet:
+def prompts(noun: str, activities: int, judged: int, mixed: bool = False) -> PromptSet:
     """Prompts in the world's words with the identifier; `mixed` ones also without it, of the same activities.
 
     Accessories and relations come in turn, as what is judged asks for as many of the one as of the other.
