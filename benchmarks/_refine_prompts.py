@@ -9,7 +9,7 @@ from ..models.values import Prompt, PromptSet
 from ..pocket import world
 from ._subject_sets import Ask, asks
 
-GUARDED = 6
+GUARDED = 12
 """prompts that a refinement is watched with"""
 
 

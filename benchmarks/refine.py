@@ -81,7 +81,7 @@ class Size:
     judged: int = 24  # prompts
     activities: int = 24
     few: int = 6  # activities of the methods' table: a round draws half of the prompts, each of which comes again
-    budget: int = 80_000
+    budget: int = 90_000
     mix_budget: int = 36_000
     method_budget: int = 24_000
     reward_budget: int = 50_000  # against the baseline
@@ -152,7 +152,7 @@ class Bench:
 
     def reward(self, run: Run, likeness: bool = True) -> Reward:
         looks = tuple(sample.image for sample in references(self.shop.sets, run.subject).references)
-        terms = (RewardTerm("CLIP-T contrast", CLIP), RewardTerm("CLIP-I", CLIP, 0.5))
+        terms = (RewardTerm("CLIP-T contrast", CLIP), RewardTerm("CLIP-I", CLIP, 0.4))
         return Reward(terms if likeness else terms[:1], looks)
 
     def refined(

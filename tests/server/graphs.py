@@ -18,7 +18,7 @@ BRIEF = {"steps": 3, "batch_size": 1, "seed": 0}
 
 FEW_ROUNDS = {
     "steps": 2, "prompts_per_round": 2, "group": 2, "updates": 1, "trained_steps": 1, "sampling_steps": 3,
-    "skip_last": 1, "guidance": 1.0, "guard_every": 1, "guard_prompts": 1, "learning_rate": 1e-2, "rank": 2,
+    "guidance": 1.0, "guard_every": 1, "guard_prompts": 1, "learning_rate": 1e-2, "rank": 2,
     "warmup": 0.0, "subject_floor": 0.0, "diversity_floor": 0.0,
 }  # fmt: skip
 """the same for a refinement"""
