@@ -52,7 +52,7 @@ LOWERED = ((1.0, 1.0), (0.7, 0.7), (0.4, 0.4))
 """two ways of (strength of the start, strength of the refinement), on which subject fidelity falls or rises"""
 DEFAULT = dict(
     prompts_per_round=6, group=8, updates=2, trained_steps=4, sampling_steps=12, guidance=3.0, guard_prompts=GUARDED,
-    subject_floor=0.75, diversity_floor=0.4,
+    subject_floor=0.7, diversity_floor=0.4,
 )  # fmt: skip
 """Floors are lower than a user's: CLIP-I sees less of the subject as soon as it wears a hat, and the start, which draws
 the same picture again and again, is no more than the subject's references are in it."""
@@ -81,7 +81,7 @@ class Size:
     judged: int = 24  # prompts
     activities: int = 24
     few: int = 6  # activities of the methods' table: a round draws half of the prompts, each of which comes again
-    budget: int = 90_000
+    budget: int = 72_000
     mix_budget: int = 36_000
     method_budget: int = 24_000
     reward_budget: int = 50_000  # against the baseline
@@ -152,7 +152,7 @@ class Bench:
 
     def reward(self, run: Run, likeness: bool = True) -> Reward:
         looks = tuple(sample.image for sample in references(self.shop.sets, run.subject).references)
-        terms = (RewardTerm("CLIP-T contrast", CLIP), RewardTerm("CLIP-I", CLIP, 0.4))
+        terms = (RewardTerm("CLIP-T contrast", CLIP), RewardTerm("CLIP-I", CLIP, 0.5))
         return Reward(terms if likeness else terms[:1], looks)
 
     def refined(
