@@ -1,7 +1,7 @@
 """Rows against kvablack/ddpo-pytorch: what it spends to earn what it earns, and how fast equal work is done.
 
-Both sides learn the same prompts by the same reward, CLIP-T, from the same start; their held-out rewards are read from
-the same noise by the same sampler. Readings count neither as evaluations nor as time.
+Both sides learn the same prompts by the same reward, CLIP-T contrast, from the same start; their held-out rewards are
+read from the same noise by the same sampler. Readings count neither as evaluations nor as time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Rows of refinement's methods: what each earns, and shows, for each 1,000 evaluations of the denoiser.
 
-All are compared at one cost on one subject and two seeds, each at the learning rate that it takes by itself. Of the
+All are compared at one cost on one subject and two seeds, each with the settings that it takes by itself: its learning
+rate, and strengths of the subject below 1 where it explores. Of the
 first seed it is told how half and twice that rate do, at half of the cost: rates are constant and what is drawn depends
 on the round alone, so that a reading on the way of the longer run is that of a shorter one.
 """

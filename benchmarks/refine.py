@@ -56,7 +56,7 @@ DEFAULT = dict(
 )  # fmt: skip
 """Floors are lower than a user's: CLIP-I sees less of the subject as soon as it wears a hat, and the start, which draws
 the same picture again and again, is no more than the subject's references are in it."""
-OWN = {NFT: dict(updates=3, trained_steps=2, advantage_clip=1.0), DRAFT: dict(updates=1)}
+OWN = {NFT: dict(updates=3, trained_steps=2), DRAFT: dict(updates=1)}
 """of a method alone; draft learns from pictures that must be its own"""
 TINY = dict(
     prompts_per_round=2, group=2, updates=1, trained_steps=1, sampling_steps=4, guidance=1.0, guard_prompts=1,
@@ -83,7 +83,7 @@ class Size:
     few: int = 6  # activities of the methods' table: a round draws half of the prompts, each of which comes again
     budget: int = 72_000
     mix_budget: int = 36_000
-    method_budget: int = 24_000
+    method_budget: int = 15_000
     reward_budget: int = 50_000  # against the baseline
     epochs: int = 4  # of the baseline: 50,400 evaluations
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)

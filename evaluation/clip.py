@@ -24,6 +24,7 @@ from .metrics import check_pairs
 log = logging.getLogger(__name__)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's CLIP
 BATCH = 32
+ARTICLES = {"a", "an", "the"}
 
 
 class Seer(Protocol):
@@ -165,37 +166,51 @@ class ClipContrast(ClipText):
 
     name = "CLIP-T contrast"
     beginning = ""
-    """what all prompts begin with, without identifiers; see `shared_beginning`"""
+    """what all prompts begin with, without identifiers"""
+
+    def compare(self, prompts: Sequence[Prompt]) -> None:
+        """Take the words that `prompts` begin with. FewShotError where they share none, or differ in nothing."""
+        self.beginning = shared_beginning([prompt.stripped for prompt in prompts])
+        if not self.beginning:
+            some = "; ".join(list(dict.fromkeys(prompt.stripped for prompt in prompts))[:3])
+            raise FewShotError(
+                f"{self.name} compares each prompt with the words that all of them begin with, and these begin with "
+                f"none but articles in common, or do not differ ({some}): write them as 'a cat playing soccer', 'a cat "
+                "in a box', or take CLIP-T in its place"
+            )
+        log.info("%s compares each prompt with %r", self.name, self.beginning)
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
-        """Differences of cosines (n,) in [-2, 2]; see `Metric`. FewShotError where prompts begin with no same words."""
-        return super().scores(images, prompts) - self.clip.images(images) @ self._plain
+        """Differences of cosines (n,) in [-2, 2]; see `Metric`. Exactly 0 for a prompt that adds nothing."""
+        check_pairs(images, prompts)
+        return (self.clip.images(images) * self._added(prompts)).sum(-1)
 
     def gradient(
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return super().gradient(pixels, prompts) - self.clip.seen(pixels) @ self._plain.to(pixels.device)
+        return (self.clip.seen(pixels) * self._added(prompts).to(pixels.device)).sum(-1)
 
-    @cached_property
-    def _plain(self) -> torch.Tensor:
-        if not self.beginning:
-            raise FewShotError(
-                f"{self.name} compares each prompt with the words that all of them begin with, and these prompts begin "
-                "with none in common, or do not differ: write them as 'a cat playing soccer', 'a cat in a box', or "
-                "take CLIP-T in its place"
-            )
-        return self.clip.texts([self.beginning])[0]
+    def _added(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """(n, D): what the prompts add, as differences of embeddings on the CPU."""
+        adds = torch.tensor([_words(prompt.stripped) != _words(self.beginning) for prompt in prompts])
+        added = self.clip.texts([prompt.stripped for prompt in prompts]) - self.clip.texts([self.beginning])
+        return added * adds.unsqueeze(-1)
 
 
 def shared_beginning(texts: Sequence[str]) -> str:
-    """The words that all texts begin with; nothing where they do not differ."""
-    different = dict.fromkeys(texts)
-    places = zip(*(text.split() for text in different), strict=False)
-    same = takewhile(lambda words: len(set(words)) == 1, places)
-    return " ".join(words[0] for words in same) if len(different) > 1 else ""
+    """The words that all texts begin with, whatever their case and punctuation; nothing where they do not differ, or
+    share no more than articles."""
+    different = {tuple(_words(text)) for text in texts}
+    places = zip(*different, strict=False)
+    same = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, places)]
+    return " ".join(same) if len(different) > 1 and set(same) - ARTICLES else ""
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip(",.;:!?").casefold() for part in text.split()) if word]
 
 
 class ClipImage:

@@ -15,7 +15,7 @@ from PIL import Image
 from ..models.checkpoint_files import file_hash
 from ..models.errors import FewShotError
 from ..models.values import Picture, Prompt, content_key
-from .clip import ClipContrast, ClipImage, ClipText, shared_beginning
+from .clip import ClipContrast, ClipImage, ClipText
 from .image_reward import PUBLISHED as IMAGE_REWARD
 from .likeness import DinoImage
 from .metrics import Metric
@@ -130,14 +130,18 @@ class Reward:
     def open(
         self, device: torch.device | str, references: Sequence[Image.Image], prompts: Sequence[Prompt] = ()
     ) -> Judge:
-        """The metrics, opened on first use; one folder is opened once."""
+        """The metrics, opened on first use; one folder is opened once.
+
+        Raises:
+            FewShotError: prompts that a reward cannot compare.
+        """
         models: dict[Path, Any] = {}
         terms = []
         for term in self.terms:
             shared = models.get(term.folder) if term.kind in CLIPS else None
             metric = REWARDS[term.kind][1](shared or term.folder, device)
             if isinstance(metric, ClipContrast):
-                metric.beginning = shared_beginning([prompt.stripped for prompt in prompts])
+                metric.compare(prompts)
             models[term.folder] = next(value for name in SEERS if (value := getattr(metric, name, None)) is not None)
             terms.append(Weighted(metric, term.axis, term.weight))
         return Judge(tuple(terms), tuple(models.values()), tuple(references), torch.device(device))

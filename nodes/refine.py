@@ -51,8 +51,8 @@ class RewardNode(io.ComfyNode):
                     "clip",
                     options=[AUTO, *host.transformers_folders(CLIPS)],
                     default=AUTO,
-                    tooltip="The CLIP of clip_text: a folder of transformers in models/clip_vision. auto takes the "
-                    "base's own or the first there.",
+                    tooltip="The CLIP of clip_text and clip_contrast: a folder of transformers in models/clip_vision. "
+                    "auto takes the base's own or the first there.",
                 ),
                 io.Combo.Input(
                     "dino",

@@ -82,7 +82,7 @@ class NegativeAwareStep(NoisedStep):
         old = torch.stack([self.before[row] for row in rows]).to(self.device)
         x, x_old = (schedule.to_x0(said, seen.latents, seen.times) for said in (now, old))
         advantage = self.round.advantages[[i for i, _ in rows]].to(self.device)
-        good = optimality(advantage, self.settings.advantage_clip)
+        good = optimality(advantage, self.settings.furthest)
         found = {NFT_TERM: nft_loss(x, x_old, seen.clean, good, self.settings.nft_beta)}
         if KL in self.weights:
             with torch.no_grad(), self.injected.disabled():

@@ -40,7 +40,7 @@ from .processes import Alone, Processes
 from .randomness import Randomness
 from .refinement_guards import Floors, GuardedCourse
 from .refinement_readings import Reader
-from .refinement_settings import DRAFT, GRADIENTS, NFT, PAIRS, REFERENCES, RefinementSettings
+from .refinement_settings import DRAFT, GRADIENTS, NFT, ONLY, PAIRS, REFERENCES, RefinementSettings
 from .refining_step import RefiningStep
 from .rounds import Painter
 from .runs import Run
@@ -133,14 +133,16 @@ class Refinement:
 
     def _explored(self, settings: RefinementSettings) -> RefinementSettings:
         """The settings, which explore where they say so, or say nothing and there is an adapter to lower."""
-        if not settings.explored or self._in_denoiser:
-            return settings
-        if settings.is_auto("explore"):
-            return replace(settings, explore=0.0)
-        raise FewShotError(
-            f"explore is {settings.explore:g}, and there is no adapter of the denoiser whose strength could be "
-            "lowered: connect the subject's adapter, or set explore to -1"
-        )
+        if settings.explored and not self._in_denoiser:
+            if not settings.is_auto("explore"):
+                raise FewShotError(
+                    f"explore is {settings.explore:g}, and there is no adapter of the denoiser whose strength could be "
+                    "lowered: connect one that changes the denoiser, or set explore to 0"
+                )
+            settings = replace(settings, explore=0.0)
+        if settings.method in ONLY["explore"]:
+            log.info("pictures of a prompt are drawn with the subject at strengths from 1 to %g", 1 - settings.explored)
+        return settings
 
     @property
     def _in_denoiser(self) -> dict[str, Factor]:

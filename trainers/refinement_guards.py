@@ -41,7 +41,7 @@ class Reading:
 class Floors:
     """The shares of the start's values below which a reading fails."""
 
-    subject: float = 0.95
+    subject: float = 0.9
     diversity: float = 0.7
     held_out: float = 0.97
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -20,6 +21,8 @@ KL_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {GRPO: 0.02, DDPO: 0.0, DPOK: 0.01, NFT: 1e-4, PAIRS: 0.0, DRAFT: 0.0}
 )
 """what kl_weight left open means"""
+ADVANTAGE_CLIPS: Mapping[str, float] = MappingProxyType({GRPO: 5.0, DDPO: 5.0, DPOK: 5.0, NFT: 1.0})
+"""what advantage_clip left open means: with nft it is also what a picture has to earn to count as wholly good"""
 RATE_SHARES: Mapping[str, float] = MappingProxyType({GRPO: 1.0, DDPO: 1.0, DPOK: 1.0, NFT: 3.0, PAIRS: 1.0, DRAFT: 0.5})
 """What learning_rate left open means, as a share of a LoRA's usual one (1e-4 for SD 1.x). Adam takes steps of that size
 whatever the loss is scaled by, so what counts is how far a gradient is noise: those of the policy, of noised pictures
@@ -72,6 +75,15 @@ class RefinementSettings(SubjectSettings):
         choices=METHODS,
     )
     steps: int = setting(60, "Number of optimiser steps.", min=1, max=100_000, step=2)
+    learning_rate: float = setting(
+        0.0,
+        "Step size of the refining adapter. 0 chooses from the denoiser's size: 1e-4 for SD 1.x and SDXL, with nft "
+        "3e-4 and with draft 5e-5; more for smaller ones.",
+        min=1e-8,
+        max=1.0,
+        step=1e-5,
+        auto=0,
+    )
     rank: int = setting(8, "Rank of the refining adapter: how much it can change.", min=1, max=256, step=1)
     parameter_set: str = setting(
         "attention",
@@ -188,7 +200,14 @@ class RefinementSettings(SubjectSettings):
         advanced=True,
     )
     advantage_clip: float = setting(
-        5.0, "Advantages beyond this many standard deviations are cut.", min=0.1, max=100.0, step=0.5, advanced=True
+        -1.0,
+        "Advantages beyond this many standard deviations are cut; with nft a picture that earns so much more counts as "
+        "wholly good. -1 takes 5, with nft 1.",
+        min=0.1,
+        max=100.0,
+        step=0.5,
+        auto=-1,
+        advanced=True,
     )
     statistics: int = setting(
         32,
@@ -284,3 +303,10 @@ class RefinementSettings(SubjectSettings):
         if self.method not in ONLY["explore"]:
             return 0.0
         return EXPLORED if self.is_auto("explore") else self.explore
+
+    @property
+    def furthest(self) -> float:
+        """advantage_clip, or what it means where it is left open; without bound with methods that do not cut."""
+        if self.method not in ADVANTAGE_CLIPS:
+            return math.inf
+        return ADVANTAGE_CLIPS[self.method] if self.is_auto("advantage_clip") else self.advantage_clip

@@ -219,8 +219,12 @@ class RefiningStep(ABC):
         return Round(number, prompts, way, advantages, mean, rewards, spreads, {})
 
     def _strength(self, sample: int) -> float:
-        """That of the subject while a sample is drawn: evenly from 1 to 1 - explore over the pictures of a prompt."""
-        return 1.0 - self.settings.explored * (sample % self.settings.group) / (self.settings.group - 1)
+        """That of the subject while a sample is drawn: evenly from 1 to 1 - explore over the pictures of a prompt.
+
+        Each prompt begins with another, as an update takes every n-th sample and needs all strengths.
+        """
+        group = self.settings.group
+        return 1.0 - self.settings.explored * ((sample + sample // group) % group) / (group - 1)
 
     def _check_differs(self, spreads: Sequence[float], rewards: Tensor) -> None:
         """Raise FewShotError where the rewards of all pictures of all rounds so far are the same."""
@@ -263,5 +267,5 @@ class RefiningStep(ABC):
                         "the reward %s is the same for all pictures: this round learns nothing of it", term.name
                     )
             found.append(advantages)
-        clip = self.settings.advantage_clip
-        return mixed(found, self.judge.weights).clamp(-clip, clip)
+        furthest = self.settings.furthest
+        return mixed(found, self.judge.weights).clamp(-furthest, furthest)

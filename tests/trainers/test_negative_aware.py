@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comfyui_fewshot.models.text import denoise, encode_prompts
-from comfyui_fewshot.trainers.advantages import group_advantages
+from comfyui_fewshot.trainers.advantages import group_advantages, pooled_advantages
 from comfyui_fewshot.trainers.negative_aware import KL, NFT_TERM, follows
 from comfyui_fewshot.trainers.processes import Alone
 from comfyui_fewshot.trainers.refinement_losses import nft_loss, optimality
@@ -115,6 +115,9 @@ def test_a_step_is_the_loss_of_pictures_noised_anew(base):
     with opened(base, subject_adapter(), method="nft", updates=1, kl_weight=0.1) as (step, injected, networks):
         round = step.begin(0, 0, Alone().share)
         step.round = round
+        compared = pooled_advantages(round.rewards[0], round.prompts).clamp(-1, 1)
+        torch.testing.assert_close(round.advantages, compared, check_dtype=False)
+        assert compared.unique().numel() > 3
         drawn_with = {name: p.detach().clone() for name, p in injected.parameters.items()}
         move(injected, 1)
         moved = {name: p.detach().clone() for name, p in injected.parameters.items()}
@@ -134,7 +137,7 @@ def test_a_step_is_the_loss_of_pictures_noised_anew(base):
         clean = torch.stack([round.way.at(i)[-1] for i, _ in rows])
         torch.testing.assert_close(seen.latents, alpha.sqrt() * clean + (1 - alpha).sqrt() * seen.noise)
         x, x_old = ((seen.latents - (1 - alpha).sqrt() * e) / alpha.sqrt() for e in (now, old))
-        good = 0.5 + round.advantages[[i for i, _ in rows]] / 10
+        good = 0.5 + round.advantages[[i for i, _ in rows]] / 2
         wanted = nft_loss(x, x_old, clean, good, 1.0).sum() / step.rows_per_update
         torch.testing.assert_close(found[NFT_TERM].detach(), wanted, rtol=1e-3, atol=1e-6)
         held = (now - subject).square().flatten(1).mean(1).sum() / step.rows_per_update

@@ -89,9 +89,11 @@ def test_a_contrast_is_what_a_prompt_adds_to_the_words_that_all_begin_with(tmp_p
     pixels = torch.stack([torch.tensor(c).view(3, 1, 1).expand(3, 32, 32) for c in ([1.0, 0, 0], [0, 0, 1.0])])
     found = judge.gradients(pixels.clone().requires_grad_(True), prompts)
     torch.testing.assert_close(found[0].detach(), wanted, atol=1e-4, rtol=0)
-    for alone in ((), prompts[:1], [Prompt("a cat", "a cat"), Prompt("the cat", "the cat")]):
-        with pytest.raises(FewShotError, match="begin with none in common, or do not differ"):
-            Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", (), alone).scores(images, prompts)
+    nothing = Prompt("A sks cat,", "A cat,")  # adds nothing, so that its pictures differ in nothing
+    assert not judge.scores(images, [nothing] * 2).any() and not judge.gradients(pixels, [nothing] * 2).any()
+    for alone in ((), prompts[:1], [Prompt("a cat", "a cat"), Prompt("a dog", "a dog")]):
+        with pytest.raises(FewShotError, match="begin with none but articles in common, or do not differ"):
+            Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", (), alone)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,10 @@ def test_a_contrast_is_what_a_prompt_adds_to_the_words_that_all_begin_with(tmp_p
     [
         (["a cat in snow", "a cat at night", "a cat at night"], "a cat"),
         (["a cat", "a cat at night"], "a cat"),
+        (["A cat, asleep", "a cat in snow", "a cat."], "a cat"),
         (["a cat", "an owl"], ""),
+        (["a striped cat", "a cat"], ""),
+        (["the cat", "the cat"], ""),
         (["a cat", "a cat"], ""),
         ([], ""),
     ],
@@ -175,7 +180,7 @@ def test_each_method_earns_more(base, tmp_path, method, changes):
 
 
 def test_pictures_of_a_prompt_are_drawn_with_the_subject_from_its_own_strength_down(base):
-    """The last of each prompt is what the adapter with half the strength draws; the first is as without exploring."""
+    """Those at the lowest strength are what the adapter with half the strength draws, at the highest as without."""
     about = dict(method="nft", updates=1, group=3, prompts_per_round=2, eta=0.0)
     subject = subject_adapter()
     weaker = replace(subject, factors={path: replace(f, alpha=f.alpha / 2) for path, f in subject.factors.items()})
@@ -183,9 +188,20 @@ def test_pictures_of_a_prompt_are_drawn_with_the_subject_from_its_own_strength_d
     for name, adapter, explore in (("explored", subject, 0.5), ("own", subject, 0.0), ("weaker", weaker, 0.0)):
         with opened(base, adapter, **about, explore=explore) as (step, *_):
             drawn[name] = step.begin(0, 0, list).way.latents[:, -1]
-    for other, places in (("own", [0, 3]), ("weaker", [2, 5])):
+    between = [1, 3]  # of 1, 3/4, 1/2 and 3/4, 1/2, 1
+    for other, places in (("own", [0, 5]), ("weaker", [2, 4])):
         torch.testing.assert_close(drawn["explored"][places], drawn[other][places])
-        assert not torch.allclose(drawn["explored"][[1, 4]], drawn[other][[1, 4]])
+        assert not torch.allclose(drawn["explored"][between], drawn[other][between])
+
+
+def test_nft_explores_by_itself_where_there_is_an_adapter_and_every_update_sees_all_strengths(base):
+    with opened(base, subject_adapter(), method="nft", updates=2, group=2) as (step, *_):
+        strengths = {update: {step._strength(i) for i in step.part(update)} for update in range(2)}
+    assert strengths == {0: {1.0, 0.7}, 1: {1.0, 0.7}}
+    with opened(base, method="nft") as (step, *_):
+        assert {step._strength(i) for i in range(8)} == {1.0}
+    with opened(base, subject_adapter(), method="grpo") as (step, *_):
+        assert {step._strength(i) for i in range(8)} == {1.0}
 
 
 def test_exploring_needs_an_adapter_of_the_denoiser(base, tmp_path):
