@@ -9,7 +9,8 @@ from ..models.values import Prompt, PromptSet
 from ..pocket import world
 from ._subject_sets import Ask, asks
 
-GUARDED = 12
+PLACES = tuple(world.PLACES.values())
+GUARDED = 6
 """prompts that a refinement is watched with"""
 
 
@@ -22,22 +23,19 @@ def unseen(noun: str, count: int) -> tuple[Ask, ...]:
 def prompts(noun: str, activities: int, judged: int, mixed: bool = False) -> PromptSet:
     """Prompts in the world's words with the identifier; `mixed` ones also without it, of the same activities.
 
-    Accessories and relations come in turn, as what is judged asks for as many of the one as of the other.
+    They ask for accessories. What is judged asks for relations to other things too, but no reward of the pocket sees
+    those: among pictures of one prompt CLIP-T, with contrast or without, finds the right ones with an AUC of 0.42 to
+    0.57, and learned from it the relation gets lost (58 to 38 % over three subjects).
 
     Args:
-        activities: how many there are to learn from.
+        activities: how many there are to learn from, at most.
         judged: how many prompts are judged, none of which is learned from or watched with.
     """
     kept = {ask.prompt for ask in unseen(noun, judged)}
-    others = [other for other in world.CLASSES if other != noun]
-    words = dict.fromkeys(side[0] for sides in world.LAYOUTS.values() for side in sides)
-    kinds = ([*world.ACCESSORIES.values()], [f"{word} a {other}" for word in words for other in others])
-    rng, lines = world.lots(92, world.CLASSES.index(noun)), []
-    for doing in kinds:
-        known = [f"a photo of a sks {noun} {what} {there}" for what in doing for there in world.PLACES.values()]
-        lines.append([known[i] for i in rng.permutation(len(known)) if known[i] not in kept])
-    in_turn = [line for both in zip(*lines, strict=False) for line in both][: activities + GUARDED]
-    watched, learned = in_turn[:GUARDED], in_turn[GUARDED:]
+    known = [f"a photo of a sks {noun} {worn} {there}" for worn in world.ACCESSORIES.values() for there in PLACES]
+    order = world.lots(92, world.CLASSES.index(noun)).permutation(len(known))
+    lines = [known[i] for i in order if known[i] not in kept][: activities + GUARDED]
+    watched, learned = lines[:GUARDED], lines[GUARDED:]
     named = [_prompt(line, noun, True) for line in learned]
     plain = [_prompt(line, noun, False) for line in learned] if mixed else []
     return PromptSet((*named, *plain, *(replace(_prompt(line, noun, True), split="held-out") for line in watched)))

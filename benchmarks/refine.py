@@ -79,8 +79,8 @@ class Size:
     subjects: int = 6  # of the world's, every second one, one seed each
     steps: int | None = None  # of the start; None takes twice the chosen number
     judged: int = 24  # prompts
-    activities: int = 24
-    few: int = 6  # activities of the methods' table: a round draws half of the prompts, each of which comes again
+    activities: int = 14  # of 24 in the world, four of which are judged and six watched
+    few: int = 6  # activities of the methods' table: a round draws them all
     budget: int = 72_000
     mix_budget: int = 36_000
     method_budget: int = 15_000
@@ -152,7 +152,7 @@ class Bench:
 
     def reward(self, run: Run, likeness: bool = True) -> Reward:
         looks = tuple(sample.image for sample in references(self.shop.sets, run.subject).references)
-        terms = (RewardTerm("CLIP-T contrast", CLIP), RewardTerm("CLIP-I", CLIP, 0.4))
+        terms = (RewardTerm("CLIP-T contrast", CLIP), RewardTerm("CLIP-I", CLIP, 0.6))
         return Reward(terms if likeness else terms[:1], looks)
 
     def refined(
