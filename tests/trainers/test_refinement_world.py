@@ -79,7 +79,9 @@ def learned(method: str, seed: int, **changes) -> tuple[Tensor, list[float]]:
     """The mean after ROUNDS rounds in which red earns and blue costs, and what each round earned."""
     settings = replace(
         CHOSEN, method=method, prompts_per_round=2, group=32, updates=2, sampling_steps=8, guidance=1.0, seed=seed,
-        **({} if method == "draft" else {"trained_steps": 4}), **changes,
+        **({} if method == "draft" else {"trained_steps": 4}),
+        **({"explore": 0.0} if method in ("nft", "pairs") else {}),  # there is no adapter whose strength is lowered
+        **changes,
     )  # fmt: skip
     mean, known = Mean(), method in ("grpo", "ddpo", "dpok")
     world = World(mean, DdimPolicy(SCHEDULE, 8, settings.eta, settings.skip_last, known), seed)
