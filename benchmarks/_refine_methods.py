@@ -2,7 +2,7 @@
 
 All are compared at one cost on one subject and two seeds, each with the settings that it takes by itself: its learning
 rate, and strengths of the subject below 1 where it explores. Of the
-first seed it is told how half and twice that rate do, at half of the cost: rates are constant and what is drawn depends
+first seed it is told how thrice that rate does, at half of the cost: rates are constant and what is drawn depends
 on the round alone, so that a reading on the way of the longer run is that of a shorter one.
 """
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 COMPARED = dict(patience=0, statistics_from=12)
 """no early end"""
 READINGS = 4
-SWEPT = {"half": 0.5, "twice": 2.0}
-"""other learning rates, as shares of a method's own"""
+SWEPT = {"thrice": 3.0}
+"""other learning rates, as shares of a method's own: what nft was raised by"""
 
 
 def methods(bench: Bench) -> list[Row]:

@@ -72,8 +72,8 @@ STEPS = "twice the automatic"
 class Size:
     """How much is measured. Budgets are evaluations of the denoiser, about 4 ms each on one processor.
 
-    With two processors the headline is estimated at 45 minutes, half of them for its starts, the mix at 6, the baseline
-    at 11 and the methods at 18.
+    With two processors the headline is estimated at 45 minutes, half of them for its starts, the mix at 8, the baseline
+    at 8 and the methods at 11.
     """
 
     subjects: int = 6  # of the world's, every second one, one seed each
@@ -82,10 +82,10 @@ class Size:
     activities: int = 14  # of 24 in the world, four of which are judged and six watched
     few: int = 6  # activities of the methods' table: a round draws them all
     budget: int = 72_000
-    mix_budget: int = 36_000
+    mix_budget: int = 24_000
     method_budget: int = 15_000
-    reward_budget: int = 50_000  # against the baseline
-    epochs: int = 4  # of the baseline: 50,400 evaluations
+    reward_budget: int = 38_000  # against the baseline
+    epochs: int = 3  # of the baseline: 37,800 evaluations
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     pace_steps: int = 10  # sampling steps where speeds are compared
     pace_rounds: int = 3

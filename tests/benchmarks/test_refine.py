@@ -121,4 +121,4 @@ def test_every_part_gives_its_rows(tmp_path, monkeypatch):
     assert by_name["ddpo_baseline.speed_ratio"].value > 0 and "learning rate is 0.001" in by_name[ROWS[5]].note
     assert by_name["idmix.samples_ratio"].better == by_name[ROWS[5]].better == "lower"
     assert "the default is nft" in by_name["method.default_lead"].note
-    assert "at its own learning rate" in by_name["method.nft.reward"].note and "at half" in by_name[ROWS[7]].note
+    assert "at its own learning rate" in by_name["method.nft.reward"].note and "at thrice" in by_name[ROWS[7]].note

@@ -97,7 +97,7 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
         "FewShotTrainingSettings": {**SHORT, "preset": "custom", "preview_every": 0},
         "FewShotSampleGrid": {"steps": 2},
         "FewShotFuseAdapters": {"method.steps": 2},
-        "FewShotPromptSet": {"most": 2},  # one to learn from and one held out, where it is for refinement
+        "FewShotPromptSet": {"most": 4},  # some to learn from and one held out, where it is for refinement
         "FewShotEvaluateLora": {"steps": 2, "count": 1},
         "FewShotStrengthSweep": {"steps": 2, "count": 1, "strengths": "0.5, 1"},
         "KSampler": {"steps": 2},
