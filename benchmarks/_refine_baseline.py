@@ -60,7 +60,7 @@ def baseline(bench: Bench) -> list[Row]:
     mine, its = first_at(ours, wanted), first_at(best, wanted)
     notes = [f"one subject and seed; its best learning rate is {rate:g}"]
     if its is None:
-        notes.append("it gained nothing with any rate, so there is nothing to reach")
+        notes.append(f"it gained nothing with any rate, so there is nothing to reach (ours {max(ours.values()):.2f})")
     elif mine is None:
         notes.append(f"its gain of {wanted:.2f} deviations was not reached (best {max(ours.values()):.2f})")
     if rises_to_the_end(best):

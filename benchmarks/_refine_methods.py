@@ -1,9 +1,9 @@
 """Rows of refinement's methods: what each earns, and shows, for each 1,000 evaluations of the denoiser.
 
 All are compared at one cost on one subject and two seeds, each with the settings that it takes by itself: its learning
-rate, and strengths of the subject below 1 where it explores. Of the
-first seed it is told how thrice that rate does, at half of the cost: rates are constant and what is drawn depends
-on the round alone, so that a reading on the way of the longer run is that of a shorter one.
+rate, and strengths of the subject below 1 where it explores. Of the first seed it is told how thrice that rate does, at
+half of the cost: rates are constant and what is drawn depends on the round alone, so that a reading on the way of the
+longer run is that of a shorter one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SWEPT = {"thrice": 3.0}
 def methods(bench: Bench) -> list[Row]:
     """The reward's gain and the judged gain of each method for what it spent; and the default among them."""
     runs = bench.subjects.table_runs
-    each(bench.trained, runs)
+    each(bench.prepare, runs)
     whole = [partial(method, bench, run, name) for name in METHODS for run in runs]
     parts = [partial(swept, bench, runs[0], name, share) for name in METHODS for share in SWEPT.values()]
     done = each(_called, [*whole, *parts])

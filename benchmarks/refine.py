@@ -128,6 +128,10 @@ class Bench:
                 validator=Validator(CLIP),
             )  # fmt: skip
 
+    def prepare(self, run: Run) -> None:
+        """Train the start; what is trained does not go back from a process of its own."""
+        self.trained(run)
+
     def chosen_steps(self, pictures: TrainingSet) -> int:
         settings = SubjectSettings()
         with open_base(self.shop.base, self.shop.device) as networks:
