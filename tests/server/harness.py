@@ -31,7 +31,7 @@ from comfyui_fewshot.pocket.words import build
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "comfyui-fewshot"
 PROBE = "probe"
-PATIENCE = 120.0  # seconds for a start or a prompt
+PATIENCE = 600.0  # seconds for a start or a prompt on a machine that is busy with other things
 LEFT_OUT = {"tests", "output", "dist", "build", "shared"}
 
 
@@ -190,18 +190,18 @@ class Server:
     # --------------------------------------------------------------------------------------------------- requests
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
             return json.loads(answer.read())
 
     def fetch(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
             return answer.read()
 
     def post(self, path: str, content: Mapping[str, Any]) -> tuple[int, Any]:
         body = json.dumps(content).encode()
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 text = answer.read()
                 return answer.status, json.loads(text) if text else None
         except urllib.error.HTTPError as error:

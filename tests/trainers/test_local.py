@@ -241,7 +241,8 @@ def test_attention_alone_learns_where_the_subject_is(networks, pictures, chosen)
     one = pictures.with_samples(pictures.references[:1])
     how = replace(chosen, rank=16, alpha=16.0, batch_size=1, parameter_set="attention_ff", prior_weight=0.0)
     step, injected = SubjectTraining().prepare(networks, one, how, None, Silent())
-    optimizer = torch.optim.Adam(injected.parameters.values(), lr=1e-2)
+    optimizer = torch.optim.Adam(injected.parameters.values(), lr=5e-3)
+    slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=100)  # so that it comes to rest
     mask = step.supervision.masks[0, 0] > 0.5
 
     def iou(number):
@@ -253,11 +254,12 @@ def test_attention_alone_learns_where_the_subject_is(networks, pictures, chosen)
         return ((found & mask).sum() / (found | mask).sum()).item()
 
     before = iou(0)
-    for _ in range(50):
+    for _ in range(100):
         optimizer.zero_grad()
         (terms,) = step.passes(0, list)
         terms[LOCAL].backward()
         optimizer.step()
+        slower.step()
     after = iou(0)
     injected.remove()
     assert before < 0.3 and after > 0.7
