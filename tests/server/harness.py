@@ -247,7 +247,7 @@ class Server:
         return Outcome(prompt_id, messages, await asyncio.to_thread(self._history, prompt_id))
 
     def _history(self, prompt_id: str) -> dict[str, Any]:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while time.monotonic() < end:
             if found := self.get(f"/history/{prompt_id}").get(prompt_id):
                 return found
