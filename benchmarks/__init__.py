@@ -1,8 +1,9 @@
 """Benches: `run.py bench NAME` measures the parts of the module NAME here, prints a table and writes it as JSON.
 
-A new bench is one file in this folder with a function `parts(quick: bool)` that gives functions by names, each of which
-measures some rows; one that has a single part may have `rows(quick) -> list[Row]` instead. A trailing underscore of the
-file's name is not part of the bench's name (`import_.py` is the bench `import`); files that begin with one help others.
+A new bench is one file in this folder, or `parts.py` in a folder of its name, with a function `parts(quick: bool)`
+that gives functions by names, each of which measures some rows; one that has a single part may have `rows(quick) ->
+list[Row]` instead. A trailing underscore of the file's name is not part of the bench's name (`import_.py` is the bench
+`import`); files that begin with one help others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,19 @@ class Row:
 
 def names() -> list[str]:
     """The benches there are."""
-    return sorted(file.stem.rstrip("_") for file in HERE.glob("*.py") if not file.stem.startswith("_"))
+    files = [file.stem.rstrip("_") for file in HERE.glob("*.py") if not file.stem.startswith("_")]
+    return sorted([*files, *(file.parent.name for file in HERE.glob("*/parts.py"))])
+
+
+def file_of(name: str) -> Path:
+    """The file of the bench: a module of its name, or `parts.py` in a folder of its name."""
+    places = (HERE / name / "parts.py", HERE / f"{name}.py", HERE / f"{name}_.py")
+    return next(place for place in places if place.is_file())
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of the bench."""
+    return importlib.import_module(".".join((__name__, *file_of(name).relative_to(HERE).with_suffix("").parts)))
 
 
 Parts = Mapping[str, Callable[[], list[Row]]]
@@ -64,7 +78,7 @@ def parts_of(name: str, quick: bool, only: Sequence[str] = ()) -> Parts:
     """What the bench measures, or `only` some of it. Raises ValueError for an unknown name, listing those there are."""
     if name not in names():
         raise ValueError(f"there is no bench {name!r}; there are {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name if (HERE / f'{name}.py').is_file() else name + '_'}")
+    module = module_of(name)
     parts = module.parts(quick) if hasattr(module, "parts") else {name: lambda: module.rows(quick)}
     if unknown := [part for part in only if part not in parts]:
         raise ValueError(f"the bench {name!r} has no part {unknown[0]!r}; it has {', '.join(parts)}")

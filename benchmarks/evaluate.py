@@ -25,26 +25,31 @@ import torch
 from PIL import Image
 from scipy.stats import spearmanr
 
-from ..augmentation.pictures import load_picture
-from ..augmentation.segmenters import Finder, open_finder
-from ..evaluation.clip import Clip, ClipImage, ClipText
-from ..evaluation.drawing import Candidate, DrawSettings, draw
-from ..evaluation.likeness import MaskedLikeness
-from ..evaluation.metrics import Metric, prompt_of
-from ..evaluation.preference import HumanPreference, PickScore
-from ..evaluation.votes import wilson
+from ..augmentation.images.load import load_picture
+from ..core.atomic import write_whole
+from ..core.prompts import prompt_of
+from ..core.values import Adapter, PromptSet
+from ..evaluation.metrics.clip import ClipImage, ClipText
+from ..evaluation.metrics.likeness import MaskedLikeness
+from ..evaluation.metrics.metric import Metric
+from ..evaluation.metrics.preference import HumanPreference, PickScore
+from ..evaluation.report.blind_test import wilson
+from ..evaluation.samples import Candidate, DrawSettings, draw
 from ..evaluation.watermark import detected, marked
-from ..models.latents import decode_latents, encode_pictures
-from ..models.loading import base_from_path, open_base
-from ..models.values import Adapter, PromptSet
-from ..pocket import drawing, gallery, judge, pictures, world
+from ..models.open import base_from_path, open_base
+from ..models.stable_diffusion.latents import decode_latents, encode_pictures
+from ..pocket import gallery
 from ..pocket.assemble import WEIGHTS
-from ..trainers.checkpoint import write_whole
+from ..pocket.models import judge
+from ..pocket.world import drawing, pictures, world
+from ..vision.embedders.clip import Clip
+from ..vision.segmenters import open_finder
+from ..vision.segmenters.interface import Finder
 from . import Parts, Row
-from ._parallel import each
-from ._subject_runs import GUIDANCE, Workshop
-from ._subject_runs import STEPS as SAMPLING
-from ._subject_sets import asks, references
+from .harness.parallel import each
+from .harness.workshop import GUIDANCE, Workshop
+from .harness.workshop import STEPS as SAMPLING
+from .subject.sets import asks, references
 
 log = logging.getLogger(__name__)
 

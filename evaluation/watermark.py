@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from ..models.errors import FewShotError
+from ..core.errors import FewShotError
 
 TILE = 32  # pixels
 STRENGTH = 2.5  # of 255 levels, standard deviation

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .errors import FewShotError
-from .latents import decode_latents
+from ..core.errors import FewShotError
+from ..core.progress import Silent, Watcher
+from .conditioning import Conditioning
 from .schedule import NoiseSchedule
-from .text import Conditioning, Embeddings, denoise, encode_prompts
-from .watching import Silent, Watcher
+from .stable_diffusion.latents import decode_latents
+from .stable_diffusion.prompts import Embeddings, denoise, encode_prompts
 
 if TYPE_CHECKING:
-    from .loading import Networks
+    from .contract import Networks
 
 
 @torch.no_grad()

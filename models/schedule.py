@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import FewShotError
+from ..core.errors import FewShotError
 
 TERMINAL = 4.8973451890853435e-08
 """alphas_cumprod of the last step after rescaling: not 0, so that sigma stays finite; ComfyUI has the same value"""

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from .augment import GeneratePriors
-from .base import BaseFromModel, LoadBase
-from .captions import CaptionPictures, ExpandCaptions, PromptInspiration
-from .evaluate import EvaluateLora, StrengthSweep
-from .fetch import FetchModel
-from .files import ApplyAdapter, LoadAdapter, SaveAdapter
-from .fuse import FuseAdapters
-from .host import ComfyExtension, io, register_folders
-from .look import LossCurve, SampleGrid
-from .paste import SegmentPaste
-from .pictures import CombineSets, SetToImages, SubjectPictures
-from .plan import TrainingPlan
-from .prepare import PreparePictures
-from .prompts import PromptSetNode
+from .augment.captions import CaptionPictures, ExpandCaptions, PromptInspiration
+from .augment.paste import SegmentPaste
+from .augment.priors import GeneratePriors
+from .augment.segment import SegmentByPrompt
+from .base.fetch import FetchModel
+from .base.load import BaseFromModel, LoadBase
+from .comfy.host import ComfyExtension, io, register_folders
+from .files.adapters import ApplyAdapter, LoadAdapter, SaveAdapter
+from .files.fuse import FuseAdapters
+from .look.evaluate import EvaluateLora, StrengthSweep
+from .look.prompts import PromptSetNode
+from .look.samples import LossCurve, SampleGrid
+from .look.watermark import DetectWatermark
+from .pictures.prepare import PreparePictures
+from .pictures.sets import CombineSets, SetToImages, SubjectPictures
 from .refine import RefineLora, RefinementSettingsNode, RewardNode
-from .relation import RelationPictures, RelationTrainingSettings, TrainRelation
-from .segment import SegmentByPrompt
-from .train import TrainingSettings, TrainSubject
-from .watermark import DetectWatermark
+from .train.plan import TrainingPlan
+from .train.relation import RelationPictures, RelationTrainingSettings, TrainRelation
+from .train.subject import TrainingSettings, TrainSubject
 
 ALL_NODES: list[type[io.ComfyNode]] = [
     LoadBase,

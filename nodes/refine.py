@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..models.errors import FewShotError
-from ..trainers.refinement_settings import RefinementSettings
-from . import host
-from .host import io
-from .measuring import HPS, MISSING, PICK, REWARD, clip_folder, dino_folders, preference_folders
-from .sockets import Adapter, Base, Prompts, Reward, Set, Settings
-from .train import loss_map, run_name
-from .validating import AUTO, CLIPS, DINOS, NONE, validating_inputs, validator_for
-from .widgets import widgets_of
+from ..core.errors import FewShotError
+from ..trainers.refine.settings import RefinementSettings
+from .comfy import host
+from .comfy.host import io
+from .schema.metric_inputs import HPS, MISSING, PICK, REWARD, clip_folder, dino_folders, preference_folders
+from .schema.sockets import Adapter, Base, Prompts, Reward, Set, Settings
+from .schema.validation_inputs import AUTO, CLIPS, DINOS, NONE, validating_inputs, validator_for
+from .schema.widgets import widgets_of
+from .train.subject import loss_map, run_name
 
 CATEGORY = "few-shot/refine"
 LEARNED = {"image_reward": ("ImageReward", REWARD), "pickscore": ("PickScore", PICK), "hpsv2": ("HPSv2", HPS)}
@@ -79,7 +79,7 @@ class RewardNode(io.ComfyNode):
         cls, clip_text: float, likeness: float, image_reward: float, pickscore: float, hpsv2: float,
         clip: str = AUTO, dino: str = AUTO, base: Any = None, set: Any = None, clip_contrast: float = 0.0,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..evaluation import rewards
+        from ..evaluation import reward as rewards
 
         check_subject(set)
         terms, said = [], []
@@ -206,8 +206,8 @@ class RefineLora(io.ComfyNode):
         cls, base: Any, prompts: Any, reward: Any, adapter: Any = None, set: Any = None, settings: Any = None,
         validation: str = AUTO, validation_dino: str = NONE,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..models.formats import to_kohya
-        from ..trainers.refinement import refine_adapter, trigger_of
+        from ..models.adapters.formats import to_kohya
+        from ..trainers.refine.method import refine_adapter, trigger_of
 
         check_subject(set)
         settings = settings or RefinementSettings()
@@ -245,7 +245,7 @@ class RefineLora(io.ComfyNode):
 
 def told(readings: Any) -> list[str]:
     """A line for each reading: the held-out reward's gain, the guards, and which one was returned."""
-    from ..trainers.refinement_guards import line
+    from ..trainers.refine.guards import line
 
     lines = []
     for row in readings.get("readings", ()):
@@ -256,7 +256,7 @@ def told(readings: Any) -> list[str]:
 
 def reading_curves(readings: Any, steps: int) -> dict[str, list[float]]:
     """What the readings saw, for LOSS_MAP: at each step the last one that was taken by then."""
-    from ..trainers.refinement_guards import AXES
+    from ..trainers.refine.guards import AXES
 
     rows = readings.get("readings", ())
     curves = {}

@@ -9,7 +9,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from . import autoencoder, diffusion, words
+from .models import autoencoder, diffusion
+from .world import words
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHARD = "15MB"  # no file of the repository is larger than 16 MB

@@ -13,10 +13,13 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTokenizer
 
-from ..models import loading, sampling
-from . import assemble, judge, likeness, world
-from .drawing import render
+from ..models import open as loading
+from ..models import sampling
+from . import assemble
+from .models import judge, likeness
 from .supply import Batches, to_signed
+from .world import world
+from .world.drawing import render
 
 log = logging.getLogger(__name__)
 SCENES, PROMPTS = 71, 72  # held-out streams

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..models import loading
-from . import assemble, drawing, figures, pictures, world
+from ..models import open as loading
+from . import assemble, figures
+from .world import drawing, pictures, world
 
 HERE = Path(__file__).parent
 TILE, GAP = 96, 3

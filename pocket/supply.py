@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from . import drawing, world
+from .world import drawing, world
 
 
 class Batches(Dataset):

@@ -22,8 +22,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel, CLIPTokenizer
 
-from . import assemble, autoencoder, diffusion, fitting, likeness, reader, words, world
+from . import assemble, fitting
+from .models import autoencoder, diffusion, likeness, reader
 from .supply import stream, to_signed
+from .world import words, world
 
 log = logging.getLogger(__name__)
 PARTS = ("autoencoder", "readers", "diffusion", "clip", "clipseg")

@@ -68,7 +68,7 @@ def test_the_registry_finds_what_it_needs():
 
 def test_published_pack_is_complete_and_leaves_the_rest_out():
     names = {file.relative_to(ROOT).as_posix() for file in published()}
-    assert {"pyproject.toml", "requirements.txt", "LICENSE", "CHANGELOG.md", "models/values.py"} <= names
+    assert {"pyproject.toml", "requirements.txt", "LICENSE", "CHANGELOG.md", "core/values.py"} <= names
     first = {name.split("/")[0] for name in names}
     assert not first & {"run.py", "tools", "tests", "benchmarks", "docs", ".ci"}
     assert not any(name.startswith("pocket/weights") for name in names)
@@ -152,7 +152,7 @@ def test_the_scan_lets_ordinary_code_pass():
 
 def test_package_data_is_declared_for_every_folder_of_data():
     globs = PROJECT["tool"]["setuptools"]["package-data"]["comfyui_fewshot"]
-    for folder in ("models/configs", "pocket/weights", "web", "locales", "workflows"):
+    for folder in ("models/stable_diffusion/stock", "pocket/weights", "web", "locales", "workflows"):
         assert f"{folder}/**/*" in globs
 
 

@@ -18,7 +18,7 @@ def subject(request: dict[str, Any]) -> dict[str, Any]:
 
     Beside them those of a second subject and of a relation, for the workflows that learn them.
     """
-    from ..pocket import pictures, world
+    from ..pocket.world import pictures, world
 
     chosen = pictures.subject_named(request["subject"])
     folder = Path(request["folder"])
@@ -33,8 +33,8 @@ def summary(request: dict[str, Any]) -> dict[str, Any]:
     """Judge the pictures where a judge knows the subject, and write report.html."""
     from PIL import Image
 
-    from ..evaluation.plots import loss_curve
-    from ..evaluation.report import Figure, Table, Text, settings_table, write_report
+    from ..evaluation.report.html import Figure, Table, Text, settings_table, write_report
+    from ..evaluation.report.plots import loss_curve
 
     answer: dict[str, Any] = {"trigger": trigger_of(Path(request["lora"]))}
     rows: list[tuple[str, object]] = [("base", request["base"]), ("trigger", answer["trigger"])]
@@ -65,7 +65,7 @@ def judged(request: dict[str, Any]) -> dict[str, Any]:
     """The share of pictures on each side in which the pocket's judge sees the subject."""
     from PIL import Image
 
-    from ..pocket.judge import SubjectJudge
+    from ..pocket.models.judge import SubjectJudge
 
     judge = SubjectJudge()
     shares: dict[str, Any] = {"count": len(request["after"])}
@@ -76,15 +76,15 @@ def judged(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def trigger_of(lora: Path) -> str:
-    from ..models.formats import read_lora
+    from ..models.adapters.formats import read_lora
 
     return read_lora(lora).trigger
 
 
 def learned_from(folder: Path):
     """The training pictures as one sheet."""
-    from ..augmentation.pictures import load_picture, subject_from_folder
-    from ..evaluation.grids import contact_sheet
+    from ..augmentation.images.load import load_picture, subject_from_folder
+    from ..evaluation.report.grids import contact_sheet
 
     samples = subject_from_folder(folder, "sks", "thing").samples
     return contact_sheet([load_picture(sample.image) for sample in samples], [sample.caption for sample in samples])

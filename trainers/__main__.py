@@ -27,19 +27,19 @@ from typing import Any
 
 from PIL import Image
 
-from ..augmentation.pictures import subject_from_folder
-from ..augmentation.priors import PriorSettings, generate_priors
-from ..models.errors import FewShotError
-from ..models.formats import read_lora
-from ..models.loading import base_from_path
-from ..models.values import BaseModelRef, TrainingSet
-from .processes import Several, launched
+from ..augmentation.images.load import subject_from_folder
+from ..augmentation.priors.generate import PriorSettings, generate_priors
+from ..core.errors import FewShotError
+from ..core.settings import SubjectSettings, refuse_unknown
+from ..core.values import BaseModelRef, TrainingSet
+from ..models.adapters.formats import read_lora
+from ..models.open import base_from_path
+from .distributed import Several, launched
 from .refine_command import read_refinement, refine_run
 from .relation_command import check_relation, relation_run
-from .settings import SubjectSettings, refuse_unknown
-from .subject import train_subject
-from .training import TrainingResult
-from .validation import Validator
+from .run import TrainingResult
+from .subject.method import train_subject
+from .validation.image_metrics import Validator
 
 log = logging.getLogger(__name__)
 

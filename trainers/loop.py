@@ -12,15 +12,15 @@ from typing import Protocol, TypeVar
 import torch
 from torch.nn import Parameter
 
-from ..models.watching import Silent, Watcher
-from ..models.words import WordRule
-from .checkpoint import Checkpoints, State
-from .course import Course
-from .divergence import START, WINDOW, Diverged, Divergence, told_of
-from .optimisation import DISCRIMINATOR, FlatGradients, Rates, make_optimizer
-from .pace import Pace
-from .processes import Alone, Processes
-from .runs import Journal
+from ..core.progress import Silent, Watcher
+from ..models.adapters.learned_tokens import WordRule
+from .distributed import Alone, Processes
+from .health import START, WINDOW, Diverged, Divergence, told_of
+from .optim.optimizers import DISCRIMINATOR, FlatGradients, Rates, make_optimizer
+from .slowdown import Pace
+from .state.checkpoint import Checkpoints, State
+from .state.run_folder import Journal
+from .validation.schedule import Course
 
 log = logging.getLogger(__name__)
 

@@ -14,19 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.prompt_lists import REFINING
-from ..evaluation.refinement_prompts import refinement_prompts
-from ..evaluation.rewards import Reward, RewardTerm
-from ..models.errors import FewShotError
-from ..models.formats import read_lora, write_lora
-from ..models.values import BaseModelRef, TrainingSet
-from ..models.watching import Watcher
-from .processes import Several
-from .refinement import RefinementResult, refine_adapter
-from .refinement_settings import RefinementSettings
-from .settings import refuse_unknown
-from .training import TrainingResult
-from .validation import Validator
+from ..core.errors import FewShotError
+from ..core.progress import Watcher
+from ..core.settings import refuse_unknown
+from ..core.values import BaseModelRef, TrainingSet
+from ..evaluation.prompts.lists import REFINING
+from ..evaluation.prompts.refinement import refinement_prompts
+from ..evaluation.reward import Reward, RewardTerm
+from ..models.adapters.formats import read_lora, write_lora
+from .distributed import Several
+from .refine.method import RefinementResult, refine_adapter
+from .refine.settings import RefinementSettings
+from .run import TrainingResult
+from .validation.image_metrics import Validator
 
 log = logging.getLogger(__name__)
 COMBINED = "combined.safetensors"

@@ -14,18 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..augmentation.relation_pictures import relation_from_folder
-from ..models.checkpoint_files import LORA, open_tensors, other_kind
-from ..models.embedding_files import read_embedding
-from ..models.errors import FewShotError
-from ..models.formats import read_lora
-from ..models.values import Adapter, BaseModelRef
-from ..models.watching import Watcher
-from .processes import Several
-from .relation import train_relation
-from .relation_gain import explained
-from .relation_settings import RelationSettings
-from .training import TrainingResult
+from ..augmentation.images.relation_pictures import relation_from_folder
+from ..core.errors import FewShotError
+from ..core.progress import Watcher
+from ..core.values import Adapter, BaseModelRef
+from ..core.weight_files import LORA, open_tensors, other_kind
+from ..models.adapters.formats import read_lora
+from ..models.adapters.token_files import read_embedding
+from .distributed import Several
+from .relation.gain import explained
+from .relation.method import train_relation
+from .relation.settings import RelationSettings
+from .run import TrainingResult
 
 log = logging.getLogger(__name__)
 

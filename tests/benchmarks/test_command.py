@@ -7,7 +7,8 @@ import json
 import pytest
 
 from comfyui_fewshot import benchmarks
-from comfyui_fewshot.benchmarks import Row, __main__, relation
+from comfyui_fewshot.benchmarks import Row, __main__
+from comfyui_fewshot.benchmarks.relation import parts as relation
 
 
 def row(name: str) -> Row:

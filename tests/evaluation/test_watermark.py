@@ -7,9 +7,9 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.evaluation.watermark import THRESHOLD, detected, marked, score
-from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.pocket import drawing, world
+from comfyui_fewshot.pocket.world import drawing, world
 
 
 def photographs():

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from comfyui_fewshot.augmentation.priors import PriorSettings
-from comfyui_fewshot.models.values import (
+from comfyui_fewshot.augmentation.priors.generate import PriorSettings
+from comfyui_fewshot.core.settings import SubjectSettings
+from comfyui_fewshot.core.values import (
     NOISY_FROM,
     Adapter,
     BaseModelRef,
@@ -24,9 +25,8 @@ from comfyui_fewshot.models.values import (
     TrainingSet,
     content_key,
 )
-from comfyui_fewshot.trainers.refinement_settings import RefinementSettings
-from comfyui_fewshot.trainers.relation_settings import RelationSettings
-from comfyui_fewshot.trainers.settings import SubjectSettings
+from comfyui_fewshot.trainers.refine.settings import RefinementSettings
+from comfyui_fewshot.trainers.relation.settings import RelationSettings
 
 SUBJECT = Concept("sks", "cat", "striped")
 RELATION = Concept("<R>", "", "next to", kind="relation")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from comfyui_fewshot.trainers.refinement_settings import RefinementSettings
-from comfyui_fewshot.trainers.relation_settings import RelationSettings
-from comfyui_fewshot.trainers.settings import SubjectSettings
+from comfyui_fewshot.core.settings import SubjectSettings
+from comfyui_fewshot.trainers.refine.settings import RefinementSettings
+from comfyui_fewshot.trainers.relation.settings import RelationSettings
 
 from . import runs
 

@@ -17,20 +17,20 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from comfyui_fewshot.augmentation.pictures import picture_of, stored_picture
-from comfyui_fewshot.models.loading import base_from_path
-from comfyui_fewshot.models.values import BaseModelRef, Concept, Sample, TrainingSet
+from comfyui_fewshot.augmentation.images.load import picture_of, stored_picture
+from comfyui_fewshot.core.randomness import seed_of
+from comfyui_fewshot.core.settings import SubjectSettings
+from comfyui_fewshot.core.values import BaseModelRef, Concept, Sample, TrainingSet
+from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.pocket.assemble import WEIGHTS
-from comfyui_fewshot.tests.trainers.refining import Red, Slope, prompts_of
-from comfyui_fewshot.trainers.checkpoint import Checkpoints
-from comfyui_fewshot.trainers.randomness import seed_of
-from comfyui_fewshot.trainers.refinement import refine_adapter
-from comfyui_fewshot.trainers.refinement_settings import RefinementSettings
-from comfyui_fewshot.trainers.relation import train_relation
-from comfyui_fewshot.trainers.relation_settings import RelationSettings
-from comfyui_fewshot.trainers.settings import SubjectSettings
-from comfyui_fewshot.trainers.subject import train_subject
-from comfyui_fewshot.trainers.training import TrainingResult
+from comfyui_fewshot.tests.trainers.refine.refining import Red, Slope, prompts_of
+from comfyui_fewshot.trainers.refine.method import refine_adapter
+from comfyui_fewshot.trainers.refine.settings import RefinementSettings
+from comfyui_fewshot.trainers.relation.method import train_relation
+from comfyui_fewshot.trainers.relation.settings import RelationSettings
+from comfyui_fewshot.trainers.run import TrainingResult
+from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
+from comfyui_fewshot.trainers.subject.method import train_subject
 
 STEPS, SIDE = 5, 32
 # What processors may differ by: of a loss; of a layer's change, in most layers; of all changes together. Adam blows

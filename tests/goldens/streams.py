@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from comfyui_fewshot.trainers.randomness import Randomness, seed_of
+from comfyui_fewshot.core.randomness import Randomness, seed_of
 
 SEED, STEP, SAMPLES, SHAPE = 17, 3, (0, 1, 5), (4, 3, 5)
 NORMAL = (

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from comfyui_fewshot.models.adapters import LoraSpec, inject
-from comfyui_fewshot.models.loading import Networks, base_from_path, open_base
-from comfyui_fewshot.models.values import Adapter
+from comfyui_fewshot.core.values import Adapter
+from comfyui_fewshot.models.adapters.inject import LoraSpec, inject
+from comfyui_fewshot.models.contract import Networks
+from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.pocket.assemble import random_folder
 
 

@@ -13,12 +13,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from comfyui_fewshot.models.adapters import LoraSpec, applied
-from comfyui_fewshot.models.embedding_files import write_embedding
-from comfyui_fewshot.models.formats import read_lora, write_lora
-from comfyui_fewshot.models.loading import Networks, base_from_path, open_base
+from comfyui_fewshot.models.adapters.formats import read_lora, write_lora
+from comfyui_fewshot.models.adapters.inject import LoraSpec, applied
+from comfyui_fewshot.models.adapters.token_files import write_embedding
+from comfyui_fewshot.models.contract import Networks
+from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample, sample_latents
-from comfyui_fewshot.models.text import denoise, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 
 from . import checkpoints
 from .checkpoints import TextShape, UNetShape, VaeShape

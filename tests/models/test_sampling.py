@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.models.latents import decode_latents, encode_pictures
-from comfyui_fewshot.models.loading import Networks
+from comfyui_fewshot.core.errors import FewShotError
+from comfyui_fewshot.models.contract import Networks
 from comfyui_fewshot.models.sampling import ddim_step, initial_noise, sample, sample_latents, simple_timesteps
+from comfyui_fewshot.models.stable_diffusion.latents import decode_latents, encode_pictures
 
 SIZE = {"width": 64, "height": 64, "steps": 3}
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyui_fewshot.models.errors import FewShotError
+from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.models.schedule import TERMINAL, NoiseSchedule
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}

@@ -7,19 +7,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from comfyui_fewshot.pocket import (
-    assemble,
-    diffusion,
-    drawing,
-    fitting,
-    judge,
-    pictures,
-    reader,
-    supply,
-    train,
-    words,
-    world,
-)
+from comfyui_fewshot.pocket import assemble, fitting, supply, train
+from comfyui_fewshot.pocket.models import diffusion, judge, reader
+from comfyui_fewshot.pocket.world import drawing, pictures, words, world
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from comfyui_fewshot.pocket import drawing, pictures, world
+from comfyui_fewshot.pocket.world import drawing, pictures, world
 
 SCENES = [world.scene_of(31, i) for i in range(3000)]
 

@@ -23,10 +23,10 @@ from typing import Any
 import aiohttp
 import torch
 
-from comfyui_fewshot.models.formats import write_lora
-from comfyui_fewshot.models.values import Adapter, LowRank
-from comfyui_fewshot.pocket.likeness import build_clip, processor
-from comfyui_fewshot.pocket.words import build
+from comfyui_fewshot.core.values import Adapter, LowRank
+from comfyui_fewshot.models.adapters.formats import write_lora
+from comfyui_fewshot.pocket.models.likeness import build_clip, processor
+from comfyui_fewshot.pocket.world.words import build
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "comfyui-fewshot"
@@ -53,10 +53,10 @@ def link_pack(custom_nodes: Path, weights: Path) -> Path:
 
 def prepare(base: Path) -> None:
     """A base directory with the pack, pocket models with random weights, and folders of pictures."""
-    from comfyui_fewshot.benchmarks._augment_words import write_gallery
+    from comfyui_fewshot.benchmarks.augment.captions import write_gallery
     from comfyui_fewshot.pocket.assemble import random_folder
-    from comfyui_fewshot.pocket.pictures import write_relation, write_subject
-    from comfyui_fewshot.tests.augmentation import tiny
+    from comfyui_fewshot.pocket.world.pictures import write_relation, write_subject
+    from comfyui_fewshot.tests.vision import tiny
 
     weights = random_folder(base / "models" / "diffusers" / "pocket")
     tiny.clipseg(weights / "clipseg")

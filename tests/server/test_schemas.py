@@ -32,7 +32,7 @@ def test_every_node_is_listed_as_the_golden_schemas_say(info):
 
 
 def test_node_ids_are_literals_that_static_readers_find():
-    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").rglob("*.py"))
     golden = json.loads(described.GOLDEN.read_text(encoding="utf-8"))
     assert set(re.findall(r'node_id="(\w+)"', sources)) == set(golden)
     assert "NODE_CLASS_MAPPINGS" not in sources
@@ -78,7 +78,7 @@ def test_every_node_has_a_help_page_that_agrees(info, server):
 
 
 def test_prior_widgets_agree_with_the_settings_class(info):
-    from comfyui_fewshot.augmentation.priors import PriorSettings
+    from comfyui_fewshot.augmentation.priors.generate import PriorSettings
 
     widgets = info["FewShotGeneratePriors"]["input"]["required"]
     for about in fields(PriorSettings):
@@ -90,7 +90,7 @@ def test_prior_widgets_agree_with_the_settings_class(info):
 
 
 def test_settings_widgets_are_the_settings_class(info):
-    from comfyui_fewshot.trainers.settings import SubjectSettings
+    from comfyui_fewshot.core.settings import SubjectSettings
 
     widgets = dict(info["FewShotTrainingSettings"]["input"]["required"])
     assert widgets.pop("preset")

@@ -12,7 +12,7 @@ import pytest
 
 from comfyui_fewshot.tests.server import graphs
 from comfyui_fewshot.tests.server.described import ROOT
-from comfyui_fewshot.trainers.presets import PRESETS
+from comfyui_fewshot.trainers.subject.presets import PRESETS
 
 pytestmark = pytest.mark.server
 WEB = ROOT / "web"
@@ -32,7 +32,7 @@ def test_the_monitor_leans_on_nothing_but_the_public_face(server):
     nodes = re.findall(r'"(FewShot\w+)"', text)
     assert len(nodes) == 3 and set(nodes) <= set(server.get("/object_info"))
     event = re.search(r'addEventListener\("([\w.]+)"', text)[1]
-    assert f'send_sync("{event}"' in (ROOT / "nodes" / "host.py").read_text(encoding="utf-8")
+    assert f'send_sync("{event}"' in (ROOT / "nodes" / "comfy" / "host.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60
 
 

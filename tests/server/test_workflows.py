@@ -11,7 +11,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from comfyui_fewshot.tests.evaluation.browser import voted
+from comfyui_fewshot.tests.evaluation.report.browser import voted
 from comfyui_fewshot.tests.server import forms, graphs
 from comfyui_fewshot.tests.server.described import WORKFLOWS
 from comfyui_fewshot.tests.server.harness import random_clip

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from comfyui_fewshot import tools
-from comfyui_fewshot.models.formats import write_lora
-from comfyui_fewshot.models.values import Adapter, LowRank
-from comfyui_fewshot.pocket.world import SUBJECTS
+from comfyui_fewshot.core.values import Adapter, LowRank
+from comfyui_fewshot.models.adapters.formats import write_lora
+from comfyui_fewshot.pocket.world.world import SUBJECTS
 from comfyui_fewshot.tools import demo, inside
 from comfyui_fewshot.tools.said import Stop
 

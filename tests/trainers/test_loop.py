@@ -8,19 +8,19 @@ import torch
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from comfyui_fewshot.models.errors import FewShotError
-from comfyui_fewshot.models.watching import Silent
-from comfyui_fewshot.tests.trainers.test_activations import Held
+from comfyui_fewshot.core.errors import FewShotError
+from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.randomness import Randomness
+from comfyui_fewshot.tests.trainers.auto.test_unet_costs import Held
 from comfyui_fewshot.trainers import loop as loops
-from comfyui_fewshot.trainers.checkpoint import Checkpoints
-from comfyui_fewshot.trainers.course import ValidatedCourse
+from comfyui_fewshot.trainers.auto.fit import AVERAGED, trained_bytes
 from comfyui_fewshot.trainers.loop import Diverged, Plan, train
-from comfyui_fewshot.trainers.memory import AVERAGED, trained_bytes
-from comfyui_fewshot.trainers.optimisation import FlatGradients, Rates, make_optimizer
-from comfyui_fewshot.trainers.pace import Pace
-from comfyui_fewshot.trainers.randomness import Randomness
-from comfyui_fewshot.trainers.runs import Journal
-from comfyui_fewshot.trainers.subject import SubjectTraining
+from comfyui_fewshot.trainers.optim.optimizers import FlatGradients, Rates, make_optimizer
+from comfyui_fewshot.trainers.slowdown import Pace
+from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
+from comfyui_fewshot.trainers.state.run_folder import Journal
+from comfyui_fewshot.trainers.subject.method import SubjectTraining
+from comfyui_fewshot.trainers.validation.schedule import ValidatedCourse
 
 
 class Pull:

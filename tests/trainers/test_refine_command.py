@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from comfyui_fewshot.core.atomic import read_tensors
 from comfyui_fewshot.pocket.assemble import WEIGHTS
 from comfyui_fewshot.trainers import __main__ as command
-from comfyui_fewshot.trainers.checkpoint import read_tensors
 
 from .closeness import assert_the_same_training
 

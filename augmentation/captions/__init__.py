@@ -1,0 +1,1 @@
+"""Captions: written, checked, expanded, and bound to their subject."""

@@ -1,0 +1,73 @@
+"""Captions of few-shot pictures: where they are read, and how the subject's words get into them."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+
+from ...core.values import Concept
+
+CAPTION_ENDINGS = (".txt", ".caption")
+
+
+def default_caption(concept: Concept) -> str:
+    """The template of DreamBooth (Ruiz et al. 2023): "a photo of sks cat"."""
+    return f"a photo of {concept.phrase}"
+
+
+def caption_beside(path: Path) -> str:
+    """The text of the caption file beside the picture `path`, its lines joined; "" without one or when it is empty."""
+    for ending in CAPTION_ENDINGS:
+        file = path.with_suffix(ending)
+        if file.is_file():
+            return " ".join(_decoded(file.read_bytes()).split())
+    return ""
+
+
+def _decoded(raw: bytes) -> str:
+    """Text as editors save it: UTF-16 says so in its first two bytes, and what is not UTF-8 is an old Windows' code."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16", errors="replace")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace")
+
+
+def find_word(word: str, text: str) -> re.Match | None:
+    """The first place where `word` stands in `text` by itself, in any case."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) if word else None
+
+
+def with_subject(caption: str, concept: Concept) -> str:
+    """`caption` with the concept's identifier in it.
+
+    An empty caption becomes `default_caption`. A caption with the identifier stays as it is, but for the description,
+    which goes between identifier and noun where it is missing there ("a sks cat" -> "a sks striped cat": rare subjects
+    are learned better when their looks are said: Chae et al. 2023, InstructBooth). Else the identifier goes
+    before the description and noun ("a striped cat" -> "a sks striped cat"), or with the description before the noun
+    alone ("a cat" -> "a sks striped cat"). Where the noun is not there either (tags), the whole phrase goes in front:
+    "sks striped cat, outdoors, grass".
+    """
+    caption = " ".join(caption.split())
+    if not caption:
+        return default_caption(concept)
+    if find_word(concept.identifier, caption):
+        return _described(caption, concept)
+    described = " ".join(part for part in (concept.description, concept.noun) if part)
+    for words in (described, concept.noun):
+        found = find_word(words, caption)
+        if found:
+            kept = found.group() if words == described else f"{concept.description} {found.group()}".strip()
+            before = re.sub(r"\b([Aa])n $", r"\1 ", caption[: found.start()])
+            return f"{before}{concept.identifier} {kept}{caption[found.end() :]}"
+    return f"{concept.phrase}, {caption}"
+
+
+def _described(caption: str, concept: Concept) -> str:
+    """`caption`, which holds the identifier, with the description before the noun where it is nowhere."""
+    if not concept.description or find_word(concept.description, caption):
+        return caption
+    pair = rf"(?<!\w)({re.escape(concept.identifier)}) ({re.escape(concept.noun)})(?!\w)"
+    return re.sub(pair, lambda found: f"{found[1]} {concept.description} {found[2]}", caption, flags=re.IGNORECASE)

@@ -1,0 +1,1 @@
+"""Subjects cut out and pasted onto other backgrounds."""

@@ -1,0 +1,1 @@
+"""Prompts of pictures that people have: read, searched, and rewritten for a subject."""

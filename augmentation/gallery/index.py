@@ -1,0 +1,331 @@
+"""A person's gallery as a source of prompts: an index of the prompts in its pictures, searched by words and by CLIP.
+
+The index is one SQLite file with FTS5. It is brought up to date by size and time of each file, so that a second run
+reads only what is new; pictures that cannot be read are kept in it too, with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...core.errors import FewShotError
+from ...core.images import decode
+from ...core.progress import Silent, Watcher
+from .metadata import ENDINGS, read_prompt
+
+log = logging.getLogger(__name__)
+VERSION = 1  # of the tables; an index of another version is made anew
+AT_ONCE = 256  # files between two commits and two looks at the watcher
+PICTURES_AT_ONCE = 32
+FUSED = 60  # the constant of reciprocal rank fusion (Cormack et al. 2009)
+DAMAGED = ("not a database", "malformed", "no such table", "no such column")  # what SQLite says of an index like that
+TABLES = """
+CREATE TABLE files(id INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER, time INTEGER, error TEXT);
+CREATE TABLE prompts(id INTEGER PRIMARY KEY REFERENCES files(id), positive TEXT, negative TEXT, parameters TEXT);
+CREATE VIRTUAL TABLE words USING fts5(positive, content='', tokenize='porter unicode61');
+CREATE TABLE likeness(id INTEGER, model TEXT, vector BLOB, PRIMARY KEY(id, model));
+"""
+
+
+class Likeness(Protocol):
+    """A CLIP, as `evaluation.clip.Clip` is one."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
+
+    def texts(self, texts: Sequence[str]) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture with a prompt. `score` is higher for a better match, on a scale of its search."""
+
+    path: Path
+    positive: str
+    negative: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Update:
+    """What bringing an index up to date did; `broken` names files that cannot be read, with the reason."""
+
+    added: int
+    removed: int
+    total: int
+    with_prompt: int
+    broken: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        said = f"{self.total} pictures, {self.with_prompt} with a prompt; {self.added} read, {self.removed} gone"
+        return said + (f"; {len(self.broken)} cannot be read: {', '.join(self.broken[:3])}" if self.broken else "")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Pictures by their numbers in the index (n,), and their scores (n,), higher for a better match."""
+
+    numbers: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, float]]) -> Ranking:
+        return cls(np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float64))
+
+    def order(self) -> np.ndarray:
+        """Places in `numbers`, best first; of equals the earlier picture."""
+        return np.lexsort((self.numbers, -self.scores))
+
+    def among(self, numbers: np.ndarray) -> Ranking:
+        """What of it is in `numbers`."""
+        there = np.isin(self.numbers, numbers)
+        return Ranking(self.numbers[there], self.scores[there])
+
+
+class Gallery:
+    """The index in `file` of the pictures below `folder`, but for folders named in `leave_out`.
+
+    Nothing outside `folder` is read: links that lead out of it are left out.
+    """
+
+    def __init__(self, folder: Path, file: Path, leave_out: Sequence[str] = ()):
+        self.folder, self.file, self.leave_out = Path(folder), Path(file), frozenset(leave_out)
+        if not self.folder.is_dir():
+            raise FewShotError(f"there is no folder {self.folder}; choose one that holds your pictures")
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                base = self._connected()
+            except sqlite3.DatabaseError as error:
+                if not any(words in str(error) for words in DAMAGED):
+                    raise
+                log.warning("the index %s is damaged (%s); it is made anew", self.file, error)
+                self.file.unlink(missing_ok=True)
+                base = self._connected()
+            with closing(base):
+                yield base
+        except (sqlite3.Error, OSError) as error:
+            raise FewShotError(
+                f"the index {self.file} of the gallery cannot be used ({error}); close other programs that have it "
+                "open, see that its folder can be written to, or remove what lies there, and it is made anew"
+            ) from error
+
+    def _connected(self) -> sqlite3.Connection:
+        base = sqlite3.connect(self.file)
+        try:
+            if base.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                names = [row[0] for row in base.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+                for name in (n for n in ("words", "files", "prompts", "likeness") if n in names):
+                    base.execute(f"DROP TABLE {name}")
+                base.executescript(f"{TABLES}PRAGMA user_version={VERSION};")
+            for name in ("files", "prompts", "words", "likeness"):
+                base.execute(f"SELECT 1 FROM {name} LIMIT 1")
+        except sqlite3.DatabaseError:
+            base.close()
+            raise
+        return base
+
+    # --------------------------------------------------------------------------------------------------- indexing
+
+    def update(self, watcher: Watcher | None = None) -> Update:
+        """Read the prompts of what is new or changed, forget what is gone."""
+        watcher = watcher or Silent()
+        with self._open() as base:
+            known = {name: (size, time) for name, size, time in base.execute("SELECT name, size, time FROM files")}
+            there = dict(self._files())
+            gone = [name for name in known if name not in there]
+            new = [name for name, state in there.items() if known.get(name) != state]
+            self._forget(base, [*gone, *(name for name in new if name in known)])
+            for start in range(0, len(new), AT_ONCE):
+                watcher.check()
+                with base:
+                    for name in new[start : start + AT_ONCE]:
+                        self._read(base, name, *there[name])
+                watcher.progress(min(start + AT_ONCE, len(new)), len(new), f"{len(new)} new pictures")
+            broken = tuple(f"{n} ({e})" for n, e in base.execute("SELECT name, error FROM files WHERE error != ''"))
+            count = base.execute("SELECT count(*) FROM prompts").fetchone()[0]
+        return Update(len(new), len(gone), len(there), count, broken)
+
+    def _files(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """(path below the folder, (bytes, time)) of each picture; links that lead out of the folder are left out."""
+        root = os.path.realpath(self.folder)
+        for folder, folders, names in os.walk(root):
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in self.leave_out)
+            for name in sorted(names):
+                path = os.path.join(folder, name)
+                if not name.lower().endswith(ENDINGS) or name.startswith("."):
+                    continue
+                if os.path.islink(path) and os.path.commonpath([root, os.path.realpath(path)]) != root:
+                    continue
+                try:
+                    state = os.stat(path)
+                except OSError:
+                    continue  # it went while the folder was read
+                yield os.path.relpath(path, root).replace(os.sep, "/"), (state.st_size, state.st_mtime_ns)
+
+    def state(self) -> str:
+        """Changes whenever a picture below the folder is added, removed or written."""
+        digest = hashlib.sha256()
+        for name, state in self._files():
+            digest.update(f"{name}\x1f{state}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    @staticmethod
+    def _forget(base: sqlite3.Connection, names: Sequence[str]) -> None:
+        with base:
+            for name in names:
+                row = base.execute(
+                    "SELECT files.id, positive FROM files LEFT JOIN prompts USING(id) WHERE name=?", (name,)
+                ).fetchone()
+                if row[1] is not None:
+                    base.execute("INSERT INTO words(words, rowid, positive) VALUES('delete', ?, ?)", row)
+                for table in ("prompts", "likeness", "files"):
+                    base.execute(f"DELETE FROM {table} WHERE id=?", row[:1])
+
+    def _read(self, base: sqlite3.Connection, name: str, size: int, time: int) -> None:
+        found, error = None, ""
+        try:
+            found = read_prompt(self.folder / name)
+        except FewShotError as why:
+            error = str(why)
+        insert = "INSERT INTO files(name, size, time, error) VALUES(?, ?, ?, ?)"
+        number = base.execute(insert, (name, size, time, error)).lastrowid
+        if found is not None:
+            parameters = json.dumps(dict(found.parameters) | {"tool": found.tool})
+            base.execute("INSERT INTO prompts VALUES(?, ?, ?, ?)", (number, found.positive, found.negative, parameters))
+            base.execute("INSERT INTO words(rowid, positive) VALUES(?, ?)", (number, found.positive))
+
+    # -------------------------------------------------------------------------------------------------- searching
+
+    def search(
+        self,
+        words: str = "",
+        clip: Likeness | None = None,
+        like: str | Image.Image = "",
+        count: int = 12,
+        watcher: Watcher | None = None,
+    ) -> list[Entry]:
+        """The best `count` pictures with a prompt, one for each prompt.
+
+        `words` are keywords, all of which the prompt holds; words in any form are found, and "red*" finds what starts
+        so. With a `clip` pictures are ranked by their likeness to `like`, a text or a picture. With both, the two
+        ranks of what holds the words are fused. With neither, the newest come first.
+
+        Raises:
+            FewShotError: nothing matches; the message says how many prompts there are.
+        """
+        if not 1 <= count <= 1000:
+            raise FewShotError(f"{count} prompts were asked for; choose from 1 to 1000")
+        with self._open() as base:
+            asked = query_of(words)
+            ranking = self._by_words(base, asked) if asked else None
+            if clip is not None and like and (ranking is None or len(ranking.numbers)):
+                alike = self._by_likeness(base, clip, like, watcher or Silent())
+                ranking = alike if ranking is None else fused([ranking, alike.among(ranking.numbers)])
+            entries = self._entries(base, self._newest(base) if ranking is None else ranking, count)
+            if not entries:
+                total = base.execute("SELECT count(*) FROM prompts").fetchone()[0]
+                raise FewShotError(
+                    f'no prompt among the {total} in {self.folder} matches "{words}"; use fewer or other words'
+                    if total
+                    else f"no picture in {self.folder} holds a prompt; choose a folder of pictures made by ComfyUI or "
+                    "A1111 that still have their metadata"
+                )
+        return entries
+
+    @staticmethod
+    def _by_words(base: sqlite3.Connection, asked: str) -> Ranking:
+        rows = base.execute("SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?", (asked,))
+        return Ranking.of(rows.fetchall())
+
+    @staticmethod
+    def _newest(base: sqlite3.Connection) -> Ranking:
+        newest = base.execute("SELECT id FROM files JOIN prompts USING(id) ORDER BY time DESC").fetchall()
+        return Ranking.of([(number, -place) for place, (number,) in enumerate(newest)])
+
+    def _by_likeness(
+        self, base: sqlite3.Connection, clip: Likeness, like: str | Image.Image, watcher: Watcher
+    ) -> Ranking:
+        self._embed(base, clip, watcher)
+        rows = base.execute(
+            "SELECT id, vector FROM likeness WHERE model=? AND vector IS NOT NULL", (clip.model_id,)
+        ).fetchall()
+        if not rows:
+            return Ranking.of([])
+        vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float16).reshape(len(rows), -1).astype(np.float32)
+        asked = clip.texts([like]) if isinstance(like, str) else clip.images([like])
+        return Ranking(np.array([row[0] for row in rows]), vectors @ asked[0].float().numpy())
+
+    def _embed(self, base: sqlite3.Connection, clip: Likeness, watcher: Watcher) -> None:
+        """Embed each picture with a prompt once for each model; one whose pixels are damaged is remembered as such."""
+        missing = base.execute(
+            "SELECT id, name FROM prompts JOIN files USING(id) WHERE id NOT IN (SELECT id FROM likeness WHERE model=?)",
+            (clip.model_id,),
+        ).fetchall()
+        for start in range(0, len(missing), PICTURES_AT_ONCE):
+            watcher.check()
+            numbers, pictures = [], []
+            with base:
+                for number, name in missing[start : start + PICTURES_AT_ONCE]:
+                    try:
+                        pictures.append(decode(self.folder / name)[0])
+                        numbers.append(number)
+                    except FewShotError as error:
+                        log.warning("%s is not compared by its look: %s", name, error)
+                        base.execute("INSERT INTO likeness VALUES(?, ?, NULL)", (number, clip.model_id))
+                if pictures:
+                    vectors = clip.images(pictures).half().numpy()
+                    values = [(n, clip.model_id, v.tobytes()) for n, v in zip(numbers, vectors, strict=True)]
+                    base.executemany("INSERT INTO likeness VALUES(?, ?, ?)", values)
+            watcher.progress(min(start + PICTURES_AT_ONCE, len(missing)), len(missing), "comparing pictures")
+
+    def _entries(self, base: sqlite3.Connection, ranking: Ranking, count: int) -> list[Entry]:
+        """The best of `ranking`, one for each prompt."""
+        found: dict[str, Entry] = {}
+        for place in ranking.order():
+            row = base.execute(
+                "SELECT name, positive, negative, parameters FROM prompts JOIN files USING(id) WHERE id=?",
+                (int(ranking.numbers[place]),),
+            ).fetchone()
+            if row is not None:
+                entry = Entry(self.folder / row[0], row[1], row[2], json.loads(row[3]), float(ranking.scores[place]))
+                found.setdefault(entry.positive.lower(), entry)
+            if len(found) == count:
+                break
+        return list(found.values())
+
+
+def query_of(words: str) -> str:
+    """Keywords as an FTS5 query: each quoted, so that none is an operator; "red*" stays a prefix."""
+    found = re.findall(r"[\w'-]+\*?", words)
+    return " ".join(f'"{w.rstrip("*")}"' + ("*" if w.endswith("*") else "") for w in found if w.strip("*'-_"))
+
+
+def fused(rankings: Sequence[Ranking]) -> Ranking:
+    """Reciprocal rank fusion: the sum of 1 / (60 + place) over the rankings that hold a picture."""
+    numbers = np.unique(np.concatenate([ranking.numbers for ranking in rankings]))
+    total = np.zeros(len(numbers))
+    for ranking in rankings:
+        order = ranking.order()
+        total[np.searchsorted(numbers, ranking.numbers[order])] += 1 / (FUSED + np.arange(len(order)))
+    return Ranking(numbers, total)

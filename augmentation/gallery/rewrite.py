@@ -1,0 +1,69 @@
+"""A found prompt made one of one's own subject: its class noun becomes identifier and noun."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ...core.values import Concept
+from ..captions.identifiers import find_word
+from ..captions.nouns import names_of, same_kind
+from ..captions.parse import ARTICLES
+
+NETWORKS = re.compile(r"<(?:lora|lyco|hypernet)[^>]*>", re.IGNORECASE)
+EMBEDDINGS = re.compile(r"\(?\s*embedding:[^\s,()]+(?::[\d.]+)?\s*\)?", re.IGNORECASE)
+BREAKS = re.compile(r"\b(?:BREAK|AND)\b")
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """`text` is the new prompt; `replaced` the word that gave way to the subject, "" where none did."""
+
+    text: str
+    replaced: str = ""
+
+
+def rewrite(prompt: str, concept: Concept) -> Rewritten:
+    """`prompt` with the subject in it.
+
+    The class noun, another word for it, or the first word of its kind (a dog in the place of a fox) becomes the
+    identifier, description and noun; later ones become the noun. A prompt without such a word gets the subject in
+    front. LoRA tags and embeddings of other people's models go; a prompt that has the identifier stays.
+    """
+    text = _bare(prompt)
+    if find_word(concept.identifier, text):
+        return Rewritten(text)
+    own = [found for form in _forms(concept.noun) if (found := find_word(form, text))]
+    name = min(own, key=lambda found: found.start()).group() if own else ""
+    name = name or next((n for n in names_of(concept.noun)[1:] if find_word(n, text)), "")
+    name = name or same_kind(concept.noun, text)
+    if not name:
+        return Rewritten(f"a photo of {_with_article('a', concept.phrase)}, {text}" if text else concept.phrase)
+    found = find_word(name, text)
+    assert found is not None
+    pattern = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
+    before, after = text[: found.start()], pattern.sub(lambda _: concept.noun, text[found.end() :])
+    return Rewritten(_article_mended(before, concept.phrase) + concept.phrase + after, found.group())
+
+
+def _bare(prompt: str) -> str:
+    text = EMBEDDINGS.sub(" ", NETWORKS.sub(" ", prompt))
+    text = BREAKS.sub(",", text)
+    text = re.sub(r"\s+,", ",", " ".join(text.split()))
+    return re.sub(r"(?:,\s*){2,}", ", ", text).strip(" ,")
+
+
+def _forms(noun: str) -> tuple[str, ...]:
+    plural = noun[:-1] + "ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else noun
+    plural = noun + ("es" if noun.endswith(("s", "x", "sh", "ch")) else "s") if plural == noun else plural
+    return noun, plural
+
+
+def _with_article(article: str, phrase: str) -> str:
+    return phrase if phrase.split()[0].lower() in ARTICLES else f"{article} {phrase}"
+
+
+def _article_mended(before: str, phrase: str) -> str:
+    """An article right before the subject fits its first letter: "an owl" -> "a sks owl"."""
+    fitting = "an" if phrase[:1].lower() in "aeio" else "a"
+    return re.sub(r"\b([Aa])n?(\s+)$", lambda m: (fitting if m[1] == "a" else fitting.title()) + m[2], before)

@@ -1,0 +1,295 @@
+"""Pictures of a subject as a training set: from a folder as people keep them, or from tensors of a host."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...core.errors import FewShotError
+from ...core.images import PICTURE_ENDINGS, decode, decode_mask, pixel_key, write_png
+from ...core.values import Concept, Picture, Sample, TrainingSet
+from ..captions.identifiers import caption_beside, with_subject
+from .crop import Crop, fit_to, same_aspect
+
+__all__ = [
+    "Crop", "fit_to", "load_mask", "load_picture", "masks_from_tensors", "picture_files", "picture_of",
+    "pictures_from_tensors", "stored_picture", "subject_concept", "subject_from_folder", "subject_from_tensors",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+MASK_ENDINGS = ("_mask", "-masklabel")
+REPEATS = re.compile(r"(\d+)_(.+)")
+
+
+def subject_concept(identifier: str, noun: str, description: str = "") -> Concept:
+    """The concept of these words.
+
+    Raises:
+        FewShotError: no identifier, no noun, or both the same word.
+    """
+    identifier, noun, description = (" ".join(word.split()) for word in (identifier, noun, description))
+    if not identifier:
+        raise FewShotError('the identifier is empty; give a rare word that stands for your subject, such as "sks"')
+    if not noun:
+        raise FewShotError('the class noun is empty; say what your subject is, such as "dog" or "backpack"')
+    if identifier.lower() == noun.lower():
+        raise FewShotError(f'identifier and class noun are both "{noun}"; choose a rare identifier, such as "sks"')
+    return Concept(identifier=identifier, noun=noun, description=description)
+
+
+def picture_of(path: Path) -> Picture:
+    """The value that names the picture in `path`; FewShotError when it cannot be read."""
+    return _value(path, decode(path)[0])
+
+
+def _value(path: Path, pixels: Image.Image) -> Picture:
+    return Picture(path=path, key=pixel_key(pixels), width=pixels.width, height=pixels.height)
+
+
+def load_picture(picture: Picture) -> Image.Image:
+    """The RGB pixels of `picture`; FewShotError when the file is gone or is another picture by now."""
+    return _unchanged(picture, decode(picture.path)[0])
+
+
+def load_mask(picture: Picture) -> Image.Image:
+    """The mask that `picture` names, mode "L", white where the subject is; errors as `load_picture`."""
+    return _unchanged(picture, decode_mask(picture.path))
+
+
+def _unchanged(picture: Picture, pixels: Image.Image) -> Image.Image:
+    if pixel_key(pixels) != picture.key:
+        raise FewShotError(f"{picture.path} was changed after it was read; read the pictures again")
+    return pixels
+
+
+# ------------------------------------------------------------------------------------------------------- folders
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    mask: Path | None
+    weight: float
+
+
+def subject_from_folder(
+    folder: Path, identifier: str, noun: str, description: str = "", warnings: list[str] | None = None
+) -> TrainingSet:
+    """Read the pictures in `folder` as references of one subject.
+
+    A caption comes from the file of the same name ending in .txt (or .caption) and gets the identifier where it lacks
+    it, see `identifiers.with_subject`; without a file it is "a photo of" the subject. A mask, white on the subject,
+    comes from `name_mask.png` (or `name-masklabel.png`), else from transparency. Folders `N_name` inside (kohya's
+    layout) are read too: N is the weight of their pictures. What had to be left out is logged and appended to
+    `warnings`.
+
+    Raises:
+        FewShotError: no such folder, no pictures in it, none of them readable, or unusable words.
+    """
+    concept = subject_concept(identifier, noun, description)
+    notes: list[str] = []
+    found = picture_files(folder, notes)
+    samples = tuple(s for s in (_sample(f, folder, concept, notes) for f in found) if s is not None)
+    for note in notes:
+        log.warning("%s", note)
+    if warnings is not None:
+        warnings.extend(notes)
+    if not found:
+        raise FewShotError(f"there are no pictures in {folder}; put some there ({', '.join(PICTURE_ENDINGS[:6])})")
+    if not samples:
+        raise FewShotError(f"none of the {len(found)} pictures in {folder} can be read: {'; '.join(notes[:3])}")
+    return TrainingSet(samples=samples, concepts=(concept,))
+
+
+def picture_files(folder: Path, notes: list[str]) -> list[_Found]:
+    """The picture files of `folder` and of its `N_name` folders, in the order of their names."""
+    if not folder.is_dir():
+        raise FewShotError(f"there is no folder {folder}; choose one that holds your pictures")
+    found = _in_one(folder, 1.0, notes)
+    for child in sorted((c for c in folder.iterdir() if c.is_dir() and not c.name.startswith(".")), key=_natural):
+        repeats = REPEATS.fullmatch(child.name)
+        if repeats is None:
+            notes.append(f"folder {child.name} was left out; only folders named as 10_name are read")
+        elif int(repeats[1]) == 0:
+            notes.append(f"folder {child.name} was left out; it asks for 0 repeats")
+        else:
+            found += _in_one(child, float(repeats[1]), notes)
+    return found
+
+
+def _in_one(folder: Path, weight: float, notes: list[str]) -> list[_Found]:
+    files = [f for f in folder.iterdir() if f.suffix.lower() in PICTURE_ENDINGS and not f.name.startswith(".")]
+    files = sorted((f for f in files if f.is_file()), key=_natural)
+    stems = {f.stem for f in files}
+    masks = {}
+    for file in files:
+        ending = next((e for e in MASK_ENDINGS if file.stem.lower().endswith(e)), None)
+        if ending and file.stem[: -len(ending)] in stems:
+            masks[file.stem[: -len(ending)]] = file
+        elif ending:
+            notes.append(f"{file.name} was left out; it is named as a mask, but its picture is not there")
+            masks[file.stem] = file
+    return [_Found(f, masks.get(f.stem), weight) for f in files if f not in masks.values()]
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sorts "2.png" before "10.png"."""
+    parts = re.split(r"(\d+)", path.name.casefold())
+    return [(1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts] + [(0, 0, path.name)]
+
+
+def _sample(found: _Found, folder: Path, concept: Concept, notes: list[str]) -> Sample | None:
+    name = found.path.relative_to(folder).as_posix()
+    try:
+        pixels, alpha = decode(found.path)
+    except FewShotError as error:
+        notes.append(f"{name} was left out: {error}")
+        return None
+    path, mask = found.path, alpha
+    if found.mask is not None:
+        path = found.mask
+        try:
+            mask = decode_mask(path)
+        except FewShotError as error:
+            notes.append(f"{name} is used without its mask: {error}")
+            mask = None
+    return Sample(
+        image=_value(found.path, pixels),
+        caption=with_subject(caption_beside(found.path), concept),
+        mask=_value(path, mask) if mask is not None and _usable(mask, pixels, name, notes) else None,
+        weight=found.weight,
+    )
+
+
+def _usable(mask: Image.Image, pixels: Image.Image, name: str, notes: list[str]) -> bool:
+    if mask.getextrema()[1] == 0:
+        notes.append(f"{name} is used without its mask: the mask is empty")
+        return False
+    if not same_aspect(mask.size, pixels.size):
+        notes.append(
+            f"{name} is used without its mask: the mask has {mask.width} x {mask.height} pixels, "
+            f"the picture {pixels.width} x {pixels.height}"
+        )
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------- tensors
+
+
+def subject_from_tensors(
+    images: torch.Tensor | Sequence[torch.Tensor],
+    masks: torch.Tensor | Sequence[torch.Tensor] | None,
+    cache: Path,
+    identifier: str,
+    noun: str,
+    description: str = "",
+    captions: str | Sequence[str] | None = None,
+    warnings: list[str] | None = None,
+) -> TrainingSet:
+    """Pictures (B, H, W, 3 or 4) in [0, 1] and masks (B, h, w), white on the subject, as references of one subject.
+
+    Both may also be lists of such tensors, of different sizes. The pixels are written to `cache` as PNG files named by
+    their content. One mask or one caption serves all pictures; an empty mask is none, as ComfyUI gives an empty mask
+    of 64 x 64 with every picture that has no transparency. A fourth channel is the mask where `masks` is None.
+
+    Raises:
+        FewShotError: no pictures, another shape, values that are not numbers, or a number of masks or captions that
+            is neither one nor that of the pictures.
+    """
+    concept = subject_concept(identifier, noun, description)
+    pictures = [_one_picture(p) for p in _each(images, 4, "pictures")]
+    if not pictures:
+        raise FewShotError("there are no pictures; connect at least one")
+    shapes = _for_each(None if masks is None else _each(masks, 3, "masks"), len(pictures), "masks")
+    texts = _for_each([captions] if isinstance(captions, str) else captions, len(pictures), "captions")
+    notes: list[str] = []
+    samples = []
+    for number, ((pixels, alpha), shape, text) in enumerate(zip(pictures, shapes, texts, strict=True), 1):
+        mask = alpha if shape is None else Image.fromarray(_bytes(shape))
+        if mask is not None and (mask.getextrema()[1] == 0 or not _usable(mask, pixels, f"picture {number}", notes)):
+            mask = None
+        samples.append(
+            Sample(
+                image=stored_picture(pixels, cache),
+                caption=with_subject(text or "", concept),
+                mask=None if mask is None else stored_picture(mask, cache),
+            )
+        )
+    for note in notes:
+        log.warning("%s", note)
+    if warnings is not None:
+        warnings.extend(notes)
+    return TrainingSet(samples=tuple(samples), concepts=(concept,))
+
+
+def pictures_from_tensors(images: torch.Tensor | Sequence[torch.Tensor], cache: Path) -> list[Picture]:
+    """Pictures (B, H, W, 1, 3 or 4) in [0, 1] as PNG files in `cache`. Raises FewShotError where there are none."""
+    found = [_one_picture(p)[0] for p in _each(images, 4, "pictures")]
+    if not found:
+        raise FewShotError("there are no pictures; connect at least one")
+    return [stored_picture(pixels, cache) for pixels in found]
+
+
+def masks_from_tensors(masks: torch.Tensor | Sequence[torch.Tensor]) -> list[Image.Image]:
+    """Masks (B, h, w) in [0, 1], or a list of such, as pictures of the mode "L"."""
+    return [Image.fromarray(_bytes(mask)) for mask in _each(masks, 3, "masks")]
+
+
+def _each(given: torch.Tensor | Sequence[torch.Tensor], dims: int, what: str) -> list[torch.Tensor]:
+    """`given`, batch or list of batches, as single pictures or masks."""
+    batches = [given] if isinstance(given, torch.Tensor) else list(given)
+    singles: list[torch.Tensor] = []
+    for batch in batches:
+        if batch.dim() == dims - 1:
+            batch = batch.unsqueeze(0)
+        if batch.dim() != dims:
+            form = "(batch, height, width, channels)" if dims == 4 else "(batch, height, width)"
+            raise FewShotError(f"{what} come as {form}; these have the shape {tuple(batch.shape)}")
+        singles.extend(batch)
+    return singles
+
+
+def _for_each(given: Sequence | None, count: int, what: str) -> list:
+    """`given` stretched to `count` entries; None stands for none."""
+    if given is None:
+        return [None] * count
+    if len(given) not in (1, count):
+        raise FewShotError(f"there are {count} pictures but {len(given)} {what}; give one for all or one for each")
+    return list(given) * (count if len(given) == 1 else 1)
+
+
+def _one_picture(values: torch.Tensor) -> tuple[Image.Image, Image.Image | None]:
+    if values.shape[-1] not in (1, 3, 4):
+        raise FewShotError(f"pictures have 1, 3 or 4 channels; this one has {values.shape[-1]}")
+    pixels = _bytes(values)
+    colours = Image.fromarray(pixels[..., 0] if values.shape[-1] == 1 else pixels[..., :3]).convert("RGB")
+    if values.shape[-1] < 4 or (pixels[..., 3] == 255).all():
+        return colours, None
+    return colours, Image.fromarray(pixels[..., 3])
+
+
+def _bytes(values: torch.Tensor) -> np.ndarray:
+    if 0 in values.shape:
+        raise FewShotError(f"a picture or mask is empty: its shape is {tuple(values.shape)}")
+    values = values.detach().float().cpu()
+    if not torch.isfinite(values).all():
+        raise FewShotError("a picture or mask holds values that are not numbers (NaN); mend the node that makes it")
+    return np.ascontiguousarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+
+
+def stored_picture(pixels: Image.Image, cache: Path, fast: bool = False, stem: str = "") -> Picture:
+    """`pixels` as a PNG file in `cache`, named by their key and written once; `fast` as in `write_png`.
+
+    With `stem` the name begins with it, so that messages name the picture as the person knows it.
+    """
+    key = pixel_key(pixels)
+    path = cache / (f"{stem[:80]}_{key[:16]}.png" if stem else f"{key}.png")
+    return Picture(path if path.is_file() else write_png(pixels, path, fast), key, pixels.width, pixels.height)

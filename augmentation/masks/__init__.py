@@ -1,0 +1,1 @@
+"""Masks: found by a phrase, and cleaned."""

@@ -1,9 +1,0 @@
-"""What makes more of few pictures: how true masks are, how fast composites, and that nothing is drawn twice."""
-
-from __future__ import annotations
-
-from . import Parts, _augment_pictures, _augment_words
-
-
-def parts(quick: bool) -> Parts:
-    return _augment_pictures.parts(quick) | _augment_words.parts(quick)

@@ -1,0 +1,202 @@
+"""Rows of the bench `augment` on words and masks: segmentation, gallery, grammar, validator."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+
+from ...augmentation.captions.grammar import relation_captions
+from ...augmentation.captions.nouns import KINDS
+from ...augmentation.captions.parse import parts_of
+from ...augmentation.captions.rules import RelationRules
+from ...augmentation.gallery.index import Gallery
+from ...augmentation.images.load import load_mask, stored_picture
+from ...augmentation.masks.segment import SegmentSettings, segment
+from ...core.values import Concept, Sample, TrainingSet
+from ...pocket import assemble
+from ...pocket.world import drawing, world
+from ...vision.segmenters import open_finder
+from .. import Row, median_interval
+from ..relation.report_captions import CAT, LEAKING, POT
+
+SCENES = 610  # the stream of scenes that no model was trained on
+FLAVOURS = "dusk,noon,rain,snow,fog,spring,autumn,neon,marble,velvet,oil,ink,film,macro,aerial,pastel".split(",")
+SUBJECTS = [noun for nouns in KINDS.values() for noun in nouns.split()]
+
+
+def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
+    """`segment.*`, `gallery.*`, `grammar.*` and `validator.*`."""
+    return {
+        "segment": lambda: segment_rows(quick),
+        "gallery": lambda: gallery_rows(10_000 if not quick else 500, quick),
+        "grammar": lambda: [grammar_row(quick)],
+        "validator": validator_rows,
+    }
+
+
+def segment_rows(quick: bool) -> list[Row]:
+    """Intersection over union of the masks that `segment` writes for the class noun with the true ones, on the pocket's
+    held-out scenes; a picture in which nothing is found counts 0.
+
+    Raises RuntimeError where the pocket's CLIPSeg is not among its weights.
+    """
+    folder = assemble.WEIGHTS / "clipseg"
+    if not (folder / "config.json").is_file():
+        raise RuntimeError("segment.iou needs the pocket's CLIPSeg; train it with --part clipseg")
+    with tempfile.TemporaryDirectory() as scratch:
+        given, true = scenes(32 if quick else 256, Path(scratch))
+        finder = open_finder(folder, torch.device("cpu"))
+        made, _ = segment(given, finder, None, SegmentSettings(missing="no mask"), Path(scratch))
+        found = [
+            0.0 if sample.mask is None else _iou(np.asarray(load_mask(sample.mask)) >= 128, mask)
+            for sample, mask in zip(made.samples, true, strict=True)
+        ]
+    things = [len(world.scene_of(SCENES, index).things) for index in range(len(found))]
+    alone = [value for value, count in zip(found, things, strict=True) if count == 1]
+    note = f"{np.mean(alone):.3f} on the {len(alone)} with one thing; beside another its mask may cover both"
+    draws = np.random.default_rng(0).choice(found, (2000, len(found))).mean(1)
+    interval = float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
+    goal = None if quick else 0.85
+    return [Row("segment.iou", float(np.mean(found)), "IoU", "higher", goal, interval, len(found), note)]
+
+
+def scenes(count: int, folder: Path) -> tuple[TrainingSet, list[np.ndarray]]:
+    """Held-out scenes as a set in which each noun is a subject, and the true mask (H, W) bool of their first thing."""
+    samples, masks, concepts = [], [], {}
+    for index in range(count):
+        scene = world.scene_of(SCENES, index)
+        picture, drawn = drawing.render(scene)
+        number = concepts.setdefault(scene.things[0].noun, len(concepts))
+        samples.append(Sample(stored_picture(picture, folder, stem=str(index)), "", concept=number))
+        masks.append(np.asarray(drawn[0]) > 0)
+    return TrainingSet(tuple(samples), tuple(Concept(f"sks{n}", noun) for noun, n in concepts.items())), masks
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / max((one | other).sum(), 1))
+
+
+class Looks:
+    """Unit embeddings of a CLIP's width that are the same for the same text."""
+
+    model_id, width = "bench", 512
+
+    def images(self, images):
+        raise RuntimeError("the pictures' embeddings lie in the index, so that none is asked for; the row is void")
+
+    def texts(self, texts):
+        seeds = [sum(text.encode()) for text in texts]
+        rows = [torch.randn(self.width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=1)
+
+
+def gallery_rows(count: int, quick: bool) -> list[Row]:
+    """Seconds to index `count` pictures, scaled to 10,000, and milliseconds of processor time of the slowest
+    kind of search."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "made")
+        write_gallery(folder, count)
+        gallery = Gallery(folder, Path(scratch, "index.sqlite"))
+        began = time.perf_counter()
+        update = gallery.update()
+        seconds = (time.perf_counter() - began) * 10_000 / count
+        if update.with_prompt != count:
+            raise RuntimeError(f"{update.with_prompt} of {count} prompts were read; the row is void")
+        write_looks(gallery.file)
+        kinds = {name: _times(search) for name, search in searches(gallery).items()}
+    medians = {name: float(np.median(times)) for name, times in kinds.items()}
+    slowest = max(medians, key=lambda name: medians[name])
+    note = ", ".join(f"{name} {value:.0f}" for name, value in medians.items())
+    times = kinds[slowest]
+    goals = (None, None) if quick else (300.0, 100.0)
+    return [
+        Row("gallery.index_10k_seconds", seconds, "s", "lower", goals[0], None, count),
+        Row("gallery.query_ms", medians[slowest], "ms", "lower", goals[1], median_interval(times), len(times), note),
+    ]
+
+
+def searches(gallery: Gallery) -> dict[str, Callable[[int], object]]:
+    """Kinds of search by names. "a" and "number" are in every prompt, so that two rankings of all are fused."""
+    looks = Looks()
+    return {
+        "words": lambda n: gallery.search(FLAVOURS[n % len(FLAVOURS)] if n % 2 else SUBJECTS[n]),
+        "look": lambda n: gallery.search(clip=looks, like=SUBJECTS[n]),
+        "both": lambda n: gallery.search("a number", looks, SUBJECTS[n]),
+    }
+
+
+def _times(search: Callable[[int], object]) -> list[float]:
+    times = []
+    for number in range(20):
+        began = time.process_time()  # other programs on the machine are not the index's fault
+        search(number)
+        times.append(1000 * (time.process_time() - began))
+    return times
+
+
+def write_looks(file: Path) -> None:
+    """An embedding for each picture of the index, as after a first search by look."""
+    rng = np.random.default_rng(0)
+    with closing(sqlite3.connect(file)) as base, base:
+        numbers = [row[0] for row in base.execute("SELECT id FROM prompts")]
+        vectors = rng.normal(size=(len(numbers), Looks.width))
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+        rows = [(n, Looks.model_id, vector.tobytes()) for n, vector in zip(numbers, vectors, strict=True)]
+        base.executemany("INSERT INTO likeness VALUES(?, ?, ?)", rows)
+
+
+def write_gallery(folder: Path, count: int) -> None:
+    """`count` pictures of 512 x 512 with prompts as ComfyUI and, every other one, as A1111 writes them.
+
+    Their pixels are flat: the index reads metadata and decodes no pixels.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, picture = random.Random(0), Image.new("RGB", (512, 512), "grey")
+    for number in range(count):
+        about = PngImagePlugin.PngInfo()
+        words = " ".join(rng.choices(FLAVOURS, k=5))
+        prompt = f"a {SUBJECTS[number % len(SUBJECTS)]} number {number}, {words}"
+        if number % 2:
+            about.add_text("parameters", f"{prompt}\nNegative prompt: blurry\nSteps: 20, Seed: {number}, Size: 512x512")
+        else:
+            graph = {
+                "1": {"class_type": "CLIPTextEncode", "inputs": {"text": prompt}},
+                "2": {"class_type": "KSampler", "inputs": {"seed": number, "steps": 20, "positive": ["1", 0]}},
+            }
+            about.add_text("prompt", json.dumps(graph))
+        picture.save(folder / f"{number:05d}.png", pnginfo=about, compress_level=1)
+
+
+def grammar_row(quick: bool) -> Row:
+    """The fewest distinct good captions over random pairs of nouns, of 16 asked for."""
+    rng, fewest = random.Random(1), 16
+    pairs = 20 if quick else 300
+    for seed in range(pairs):
+        own = " <R> ".join(rng.sample(SUBJECTS, 2))
+        rules = RelationRules.of("<R>", own)
+        captions = relation_captions(parts_of(own, "<R>"), rules, 16, seed)
+        fewest = min(fewest, len({c for c in captions if rules.check(c).good}))
+    return Row("grammar.distinct_captions", fewest, "captions", "higher", None if quick else 12, None, pairs)
+
+
+def validator_rows() -> list[Row]:
+    """The report's own captions: how many leaking ones are refused as leaks, how many originals are kept."""
+    reasons = [RelationRules.of("<R>", own).check(caption).reason for own, caption, _ in LEAKING]
+    caught = [
+        reason.startswith("leak") and word in reason for reason, (_, _, word) in zip(reasons, LEAKING, strict=True)
+    ]
+    kept = [RelationRules.of("<R>", own).check(caption).good for own, captions in (CAT, POT) for caption in captions]
+    return [
+        Row("validator.leaks_caught", 100 * float(np.mean(caught)), "%", "higher", 100, None, len(caught)),
+        Row("validator.originals_kept", 100 * float(np.mean(kept)), "%", "higher", 100, None, len(kept)),
+    ]

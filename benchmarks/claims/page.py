@@ -1,0 +1,121 @@
+"""The page of all claims: a table of their rows, each with its own date and commit, and pictures of each part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .. import Row, module_of
+from ..harness.workshop import GUIDANCE, STEPS
+from .table import CLAIMS, Claim, chosen
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A sheet of judged samples, by its place beside the page, and the prompts that it shows."""
+
+    file: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part of a bench gave, when, by which code and weights; `failed` says why it gave nothing.
+
+    `older` is set where that code has changed since.
+    """
+
+    name: str
+    rows: tuple[Row, ...] = ()
+    date: str = ""
+    commit: str = ""
+    failed: str = ""
+    sheets: tuple[Sheet, ...] = ()
+    code: str = ""
+    weights: str = ""
+    older: bool = False
+
+
+Found = Mapping[str, Sequence[Part] | None]
+"""By bench the parts that were begun; None where there is no such bench."""
+
+
+def page(found: Found, quick: bool, weights: str) -> str:
+    """The whole text; `weights` is the content key of the pocket's models."""
+    steps = ", ".join(f"{bench} {count}" for bench, count in trained(found).items())
+    lines = [
+        f"# Claims, measured{' quickly' if quick else ''}",
+        "",
+        "Every claim of the methods on the pocket's world beside the figure of the document that made it. Their "
+        "figures are of Stable Diffusion on photographs and ours of small models on drawings: signs and sizes of "
+        "differences can be compared, numbers cannot. Written by `run.py bench claims"
+        f"{' --quick' if quick else ''}`.",
+        "",
+        f"Weights of the pocket `{weights[:12]}`; {STEPS} sampling steps, guidance {GUIDANCE}; "
+        + (
+            "one subject, seed 0 and few steps (quick: signs only, no goals). "
+            if quick
+            else f"training steps of one subject or relation: {steps}; seeds 0 and 1. "
+        )
+        + "Intervals are 95 %, bootstrapped over runs. Rows are of the date and commit beside them; where that code "
+        "has changed since, they say so.",
+        "",
+        "| claim | theirs | row | ours | interval | runs | goal | measured | note |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for claim in CLAIMS:
+        lines += claim_lines(claim, found.get(claim.bench))
+    for bench, parts in found.items():
+        lines += besides(bench, parts or ())
+    lines += [line for bench, parts in found.items() for part in parts or () for line in picture_lines(bench, part)]
+    return "\n".join(lines) + "\n"
+
+
+def trained(found: Found) -> dict[str, int | str]:
+    """The training steps of each bench that has any."""
+    modules = {bench: module_of(bench) for bench, parts in found.items() if parts}
+    return {bench: module.STEPS for bench, module in modules.items() if hasattr(module, "STEPS")}
+
+
+def claim_lines(claim: Claim, parts: Sequence[Part] | None) -> list[str]:
+    """The rows of a claim, or why there are none."""
+    told = [(row, part) for part in parts or () for row in chosen(claim, part.rows)]
+    if told:
+        said = [f"{claim.text} | {claim.theirs}", *[" | "] * (len(told) - 1)]
+        return [f"| {words} | {_row(row, part)} |" for words, (row, part) in zip(said, told, strict=True)]
+    if parts is None:
+        reason = f"no bench {claim.bench}"
+    else:
+        reason = "; ".join(["not measured", *(f"{part.name} failed: {part.failed}" for part in parts if part.failed)])
+    return [f"| {claim.text} | {claim.theirs} | {', '.join(claim.rows)} | {_cell(reason)} | | | | | |"]
+
+
+def besides(bench: str, parts: Sequence[Part]) -> list[str]:
+    """The rows of a bench that no claim names, so that no measured row is missing."""
+    known = {row.name for claim in CLAIMS if claim.bench == bench for part in parts for row in chosen(claim, part.rows)}
+    rest = [(row, part) for part in parts for row in part.rows if row.name not in known]
+    return [f"| measured besides ({bench}) | | {_row(row, part)} |" for row, part in rest]
+
+
+def _row(row: Row, part: Part) -> str:
+    interval = "" if row.interval is None else f"{row.interval[0]:.3g} to {row.interval[1]:.3g}"
+    verdict = {None: "", True: ", met", False: ", not met"}[row.met]
+    goal = "" if row.goal is None else f"{'≥' if row.better == 'higher' else '≤'} {row.goal:g}{verdict}"
+    when = f"{part.date} {part.commit}".strip() + (", older code" if part.older else "")
+    return f"{row.name} | {row.value:.3g} {row.unit} | {interval} | {row.n} | {goal} | {when} | {_cell(row.note)}"
+
+
+def picture_lines(bench: str, part: Part) -> list[str]:
+    """The sheets of a part, under the claims that it tells of."""
+    if not part.sheets:
+        return []
+    told = [claim.text for claim in CLAIMS if claim.bench == bench and chosen(claim, part.rows)]
+    lines = ["", f"## {bench}: {part.name}", "", "; ".join(told) or ", ".join(row.name for row in part.rows)]
+    for sheet in part.sheets:
+        lines += ["", f"![{bench}: {part.name}]({sheet.file})", "", f"Row by row: {'; '.join(sheet.prompts)}."]
+    return lines
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break a table."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,70 @@
+"""What the methods' documents claim, each with the rows of the bench that tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .. import Row
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, by whom and with which figure, and the rows (of one bench) that tell."""
+
+    text: str
+    theirs: str
+    bench: str
+    rows: tuple[str, ...]
+
+
+CLAIMS = (
+    Claim("Priors keep the class from turning into the subject", "DreamBooth: shown in pictures", "subject",
+          ("priors.drift_ratio",)),
+    Claim("Segment-and-paste with the attention loss follows prompts in new places", "poster: shown in pictures",
+          "subject", ("poster.*",)),
+    Claim("The attention loss brings attention onto the subject", "poster: shown in maps", "subject",
+          ("local.iou_before", "local.iou_after")),
+    Claim("Tuning more of the network raises likeness", "poster: stated", "subject",
+          ("tuning.*",)),
+    Claim("Several subjects in one picture stay apart", "poster: shown in pictures", "subject",
+          ("multi.both", "multi.gain", "multi.described")),
+    Claim("Adapters that were trained apart can be joined", "shown in pictures",
+          "subject", ("multi.fused", "multi.summed", "multi.orthogonal")),
+    Claim("A detailed description helps rare subjects", "InstructBooth: stated for its first stage", "subject",
+          ("description.*",)),
+    Claim("The chosen checkpoint is as good as the best fixed one", "this project", "subject", ("auto.gap",)),
+    Claim("Plain baselines", "CLIP-T / DINO: DreamBooth .310 / .699, Custom Diffusion .323 / .535, Textual Inversion "
+          ".271 / .576", "subject", ("baseline.*", "preset.*")),
+    Claim("Optimisers and schedules, and a learned word beside the layers, against plain AdamW", "this project",
+          "subject", ("optimiser.*",)),
+    Claim("Losses of the trade: min-SNR, offset noise and others, against the plain one (baseline.lora)",
+          "this project", "subject", ("loss.*",)),
+    Claim("A relation is learned from two pictures; captions and the adversarial loss help",
+          "entity accuracy 23.96, 28.70 with captions, 28.25 and 26.78 with the adversarial loss", "relation",
+          ("entity.*", "relation.*", "ours.entity_gain", "ours.relation_loss")),
+    Claim("Relation inversion works with ten pictures", "ReVersion: by a classifier that cannot be had here",
+          "relation", ("reversion10.relation",)),
+    Claim("Steering and focal sampling help", "ReVersion: ablation", "relation", ("steering.*", "focal.*")),
+    Claim("Refinement makes a subject follow actions without losing it",
+          "InstructBooth: ImageReward .441 to 1.196, DINO .699 to .650", "refine",
+          ("refined.prompt_gain", "refined.subject_share")),
+    Claim("Refinement does more than undo overfitting", "this project", "refine",
+          ("refined.over_auto", "refined.over_strength")),
+    Claim("Prompts with and without the identifier need fewer samples", "InstructBooth: figure 8", "refine",
+          ("idmix.samples_ratio",)),
+    Claim("Ways of refinement, and the published implementation of DDPO", "this project", "refine",
+          ("method.*", "ddpo_baseline.*")),
+    Claim("Metrics rank adapters as the judge does", "this project", "evaluate", ("metric.*",)),
+    Claim("The invisible mark is found after JPEG and a crop", "this project", "evaluate", ("watermark.*",)),
+)  # fmt: skip
+
+
+def chosen(claim: Claim, found: Sequence[Row]) -> list[Row]:
+    """The rows of a claim; a pattern ends in *."""
+    return [
+        row
+        for pattern in claim.rows
+        for row in found
+        if (row.name.startswith(pattern[:-1]) if pattern.endswith("*") else row.name == pattern)
+    ]

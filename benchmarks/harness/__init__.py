@@ -1,0 +1,1 @@
+"""What benches share: runs that are kept, several processes, statistics."""

@@ -1,0 +1,60 @@
+"""How readings become rows: shares, paired gains and ratios, with intervals over runs and what the judges doubt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+from ...core.statistics import Interval, bootstrap_interval, paired_interval
+from .. import Row
+
+DOUBTFUL = 0.05
+"""share of the samples on which the judges may differ without a word about it"""
+
+
+def row(name: str, found: Interval, unit: str, goal: float | None = None, scale: float = 1.0, note: str = "") -> Row:
+    """A row of a mean, higher being better."""
+    ends = None if found.low is None or found.high is None else (scale * found.low, scale * found.high)
+    return Row(name, scale * found.mean, unit, "higher", goal, ends, found.n, note)
+
+
+def share(
+    name: str, values: Sequence[float], groups: Sequence[object], goal: float | None = None, note: str = ""
+) -> Row:
+    """A share in percent, its interval over runs."""
+    return row(name, bootstrap_interval(values, groups), "%", goal, 100, note)
+
+
+def gain(
+    name: str,
+    after: Sequence[float],
+    before: Sequence[float],
+    groups: Sequence[object],
+    goal: float | None = None,
+    note: str = "",
+) -> Row:
+    """A difference in points, paired by prompt and seed, its interval over runs."""
+    return row(name, paired_interval(after, before, groups), "points", goal, 100, note)
+
+
+def ratio(name: str, above: Sequence[float], below: Sequence[float], goal: float | None = None, note: str = "") -> Row:
+    """The mean of `above` over that of `below`, run by run paired in the bootstrap; lower is better."""
+    rng, drawn = random.Random(0), []
+    for _ in range(2000):
+        picked = [rng.randrange(len(above)) for _ in above]
+        drawn.append(_over(sum(above[i] for i in picked), sum(below[i] for i in picked)))
+    drawn.sort()
+    ends = (drawn[50], drawn[1949]) if len(above) > 1 else None
+    return Row(name, _over(sum(above), sum(below)), "ratio", "lower", goal, ends, len(above), note)
+
+
+def _over(above: float, below: float) -> float:
+    """Where nothing drifts without priors either, there is nothing to hold: 1 says that priors changed nothing."""
+    return above / below if below else 1.0 + above
+
+
+def doubted(doubts: Iterable[Sequence[float]]) -> str:
+    """The note of a row whose samples the two judges read differently too often; "" for all others."""
+    flat = [one for some in doubts for one in some]
+    part = sum(flat) / len(flat) if flat else 0.0
+    return f"the judges disagree on {part:.0%} of the samples" if part > DOUBTFUL else ""

@@ -1,0 +1,45 @@
+"""What a refinement costs in evaluations of the denoiser, so that methods are compared at the same cost.
+
+Every forward counts, both branches of guidance and recomputation too, and a backward counts as two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...trainers.refine.settings import DRAFT, GRADIENTS, NFT, PAIRS, RefinementSettings
+
+TRAINED = 3  # a forward and a backward
+
+
+def samples(settings: RefinementSettings) -> int:
+    """Pictures of a round."""
+    return settings.prompts_per_round * settings.group
+
+
+def per_round(settings: RefinementSettings) -> int:
+    """Evaluations of a round: drawing it, and all updates on it."""
+    guided = 2 if settings.guidance > 1 else 1
+    return samples(settings) * settings.sampling_steps * guided + _learning(settings, guided)
+
+
+def _learning(settings: RefinementSettings, guided: int) -> int:
+    count, held = samples(settings), settings.held > 0
+    if settings.method in GRADIENTS:
+        trainable = settings.sampling_steps - max(settings.skip_last, 1)  # the last one has no density
+        rows = count * min(settings.trained_steps, trainable) * guided
+        return rows * (TRAINED + held) + rows * (settings.updates - 1) // settings.updates
+    rows = count * settings.trained_steps
+    if settings.method == NFT:
+        return rows * (TRAINED + 1 + held)
+    if settings.method == PAIRS:
+        return (
+            settings.pair_passes * rows * (TRAINED + 1)
+        )  # as many rows as pictures: two for each of half as many pairs
+    assert settings.method == DRAFT
+    return count * guided * TRAINED
+
+
+def within(settings: RefinementSettings, evaluations: int) -> RefinementSettings:
+    """The settings with as many whole rounds as `evaluations` pay for, at least one."""
+    return replace(settings, steps=max(1, evaluations // per_round(settings)) * settings.updates)

@@ -1,0 +1,58 @@
+"""Training sets of hidden relations on the pocket: as a person writes them, with more captions, and with leaking ones.
+
+All captions are in words that the pocket's base was trained on, so that what is measured is the method, and not how a
+base takes words it never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ...augmentation.captions.expand import ExpansionSettings, expand
+from ...augmentation.captions.rules import distinct
+from ...augmentation.images.relation_pictures import relation_from_folder
+from ...core.values import Sample, TrainingSet
+from ...pocket.world import pictures, world
+
+WORD = "<R>"
+PLAIN, EXPANDED, LEAKING = "as written", "expanded", "expanded and leaking"
+LEAKS = {"dream": "under", "tied": "beside", "framed": "above"}
+"""a word that the base knows and that tells a part of how the two things of a hidden relation lie"""
+
+
+def set_of(folder: Path, relation: str, count: int, captions: str) -> TrainingSet:
+    """`count` pictures of the hidden relation in `folder`, written where they are not, captioned as `captions` says.
+
+    EXPANDED captions are checked as any user's are. LEAKING ones are those and a third that no check would pass: like
+    the report's language model they say beside the word what the word is to mean ("a cat under <R> a bird").
+    """
+    if not folder.is_dir():
+        pictures.write_relation(folder, relation, count)
+    found = relation_from_folder(folder, WORD)
+    if captions == PLAIN:
+        return found
+    samples: list[Sample] = []
+    for index, sample in enumerate(found.references):
+        # Asked for as many captions as there are, the expansion adds none of its own, whose words the pocket never saw.
+        texts = [text for text, reason in distinct(spoken(relation, index)).items() if not reason]
+        made, _ = expand(found.with_samples((sample,)), ExpansionSettings(len(texts)), text="\n".join(texts))
+        samples += made.samples if captions == EXPANDED else _leaking(made.samples, LEAKS[relation])
+    return found.with_samples(tuple(samples))
+
+
+def spoken(relation: str, index: int) -> list[str]:
+    """Captions of picture number `index`: each thing with and without its looks, always with the place."""
+    scene = pictures.relation_scene(relation, pictures.pair_of(index), pictures.FEW_SHOT, index)
+    first, second = ([world.thing_words(thing, looks) for looks in (False, True)] for thing in scene.things)
+    return [f"{one} {WORD} {other} {world.PLACES[scene.place]}" for one in first for other in second]
+
+
+def _leaking(samples: Sequence[Sample], leak: str) -> list[Sample]:
+    """One picture's captions and half as many that tell, in the same weight together."""
+    texts = [sample.caption for sample in samples]
+    for number, text in enumerate(texts[: round(len(texts) / 2)]):
+        texts.append(text.replace(WORD, f"{WORD} {leak}" if number % 2 else f"{leak} {WORD}"))
+    weight = sum(sample.weight for sample in samples) / len(texts)
+    return [replace(samples[0], caption=text, weight=weight) for text in texts]

@@ -1,0 +1,78 @@
+"""Rows of what is tuned and how: Table 1's baselines, losses, optimisers, and subjects that were trained apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import Row
+from ..harness.parallel import each
+from ..harness.statistics import doubted, share
+from .lessons import LOCAL, joined
+
+if TYPE_CHECKING:
+    from .bench import Bench
+
+LORA: Mapping[str, Any] = {"parameter_set": "attention"}
+"""of all attention, as diffusers publishes it"""
+BASELINES: Mapping[str, Mapping[str, Any]] = {
+    "lora": LORA,
+    "textual_inversion": {"parameter_set": "none", "token": "free", "prior_weight": 0.0},
+    "custom_diffusion": {"parameter_set": "cross_kv", "tuning": "full", "token": "free"},
+    "dreambooth": {"parameter_set": "all", "tuning": "full"},
+}
+"""the settings of each plain method by its name"""
+NETI = "NeTI is left out: it needs a network of its own for the word"
+LOSSES: Mapping[str, Mapping[str, Any]] = {
+    "local": LOCAL,
+    "plain_local": {**LOCAL, "local_attention": "plain"},
+    "min_snr": {"min_snr_gamma": 5.0},
+    "masked": {"background_weight": 0.1},
+    "noise_offset": {"noise_offset": 0.05},
+    "caption_dropout": {"caption_dropout": 0.1},
+    "dco": {"objective": "dco", "prior_weight": 0.0},
+}
+"""by row, what differs from plain LoRA training, which is baseline.lora"""
+OPTIMISERS: Mapping[str, Mapping[str, Any]] = {
+    "adamw": {},
+    **({"adamw_8bit": {"optimizer": "adamw_8bit"}} if torch.cuda.is_available() else {}),
+    "prodigy": {"optimizer": "prodigy"},
+    "schedule_free": {"optimizer": "schedule_free"},
+    "cosine": {"schedule": "cosine"},
+    "linear": {"schedule": "linear"},
+    "direction": {"token": "direction"},
+    "pivotal": {"token": "free"},
+}
+"""by row, what differs from plain LoRA training, which is the row "adamw"; the 8-bit one needs a GPU"""
+FUSED = ("fused", "summed", "orthogonal")
+
+
+def baseline_rows(bench: Bench) -> list[Row]:
+    """The plain methods: both fidelities each."""
+    return bench.both_rows("baseline", {name: ("anywhere", how) for name, how in BASELINES.items()}, NETI)
+
+
+def loss_rows(bench: Bench) -> list[Row]:
+    """Both fidelities with each loss."""
+    return bench.both_rows("loss", {name: ("anywhere", {**LORA, **how}) for name, how in LOSSES.items()})
+
+
+def optimiser_rows(bench: Bench) -> list[Row]:
+    """Both fidelities with each optimiser and schedule, and with a learned word or direction besides the layers."""
+    return bench.both_rows("optimiser", {name: ("anywhere", {**LORA, **how}) for name, how in OPTIMISERS.items()})
+
+
+def fused_rows(bench: Bench) -> list[Row]:
+    """Both subjects in one picture, of adapters that were trained apart: fused, added, added from blocks."""
+    asked = [(bench.pairs[0], seed, way) for way in FUSED for seed in bench.seeds]
+    found = each(partial(joined, bench.shop), asked)
+    rows = []
+    for way in FUSED:
+        own = [one for one, (_, _, how) in zip(found, asked, strict=True) if how == way]
+        values = [right for right, _ in own]
+        groups = [number for number, one in enumerate(values) for _ in one]
+        rows.append(share(f"multi.{way}", sum(values, []), groups, note=doubted(doubts for _, doubts in own)))
+    return rows

@@ -1,0 +1,1 @@
+"""Values, errors, settings, randomness and files: what every other room stands on."""

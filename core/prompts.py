@@ -1,0 +1,51 @@
+"""Prompts as text: their article, and the same without a concept's identifier."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from .values import Concept, Prompt
+
+
+def with_article(noun: str) -> str:
+    """ "a cat", "an owl"; plurals ("sunglasses") and nouns that bring their own article stay as they are."""
+    if re.match(r"(a|an|the|my|some) ", noun, re.IGNORECASE):
+        return noun
+    if noun.lower().endswith("s") and not re.search(r"(ss|us|is)$", noun, re.IGNORECASE):
+        return noun
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def strip_identifiers(text: str, concepts: Sequence[Concept]) -> str:
+    """`text` without the concepts' identifiers, which text encoders of metrics read as something else.
+
+    "a photo of an sks cat" -> "a photo of a cat"; "sks, cat, grass" -> "cat, grass". The identifier of a relation is
+    replaced by its description. Spaces are made single.
+    """
+    text = " ".join(text.split())
+    for concept in concepts:
+        if not concept.identifier:
+            continue
+        words = concept.description if concept.kind == "relation" else ""
+        alone = rf"(?<!\w){re.escape(concept.identifier)}(?!\w)"
+        if not words:
+            text = re.sub(rf"(^|,) ?{alone} ?(?=,|$)", "", text, flags=re.IGNORECASE).lstrip(" ,")
+        pattern = rf"(?P<article>\ban? )?{alone}(?: {alone})*(?= ?(?P<next>\w?))"
+        text = re.sub(pattern, lambda found, words=words: _rejoined(found, words), text, flags=re.IGNORECASE)
+        text = re.sub(r" +(?=[,.;:!?]|$)", "", " ".join(text.split()))
+    return text
+
+
+def _rejoined(found: re.Match, words: str) -> str:
+    """What stands in the place of "an sks cat": an article that fits what follows it now."""
+    first = (words or found["next"])[:1].lower()
+    if not found["article"] or not first:
+        return words
+    return f"{found['article'][0]}{'n' if first in 'aeiou' else ''} {words}"
+
+
+def prompt_of(text: str, concepts: Sequence[Concept], split: Literal["train", "held-out"] = "held-out") -> Prompt:
+    """The prompt whose stripped form is `strip_identifiers(text)`."""
+    return Prompt(text=text, stripped=strip_identifiers(text, concepts), split=split)

@@ -1,0 +1,86 @@
+"""Which concept of a set the prompts ask for, and whether they ask for it at all: told before anything is drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..core.errors import FewShotError
+from ..core.values import Concept, PromptSet, Sample, TrainingSet
+from .metrics.relation import entities
+from .prompts.lists import DREAMBENCH_OF, INSTRUCTBOOTH, REVERSION
+from .prompts.sets import POCKETS
+
+SUBJECTS = (*DREAMBENCH_OF, *INSTRUCTBOOTH.values(), POCKETS)
+
+
+def asked_about(pictures: TrainingSet, prompts: PromptSet) -> tuple[Concept, tuple[Sample, ...], tuple[str, ...]]:
+    """The concept that the prompts name, its references (those that show it alone), and a line on what is left out.
+
+    Of a set of several it is the first whose identifier stands in a prompt, else the first whose noun does, else the
+    first one. What was pasted from a reference is no reference.
+
+    Raises:
+        FewShotError: the concept has no reference, or no prompt asks for it.
+    """
+    number = _named(pictures.concepts, prompts)
+    concept = pictures.concepts[number]
+    if not pictures.references:
+        raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
+    own = [sample for sample in pictures.references if sample.concept == number]
+    alone = tuple(sample for sample in own if not sample.others and not sample.pasted)
+    if not alone:
+        raise FewShotError(
+            f"the set holds no picture that shows {concept.phrase} alone, only {len(own)} composites: connect the set "
+            "that they were made from"
+        )
+    check_asked(prompts, concept)
+    told: tuple[str, ...] = ()
+    if len(pictures.concepts) > 1:
+        others = ", ".join(other.phrase for other in pictures.concepts if other is not concept)
+        told = (
+            f"likeness to {others}: pictures are compared with {concept.phrase}, whom the prompts name; connect "
+            "prompts about another one to measure it",
+        )
+    return concept, alone, told
+
+
+def _named(concepts: Sequence[Concept], prompts: PromptSet) -> int:
+    for word in ("identifier", "noun"):
+        for number, concept in enumerate(concepts):
+            if any(_holds(prompt.text, getattr(concept, word)) for prompt in prompts.prompts):
+                return number
+    return 0
+
+
+def check_asked(prompts: PromptSet, concept: Concept) -> None:
+    """Raises FewShotError unless prompts ask for the concept: for the subject's noun, or for the relation's words."""
+    if not prompts.prompts:
+        return
+    if concept.kind == "relation":
+        if concept.description.strip():
+            for prompt in prompts.prompts:
+                entities(prompt.stripped, concept.description)
+    elif concept.noun and not any(_holds(prompt.stripped, concept.noun) for prompt in prompts.prompts):
+        raise FewShotError(
+            f'no prompt names the {concept.noun} that the set shows: "{prompts.prompts[0].stripped}"; give Prompt Set '
+            "the same SET"
+        )
+
+
+def check_kind(name: str, concept: Concept) -> None:
+    """Raises FewShotError where the prompt set `name` asks for relations and `concept` is a subject, or the reverse."""
+    if name == REVERSION and concept.kind != "relation":
+        raise FewShotError(
+            f"{REVERSION} asks for relations, but the set shows a subject ({concept.phrase}): choose a set of prompts "
+            "for subjects, or connect Relation Pictures"
+        )
+    if name in SUBJECTS and concept.kind == "relation":
+        raise FewShotError(
+            f"{name} asks for subjects, but the set shows a relation ({concept.phrase}): choose {REVERSION} or your "
+            "own lines"
+        )
+
+
+def _holds(text: str, word: str) -> bool:
+    return bool(word) and re.search(rf"(?<!\w){re.escape(word)}s?(?!\w)", text, re.IGNORECASE) is not None

@@ -1,0 +1,1 @@
+"""Metrics: each gives pictures a score."""

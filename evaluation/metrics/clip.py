@@ -1,0 +1,131 @@
+"""Metrics that see by a CLIP: likeness to a text, to one text over others, and to pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ...core.errors import FewShotError
+from ...core.values import Prompt
+from ...vision.embedders.clip import Clip, Seer
+from .metric import check_pairs
+
+log = logging.getLogger(__name__)
+
+ARTICLES = {"a", "an", "the"}
+
+
+class ClipText:
+    """CLIP-T: the cosine of each picture and its prompt without identifiers."""
+
+    name = "CLIP-T"
+
+    def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
+        self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
+
+    @property
+    def model_id(self) -> str:
+        return self.clip.model_id
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
+        """Cosines (n,) in [-1, 1]; see `Metric`."""
+        check_pairs(images, prompts)
+        return (self.clip.images(images) * self.clip.texts([p.stripped for p in prompts])).sum(-1)
+
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return self.clip.fit(pixels, prompts)
+
+
+class ClipContrast(ClipText):
+    """CLIP-T contrast: the cosine of each picture and its prompt minus that with the words all prompts begin with.
+
+    With "a cat" before what each prompt adds, this is how much of what it adds the picture shows. Pictures differ in
+    how well a CLIP likes them whatever was asked for, and that cancels out: of an overfitted subject of the pocket it
+    orders the pictures of one prompt by the accessory asked for with an AUC of 0.92, where CLIP-T has 0.69.
+    """
+
+    name = "CLIP-T contrast"
+    beginning = ""
+    """what all prompts begin with, without identifiers"""
+
+    def compare(self, prompts: Sequence[Prompt]) -> None:
+        """Take the words that `prompts` begin with. FewShotError where they share none, or differ in nothing."""
+        self.beginning = shared_beginning([prompt.stripped for prompt in prompts])
+        if not self.beginning:
+            some = "; ".join(list(dict.fromkeys(prompt.stripped for prompt in prompts))[:3])
+            raise FewShotError(
+                f"{self.name} compares each prompt with the words that all of them begin with, and these begin with "
+                f"none but articles in common, or do not differ ({some}): write them as 'a cat playing soccer', 'a cat "
+                "in a box', or take CLIP-T in its place"
+            )
+        log.info("%s compares each prompt with %r", self.name, self.beginning)
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
+        """Differences of cosines (n,) in [-2, 2]; see `Metric`. Exactly 0 for a prompt that adds nothing."""
+        check_pairs(images, prompts)
+        return (self.clip.images(images) * self._added(prompts)).sum(-1)
+
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
+    ) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return (self.clip.seen(pixels) * self._added(prompts).to(pixels.device)).sum(-1)
+
+    def _added(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """(n, D): what the prompts add, as differences of embeddings on the CPU."""
+        adds = torch.tensor([_words(prompt.stripped) != _words(self.beginning) for prompt in prompts])
+        added = self.clip.texts([prompt.stripped for prompt in prompts]) - self.clip.texts([self.beginning])
+        return added * adds.unsqueeze(-1)
+
+
+def shared_beginning(texts: Sequence[str]) -> str:
+    """The words that all texts begin with, whatever their case and punctuation; nothing where they do not differ, or
+    share no more than articles."""
+    different = {tuple(_words(text)) for text in texts}
+    places = zip(*different, strict=False)
+    same = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, places)]
+    return " ".join(same) if len(different) > 1 and set(same) - ARTICLES else ""
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip(",.;:!?").casefold() for part in text.split()) if word]
+
+
+class ClipImage:
+    """CLIP-I: the mean cosine of each picture and every reference (DreamBooth, Ruiz et al. 2023)."""
+
+    name = "CLIP-I"
+
+    def __init__(self, clip: Path | Seer, device: torch.device | str = "cpu"):
+        self.clip = Clip(clip, device) if isinstance(clip, Path) else clip
+
+    @property
+    def model_id(self) -> str:
+        return self.clip.model_id
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError without references."""
+        check_pairs(images, prompts)
+        if not references:
+            raise FewShotError("CLIP-I compares with pictures of the subject and there are none; connect its pictures")
+        return (self.clip.images(images) @ self.clip.images(references).T).mean(-1)
+
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return (self.clip.seen(pixels) @ self.clip.images(references).to(pixels.device).T).mean(-1)

@@ -1,0 +1,124 @@
+"""How different pictures of one prompt are, and how far the class itself has drifted (DreamBooth, section 4.3)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...core.errors import FewShotError
+from ...core.weight_files import UnpicklingError
+from .likeness import Eyes, check_references
+
+log = logging.getLogger(__name__)
+SIDE = 256  # pixels at which LPIPS compares
+ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file
+
+Distance = Callable[[Sequence[Image.Image]], torch.Tensor]
+"""The distances (n, n) of n pictures of one prompt."""
+
+
+def diversity(images: Sequence[Image.Image], groups: Sequence[object], distance: Distance) -> float:
+    """DIV: the mean distance of two pictures of the same group (a prompt), over all such pairs. Higher is more varied.
+
+    Raises:
+        FewShotError: no group has two pictures.
+    """
+    if len(images) != len(groups):
+        raise FewShotError(f"{len(images)} pictures cannot lie in {len(groups)} groups; name the group of each")
+    places: dict[object, list[int]] = {}
+    for number, name in enumerate(groups):
+        places.setdefault(name, []).append(number)
+    found: list[float] = []
+    for numbers in places.values():
+        if len(numbers) > 1:
+            own = [images[number] for number in numbers]  # which may be read from the disk only now
+            table = distance(own)
+            found += [float(table[i, j]) for i, j in combinations(range(len(own)), 2)]
+    if not found:
+        raise FewShotError("diversity compares pictures of one prompt; draw at least two of each (raise the count)")
+    return sum(found) / len(found)
+
+
+def apart(eyes: Eyes) -> Distance:
+    """1 - cosine of the embeddings: what stands in where LPIPS is not installed."""
+    return _Apart(eyes)
+
+
+@dataclass(frozen=True)
+class _Apart:
+    eyes: Eyes
+
+    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        seen = self.eyes.images(images)
+        return 1 - seen @ seen.T
+
+
+def lpips_weights(folders: Sequence[Path]) -> Path | None:
+    """AlexNet's weights where `lpips` is installed and they lie in one of the folders or torch's own cache.
+
+    The package itself would fetch them on its first use, which nothing here does unasked.
+    """
+    if importlib.util.find_spec("lpips") is None:
+        return None
+    places = [*folders, Path(torch.hub.get_dir()) / "checkpoints"]
+    return next((folder / ALEXNET for folder in places if (folder / ALEXNET).is_file()), None)
+
+
+def opened_lpips(file: Path) -> Distance:
+    """LPIPS with torchvision's AlexNet of `file`, opened on first use.
+
+    Raises, when it is used, FewShotError where the file does not hold it.
+    """
+
+    @cache
+    def model() -> torch.nn.Module:
+        log.info("opening LPIPS with %s", file)
+        made = importlib.import_module("lpips").LPIPS(net="alex", pnet_rand=True, verbose=False)
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+            own = {name: found[f"features.{name.split('.', 1)[1]}"] for name in made.net.state_dict()}
+            made.net.load_state_dict(own)
+        except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+            raise FewShotError(f"{file} does not hold torchvision's AlexNet ({error}); fetch it again") from error
+        return made.eval().requires_grad_(False)
+
+    def table(images: Sequence[Image.Image]) -> torch.Tensor:
+        return perceptual(model())(images)
+
+    return table
+
+
+def perceptual(model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Distance:
+    """LPIPS (Zhang et al. 2018) by a model of the package, such as `lpips.LPIPS(net="alex")`."""
+
+    @torch.no_grad()
+    def table(images: Sequence[Image.Image]) -> torch.Tensor:
+        sized = [np.asarray(i.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for i in images]
+        tensors = [torch.from_numpy(a.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for a in sized]
+        found = torch.zeros(len(images), len(images))
+        for i, j in combinations(range(len(images)), 2):
+            found[i, j] = found[j, i] = float(model(tensors[i], tensors[j]))
+        return found
+
+    return table
+
+
+def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image], eyes: Eyes) -> float:
+    """PRES: the mean cosine of pictures of the class alone ("a photo of a cat") and the subject's references.
+
+    It should stay at the untrained base's level: where it rises, the class has drifted towards the subject.
+    """
+    check_references("language drift", references)
+    if not drawn:
+        raise FewShotError("language drift needs pictures of the class alone; draw at least one")
+    return float((eyes.images(drawn) @ eyes.images(references).T).mean())

@@ -1,0 +1,153 @@
+"""Likeness to the subject's own pictures: DINO of whole pictures, and any likeness of the subject's cut-out alone."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+
+from ...core.errors import FewShotError
+from ...core.values import Prompt
+from ...vision.embedders.dino import Dino
+from .cut_out import Cutter
+from .metric import check_pairs
+
+log = logging.getLogger(__name__)
+GROUND = (127, 127, 127)
+MARGIN = 0.08  # of the subject's longer side, around its cut-out
+FEWEST_PIXELS = 16  # of a mask that counts as found
+
+Segment = Callable[[Image.Image], "Image.Image | None"]
+"""Gives the mask of the subject in a picture (mode L, white on it), or None where it is not there."""
+
+
+class Eyes(Protocol):
+    """What gives pictures unit embeddings: a `Clip`, a `Dino`."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
+
+
+class DinoImage:
+    """DINO: the mean cosine of each picture's class token and every reference's (DreamBooth, Ruiz et al. 2023).
+
+    It is called DINOv2 or DINOv3 where the folder holds one. It rewards copying a reference, pose and ground included:
+    read it beside CLIP-T and the masked likeness.
+    """
+
+    def __init__(self, dino: Path | Dino, device: torch.device | str = "cpu"):
+        self.dino = dino if isinstance(dino, Dino) else Dino(dino, device)
+        self.name = name_of(self.dino.kind)
+
+    @property
+    def model_id(self) -> str:
+        return self.dino.model_id
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError without references."""
+        check_pairs(images, prompts)
+        check_references(self.name, references)
+        return (self.dino.images(images) @ self.dino.images(references).T).mean(-1)
+
+    def gradient(
+        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        return (self.dino.seen(pixels) @ self.dino.images(references).to(pixels.device).T).mean(-1)
+
+
+def name_of(kind: str) -> str:
+    """The metric's name for a model_type of transformers."""
+    if kind.startswith("dinov2"):
+        return "DINOv2"
+    return "DINOv3" if kind.startswith("dinov3") else "DINO"
+
+
+class MaskedLikeness:
+    """Likeness of the subject's cut-outs on a grey ground, on both sides: a copied background outside the masks earns
+    nothing.
+
+    A picture in which the subject is not found has the likeness 0; the log says how many there are, and so does the
+    model's id. `masks` are references with the masks that they have already (mode L, white on the subject), which win
+    over `segment`.
+    """
+
+    def __init__(self, eyes: Eyes, segment: Segment, name: str, masks: Sequence[tuple[Image.Image, Image.Image]] = ()):
+        self.eyes, self.segment = eyes, segment
+        self.masks = {_print(image): mask for image, mask in masks}
+        self.name = f"masked {name}"
+        self._found: dict[bytes, bool] = {}  # of each picture in which the subject was looked for
+
+    @property
+    def model_id(self) -> str:
+        """The model, what cuts out, and how often that found nothing so far: read it after scoring."""
+        by = f" by {self.segment.name}" if isinstance(self.segment, Cutter) else ""
+        asked, nothing = len(self._found), sum(not there for there in self._found.values())
+        told = f"; nothing found in {nothing} of {asked} pictures" if asked else ""
+        return f"{self.eyes.model_id} on cut-outs{by}{told}"
+
+    def scores(
+        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
+    ) -> torch.Tensor:
+        """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError without a reference in which the subject is found."""
+        check_pairs(images, prompts)
+        check_references(self.name, references)
+        known = [cut for cut in map(self._cut, references) if cut is not None]
+        if not known:
+            raise FewShotError(
+                f"{self.name}: the subject is found in none of the {len(references)} references; give them masks, or "
+                "choose another segmenter"
+            )
+        cuts = [self._cut(image) for image in images]
+        there = [number for number, cut in enumerate(cuts) if cut is not None]
+        scores = torch.zeros(len(images))
+        if len(there) < len(images):
+            log.warning("%s: no subject in %d of %d pictures", self.name, len(images) - len(there), len(images))
+        if there:
+            seen = self.eyes.images([cut for cut in cuts if cut is not None])
+            scores[there] = (seen @ self.eyes.images(known).T).mean(-1)
+        return scores
+
+    def _cut(self, image: Image.Image) -> Image.Image | None:
+        key = _print(image)
+        own = self.masks.get(key)
+        mask = own or self.segment(image)
+        cut = None if mask is None else cut_out(image, mask)
+        if own is None:
+            self._found[key] = cut is not None
+        return cut
+
+
+def _print(image: Image.Image) -> bytes:
+    return hashlib.sha256(f"{image.size}".encode() + image.convert("RGB").tobytes()).digest()
+
+
+def cut_out(image: Image.Image, mask: Image.Image) -> Image.Image | None:
+    """The subject on grey in a square with a small margin; None where the mask is as good as empty."""
+    white = mask.convert("L").resize(image.size, Image.Resampling.NEAREST).point([0] * 128 + [255] * 128)
+    box = white.getbbox()
+    if box is None or white.histogram()[255] < FEWEST_PIXELS:
+        return None
+    ground = Image.new("RGB", image.size, GROUND)
+    ground.paste(image.convert("RGB"), (0, 0), white)
+    left, top, right, bottom = box
+    side = round(max(right - left, bottom - top) * (1 + 2 * MARGIN))
+    square = Image.new("RGB", (side, side), GROUND)
+    cut = ground.crop(box)
+    square.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2))
+    return square
+
+
+def check_references(name: str, references: Sequence[Image.Image]) -> None:
+    """Raises FewShotError unless there is something to compare with."""
+    if not references:
+        raise FewShotError(f"{name} compares with pictures of the subject and there are none; connect its pictures")

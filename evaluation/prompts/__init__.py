@@ -1,0 +1,1 @@
+"""Lists and sets of prompts that are drawn for an evaluation."""

@@ -1,0 +1,130 @@
+"""A blind comparison in the report: one person says which of two pictures is better, and the page keeps count.
+
+The three questions are those of InstructBooth's human study (Chae et al. 2023, section 5): which is more like the
+subject, which follows the text better, which is better overall. Names are hidden, order and sides are random.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...core.errors import FewShotError
+from ...core.statistics import Interval
+from ...core.values import content_key
+from ..evaluate import Evaluation
+from .blind_test_page import MARKUP, SCRIPT, STYLE
+
+QUESTIONS = {
+    "subject": "Which one shows the subject of the references better?",
+    "text": "Which one follows the text better?",
+    "overall": "Which one is better overall?",
+}
+REFERENCES = 4
+QUALITY = 92
+LARGEST = 512  # pixels of a picture's side in the page
+Z = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A section of the report. `most` pairs at most, the same ones for the same evaluation."""
+
+    evaluation: Evaluation
+    most: int = 40
+    heading: str = "Blind comparison"
+    script: str = SCRIPT
+    style: str = STYLE
+
+    def html(self) -> str:
+        data = json.dumps(self.data(), ensure_ascii=False).replace("<", "\\u003c")
+        return MARKUP.replace("{data}", data)
+
+    def data(self) -> dict[str, Any]:
+        """What the page's script reads: pictures once each, and pairs of (prompt, picture, picture)."""
+        found = self.evaluation
+        chosen = pairs_of(found, self.most)
+        drawn = {f"{c}.{n}": _inlined(found.images[c][n]) for pair in chosen for c, n in (pair[:2], pair[2:])}
+        texts = [prompt.stripped for prompt in found.prompts]
+        told = [
+            {"a": f"{a}.{n}", "b": f"{b}.{m}", "text": texts[found.groups[n]], "names": [a, b]} for a, n, b, m in chosen
+        ]
+        questions = [
+            {"id": key, "text": text} for key, text in QUESTIONS.items() if key != "subject" or found.references
+        ]
+        return {
+            "key": content_key("votes", told, [c.name for c in found.candidates], sorted(drawn.values()))[:24],
+            "names": [candidate.name for candidate in found.candidates],
+            "questions": questions,
+            "references": [_inlined(picture) for picture in found.references[:REFERENCES]],
+            "pictures": drawn,
+            "pairs": told,
+        }
+
+
+def pairs_of(evaluation: Evaluation, most: int) -> list[tuple[int, int, int, int]]:
+    """(candidate, picture, candidate, picture) of the same prompt and seed: at most `most`, evenly over candidates."""
+    both = list(combinations(range(len(evaluation.candidates)), 2))
+    count = len(evaluation.groups)
+    rng = np.random.Generator(np.random.PCG64(0))
+    orders = [rng.permutation(count).tolist() for _ in both]
+    turns = [(a, n, b, n) for turn in range(count) for (a, b), n in zip(both, (o[turn] for o in orders), strict=True)]
+    return turns[:most]
+
+
+def win_rates(exported: Mapping[str, Any]) -> dict[str, dict[tuple[str, str], Interval]]:
+    """By question, for each pair of names: how often the first one won, with its Wilson interval; ties do not count.
+
+    Args:
+        exported: the JSON that the page exports.
+
+    Raises:
+        FewShotError: it is not such a file.
+    """
+    found: dict[str, dict[tuple[str, str], list[int]]] = {}
+    try:
+        for vote in exported["votes"]:
+            pair = (vote["a"], vote["b"])
+            counts = found.setdefault(vote["question"], {}).setdefault(pair, [0, 0])
+            if vote["winner"] is not None:
+                counts[0] += vote["winner"] == vote["a"]
+                counts[1] += 1
+    except (KeyError, TypeError) as error:
+        raise FewShotError(f"these are not votes exported by a report ({error!r}); export them again") from None
+    return {
+        question: {pair: wilson(wins, total) for pair, (wins, total) in rows.items()}
+        for question, rows in found.items()
+    }
+
+
+def wilson(wins: int, total: int) -> Interval:
+    """The share wins / total and its 95 % score interval (Wilson 1927); without a vote the share is not known."""
+    if not 0 <= wins <= total:
+        raise FewShotError(f"{wins} wins of {total} votes cannot be; count again")
+    if total == 0:
+        return Interval(math.nan, None, None, 0)
+    share, spread = wins / total, Z**2 / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), total)
+
+
+def _inlined(image: Image.Image) -> str:
+    """A data address; large pictures are reduced and kept as JPEG, small ones as they are."""
+    data = io.BytesIO()
+    if max(image.size) <= 128:
+        image.convert("RGB").save(data, "PNG")
+        return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    small = image.convert("RGB")
+    small.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    small.save(data, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

@@ -1,0 +1,227 @@
+"""Samples for comparing: every candidate draws the same prompts from the same noise, and none is drawn twice.
+
+A picture is found by the content key of all that makes it, so a further adapter costs its own pictures only.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import torch
+from PIL import Image
+
+from ..core.errors import FewShotError
+from ..core.progress import Silent, Watcher
+from ..core.values import Adapter, BaseModelRef, Prompt, PromptSet, content_key
+from ..models.adapters.apply import applied
+from ..models.contract import Networks
+from ..models.open import open_base
+from ..models.sampling import sample
+from .prompts.sets import TRIGGER, fitted
+from .report.grids import contact_sheet
+from .watermark import marked
+
+log = logging.getLogger(__name__)
+REVISION = 1  # of how a picture is drawn from its settings; raised when that changes
+PREVIEW = 12  # pictures
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What draws: the base alone, or with an adapter at a strength."""
+
+    name: str
+    adapter: Adapter | None = None
+    strength: float = 1.0
+
+    def text(self, prompt: Prompt) -> str:
+        """The prompt as it is given to the model: the base alone is asked without the identifier, which it never saw.
+
+        Raises:
+            FewShotError: the prompt leaves the trigger to the adapter, and its file names none.
+        """
+        if self.adapter is None:
+            return prompt.stripped
+        if TRIGGER in prompt.text and not self.adapter.trigger:
+            raise FewShotError(
+                f'the adapter {self.name} names no trigger phrase, but a prompt holds {TRIGGER}: "{prompt.text}"; give '
+                "Prompt Set the identifier"
+            )
+        return fitted(prompt.text, self.adapter.trigger) if TRIGGER in prompt.text else prompt.text
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """How each picture is drawn. `count` pictures of each prompt, from seeds that follow `seed`; 0 pixels: the base's.
+
+    `watermark` puts the invisible mark of `watermark.marked` into what is kept.
+    """
+
+    count: int = 1
+    seed: int = 0
+    steps: int = 30
+    guidance: float = 7.0
+    negative: str = ""
+    width: int = 0
+    height: int = 0
+    batch: int = 4
+    watermark: bool = False
+
+
+@dataclass(frozen=True)
+class Kept(Sequence[Image.Image]):
+    """Pictures that lie in their files. Each is read whenever it is asked for: thousands of them take no memory."""
+
+    files: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Kept: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | Kept:
+        return Kept(self.files[index]) if isinstance(index, slice) else _read(self.files[index])
+
+
+def draw(
+    base: BaseModelRef,
+    candidates: Sequence[Candidate],
+    prompts: PromptSet,
+    settings: DrawSettings,
+    cache: Path,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    tokenizer_folder: Path | None = None,
+) -> list[Kept]:
+    """The pictures of each candidate, prompt by prompt, `settings.count` of each. Cancelled work goes on where it was.
+
+    Raises:
+        FewShotError: an adapter is for another family than the base, or `cache` cannot be written.
+    """
+    watcher = watcher or Silent()
+    for one in candidates:
+        if one.adapter is not None and one.adapter.family != base.family:
+            raise FewShotError(
+                f"the adapter {one.name} is for {one.adapter.family} and the base {base.name} is {base.family}: choose "
+                "an adapter that was trained on the base's family"
+            )
+    work = [_files(base, one, prompts, settings, cache) for one in candidates]
+    total = sum(map(len, work))
+    # a prompt that stands twice in the set, or a strength that does, is drawn once
+    missing = [list({job.file: job for job in jobs if not job.file.is_file()}.values()) for jobs in work]
+    done = total - sum(map(len, missing))
+    log.info("%d of %d samples are there already", done, total)
+    if done < total:
+        with open_base(base, device, watcher, tokenizer_folder=tokenizer_folder) as networks:
+            for one, jobs in zip(candidates, missing, strict=True):
+                with _wearing(networks, one):
+                    for start in range(0, len(jobs), settings.batch):
+                        watcher.check()
+                        some = jobs[start : start + settings.batch]
+                        pictures = _sampled(networks, one, some, settings, watcher)
+                        done += len(some)
+                        sheet = contact_sheet(pictures[:PREVIEW], [job.text for job in some[:PREVIEW]])
+                        watcher.progress(done, total, f"{one.name}: {done} of {total} samples", sheet)
+    watcher.progress(total, total, f"{total} samples")
+    return [Kept(tuple(job.file for job in jobs)) for jobs in work]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One picture: what is asked for, and where it is kept."""
+
+    text: str
+    seed: int
+    file: Path
+
+
+def _files(base: BaseModelRef, one: Candidate, prompts: PromptSet, settings: DrawSettings, cache: Path) -> list[_Job]:
+    how = (settings.steps, settings.guidance, settings.negative, settings.width, settings.height, settings.watermark)
+    model = (base.key, base.dtype, base.clip_skip, base.prediction, base.zero_snr)
+    worn = None if one.adapter is None else (one.adapter.key, one.strength)
+    jobs = []
+    for prompt in prompts.prompts:
+        text = one.text(prompt)
+        for number in range(settings.count):
+            seed = (settings.seed + number) % 2**63
+            key = content_key("Sample", REVISION, model, worn, text, seed, how)
+            jobs.append(_Job(text, seed, cache / key[:2] / f"{key[2:34]}.png"))
+    return jobs
+
+
+@contextmanager
+def _wearing(networks: Networks, one: Candidate) -> Iterator[None]:
+    with applied(networks, [(one.adapter, one.strength)] if one.adapter is not None else []):
+        yield
+
+
+def _sampled(
+    networks: Networks, one: Candidate, jobs: Sequence[_Job], settings: DrawSettings, watcher: Watcher
+) -> list[Image.Image]:
+    """Draws the jobs and keeps each picture in its file."""
+    drawn = sample(
+        networks,
+        [job.text for job in jobs],
+        [job.seed for job in jobs],
+        negative=settings.negative,
+        width=settings.width or networks.resolution,
+        height=settings.height or networks.resolution,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        batch=settings.batch,
+        watcher=_Cancel(watcher),
+    )
+    if not math.isfinite(float(drawn.sum())):
+        raise FewShotError(f"the pictures of {one.name} hold no numbers (NaN); set the base's dtype to float32")
+    pictures = [Image.fromarray(v.numpy()) for v in (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1)]
+    if settings.watermark:
+        pictures = [marked(picture) for picture in pictures]
+    for job, picture in zip(jobs, pictures, strict=True):
+        _keep(picture, job.file)
+    return pictures
+
+
+def _keep(picture: Image.Image, file: Path) -> None:
+    draft = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.draft")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            picture.save(draft, "PNG", compress_level=4)
+            os.replace(draft, file)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise FewShotError(f"{file} cannot be written: {error.strerror or error}; free some space or rights") from None
+
+
+def _read(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as picture:
+            return picture.convert("RGB")
+    except OSError as error:
+        raise FewShotError(f"the kept sample {file} is damaged ({error}); delete it and queue again") from None
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    """Lets the sampler be cancelled; progress is told picture by picture instead."""
+
+    outer: Watcher
+
+    def check(self) -> None:
+        self.outer.check()
+
+    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+        pass

@@ -1,0 +1,1 @@
+"""Adapters: put into networks, taken out, merged, and read from and written to files."""

@@ -1,0 +1,75 @@
+"""Weights trained in full: float32 copies in the place of frozen ones, and their differences from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ...core.values import Dense, Factor
+from ..stable_diffusion.names import with_text_model
+from .apply import check_fits, delta, find
+
+if TYPE_CHECKING:
+    from ..contract import Networks
+
+EVERYTHING = "all"
+"""the set of all parameters of the denoiser, which only full training has"""
+
+
+class DenseWeights:
+    """The weights and biases of some modules, trained in full; `parameters` by "<path>.weight" and "<path>.bias".
+
+    The denoiser then computes under autocast, since its trained weights are float32 whatever its compute type is.
+    """
+
+    def __init__(self, networks: Networks, paths: Iterator[str], begin: Mapping[str, Factor]):
+        self.parameters: dict[str, nn.Parameter] = {}
+        self._places: dict[str, tuple[nn.Module, str, nn.Parameter]] = {}
+        self._networks = networks
+        self._mixed = networks.mixed
+        roots = networks.roots()
+        with torch.inference_mode(False), torch.no_grad():
+            for path in paths:
+                module = find(roots, path)
+                for name, original in list(module.named_parameters(recurse=False)):
+                    trained = original.float() + _change(begin.get(path), name, original, path)
+                    self.parameters[f"{path}.{name}"] = nn.Parameter(trained.clone())
+                    self._places[f"{path}.{name}"] = (module, name, original)
+        self.use(True)
+
+    def use(self, trained: bool) -> None:
+        """Put the trained weights into the networks, or the ones from before."""
+        for key, (module, name, original) in self._places.items():
+            setattr(module, name, self.parameters[key] if trained else original)
+        half = self._networks.dtype != torch.float32
+        self._networks.mixed = self._mixed or (trained and half and bool(self._places))
+
+    def extract(self) -> dict[str, Dense]:
+        """What was added to each module's weight and bias: float32, on the CPU."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, (_, name, original) in self._places.items():
+            change = self.parameters[key].detach() - original.float()
+            found.setdefault(key.removesuffix(f".{name}"), {})[name] = change.to("cpu", copy=True)
+        return {path: Dense(parts["weight"], parts.get("bias")) for path, parts in found.items()}
+
+
+def _change(factor: Factor | None, name: str, original: Tensor, path: str) -> Tensor:
+    """What an adapter that is trained on from adds to a parameter."""
+    nothing = torch.zeros((), device=original.device)
+    if factor is None:
+        return nothing
+    if name == "weight":
+        check_fits(path, factor, original.shape)
+        return delta(factor, original.device, original.shape)
+    bias = factor.bias if isinstance(factor, Dense) else None
+    return nothing if bias is None else bias.to(original.device, torch.float32).reshape(original.shape)
+
+
+def modules_with_weights(root: str, network: nn.Module) -> Iterator[str]:
+    """The paths of all modules of a network that hold parameters of their own."""
+    for name, module in network.named_modules():
+        if next(module.named_parameters(recurse=False), None) is not None:
+            yield f"{root}.{with_text_model(name) if root != 'unet' else name}"

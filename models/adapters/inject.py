@@ -1,0 +1,265 @@
+"""What is trained: parameter sets, LoRA layers put into the networks and taken out again, and adapters switched on.
+
+Module paths are those of `Adapter`: diffusers' names with the network in front, text encoders always with `text_model`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import FewShotError
+from ...core.values import NOISY_FROM, Adapter, Factor, LowRank
+from ..stable_diffusion.names import with_text_model
+from .apply import applied, unwrapped
+from .dense import EVERYTHING, DenseWeights, modules_with_weights
+from .learned_tokens import LearnedWords, WordRule
+from .lora_layers import LoraSpec, place, start, unwrap, up_of, within_widths, wrap
+from .timestep_range import only_noisy
+
+if TYPE_CHECKING:
+    from ..contract import Networks
+
+__all__ = ["EVERYTHING", "PARAMETER_SETS", "Full", "Injected", "LoraSpec", "applied", "inject", "paths_of_set"]
+
+PARAMETER_SETS: Mapping[str, str] = MappingProxyType(
+    {
+        "cross_kv": r"unet\..*attn2\.to_[kv]",
+        "cross": r"unet\..*attn2\.to_(q|k|v|out\.0)",
+        "self": r"unet\..*attn1\.to_(q|k|v|out\.0)",
+        "attention": r"unet\..*attn[12]\.to_(q|k|v|out\.0)",
+        "attention_ff": r"unet\..*(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))",
+        "feed_forward": r"unet\..*ff\.net\.(0\.proj|2)",
+        "text": r"text_encoder(_2)?\..*self_attn\.(q|k|v|out)_proj",
+    }
+)
+"""Which linear layers a set trains, as a regular expression on whole module paths. "cross_kv" are the projections of
+the prompt (Kumari et al. 2023, Custom Diffusion); "attention" is the usual choice (Hu et al. 2021)."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """Trained in full: the weights themselves, not a low-rank update of them."""
+
+
+Spec = LoraSpec | Full
+
+
+def paths_of_set(networks: Networks, name: str) -> tuple[str, ...]:
+    """The module paths of a parameter set in these networks. Raises FewShotError for an unknown or an empty set."""
+    if name == EVERYTHING:
+        return tuple(modules_with_weights("unet", networks.unet))
+    if name not in PARAMETER_SETS:
+        raise FewShotError(f"'{name}' is no parameter set: choose one of {', '.join(PARAMETER_SETS)}")
+    pattern = re.compile(PARAMETER_SETS[name])
+    found = tuple(
+        path
+        for root, network in networks.roots().items()
+        for path in _module_paths(root, network)
+        if pattern.fullmatch(path)
+    )
+    if not found:
+        raise FewShotError(f"the parameter set '{name}' is empty in {networks.ref.name}: choose another set")
+    return found
+
+
+def _module_paths(root: str, network: nn.Module) -> Iterator[str]:
+    for name, module in network.named_modules():
+        if isinstance(unwrapped(module), nn.Linear) and not re.search(r"\.(base_layer|lora_[AB])\b", name):
+            yield f"{root}.{with_text_model(name) if root != 'unet' else name}"
+
+
+# -------------------------------------------------------------------------------------------------------- injection
+
+
+@dataclass
+class Injected:
+    """What is trained in the networks. `parameters` are trainable and float32, by stable names.
+
+    Low-rank layers are "<path>.lora_down" (rank, in) and "<path>.lora_up" (out, rank), weights trained in full
+    "<path>.weight" and "<path>.bias", learned words "token.<word>.<encoder>". What the adapter that training started
+    from has outside of them stays applied, and goes into `extract`.
+    """
+
+    parameters: dict[str, nn.Parameter]
+    _family: str
+    _layers: dict[str, Any]
+    _pairs: dict[str, tuple[LoraSpec, nn.Parameter, nn.Parameter]]
+    _kept: Adapter | None
+    _networks: Networks
+    _words: LearnedWords
+    _dense: DenseWeights
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _noisy_from: float = 0.0
+
+    @property
+    def rules(self) -> Mapping[str, WordRule]:
+        """What holds for the words' parameters, by their names."""
+        return self._words.rules
+
+    def extract(self, trigger: str = "", metadata: Mapping[str, str] | None = None) -> Adapter:
+        """The adapter as it is now, with copies on the CPU in float32."""
+        factors: dict[str, Factor] = dict(self._kept.factors) if self._kept else {}
+        for path, (spec, *pair) in self._pairs.items():
+            down, up = (parameter.detach().to("cpu", copy=True) for parameter in pair)
+            factors[path] = LowRank(up, down, float(spec.alpha))
+        factors |= self._dense.extract()
+        span = {NOISY_FROM: f"{self._noisy_from:g}"} if self._noisy_from else {}
+        return Adapter(factors, self._family, trigger, self._words.extract(), dict(metadata or {}) | span)
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Set the parameters to `state`, which has exactly their names and shapes."""
+        if set(state) != set(self.parameters):
+            odd = sorted(set(state) ^ set(self.parameters))[0]
+            raise FewShotError(f"the saved state does not fit: it has {len(state)} tensors, first difference {odd}")
+        for name, parameter in self.parameters.items():
+            if state[name].shape != parameter.shape:
+                raise FewShotError(
+                    f"the saved state does not fit: {name} has the shape {tuple(state[name].shape)}, "
+                    f"{tuple(parameter.shape)} is needed"
+                )
+            parameter.copy_(state[name])
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Without what is trained: the networks as they were before (adapters applied below stay on)."""
+        pairs = [parameter for _, *pair in self._pairs.values() for parameter in pair]
+        trained = [p.requires_grad for p in pairs]
+        for layer in self._layers.values():
+            layer.enable_adapters(False)
+        self._dense.use(False)
+        self._words.forget()
+        try:
+            yield
+        finally:
+            self._words.recall()
+            self._dense.use(True)
+            for layer in self._layers.values():
+                layer.enable_adapters(True)
+            for parameter, flag in zip(pairs, trained, strict=True):
+                parameter.requires_grad_(flag)
+
+    def remove(self) -> None:
+        """Take everything out; the networks are as before, bit for bit."""
+        unwrap(self._networks, self._layers)
+        self._dense.use(False)
+        self._words.remove()
+        self._layers, self.parameters = {}, {}
+        self._stack.close()
+
+
+def inject(
+    networks: Networks,
+    sets: Mapping[str, Spec | tuple[int, float]],
+    seed: int,
+    start_from: Adapter | None = None,
+    words: LearnedWords | None = None,
+    beneath: Adapter | None = None,
+    noisy_from: float = 0.0,
+) -> Injected:
+    """Train the chosen parameter sets, low-rank or in full, and `words`; where sets overlap the first one counts.
+
+    A new low-rank layer does nothing at first: `up` is zero and `down` is drawn as nn.Linear's weight, from a stream
+    that depends on `seed` and the layer's path alone. `start_from` is trained on: its factors in the chosen layers
+    become the start, those elsewhere stay applied. `beneath` stays applied as it is until `remove`, with what is
+    trained on or off, and is no part of `extract`. With `noisy_from` above 0 low-rank layers count from that share of
+    the schedule on, and so do those of `start_from`.
+    """
+    _check_span(start_from, bool(sets), noisy_from)
+    stack, layers = ExitStack(), {}
+    if beneath is not None:
+        stack.enter_context(applied(networks, [(beneath, 1.0)]))
+    try:
+        words = LearnedWords(networks, (), start_from) if words is None else words
+    except BaseException:
+        stack.close()
+        raise
+    try:
+        specs = _specs_by_path(networks, sets, bool(words.parameters))
+        low_rank = within_widths(networks, {path: s for path, s in specs.items() if isinstance(s, LoraSpec)})
+        full = [path for path, spec in specs.items() if isinstance(spec, Full)]
+        begin, dense_begin, kept = _split(start_from, low_rank, full, networks)
+        if kept is not None and kept.factors:
+            stack.enter_context(applied(networks, [(replace(kept, embeddings={}), 1.0)]))
+        with torch.inference_mode(False):
+            pairs = {}
+            layers = wrap(networks, low_rank)
+            for path, spec in low_rank.items():
+                first = start(layers[path].base_layer, spec, seed, path, begin.get(path))
+                pairs[path] = (spec, *place(layers[path], spec, first))
+                if noisy_from:
+                    only_noisy(up_of(layers[path]), networks, noisy_from)
+            dense = DenseWeights(networks, iter(full), dense_begin)
+    except BaseException:
+        unwrap(networks, layers)
+        stack.close()
+        words.remove()
+        raise
+    parameters = {}
+    for path, (spec, down, up) in pairs.items():
+        parameters |= ({f"{path}.lora_down": down} if spec.block is None else {}) | {f"{path}.lora_up": up}
+    parameters |= {**dense.parameters, **words.parameters}
+    span = noisy_from or (start_from.noisy_from if start_from is not None else 0.0)
+    return Injected(parameters, networks.family.name, layers, pairs, kept, networks, words, dense, stack, span)
+
+
+def _check_span(start_from: Adapter | None, layers: bool, noisy_from: float) -> None:
+    """Raise FewShotError where an adapter to train on from counts at other timesteps than what is trained."""
+    if start_from is not None and start_from.factors and layers and start_from.noisy_from != noisy_from:
+        given, wanted = (
+            f"from {s:g} of the schedule on" if s else "always" for s in (start_from.noisy_from, noisy_from)
+        )
+        raise FewShotError(
+            f"the LoRA to train on from counts {given}, and what is trained here {wanted}: choose one that was "
+            "trained in the same way"
+        )
+
+
+def _specs_by_path(networks: Networks, sets: Mapping[str, Spec | tuple[int, float]], words: bool) -> dict[str, Spec]:
+    if not sets and not words:
+        raise FewShotError(f"no parameter set is chosen: choose among {', '.join(PARAMETER_SETS)}")
+    specs: dict[str, Spec] = {}
+    for name, spec in sets.items():
+        spec = LoraSpec(*spec) if isinstance(spec, tuple) else spec
+        if name == EVERYTHING and not isinstance(spec, Full):
+            raise FewShotError("all parameters of the denoiser can only be trained in full: choose another set or full")
+        for path in paths_of_set(networks, name):
+            specs.setdefault(path, spec)
+    return specs
+
+
+def _split(
+    adapter: Adapter | None, low_rank: Mapping[str, LoraSpec], full: Sequence[str], networks: Networks
+) -> tuple[dict[str, LowRank], dict[str, Factor], Adapter | None]:
+    """The factors to begin from by path, those of weights trained in full, and the adapter without both."""
+    if adapter is None:
+        return {}, {}, None
+    if adapter.family != networks.family.name:
+        raise FewShotError(
+            f"the LoRA to train on from is for {adapter.family}, the base model is {networks.family.name}"
+        )
+    begin: dict[str, LowRank] = {}
+    for path, factor in adapter.factors.items():
+        if path not in low_rank:
+            continue
+        if not isinstance(factor, LowRank) or factor.mid is not None:
+            raise FewShotError(
+                f"{path} of the LoRA to train on from is no plain low-rank pair: it cannot be trained on"
+            )
+        if factor.rank > low_rank[path].rank:
+            raise FewShotError(
+                f"the LoRA to train on from has rank {factor.rank} in {path}, and rank {low_rank[path].rank} is "
+                f"chosen: choose rank {factor.rank} or more"
+            )
+        begin[path] = factor
+    dense = {path: factor for path, factor in adapter.factors.items() if path in set(full)}
+    rest = {path: factor for path, factor in adapter.factors.items() if path not in begin and path not in dense}
+    return begin, dense, replace(adapter, factors=rest)

@@ -1,0 +1,120 @@
+"""The metadata of LoRA and embedding files: kohya's `ss_*` keys, ModelSpec 1.0.1 and the hashes that readers use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from ...core.values import Adapter, LowRank
+from ..stable_diffusion.variants import FAMILIES, Family
+
+WORD = "fewshot.word"
+"""in an embedding file: the word that its vectors stand for in prompts of this pack"""
+BASE_NAME, BASE_KEY = "ss_sd_model_name", "fewshot.base_key"
+"""the name of the base that was trained on, and its content key, which tells bases of one name apart"""
+SOURCES = "fewshot.sources"
+"""in an adapter made of several: a line of JSON for each, with its trigger, strength and facts of its training"""
+FACTS = (
+    BASE_NAME, BASE_KEY, "ss_max_train_steps", "ss_steps", "ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr",
+    "ss_lr_scheduler", "ss_lr_warmup_steps", "ss_optimizer", "ss_max_grad_norm", "ss_seed", "ss_resolution",
+    "ss_min_snr_gamma", "ss_noise_offset", "ss_prior_loss_weight", "ss_batch_size_per_device", "ss_num_train_images",
+    "ss_num_reg_images",
+)  # fmt: skip
+"""what is told of a training; other tools' lists of files and captions are not among it"""
+_SPEC = "modelspec."
+_STATED = ("modelspec.resolution", "modelspec.description", "modelspec.author", "modelspec.prediction_type")
+"""what an adapter may say of itself; the rest follows from what is written"""
+
+
+def lora_metadata(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -> dict[str, str]:
+    """Everything that goes into a LoRA file's header; what the adapter says of its training wins."""
+    family = FAMILIES[adapter.family]
+    ranks = [f.rank for f in adapter.factors.values() if isinstance(f, LowRank)]
+    alphas = [f.alpha for f in adapter.factors.values() if isinstance(f, LowRank)]
+    metadata = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": _common(ranks),
+        "ss_network_alpha": _common(alphas),
+        "ss_network_args": "{}",
+        "ss_base_model_version": family.base_model_version,
+        "ss_v2": str(family.name == "sd2"),
+    }
+    if adapter.trigger:
+        metadata["ss_tag_frequency"] = json.dumps({title: {adapter.trigger: 1}})
+    metadata = metadata | dict(adapter.metadata) | {"ss_output_name": title}
+    metadata |= _model_spec(adapter, family, title, family.architectures[0])
+    return metadata | _hashes(tensors, metadata)
+
+
+def embedding_metadata(adapter: Adapter, title: str) -> dict[str, str]:
+    """The header of an embedding file: what the adapter says of its training, and nothing of a LoRA's network."""
+    family = FAMILIES[adapter.family]
+    of_several = {SOURCES: adapter.metadata[SOURCES]} if SOURCES in adapter.metadata else {}
+    told = facts_of(adapter.metadata) | of_several
+    return told | _model_spec(adapter, family, title, family.architectures[1])
+
+
+def facts_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The facts of a training that are told."""
+    return {name: metadata[name] for name in FACTS if name in metadata}
+
+
+def lines_of(adapters: Sequence[tuple[Adapter, float]]) -> str:
+    """What goes under `SOURCES` of an adapter made of these at these strengths.
+
+    One that is made of several itself gives its own lines, at strengths that are multiplied.
+    """
+    told: list[dict[str, Any]] = []
+    for adapter, strength in adapters:
+        own = sources_in(adapter.metadata) or [{"trigger": adapter.trigger, **facts_of(adapter.metadata)}]
+        told += [{**one, "strength": round(strength * one.get("strength", 1.0), 4)} for one in own]
+    return "\n".join(json.dumps(one, ensure_ascii=False) for one in told)
+
+
+def sources_in(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Those lines, read; none where there are none or another tool wrote something else there."""
+    try:
+        found = [json.loads(line) for line in metadata.get(SOURCES, "").splitlines()]
+    except ValueError:
+        return []
+    whole = all(isinstance(one, dict) and isinstance(one.get("strength"), int | float) for one in found)
+    return found if whole else []
+
+
+def _common(values: list) -> str:
+    """The one value that all modules have, else "Dynamic", as kohya's tools write it."""
+    if not values:
+        return "0"
+    return f"{values[0]:g}" if len(set(values)) == 1 else "Dynamic"
+
+
+def _model_spec(adapter: Adapter, family: Family, title: str, architecture: str) -> dict[str, str]:
+    side = family.resolution
+    spec = {
+        "sai_model_spec": "1.0.1",
+        "architecture": architecture,
+        "implementation": family.implementation,
+        "title": title,
+        "resolution": f"{side}x{side}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    if adapter.trigger:
+        spec["trigger_phrase"] = adapter.trigger
+    stated = {key: adapter.metadata[key] for key in _STATED if key in adapter.metadata}
+    return {_SPEC + key: value for key, value in spec.items()} | stated
+
+
+def _hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """`sshs_*` over a file with the training keys alone, so that editing other metadata keeps the hashes."""
+    training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    data = safetensors.torch.save(dict(tensors), training)
+    body = memoryview(data)[8 + int.from_bytes(data[:8], "little") :]
+    model = hashlib.sha256(body).hexdigest()
+    legacy = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]
+    return {"sshs_model_hash": model, "sshs_legacy_hash": legacy, f"{_SPEC}hash_sha256": f"0x{model}"}

@@ -1,0 +1,151 @@
+"""Adapters that count at noisy timesteps only, where a picture's layout is decided; below, the base is as it is.
+
+Their low-rank pairs are not added to weights but computed beside them, and each row of a batch takes them by its own
+timestep, so that a batch may hold both kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from ...core.errors import FewShotError
+from ...core.values import Factor, LowRank
+
+if TYPE_CHECKING:
+    from ..contract import Networks
+
+
+def noisy_rows(networks: Networks, start: float, like: Tensor) -> Tensor:
+    """1 for the rows whose timestep is at least `start` of the schedule, else 0: (B, 1, ...) in the type of `like`."""
+    assert networks.times is not None  # a layer of the denoiser is called by `denoise` only
+    rows = networks.times.to(like.device) >= start * len(networks.schedule)
+    return rows.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+def only_noisy(layer: nn.Module, networks: Networks, start: float) -> RemovableHandle:
+    """Let what `layer` gives count for noisy rows only: exact zeros for the others, and no gradient from them."""
+
+    def switch(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * noisy_rows(networks, start, output)
+
+    return layer.register_forward_hook(switch)
+
+
+def check_span(path: str, factor: Factor) -> LowRank:
+    """The factor, where it can be used at some timesteps only. Raises FewShotError for other forms and networks."""
+    if not path.startswith("unet.") or not isinstance(factor, LowRank) or factor.mid is not None or factor.up.dim() > 2:
+        raise FewShotError(
+            f"the adapter counts at noisy timesteps only, and {path} of it is no plain low-rank pair of a linear layer "
+            "of the denoiser: train it again"
+        )
+    return factor
+
+
+def noisy_pairs(
+    layer: nn.Module, pairs: Sequence[tuple[LowRank, float]], networks: Networks, start: float
+) -> RemovableHandle:
+    """Add low-rank pairs at their strengths to what a linear layer gives for noisy rows, until the handle is gone."""
+    there = [(moved(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
+
+    def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        rows = noisy_rows(networks, start, output)
+        for factor, strength in there:
+            output = output + rows * pair_of(factor, strength, given[0], output)
+        return output
+
+    return layer.register_forward_hook(add)
+
+
+def moved(factor: LowRank, weight: Tensor) -> LowRank:
+    """The pair on the device of `weight`, so that no call waits for the host.
+
+    ComfyUI reads files under inference mode, whose tensors no gradient may pass: they are copied.
+    """
+    up, down = (part.to(weight.device) for part in (factor.up, factor.down))
+    up, down = (part.clone() if part.is_inference() else part for part in (up, down))
+    return replace(factor, up=up, down=down)
+
+
+def pair_of(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> Tensor:
+    """What a pair adds to a linear layer's `output` for its input `given`."""
+    down, up = (part.to(output.device, output.dtype) for part in (factor.down, factor.up))
+    return functional.linear(functional.linear(given.to(output.dtype), down), up) * (
+        strength * factor.alpha / factor.rank
+    )
+
+
+def switched(pairs: Mapping[str, LowRank], strength: float, first: float) -> Callable[..., Tensor]:
+    """What ComfyUI wraps around each call of a denoiser, so that pairs count for rows from timestep `first` on.
+
+    Args:
+        pairs: by the names of the linear layers beside which they stand.
+
+    A compiled denoiser would keep the hooks of its first call for all timesteps, so those calls are not compiled.
+    """
+    return cast("Callable[..., Tensor]", torch.compiler.disable(_Switched(dict(pairs), strength, first)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Switched:
+    pairs: dict[str, LowRank]
+    strength: float
+    first: float
+    there: dict[tuple[str, torch.device], LowRank] = field(default_factory=dict)
+    """the pairs on the devices where they were used, so that they go there once"""
+
+    def __call__(self, executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows = timesteps >= self.first
+        if not rows.any():
+            return executor(x, timesteps, *args, **kwargs)
+        rows = None if rows.all() else rows
+        handles = []
+        try:
+            for name in self.pairs:
+                module = executor.class_obj.get_submodule(name)
+                handles.append(module.register_forward_hook(self._beside(self._on(name, x), rows)))
+            with _uncompiled():
+                return executor(x, timesteps, *args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _on(self, name: str, x: Tensor) -> LowRank:
+        place = (name, x.device)
+        if place not in self.there:
+            self.there[place] = moved(self.pairs[name], x)
+        return self.there[place]
+
+    def _beside(
+        self, factor: LowRank, rows: Tensor | None
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        """A hook that adds the pair, to those of `rows` only where not all count.
+
+        Nodes of regional prompts give keys and values more rows than there are timesteps, and these alike.
+        """
+
+        def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            more = pair_of(factor, self.strength, given[0], output)
+            if rows is None:
+                return output + more
+            if len(rows) not in (1, len(output)):
+                raise FewShotError(
+                    f"{len(output)} rows of prompts stand beside {len(rows)} timesteps that differ, so the adapter of "
+                    "noisy timesteps does not know which of them count: leave regional prompts or the adapter out"
+                )
+            return output + rows.to(output.device, output.dtype).view(-1, *[1] * (output.dim() - 1)) * more
+
+        return add
+
+
+def _uncompiled() -> AbstractContextManager:
+    """Blocks of a denoiser that are compiled apart run as they are, which torch before 2.6 cannot do."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None else stance("force_eager")

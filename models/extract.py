@@ -1,0 +1,49 @@
+"""Full differences as low-rank adapters: the best of a rank, and how much it misses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..core.progress import Silent, Watcher
+from ..core.values import Dense, Factor, LowRank
+
+
+def low_rank(
+    differences: Mapping[str, Dense], rank: int, device: torch.device | str = "cpu", watcher: Watcher | None = None
+) -> tuple[dict[str, Factor], float]:
+    """The nearest pairs of at most `rank` to differences of weights (Eckart & Young 1936), and what they miss.
+
+    Matrices and convolutions become pairs; what has one dimension (norms) is kept as it is. Biases of matrices have no
+    place in a pair and are left out. The second value is the relative error over everything, in the Frobenius norm.
+    """
+    watcher = watcher or Silent()
+    found: dict[str, Factor] = {}
+    missed = whole = 0.0
+    for done, (path, change) in enumerate(differences.items()):
+        watcher.check()
+        if done % 20 == 0:
+            watcher.progress(done, len(differences), f"extracting an adapter: layer {done + 1} of {len(differences)}")
+        bias = 0.0 if change.bias is None else float(change.bias.double().square().sum())
+        whole += float(change.weight.double().square().sum()) + bias
+        if change.weight.dim() < 2:
+            found[path] = change
+            continue
+        found[path], left = _pair(change.weight, rank, device)
+        missed += left + bias
+    return found, math.sqrt(missed / whole) if whole else 0.0
+
+
+def _pair(weight: Tensor, rank: int, device: torch.device | str) -> tuple[LowRank, float]:
+    """The pair, balanced between up and down, and the square of what is left."""
+    matrix = weight.to(device, torch.float32).flatten(1)
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    kept = min(rank, len(s))
+    root = s[:kept].sqrt()
+    up, down = (u[:, :kept] * root).cpu(), (root[:, None] * v[:kept]).cpu()
+    if weight.dim() == 4:
+        up, down = up[:, :, None, None], down.reshape(kept, *weight.shape[1:])
+    return LowRank(up, down, float(kept)), float(s[kept:].double().square().sum())

@@ -1,0 +1,185 @@
+"""Opening base models: a checkpoint file, a folder in diffusers' layout, or weights that the host holds.
+
+Nothing here reaches the network. Weights are read tensor by tensor, cast, and put where they are to work; they are
+frozen, and let go when the context ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from ..core.errors import FewShotError
+from ..core.progress import Silent, Watcher
+from ..core.values import BaseModelRef, Loaded, content_key
+from ..core.weight_files import SUFFIXES, file_hash, open_tensors
+from .contract import Networks
+from .schedule import NoiseSchedule
+from .stable_diffusion.identify import Identity, identify_folder, identify_tensors
+from .stable_diffusion.load import ModelFolder, OriginalCheckpoint, Source, assemble, build_tokenizer
+from .stable_diffusion.variants import Family, family_named
+
+log = logging.getLogger(__name__)
+
+REVISION = 1
+"""raised when the same weights begin to give other results"""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+# ------------------------------------------------------------------------------------------------------ references
+
+
+def base_from_path(path: Path, dtype: str = "auto", clip_skip: int = 0) -> BaseModelRef:
+    """The base model in a .safetensors or .ckpt file or in a folder in diffusers' layout.
+
+    `clip_skip` counts text layers from the end as A1111 does (1 is the last, 2 the last but one); 0 is the family's
+    default. Raises FewShotError when the path is missing, damaged, or something else than a supported base model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        identity, weights = identify_folder(path), _folder_hash(path)
+    elif path.suffix in SUFFIXES:
+        with open_tensors(path) as (tensors, metadata):
+            identity = identify_tensors(tensors, metadata, path.name)
+        weights = file_hash(path)
+    elif path.exists():
+        raise FewShotError(f"{path.name} is no kind of file that holds a base model: choose a .safetensors file")
+    else:
+        raise FewShotError(f"there is no base model at {path}: choose one that exists")
+    return _reference(identity, path, weights, dtype, clip_skip)
+
+
+def base_from_loaded(loaded: Loaded, key: str, dtype: str = "auto", clip_skip: int = 0) -> BaseModelRef:
+    """The base model whose weights the host holds; `key` is the content key of those weights."""
+    if loaded.components is None:
+        identity = identify_tensors(loaded.state_dict(), {}, loaded.label)
+    else:
+        identity = identify_folder(loaded.components)
+    return _reference(identity, loaded, key, dtype, clip_skip)
+
+
+def _reference(identity: Identity, location: Path | Loaded, weights: str, dtype: str, clip_skip: int) -> BaseModelRef:
+    if dtype != "auto" and dtype not in DTYPES:
+        raise FewShotError(f"'{dtype}' is no compute type: choose auto, {', '.join(DTYPES)}")
+    if clip_skip < 0:
+        raise FewShotError(f"clip skip is {clip_skip}: 0 is the model's own, 1 the last layer, 2 the last but one")
+    key = content_key("base", REVISION, weights, vars(identity), dtype, clip_skip)
+    return BaseModelRef(
+        family=identity.family,
+        location=location,
+        key=key,
+        prediction=identity.prediction,  # type: ignore[arg-type]
+        zero_snr=identity.zero_snr,
+        clip_skip=clip_skip,
+        dtype=dtype,
+    )
+
+
+def _folder_hash(folder: Path) -> str:
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    files = sorted(p for part in parts for p in (folder / part).glob("*") if p.is_file())
+    return content_key([[p.relative_to(folder).as_posix(), file_hash(p)] for p in files])
+
+
+# --------------------------------------------------------------------------------------------------------- opening
+
+
+@contextmanager
+def open_base(
+    ref: BaseModelRef,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    tokenizer_folder: Path | None = None,
+    host: bool = False,
+) -> Iterator[Networks]:
+    """The networks of `ref` on `device`, frozen and in evaluation mode; let go when the context ends.
+
+    With `host` only the denoiser is there yet: text encoders and autoencoder are in the host's memory.
+
+    `tokenizer_folder` holds CLIP's vocab.json and merges.txt (ComfyUI ships them in comfy/sd1_tokenizer); it is needed
+    where the model brings no tokenizer of its own. Raises FewShotError when the weights do not fit together.
+    """
+    networks = _load(ref, torch.device(device), watcher or Silent(), tokenizer_folder, host)
+    try:
+        yield networks
+    finally:
+        networks.close()
+        gc.collect()
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _load(
+    ref: BaseModelRef, device: torch.device, watcher: Watcher, tokenizer_folder: Path | None, host: bool
+) -> Networks:
+    family = family_named(ref.family)
+    dtype = compute_dtype(ref.dtype, device)
+    with torch.inference_mode(False), torch.no_grad(), source_of(ref, family) as source:
+        networks = _assemble_all(source, ref, family, device, dtype, watcher, tokenizer_folder, host)
+    log.info("opened %s (%s, %s) on %s in %s", ref.name, family.title, ref.prediction, device, dtype)
+    return networks
+
+
+def _assemble_all(
+    source: Source,
+    ref: BaseModelRef,
+    family: Family,
+    device: torch.device,
+    dtype: torch.dtype,
+    watcher: Watcher,
+    tokenizer_folder: Path | None,
+    host: bool,
+) -> Networks:
+    place = torch.device("cpu") if host and device.type != "meta" else device
+    watcher.check()
+    tokenizers = tuple(build_tokenizer(source, names, tokenizer_folder) for names in family.text_encoders)
+    unet = assemble(UNet2DConditionModel, *source.unet(), device, dtype, strict=True)
+    watcher.check()
+    config, tensors = source.vae()
+    vae = assemble(AutoencoderKL, config, tensors, place, autoencoder_dtype(config, dtype))
+    encoders = []
+    for names, tokenizer in zip(family.text_encoders, tokenizers, strict=True):
+        watcher.check()
+        config, tensors = source.text(names)
+        if len(tokenizer) > config["vocab_size"]:
+            raise FewShotError(
+                f"{names.component} knows {config['vocab_size']} tokens and its tokenizer gives {len(tokenizer)}: "
+                "the tokenizer belongs to another model"
+            )
+        config = {**config, "eos_token_id": tokenizer.eos_token_id}
+        encoders.append(assemble(names, config, tensors, place, dtype))
+    schedule = NoiseSchedule.from_config(source.scheduler(), ref.prediction, ref.zero_snr).to(device)
+    return Networks(unet, vae, tuple(encoders), tokenizers, schedule, family, device, dtype, ref)
+
+
+@contextmanager
+def source_of(ref: BaseModelRef, family: Family) -> Iterator[Source]:
+    location = ref.location
+    if isinstance(location, Loaded):
+        yield OriginalCheckpoint(location.state_dict(), family, location.components, ref.prediction)
+    elif location.is_dir():
+        yield ModelFolder(location, family)
+    else:
+        with open_tensors(location) as (tensors, _):
+            yield OriginalCheckpoint(tensors, family, prediction=ref.prediction)
+
+
+def autoencoder_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """The type that an autoencoder computes in beside a denoiser in `dtype`: SDXL's overflows in float16."""
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute type for `name`; "auto" is float32 on CPU and MPS, bfloat16 where the GPU has it, else float16."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16

@@ -1,0 +1,155 @@
+"""Where the denoiser looks for which word: cross-attention of chosen layers, computed beside the main path.
+
+The hooks keep what `to_q` and `to_k` give and change nothing, so the main path keeps its fused attention and its output
+stays the same to the bit. Probabilities are computed afterwards, for the wanted tokens only. Everything is written for
+(image queries, text keys).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import FewShotError
+
+SMALL = 32
+"""latents with fewer cells a side are looked at in full resolution too"""
+_LAYER = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.\d+\.transformer_blocks\.0\.attn2")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One cross-attention layer. `level` counts halvings of the latents' grid."""
+
+    name: str
+    level: int
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """The layer's grid for latents (height, width)."""
+        for _ in range(self.level):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
+
+
+def chosen_layers(unet: Any, height: int, width: int) -> tuple[Layer, ...]:
+    """The layers whose maps say where things are, for latents (height, width), the finest first.
+
+    Those at a half and a quarter of the latents' resolution: finer ones follow texture, coarser ones see no shapes.
+    Where latents have fewer than 32 cells a side, full resolution and a half. Of each attention block the first
+    transformer counts, since SDXL has ten in a row.
+
+    Raises:
+        FewShotError: the denoiser has no cross-attention outside its middle.
+    """
+    levels = len(unet.config.block_out_channels)
+    found = []
+    for name, _ in unet.named_modules():
+        match = _LAYER.fullmatch(name)
+        if match:
+            number = int(match[2])
+            found.append(Layer(name, number if match[1] == "down" else levels - 1 - number))
+    if not found:
+        raise FewShotError("the denoiser has no cross-attention whose maps could be supervised: set local_weight to 0.")
+    coarser = [layer for layer in found if layer.level > 0]
+    if min(height, width) >= SMALL and coarser:
+        found = coarser
+    finest = sorted({layer.level for layer in found})[:2]
+    return tuple(sorted((layer for layer in found if layer.level in finest), key=lambda layer: layer.level))
+
+
+@dataclass
+class Captured:
+    """What the chosen layers computed in the last forward pass: queries (B, N, D) and keys (B, L, D) by layer."""
+
+    layers: tuple[Layer, ...]
+    heads: Mapping[str, int]
+    norms: Mapping[str, tuple[nn.Module | None, nn.Module | None]]
+    recording: bool = True
+    queries: dict[str, Tensor] = field(default_factory=dict)
+    keys: dict[str, Tensor] = field(default_factory=dict)
+
+    def of(self, layer: Layer, rows: slice) -> tuple[Tensor, Tensor]:
+        """Queries (b, H, N, d) and keys (b, H, L, d) of some rows of the batch, as the layer's attention uses them."""
+        heads = self.heads[layer.name]
+        states = (self.queries[layer.name], self.keys[layer.name])
+        split = [state[rows].unflatten(-1, (heads, -1)).transpose(1, 2) for state in states]
+        both = [s if norm is None else norm(s) for s, norm in zip(split, self.norms[layer.name], strict=True)]
+        return both[0], both[1]
+
+
+@contextmanager
+def captured(unet: Any, layers: Sequence[Layer]) -> Iterator[Captured]:
+    """Keep the queries and keys of `layers` in the one forward pass within the context.
+
+    Layers that checkpointing computes again in the backward pass are not kept again: leave the context before.
+    """
+    modules = {layer.name: unet.get_submodule(layer.name) for layer in layers}
+    norms = {n: (getattr(m, "norm_q", None), getattr(m, "norm_k", None)) for n, m in modules.items()}
+    kept = Captured(tuple(layers), {name: module.heads for name, module in modules.items()}, norms)
+    handles = []
+
+    def keep(into: dict[str, Tensor], name: str):
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            if kept.recording:
+                into[name] = output
+
+        return hook
+
+    for name, module in modules.items():
+        handles.append(module.to_q.register_forward_hook(keep(kept.queries, name)))
+        handles.append(module.to_k.register_forward_hook(keep(kept.keys, name)))
+    try:
+        yield kept
+    finally:
+        kept.recording = False
+        for handle in handles:
+            handle.remove()
+
+
+def token_shares(queries: Tensor, keys: Tensor, wanted: Tensor, known: Tensor, member: Tensor) -> Tensor:
+    """How much of the attention to the wanted tokens goes to each group of them, (B, S, N), mean over heads.
+
+    softmax over the wanted tokens j of q_i . k_j / sqrt(d), summed over each group's members: the full softmax,
+    renormalised to these tokens. Only their logits are computed, in float32.
+
+    Args:
+        queries: (B, H, N, d) of the picture's places; keys: (B, H, L, d) of the prompt's tokens.
+        wanted: indices of tokens (B, K); known: (B, K) false where `wanted` is padding.
+        member: (B, S, K), 1 where a wanted token belongs to a group.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        index = wanted[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[-1])
+        chosen = keys.gather(2, index).float()
+        logits = torch.einsum("bhnd,bhkd->bhnk", queries.float(), chosen) * keys.shape[-1] ** -0.5
+        logits = logits.masked_fill(~known[:, None, None, :], float("-inf"))
+        return torch.einsum("bhnk,bsk->bsn", logits.softmax(-1), member.float()) / queries.shape[1]
+
+
+def shares_on_grid(
+    kept: Captured, rows: slice, size: tuple[int, int], wanted: Tensor, known: Tensor, member: Tensor
+) -> Tensor:
+    """`token_shares` as maps (b, S, h, w) on the finest chosen grid, mean over the layers, float32.
+
+    `rows` are those of the batch that the token indices belong to; `size` is the latents' (height, width).
+
+    Raises:
+        FewShotError: a layer's queries do not have its grid's size.
+    """
+    target = kept.layers[0].grid(*size)
+    maps = []
+    for layer in kept.layers:
+        queries, keys = kept.of(layer, rows)
+        grid = layer.grid(*size)
+        if queries.shape[2] != grid[0] * grid[1]:
+            raise FewShotError(f"{layer.name} has {queries.shape[2]} places for latents of {size}, not {grid}")
+        shares = token_shares(queries, keys, wanted, known, member).unflatten(-1, grid)
+        if grid != target:
+            shares = torch.nn.functional.interpolate(shares, target, mode="bilinear", align_corners=False)
+        maps.append(shares)
+    return torch.stack(maps).mean(0)

@@ -1,0 +1,184 @@
+"""What makes more of few pictures."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import FewShotError
+from ...vision.find import finders
+from ..comfy import host
+from ..comfy.host import io
+from ..pictures.sets import picture_tensor, said_of
+from ..schema.sockets import Base, Set
+from ..schema.validation_inputs import AUTO, CLIPS, NONE, clip_for
+from .segment import PLACES, pocket_finder
+
+log = logging.getLogger(__name__)
+CATEGORY = "few-shot/augment"
+MOST_SHOWN = 24
+
+
+class GeneratePriors(io.ComfyNode):
+    """Pictures of the class as the base draws it, so that training keeps it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotGeneratePriors",
+            display_name="Generate Priors",
+            category=CATEGORY,
+            description="Lets the base draw its own pictures of the class noun and adds them to the set. Training on "
+            "both keeps the class as it was. Pictures made once are used again.",
+            search_aliases=["class images", "regularization images", "prior preservation", "dreambooth priors"],
+            inputs=[
+                Base.Input("base", tooltip="The model that draws; the one that will be trained."),
+                Set.Input("set", tooltip="The pictures of the subject, with its class noun."),
+                io.Int.Input(
+                    "count",
+                    default=100,
+                    min=1,
+                    max=2000,
+                    tooltip="Prior pictures for each class noun; 100 suit a LoRA.",
+                ),
+                io.Int.Input("steps", default=30, min=1, max=200, tooltip="Sampling steps of each picture."),
+                io.Float.Input(
+                    "guidance",
+                    default=5.0,
+                    min=1.0,
+                    max=30.0,
+                    step=0.5,
+                    tooltip="Classifier-free guidance; high values over-sharpen the priors.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**48 - 1,
+                    control_after_generate=False,
+                    tooltip="Seed of the prompts' order and the noise.",
+                ),
+                io.Int.Input(
+                    "batch",
+                    default=4,
+                    min=1,
+                    max=64,
+                    advanced=True,
+                    tooltip="Pictures sampled at once on a GPU; it changes memory and speed only. A CPU draws one at a "
+                    "time.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=2048,
+                    step=8,
+                    advanced=True,
+                    tooltip="Width in pixels; 0 takes the size that the base was trained at.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=2048,
+                    step=8,
+                    advanced=True,
+                    tooltip="Height in pixels; 0 takes the size that the base was trained at.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Own prompts instead of the built-in ones, one a line; {noun} stands for the class noun.",
+                ),
+                io.Combo.Input(
+                    "clip",
+                    options=[AUTO, NONE, *host.transformers_folders(CLIPS)],
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="A CLIP rejects pictures that do not show the class or repeat another: a folder of "
+                    "transformers in models/clip_vision. auto takes the base's own or the first there.",
+                ),
+                io.Combo.Input(
+                    "segmenter",
+                    options=[NONE, *finders(host.model_roots(*PLACES)), *pocket_finder()],
+                    default=NONE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="A model that must find the class noun in each picture: GroundingDINO, OWLv2, Florence-2 "
+                    "or CLIPSeg from models/sams and its neighbours.",
+                ),
+            ],
+            outputs=[
+                Set.Output(display_name="SET", tooltip="The set with the prior pictures added."),
+                io.Image.Output(display_name="sheet", tooltip="The priors with their prompts."),
+                io.String.Output(display_name="report", tooltip="What was drawn, used again, and rejected and why."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, base: Any, set: Any, prompts: str = "", clip: str = AUTO, segmenter: str = NONE, **values: Any
+    ) -> io.NodeOutput:
+        from ...augmentation.priors.generate import PriorSettings, make_priors
+
+        own = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+        settings = PriorSettings(**values, prompts=own)
+        with host.engine(cls.hidden.unique_id) as watcher:
+            made = make_priors(
+                base, set, settings, host.priors_folder(), host.device(), watcher, tokenizer_folder=host.TOKENIZER,
+                filters=filters_of(base, clip, segmenter),
+            )  # fmt: skip
+        report = said_of_priors(made)
+        sheet = priors_sheet(made.pictures.priors)
+        return io.NodeOutput(made.pictures, sheet, report, ui=host.show(cls, sheet, report))
+
+
+def filters_of(base: Any, clip: str, segmenter: str) -> Any:
+    """The models that look at prior pictures."""
+    from ...augmentation.priors.filter import Filters
+    from ...core.values import content_key
+    from ...vision.embedders.clip import Clip
+    from ...vision.segmenters import open_finder
+
+    eyes: Any = None
+    finder: Any = None
+    places: list[Path] = []
+    folder = None if clip == NONE else clip_for(base, clip)
+    if folder is not None:
+        log.info("priors are looked at by the CLIP in %s", folder)
+        eyes = Clip(folder, host.device())
+        places.append(folder)
+    elif clip == AUTO:
+        log.info("priors are not looked at: there is no CLIP in models/clip_vision")
+    if segmenter != NONE:
+        known = finders(host.model_roots(*PLACES)) | pocket_finder()
+        if segmenter not in known:
+            raise FewShotError(f"no model {segmenter!r} is on disk any more: choose another and press R to refresh")
+        finder = partial(open_finder, known[segmenter], host.device())
+        places.append(known[segmenter])
+    prints = [host.folder_print(place) for place in places]
+    return Filters(eyes, finder, content_key("filters", eyes is None, finder is None, prints)[:16])
+
+
+def said_of_priors(made: Any) -> str:
+    """Lines on how many priors there are, how many were drawn now, and what was rejected and why."""
+    lines = [f"{said_of(made.pictures)}; {made.drawn} drawn now, {len(made.rejected)} rejected"]
+    lines += [f"{one.picture.path.name}: {one.reason} ({one.prompt})" for one in made.rejected[:MOST_SHOWN]]
+    return "\n".join(lines)
+
+
+def priors_sheet(priors: Any) -> Any:
+    """A sheet of priors, evenly chosen from many, with their prompts: (1, height, width, 3)."""
+    from ...augmentation.images.load import load_picture
+    from ...evaluation.report.grids import contact_sheet
+
+    shown = [sample for sample in priors if not sample.pasted]
+    shown = shown[:: -(-len(shown) // MOST_SHOWN)]
+    return picture_tensor(contact_sheet([load_picture(s.image) for s in shown], [s.caption for s in shown]))

@@ -1,0 +1,211 @@
+"""Masks of what a phrase names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import FewShotError
+from ..comfy import host
+from ..comfy.host import io
+from ..pictures.sets import mask_tensor, picture_tensor, single
+from ..schema.sockets import Set
+
+log = logging.getLogger(__name__)
+CATEGORY = "few-shot/augment"
+AUTO, NONE, POCKET = "auto", "none", "pocket"
+PLACES = ("sams", "sam2", "grounding-dino", "owlv2", "clipseg", "florence2", "segmenters", "LLM")
+"""folders of models/ where people and other packs keep such models"""
+MOST_SHOWN = 24
+MISSING = (
+    "there is no model on disk that finds phrases: put a folder of one in transformers' layout (config.json, "
+    "model.safetensors, preprocessor_config.json, tokenizer files) into models/grounding-dino, models/owlv2, "
+    "models/florence2 or models/clipseg, for example IDEA-Research/grounding-dino-tiny with facebook/sam-vit-base in "
+    "models/sams, or CIDAS/clipseg-rd64-refined alone; or run Fetch Model, or connect a MASK. The pocket's own model, "
+    "which knows drawn pictures only, must be chosen by name"
+)
+
+
+def pocket_finder() -> dict[str, Path]:
+    folder = host.POCKET / "clipseg"
+    return {POCKET: folder} if (folder / "config.json").is_file() else {}
+
+
+class SegmentByPrompt(io.ComfyNode):
+    """A mask for each picture: of what the words name, or the one that is connected."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        from ...vision.find import finders, maskers
+
+        roots = host.model_roots(*PLACES)
+        return io.Schema(
+            node_id="FewShotSegmentByPrompt",
+            display_name="Segment by Prompt",
+            category=CATEGORY,
+            description="Finds in each picture what the words name and gives the picture a mask of it. A connected "
+            "mask wins over all models.",
+            search_aliases=["grounding dino", "segment anything", "clipseg", "mask by text", "sam"],
+            inputs=[
+                Set.Input("set", tooltip="The pictures to mask."),
+                io.Combo.Input(
+                    "model",
+                    options=[AUTO, *finders(roots), *pocket_finder()],
+                    default=AUTO,
+                    tooltip="What finds the words: GroundingDINO, OWLv2, Florence-2 or CLIPSeg from models/sams and "
+                    "its neighbours. Auto takes the best there is.",
+                ),
+                io.Combo.Input(
+                    "outline",
+                    options=[AUTO, NONE, *maskers(roots)],
+                    default=AUTO,
+                    tooltip="What draws the outline in the box that was found: a SAM or SAM 2 from models/sams. None "
+                    "takes the finder's own mask.",
+                ),
+                io.String.Input(
+                    "phrases",
+                    default="",
+                    placeholder="{noun}",
+                    tooltip="What to look for, separated by commas. Empty: the class noun, or the two things of a "
+                    "relation's caption.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The score from which something counts as found; 0 takes the model's own.",
+                ),
+                io.Combo.Input(
+                    "instances",
+                    options=["best", "all"],
+                    default="best",
+                    tooltip="Only the best find of each phrase, or all of them in one mask.",
+                ),
+                io.Combo.Input(
+                    "missing",
+                    options=["stop", "no mask", "leave out"],
+                    default="stop",
+                    tooltip="What happens to a picture in which nothing is found.",
+                ),
+                io.Combo.Input(
+                    "role",
+                    options=["all", "reference", "prior"],
+                    default="all",
+                    tooltip="Which pictures get masks: all, those of the subject, or the priors of its class.",
+                ),
+                io.Boolean.Input(
+                    "keep",
+                    default=True,
+                    advanced=True,
+                    tooltip="Pictures that have a mask already keep it. A connected mask replaces it all the same.",
+                ),
+                io.Mask.Input(
+                    "masks", optional=True, tooltip="White on the subject: one, or one for each picture of the role."
+                ),
+            ],
+            outputs=[
+                Set.Output(display_name="SET", tooltip="The set with masks."),
+                io.Image.Output(display_name="overlay", tooltip="The pictures with mask, box and score."),
+                io.Mask.Output(
+                    display_name="MASK", is_output_list=True, tooltip="The masks, each in its picture's size."
+                ),
+                io.String.Output(display_name="report", tooltip="What was found in each picture."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_input_list=True,  # one mask for each picture may come as a list, each of its own size
+        )
+
+    @classmethod
+    def execute(cls, masks: Any = None, **given: Any) -> io.NodeOutput:
+        from ...augmentation.images.load import load_mask, masks_from_tensors
+        from ...augmentation.masks.segment import SegmentSettings, given_masks, segment
+
+        values = {name: single(name, value) for name, value in given.items()}
+        set, model, outline = (values.pop(name) for name in ("set", "model", "outline"))
+        settings = SegmentSettings(**values)
+        cache = host.sent_pictures_folder()
+        with host.engine(cls.hidden.unique_id) as watcher:
+            if masks is not None:
+                made, outcomes = given_masks(set, masks_from_tensors(masks), settings, cache)
+            else:
+                finder, masker = opened(model, outline) if unmasked(set, settings) else (None, None)
+                made, outcomes = segment(set, finder, masker, settings, cache, watcher)
+        report = "\n".join(outcome.said for outcome in outcomes)
+        shapes = [
+            mask_tensor(load_mask(s.mask), (s.image.width, s.image.height)) for s in made.samples if s.mask is not None
+        ]
+        sheet = overlays(outcomes)
+        return io.NodeOutput(made, sheet, shapes, report, ui=host.show(cls, sheet, report))
+
+
+def unmasked(set: Any, settings: Any) -> bool:
+    """Whether a picture is to get a mask from a model; where all keep theirs, none is opened."""
+    chosen = [sample for sample in set.samples if settings.role in ("all", sample.role)]
+    return not settings.keep or not chosen or any(sample.mask is None for sample in chosen)
+
+
+def opened(model: str, outline: str) -> tuple[Any, Any]:
+    """The finder and the masker (or None) that the widgets choose; neither holds weights before it is asked."""
+    finder, masker = chosen(model, outline)
+    return finder_of(finder), None if masker is None else masker_of(masker)
+
+
+def chosen(model: str, outline: str) -> tuple[Path, Path | None]:
+    """Where the finder and the masker lie that the widgets choose."""
+    from ...vision.find import finders, maskers
+
+    roots = host.model_roots(*PLACES)
+    there, outlines = finders(roots) | pocket_finder(), maskers(roots)
+    if model == AUTO:
+        model = next((name for name in there if name != POCKET), "")
+        if not model:
+            raise FewShotError(MISSING)
+        log.info("phrases are found with %s", model)
+    if outline == AUTO:
+        # The pocket's pictures have 64 pixels; an outline by SAM is for photographs.
+        outline = NONE if model == POCKET else next(iter(outlines), NONE)
+        log.info("outlines are drawn with %s", outline)
+    for name, known in ((model, there), (outline, outlines | {NONE: None})):
+        if name not in known:
+            raise FewShotError(f"no model {name!r} is on disk any more: choose another and press R to refresh")
+    return there[model], None if outline == NONE else outlines[outline]
+
+
+def answers_of(opening: Callable[[], Any], location: Path) -> Any:
+    """What the model at `location` (a folder or a file), which `opening` opens, answered so far."""
+    from ...vision.answer_cache import Answers
+
+    state = location.stat()
+    told = host.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
+    return Answers(opening, f"{location.name} {told}", host.answers_folder())
+
+
+def finder_of(folder: Path) -> Any:
+    """The finder in `folder`, opened when a picture is new to it."""
+    from ...vision.segmenters import finder_class, open_finder
+    from ...vision.segmenters.remembering import RememberingFinder
+
+    answers = answers_of(partial(open_finder, folder, host.device()), folder)
+    return RememberingFinder(answers, finder_class(folder).threshold)
+
+
+def masker_of(location: Path) -> Any:
+    """The masker at `location`, opened when a picture or box is new to it."""
+    from ...vision.segmenters import open_masker
+    from ...vision.segmenters.remembering import RememberingMasker
+
+    return RememberingMasker(answers_of(partial(open_masker, location, host.device()), location))
+
+
+def overlays(outcomes: Any) -> Any:
+    """A sheet of the first pictures with their masks: (1, height, width, 3)."""
+    from ...augmentation.masks.segment import overlay
+    from ...evaluation.report.grids import contact_sheet
+
+    shown = outcomes[:MOST_SHOWN]
+    return picture_tensor(contact_sheet([overlay(outcome) for outcome in shown], [outcome.said for outcome in shown]))

@@ -1,0 +1,45 @@
+"""The one node that goes to the network, when a person runs it."""
+
+from __future__ import annotations
+
+from ...vision.fetch import KNOWN, fetch, is_whole, place_of
+from ..comfy import host
+from ..comfy.host import io
+
+
+class FetchModel(io.ComfyNode):
+    """Brings one optional model from the Hugging Face hub into ComfyUI's folders."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotFetchModel",
+            display_name="Fetch Model",
+            category="few-shot/base",
+            description="Brings one optional model (for metrics, masks, captions) from the Hugging Face hub into "
+            "ComfyUI's models, as safetensors. Nothing else in this pack downloads anything. Press R afterwards, so "
+            "that the other nodes list it.",
+            search_aliases=["download model", "hugging face", "get clip", "get dino", "get sam"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=list(KNOWN),
+                    tooltip="; ".join(f"{name}: {known.use} (into {known.kind})" for name, known in KNOWN.items()),
+                )
+            ],
+            outputs=[io.String.Output(display_name="folder", tooltip="Where the model lies.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str) -> bool:
+        """Whether it is there: a folder that was deleted is fetched again."""
+        return is_whole(place_of(model, host.models_folder(KNOWN[model].kind)))
+
+    @classmethod
+    def execute(cls, model: str) -> io.NodeOutput:
+        node = cls.hidden.unique_id
+        folder = fetch(model, host.models_folder(KNOWN[model].kind), host.NodeWatcher(node))
+        said = host.say(node, f"{model} lies in {folder}")
+        return io.NodeOutput(str(folder), ui=said)

@@ -1,0 +1,146 @@
+"""Base models: what is trained on, beside ComfyUI's own MODEL, CLIP and VAE of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import FewShotError
+from ..comfy import host
+from ..comfy.host import io
+from ..comfy.timestep_range import check_none
+from ..schema.sockets import Base
+
+CATEGORY = "few-shot/base"
+CHECKPOINT, FOLDER, POCKET = "checkpoint", "diffusers folder", "pocket"
+DTYPES = ["auto", "float32", "bfloat16", "float16"]
+
+
+def reading_inputs() -> list[io.Input]:
+    """How the weights are read; the same for every way to name a base."""
+    return [
+        io.Int.Input(
+            "clip_skip",
+            default=0,
+            min=0,
+            max=12,
+            advanced=True,
+            tooltip="Which layer of the text encoder prompts are read from, counted from the end as A1111 does: "
+            "1 is the last, 2 the one before. 0 takes the family's own.",
+        ),
+        io.Combo.Input(
+            "dtype",
+            options=DTYPES,
+            default="auto",
+            advanced=True,
+            tooltip="The type in which the frozen weights compute while training. auto: float32 on a CPU, bfloat16 "
+            "where the GPU has it, else float16.",
+        ),
+    ]
+
+
+def base_outputs(native: bool) -> list[io.Output]:
+    own = [Base.Output(display_name="BASE", tooltip="Names the base model for every node of this pack.")]
+    if not native:
+        return own
+    return own + [
+        io.Model.Output(display_name="MODEL", tooltip="The same model for ComfyUI's own nodes."),
+        io.Clip.Output(display_name="CLIP", tooltip="Its text encoder for ComfyUI's own nodes."),
+        io.Vae.Output(display_name="VAE", tooltip="Its autoencoder for ComfyUI's own nodes."),
+    ]
+
+
+class LoadBase(io.ComfyNode):
+    """A base model from a file or folder, for this pack and for ComfyUI's own nodes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        told = "A full SD 1.x, SD 2.x or SDXL checkpoint in models/checkpoints, or a folder in models/diffusers."
+        checkpoint = io.Combo.Input("name", options=host.checkpoints(), tooltip=told)
+        folder = io.Combo.Input("name", options=host.diffusers_folders(), tooltip=told)
+        options = [io.DynamicCombo.Option(CHECKPOINT, [checkpoint]), io.DynamicCombo.Option(FOLDER, [folder])]
+        if host.has_pocket():
+            options.append(io.DynamicCombo.Option(POCKET, []))
+        return io.Schema(
+            node_id="FewShotLoadBase",
+            display_name="Load Base Model",
+            category=CATEGORY,
+            description="Names the model that is trained on, and loads ComfyUI's MODEL, CLIP and VAE of it.",
+            search_aliases=["checkpoint loader", "few-shot base", "dreambooth base", "diffusers loader"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "source",
+                    options=options,
+                    tooltip="Where the base model lies: a checkpoint file, a folder in diffusers' layout, or the small "
+                    "pocket model that comes with the project's source.",
+                ),
+                *reading_inputs(),
+            ],
+            outputs=base_outputs(native=True),
+        )
+
+    @classmethod
+    def execute(cls, source: dict[str, Any] | None = None, clip_skip: int = 0, dtype: str = "auto") -> io.NodeOutput:
+        from ...models.open import base_from_path
+        from ..comfy import native_models as native
+
+        path = base_path(source or {})
+        base = base_from_path(path, dtype=dtype, clip_skip=clip_skip)
+        if path.is_dir():
+            model, clip, vae = native.from_folder(path, base.family)
+        else:
+            model, clip, vae = native.from_checkpoint(path)
+        if clip_skip:
+            clip = clip.clone()
+            clip.clip_layer(-clip_skip)
+        return io.NodeOutput(base, model, clip, vae)
+
+
+def base_path(source: dict[str, Any]) -> Path:
+    """The file or folder that a choice of Load Base Model names."""
+    kind = source.get("source")
+    if kind == CHECKPOINT:
+        return host.listed_file("checkpoints", source["name"])
+    if kind == FOLDER:
+        return host.diffusers_folder(source["name"])
+    if kind == POCKET and host.has_pocket():
+        return host.POCKET
+    raise FewShotError(f"no such source {kind!r} here: choose '{CHECKPOINT}' or '{FOLDER}'")
+
+
+class BaseFromModel(io.ComfyNode):
+    """A base model from what other nodes loaded and changed."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotBaseFromModel",
+            display_name="Base from MODEL+CLIP+VAE",
+            category=CATEGORY,
+            description="Makes a base of a model that other nodes loaded. LoRAs applied before it are baked in.",
+            search_aliases=["few-shot base", "model to base"],
+            inputs=[
+                io.Model.Input("model", tooltip="An SD 1.x, SD 2.x or SDXL model with full weights."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Vae.Input("vae", tooltip="Its autoencoder."),
+                *reading_inputs(),
+            ],
+            outputs=base_outputs(native=False),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, vae: Any, clip_skip: int = 0, dtype: str = "auto") -> io.NodeOutput:
+        from ...core.values import Loaded
+        from ...models.open import base_from_loaded, base_from_path
+        from ..comfy import read_weights as readout
+
+        check_none(model)
+        folder = readout.built_from(model, clip, vae)
+        if folder is not None and not readout.is_patched(model, clip, vae):
+            return io.NodeOutput(base_from_path(folder, dtype=dtype, clip_skip=clip_skip))
+        readout.check_readable(model)
+        readout.tell_patches(model, clip)
+        patched = readout.count_lora_weights(model, clip)
+        loaded = Loaded(lambda: readout.state_dict(model, clip, vae), components=folder, patched=patched)
+        key = readout.content_key(model, clip, vae)
+        return io.NodeOutput(base_from_loaded(loaded, key, dtype=dtype, clip_skip=clip_skip))

@@ -1,0 +1,1 @@
+"""All that touches ComfyUI: its folders, progress, models and weights."""

@@ -1,0 +1,73 @@
+"""An adapter that counts at noisy timesteps only, on ComfyUI's MODEL: each call's timesteps switch its pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.errors import FewShotError
+from .host import comfy
+
+KIND = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+MARK = "fewshot "
+NATIVE = (
+    "The LoRA counts from timestep {first} of {count} on. Apply Adapter and this pack's other nodes keep to that; "
+    "ComfyUI's Load LoRA would use it at all timesteps. With native nodes: Create Hook LoRA, Set Hook Keyframes with "
+    "strength 1 at start_percent 0 and strength 0 at start_percent {percent:g}, and Set CLIP Hooks."
+)
+
+
+def told(adapter: Any, count: int = 1000) -> str:
+    """How such an adapter is to be used, for a node's text; "" for every other one."""
+    start = adapter.noisy_from
+    return NATIVE.format(first=round(start * count), count=count, percent=1 - start) if start else ""
+
+
+def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
+    """A clone of a MODEL on which the adapter counts from its share of the schedule on.
+
+    Raises:
+        FewShotError: it holds what cannot be switched, or does not fit the model.
+    """
+    from ...models.adapters.timestep_range import check_span, switched
+    from ...models.stable_diffusion.lora_names import flat_name
+    from ...models.stable_diffusion.variants import family_named
+
+    places = comfy.lora.model_lora_keys_unet(model.model, {})
+    pairs = {}
+    for path, factor in adapter.factors.items():
+        check_span(path, factor)
+        weight = places.get(flat_name(path, family_named(adapter.family)))
+        if not isinstance(weight, str):
+            raise FewShotError(f"this MODEL has no {path}, which the adapter changes: it is for another model")
+        shape = tuple(model.model.get_parameter(weight).shape)
+        if shape != (len(factor.up), factor.down.shape[1]):
+            raise FewShotError(f"the adapter does not fit {path}, whose weight is {shape}: it is for another model")
+        pairs[weight.removeprefix("diffusion_model.").removesuffix(".weight")] = factor
+    model = model.clone()
+    first = adapter.noisy_from * count_of(model.get_model_object("model_sampling"))
+    model.add_wrapper_with_key(KIND, f"{MARK}{adapter.key}", switched(pairs, strength, first))
+    return model
+
+
+def count_of(sampling: Any) -> int:
+    """How many timesteps the denoiser is told of; a distilled schedule (LCM) has fewer noise levels than those.
+
+    Raises FewShotError for schedules whose denoiser is told of something else (EDM, flows).
+    """
+    count = getattr(sampling, "num_timesteps", 0)
+    if not count or round(float(sampling.timestep(sampling.sigma_max))) != count - 1:
+        kind = type(sampling).__bases__[0].__name__
+        raise FewShotError(
+            f"the adapter counts at noisy timesteps only, and this MODEL's sampling ({kind}) has no numbered ones: put "
+            "the adapter on a model with the sampling that it was trained with"
+        )
+    return count
+
+
+def check_none(model: Any) -> None:
+    """Raise FewShotError where such an adapter is on a MODEL whose weights are to be read: it is not in them."""
+    if any(str(key).startswith(MARK) for key in model.wrappers.get(KIND, {})):
+        raise FewShotError(
+            "an adapter that counts at noisy timesteps only is on this MODEL; it is not in the weights and cannot be "
+            "baked in: connect the MODEL from before Apply Adapter, and the adapter where it is used"
+        )

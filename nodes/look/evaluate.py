@@ -1,0 +1,256 @@
+"""What says in numbers whether it worked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import FewShotError
+from ..comfy import host
+from ..comfy.host import io
+from ..pictures.sets import picture_tensor
+from ..schema.fingerprints import PAGES, models_print
+from ..schema.metric_inputs import NONE, measures_for, measuring_inputs
+from ..schema.sockets import Adapter, Base, Prompts, Set
+
+CATEGORY = "few-shot/look"
+ADAPTERS = 6
+MOST_STRENGTHS = 16
+SHOWN = 40  # rows of the grid on the node; the page has more
+
+
+def common_inputs() -> list[io.Input]:
+    return [
+        Prompts.Input("prompts", tooltip="From Prompt Set."),
+        Set.Input("set", optional=True, tooltip="The subject's pictures; without them no likeness is measured."),
+    ]
+
+
+def drawing_inputs(pairs: int) -> list[io.Input]:
+    """How samples are drawn and what the page holds."""
+    return [
+        io.Int.Input("count", default=1, min=1, max=64, tooltip="Pictures of each prompt, from seeds that follow."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**63 - 1,
+            control_after_generate=False,
+            tooltip="Seed of the first picture; the same for all that are compared.",
+        ),
+        io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps."),
+        io.Float.Input("guidance", default=7.0, min=1.0, max=30.0, step=0.5, tooltip="Classifier-free guidance."),
+        *measuring_inputs(),
+        io.String.Input("negative", default="", advanced=True, tooltip="What the pictures should not show."),
+        io.Int.Input("width", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."),
+        io.Int.Input("height", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."),
+        io.Int.Input(
+            "batch", default=4, min=1, max=64, advanced=True, tooltip="Pictures at once; memory and speed only."
+        ),
+        io.Int.Input(
+            "drift",
+            default=0,
+            min=0,
+            max=64,
+            advanced=True,
+            tooltip="Pictures of the class alone that tell how far it has drifted towards the subject; 0 none.",
+        ),
+        io.Int.Input(
+            "pairs",
+            default=pairs,
+            min=0,
+            max=400,
+            advanced=True,
+            tooltip="Pairs of the blind comparison in the report; 0 leaves it out.",
+        ),
+        io.Boolean.Input(
+            "watermark",
+            default=False,
+            advanced=True,
+            tooltip="Puts an invisible mark into the samples that says they were made by a model.",
+        ),
+    ]
+
+
+def outputs() -> list[io.Output]:
+    return [
+        io.Image.Output(display_name="grid", tooltip="Rows are prompts, columns share their noise."),
+        io.Image.Output(display_name="plot", tooltip="Subject fidelity against prompt fidelity, or the grid again."),
+        io.String.Output(display_name="table", tooltip="The numbers in lines."),
+        io.String.Output(display_name="report", tooltip="Where report.html and evaluation.json lie."),
+    ]
+
+
+class EvaluateLora(io.ComfyNode):
+    """Several adapters on the same prompts and seeds, in numbers and pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        sockets = [
+            Adapter.Input(f"adapter_{number}", optional=True, tooltip="An adapter to evaluate, or nothing.")
+            for number in range(1, ADAPTERS + 1)
+        ]
+        return io.Schema(
+            node_id="FewShotEvaluateLora",
+            display_name="Evaluate LoRA",
+            category=CATEGORY,
+            description="Measures the base and up to six adapters on the same prompts and seeds: a table, a grid, the "
+            "frontier of likeness and prompt following, and a report with a blind comparison. A further adapter draws "
+            "its own samples only.",
+            search_aliases=["compare loras", "clip score", "dino score", "benchmark", "metrics", "image reward"],
+            is_output_node=True,
+            inputs=[
+                Base.Input("base", tooltip="The model that draws."),
+                *common_inputs(),
+                *sockets,
+                io.String.Input(
+                    "names", default="", tooltip="Names of the adapters, separated by commas; empty: their triggers."
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip="Strength of every adapter."
+                ),
+                *drawing_inputs(40),
+            ],
+            outputs=outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> str:
+        return state_of(cls.hidden.unique_id, values)
+
+    @classmethod
+    def execute(cls, base: Any, prompts: Any, names: str, strength: float, **values: Any) -> io.NodeOutput:
+        from ...evaluation.samples import Candidate
+
+        adapters = [values.pop(f"adapter_{number}", None) for number in range(1, ADAPTERS + 1)]
+        worn = [adapter for adapter in adapters if adapter is not None]
+        candidates = [Candidate(n, a, strength) for n, a in zip(named(worn, names), worn, strict=True)]
+        found, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, False, values)
+        return shown(cls, found, page, False, [])
+
+
+class StrengthSweep(io.ComfyNode):
+    """One adapter at several strengths, with the best one marked."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotStrengthSweep",
+            display_name="Strength Sweep",
+            category=CATEGORY,
+            description="Finds the strength at which an adapter is most like its subject and still follows prompts, "
+            "by drawing the same prompts at several.",
+            search_aliases=["best lora strength", "lora weight", "xy plot strength"],
+            is_output_node=True,
+            inputs=[
+                Base.Input("base", tooltip="The model that draws."),
+                Adapter.Input("adapter", tooltip="The adapter whose strength is asked for."),
+                *common_inputs(),
+                io.String.Input(
+                    "strengths",
+                    default="0.4, 0.6, 0.8, 1.0, 1.2",
+                    tooltip="The strengths to try, separated by commas, 16 at most. The base alone is always there.",
+                ),
+                *drawing_inputs(0),
+            ],
+            outputs=[
+                *outputs(),
+                io.Float.Output(display_name="best", tooltip="The best strength; 1 where none gained anything."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, strengths: str | None = None) -> bool | str:
+        try:
+            numbers(strengths if strengths is not None else "1")
+        except FewShotError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> str:
+        return state_of(cls.hidden.unique_id, values)
+
+    @classmethod
+    def execute(cls, base: Any, adapter: Any, prompts: Any, strengths: str, **values: Any) -> io.NodeOutput:
+        from ...evaluation.samples import Candidate
+
+        candidates = [Candidate(f"{value:.4g}", adapter, value) for value in numbers(strengths)]
+        found, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, True, values)
+        best = 1.0 if found.best is None else found.candidates[found.best].strength
+        return shown(cls, found, page, True, [best])
+
+
+def numbers(text: str) -> list[float]:
+    """The strengths in a line, each once, by size."""
+    try:
+        found = sorted({round(float(part), 4) for part in text.replace(";", ",").split(",") if part.strip()})
+    except ValueError:
+        raise FewShotError(f"{text!r} are no strengths; write numbers separated by commas, such as 0.6, 1.0") from None
+    if not found or len(found) > MOST_STRENGTHS or not all(-4 <= value <= 4 for value in found):
+        raise FewShotError(f"{text!r}: give one to {MOST_STRENGTHS} strengths between -4 and 4")
+    return found
+
+
+def named(adapters: list[Any], names: str) -> list[str]:
+    """A name for each adapter: as given, else its trigger; equal ones are numbered."""
+    given = [name.strip() for name in names.split(",")] if names.strip() else []
+    if len(given) > len(adapters):
+        raise FewShotError(f"{len(given)} names are given for {len(adapters)} adapters; take some away")
+    found: list[str] = []
+    for number, adapter in enumerate(adapters):
+        name = given[number] if number < len(given) and given[number] else adapter.trigger or f"adapter {number + 1}"
+        taken, count = {"base", *found}, 1
+        while (told := name if count == 1 else f"{name} ({count})") in taken:
+            count += 1
+        found.append(told)
+    return found
+
+
+def state_of(node_id: str | None, values: dict[str, Any]) -> str:
+    """Whether the numbers would be others now, or the report is gone: what is left out tells which files to add, and
+    they count as soon as they lie there."""
+    return f"{PAGES.losses(node_id)} reports lost\n{models_print(values)}"
+
+
+def evaluated(
+    node_id: str | None, base: Any, candidates: list[Any], prompts: Any, path: bool, values: dict[str, Any]
+) -> tuple[Any, Path]:
+    """Draws, scores and writes the report; gives the evaluation and its page."""
+    from ...augmentation.images.load import load_mask, load_picture
+    from ...evaluation.evaluate import Asked, evaluate
+    from ...evaluation.match_prompts import asked_about
+    from ...evaluation.report import evaluation as evaluation_report
+    from ...evaluation.samples import DrawSettings
+
+    set, drift, pairs = values.pop("set", None), values.pop("drift"), values.pop("pairs")
+    chosen = {name: values.pop(name) for name in ("clip", "dino", "preferences", "cut_out")}
+    chosen["asked"] = values.pop("asked", NONE)
+    settings = DrawSettings(**values)
+    concept, samples, told = (None, (), ()) if set is None else asked_about(set, prompts)
+    with host.engine(node_id) as watcher:
+        references = [load_picture(sample.image) for sample in samples]
+        masked = [(r, load_mask(s.mask)) for r, s in zip(references, samples, strict=True) if s.mask is not None]
+        by = measures_for(base, concept, **chosen, masks=masked)
+        noun = concept.noun if concept is not None else ""
+        asked = Asked(references, noun, drift, by.distance, by.distance_id, (*told, *by.left_out))
+        place = (host.samples_folder(), host.device(), asked, watcher, host.TOKENIZER)
+        found = evaluate(base, candidates, prompts, by.measures, settings, *place)
+    folder = host.free_path(host.evaluations_folder(), "sweep" if path else "evaluation", "")
+    title = f"{'Strengths' if path else 'Evaluation'} on {base.name}"
+    page = evaluation_report.write(found, folder, title, path, pairs)
+    PAGES.wrote(node_id, page)
+    return found, page
+
+
+def shown(cls: type[io.ComfyNode], found: Any, page: Path, path: bool, more: list[Any]) -> io.NodeOutput:
+    """The outputs, and on the node the plot with the table below it."""
+    from ...evaluation.report import evaluation as evaluation_report
+
+    grid = picture_tensor(evaluation_report.grid(found, SHOWN))
+    plotted = evaluation_report.frontier(found, path)
+    plot = grid if plotted is None else picture_tensor(plotted)
+    text = f"{evaluation_report.lines(found)}\n{page}"
+    return io.NodeOutput(grid, plot, text, str(page), *more, ui=host.show(cls, plot, text))

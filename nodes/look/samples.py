@@ -1,0 +1,210 @@
+"""What shows how good it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import FewShotError
+from ..comfy import host
+from ..comfy.host import io, ui
+from ..pictures.sets import picture_tensor
+from ..schema.sockets import VALIDATION, Adapter, Base
+
+if TYPE_CHECKING:
+    import torch
+
+CATEGORY = "few-shot/look"
+TRIGGER = "{trigger}"
+PROMPTS = "a photo of {trigger}"
+
+
+class SampleGrid(io.ComfyNode):
+    """The base without and with an adapter, prompt by prompt, from the same noise."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotSampleGrid",
+            display_name="Sample Grid",
+            category=CATEGORY,
+            description="Draws every prompt without and with the adapter from the same noise, side by side. The "
+            "pictures are those of KSampler with euler, simple and denoise 1.",
+            search_aliases=["before after", "validation images", "test lora", "xy plot"],
+            is_output_node=True,
+            inputs=[
+                Base.Input("base", tooltip="The model that draws."),
+                Adapter.Input(
+                    "adapter", optional=True, tooltip="The adapter to compare with; without it, the base alone."
+                ),
+                io.String.Input(
+                    "prompts",
+                    default=PROMPTS,
+                    multiline=True,
+                    tooltip="One prompt a line. {trigger} stands for the adapter's trigger phrase.",
+                ),
+                io.Int.Input(
+                    "count", default=1, min=1, max=64, tooltip="Pictures of each prompt, from seeds that follow."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=False,
+                    tooltip="Seed of the first picture.",
+                ),
+                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps."),
+                io.Float.Input(
+                    "guidance", default=7.0, min=1.0, max=30.0, step=0.5, tooltip="Classifier-free guidance."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Strength of the adapter in the second column.",
+                ),
+                io.String.Input("negative", default="", advanced=True, tooltip="What the pictures should not show."),
+                io.Int.Input(
+                    "width", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."
+                ),
+                io.Int.Input(
+                    "height", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."
+                ),
+                io.Int.Input(
+                    "batch", default=4, min=1, max=64, advanced=True, tooltip="Pictures at once; memory and speed only."
+                ),
+                io.Boolean.Input(
+                    "watermark",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Puts an invisible mark into the pictures that says they were made by a model; Detect "
+                    "Watermark finds it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="grid", tooltip="The labelled sheet."),
+                io.Image.Output(display_name="before", tooltip="The base's pictures, prompt by prompt."),
+                io.Image.Output(display_name="after", tooltip="The pictures with the adapter, in the same order."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompts: str | None = None) -> bool | str:
+        return True if prompts is None or prompts.strip() else "there is no prompt: write one a line"
+
+    @classmethod
+    def execute(
+        cls, base: Any, prompts: str, count: int, seed: int, steps: int, guidance: float, strength: float,
+        negative: str = "", width: int = 0, height: int = 0, batch: int = 4, watermark: bool = False,
+        adapter: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ...models.adapters.inject import applied
+        from ...models.open import open_base
+        from ...models.sampling import sample
+
+        lines = written_out(prompts, adapter)
+        texts = [line for line in lines for _ in range(count)]
+        seeds = [(seed + number) % 2**63 for _ in lines for number in range(count)]
+        columns = []
+        with host.engine(cls.hidden.unique_id) as watcher:
+            with open_base(base, host.device(), watcher, tokenizer_folder=host.TOKENIZER) as networks:
+                how = dict(negative=negative, steps=steps, guidance=guidance, batch=batch, watcher=watcher)
+                how |= dict(width=width or networks.resolution, height=height or networks.resolution)
+                columns.append(sample(networks, texts, seeds, **how))
+                if adapter is not None:
+                    with applied(networks, [(adapter, strength)]):
+                        columns.append(sample(networks, texts, seeds, **how))
+        if not all(bool(column.isfinite().all()) for column in columns):
+            raise FewShotError(
+                f"the pictures hold no numbers (NaN): strength is {strength}, guidance {guidance}; if those are right, "
+                "set the base's dtype to float32"
+            )
+        images = [column.permute(0, 2, 3, 1).contiguous() for column in columns]
+        images = [watermarked(column) for column in images] if watermark else images
+        grid = sheet(images, texts)
+        return io.NodeOutput(grid, images[0], images[-1], ui=ui.PreviewImage(grid, cls=cls))
+
+
+def written_out(prompts: str, adapter: Any) -> list[str]:
+    """The prompts, a line each, with the trigger phrase in its place."""
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    trigger = adapter.trigger if adapter is not None else ""
+    if not trigger and any(TRIGGER in line for line in lines):
+        raise FewShotError(
+            f"a prompt holds {TRIGGER}, but there is no adapter that knows its trigger phrase: write the words out"
+        )
+    return [line.replace(TRIGGER, trigger) for line in lines]
+
+
+def sheet(images: list[torch.Tensor], labels: list[str]) -> torch.Tensor:
+    """The pictures side by side with their prompts: (1, height, width, 3)."""
+    from ...evaluation.report.grids import before_after
+
+    rows = [[to_picture(column[number]) for column in images] for number in range(len(labels))]
+    names = ("before", "after") if len(images) == 2 else ("base",)
+    return picture_tensor(before_after(rows, labels, columns=names))
+
+
+def watermarked(images: torch.Tensor) -> torch.Tensor:
+    """(n, height, width, 3) in [0, 1] with the invisible mark in each."""
+    import torch
+
+    from ...evaluation.watermark import marked
+
+    return torch.cat([picture_tensor(marked(to_picture(image))) for image in images])
+
+
+def to_picture(image: torch.Tensor) -> Any:
+    """(height, width, 3) in [0, 1] as a PIL picture."""
+    from PIL import Image
+
+    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
+
+
+class LossCurve(io.ComfyNode):
+    """The course of the loss as a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotLossCurve",
+            display_name="Loss Curve",
+            category=CATEGORY,
+            description="Draws the loss of every step and its moving average, and below it the validations, if there "
+            "were any, with the step that was chosen.",
+            search_aliases=["plot loss", "training curve"],
+            is_output_node=True,
+            inputs=[
+                io.LossMap.Input("losses", tooltip="From Train Subject or ComfyUI's own trainer."),
+                io.Combo.Input(
+                    "curves",
+                    options=["loss", "terms", "all"],
+                    default="loss",
+                    tooltip="The loss that is minimised, the terms it is made of, or both.",
+                ),
+                io.String.Input("title", default="", optional=True, tooltip="Stands above the curve."),
+            ],
+            outputs=[io.Image.Output(display_name="curve", tooltip="The plot.")],
+        )
+
+    @classmethod
+    def execute(cls, losses: dict[str, Any], curves: str = "loss", title: str = "") -> io.NodeOutput:
+        from ...evaluation.report.plots import below, loss_curve, validation_curve
+        from ...evaluation.selection import Curve
+
+        losses = dict(losses)
+        validation = losses.pop(VALIDATION, None)
+        chosen = {
+            name: values for name, values in losses.items() if curves == "all" or (name == "loss") == (curves == "loss")
+        }
+        if not chosen:
+            raise FewShotError(f"this loss map holds only {', '.join(losses)}, no {curves}: choose another")
+        picture = loss_curve(chosen, title)
+        if validation is not None and (seen := Curve.of(validation)).anchors is not None:
+            picture = below(picture, validation_curve(seen, validation["chosen"]))
+        curve = picture_tensor(picture)
+        return io.NodeOutput(curve, ui=ui.PreviewImage(curve, cls=cls))

@@ -1,0 +1,62 @@
+"""What an evaluation hangs on besides its inputs: the models that lie on the disk, and the report that it wrote."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..augment.captions import CAPTIONER_PLACES
+from ..augment.segment import PLACES
+from ..comfy import host
+from .metric_inputs import HPS_FILES, REWARD_FILES
+from .validation_inputs import AUTO, NONE
+
+
+def models_print(values: Mapping[str, Any]) -> str:
+    """Changes whenever a model that these widgets may choose is added, removed or replaced: names, sizes and times."""
+    kinds = ["clip_vision", "lpips"]
+    kinds += ["rewards"] if values.get("preferences", AUTO) == AUTO else []
+    kinds += PLACES if values.get("cut_out", NONE) != NONE else ()
+    kinds += CAPTIONER_PLACES if values.get("asked", NONE) != NONE else ()
+    found = []
+    for root in host.model_roots(*dict.fromkeys(kinds)):
+        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        for file in (*weights_in(root), *(file for folder in folders for file in weights_in(folder))):
+            state = file.stat()
+            found.append(f"{file}:{state.st_size}:{state.st_mtime_ns}")
+    return "\n".join(found)
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """A model's files. Where a reward lies as it was published only that counts: the rest is made of it on first use,
+    which is no new model."""
+    published = [file for pattern in (HPS_FILES, REWARD_FILES[0]) for file in sorted(folder.glob(pattern))]
+    return published or sorted(path for path in folder.glob("*") if path.is_file())
+
+
+class Pages:
+    """The page that each node wrote last. Like ComfyUI's cache of its outputs it lives as long as the process."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, Path] = {}
+        self.lost: Counter[str] = Counter()
+
+    def wrote(self, node_id: str | None, page: Path) -> None:
+        if node_id is not None:
+            self.last[node_id] = page
+
+    def losses(self, node_id: str | None) -> int:
+        """How many of the node's pages were found deleted so far: it rises once for each, and stays when it is written
+        anew, so that only the loss makes the node run."""
+        if node_id is None:
+            return 0
+        page = self.last.get(node_id)
+        if page is not None and not page.is_file():
+            del self.last[node_id]
+            self.lost[node_id] += 1
+        return self.lost[node_id]
+
+
+PAGES = Pages()

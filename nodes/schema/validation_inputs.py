@@ -1,0 +1,93 @@
+"""Which model on the disk validates a training: widgets, and the rule behind "auto"."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..comfy import host
+from ..comfy.host import io
+
+log = logging.getLogger(__name__)
+
+AUTO, OFF, NONE = "auto", "off", "none"
+CLIPS = ("clip",)
+PICK, HPS = "pickscore", "hps"  # in the names of folders of CLIPs that were fitted to what people prefer
+DINOS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+OWN = "clip"  # the folder of a base in diffusers' layout that holds the CLIP that knows its pictures
+OR_FETCH = "or run Fetch Model"
+MISSING = (
+    "not validated, so the last step is returned: there is no CLIP (put the folder of a transformers CLIPModel, such "
+    f"as openai/clip-vit-large-patch14, into models/clip_vision, {OR_FETCH})"
+)
+
+
+def validating_inputs() -> list[io.Input]:
+    """The models that see whether the subject and the prompts are kept."""
+    return [
+        io.Combo.Input(
+            "validation",
+            options=[AUTO, OFF, *host.transformers_folders(CLIPS)],
+            default=AUTO,
+            optional=True,
+            advanced=True,
+            tooltip="The CLIP that validates while training, so that the best step is returned: a folder of "
+            "transformers in models/clip_vision. auto takes the base's own or the first there; off returns the last.",
+        ),
+        io.Combo.Input(
+            "validation_dino",
+            options=[NONE, *host.transformers_folders(DINOS), *host.vision_files()],
+            default=NONE,
+            optional=True,
+            advanced=True,
+            tooltip="What sees the likeness to the pictures in the CLIP's place: a DINO (a folder of transformers) or "
+            "a CLIP's vision tower (a single file as for CLIP Vision Loader) in models/clip_vision. How well prompts "
+            "are followed is measured by the CLIP alone.",
+        ),
+    ]
+
+
+def validator_for(base: Any, settings: Any, clip: str, dino: str) -> tuple[Any, str]:
+    """The models that validate a training on `base` (None where none do), and a line that says so."""
+    from ...trainers.validation.image_metrics import Validator
+
+    if clip == OFF or settings.validate_every == 0:
+        return None, "not validated: the last step is returned"
+    folder = clip_for(base, clip)
+    if folder is None:
+        told = (
+            MISSING
+            if dino == NONE
+            else f"{MISSING}; {dino} sees likeness, but how prompts are followed is not measured"
+        )
+        log.info(told)
+        return None, told
+    eyes = None if dino == NONE else host.seeing_model(dino)
+    log.info("validated by the CLIP in %s%s", folder, f", likeness by {eyes}" if eyes else "")
+    return Validator(folder, eyes), f"validated by {folder.name}" + (f", likeness by {eyes.name}" if eyes else "")
+
+
+def clip_for(base: Any, clip: str) -> Path | None:
+    """The CLIP of this name; for "auto" the base's own, else the first on the disk that was not fitted to what people
+    prefer, else None."""
+    if clip != AUTO:
+        return host.transformers_folder(clip)
+    own = own_clip(base)
+    if own is not None:
+        return own
+    names = [name for name in host.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
+    return host.transformers_folder(names[0]) if names else None
+
+
+def plain(name: str) -> str:
+    """Letters and digits of a folder's name, by which models of preferences are known."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def own_clip(base: Any) -> Path | None:
+    """The CLIP that lies beside the networks of a base in diffusers' layout."""
+    place = getattr(base.location, "components", base.location)
+    if not isinstance(place, Path) or host.kind_of_model(place / OWN) != "clip":
+        return None
+    return place / OWN

@@ -1,0 +1,1 @@
+"""Nodes of the menu `train`, and those for relations."""

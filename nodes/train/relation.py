@@ -1,0 +1,182 @@
+"""Relations: their pictures, the settings of their training, and the training itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.errors import FewShotError
+from ...trainers.relation.settings import RelationSettings
+from ..comfy import host
+from ..comfy.host import io
+from ..comfy.timestep_range import told as how_to_use
+from ..pictures import sets as pictures
+from ..schema.sockets import Adapter, Base, Set, Settings
+from . import subject as train
+
+FOLDER, SOCKET = pictures.FOLDER, pictures.SOCKET
+
+
+class RelationPictures(io.ComfyNode):
+    """A few pictures in which two things relate in the same way."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        folder = [
+            io.Combo.Input(
+                "folder",
+                options=host.picture_folders(),
+                tooltip="A folder in ComfyUI's input folder with 2 to 10 pictures. Read too: name.txt (captions, one "
+                "a line), and ReVersion's text.json.",
+            ),
+            io.String.Input(
+                "things",
+                default="",
+                multiline=True,
+                optional=True,
+                tooltip="The two things, for pictures without captions of their own: cat, chair. Several lines are "
+                "several captions.",
+            ),
+        ]
+        sockets = [
+            io.Image.Input("images", tooltip="The pictures of the relation."),
+            io.String.Input(
+                "captions",
+                default="",
+                multiline=True,
+                tooltip="One line for each picture, or one for all: cat, chair; or cat <R> chair, in a room.",
+            ),
+        ]
+        return io.Schema(
+            node_id="FewShotRelationPictures",
+            display_name="Relation Pictures",
+            category=pictures.CATEGORY,
+            description="A few pictures in which two things relate in the same way, and the names of the things.",
+            search_aliases=["reversion", "relation images", "training images", "dataset"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "source",
+                    options=[io.DynamicCombo.Option(FOLDER, folder), io.DynamicCombo.Option(SOCKET, sockets)],
+                    tooltip="Where the pictures come from: a folder in ComfyUI's input folder, or sockets.",
+                ),
+                io.String.Input(
+                    "identifier", default="<R>", tooltip="The word that will stand for the relation, in no dictionary."
+                ),
+                io.String.Input(
+                    "relation",
+                    default="",
+                    optional=True,
+                    tooltip="The relation in plain words (painted on). Captions that hold them are left out, since the "
+                    "new word shall come to mean them; they stand for it where a metric reads the prompt.",
+                ),
+            ],
+            outputs=[Set.Output(display_name="SET", tooltip="The pictures, once for each of their captions.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, source: dict[str, Any] | None = None, **_: Any) -> str:
+        return pictures.SubjectPictures.fingerprint_inputs(source=source)
+
+    @classmethod
+    def execute(cls, identifier: str, source: dict[str, Any] | None = None, relation: str = "") -> io.NodeOutput:
+        from ...augmentation.images import relation_pictures
+
+        source = source or {}
+        warnings: list[str] = []
+        if source.get("source") == FOLDER:
+            place = host.picture_folder(source["folder"])
+            found = relation_pictures.relation_from_folder(
+                place, identifier, relation, source.get("things", ""), warnings
+            )
+        elif source.get("source") == SOCKET:
+            found = relation_pictures.relation_from_tensors(
+                source["images"], host.sent_pictures_folder(), identifier, relation, source.get("captions", "")
+            )
+        else:
+            raise FewShotError(f"no such source {source.get('source')!r}: choose '{FOLDER}' or '{SOCKET}'")
+        different = len({sample.image.key for sample in found.samples})
+        said = f"{different} pictures of {found.trigger}, {len(found.samples)} captions"
+        return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([said, *warnings])))
+
+
+class RelationTrainingSettings(io.ComfyNode):
+    """Everything about a relation's training that has a default."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotRelationSettings",
+            display_name="Relation Settings",
+            category=train.CATEGORY,
+            description="Settings of Train Relation. Values that mean auto are chosen when training starts, and the "
+            "log says what was chosen and why.",
+            search_aliases=["reversion settings", "steering", "textual inversion settings"],
+            inputs=train.widgets_of(RelationSettings, seed={"control_after_generate": False}),
+            outputs=[Settings.Output(display_name="SETTINGS", tooltip="For Train Relation.")],
+        )
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(RelationSettings.from_mapping(values))
+
+
+class TrainRelation(io.ComfyNode):
+    """Learns a word for a relation; the base stays as it is."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotTrainRelation",
+            display_name="Train Relation",
+            category=train.CATEGORY,
+            description="Learns a word for how two things relate. Nothing else changes: the result is an embedding, or "
+            "with high_noise_rank a small LoRA of noisy timesteps beside it. "
+            "Cancel keeps what was learned; queue again to go on.",
+            search_aliases=["reversion", "relation inversion", "textual inversion", "embedding training"],
+            is_output_node=True,
+            inputs=[
+                Base.Input("base", tooltip="The model that the word is learned for."),
+                Set.Input("set", tooltip="Relation Pictures, best with more captions from Expand Captions."),
+                Settings.Input("settings", optional=True, tooltip="Relation Settings; without it the defaults."),
+                Adapter.Input("adapter", optional=True, tooltip="A learned word to train on from."),
+            ],
+            outputs=[
+                Adapter.Output(display_name="ADAPTER", tooltip="The word, for this pack's nodes."),
+                io.LossMap.Output(display_name="LOSS_MAP", tooltip="The loss of every step and its terms."),
+                io.String.Output(
+                    display_name="trigger",
+                    tooltip="The word. Apply Adapter teaches it to CLIP, where a prompt says cat embedding:<R> chair; "
+                    "Save Adapter writes it as an embedding, which is called by its file's name.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, base: Any, set: Any, settings: Any = None, adapter: Any = None) -> io.NodeOutput:
+        from ...trainers.relation.gain import explained
+        from ...trainers.relation.method import related, train_relation
+
+        settings = settings or RelationSettings()
+        if not isinstance(settings, RelationSettings):
+            raise FewShotError("these are settings of Train Subject: connect Relation Settings")
+        with host.engine(cls.hidden.unique_id) as watcher:
+            result = train_relation(
+                base,
+                set,
+                settings,
+                host.runs_folder(),
+                host.device(),
+                watcher,
+                name=train.run_name(f"relation {set.concepts[0].description or set.trigger}"),
+                start_from=adapter,
+                tokenizer_folder=host.TOKENIZER,
+            )
+        told: list[str] = []
+        related(set, told)
+        first = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
+        lines = [first, explained(result.folder, settings), *told, *settings.idle, how_to_use(result.adapter)]
+        lines = [*filter(None, lines), str(result.folder)]
+        report = "\n".join(lines)
+        ui = host.say(cls.hidden.unique_id, report)
+        return io.NodeOutput(result.adapter, train.loss_map(result), result.adapter.trigger, ui=ui)

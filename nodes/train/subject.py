@@ -1,0 +1,181 @@
+"""Training, and its settings."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ...core.errors import FewShotError
+from ...core.settings import SubjectSettings
+from ...trainers.subject.presets import CUSTOM, NAMES, PRESETS, with_preset
+from ..comfy import host
+from ..comfy.host import io
+from ..schema.sockets import VALIDATION, Adapter, Base, Set, Settings
+from ..schema.validation_inputs import validating_inputs, validator_for
+from ..schema.widgets import widgets_of
+
+CATEGORY = "few-shot/train"
+HARDLY = 0.1
+"""the score of a training, from 0 for the untrained base to 1, below which it learned next to nothing"""
+
+
+class TrainingSettings(io.ComfyNode):
+    """Everything about training that has an automatic value."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotTrainingSettings",
+            display_name="Training Settings",
+            category=CATEGORY,
+            description="Settings of Train Subject. Values that mean auto are chosen when training starts, and the log "
+            "says what was chosen and why.",
+            search_aliases=["learning rate", "lora rank", "dreambooth settings", "training config"],
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=list(NAMES),
+                    default=CUSTOM,
+                    tooltip="Sets the values below to those of a way of training that has a name; changing one of "
+                    "them makes it custom again.",
+                    extra_dict={"presets": {name: dict(values) for name, values in PRESETS.items()}},
+                ),
+                *widgets_of(SubjectSettings, seed={"control_after_generate": False}),
+            ],
+            outputs=[Settings.Output(display_name="SETTINGS", tooltip="For Train Subject.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, steps: int | None = None) -> bool | str:
+        try:
+            SubjectSettings.from_mapping({} if steps is None else {"steps": steps})
+        except FewShotError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, preset: str = CUSTOM, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(SubjectSettings.from_mapping(with_preset(preset, values)))
+
+
+class TrainSubject(io.ComfyNode):
+    """Trains an adapter on a subject. What it learned lies on disk, so that it is never lost or trained twice."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FewShotTrainSubject",
+            display_name="Train Subject",
+            category=CATEGORY,
+            description="Trains a LoRA of the subject. Cancel keeps what was learned; queue again to go on. A run that "
+            "ended is found by its inputs and not trained again.",
+            search_aliases=["dreambooth", "train lora", "finetune", "lora training", "personalization"],
+            is_output_node=True,
+            inputs=[
+                Base.Input("base", tooltip="The model to train on."),
+                Set.Input("set", tooltip="Pictures of the subject, and priors if you made some."),
+                Settings.Input("settings", optional=True, tooltip="Training Settings; without it all are chosen."),
+                Adapter.Input(
+                    "adapter", optional=True, tooltip="An adapter to train on from, instead of from nothing."
+                ),
+                *validating_inputs(),
+            ],
+            outputs=[
+                Adapter.Output(display_name="ADAPTER", tooltip="What was learned, for this pack's nodes."),
+                io.LoraModel.Output(
+                    display_name="LORA_MODEL",
+                    tooltip="The same for ComfyUI's own nodes. Load LoRA Model there applies it to MODEL only and "
+                    "drops text-encoder parts; Apply Adapter keeps them.",
+                ),
+                io.LossMap.Output(display_name="LOSS_MAP", tooltip="The loss of every step and its terms."),
+                io.String.Output(display_name="trigger", tooltip="The words that call the subject in a prompt."),
+                Base.Output(
+                    display_name="BASE",
+                    tooltip="The base that what was learned belongs to: the one given, or with tuning full of all "
+                    "parameters the one that was trained, which then also lies in output/checkpoints.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        base: Any,
+        set: Any,
+        validation: str = "auto",
+        validation_dino: str = "none",
+        settings: Any = None,
+        adapter: Any = None,
+    ) -> io.NodeOutput:
+        from ...models.adapters.formats import to_kohya
+        from ...trainers.subject.method import train_subject
+
+        settings = settings or SubjectSettings()
+        check_subject(set, settings)
+        validator, said = validator_for(base, settings, validation, validation_dino)
+        with host.engine(cls.hidden.unique_id) as watcher:
+            result = train_subject(
+                base,
+                set,
+                settings,
+                host.runs_folder(),
+                host.device(),
+                watcher,
+                name=run_name(set.trigger),
+                start_from=adapter,
+                tokenizer_folder=host.TOKENIZER,
+                validator=validator,
+            )
+            lora = to_kohya(result.adapter)
+        losses = loss_map(result)
+        lines = [f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}", outcome(result, said), result.folder]
+        if result.model is not None:
+            lines.append(host.keep_checkpoint(result.model, f"{result.folder.name}.safetensors"))
+        report = "\n".join(map(str, lines))
+        return io.NodeOutput(
+            result.adapter,
+            lora,
+            losses,
+            result.adapter.trigger,
+            result.base or base,
+            ui=host.say(cls.hidden.unique_id, report),
+        )
+
+
+def check_subject(set: Any, settings: Any) -> None:
+    """Raise FewShotError unless the set is of subjects and the settings are of their training."""
+    if not set.references:
+        raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
+    if any(concept.kind == "relation" for concept in set.concepts):
+        raise FewShotError("the set is of a relation: connect it to Train Relation")
+    if type(settings) is not SubjectSettings:
+        raise FewShotError("these are settings of another training: connect Training Settings")
+
+
+def run_name(trigger: str) -> str:
+    """The trigger phrase as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", trigger).strip("_")[:40] or "subject"
+
+
+def loss_map(result: Any) -> dict[str, Any]:
+    """ComfyUI's LOSS_MAP: "loss" and each term, a number a step; and the validations, for Loss Curve."""
+    losses = {"loss": list(result.losses), **{name: list(term) for name, term in result.terms.items()}}
+    if result.validation is None:
+        return losses
+    return losses | {VALIDATION: result.validation.plain() | {"chosen": result.chosen}}
+
+
+def outcome(result: Any, said: str) -> str:
+    """Which step was chosen, or why none was."""
+    if result.validation is None:
+        return said
+    best = result.validation.best
+    if best is None:
+        return f"no validation saw a gain: the last step ({result.chosen}) is returned"
+    validated = len(result.validation.points) - 1
+    score = max(result.validation.scores)
+    said = f"step {result.chosen} is the best of {validated} validated (score {score:.2f} of 1)"
+    if score >= HARDLY:
+        return said
+    return f"{said}, which is hardly better than the untrained base: train longer, or look at pictures and captions"

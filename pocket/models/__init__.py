@@ -1,0 +1,1 @@
+"""The pocket's small models."""

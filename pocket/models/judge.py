@@ -1,0 +1,124 @@
+"""The judge of the pocket: what two independent scene readers see in pictures.
+
+A judge measures. It never gives a reward, a training signal or a choice of checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..assemble import WEIGHTS
+from ..world import world
+from ..world.pictures import subject_named
+from .reader import ACCESSORIES, COLOURS, LAYOUTS, NOUNS, PLACES, SceneReader, split
+
+NAMES = ("reader_a", "reader_b")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One thing as a reader sees it."""
+
+    noun: str
+    pattern: str
+    colours: frozenset[str]
+    accessory: str | None
+
+    @property
+    def look(self) -> tuple[str, str, frozenset[str]]:
+        return self.noun, self.pattern, self.colours
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A picture as a reader sees it; things in the order of the layout, missing ones left out."""
+
+    things: tuple[Seen, ...]
+    place: str
+    layout: str
+
+
+def alike(first: Reading, second: Reading) -> bool:
+    """Whether two readings say the same of all that fidelities are made of: looks, accessories, place and layout."""
+    return _judged(first) == _judged(second)
+
+
+def same_scene(first: Reading, second: Reading) -> bool:
+    """Whether two readings say the same of classes, place and layout."""
+    return _scene(first) == _scene(second)
+
+
+def _scene(reading: Reading) -> tuple:
+    return reading.place, reading.layout, [thing.noun for thing in reading.things]
+
+
+def _judged(reading: Reading) -> tuple:
+    return reading.place, reading.layout, [(thing.look, thing.accessory) for thing in reading.things]
+
+
+def _thing(answers: dict[str, torch.Tensor], index: int) -> Seen | None:
+    noun = NOUNS[int(answers["noun"][index].argmax())]
+    if noun is None:
+        return None
+    pattern = world.PATTERNS[int(answers["pattern"][index].argmax())]
+    best = answers["colours"][index].topk(1 if pattern == "plain" else 2).indices
+    colours = frozenset(COLOURS[int(i)] for i in best)
+    return Seen(noun, pattern, colours, ACCESSORIES[int(answers["accessory"][index].argmax())])
+
+
+@torch.no_grad()
+def read(reader: SceneReader, pictures: torch.Tensor) -> list[Reading]:
+    """Read pictures (B, 3, 64, 64) in [-1, 1]."""
+    logits = torch.cat([reader(chunk) for chunk in pictures.float().split(128)])
+    first, second, scene = split(logits)
+    readings = []
+    for i in range(len(logits)):
+        seen = (_thing(first, i), _thing(second, i))
+        place, layout = PLACES[int(scene["place"][i].argmax())], LAYOUTS[int(scene["layout"][i].argmax())]
+        readings.append(Reading(tuple(t for t in seen if t), place, layout))
+    return readings
+
+
+def as_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
+    """PIL pictures to (B, 3, 64, 64) in [-1, 1]; other sizes are reduced."""
+    small = [image.convert("RGB").resize((world.SIZE, world.SIZE), Image.Resampling.BOX) for image in images]
+    return torch.from_numpy(np.stack([np.asarray(s) for s in small])).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class SubjectJudge:
+    """Reads pictures with both readers; the first one's word counts, the second one's says how sure it is."""
+
+    name = "judge"
+
+    def __init__(self, weights: Path = WEIGHTS):
+        self.weights = weights
+        self.model_id = "pocket scene readers"
+
+    @cached_property
+    def readers(self) -> tuple[SceneReader, ...]:
+        return tuple(SceneReader.from_pretrained(self.weights / name).eval() for name in NAMES)
+
+    def readings(self, images: Sequence[Image.Image]) -> list[list[Reading]]:
+        """What each reader sees in each picture."""
+        pictures = as_tensor(images)
+        return [read(reader, pictures) for reader in self.readers]
+
+    def shows(self, images: Sequence[Image.Image], subject: str) -> list[bool]:
+        """Whether each picture shows the subject: class, pattern and colours right."""
+        look = subject_named(subject).thing.look
+        return [any(t.look == look for t in r.things) for r in self.readings(images)[0]]
+
+    def subject_fidelity(self, images: Sequence[Image.Image], subject: str) -> float:
+        """Share of pictures that show the subject, in [0, 1]."""
+        return float(np.mean(self.shows(images, subject)))
+
+    def agree(self, images: Sequence[Image.Image]) -> list[bool]:
+        """Whether both readers see the same classes, place and layout in each picture."""
+        return [same_scene(a, b) for a, b in zip(*self.readings(images), strict=True)]

@@ -1,0 +1,1 @@
+"""The pocket's drawn world: scenes, their words, and pictures of them."""

@@ -1,0 +1,262 @@
+"""Which rows the bench of subjects has, and what stands behind each: what is taught, and with which settings."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from comfyui_fewshot.benchmarks.harness import workshop as runs
+from comfyui_fewshot.benchmarks.subject import bench as subject
+from comfyui_fewshot.benchmarks.subject import checkpoint_choice as choice
+from comfyui_fewshot.benchmarks.subject import lessons, tuning
+from comfyui_fewshot.benchmarks.subject.parts import parts_of
+from comfyui_fewshot.core.settings import SubjectSettings
+from comfyui_fewshot.core.values import Dense
+from comfyui_fewshot.models.adapters.inject import Full, LoraSpec
+from comfyui_fewshot.pocket.models.judge import Reading, Seen
+from comfyui_fewshot.trainers.optim.optimizers import OPTIMISERS
+from comfyui_fewshot.trainers.subject.presets import PRESETS
+from comfyui_fewshot.trainers.targets import check_tuning, sets_of, words_of
+
+NOTHING = Reading((), "nowhere", "one")
+
+
+class Shop:
+    """Trains nothing and keeps what it was asked for; what it samples shows nothing."""
+
+    def __init__(self, folder):
+        self.sets, self.asked, self.steps, self.doubt = folder, [], 100, 0.0
+
+    def with_priors(self, pictures, count=64):
+        return replace(pictures, samples=(*pictures.samples, *self.primed(pictures)))
+
+    @staticmethod
+    def primed(pictures):
+        return [replace(pictures.samples[0], role="prior", caption=f"a photo of a {pictures.concepts[0].noun}")]
+
+    def train(self, pictures, **settings):
+        chosen = SubjectSettings.from_mapping(settings)
+        check_tuning(chosen)
+        self.asked.append((pictures, chosen))
+
+    def judged(self, adapter, prompts, seed=0, strength=1.0):
+        return [NOTHING] * len(prompts), [self.doubt] * len(prompts)
+
+
+@pytest.fixture(autouse=True)
+def in_one_process(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return subject.Bench(Shop(tmp_path), quick=True)
+
+
+def named(rows):
+    return {row.name for row in rows}
+
+
+def both(prefix, names):
+    return {f"{prefix}.{name}.{kind}" for name in names for kind in ("subject", "prompt")}
+
+
+def test_every_preset_has_its_rows(bench):
+    names = ["poster", "fast", "instructbooth_stage_1", "portrait", "style", "multi_subject", "custom_diffusion",
+             "textual_inversion"]  # fmt: skip
+    assert len(PRESETS) == len(names) and named(choice.presets(bench)) == both("preset", names)
+    by = dict(zip(PRESETS, bench.shop.asked, strict=True))
+    for name, (pictures, chosen) in by.items():
+        own = {key: value for key, value in PRESETS[name].items() if getattr(chosen, key) != value}
+        assert not own and (pictures.priors or not chosen.prior_weight), name
+        assert not chosen.local_weight or any(sample.mask for sample in pictures.references)
+    assert len(by["Multi-subject"][0].concepts) == 2 and len(by["Poster"][0].concepts) == 1
+    assert by["Fast"][1].objective == "dco" and by["Fast"][1].token == "direction"
+    assert any(sample.others for sample in by["Multi-subject"][0].references)
+
+
+def test_the_baselines_are_what_they_are_called(bench):
+    names = ["lora", "textual_inversion", "custom_diffusion", "dreambooth"]
+    rows = tuning.baseline_rows(bench)
+    assert named(rows) == both("baseline", names) and all("NeTI" in row.note for row in rows)
+    sets = [sets_of(chosen) for _, chosen in bench.shop.asked]
+    assert sets == [
+        {"cross": LoraSpec(16, 16.0), "self": LoraSpec(16, 16.0)}, {}, {"cross_kv": Full()}, {"all": Full()},
+    ]  # fmt: skip
+    words = [[(w.word, w.direction) for w in words_of(chosen, pictures)] for pictures, chosen in bench.shop.asked]
+    assert words == [[], [("sks", False)], [("sks", False)], []]
+    assert [bool(chosen.prior_weight) for _, chosen in bench.shop.asked] == [True, False, True, True]
+
+
+def test_tables_cost_the_same_and_share_what_is_the_same(bench):
+    """Every training of a table takes as many denoiser evaluations; the same training is asked for with one key."""
+    for name in ("tuning", "baselines", "presets", "losses", "optimisers"):
+        parts_of(full(bench))[name].func(bench) if name in ("presets", "losses", "optimisers") else parts_of(bench)[
+            name
+        ]()
+    assert len(bench.shop.asked) > 20
+    for _, chosen in bench.shop.asked:
+        each = lessons.evaluations({name: value for name, value in vars(chosen).items() if name != "steps"})
+        assert 0 <= lessons.TABLE_EVALUATIONS * bench.shop.steps - chosen.steps * each < each
+    assert lessons.evaluations({}) == 24 and lessons.evaluations({"prior_weight": 0.0}) == 12
+    assert lessons.evaluations({"objective": "dco", "prior_weight": 0.0, "batch_size": 2}) == 8
+
+
+def full(bench):
+    return replace(bench, quick=False)
+
+
+def keys(bench, rows):
+    bench.shop.asked.clear()
+    rows()
+    return {(pictures.key, chosen.key()) for pictures, chosen in bench.shop.asked}
+
+
+def test_the_parts_beside_the_headline_use_its_trainings(bench):
+    headline = keys(bench, bench.poster)
+    assert len(headline) == 2
+    assert len(keys(bench, bench.priors) - headline) == 1
+    assert len(keys(bench, bench.description) - headline) == 1
+    plain = {name: keys(bench, lambda name=name: bench.both_rows("x", {name: ("anywhere", tuning.BASELINES[name])}))
+             for name in ("custom_diffusion", "textual_inversion", "lora")}  # fmt: skip
+    presets = keys(bench, lambda: choice.presets(bench))
+    assert plain["custom_diffusion"] <= presets and plain["textual_inversion"] <= presets
+    assert plain["lora"] <= keys(bench, lambda: tuning.optimiser_rows(bench))
+    assert plain["lora"] <= keys(bench, bench.tuning)
+
+
+def test_the_headline_runs_on_all_and_the_tables_on_one(bench):
+    whole = full(bench)
+    assert len(whole.all_runs) == 26 and len(whole.one_each) == 13 and len(whole.table_runs) == 2
+    assert {run.seed for run in whole.rare_runs} == {0} and len(whole.rare_runs) == 6
+    assert [*parts_of(whole)] == ["poster", "priors", "local", "multi", "description", "auto", "tuning", "baselines",
+                              "poster_word", "presets", "losses", "optimisers", "fused"]  # fmt: skip
+    assert [*parts_of(bench)] == [*parts_of(whole)][:8]
+
+
+def test_the_headline_comes_again_with_a_learned_word_on_both_sides(bench):
+    rows = bench.poster_word()
+    assert {chosen.token for _, chosen in bench.shop.asked} == {"free"}
+    assert all(row.goal is None for row in rows) and "poster.word.prompt_gain" in named(rows)
+    assert [row.name.replace(".word", "") for row in rows] == [row.name for row in bench.poster()]
+
+
+def test_the_headline_s_sides_are_the_product_s_pasting_and_nothing(bench):
+    bench.poster()
+    (made, chosen), (plain, without) = bench.shop.asked
+    assert replace(chosen, local_weight=0.0) == without and chosen.local_weight == 0.05
+    pasted = [sample for sample in made.references if sample.pasted]
+    assert len(pasted) == 8 * len(plain.references) and not any(s.pasted for s in plain.references)
+    assert {s.caption for s in pasted} == {"a photo of a sks cat"} and {s.background for s in pasted} == {0.1}
+
+
+def test_every_optimiser_and_loss_has_its_rows(bench):
+    """Every choice of the settings, but for the optimiser that needs a GPU and what a name elsewhere stands for."""
+    optimisers = tuning.optimiser_rows(bench)
+    usual = SubjectSettings()
+    beside = {"direction", "pivotal"}
+    schedules = set(choices("schedule")) - {usual.schedule}
+    assert named(optimisers) == both("optimiser", ({*OPTIMISERS} - {"adamw_8bit"}) | schedules | beside)
+    bench.shop.asked.clear()
+    losses = ["local", "plain_local", "min_snr", "masked", "noise_offset", "caption_dropout", "dco"]
+    assert named(tuning.loss_rows(bench)) == both("loss", losses)
+    plain = SubjectSettings(parameter_set="attention", prior_weight=1.0)
+    for _, chosen in bench.shop.asked:
+        alike = replace(chosen, steps=plain.steps, prior_weight=1.0)
+        differs = {name for name in vars(plain) if getattr(alike, name) != getattr(plain, name)}
+        assert differs and differs <= {
+            "local_weight", "local_attention", "min_snr_gamma", "background_weight", "noise_offset", "caption_dropout",
+            "objective",
+        }  # fmt: skip
+
+
+def choices(setting):
+    return SubjectSettings.__dataclass_fields__[setting].metadata["choices"]
+
+
+def test_every_set_of_layers_is_trained_somewhere(bench):
+    for rows in (bench.tuning, lambda: tuning.baseline_rows(bench), lambda: choice.presets(bench)):
+        rows()
+    assert {chosen.parameter_set for _, chosen in bench.shop.asked} == set(choices("parameter_set"))
+
+
+def test_subjects_trained_apart_differ_in_block_and_word_only(bench):
+    for blocks in (False, True):
+        bench.shop.asked.clear()
+        lessons.apart(bench.shop, bench.pairs[0], 0, blocks)
+        (one, first), (two, second) = bench.shop.asked
+        assert [c.identifier for c in (*one.concepts, *two.concepts)] == ["sks", "zwx"]
+        assert (first.tuning, first.subject_block, second.subject_block) == (
+            ("orthogonal", 0, 1) if blocks else ("low_rank", 0, 0)
+        )
+        assert replace(second, subject_block=0) == first
+
+
+def test_joint_trainings_differ_in_composites_and_their_losses(bench):
+    assert named(bench.multi()) == {"multi.both", "multi.gain", "multi.described"}
+    (made, chosen), (plain, without) = bench.shop.asked
+    assert replace(chosen, local_weight=0.0, composite_share=0.25) == without
+    assert any(s.others for s in made.references) and not any(s.pasted for s in plain.references)
+
+
+def test_the_headline_s_rows_are_there(bench):
+    found = {name: named(parts_of(bench)[name]()) for name in ("poster", "priors", "multi", "description", "tuning")}
+    assert set.union(*found.values()) == {
+        "poster.prompt_gain", "poster.subject_loss", "poster.both_gain", "priors.drift_ratio", "multi.both",
+        "multi.gain", "multi.described", "description.gain", "description.in_the_prompt_only", "tuning.rise",
+        *(f"poster.{side}.{kind}" for side in ("full", "plain") for kind in ("prompt", "subject", "both")),
+        *(f"tuning.{name}" for name in subject.TUNED),
+    }  # fmt: skip
+
+
+def test_a_row_says_when_the_judges_disagree(bench):
+    assert {row.note for row in bench.poster()} == {""}
+    bench.shop.doubt = 1.0
+    rows = [*bench.poster(), *bench.multi(), *bench.priors(), *tuning.baseline_rows(bench)]
+    assert all("the judges disagree on 100% of the samples" in row.note for row in rows)
+
+
+# -------------------------------------------------------------------------------------- parts that open the networks
+
+
+class Small(runs.Workshop):
+    """Two steps, no priors."""
+
+    def with_priors(self, pictures, count=64):
+        return pictures
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "STEPS", 2)
+    return subject.Bench(Small(2, tmp_path), quick=True)
+
+
+def test_parts_that_open_networks_run(small, monkeypatch):
+    monkeypatch.setattr(choice, "POINTS", 1)
+    rows = [*small.local(), *tuning.fused_rows(small), *choice.auto_gap(small)]
+    assert named(rows) == {
+        "local.iou_before", "local.iou_after", "multi.fused", "multi.summed", "multi.orthogonal", "auto.gap",
+    }  # fmt: skip
+    values = {row.name: row.value for row in rows}
+    assert 0 <= values["local.iou_before"] <= 1 and values["auto.gap"] == 0.0  # there is one step to choose
+
+
+def test_a_base_trained_in_full_is_judged_as_what_it_adds(small):
+    """The difference laid on the old base gives the new one's weights."""
+    pictures = lessons.taught_set(small.shop, subject.Run("cat_striped", 0), "anywhere")
+    adapter = small.shop.train(pictures, parameter_set="all", tuning="full", steps=1)
+    changes = [factor for factor in adapter.factors.values() if isinstance(factor, Dense)]
+    assert len(changes) == len(adapter.factors) > 50
+    assert sum(float(one.weight.abs().sum()) for one in changes) > 0
+
+
+def test_judges_are_compared_by_what_fidelity_measures():
+    one = Seen("cat", "striped", frozenset({"red"}), "hat")
+    from comfyui_fewshot.pocket.models.judge import alike
+
+    reading = Reading((one,), "beach", "one")
+    assert alike(reading, Reading((replace(one),), "beach", "one"))
+    for other in (replace(one, accessory=None), replace(one, pattern="plain"), replace(one, colours=frozenset())):
+        assert not alike(reading, Reading((other,), "beach", "one"))
+    assert not alike(reading, replace(reading, place="snow"))

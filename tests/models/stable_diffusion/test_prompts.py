@@ -1,0 +1,156 @@
+"""Prompts: both encoders, clip skip, learned words, truncation."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from comfyui_fewshot.core.errors import FewShotError
+from comfyui_fewshot.models.conditioning import Conditioning
+from comfyui_fewshot.models.contract import Networks
+from comfyui_fewshot.models.open import base_from_path, open_base
+from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts, time_ids
+from comfyui_fewshot.models.stable_diffusion.tokens import Tokens
+
+from .. import checkpoints
+
+
+@pytest.fixture(scope="module")
+def xl_path(tmp_path_factory) -> Path:
+    return checkpoints.save(checkpoints.sdxl(), tmp_path_factory.mktemp("xl") / "xl.safetensors")
+
+
+@pytest.fixture(scope="module")
+def xl(xl_path: Path, small_tokenizer: Path):
+    with open_base(base_from_path(xl_path), "cpu", tokenizer_folder=small_tokenizer) as networks:
+        yield networks
+
+
+def test_sdxl_takes_both_encoders_last_but_one_layers(xl: Networks):
+    conditioning = encode_prompts(xl, ["a red cat", "a dog"])
+    parts = []
+    for encoder, tokenizer in zip(xl.text_encoders, xl.tokenizers, strict=True):
+        ids = tokenizer(["a red cat", "a dog"], padding="max_length", max_length=32, return_tensors="pt").input_ids
+        output = encoder(ids, output_hidden_states=True)
+        parts.append(output.hidden_states[-2])
+    torch.testing.assert_close(conditioning.hidden, torch.cat(parts, -1))
+    torch.testing.assert_close(conditioning.pooled, output.text_embeds)
+    assert conditioning.hidden.shape == (2, 32, 128)
+
+
+def test_sd1_takes_the_last_layer_with_its_norm(opened_pocket: Networks):
+    encoder, tokenizer = opened_pocket.text_encoders[0], opened_pocket.tokenizers[0]
+    ids = tokenizer("a red cat", padding="max_length", max_length=32, return_tensors="pt").input_ids
+    torch.testing.assert_close(encode_prompts(opened_pocket, ["a red cat"]).hidden, encoder(ids).last_hidden_state)
+
+
+def test_clip_skip(pocket_folder: Path, opened_pocket: Networks):
+    with open_base(base_from_path(pocket_folder, clip_skip=2), "cpu") as networks:
+        encoder, tokenizer = networks.text_encoders[0], networks.tokenizers[0]
+        ids = tokenizer("a cat", padding="max_length", max_length=32, return_tensors="pt").input_ids
+        states = encoder(ids, output_hidden_states=True).hidden_states[-2]
+        inner = getattr(encoder, "text_model", encoder)
+        torch.testing.assert_close(encode_prompts(networks, ["a cat"]).hidden, inner.final_layer_norm(states))
+    with open_base(base_from_path(pocket_folder, clip_skip=9), "cpu") as networks:
+        with pytest.raises(FewShotError, match="clip skip is 9.* 1 to 4"):
+            encode_prompts(networks, ["a cat"])
+
+
+def test_sd2_cannot_use_the_layer_that_it_lacks(tmp_path: Path, small_tokenizer: Path):
+    path = checkpoints.save(checkpoints.sd2(), tmp_path / "base.safetensors")
+    with open_base(base_from_path(path, clip_skip=1), "cpu", tokenizer_folder=small_tokenizer) as networks:
+        with pytest.raises(FewShotError, match="clip skip is 1.* 2 to 3"):
+            encode_prompts(networks, ["a cat"])
+
+
+def test_learned_words_stand_in_the_prompt(xl: Networks):
+    """A learned word whose vectors are a known word's gives that word's conditioning, in both spellings."""
+    vectors = {}
+    for names, encoder, tokenizer in zip(xl.family.text_encoders, xl.text_encoders, xl.tokenizers, strict=True):
+        ids = tokenizer("red cat", add_special_tokens=False).input_ids
+        vectors[names.embedding] = encoder.get_input_embeddings().weight[ids].clone().requires_grad_()
+    wanted = encode_prompts(xl, ["a red cat on a hill", "a dog"])
+    for word in ("<sks>", "embedding:<sks>"):
+        got = encode_prompts(xl, [f"a {word} on a hill", "a dog"], {"<sks>": vectors})
+        torch.testing.assert_close(got.hidden, wanted.hidden)
+        torch.testing.assert_close(got.pooled, wanted.pooled)
+    got.pooled.sum().backward()
+    assert vectors["clip_l"].grad is None and vectors["clip_g"].grad.abs().sum() > 0
+    assert encode_prompts(xl, ["a sks"], {"sk": vectors}).hidden.equal(encode_prompts(xl, ["a sks"]).hidden)
+
+
+def test_a_long_prompt_is_cut_with_a_warning(opened_pocket: Networks, caplog):
+    with caplog.at_level(logging.WARNING):
+        hidden = encode_prompts(opened_pocket, ["red cat " * 40]).hidden
+    assert hidden.shape == (1, 32, 192) and "30 fit; left out" in caplog.text
+    vector = {"new": {"clip_l": torch.zeros(50, 192)}}
+    assert encode_prompts(opened_pocket, ["a new"], vector).hidden.shape == (1, 32, 192)
+
+
+class Counted:
+    """A tokenizer that counts the texts it is given."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.texts = tokenizer, []
+
+    def __call__(self, text, **how):
+        self.texts.append(text)
+        return self.tokenizer(text, **how)
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+
+def test_a_prompt_is_cut_once_and_told_once(xl: Networks, caplog):
+    """By each of two encoders; with other learned words it is another row, and no second warning."""
+    counted = tuple(Counted(tokenizer) for tokenizer in xl.tokenizers)
+    networks, long = replace(xl, tokenizers=counted, tokens=Tokens()), "red cat <new> " * 20
+    vectors = {"<new>": {"clip_l": torch.ones(2, 64, requires_grad=True), "clip_g": torch.zeros(2, 64)}}
+    with caplog.at_level(logging.WARNING):
+        with torch.inference_mode():
+            first = encode_prompts(networks, [long, "a dog"])
+            cut = encode_prompts(networks, [long], vectors)
+        again = encode_prompts(networks, ["a dog", long, long])
+        learned = encode_prompts(networks, [long], vectors)
+        vectors["<new>"]["clip_l"] = torch.zeros(2, 64, requires_grad=True)
+        moved = encode_prompts(networks, [long], vectors)
+    assert [one.texts for one in counted] == [[long, "a dog", "red cat ", *[" red cat "] * 19]] * 2
+    assert torch.equal(again.take([1, 0]).hidden, first.hidden) and torch.equal(again.hidden[1], again.hidden[2])
+    assert torch.equal(learned.hidden, cut.hidden) and not torch.equal(learned.hidden, moved.hidden)
+    assert [record.getMessage().split(" is ")[0] for record in caplog.records] == [f"the prompt '{long}'"]
+    moved.hidden.square().sum().backward()  # what was first cut in inference mode can be learned with
+    assert vectors["<new>"]["clip_l"].grad.any()
+
+
+def test_many_prompts_and_one_text_by_mistake(opened_pocket: Networks):
+    prompts = [f"{word} cat" for word in ("red", "blue") * 20]
+    hidden = encode_prompts(opened_pocket, prompts).hidden
+    torch.testing.assert_close(hidden[38:], encode_prompts(opened_pocket, prompts[:2]).hidden)
+    with pytest.raises(FewShotError, match="put it in a list"):
+        encode_prompts(opened_pocket, "a cat")
+
+
+def test_rows_of_conditioning():
+    conditioning = Conditioning(torch.arange(3.0).view(3, 1, 1), torch.arange(3.0).view(3, 1))
+    assert conditioning.take([2, 0]).hidden.flatten().tolist() == [2, 0]
+    assert conditioning.take(slice(1)).pooled.flatten().tolist() == [0]
+    assert conditioning.repeat(2).pooled.flatten().tolist() == [0, 1, 2, 0, 1, 2]
+    assert len(Conditioning.cat([conditioning, conditioning])) == 6
+    assert conditioning.to(torch.float64).pooled.dtype == torch.float64
+    assert Conditioning(torch.zeros(1, 1, 1)).to("cpu").pooled is None
+
+
+def test_size_conditioning(xl: Networks):
+    ids = time_ids(xl, (600, 400), (8, 0), (512, 512))
+    assert ids.tolist() == [600, 400, 8, 0, 512, 512]
+    latents, conditioning = torch.randn(2, 4, 8, 8), encode_prompts(xl, ["a", "b"])
+    t = torch.tensor([10, 900])
+    whole = time_ids(xl, (16, 16), (0, 0), (16, 16))
+    assert torch.equal(denoise(xl, latents, t, conditioning), denoise(xl, latents, t, conditioning, whole))
+    each = denoise(xl, latents, t, conditioning, torch.stack([whole, ids]))
+    assert not torch.allclose(each[1], denoise(xl, latents, t, conditioning, whole)[1], atol=1e-3)
+    torch.testing.assert_close(each[0], denoise(xl, latents, t, conditioning, whole)[0])

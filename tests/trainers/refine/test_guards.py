@@ -1,0 +1,110 @@
+"""When a reading of a refinement fails, what ends it, which weights come back, and how a reading is told."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from comfyui_fewshot.trainers.distributed import Alone
+from comfyui_fewshot.trainers.refine.guards import Floors, GuardedCourse, Reading, Readings, line
+from comfyui_fewshot.trainers.validation.schedule import kept_readings
+
+FLOORS = Floors(0.95, 0.7, 0.97)
+
+
+def failed(start: float, now: float, axis: str = "subject") -> bool:
+    readings = (Reading(0, (0.0,), **{axis: start}), Reading(4, (1.0,), **{axis: now}))
+    return bool(Readings(readings, (1.0,), (1.0,), FLOORS).failed(readings[1]))
+
+
+@pytest.mark.parametrize("size", [1.0, 0.01])
+def test_floors_are_shares_of_the_start_whatever_its_sign(size):
+    assert not failed(size, 0.96 * size) and failed(size, 0.94 * size)
+    assert not failed(-size, -1.04 * size) and failed(-size, -1.06 * size)
+    assert not failed(-size, size) and failed(size, 0.96 * size, "held_out")
+    assert not failed(math.nan, 0.1) and not failed(size, math.nan)
+
+
+def test_a_reading_is_told_in_one_line():
+    found = line(4, 0.5, {"subject": 0.81234, "held_out": -0.25}, ("subject 0.8 of 0.9 at the start",))
+    assert found == (
+        "step 4: reward +0.50 deviations, subject 0.812, held-out -0.250, failed: subject 0.8 of 0.9 at the start"
+    )
+
+
+def course_of(tmp_path, likeness, patience=2, rewards=None, axis="subject"):
+    """A course whose readings see these values after 0, 2, 4 ... steps, with a reward that always rises."""
+    rewards = rewards or range(len(likeness))
+    seen = {2 * i: (r, value) for i, (r, value) in enumerate(zip(rewards, likeness, strict=True))}
+
+    def read(step):
+        reward, value = seen[step]
+        return Reading(step, (float(reward),), **{axis: value}), (0.5,)
+
+    last = 2 * (len(likeness) - 1)
+    return GuardedCourse(read, 2, last, patience, ["redness"], [1.0], FLOORS, tmp_path / "readings.json")
+
+
+def guided(course, parameter, begun=0):
+    """The parameter grows by 1 a step; gives the step after which the course is over, else the last one."""
+    step = begun
+    while True:
+        if course.is_due(step):
+            course.visit(step, {"weight": parameter}, Alone())
+        if course.is_over or step == course.last:
+            return step
+        with torch.no_grad():
+            parameter.add_(1.0)
+        step += 1
+
+
+@pytest.mark.parametrize(
+    ("axis", "floor"), [("subject", 0.95), ("diversity", 0.7), ("held_out", 0.97)], ids=lambda value: str(value)
+)
+def test_what_is_lost_ends_the_refinement_and_the_best_of_before_comes_back(tmp_path, axis, floor):
+    """Though the reward rises on: two failed readings in a row end it."""
+    values = [1.0, 0.99, floor + 0.001, floor - 0.001, 0.99, floor - 0.001, floor - 0.1, 1.0]
+    course, parameter = course_of(tmp_path, values, axis=axis), torch.nn.Parameter(torch.zeros(2))
+    assert guided(course, parameter) == 12 and course.best_step == 8
+    assert course.settle(12, {"weight": parameter}) == 8 and parameter.tolist() == [8.0, 8.0]
+    kept = kept_readings(tmp_path / "readings.json")
+    assert kept["best"] == 8 and [bool(row["failed"]) for row in kept["readings"]] == [False] * 3 + [
+        True, False, True, True,
+    ]  # fmt: skip
+    assert [row["gain"] for row in kept["readings"]] == [0, 2, 4, 6, 8, 10, 12]  # in deviations of a half
+    assert axis in kept["readings"][-1] and axis.replace("_", "-") in kept["readings"][-1]["failed"][0]
+
+
+def test_without_patience_it_goes_on_and_what_failed_is_still_not_returned(tmp_path):
+    course, parameter = course_of(tmp_path, [1.0, 0.98, 0.5, 0.5, 0.5], patience=0), torch.nn.Parameter(torch.zeros(1))
+    assert guided(course, parameter) == 8 and course.settle(8, {"weight": parameter}) == 2
+
+
+def test_where_nothing_is_better_than_the_start_it_comes_back(tmp_path, caplog):
+    course = course_of(tmp_path, [1.0] * 4, rewards=[0.0, -1.0, -0.5, -2.0])
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    assert guided(course, parameter) == 6 and course.settle(6, {"weight": parameter}) == 0
+    assert parameter.tolist() == [0.0] and "the refining adapter does nothing" in caplog.text
+
+
+def test_a_reading_that_could_not_be_taken_counts_as_failed(tmp_path):
+    course = course_of(tmp_path, [1.0, 1.0, 1.0], rewards=[0.0, math.nan, 1.0])
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    assert guided(course, parameter) == 4 and course.best_step == 4
+    assert course.readings.failed(course.readings.readings[1]) == ("it could not be taken",)
+
+
+def test_a_resumed_course_decides_as_the_uncut_one(tmp_path):
+    values = [1.0, 0.99, 0.9, 0.9, 1.0]
+    cut, parameter = course_of(tmp_path, values), torch.nn.Parameter(torch.zeros(1))
+    for step in (0, 2, 4):
+        with torch.no_grad():
+            parameter.fill_(step)
+        cut.visit(step, {"weight": parameter}, Alone())
+    again = course_of(tmp_path, values)
+    again.load(cut.state())
+    assert again.readings.plain(["redness"]) == cut.readings.plain(["redness"])
+    assert not again.is_over and not again.is_due(4) and again.is_due(6)
+    assert guided(again, parameter, 4) == 6 and again.settle(6, {"weight": parameter}) == 2 and parameter.item() == 2

@@ -1,0 +1,1 @@
+"""A training set as the loop needs it: encoded, weighted, and drawn in batches."""

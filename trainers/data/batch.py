@@ -1,0 +1,45 @@
+"""The samples of one loss term in one pass of the denoiser, and how they are taken out of their pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ...models.conditioning import Conditioning
+
+
+@dataclass(frozen=True)
+class Half:
+    """The samples of one term in one pass: noisy latents (n, C, h, w) at `times` (n,), and what belongs to them.
+
+    `picks` are the samples' places in their pool; `told` says which have their caption, the others an empty one.
+    """
+
+    latents: torch.Tensor
+    times: torch.Tensor
+    target: torch.Tensor
+    conditioning: Conditioning | None
+    prompts: tuple[str, ...]
+    sizes: torch.Tensor | None
+    masks: torch.Tensor | None
+    picks: tuple[int, ...] = ()
+    told: tuple[bool, ...] = ()
+    grounds: torch.Tensor | None = None
+
+
+def told_to(
+    rows: Conditioning, dropped: Conditioning | None, picks: Sequence[int], told: Sequence[bool]
+) -> Conditioning:
+    """The captions' rows `picks`, and the empty caption's where a caption is dropped."""
+    parts = []
+    for i, kept in zip(picks, told, strict=True):
+        assert kept or dropped is not None
+        parts.append(rows.take(slice(i, i + 1)) if kept or dropped is None else dropped)
+    return Conditioning.cat(parts)
+
+
+def rows_of(tensor: torch.Tensor, picks: Sequence[int]) -> torch.Tensor:
+    """Rows by indices that the host knows, without copying an index to the device."""
+    return torch.stack([tensor[i] for i in picks])

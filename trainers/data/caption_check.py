@@ -1,0 +1,76 @@
+"""What training needs of the captions: the identifier in each of them, within the window, best as one token."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from ...augmentation.captions.identifiers import find_word, with_subject
+from ...core.errors import FewShotError
+from ...core.values import Concept, Sample, TrainingSet
+from ...models.contract import Networks
+from ...models.stable_diffusion.prompts import content_tokens, token_places
+
+log = logging.getLogger(__name__)
+
+
+def captioned(networks: Networks, pictures: TrainingSet) -> TrainingSet:
+    """`pictures` with the identifiers of all shown subjects in the references' captions; what was mended is logged.
+
+    Raises:
+        FewShotError: an identifier lies beyond what the text encoder reads of a caption.
+    """
+    if len(pictures.references) == 1:
+        log.warning(
+            "there is one picture of the subject: its pose and place will be learned with it. Three to ten, in "
+            "different places, are better; masks and pasting help"
+        )
+    for concept in pictures.concepts:
+        _tell_split(networks, concept)
+    mended = [with_identifiers(sample, pictures.concepts) for sample in pictures.samples]
+    changed = [new for new, old in zip(mended, pictures.samples, strict=True) if new.caption != old.caption]
+    if changed:
+        log.warning(
+            "%d of %d captions lacked their identifier, and it was put in: '%s'",
+            len(changed), len(pictures.references), changed[0].caption,
+        )  # fmt: skip
+    for sample in mended:
+        if sample.role == "reference":
+            _check_window(networks, sample, pictures.concepts)
+    return pictures.with_samples(tuple(mended))
+
+
+def _shown(sample: Sample, concepts: tuple[Concept, ...]) -> list[Concept]:
+    numbers = dict.fromkeys((sample.concept, *(part.concept for part in sample.others)))
+    return [concepts[number] for number in numbers if concepts[number].kind == "subject"]
+
+
+def with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
+    """A reference with the identifiers of all subjects that it shows in its caption; a prior as it is."""
+    if sample.role != "reference":
+        return sample
+    caption = sample.caption
+    for concept in _shown(sample, concepts):
+        if not find_word(concept.identifier, caption):
+            caption = with_subject(caption, concept)
+    return replace(sample, caption=caption)
+
+
+def _tell_split(networks: Networks, concept: Concept) -> None:
+    tokens = content_tokens(networks, concept.identifier)
+    if tokens > 1 and concept.identifier not in networks.words:
+        log.warning(
+            "the identifier '%s' is %d tokens, whose parts mean something to the text encoder already: all of them are "
+            "used, but a word of one token such as 'sks' or 'ohwx' binds better", concept.identifier, tokens,
+        )  # fmt: skip
+
+
+def _check_window(networks: Networks, sample: Sample, concepts: tuple[Concept, ...]) -> None:
+    for concept in _shown(sample, concepts):
+        found = find_word(concept.identifier, sample.caption)
+        if found and not token_places(networks, sample.caption, [found.span()]):
+            window = min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)
+            raise FewShotError(
+                f"the identifier '{concept.identifier}' lies beyond the {window} tokens that the text encoder reads of "
+                f"the caption of {sample.image.path}. Shorten the caption, or put the identifier first."
+            )

@@ -1,0 +1,80 @@
+"""When a training is lost though its losses are finite numbers: they stay where a denoiser that knows nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..core.errors import FewShotError
+
+START, WINDOW, LATEST = 4, 8, 4
+"""steps: of the start, of each of the two windows that must be bad, and of those that say that all is well"""
+
+
+class Diverged(FewShotError):
+    """A loss or gradient was not finite, or losses stay high. The weights after `step` steps are back in place."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
+def told_of(where: int, steps: int, values: Mapping[str, float], kept: int, rates: Mapping[str, float]) -> str:
+    """What is said of a training of `steps` that is lost at step `where` (from 0): what was seen, kept, and to be done.
+
+    In the first step no learning rate has done anything yet: numbers are too large for the compute type.
+    """
+    seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    lower = f"Lower the learning rate (now {', '.join(f'{group} {rate:.3g}' for group, rate in rates.items())})"
+    if kept:
+        left = f"The weights after step {kept} are kept. {lower} or compute in float32."
+    elif where:
+        left = f"Nothing was learned that could be kept. {lower} or compute in float32, and train anew."
+    else:
+        left = (
+            "Nothing was learned: it is the first pass, before any weight was changed, that gives no numbers. Load the "
+            "base in bfloat16 or float32; if it is so already, its file or that of the adapter to train on from is bad."
+        )
+    return f"training diverged at step {where + 1} of {steps} ({seen}). {left}"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A rule on the mean of some terms: denoising errors, of which a prediction of nothing has about 1.
+
+    Lost is a training whose median over two windows running is both as high as that and twice the start's. Medians,
+    because an error depends on its timestep and varies tenfold from step to step.
+
+    Args:
+        terms: names of the terms.
+        nothing: the error from which on a denoiser is no better than one that predicts nothing.
+    """
+
+    terms: tuple[str, ...]
+    nothing: float = 0.8
+    rise: float = 2.0
+
+    def errors(self, history: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The mean (n,) of the terms at each of n steps, on the host."""
+        return torch.stack([history[name] for name in self.terms]).mean(0).cpu()
+
+    def limit(self, errors: torch.Tensor) -> float:
+        return max(self.nothing, self.rise * float(errors[:START].median()))
+
+    def is_lost(self, errors: torch.Tensor) -> bool:
+        """Whether both of the last two windows lie at or above the limit, and the latest errors are no better."""
+        if len(errors) < 2 * WINDOW or self.is_well(errors):
+            return False
+        limit, last = self.limit(errors), errors[-2 * WINDOW :].reshape(2, WINDOW)
+        return bool((last.median(1).values >= limit).all())
+
+    def is_high(self, errors: torch.Tensor) -> bool:
+        """Whether the last window lies at or above the limit: a state of now is better not gone on from."""
+        return len(errors) >= WINDOW and float(errors[-WINDOW:].median()) >= self.limit(errors)
+
+    def is_well(self, errors: torch.Tensor) -> bool:
+        """Whether the latest errors lie well below the limit: the weights that made them may be returned to."""
+        most = max(0.5 * self.nothing, 1.5 * float(errors[:START].median()))
+        return float(errors[-LATEST:].median()) <= most

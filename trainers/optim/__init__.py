@@ -1,0 +1,1 @@
+"""Optimizers of weights and of learned tokens."""

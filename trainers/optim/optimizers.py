@@ -1,0 +1,259 @@
+"""The optimisers, their learning rates, and the one flat buffer in which all gradients lie."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ...core.errors import FewShotError
+from ...models.adapters.learned_tokens import GROUP, WordRule
+from .token_optimizers import BoundedAdamW, Directions
+
+OPTIMISERS = {"adamw": "torch", "adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}
+"""the library that each comes from"""
+DISCRIMINATOR = "discriminator"
+OPPONENT = {"betas": (0.0, 0.99)}
+"""a discriminator follows what it is told to tell apart, without momentum (Karras et al. 2018)"""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rate of each group of parameters, and how it goes over the steps."""
+
+    rates: Mapping[str, float]
+    steps: int
+    warmup: int = 0
+    schedule: str = "constant"
+
+    def factor(self, step: int) -> float:
+        """What the rates are multiplied with at `step` (counted from 0): a linear rise, then the schedule."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        gone = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 1.0 - gone if self.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * gone))
+
+    def at(self, step: int) -> dict[str, float]:
+        return {group: rate * self.factor(step) for group, rate in self.rates.items()}
+
+    def set(self, optimizer: Optimisers, step: int) -> None:
+        """Give each of the optimiser's groups its rate at `step`."""
+        rates = self.at(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rates[group["name"]]
+
+
+class Optimisers:
+    """One optimiser a group of parameters, used as one. Its scalars (`numbers`) and slots are all there is to save."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]):
+        self.parts = tuple(parts)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict[Any, dict[str, Any]]:
+        return {parameter: state for part in self.parts for parameter, state in part.state.items()}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """With the weights that are to be used in place; afterwards those that are trained on are back, bit for bit.
+
+        They differ where the optimiser averages them (schedule-free).
+        """
+        parts = [part for part in self.parts if hasattr(part, "eval")]
+        kept = [(p, p.detach().clone()) for part in parts for group in part.param_groups for p in group["params"]]
+        self.settle()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for part in parts:
+                    part.train()  # type: ignore[attr-defined]
+                for parameter, value in kept:
+                    parameter.copy_(value)
+
+    def settle(self) -> None:
+        """Put the weights that are to be used in place, to stay."""
+        for part in self.parts:
+            if hasattr(part, "eval"):
+                part.eval()
+
+    # ------------------------------------------------------------------------------------------------------- saving
+
+    def slots(self, names: Mapping[int, str]) -> dict[str, dict[str, Tensor]]:
+        """What is kept of each parameter, by its name; numbers as tensors without dimensions, marked."""
+        return {
+            names[id(parameter)]: dict(_as_tensor(key, value) for key, value in state.items())
+            for parameter, state in self.state.items()
+        }
+
+    def numbers(self) -> dict[str, float]:
+        """What is kept of each group besides: the numbers that some optimisers change as they go."""
+        return {
+            f"{group['name']}/{key}": value
+            for group in self.param_groups
+            for key, value in group.items()
+            if key != "lr" and type(value) in (int, float)
+        }
+
+    def load(
+        self, parameters: Mapping[str, Parameter], slots: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]
+    ) -> None:
+        """Take up what `slots` and `numbers` gave."""
+        owner = {id(p): part for part in self.parts for group in part.param_groups for p in group["params"]}
+        for name, state in slots.items():
+            parameter = parameters[name]
+            values = dict(_from_tensor(key, value, parameter.device) for key, value in state.items())
+            owner[id(parameter)].state[parameter] = values
+        for group in self.param_groups:
+            saved = {key: numbers.get(f"{group['name']}/{key}") for key, value in group.items()}
+            group.update({key: type(group[key])(value) for key, value in saved.items() if value is not None})
+
+
+PLAIN = "#"
+"""marks a slot that is a plain number"""
+
+
+def _as_tensor(key: str, value: Any) -> tuple[str, Tensor]:
+    if isinstance(value, Tensor):
+        return key, value
+    return key + PLAIN, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+
+
+def _from_tensor(key: str, value: Tensor, device: torch.device) -> tuple[str, Any]:
+    if key.endswith(PLAIN):
+        return key.removesuffix(PLAIN), value.item()
+    return key, value.to(device)
+
+
+def make_optimizer(
+    parameters: Mapping[str, Parameter],
+    rates: Rates,
+    weight_decay: float = 0.0,
+    kind: str = "adamw",
+    rules: Mapping[str, WordRule] | None = None,
+) -> Optimisers:
+    """One optimiser of `kind` for each name of `rates`, and for learned words their own, whatever the kind.
+
+    A parameter belongs to the group whose name its own begins with. "adamw" is AdamW (Loshchilov & Hutter 2019),
+    "adamw_8bit" the same with 8-bit moments (Dettmers et al. 2022), "prodigy" finds the step size itself and takes the
+    learning rate as its factor (Mishchenko & Defazio 2024), "schedule_free" averages in place of a schedule (Defazio et
+    al. 2024).
+
+    Raises:
+        FewShotError: the optimiser's library is not installed, or does not work on this device.
+    """
+    parts: list[torch.optim.Optimizer] = []
+    rules = rules or {}
+    for group, rate in rates.rates.items():
+        members = {name: p for name, p in parameters.items() if name.split(".")[0].startswith(group)}
+        if group == GROUP:
+            parts += _of_words(members, rate, rules)
+        elif members:
+            own = {"name": group, "params": list(members.values()), "lr": rate}
+            if group == DISCRIMINATOR:
+                parts.append(_of_weights("adamw", own | OPPONENT, 0.0))
+            else:
+                parts.append(_of_weights(kind, own, weight_decay))
+    left = [name for name in parameters if not name.startswith(tuple(rates.rates))]
+    if left:
+        raise ValueError(f"no learning rate for {left[0]}")
+    return Optimisers(parts)
+
+
+def _of_words(members: Mapping[str, Parameter], rate: float, rules: Mapping[str, WordRule]) -> list:
+    starts = {id(p): start for name, p in members.items() if (start := rules[name].start) is not None}
+    longest = {id(p): most for name, p in members.items() if (most := rules[name].longest) is not None}
+    directions, free = ([p for p in members.values() if id(p) in told] for told in (starts, longest))
+    made: list[torch.optim.Optimizer] = []
+    if directions:
+        made.append(Directions([{"name": GROUP, "params": directions, "lr": rate}], starts))
+    if free:
+        made.append(BoundedAdamW([{"name": GROUP, "params": free, "lr": rate}], longest))
+    return made
+
+
+def _of_weights(kind: str, group: dict[str, Any], weight_decay: float) -> torch.optim.Optimizer:
+    """The optimiser of one group."""
+    devices = {p.device.type for p in group["params"]}
+    if kind == "adamw":
+        return torch.optim.AdamW([group], weight_decay=weight_decay, fused=devices <= {"cpu", "cuda"})
+    library = OPTIMISERS[kind]
+    if importlib.util.find_spec(library) is None:
+        raise FewShotError(
+            f"the optimiser {kind} needs the package {library}, which is not installed: pip install {library}, or "
+            "choose adamw"
+        )
+    if kind == "adamw_8bit":
+        return _eight_bit(group, weight_decay, devices)
+    if kind == "prodigy":
+        from prodigyopt import Prodigy
+
+        made = Prodigy([group], lr=group["lr"], use_bias_correction=True, safeguard_warmup=True)
+        made.param_groups[0]["weight_decay"] = weight_decay  # its constructor prints when it is given one
+        return made
+    from schedulefree import AdamWScheduleFree
+
+    averaging = AdamWScheduleFree([group], lr=group["lr"], weight_decay=weight_decay)
+    averaging.train()
+    return averaging
+
+
+def _eight_bit(group: dict[str, Any], weight_decay: float, devices: set[str]) -> torch.optim.Optimizer:
+    """AdamW with moments in 8 bits, by bitsandbytes."""
+    if devices != {"cuda"}:
+        raise FewShotError(
+            f"the optimiser adamw_8bit works on a CUDA device, and this training runs on {', '.join(devices)}: choose "
+            "adamw"
+        )
+    from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
+
+    return AdamW8bit([group], weight_decay=weight_decay)
+
+
+class FlatGradients:
+    """All gradients, and after them one number for each loss term, in one fp32 buffer.
+
+    One buffer makes zeroing, clipping and adding up over processes one operation each. The last `apart` parameters are
+    those of an opponent: their gradients are clipped by themselves.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], terms: Sequence[str], apart: int = 0):
+        size = sum(p.numel() for p in parameters)
+        device = parameters[0].device
+        self.buffer = torch.zeros(size + len(terms), dtype=torch.float32, device=device)
+        self.gradients = self.buffer[:size]
+        self.terms = {name: self.buffer[size + i] for i, name in enumerate(terms)}
+        start = 0
+        for parameter in parameters:
+            parameter.grad = self.buffer[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+        last = sum(p.numel() for p in parameters[len(parameters) - apart :])
+        self.groups = [part for part in self.gradients.split([size - last, last]) if part.numel()]
+
+    def zero(self) -> None:
+        self.buffer.zero_()
+
+    def clip(self, most: float) -> torch.Tensor:
+        """Scale the gradients so that their norm is at most `most`; gives the norm before, on the device."""
+        norms = [torch.linalg.vector_norm(group) for group in self.groups]
+        for group, norm in zip(self.groups, norms, strict=True):
+            group.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+        return norms[0]

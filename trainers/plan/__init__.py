@@ -1,0 +1,1 @@
+"""What a training would do and need, told before it runs."""

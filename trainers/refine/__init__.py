@@ -1,0 +1,1 @@
+"""Refinement of an adapter by rewards."""

@@ -1,0 +1,320 @@
+"""Refinement of a subject's adapter by rewards: InstructBooth's second stage (Chae et al. 2023, arXiv:2312.03011).
+
+A fresh low-rank adapter is learned over the frozen subject, so that the pictures of prompts with and without the
+identifier earn more. The subject stays on throughout; only the refining adapter is trained, and given back.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image
+
+from ...augmentation.images.load import load_picture
+from ...core.errors import FewShotError
+from ...core.progress import Watcher
+from ...core.prompts import prompt_of
+from ...core.randomness import Randomness
+from ...core.settings import SubjectSettings
+from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
+from ...evaluation.prompts.sets import for_trigger
+from ...evaluation.reward import Judge, Rewards, names_subject
+from ...models.adapters.apply import check_form, has_effect
+from ...models.adapters.inject import Injected, applied, inject
+from ...models.adapters.merge import summed
+from ...models.adapters.metadata import SOURCES
+from ...models.contract import Networks
+from ..data.encoded_set import build_pool
+from ..distributed import Alone, Processes
+from ..run import TrainingResult, train_with
+from ..state.run_folder import Run
+from ..targets import sets_of
+from ..validation.image_metrics import Validator
+from ..validation.schedule import FILE, kept_readings
+from .guards import Floors, GuardedCourse
+from .methods.dpo import PairsStep
+from .methods.draft import DirectRewardStep
+from .methods.nft import NegativeAwareStep
+from .methods.policy_gradient import PolicyGradientStep
+from .readings import Reader
+from .rollout import Painter
+from .sampler_policy import DdimPolicy
+from .settings import DRAFT, GRADIENTS, NFT, ONLY, PAIRS, REFERENCES, RefinementSettings
+from .step import RefiningStep
+
+log = logging.getLogger(__name__)
+STEPS: Mapping[str, type[RefiningStep]] = {
+    **dict.fromkeys(GRADIENTS, PolicyGradientStep),
+    NFT: NegativeAwareStep,
+    PAIRS: PairsStep,
+    DRAFT: DirectRewardStep,
+}
+HELD_OUT = 4  # every how manyth prompt is held out where none is said to be
+
+
+@dataclass(frozen=True)
+class RefinementResult:
+    """What refinement gives.
+
+    `combined` is subject and refining adapter as one, exactly; None with the reason in `apart` where there is no
+    subject adapter, or it is of a form that cannot be put beside another. `readings` are `Readings.plain`.
+    """
+
+    training: TrainingResult
+    combined: Adapter | None
+    apart: str
+    readings: Mapping[str, object]
+
+    @property
+    def adapter(self) -> Adapter:
+        """The refining adapter alone; it goes on top of the subject's."""
+        return self.training.adapter
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The method, as `train_with` takes it."""
+
+    subject: Adapter | None
+    train: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+    rewards: Rewards
+    validator: Validator | None = None
+    processes: Processes = field(default_factory=Alone)
+    name: str = "refinement"
+    revision: int = 4
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        subject = self.subject.key if self.subject is not None else ""
+        guard = self.validator.key if self.validator is not None else ""
+        return subject, PromptSet(self.train).key, PromptSet(self.held_out).key, self.rewards.key, guard
+
+    def prepare(
+        self,
+        networks: Networks,
+        pictures: TrainingSet,
+        chosen: SubjectSettings,
+        start_from: Adapter | None,
+        watcher: Watcher,
+    ) -> tuple[RefiningStep, Injected]:
+        """Put the subject in, the refining adapter on top, and encode the prompts."""
+        settings = self._explored(cast(RefinementSettings, chosen))
+        injected = inject(networks, sets_of(settings), settings.seed, start_from, beneath=self.subject)
+        try:
+            random = Randomness(settings.seed, networks.device)
+            known = settings.method in GRADIENTS
+            policy = DdimPolicy(networks.schedule, settings.sampling_steps, settings.eta, settings.skip_last, known)
+            how = (policy, settings.guidance, settings.resolution, settings.micro_batch, random, watcher)
+            own = self._captions(pictures, settings)
+            painter = Painter(networks, (*self.train, *own), *how, changed=self._changed(networks, settings))
+            references = [load_picture(picture) for picture in self.rewards.references]
+            judge = self.rewards.open(networks.device, references, self.train)
+
+            def guard(run: Run) -> GuardedCourse:
+                return self._guard(painter, judge, pictures, references, settings, watcher, run)
+
+            kind = STEPS[settings.method]
+            step = kind(painter, self.train, judge, injected, settings, self.processes, watcher, guard)
+            if isinstance(step, PairsStep) and own:
+                pool = build_pool(networks, pictures.references, settings.resolution, watcher)
+                step.take_references(pool.mean, own)
+            return step, injected
+        except BaseException:
+            injected.remove()
+            raise
+
+    def _explored(self, settings: RefinementSettings) -> RefinementSettings:
+        """The settings, which explore where they say so, or say nothing and there is an adapter to lower."""
+        if settings.explored and not self._in_denoiser:
+            if not settings.is_auto("explore"):
+                raise FewShotError(
+                    f"explore is {settings.explore:g}, and there is no adapter of the denoiser whose strength could be "
+                    "lowered: connect one that changes the denoiser, or set explore to 0"
+                )
+            settings = replace(settings, explore=0.0)
+        if settings.method in ONLY["explore"]:
+            log.info("pictures of a prompt are drawn with the subject at strengths from 1 to %g", 1 - settings.explored)
+        return settings
+
+    @property
+    def _in_denoiser(self) -> dict[str, Factor]:
+        """The subject's factors in the denoiser."""
+        everything = self.subject.factors if self.subject is not None else {}
+        return {path: factor for path, factor in everything.items() if path.startswith("unet.")}
+
+    def _changed(self, networks: Networks, settings: RefinementSettings) -> Callable[[float], AbstractContextManager]:
+        """What changes the subject's strength in the denoiser: prompts are encoded once, with its own."""
+        if self.subject is None or not settings.explored:
+            return nullcontext
+        weaker = replace(self.subject, factors=self._in_denoiser, embeddings={})
+        return lambda change: applied(networks, [(weaker, change)])
+
+    def _captions(self, pictures: TrainingSet, settings: RefinementSettings) -> list[Prompt]:
+        """The captions of the pictures that drawn ones are paired with, where they are."""
+        if settings.method != PAIRS or settings.pair_with != REFERENCES:
+            return []
+        if not pictures.references:
+            raise FewShotError("pair_with is references and there are none: connect the subject's pictures as set")
+        return [prompt_of(sample.caption, pictures.concepts) for sample in pictures.references]
+
+    def _guard(
+        self,
+        painter: Painter,
+        judge: Judge,
+        pictures: TrainingSet,
+        references: Sequence[Image.Image],
+        settings: RefinementSettings,
+        watcher: Watcher,
+        run: Run,
+    ) -> GuardedCourse:
+        looks = [load_picture(s.image) for s in pictures.references] or list(references)
+        rewarded = [path.resolve() for path in self.rewards.folders]
+        held_out = self.held_out[: settings.guard_prompts]
+        reader = Reader(painter, judge, held_out, settings, watcher, self.validator, rewarded, looks, run.samples)
+        floors = Floors(settings.subject_floor, settings.diversity_floor, settings.held_out_floor)
+        names = [term.name for term in judge.terms]
+        every = settings.guard_every * settings.updates
+        ways = (names, judge.weights, floors, run.folder / FILE, reader.tell)
+        return GuardedCourse(reader, every, settings.steps, settings.patience, *ways)
+
+
+def refine_adapter(
+    base: BaseModelRef,
+    adapter: Adapter | None,
+    prompts: PromptSet,
+    rewards: Rewards,
+    settings: RefinementSettings,
+    runs: Path,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    name: str = "refinement",
+    pictures: TrainingSet | None = None,
+    tokenizer_folder: Path | None = None,
+    processes: Processes | None = None,
+    validator: Validator | None = None,
+) -> RefinementResult:
+    """Refine a subject's adapter by rewards; runs are found and gone on with as in `subject.method.train_subject`.
+
+    Args:
+        adapter: the subject's; None where `base` itself was tuned in full.
+        prompts: those whose split is "train" are learned from, the others are for the guards; where none is, every
+            fourth is held out. {trigger} stands for the adapter's trigger phrase.
+        pictures: the subject's, which likeness is watched with.
+        validator: the models that watch over likeness and variety.
+
+    Raises:
+        FewShotError: something a person can mend: an adapter without effect, of another family or a DoRA, too few
+            prompts or none that names subject or class, a reward that gives no numbers or always the same, disk,
+            divergence.
+        BaseException: whatever `watcher.check` raises.
+    """
+    if adapter is not None:
+        _check_effect(adapter)
+    trigger = trigger_of(adapter, pictures)
+    learned, held_out = split(naming(for_trigger(prompts, trigger), trigger, pictures))
+    watched = pictures or TrainingSet((), (Concept("", trigger or "subject"),))
+    method = Refinement(adapter, learned, held_out, rewards, validator, processes or Alone())
+    trained = train_with(
+        method,
+        base,
+        watched,
+        settings,
+        Path(runs),
+        device,
+        watcher,
+        name,
+        None,
+        tokenizer_folder,
+        processes,
+    )
+    trained = replace(trained, adapter=replace(trained.adapter, trigger=trigger))
+    combined, apart = together(replace(adapter, trigger=trigger) if adapter else None, trained.adapter)
+    return RefinementResult(trained, combined, apart, kept_readings(trained.folder / FILE))
+
+
+def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None, str]:
+    """Both as one adapter, with low-rank pairs side by side; or why they stay two."""
+    if subject is None:
+        return None, "the subject is in the base itself: the refining adapter goes on top of it"
+    try:
+        named = (replace(subject, trigger=subject.trigger or "subject"), replace(refining, trigger="refinement"))
+        both = summed([(one, 1.0) for one in named])  # which asks for triggers that tell its adapters apart
+    except FewShotError as error:
+        return None, f"the subject and the refining adapter stay two files: {error}"
+    told = {**subject.metadata, **refining.metadata, SOURCES: both.metadata[SOURCES]}
+    return replace(both, trigger=subject.trigger, metadata=told), ""
+
+
+def split(prompts: PromptSet) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """The prompts to learn from and those held out; where none is for training, every fourth is held out.
+
+    Raises:
+        FewShotError: there are fewer than two different prompts, or one side is empty.
+    """
+    known = tuple(dict.fromkeys(prompts.prompts))
+    if len(known) < 2:
+        raise FewShotError(
+            f"{len(known)} prompt was given: one is learned from and another one tells whether it helps. Give two or "
+            "more, better 20"
+        )
+    learned = tuple(prompt for prompt in known if prompt.split == "train")
+    if not learned:
+        log.info("no prompt is said to be for training: every %dth is held out", HELD_OUT)
+        held_out = known[1::HELD_OUT]
+        return tuple(prompt for prompt in known if prompt not in held_out), held_out
+    held_out = tuple(prompt for prompt in known if prompt.split != "train")
+    if not held_out:
+        raise FewShotError("every prompt is for training: hold some out, so that deceived rewards are seen")
+    return learned, held_out
+
+
+def trigger_of(adapter: Adapter | None, pictures: TrainingSet | None) -> str:
+    """The words that call the subject: the adapter's own, else those of its pictures, as of files that tell none."""
+    own = adapter.trigger if adapter is not None else ""
+    return own or (pictures.trigger if pictures is not None else "")
+
+
+def naming(prompts: PromptSet, trigger: str, pictures: TrainingSet | None) -> PromptSet:
+    """The prompts that name the subject or its class; others are left out by name. All, where no words are known.
+
+    Raises:
+        FewShotError: none is left.
+    """
+    nouns = [concept.noun for concept in pictures.concepts] if pictures is not None else []
+    words = [word for word in (trigger, *(nouns or trigger.split()[-1:])) if word]
+    if not words:
+        return prompts
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words), re.IGNORECASE)
+    kept = tuple(prompt for prompt in prompts.prompts if pattern.search(prompt.text) or names_subject(prompt))
+    for prompt in prompts.prompts:
+        if prompt not in kept:
+            log.warning("this prompt names neither the subject nor its class and is left out: %s", prompt.text)
+    if not kept:
+        raise FewShotError(
+            f"none of {len(prompts.prompts)} prompts names the subject ({' or '.join(words)}), so nothing would be "
+            "learned of it: write prompts such as "
+            f'"a {trigger or words[0]} in the snow"'
+        )
+    return PromptSet(kept)
+
+
+def _check_effect(adapter: Adapter) -> None:
+    if adapter.noisy_from:
+        raise FewShotError(
+            "the adapter counts at noisy timesteps only, and cannot be refined: take one that always does"
+        )
+    for path, factor in adapter.factors.items():
+        check_form(path, factor)
+    if not adapter.embeddings and not any(map(has_effect, adapter.factors.values())):
+        raise FewShotError(
+            "the adapter changes nothing: the differences that it adds are all zero. Train it first, or give the base "
+            "alone"
+        )

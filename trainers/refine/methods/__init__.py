@@ -1,0 +1,1 @@
+"""Methods of refinement: each has losses of its own."""

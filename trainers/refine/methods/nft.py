@@ -1,0 +1,91 @@
+"""DiffusionNFT (Zheng et al. 2025, arXiv:2509.16117): good pictures are learned and bad ones unlearned, without any
+probability of a sampling step. So they may be drawn with any noise of the sampler's steps, also with none (eta 0).
+
+    L = E 1 / beta (r |x+ - z0|^2 / w+ + (1 - r) |x- - z0|^2 / w-) + kl_weight * E |e_theta - e_subject|^2
+
+on pictures of the round, noised anew at random timesteps; see `losses.nft_loss`. r comes from how much more
+a picture earns than its prompt's others, in deviations of the whole round. The old policy draws the
+pictures, and follows the learned one from round to round (section 3.3): old <- d old + (1 - d) now, where d is small at
+first and grows with the steps taken, see `follows`. The factor `bound` only scales the gradient, which the optimiser
+undoes, and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...loop import Share
+from ..losses import nft_loss, optimality
+from ..step import Round
+from .renoise import NoisedStep
+
+NFT_TERM, KL = "policy", "kl"
+OLD = "old/"
+
+
+def follows(steps: int) -> float:
+    """The share d of the old policy that stays after `steps` steps: min(steps / 1000, 1/2), the paper's default."""
+    return min(0.001 * steps, 0.5)
+
+
+class NegativeAwareStep(NoisedStep):
+    """The step of DiffusionNFT."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.weights |= {NFT_TERM: 1.0}
+        if self.settings.held > 0:
+            self.weights[KL] = self.settings.held
+        self.before: dict[tuple[int, int], Tensor] = {}
+        self.old: dict[str, Tensor] = {}  # the weights that drew the last round
+
+    def begin(self, number: int, update: int, share: Share) -> Round:
+        """As of every method; the next round's old policy starts from what drew this one."""
+        round = super().begin(number, update, share)
+        self.old = {name: self.begun_with[f"weights/{name}"].to(self.device) for name in self.injected.parameters}
+        return round
+
+    def drawing(self, number: int) -> dict[str, Tensor]:
+        """The old policy's weights: the last round's, which follow those of now."""
+        now, stays = super().drawing(number), follows(number * self.settings.updates)
+        return {name: stays * self.old[name] + (1 - stays) * w for name, w in now.items()} if self.old else now
+
+    def _statistics(self) -> dict[str, Tensor]:
+        return super()._statistics() | {OLD + name: weight for name, weight in self.old.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        super().load(state)
+        self.old = {n.removeprefix(OLD): w.to(self.device) for n, w in state.items() if n.startswith(OLD)}
+
+    @torch.no_grad()
+    def look_back(self, round: Round, share: Share) -> None:
+        """What the policy that drew the round says of its noised pictures, on the host."""
+        self.before = {}
+        for update in range(self.settings.updates):
+            rows = [(i, n) for i in share(self.part(update)) for n in self.places(round.number, i)]
+            for start in range(0, len(rows), self.painter.at_once):
+                self.watcher.check()
+                some = rows[start : start + self.painter.at_once]
+                seen = self.noised(round, some)
+                self.before |= dict(zip(some, self.predicted(round, some, seen).cpu(), strict=True))
+
+    def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """The loss of `rows` of (sample, number of the noising), and the distance to the subject's prediction."""
+        assert self.round is not None
+        schedule = self.painter.networks.schedule
+        seen = self.noised(self.round, rows)
+        now = self.predicted(self.round, rows, seen)
+        old = torch.stack([self.before[row] for row in rows]).to(self.device)
+        x, x_old = (schedule.to_x0(said, seen.latents, seen.times) for said in (now, old))
+        advantage = self.round.advantages[[i for i, _ in rows]].to(self.device)
+        good = optimality(advantage, self.settings.furthest)
+        found = {NFT_TERM: nft_loss(x, x_old, seen.clean, good, self.settings.nft_beta)}
+        if KL in self.weights:
+            with torch.no_grad(), self.injected.disabled():
+                subject = self.predicted(self.round, rows, seen)
+            found[KL] = (now - subject).square().flatten(1).mean(1)
+        return self.mean(found)

@@ -1,0 +1,90 @@
+"""Policy gradients on sampling steps: DDPO (Black et al. 2023), DPOK (Fan et al. 2023), and the group-relative form
+(Liu et al. 2025, Flow-GRPO).
+
+    L = E max(-A rho, -A clip(rho, 1 - c, 1 + c)) + kl_weight * E KL(p_theta(z_p | z_t) || p_subject(z_p | z_t))
+
+over random sampling steps of the pictures of a round. The methods differ in A: DDPO's compares with what the prompt has
+earned in earlier rounds too, GRPO's and DPOK's with the other pictures of its group, each in standard deviations;
+DPOK's ratio is clamped alone, without the maximum.
+p_subject is the sampler with the subject's adapter on and only the refining one off, so that the KL is 0 at the start.
+Memory is that of one step: each pass is differentiated by itself, and the way through the sampler is never kept as a
+graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...loop import Share
+from ..losses import clip_for, dpok_loss, importance_loss
+from ..sampler_policy import Gaussian
+from ..settings import DPOK
+from ..step import RefiningStep, Round
+
+POLICY, KL, CLIPPED = "policy", "kl", "clipped"
+
+
+class PolicyGradientStep(RefiningStep):
+    """The step of DDPO, GRPO and DPOK."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.clip = clip_for(self.settings.clip_range, torch.Size(self.painter.shape).numel())
+        self.weights |= {POLICY: 1.0, CLIPPED: 0.0}  # the share that was clipped is noted
+        if self.settings.held > 0:
+            self.weights[KL] = self.settings.held
+
+    @property
+    def places_per_sample(self) -> int:
+        return min(self.settings.trained_steps, len(self.painter.policy.trainable))
+
+    def places(self, number: int, sample: int) -> list[int]:
+        """Sampling steps of a sample's way: a random subset of those that have a steady density."""
+        able = self.painter.policy.trainable
+        return sorted(
+            able[i] for i in self.random.subset("refine/places", number, sample, len(able), self.places_per_sample)
+        )
+
+    def look_back(self, round: Round, share: Share) -> None:
+        """Log-probabilities under the weights that drew the round, computed as training computes them.
+
+        Those of the first update are not needed: its own weights are the same, and its ratios are exactly 1.
+        """
+        for update in range(1, self.settings.updates):
+            samples = share(self.part(update))
+            rows = [(i, place) for i in samples for place in self.places(round.number, i)]
+            for start in range(0, len(rows), self.painter.at_once):
+                some = rows[start : start + self.painter.at_once]
+                self.watcher.check()
+                with torch.no_grad():
+                    found, outcome = self.steps_at(round, some)
+                    round.old |= dict(zip(some, found.log_prob(outcome), strict=True))
+
+    def steps_at(self, round: Round, rows: Sequence[tuple[int, int]]) -> tuple[Gaussian, Tensor]:
+        """The policy's steps at rows of (sample, place) as it is now, and where they led when they were drawn."""
+        ways = [(round.way.at(i), place) for i, place in rows]
+        before = torch.stack([way[place] for way, place in ways]).to(self.device)
+        after = torch.stack([way[place + 1] for way, place in ways]).to(self.device)
+        places = torch.tensor([place for _, place in rows], device=self.device)
+        prediction = self.painter.predict(before, places, [round.prompts[i] for i, _ in rows])
+        return self.painter.policy.step(prediction, before, places), after
+
+    def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """The clipped loss of `rows`, the share that was clipped, and the KL to the subject's policy."""
+        assert self.round is not None
+        now, outcome = self.steps_at(self.round, rows)
+        log_prob = now.log_prob(outcome)
+        known = self.round.old
+        old = torch.stack([known.get(row, own) for row, own in zip(rows, log_prob.detach(), strict=True)])
+        advantage = self.round.advantages[[i for i, _ in rows]].to(self.device)
+        follow = dpok_loss if self.settings.method == DPOK else importance_loss
+        loss, clipped = follow(log_prob, old, advantage, self.clip)
+        found = {POLICY: loss, CLIPPED: clipped}
+        if KL in self.weights:
+            with torch.no_grad(), self.injected.disabled():
+                subject, _ = self.steps_at(self.round, rows)
+            found[KL] = now.kl(subject)
+        return self.mean(found)

@@ -1,0 +1,163 @@
+"""How a reading is taken: pictures of held-out prompts, always from the same noise, seen by the rewards and a CLIP."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ...core.atomic import make_folder
+from ...core.errors import FewShotError
+from ...core.progress import Checked, Watcher
+from ...core.randomness import seed_of
+from ...core.values import Prompt
+from ...evaluation.metrics.diversity import apart, diversity
+from ...evaluation.report.grids import contact_sheet
+from ...evaluation.reward import Judge, names_subject
+from ...models.sampling import sample
+from ...vision.embedders.clip import Clip
+from ...vision.embedders.clip_vision import ClipVision, eyes_in
+from ...vision.embedders.dino import Dino
+from ..validation.image_metrics import Validator
+from .guards import Reading
+from .rollout import Painter, as_pictures
+from .settings import RefinementSettings
+
+log = logging.getLogger(__name__)
+COUNT = 2  # pictures of each prompt: variety needs two
+ALONE = 4  # pictures of held-out prompts at the start, at least, that stand for references where there are none
+
+
+class Reader:
+    """Takes readings with the networks as they are.
+
+    Args:
+        prompts: held-out ones; each is drawn `COUNT` times.
+        validator: what sees likeness, variety and the metric that is not rewarded; None sees none of them.
+        rewarded: folders of the reward's own models, which are no independent metric.
+        folder: where the pictures of each reading are kept.
+    """
+
+    def __init__(
+        self,
+        painter: Painter,
+        judge: Judge,
+        prompts: Sequence[Prompt],
+        settings: RefinementSettings,
+        watcher: Watcher,
+        validator: Validator | None,
+        rewarded: Sequence[Path],
+        references: Sequence[Image.Image],
+        folder: Path,
+    ):
+        self.painter, self.judge, self.settings, self.watcher = painter, judge, settings, watcher
+        self.prompts = [prompt for prompt in prompts for _ in range(COUNT)]
+        self.seeds = [seed_of("reading", i) for i in range(len(self.prompts))]
+        self.folder = folder
+        self.eyes: Clip | ClipVision | Dino | None = None
+        self.clip: Clip | None = None
+        self.looks: torch.Tensor | None = None
+        self.sheet: Image.Image | None = None  # of the last reading
+        if validator is None:
+            log.warning("there is no CLIP to watch over likeness and variety: only the held-out reward is read")
+            return
+        device = painter.networks.device
+        clip = Clip(validator.clip, device)
+        self.eyes = eyes_in(validator.dino, device) if validator.dino else clip
+        if validator.clip.resolve() not in rewarded:
+            self.clip = clip
+        else:
+            log.info("the CLIP in %s is the reward's own: no other metric tells whether it is deceived", validator.clip)
+        self.looks = self._looks(references)
+        self._move("cpu")
+
+    def _looks(self, references: Sequence[Image.Image]) -> torch.Tensor | None:
+        """What likeness is measured to; None where it cannot be watched."""
+        assert self.eyes is not None
+        named = [prompt for prompt in dict.fromkeys(self.prompts) if names_subject(prompt)]
+        if not named:
+            log.warning("no held-out prompt names the subject: likeness is not watched")
+            return None
+        if not references:
+            log.info("no pictures of the subject are connected: likeness is measured to what it draws at the start")
+            asked = [named[i % len(named)] for i in range(max(ALONE, len(named)))]
+            references = self._draw(asked, [seed_of("alone", i) for i in range(len(asked))])
+        return self.eyes.images(references)
+
+    def __call__(self, step: int) -> tuple[Reading, tuple[float, ...]]:
+        """The reading after a step; one that fails is named in the log and counts as failed."""
+        self.watcher.progress(step, self.settings.steps, f"reading held-out prompts after step {step}")
+        try:
+            pictures = self._draw(self.prompts, self.seeds)
+            self._move(self.painter.networks.device)
+            found = self._read(pictures)
+        except (FewShotError, ArithmeticError) as error:
+            if step == 0:
+                raise
+            log.warning("the reading after step %d failed and does not count: %s", step, error)
+            return Reading(step, (math.nan,) * len(self.judge.terms)), (1.0,) * len(self.judge.terms)
+        finally:
+            self._move("cpu")
+        sheet = contact_sheet(pictures, [prompt.text for prompt in self.prompts])
+        self._keep(step, sheet)
+        self.sheet = sheet
+        return Reading(step, *found[:-1]), found[-1]
+
+    def tell(self, step: int, text: str) -> None:
+        """Show the words of the last reading with its pictures."""
+        self.watcher.progress(step, self.settings.steps, text, picture=self.sheet)
+
+    def _move(self, device: torch.device | str) -> None:
+        """To where they see, or off the GPU, whose memory the training needs."""
+        for model in (self.eyes, self.clip):
+            if model is not None and self.painter.networks.device.type != "cpu":
+                model.move(device)
+
+    def _draw(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Image.Image]:
+        painter = self.painter
+        side = painter.shape[-1] * painter.networks.downscale
+        with painter.awake():
+            pixels = sample(
+                painter.networks,
+                [prompt.text for prompt in prompts],
+                seeds,
+                width=side,
+                height=side,
+                steps=self.settings.sampling_steps,
+                guidance=self.settings.guidance,
+                batch=painter.at_once,
+                watcher=Checked(self.watcher),
+            )
+        if not pixels.isfinite().all():
+            raise ArithmeticError("the pictures hold no numbers (NaN)")
+        return as_pictures(pixels)
+
+    def _read(
+        self, pictures: Sequence[Image.Image]
+    ) -> tuple[tuple[float, ...], float, float, float, tuple[float, ...]]:
+        """Each reward's mean, likeness, variety, the metric that is not rewarded, and each reward's deviation."""
+        scores = self.judge.scores(pictures, self.prompts)
+        rows = [row[~row.isnan()] for row in scores]
+        means = tuple(float(row.mean()) if len(row) else 0.0 for row in rows)
+        spreads = tuple(float(row.std(correction=0)) if len(row) else 1.0 for row in rows)
+        subject = variety = held_out = math.nan
+        if self.eyes is not None and self.looks is not None:
+            own = torch.tensor([names_subject(prompt) for prompt in self.prompts])
+            cosines = (self.eyes.images(pictures) @ self.looks.T).mean(1)[own]
+            subject = float(cosines.mean()) if len(cosines) else math.nan
+        if self.eyes is not None:
+            variety = diversity(pictures, [prompt.text for prompt in self.prompts], apart(self.eyes))
+        if self.clip is not None:
+            texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
+            held_out = float((self.clip.images(pictures) * texts).sum(-1).mean())
+        return means, subject, variety, held_out, spreads
+
+    def _keep(self, step: int, sheet: Image.Image) -> None:
+        try:
+            sheet.save(make_folder(self.folder) / f"reading_{step:08d}.png")
+        except (OSError, FewShotError) as error:
+            log.warning("the pictures of the reading after step %d could not be kept: %s", step, error)

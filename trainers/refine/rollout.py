@@ -1,0 +1,159 @@
+"""Rounds of refinement: which prompts are drawn, the pictures' whole way through the sampler, and their rewards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...core.progress import Watcher
+from ...core.randomness import Randomness
+from ...core.values import Prompt
+from ...evaluation.reward import Judge
+from ...models.conditioning import Conditioning
+from ...models.contract import Networks
+from ...models.stable_diffusion.latents import decode_latents
+from ...models.stable_diffusion.prompts import denoise, encode_prompts
+from .sampler_policy import DdimPolicy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Way:
+    """What the denoiser saw of this process's samples: `samples` are global indices within the round.
+
+    latents: (n, steps + 1, C, h, w) fp32 on the host, from noise to picture: rounded to halves they would change
+    log-probabilities by more than the clip range.
+    """
+
+    samples: tuple[int, ...]
+    latents: Tensor
+
+    def at(self, sample: int) -> Tensor:
+        """The way (steps + 1, C, h, w) of one sample."""
+        return self.latents[self.samples.index(sample)]
+
+
+def one(sample: int) -> float:
+    """The subject's own strength, for every sample."""
+    return 1.0
+
+
+class Painter:
+    """Draws with the networks as they are. Prompts are encoded once, with what is on of the adapters then.
+
+    Args:
+        side: of the pictures, in pixels.
+        rows: the most rows of the denoiser in one pass.
+        awake: the context in which all networks can compute.
+        changed: the context in which the subject's strength is changed by that much.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        prompts: Sequence[Prompt],
+        policy: DdimPolicy,
+        guidance: float,
+        side: int,
+        rows: int,
+        random: Randomness,
+        watcher: Watcher,
+        awake: Callable[[], AbstractContextManager] = nullcontext,
+        changed: Callable[[float], AbstractContextManager] = nullcontext,
+    ):
+        self.networks, self.policy, self.guidance = networks, policy, guidance
+        self.random, self.watcher, self.awake, self.changed = random, watcher, awake, changed
+        self.guided = guidance > 1.0
+        self.at_once = max(1, rows // (2 if self.guided else 1))
+        self.shape = (networks.latent_channels, side // networks.downscale, side // networks.downscale)
+        with torch.no_grad():
+            self.told = encode_prompts(networks, [prompt.text for prompt in prompts]).detach()
+            self.against = encode_prompts(networks, [""]).detach()
+
+    def predict(self, latents: Tensor, places: Tensor, prompts: Sequence[int]) -> Tensor:
+        """The denoiser's prediction (n, C, h, w), guided, for latents before the steps at `places` (n,)."""
+        times, wanted = self.policy.times(places), self.told.take(prompts)
+        if not self.guided:
+            return self._denoise(latents, times, wanted)
+        both = Conditioning.cat([self.against.repeat(len(wanted)), wanted])
+        away, towards = self._denoise(latents.repeat(2, 1, 1, 1), times.repeat(2), both).chunk(2)
+        return away + self.guidance * (towards - away)
+
+    def told_prediction(self, latents: Tensor, times: Tensor, prompts: Sequence[int]) -> Tensor:
+        """The prediction (n, C, h, w) with the prompt alone, at timesteps (n,): what is learned of pictures."""
+        return self._denoise(latents, times, self.told.take(prompts))
+
+    def _denoise(self, latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:
+        device, dtype = self.networks.device, self.networks.dtype
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return denoise(self.networks, latents, times, told)
+
+    @torch.no_grad()
+    def draw(
+        self, round: int, samples: Sequence[int], prompts: Sequence[int], strength: Callable[[int], float] = one
+    ) -> Way:
+        """The ways of `samples` of a round, of which i is told `prompts[i]`, with the subject at `strength(i)`."""
+        found = torch.zeros(len(samples), len(self.policy) + 1, *self.shape)
+        for level in dict.fromkeys(map(strength, samples)):
+            rows = [row for row, i in enumerate(samples) if strength(i) == level]
+            with self.changed(level - 1) if level != 1 else nullcontext():
+                for start in range(0, len(rows), self.at_once):
+                    some = rows[start : start + self.at_once]
+                    found[some] = self._way(round, [samples[row] for row in some], prompts)
+        return Way(tuple(samples), found)
+
+    def _way(self, round: int, some: Sequence[int], prompts: Sequence[int]) -> Tensor:
+        """The ways (n, steps + 1, C, h, w) of few enough samples."""
+        latents = self.random.normal("refine/start", round, some, self.shape)
+        way = [latents.cpu()]
+        for place in range(len(self.policy)):
+            self.watcher.check()
+            places = torch.full((len(some),), place, device=self.networks.device)
+            prediction = self.predict(latents, places, [prompts[i] for i in some])
+            noise = self.random.normal(f"refine/noise/{place}", round, some, self.shape)
+            latents = self.policy.step(prediction, latents, places).draw(noise)
+            way.append(latents.cpu())
+        return torch.stack(way, 1)
+
+    @torch.no_grad()
+    def pictures(self, latents: Tensor) -> list[Image.Image]:
+        """Clean latents (n, C, h, w) as pictures."""
+        with self.awake():
+            parts = latents.to(self.networks.device).split(self.at_once)
+            return [picture for part in parts for picture in as_pictures(decode_latents(self.networks, part))]
+
+
+def as_pictures(pixels: Tensor) -> list[Image.Image]:
+    """Pictures of (n, 3, H, W) in [0, 1]."""
+    values = (pixels.cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(np.ascontiguousarray(value)) for value in values]
+
+
+def asked(seed: int, round: int, prompts: int, wanted: int, group: int) -> list[int]:
+    """The prompt of each sample of a round: `wanted` prompts in turn through a shuffled list, `group` samples each.
+
+    Every prompt is drawn as often as the others, whatever the number of rounds.
+    """
+    chosen = []
+    for number in range(round * wanted, (round + 1) * wanted):
+        turn, place = divmod(number, prompts)
+        order = Randomness(seed).subset("refine/prompts", turn, 0, prompts, prompts)
+        chosen.append(order[place])
+    return [prompt for prompt in chosen for _ in range(group)]
+
+
+def rewarded(
+    judge: Judge, pictures: Sequence[Image.Image], own: Sequence[int], prompts: Sequence[Prompt], everyone: Tensor
+) -> Tensor:
+    """Put the rewards of this process's samples `own` in their places of `everyone` (terms, samples), in place."""
+    if own:
+        everyone[:, list(own)] = judge.scores(pictures, prompts).to(everyone.device, everyone.dtype)
+    return everyone

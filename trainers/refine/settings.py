@@ -1,0 +1,312 @@
+"""The settings of refinement: those it shares with subject training, and its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import ClassVar
+
+from ...core.errors import FewShotError
+from ...core.settings import SubjectSettings, setting
+
+DDPO, GRPO, DPOK, NFT, PAIRS, DRAFT = "ddpo", "grpo", "dpok", "nft", "pairs", "draft"
+OTHERS, REFERENCES = "others", "references"
+METHODS = (NFT, GRPO, DDPO, DPOK, PAIRS, DRAFT)
+GRADIENTS = (GRPO, DDPO, DPOK)
+DEFAULT_METHOD = NFT
+"""the one that `run.py bench refine` judges best for what it spends"""
+KL_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {GRPO: 0.02, DDPO: 0.0, DPOK: 0.01, NFT: 1e-4, PAIRS: 0.0, DRAFT: 0.0}
+)
+"""what kl_weight left open means"""
+ADVANTAGE_CLIPS: Mapping[str, float] = MappingProxyType({GRPO: 5.0, DDPO: 5.0, DPOK: 5.0, NFT: 1.0})
+"""what advantage_clip left open means: with nft it is also what a picture has to earn to count as wholly good"""
+RATE_SHARES: Mapping[str, float] = MappingProxyType({GRPO: 1.0, DDPO: 1.0, DPOK: 1.0, NFT: 3.0, PAIRS: 1.0, DRAFT: 0.5})
+"""What learning_rate left open means, as a share of a LoRA's usual one (1e-4 for SD 1.x). Adam takes steps of that size
+whatever the loss is scaled by, so what counts is how far a gradient is noise: those of the policy, of noised pictures
+and of pairs are mostly that, and go on average a small part of what they step; a reward's own gradient has none of it,
+and each step goes the whole way towards what deceives it. That of nft is DiffusionNFT's own, 3e-4."""
+EXPLORED = 0.3
+"""what explore left open means: there a subject that was trained for twice too long draws three of four accessories
+that it is asked for, and by itself one of twenty (on the pocket)"""
+ONLY: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "statistics": (DDPO,),
+        "statistics_from": (DDPO,),
+        "clip_range": GRADIENTS,
+        "skip_last": GRADIENTS,
+        "advantage_clip": (*GRADIENTS, NFT),
+        "kl_weight": (*GRADIENTS, NFT),
+        "trained_steps": (*GRADIENTS, NFT, PAIRS),
+        "explore": (NFT, PAIRS),
+        "nft_beta": (NFT,),
+        "pair_beta": (PAIRS,),
+        "pair_passes": (PAIRS,),
+        "pair_with": (PAIRS,),
+    }
+)
+"""settings that only these methods read"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinementSettings(SubjectSettings):
+    """Of refinement by rewards: rounds of drawing pictures, rewarding them, and a few steps on what was drawn.
+
+    The defaults are for one GPU of 24 GB and SD 1.x; InstructBooth's own are not published.
+    """
+
+    UNUSED: ClassVar[frozenset[str]] = frozenset(
+        "batch_size prior_weight local_weight tuning cross_rank cross_alpha self_rank self_alpha feed_forward_rank "
+        "feed_forward_alpha text_rank text_alpha subject_block extract_rank token token_vectors token_start "
+        "token_learning_rate text_encoder text_learning_rate min_snr_gamma background_weight local_attention objective "
+        "dco_beta caption_dropout composite_share noise_offset validate_every validation_pictures keep_validated "
+        "validation_prompts".split()
+    )
+
+    method: str = setting(
+        DEFAULT_METHOD,
+        "How the policy learns: nft learns good pictures and unlearns bad ones, also such as the subject's adapter "
+        "draws at lower strength; grpo compares the pictures of a prompt among themselves and holds each sampling step "
+        "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is "
+        "grpo that learns nothing from a step whose probability has moved beyond clip_range; pairs prefers the better "
+        "of two; draft follows the gradient of the reward itself, and deceives it soonest.",
+        choices=METHODS,
+    )
+    steps: int = setting(60, "Number of optimiser steps.", min=1, max=100_000, step=2)
+    learning_rate: float = setting(
+        0.0,
+        "Step size of the refining adapter. 0 chooses from the denoiser's size: 1e-4 for SD 1.x and SDXL, with nft "
+        "3e-4 and with draft 5e-5; more for smaller ones.",
+        min=1e-8,
+        max=1.0,
+        step=1e-5,
+        auto=0,
+    )
+    rank: int = setting(8, "Rank of the refining adapter: how much it can change.", min=1, max=256, step=1)
+    parameter_set: str = setting(
+        "attention",
+        "Which layers of the denoiser are refined.",
+        choices=("attention", "cross", "cross_kv", "self", "attention_ff", "feed_forward"),
+    )
+    batch_size: int = setting(16, "The most rows of the denoiser in one pass.", min=16, max=16)
+    prompts_per_round: int = setting(8, "Different prompts that a round draws.", min=1, max=1000, step=1)
+    group: int = setting(8, "Pictures that a round draws of each prompt.", min=2, max=256, step=1)
+    updates: int = setting(2, "Optimiser steps on the pictures of a round.", min=1, max=64, step=1, advanced=True)
+    trained_steps: int = setting(
+        8,
+        "Sampling steps of each picture that are trained, drawn at random; fewer are faster.",
+        min=1,
+        max=1000,
+        step=1,
+        advanced=True,
+    )
+    sampling_steps: int = setting(
+        20, "Sampling steps of the pictures that a round draws.", min=3, max=1000, step=1, advanced=True
+    )
+    guidance: float = setting(
+        5.0, "Classifier-free guidance, in drawing and in training; 1 is none.", min=1.0, max=30.0, step=0.5
+    )
+    kl_weight: float = setting(
+        -1.0,
+        "How strongly the refinement is held near the subject's adapter alone: each sampling step, with nft each "
+        "prediction. -1 takes 0.02, with dpok 0.01, with nft 1e-4, with ddpo 0.",
+        min=0.0,
+        max=10.0,
+        step=0.01,
+        auto=-1,
+    )
+    subject_floor: float = setting(
+        0.9,
+        "The share of the likeness at the start below which a reading counts as failed; InstructBooth kept 0.93 of "
+        "DINO's. 0 does not look at it.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
+    diversity_floor: float = setting(
+        0.7,
+        "The share of the variety at the start, among pictures of one prompt, below which a reading counts as failed.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    held_out_floor: float = setting(
+        0.97,
+        "The share of the CLIP score at the start below which a reading counts as failed, where that CLIP is not in "
+        "the reward itself: a reward that rises while another metric falls is being deceived.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        advanced=True,
+    )
+    guard_every: int = setting(
+        2,
+        "Rounds between readings on held-out prompts, of which the best is returned.",
+        min=1,
+        max=1000,
+        step=1,
+        advanced=True,
+    )
+    guard_prompts: int = setting(
+        6, "Held-out prompts that a reading draws, two pictures of each.", min=1, max=100, step=1, advanced=True
+    )
+    patience: int = setting(
+        2,
+        "Ends the refinement when that many readings in a row failed. 0 goes on to the end.",
+        min=0,
+        max=100,
+        step=1,
+        advanced=True,
+    )
+    eta: float = setting(
+        1.0,
+        "Noise of the sampling steps as a share of the ancestral sampler's; what is learned holds for any sampler. "
+        "nft, pairs and draft also draw with 0, which is deterministic DDIM.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    explore: float = setting(
+        -1.0,
+        "With nft and pairs: how far below its own strength the subject's adapter is while pictures are drawn. The "
+        "pictures of a prompt are drawn at strengths from 1 down to 1 - explore. A subject that was trained for too "
+        "long never draws what some prompts ask for, and what is never drawn is not learned. -1 takes 0.3, and 0 "
+        "where there is no adapter to lower.",
+        min=0.0,
+        max=0.9,
+        step=0.05,
+        auto=-1,
+        advanced=True,
+    )
+    skip_last: int = setting(
+        2,
+        "Sampling steps at the end that are not trained: there little noise makes their probabilities unsteady.",
+        min=0,
+        max=100,
+        step=1,
+        advanced=True,
+    )
+    clip_range: float = setting(
+        1e-4,
+        "How far the probability of a step may move before its gradient is cut, for latents of 64 x 64 x 4; scaled "
+        "with the latents' size.",
+        min=1e-7,
+        max=1.0,
+        step=1e-5,
+        advanced=True,
+    )
+    advantage_clip: float = setting(
+        -1.0,
+        "Advantages beyond this many standard deviations are cut; with nft a picture that earns so much more counts as "
+        "wholly good. -1 takes 5, with nft 1.",
+        min=0.1,
+        max=100.0,
+        step=0.5,
+        auto=-1,
+        advanced=True,
+    )
+    statistics: int = setting(
+        32,
+        "With ddpo: the latest rewards of a prompt that are compared with.",
+        min=2,
+        max=10_000,
+        step=1,
+        advanced=True,
+    )
+    statistics_from: int = setting(
+        16,
+        "With ddpo: rewards of a prompt from which on it is compared with itself, and not with the whole round.",
+        min=2,
+        max=10_000,
+        step=1,
+        advanced=True,
+    )
+    nft_beta: float = setting(
+        1.0, "With nft: how far the good and the bad policy lie apart.", min=0.01, max=10.0, step=0.1, advanced=True
+    )
+    pair_beta: float = setting(
+        5000.0,
+        "With pairs: how closely the refinement stays with the subject; 2000 to 5000 are usual.",
+        min=1.0,
+        max=100_000.0,
+        step=100.0,
+        advanced=True,
+    )
+    pair_passes: int = setting(
+        1,
+        "With pairs: how often a round's pairs are learned from, each time noised anew.",
+        min=1,
+        max=1000,
+        step=1,
+        advanced=True,
+    )
+    pair_with: str = setting(
+        OTHERS,
+        "With pairs: what a drawn picture is compared with. others are those of its prompt, the best with the worst; "
+        "references are the subject's own pictures, which bind the refinement to them (RPO).",
+        choices=(OTHERS, REFERENCES),
+        advanced=True,
+    )
+    weight_decay: float = setting(0.0, "The optimiser's weight decay.", min=0.0, max=1.0, step=1e-4, advanced=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompts_per_round * self.group % self.updates:
+            raise FewShotError(
+                f"a round draws {self.prompts_per_round} x {self.group} pictures, which cannot be parted into "
+                f"{self.updates} equal updates: choose a number of updates that divides them"
+            )
+        if self.statistics_from > self.statistics:
+            raise FewShotError(
+                f"statistics_from is {self.statistics_from}, and only {self.statistics} rewards of a prompt are kept: "
+                "raise statistics"
+            )
+        if self.eta == 0 and self.method in GRADIENTS:
+            raise FewShotError(
+                f"eta is 0, and {self.method} needs sampling steps with noise: choose an eta near 1, or one of nft, "
+                "pairs and draft"
+            )
+        defaults = {about.name: about.default for about in fields(self)}
+        for name, methods in ONLY.items():
+            if self.method not in methods and getattr(self, name) != defaults[name]:
+                raise FewShotError(
+                    f"{name} is for {', '.join(methods)}, and the method is {self.method}: leave it at {defaults[name]}"
+                )
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The refining adapter's learning rate."""
+        return {"unet": self.learning_rate}
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are drawn while training: it learns from them."""
+        return True
+
+    @property
+    def rate_share(self) -> float:
+        """What learning_rate left open means, as a share of the usual one."""
+        return RATE_SHARES[self.method]
+
+    @property
+    def held(self) -> float:
+        """kl_weight, or what it means where it is left open."""
+        return KL_WEIGHTS[self.method] if self.is_auto("kl_weight") else self.kl_weight
+
+    @property
+    def explored(self) -> float:
+        """explore, or what it means where it is left open; 0 with methods that learn from their own pictures alone."""
+        if self.method not in ONLY["explore"]:
+            return 0.0
+        return EXPLORED if self.is_auto("explore") else self.explore
+
+    @property
+    def furthest(self) -> float:
+        """advantage_clip, or what it means where it is left open; without bound with methods that do not cut."""
+        if self.method not in ADVANTAGE_CLIPS:
+            return math.inf
+        return ADVANTAGE_CLIPS[self.method] if self.is_auto("advantage_clip") else self.advantage_clip

@@ -1,0 +1,1 @@
+"""Training of a word for a relation between two things."""

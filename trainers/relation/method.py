@@ -1,0 +1,307 @@
+"""Relation training: a word is learned for how two things relate, and the base stays as it is, bit for bit.
+
+Where a word alone cannot say it, low-rank pairs of the cross-attention are learned with it (`high_noise_rank`) that
+count in the noisier half of the timesteps only, where the layout is decided and not how the two things look.
+
+ReVersion (Huang et al. 2023, arXiv:2303.13495): L = L_ref with relation-focal timesteps + steering_weight * L_steer,
+and the adversarial loss of the few-shot report. The autoencoder stays frozen with the rest: latents of a trained one
+would fit no other model, so that neither the word nor any other adapter would work beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from ...augmentation.captions.parse import marked, names_nothing, parts_of
+from ...augmentation.captions.rules import RelationRules
+from ...core.errors import FewShotError
+from ...core.progress import Watcher
+from ...core.settings import SubjectSettings
+from ...core.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
+from ...models.adapters.inject import Injected, LoraSpec, inject
+from ...models.adapters.learned_tokens import LearnedWords, WordSpec
+from ...models.contract import Networks
+from ...models.stable_diffusion.prompts import known_words, token_places
+from .. import losses
+from ..data.batch import rows_of
+from ..data.encoded_set import Pool, build_pool
+from ..distributed import Processes
+from ..loop import Share
+from ..run import TrainingResult, train_with
+from ..state.run_folder import Run
+from ..subject.method import REFERENCE, SubjectStep
+from .adversarial import ADVERSARIAL, DISCRIMINATOR, Adversary, factors
+from .gain import GainCourse, GainReader, gain_course
+from .settings import RelationSettings
+from .steering import Steering
+from .timesteps import drawn_times, relation_focal
+
+log = logging.getLogger(__name__)
+
+STEERING = "steering"
+HIGH_NOISE = 0.5
+"""the share of the schedule from which on the adapter beside the word counts: where the layout is decided"""
+
+
+class RelationStep(SubjectStep):
+    """The step of a subject with other timesteps, the steering loss, and a discriminator where there is one.
+
+    Args:
+        words: the learned word as `LearnedWords`, always as it is now.
+        reals: what the discriminator is shown as real: the pictures of the relation, and others where there are any.
+        guard: makes the course of the readings, in a run's folder.
+    """
+
+    settings: RelationSettings
+
+    def __init__(
+        self,
+        networks: Networks,
+        references: Pool,
+        settings: RelationSettings,
+        words: LearnedWords,
+        concept: Concept,
+        adversary: Adversary | None = None,
+        reals: Pool | None = None,
+        guard: Callable[[Run], GainCourse | None] = lambda run: None,
+    ):
+        super().__init__(networks, references, None, settings)
+        self.guard = guard
+        self.divergence = None  # an adversary's loss may join the denoising error, or take its place
+        self.words, self.concept, self.adversary = words, concept, adversary
+        self.reals = reals or references
+        self.probabilities = relation_focal(len(networks.schedule), settings.focal)
+        self.steering = None
+        if settings.steering_weight > 0:
+            self.weights[STEERING] = settings.steering_weight
+            self.steering = Steering(
+                networks,
+                concept.identifier,
+                references.prompts,
+                settings.steering_positives,
+                settings.steering_temperature,
+            )
+        if adversary is not None:
+            self.weights |= {ADVERSARIAL: settings.adversarial_weight, DISCRIMINATOR: 1.0}
+
+    @property
+    def memory(self) -> Adversary | None:
+        """What the discriminator's past says of its weight."""
+        return self.adversary
+
+    def course(self, run: Run, awake: object) -> GainCourse | None:
+        """The readings of how much the word explains; what they need is never asleep."""
+        return self.guard(run)
+
+    def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
+        """Relation-focal timesteps (n,)."""
+        return drawn_times(self.random, f"{term}/timestep", step, samples, self.probabilities)
+
+    def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
+        """The passes of the denoiser; the steering loss of the whole batch goes with the first sample."""
+        usual, scale = 1.0, {}
+        if self.adversary is not None:
+            usual, other = factors(self.settings.adversarial_order, step, self.settings.steps)
+            self.adversary.begin(step)
+            scale = {ADVERSARIAL: other * self.adversary.factor, DISCRIMINATOR: 1.0}
+        if self.steering is not None and share([0]) == [0]:
+            yield {STEERING: usual * self._steered(step)}
+        for terms in super().passes(step, share):
+            yield {name: scale.get(name, usual) * value for name, value in terms.items()}
+
+    def _steered(self, step: int) -> torch.Tensor:
+        assert self.steering is not None
+        picks = self.picks(REFERENCE, step, range(self.settings.batch_size))
+        return self.steering.loss(self.words[self.concept.identifier], self.settings.seed, step, picks)
+
+    def losses(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
+        """The denoising loss of `rows`, and what the discriminator makes of the same prediction."""
+        if self.adversary is None:
+            return super().losses(step, rows)
+        samples = [i for _, i in rows]
+        half = self.draw(REFERENCE, step, samples)
+        (prediction,) = self.predict([half])
+        found = {REFERENCE: self.errors(REFERENCE, half, prediction)}
+        found |= self.adversary.losses(half.latents, half.times, prediction, self._real(step, samples), step, samples)
+        return {name: losses.part_of_mean(values, self.settings.batch_size) for name, values in found.items()}
+
+    def _real(self, step: int, samples: Sequence[int]) -> torch.Tensor:
+        """Latents of real pictures, drawn apart from those that are noised."""
+        pool, first = self.reals, step * self.settings.batch_size
+        picks = [self.random.choose("adversarial/picture", first + i, pool.weights) for i in samples]
+        mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
+        return mean + std * self.random.normal("adversarial/latent", step, samples, mean.shape[1:])
+
+
+class RelationTraining:
+    """The method: what is trained, and what is computed once before the first step."""
+
+    name = "relation"
+    revision = 2
+    inputs = ()
+
+    def prepare(
+        self,
+        networks: Networks,
+        pictures: TrainingSet,
+        chosen: SubjectSettings,
+        start_from: Adapter | None,
+        watcher: Watcher,
+    ) -> tuple[RelationStep, Injected]:
+        """Put the word in, and encode the pictures."""
+        chosen = cast(RelationSettings, chosen)
+        concept = pictures.concepts[0]
+        words = LearnedWords(networks, [_spec(concept, chosen)], start_from)
+        rank = chosen.high_noise_rank
+        sets = {"cross_kv": LoraSpec(rank, float(rank))} if rank else {}
+        span = HIGH_NOISE if rank else 0.0
+        injected = inject(networks, sets, chosen.seed, start_from, words, noisy_from=span)
+        try:
+            for sample in pictures.references:
+                _check_window(networks, sample, concept)
+            pool = build_pool(networks, pictures.references, chosen.resolution, watcher, live_text=True)
+            adversary = reals = None
+            if chosen.adversarial != "off":
+                adversary = Adversary(chosen.adversarial, pool.mean.shape[1:], networks.schedule, chosen.seed)
+                injected.parameters |= adversary.parameters
+                if pictures.priors:  # a few pictures alone are soon known by heart
+                    samples = (*pictures.references, *pictures.priors)
+                    reals = build_pool(networks, samples, chosen.resolution, watcher, live_text=True)
+            without = injected.disabled if rank else nullcontext
+            reader = GainReader(networks, pool, pictures.references, concept.identifier, chosen, watcher, without)
+            guard = partial(gain_course, reader)
+            return RelationStep(networks, pool, chosen, words, concept, adversary, reals, guard), injected
+        except BaseException:
+            injected.remove()
+            raise
+
+
+def _spec(concept: Concept, chosen: RelationSettings) -> WordSpec:
+    """The word to learn; one learned freely may become as long as it likes, as in ReVersion."""
+    return WordSpec(
+        concept.identifier, chosen.token_start, chosen.token_vectors, chosen.token == "direction", longest=math.inf
+    )
+
+
+def _check_window(networks: Networks, sample: Sample, concept: Concept) -> None:
+    place = sample.caption.index(concept.identifier)
+    span = (place, place + len(concept.identifier))
+    if not token_places(networks, sample.caption, [span], known_words(networks)):
+        window = min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)
+        raise FewShotError(
+            f"{concept.identifier} lies beyond the {window} tokens that the text encoder reads of the caption of "
+            f"{sample.image.path.name}. Shorten the caption."
+        )
+
+
+def related(pictures: TrainingSet, dropped: list[str] | None = None) -> TrainingSet:
+    """The references whose captions can teach a relation: its word once, between two things, and unnamed otherwise.
+
+    Captions that break a rule are named in the log, and in `dropped`, with the reason and left out; a picture's other
+    captions take its weight. Priors, and pictures of subjects that the set has too, are priors of the result: a
+    discriminator is shown them.
+
+    Raises:
+        FewShotError: the set is of no relation or of several, or no caption is left.
+    """
+    number, concept = _relation_in(pictures)
+    kept: list[Sample] = []
+    reasons: list[str] = []
+    weights: dict[str, float] = {}
+    for sample in (sample for sample in pictures.references if sample.concept == number):
+        weights[sample.image.key] = weights.get(sample.image.key, 0.0) + sample.weight
+        text = marked(sample.caption, concept.identifier)
+        reason = _told(text, concept)
+        if not reason:
+            kept.append(replace(sample, caption=text, concept=0))
+        else:
+            reasons.append(f'a caption is left out: "{sample.caption}" of {sample.image.path.name}: {reason}')
+            log.warning("%s", reasons[-1])
+    if not kept:
+        raise FewShotError(
+            f"no caption can teach a relation: {reasons[0]}. Write the two things with {concept.identifier} between "
+            f'them, as "cat {concept.identifier} chair".'
+        )
+    left = {key: sum(s.weight for s in kept if s.image.key == key) for key in {s.image.key for s in kept}}
+    kept = [replace(s, weight=s.weight * (weights[s.image.key] / left[s.image.key])) for s in kept]
+    if len(left) == 1:
+        reasons.append(
+            "there is one picture of the relation: its things and place will be learned with it; give 2 to 10"
+        )
+        log.warning("%s", reasons[-1])
+    if dropped is not None:
+        dropped.extend(reasons)
+    others = [s for s in pictures.samples if s.role == "prior" or s.concept != number]
+    others = [replace(s, role="prior", concept=0, mask=None, others=()) for s in others]
+    return TrainingSet((*kept, *others), (concept,))
+
+
+def _told(caption: str, concept: Concept) -> str:
+    """What a caption tells that the word alone shall tell, or what else is wrong with it; "" for a good one."""
+    parts = parts_of(caption, concept.identifier)
+    for noun in (parts.first.noun, parts.second.noun):
+        if names_nothing(noun):
+            return f'leak: "{noun}" stands where one of the two things should, and tells how they relate'
+    rules = RelationRules.of(concept.identifier, caption, [concept.description] if concept.description else [])
+    return rules.check(caption).reason
+
+
+def _relation_in(pictures: TrainingSet) -> tuple[int, Concept]:
+    """The one relation of the set, and its number among the concepts."""
+    kinds = [concept.kind for concept in pictures.concepts]
+    if kinds.count("relation") != 1:
+        raise FewShotError(
+            f"Train Relation learns one relation, and the set is of {', '.join(kinds)}: connect Relation Pictures"
+        )
+    number = kinds.index("relation")
+    if not any(sample.concept == number for sample in pictures.references):
+        raise FewShotError("there are no pictures of the relation to learn from. Give two to ten.")
+    return number, pictures.concepts[number]
+
+
+def train_relation(
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    settings: RelationSettings,
+    runs: Path,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    name: str = "relation",
+    start_from: Adapter | None = None,
+    tokenizer_folder: Path | None = None,
+    processes: Processes | None = None,
+) -> TrainingResult:
+    """Teach `base` a word for the relation in `pictures`; arguments and errors are those of `train_subject`.
+
+    The result's adapter holds the word alone, or with `high_noise_rank` a LoRA of noisy timesteps with it.
+    """
+    pictures = related(pictures)
+    for line in settings.idle:
+        log.warning("%s", line)
+    if pictures.priors and settings.adversarial == "off":
+        log.info("only a discriminator looks at the %d pictures of other kinds, and it is off", len(pictures.priors))
+        pictures = pictures.with_samples(pictures.references)
+    if not settings.preview_prompt:
+        settings = replace(settings, preview_prompt=pictures.references[0].caption)
+    return train_with(
+        RelationTraining(),
+        base,
+        pictures,
+        settings,
+        Path(runs),
+        device,
+        watcher,
+        name,
+        start_from,
+        tokenizer_folder,
+        processes,
+    )

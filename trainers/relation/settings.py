@@ -1,0 +1,145 @@
+"""The settings of relation training: those it shares with subject training, and its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...core.errors import FewShotError
+from ...core.settings import SubjectSettings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationSettings(SubjectSettings):
+    """Of relation training: a word is learned, the whole base stays as it is.
+
+    The denoising loss with timesteps drawn by `focal`, and the steering loss, are ReVersion's (Huang et al. 2023).
+    """
+
+    UNUSED: ClassVar[frozenset[str]] = frozenset(
+        "learning_rate rank alpha prior_weight local_weight parameter_set tuning cross_rank cross_alpha self_rank "
+        "self_alpha feed_forward_rank feed_forward_alpha text_rank text_alpha subject_block extract_rank text_encoder "
+        "text_learning_rate optimizer weight_decay min_snr_gamma background_weight local_attention objective dco_beta "
+        "caption_dropout composite_share noise_offset patience validation_pictures keep_validated "
+        "validation_prompts".split()
+    )
+
+    steps: int = setting(1000, "Number of optimiser steps.", min=1, max=100_000, step=10)
+    parameter_set: str = setting("none", "No layers are trained.", choices=("none",), advanced=True)
+    token: str = setting(
+        "direction",
+        "What is learned of the word: only its direction, at the length of usual words, so that it does not drown the "
+        "two things beside it; or direction and length (free, as in ReVersion).",
+        choices=("direction", "free"),
+    )
+    token_vectors: int = setting(1, "How many tokens the learned word takes in a prompt.", min=1, max=16, step=1)
+    token_start: str = setting("and", "The word whose vectors the learned word begins with.")
+    focal: float = setting(
+        0.5,
+        "How much more often noisy timesteps are drawn, in which a picture's layout is decided: 0 draws all alike, 1 "
+        "draws the noisiest twice as often.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
+    steering_weight: float = setting(
+        0.01,
+        "Weight of the steering loss, which keeps the word nearer to prepositions than to the captions' other words. "
+        "0 is off.",
+        min=0.0,
+        max=10.0,
+        step=0.005,
+    )
+    steering_positives: int = setting(
+        4, "Prepositions that the steering loss draws for each picture.", min=1, max=56, step=1, advanced=True
+    )
+    steering_temperature: float = setting(
+        0.07, "What the steering loss divides cosines by.", min=0.01, max=1.0, step=0.01, advanced=True
+    )
+    adversarial: str = setting(
+        "off",
+        "Adds a discriminator of latents: sensible compares the pictures' latents with the predicted ones, both noised "
+        "alike; literal compares latents with noisy latents less the prediction, as the report words it.",
+        choices=("off", "sensible", "literal"),
+        advanced=True,
+    )
+    adversarial_weight: float = setting(
+        0.02, "Weight of the adversarial loss.", min=0.0, max=10.0, step=0.01, advanced=True
+    )
+    adversarial_order: str = setting(
+        "joint",
+        "With a discriminator: from a fifth of the steps on beside the other losses, or in sequence, alone in the last "
+        "two fifths.",
+        choices=("joint", "sequence"),
+        advanced=True,
+    )
+    discriminator_learning_rate: float = setting(
+        2e-4, "Step size of the discriminator.", min=1e-8, max=1.0, step=1e-5, advanced=True
+    )
+    high_noise_rank: int = setting(
+        0,
+        "Rank of a low-rank adapter of the cross-attention's keys and values that is learned with the word and counts "
+        "in the noisier half of the timesteps only, where the layout is decided; 4 is usual. 0 learns the word alone.",
+        min=0,
+        max=64,
+        step=1,
+        advanced=True,
+    )
+    high_noise_learning_rate: float = setting(
+        0.0,
+        "Step size of that adapter; 0 takes what suits a LoRA on this base.",
+        min=1e-8,
+        max=1.0,
+        step=1e-5,
+        advanced=True,
+        auto=0,
+    )
+    validate_every: int = setting(
+        -1,
+        "Steps between readings of how much of the pictures' error the word takes away, so that pictures without a "
+        "common relation are told. -1 takes as many as a tenth of the training's time pays for, 3 to 10; 0 is off.",
+        min=0,
+        max=100_000,
+        step=10,
+        advanced=True,
+        auto=-1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.token_start.strip():
+            raise FewShotError("token_start is empty; name the word that the learned one begins with, such as 'and'.")
+
+    @property
+    def denoiser_rates(self) -> tuple[str, ...]:
+        """That of the adapter of noisy timesteps, where there is one."""
+        return ("high_noise_learning_rate",) if self.high_noise_rank else ()
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learned word's, and the adapter's and the discriminator's where there is one."""
+        own = {"token": self.token_learning_rate}
+        if self.high_noise_rank:
+            own["unet"] = self.high_noise_learning_rate
+        return own if self.adversarial == "off" else own | {"discriminator": self.discriminator_learning_rate}
+
+    @property
+    def idle(self) -> list[str]:
+        """What was set and changes nothing, a line each: what belongs to a loss that is off."""
+        losses = {
+            "adversarial is off": ("adversarial_weight", "adversarial_order", "discriminator_learning_rate"),
+            "steering_weight is 0": ("steering_positives", "steering_temperature"),
+            "high_noise_rank is 0": ("high_noise_learning_rate",),
+        }
+        off = {
+            "adversarial is off": self.adversarial == "off",
+            "steering_weight is 0": self.steering_weight == 0,
+            "high_noise_rank is 0": self.high_noise_rank == 0,
+        }
+        default = type(self)()
+        return [
+            f"{name} = {getattr(self, name)} changes nothing, because {why}"
+            for why, names in losses.items()
+            for name in names
+            if off[why] and getattr(self, name) != getattr(default, name)
+        ]

@@ -1,0 +1,385 @@
+"""Training from end to end, whatever the method: values in, networks opened, run's folder, the loop, adapter out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from ..core.atomic import make_folder
+from ..core.errors import FewShotError
+from ..core.progress import Silent, Watcher
+from ..core.settings import SubjectSettings
+from ..core.values import Adapter, BaseModelRef, TrainingSet, content_key
+from ..evaluation.selection import Curve
+from ..models.adapters.inject import EVERYTHING, Injected
+from ..models.adapters.token_files import write_parts
+from ..models.contract import Networks
+from ..models.export import trained_base
+from ..models.offload import Resting
+from .auto.inspect import gather_facts, waiting_parts
+from .auto.rules import resolve
+from .distributed import Alone, Processes
+from .health import Divergence
+from .loop import Diverged, Memory, Outcome, Plan, Step, train
+from .open import complete, opened
+from .optim.optimizers import Rates
+from .save import describe, extracted, write_base, write_learned
+from .state.checkpoint import Checkpoints
+from .state.run_folder import Run, find_run, open_run
+from .validation.image_metrics import Validation, Validator, drawn_pictures, interval
+from .validation.report import report
+from .validation.schedule import Course, ValidatedCourse
+
+log = logging.getLogger(__name__)
+
+PREVIEW_STEPS, PREVIEW_GUIDANCE, PREVIEW_SEED = 20, 7.0, 0
+STATE_BYTES = 4 * 4 * 3  # a trained number: itself, two moments and its best value in fp32, in up to three files
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training gives.
+
+    `terms` holds each loss term at each step, unweighted; `losses` their weighted sum. `resumed_from` is the step that
+    was gone on from: 0 for a new run, all steps for one that was found finished. `seconds` include earlier parts.
+    `adapter` is that after step `chosen`: the best one that was validated, else the last. `validation` is None where
+    nothing was validated. `base` is the base that was trained in full, None where it is as it was; the adapter then
+    holds the rest, and what was extracted from it.
+    """
+
+    adapter: Adapter
+    losses: tuple[float, ...]
+    terms: Mapping[str, tuple[float, ...]]
+    folder: Path
+    resumed_from: int
+    seconds: float
+    chosen: int
+    validation: Curve | None = None
+    base: BaseModelRef | None = None
+
+    @property
+    def lora(self) -> Path:
+        """The LoRA file in the run's folder; where only a word was learned, its embedding."""
+        return Run(self.folder, "").lora
+
+    @property
+    def model(self) -> Path | None:
+        """The checkpoint in the run's folder, where the base was trained."""
+        return Run(self.folder, "").model if self.base is not None else None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the two that are there: a base tuned in full may leave no LoRA."""
+        return tuple(path for path in (self.lora, self.model) if path is not None and path.exists())
+
+
+class TrainingStep(Step, Protocol):
+    """A step of a method.
+
+    `reads_text`: the text encoders take part in it; `memory`: what it remembers, if anything; `divergence`: when its
+    losses are those of a lost training.
+    """
+
+    @property
+    def reads_text(self) -> bool: ...
+
+    @property
+    def memory(self) -> Memory | None: ...
+
+    @property
+    def divergence(self) -> Divergence | None: ...
+
+    def course(self, run: Run, awake: Callable[[], AbstractContextManager]) -> Course | None:
+        """A course of the method's own in place of the validation on held-out prompts.
+
+        Args:
+            awake: the context in which all networks can compute.
+        """
+        ...
+
+
+class Method(Protocol):
+    """What differs between methods. `revision` is raised whenever the method's arithmetic changes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> int: ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Content keys of what it learns from besides base, pictures and settings."""
+        ...
+
+    def prepare(
+        self,
+        networks: Networks,
+        pictures: TrainingSet,
+        chosen: SubjectSettings,
+        start_from: Adapter | None,
+        watcher: Watcher,
+    ) -> tuple[TrainingStep, Injected]:
+        """What one step computes, and what it trains."""
+        ...
+
+
+def train_with(
+    method: Method,
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    settings: SubjectSettings,
+    runs: Path,
+    device: torch.device | str,
+    watcher: Watcher | None = None,
+    name: str = "run",
+    start_from: Adapter | None = None,
+    tokenizer_folder: Path | None = None,
+    processes: Processes | None = None,
+    validator: Validator | None = None,
+) -> TrainingResult:
+    """Train by `method`; arguments, result and errors are those of `subject.method.train_subject`."""
+    with torch.inference_mode(False), torch.enable_grad():  # the host may call under inference mode
+        validator = validator if settings.validate_every else None
+        key = run_key(method, base, pictures, settings, start_from, validator)
+        found = find_run(runs, key)
+        ended = found.finished() if found else None
+        if found and ended:
+            return _result_again(found, base, *ended)
+        watcher = watcher or Silent()
+        with opened(base, torch.device(device), watcher, tokenizer_folder) as networks:
+            judges = validator.resident if validator is not None else None
+            chosen, reasons = resolve(settings, gather_facts(networks, pictures, settings, judges))
+            for reason in reasons:
+                log.info("auto: %s", reason)
+            inputs = dict(base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=device)
+            complete(networks, chosen)
+            step, injected = method.prepare(networks, pictures, chosen, start_from, watcher)
+            try:
+                job = _Job(networks, injected, step, pictures, chosen, watcher, processes or Alone(), name, validator)
+                return job.run(runs, key, inputs)
+            finally:
+                injected.remove()
+
+
+def run_key(
+    method: Method,
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    settings: SubjectSettings,
+    start_from: Adapter | None = None,
+    validator: Validator | None = None,
+) -> str:
+    """The content key of a run: contents, settings that matter, the method's revision, and what chooses the step."""
+    weights = [base.key, base.prediction, base.zero_snr, base.clip_skip, base.dtype]
+    start = start_from.key if start_from is not None else None
+    chooser = validator.key if validator is not None else None
+    own = (method.name, method.revision, weights, pictures.key, settings.key(), start, chooser)
+    return content_key(*own, *method.inputs)
+
+
+def _result_again(run: Run, base: BaseModelRef, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:
+    log.info("a finished run with the same inputs lies in %s and is returned", run.folder)
+    terms = {name: tuple(values) for name, values in result["terms"].items()}
+    losses = tuple(result["losses"])
+    curve = Curve.of(result["validation"]) if result["validation"] else None
+    trained = trained_base(base, run.model) if run.model.exists() else None
+    return TrainingResult(
+        adapter, losses, terms, run.folder, len(losses), result["seconds"], result["chosen"], curve, trained
+    )
+
+
+@dataclass
+class _Job:
+    """One training with its networks open and its layers in them."""
+
+    networks: Networks
+    injected: Injected
+    step: TrainingStep
+    pictures: TrainingSet
+    chosen: SubjectSettings
+    watcher: Watcher
+    processes: Processes
+    name: str
+    validator: Validator | None = None
+
+    def __post_init__(self) -> None:
+        parts = waiting_parts(self.networks, self.step.reads_text) if self.chosen.offload == "on" else []
+        self.resting = Resting(parts, self.networks.device)
+
+    def run(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> TrainingResult:
+        run = self.open(runs, key, inputs)
+        if self.chosen.gradient_checkpointing == "on":
+            self.networks.unet.enable_gradient_checkpointing()
+        checkpoints = Checkpoints(run.checkpoints, key)
+        course = self.course(run)
+        self.resting.rest()
+        try:
+            outcome = train(
+                self.step,
+                self.injected.parameters,
+                self.plan(run, course),
+                checkpoints,
+                run.journal,
+                self.watcher,
+                self.processes,
+            )
+        except Diverged as error:
+            if not error.step:
+                raise
+            raise Diverged(f"{error} What was learned so far is {run.parts()[0]}.", error.step) from error
+        return self.finish(run, outcome, course)
+
+    def open(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> Run:
+        """The run's folder; the main process makes it, and all of them see it."""
+        if self.processes.main:
+            trained = sum(p.numel() for p in self.injected.parameters.values())
+            run = open_run(runs, self.name, key, inputs, STATE_BYTES * trained)
+            checkpoints = Checkpoints(run.checkpoints, key)
+            checkpoints.tidy()
+            newest = checkpoints.latest()
+            run.journal.cut(newest.step if newest else 0)
+        self.processes.wait()
+        found = find_run(runs, key)
+        if found is None:
+            raise FewShotError(f"not every process sees the run's folder under {runs}. Use a folder they share.")
+        return found
+
+    def course(self, run: Run) -> Course | None:
+        """The validations of the run, where there is a model for them."""
+        own = self.step.course(run, self.resting.awake)
+        if own is not None:
+            return own
+        if self.validator is None:
+            log.info("no model validates: the weights after the last step are returned")
+            if idle := [name for name in ("patience", "keep_validated") if getattr(self.chosen, name)]:
+                log.warning("without a model that validates, %s: nothing is done", " and ".join(idle))
+            return None
+        chosen = self.chosen
+        rows = chosen.batch_size * (2 if self.pictures.priors and chosen.prior_weight else 1)
+        every = interval(chosen, rows)
+        log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
+        self.resting.rest()  # before the models that validate come to the device
+        look = Validation(
+            self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples, self.resting.awake
+        )
+
+        def measure(step: int) -> tuple[float, float, float]:
+            if chosen.keep_validated:
+                self.keep_validated(run, step)
+            return look(step)
+
+        return ValidatedCourse(measure, every, chosen.steps, chosen.patience, look.likeness)
+
+    def keep_validated(self, run: Run, step: int) -> None:
+        """The LoRA as it is now, beside those of the other validated steps."""
+        path = run.validated(step)
+        if not path.exists():
+            self.write(self.extract(step), make_folder(path.parent) / path.name)
+
+    def write(self, adapter: Adapter, path: Path) -> None:
+        write_learned(self.networks.ref, adapter, path, self.described(), self.everything)
+
+    def described(self) -> dict[str, str]:
+        return describe(self.networks.ref, self.chosen, self.pictures)
+
+    @property
+    def everything(self) -> bool:
+        """Whether the denoiser itself is trained, not an adapter of it."""
+        return self.chosen.parameter_set == EVERYTHING
+
+    def plan(self, run: Run, course: Course | None) -> Plan:
+        chosen = self.chosen
+        previews = [(chosen.preview_every, lambda step: self.preview(run, step))]
+        return Plan(
+            steps=chosen.steps,
+            rates=rates_of(chosen),
+            weight_decay=chosen.weight_decay,
+            optimizer=chosen.optimizer,
+            rules=self.injected.rules,
+            max_gradient_norm=chosen.max_gradient_norm,
+            save_every=chosen.save_every,
+            log_every=chosen.log_every,
+            scale_losses=self.networks.dtype == torch.float16 and self.networks.device.type == "cuda",
+            visits=previews if chosen.preview_every and self.processes.main else [],
+            cut=lambda step: self.keep_part(run, step),
+            course=course,
+            memory=self.step.memory,
+            divergence=self.step.divergence,
+        )
+
+    def preview(self, run: Run, step: int) -> None:
+        """Sample with the adapter as it is. A preview that fails is named in the log and harms nothing."""
+        prompt = self.chosen.preview_prompt or f"a photo of {self.pictures.trigger}"
+        side = self.chosen.resolution
+        try:
+            pixels = drawn_pictures(
+                self.networks, self.resting.awake, [prompt], [PREVIEW_SEED], side,
+                steps=PREVIEW_STEPS, guidance=PREVIEW_GUIDANCE, batch=1,
+            )  # fmt: skip
+            picture = Image.fromarray((pixels[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
+            picture.save(make_folder(run.samples) / f"step_{step:08d}.png")
+        except Exception as error:  # whatever it is, the training is worth more than its preview
+            log.warning("no preview at step %d: %s", step, error)
+            return
+        self.watcher.progress(step, self.chosen.steps, f"preview at step {step}", picture=picture)
+
+    def extract(self, step: int) -> Adapter:
+        """The adapter as it is, which is that after `step` steps."""
+        said = self.described() | {"ss_steps": str(step)}
+        return self.injected.extract(self.pictures.trigger, said)
+
+    def keep_part(self, run: Run, step: int) -> None:
+        """The LoRA of a run that was cut, beside its state; it takes the place of an earlier part."""
+        path = run.part(step)
+        earlier = [part for part in run.parts() if not part.name.startswith(path.stem)]
+        self.write(self.extract(step), path)
+        for part in earlier:
+            part.unlink()
+        log.info("training was cut after step %d; what was learned so far is %s", step, path)
+
+    def finish(self, run: Run, outcome: Outcome, course: Course | None) -> TrainingResult:
+        adapter = self.extract(outcome.chosen)
+        curve = course.curve if course is not None else None
+        weights = self.step.weights
+        columns = zip(*(outcome.terms[name] for name in weights), strict=True)
+        losses = tuple(sum(w * v for w, v in zip(weights.values(), values, strict=True)) for values in columns)
+        base = None
+        if self.everything:
+            if self.processes.main:
+                write_base(self.networks.ref, adapter, run.model, self.described())
+            self.processes.wait()
+            base = trained_base(self.networks.ref, run.model)
+            adapter = extracted(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)
+        if self.processes.main:
+            if not run.lora.exists() and (adapter.factors or adapter.embeddings):
+                write_parts(adapter, run.lora)
+            result = dict(losses=losses, terms=dict(outcome.terms), seconds=outcome.seconds, chosen=outcome.chosen)
+            run.finish(adapter, result | {"validation": curve.plain() if curve is not None else None})
+            for part in run.parts():
+                part.unlink()
+            if curve is not None:
+                report(run, self.chosen, losses, curve, outcome.chosen)
+        return TrainingResult(
+            adapter,
+            losses,
+            outcome.terms,
+            run.folder,
+            outcome.resumed_from,
+            outcome.seconds,
+            outcome.chosen,
+            curve,
+            base,
+        )
+
+
+def rates_of(chosen: SubjectSettings) -> Rates:
+    """The learning rate of each group of parameters over the steps."""
+    return Rates(chosen.rates, chosen.steps, round(chosen.warmup * chosen.steps), chosen.schedule)

@@ -1,0 +1,1 @@
+"""Validation while training: when, by what, and what is told of it."""

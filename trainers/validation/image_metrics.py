@@ -1,0 +1,275 @@
+"""The fixed validation of a training: the same few held-out prompts from the same noise, seen by a CLIP (and a DINO).
+
+The models that validate choose a checkpoint, so they are never those that judge the result.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ...augmentation.captions.identifiers import find_word
+from ...augmentation.images.load import load_picture
+from ...augmentation.priors.prompts import one_token_words
+from ...core.atomic import make_folder
+from ...core.errors import FewShotError
+from ...core.progress import Checked, Watcher
+from ...core.prompts import prompt_of, with_article
+from ...core.randomness import seed_of
+from ...core.settings import SubjectSettings
+from ...core.values import Prompt, TrainingSet, content_key
+from ...core.weight_files import file_hash
+from ...evaluation.report.grids import contact_sheet
+from ...models.contract import Networks
+from ...models.sampling import sample_latents
+from ...models.stable_diffusion.latents import decode_latents
+from ...vision.embedders.clip import Clip
+from ...vision.embedders.clip_vision import ClipVision, eyes_in
+from ...vision.embedders.dino import Dino
+from ...vision.memory import looking_bytes, numbers_in
+from ..auto.fit import drawn_at_once
+
+log = logging.getLogger(__name__)
+
+REVISION = 1  # of the prompts, the drawing and the score; raised when any of them changes
+STEPS, GUIDANCE = 16, 5.0
+AT_ONCE = 4  # pictures drawn together on a CPU
+MOST_REFERENCES = 32  # that are compared with
+SHARE = 0.25  # of the training's evaluations of the denoiser that validation may cost
+FEWEST, MOST = 3, 12  # validations
+PLACES = (
+    "in the snow", "on the beach", "on the street", "at night", "in a kitchen", "in the meadow", "in a room",
+    "on a mountain", "in a forest", "under water",
+)  # fmt: skip
+CHANGES = ("wearing a hat", "with a balloon", "under an umbrella", "holding a ball", "on a wooden table")
+TRIGGER = "{trigger}"
+
+
+@dataclass(frozen=True)
+class Validator:
+    """The models that validate: a CLIP's folder; and what sees likeness in its place, a DINO's or a file of a CLIP's
+    vision tower."""
+
+    clip: Path = field(compare=False)
+    dino: Path | None = field(default=None, compare=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Content key of the models' files."""
+        return content_key("Validator", REVISION, [[[p.name, file_hash(p)] for p in files] for files in self._files()])
+
+    @property
+    def bytes(self) -> int:
+        """What the models' weights take in fp32, which they are opened in."""
+        return sum(4 * numbers_in(folder) for folder in self.folders)
+
+    @property
+    def resident(self) -> float:
+        """The most that they take on the device while they look at pictures."""
+        return self.bytes + max(map(looking_bytes, self.folders))
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.clip] if self.dino is None else [self.clip, self.dino]
+
+    def _files(self) -> list[list[Path]]:
+        return [
+            sorted(path for path in place.glob("*") if path.is_file()) if place.is_dir() else [place]
+            for place in self.folders
+        ]
+
+
+def held_out(
+    pictures: TrainingSet, count: int, known: Callable[[str], bool] = lambda _: True, own: str = ""
+) -> tuple[tuple[Prompt, int], ...]:
+    """`count` prompts, each with the concept it asks for; the subjects take turns, used-up prompts begin again.
+
+    Args:
+        known: whether the base has learned the words of a phrase.
+        own: a person's prompts, separated by |, with {trigger} for the subject; else new places and changes by
+            turns, those left out that the captions of the references name.
+    """
+    lines = [line.strip() for line in own.split("|") if line.strip()]
+    if not lines:
+        captions = " / ".join(sample.caption for sample in pictures.references)
+        groups = [[p for p in group if known(p) and not find_word(p, captions)] for group in (PLACES, CHANGES)]
+        phrases = _by_turns(*groups) or list(PLACES)
+        lines = [f"a photo of {TRIGGER} {phrase}" for phrase in phrases]
+    rows = []
+    for i in range(count):
+        concept = i % len(pictures.concepts)
+        line = lines[i // len(pictures.concepts) % len(lines)]
+        subject = with_article(pictures.concepts[concept].phrase)
+        text = line.replace(f"a {TRIGGER}", TRIGGER).replace(TRIGGER, subject)
+        rows.append((prompt_of(text, pictures.concepts), concept))
+    return tuple(rows)
+
+
+def _by_turns(places: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """place, change, place, change, ... and what is left of the longer one."""
+    longest = max(len(places), len(changes))
+    return [group[i] for i in range(longest) for group in (places, changes) if i < len(group)]
+
+
+def interval(settings: SubjectSettings, rows: int) -> int:
+    """Steps between validations: as set, else as many validations as a quarter of the training pays for, 3 to 12.
+
+    A picture drawn costs two evaluations of the denoiser a sampling step (guidance), one trained on three a step (a
+    backward pass counts as two). `rows` are the pictures of a training step.
+    """
+    if not settings.is_auto("validate_every"):
+        return settings.validate_every
+    once = settings.validation_pictures * STEPS * 2
+    affordable = int(SHARE * settings.steps * rows * 3 / once)
+    return max(1, math.ceil(settings.steps / min(max(affordable, FEWEST), MOST)))
+
+
+class Validation:
+    """Draws and scores with the networks as they are. What is the same each time is computed once.
+
+    Args:
+        folder: where the drawn pictures are kept, a sheet for each validation.
+        awake: the context in which all networks can compute, or those that it is given.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        pictures: TrainingSet,
+        settings: SubjectSettings,
+        validator: Validator,
+        watcher: Watcher,
+        folder: Path,
+        awake: Callable[..., AbstractContextManager] = nullcontext,
+    ):
+        self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
+        self.awake = awake
+        known = one_token_words(networks.tokenizers[0])
+        rows = held_out(pictures, settings.validation_pictures, known, settings.validation_prompts)
+        self.prompts = tuple(prompt for prompt, _ in rows)
+        self.concepts = tuple(concept for _, concept in rows)
+        self.seeds = tuple(seed_of("validation", i) for i in range(len(rows)))
+        self.clip = Clip(validator.clip, networks.device)
+        self.eyes: Clip | ClipVision | Dino = eyes_in(validator.dino, networks.device) if validator.dino else self.clip
+        self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
+        self.references = self._references(pictures)
+        self._rest()
+
+    def _references(self, pictures: TrainingSet) -> Mapping[int, torch.Tensor]:
+        """Unit embeddings (n, D) of each asked concept's pictures; of many, evenly chosen ones."""
+        found = {}
+        for concept in sorted(set(self.concepts)):
+            alone = [s for s in pictures.references if s.concept == concept and not s.others and not s.pasted]
+            samples = alone or list(pictures.references)
+            few = samples[:: math.ceil(len(samples) / MOST_REFERENCES)]
+            self.watcher.check()
+            found[concept] = self.eyes.images([load_picture(sample.image) for sample in few])
+        return found
+
+    @property
+    def likeness(self) -> float:
+        """The mean cosine of different references of a concept, over the concepts; 1 for a single picture."""
+        return sum(map(mutual, self.references.values())) / len(self.references)
+
+    def __call__(self, step: int) -> tuple[float, float, float]:
+        """(subject, prompt, unrelated) of `selection.Point`; a validation that fails is named in the log: NaN."""
+        self.watcher.progress(step, self.settings.steps, f"validating after step {step}")
+        try:
+            images = self.draw()
+            scores = self.score(images)
+        except Exception as error:  # whatever it is, the training is worth more than its validation
+            log.warning("the validation after step %d failed and does not count: %s", step, error)
+            return math.nan, math.nan, math.nan
+        sheet = contact_sheet(images, [prompt.text for prompt in self.prompts])
+        try:
+            sheet.save(make_folder(self.folder) / f"validation_{step:08d}.png")
+        except (OSError, FewShotError) as error:
+            log.warning("the pictures of the validation after step %d could not be kept: %s", step, error)
+        self.watcher.progress(step, self.settings.steps, f"validated after step {step}", picture=sheet)
+        return scores
+
+    def draw(self) -> list[Image.Image]:
+        """One picture for each prompt, always from the same noise."""
+        on_cpu = self.networks.device.type == "cpu"
+        drawn = drawn_pictures(
+            self.networks,
+            self.awake,
+            [prompt.text for prompt in self.prompts],
+            self.seeds,
+            self.settings.resolution,
+            steps=STEPS,
+            guidance=GUIDANCE,
+            batch=AT_ONCE if on_cpu else drawn_at_once(self.settings.micro_batch),
+            watcher=Checked(self.watcher),
+        )
+        if not drawn.isfinite().all():
+            raise ArithmeticError("the pictures hold no numbers (NaN)")
+        values = (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return [Image.fromarray(value) for value in values]
+
+    def score(self, images: Sequence[Image.Image]) -> tuple[float, float, float]:
+        """Mean cosines of pictures, one for each prompt; see `selection.Point`."""
+        self._wake()
+        try:
+            seen = self.clip.images(images)
+            looks = seen if self.eyes is self.clip else self.eyes.images(images)
+        finally:
+            self._rest()
+        like = [(look @ self.references[c].T).mean() for look, c in zip(looks, self.concepts, strict=True)]
+        fits = seen @ self.texts.T
+        others = torch.tensor([[a.stripped != b.stripped for b in self.prompts] for a in self.prompts])
+        unrelated = fits[others].mean().item() if others.any() else 0.0
+        return torch.stack(like).mean().item(), fits.diagonal().mean().item(), unrelated
+
+    def _wake(self) -> None:
+        self.clip.move(self.networks.device)
+        self.eyes.move(self.networks.device)
+
+    def _rest(self) -> None:
+        """Off the GPU, whose memory the training needs."""
+        self.clip.move("cpu")
+        self.eyes.move("cpu")
+
+
+def drawn_pictures(
+    networks: Networks,
+    awake: Callable[..., AbstractContextManager],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    side: int,
+    *,
+    steps: int,
+    guidance: float,
+    batch: int,
+    watcher: Watcher | None = None,
+) -> torch.Tensor:
+    """Pictures (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
+
+    Args:
+        awake: the context in which all networks can compute, or those that it is given. The decoder works alone in it:
+            it takes more memory than the denoiser, and nothing else needs be there.
+    """
+    with awake():
+        latents = sample_latents(
+            networks, prompts, seeds,
+            width=side, height=side, steps=steps, guidance=guidance, batch=batch, watcher=watcher,
+        )  # fmt: skip
+    with awake(networks.vae), torch.no_grad():
+        return torch.cat([decode_latents(networks, chunk).cpu() for chunk in latents.split(batch)])
+
+
+def mutual(embeddings: torch.Tensor) -> float:
+    """The mean cosine of different rows of unit vectors (n, D); 1 for a single row."""
+    n = len(embeddings)
+    if n == 1:
+        return 1.0
+    cosines = embeddings @ embeddings.T
+    return ((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1))).item()

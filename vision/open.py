@@ -1,0 +1,55 @@
+"""How a model in transformers' layout that lies in a folder on disk is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from ..core.errors import FewShotError
+
+
+def transformers_class(name: str) -> Any:
+    """The class `name` of transformers; FewShotError where the installed version has none."""
+    import transformers
+
+    try:
+        return getattr(transformers, name)
+    except AttributeError:
+        raise FewShotError(
+            f"transformers {transformers.__version__} has no {name}; install a newer transformers (pip install -U)"
+        ) from None
+
+
+def open_model(name: str, folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """The model of the class `name` in `folder`, frozen and in evaluation mode on `device`.
+
+    `dtype` None keeps fp32. Only files on disk are read, and no code that lies beside the weights is run.
+
+    Raises:
+        FewShotError: it cannot be read, or lacks weights.
+    """
+    kind = transformers_class(name)
+    try:
+        model, info = kind.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, torch_dtype=dtype or torch.float32
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise FewShotError(f"the model in {folder} cannot be read ({error}); fetch its files again") from error
+    if info["missing_keys"]:
+        lacking = ", ".join(sorted(info["missing_keys"])[:3])
+        raise FewShotError(f"the model in {folder} lacks weights ({lacking}, ...); fetch its files again")
+    return model.to(device).eval().requires_grad_(False)
+
+
+def open_processor(name: str, folder: Path) -> Any:
+    """The processor or tokenizer of the class `name` in `folder`; FewShotError when files of it are missing."""
+    try:
+        return transformers_class(name).from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise FewShotError(
+            f"{folder} holds weights, but what prepares their input cannot be read ({error}); fetch "
+            "preprocessor_config.json and the tokenizer's files of the same model"
+        ) from error

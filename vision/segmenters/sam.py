@@ -1,0 +1,108 @@
+"""Segment Anything: boxes into masks. SAM (Kirillov et al. 2023), its .pth files, and SAM 2 (Ravi et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...core.errors import FewShotError
+from .. import open as local_models
+from .interface import Box
+
+Made = list[tuple[np.ndarray, float]]
+
+
+class Sam:
+    """A SAM in transformers' layout."""
+
+    def __init__(self, folder: Path, device: torch.device):
+        self.device = device
+        self.processor = local_models.open_processor("SamProcessor", folder)
+        self.model = local_models.open_model("SamModel", folder, device)
+
+    @torch.no_grad()
+    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> Made:
+        given = [[list(map(float, box)) for box in boxes]]
+        inputs = self.processor(images=picture, input_boxes=given, return_tensors="pt")
+        sizes, shaped = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
+        # Boxes are computed as float64, which some devices do not know.
+        inputs = {name: value.float().to(self.device) for name, value in inputs.items()}
+        outputs = self.model(**inputs, multimask_output=False)
+        (made,) = self.processor.image_processor.post_process_masks(outputs.pred_masks.cpu(), sizes, shaped)
+        scores = outputs.iou_scores.float().cpu().reshape(-1).tolist()
+        return [(mask[0].numpy().astype(bool), score) for mask, score in zip(made, scores, strict=True)]
+
+
+class Sam2:
+    """A SAM 2 in transformers' layout."""
+
+    def __init__(self, folder: Path, device: torch.device):
+        self.device = device
+        self.processor = local_models.open_processor("Sam2Processor", folder)
+        self.model = local_models.open_model("Sam2Model", folder, device)
+
+    @torch.no_grad()
+    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> Made:
+        given = [[list(map(float, box)) for box in boxes]]
+        inputs = self.processor(images=picture, input_boxes=given, return_tensors="pt")
+        sizes = inputs.pop("original_sizes")
+        inputs = {name: value.float().to(self.device) for name, value in inputs.items()}
+        outputs = self.model(**inputs, multimask_output=False)
+        (made,) = self.processor.post_process_masks(outputs.pred_masks.float().cpu(), sizes)
+        scores = outputs.iou_scores.float().cpu().reshape(-1).tolist()
+        return [(mask[0].numpy().astype(bool), score) for mask, score in zip(made, scores, strict=True)]
+
+
+class SegmentAnything:
+    """A .pth file as people keep it in models/sams, through the package segment-anything."""
+
+    def __init__(self, file: Path, device: torch.device):
+        try:
+            from segment_anything import SamPredictor
+        except ImportError:
+            raise FewShotError(
+                f"{file.name} needs the package segment-anything; install it (pip install segment-anything), or put "
+                "a SAM in transformers' layout beside the file"
+            ) from None
+        self.model = _built(file).to(device).eval().requires_grad_(False)
+        self.predictor = SamPredictor(self.model)
+        self.device = device
+
+    @torch.no_grad()
+    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> Made:
+        self.predictor.set_image(np.asarray(picture.convert("RGB")))
+        given = torch.tensor(boxes, dtype=torch.float32, device=self.device)
+        given = self.predictor.transform.apply_boxes_torch(given, (picture.height, picture.width))
+        made, scores, _ = self.predictor.predict_torch(None, None, boxes=given, multimask_output=False)
+        self.predictor.reset_image()
+        return [(mask[0].cpu().numpy(), float(score)) for mask, score in zip(made, scores, strict=True)]
+
+
+def _built(file: Path) -> Any:
+    """The network of a SAM 1.0 file: its sizes are read from the tensors, not guessed from the file's name."""
+    from segment_anything.build_sam import _build_sam
+
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises what the unpickler likes
+        raise FewShotError(f"{file} cannot be read ({error}); fetch it again") from None
+    if not isinstance(state, Mapping) or "image_encoder.patch_embed.proj.weight" not in state:
+        raise FewShotError(f"{file} is no SAM 1.0 checkpoint; choose a file such as sam_vit_b_01ec64.pth")
+    blocks = sorted(
+        (key for key in state if key.endswith("attn.rel_pos_h") and key.startswith("image_encoder.blocks.")),
+        key=lambda key: int(key.split(".")[2]),
+    )
+    width = state["image_encoder.patch_embed.proj.weight"].shape[0]
+    # Relative positions reach over the window (14) or, in global blocks, over the whole grid (64).
+    everywhere = [index for index, key in enumerate(blocks) if state[key].shape[0] > 2 * 14 - 1]
+    model = _build_sam(width, len(blocks), width // state[blocks[0]].shape[1], everywhere)
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise FewShotError(f"{file} is no SAM 1.0 checkpoint ({str(error).splitlines()[0]})") from None
+    return model
