@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..core.values import BaseModelRef
-from .schedule import NoiseSchedule
+from .process import DiffusionProcess
 from .stable_diffusion.tokens import Tokens
 from .stable_diffusion.variants import Family
 
@@ -19,23 +19,23 @@ class Networks:
     """An opened base model. `dtype` is the compute type of its frozen weights; the autoencoder's may be wider.
 
     `words` are the learned words that prompts may hold, as in `prompts.Embeddings`; `mixed` says that some of the
-    denoiser's own weights are float32 because they are trained, so that it computes under autocast. `times` are the
-    timesteps (B,) of the denoiser's latest call, by which some adapters count (`timestep_range`). `tokens` are the
-    prompts that were encoded so far.
+    denoiser's own weights are float32 because they are trained, so that it computes under autocast. `before_predict`
+    are told the noise levels (B,) of each call of the denoiser, by which some adapters count (`timestep_range`).
+    `tokens` are the prompts that were encoded so far.
     """
 
     unet: Any
     vae: Any
     text_encoders: tuple
     tokenizers: tuple
-    schedule: NoiseSchedule
+    process: DiffusionProcess
     family: Family
     device: torch.device
     dtype: torch.dtype
     ref: BaseModelRef
     words: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     mixed: bool = False
-    times: torch.Tensor | None = None
+    before_predict: list[Callable[[torch.Tensor], None]] = field(default_factory=list)
     tokens: Tokens = field(default_factory=Tokens)
 
     @property

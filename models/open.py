@@ -21,7 +21,7 @@ from ..core.progress import Silent, Watcher
 from ..core.values import BaseModelRef, Loaded, content_key
 from ..core.weight_files import SUFFIXES, file_hash, open_tensors
 from .contract import Networks
-from .schedule import NoiseSchedule
+from .stable_diffusion.ddpm import DDPM
 from .stable_diffusion.identify import Identity, identify_folder, identify_tensors
 from .stable_diffusion.load import ModelFolder, OriginalCheckpoint, Source, assemble, build_tokenizer
 from .stable_diffusion.variants import Family, family_named
@@ -155,8 +155,8 @@ def _assemble_all(
             )
         config = {**config, "eos_token_id": tokenizer.eos_token_id}
         encoders.append(assemble(names, config, tensors, place, dtype))
-    schedule = NoiseSchedule.from_config(source.scheduler(), ref.prediction, ref.zero_snr).to(device)
-    return Networks(unet, vae, tuple(encoders), tokenizers, schedule, family, device, dtype, ref)
+    process = DDPM.from_config(source.scheduler(), ref.prediction, ref.zero_snr).to(device)
+    return Networks(unet, vae, tuple(encoders), tokenizers, process, family, device, dtype, ref)
 
 
 @contextmanager

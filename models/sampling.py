@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.errors import FewShotError
 from ..core.progress import Silent, Watcher
 from .conditioning import Conditioning
-from .schedule import NoiseSchedule
+from .process import check_steps, gaussian
 from .stable_diffusion.latents import decode_latents
 from .stable_diffusion.prompts import Embeddings, denoise, encode_prompts
 
@@ -81,7 +81,9 @@ def sample_latents(
     shape = (networks.latent_channels, height // networks.downscale, width // networks.downscale)
     guided = not math.isclose(guidance, 1.0)
     wanted, against = _conditionings(networks, prompts, negative if guided else None, embeddings)
-    timesteps = simple_timesteps(steps, len(networks.schedule))
+    process = networks.process
+    times = process.sampling_times(steps, (width, height)).to(networks.device)
+    table = process.coefficients(times[:-1], times[1:]).to(networks.device)
     done, total = 0, steps * math.ceil(len(prompts) / batch)
     finished = []
     for start in range(0, len(prompts), batch):
@@ -89,10 +91,11 @@ def sample_latents(
         latents = torch.stack([initial_noise(shape, seed) for seed in seeds[part]]).to(networks.device)
         chosen = wanted.take(part)
         both = chosen if against is None else Conditioning.cat([against.repeat(len(chosen)), chosen])
-        for now, after in zip(timesteps, [*timesteps[1:], None], strict=True):
+        for i in range(steps):
             watcher.check()
+            now = times[i : i + 1]
             prediction = _guided(networks, latents, now, both, guidance)
-            latents = ddim_step(networks.schedule, prediction, latents, now, after)
+            latents = gaussian(process, latents, prediction, now, table.take(slice(i, i + 1))).mean
             done += 1
             watcher.progress(done, total)
         finished.append(latents)
@@ -108,30 +111,14 @@ def _conditionings(
     return wanted, None if negative is None else encode_prompts(networks, [negative], embeddings)
 
 
-def _guided(networks: Networks, latents: Tensor, t: int, both: Conditioning, guidance: float) -> Tensor:
+def _guided(networks: Networks, latents: Tensor, t: Tensor, both: Conditioning, guidance: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans 2022) on the prediction; without a negative half, the prediction."""
     copies = len(both) // len(latents)
-    times = torch.full((len(both),), t, device=latents.device)
-    prediction = denoise(networks, latents.repeat(copies, 1, 1, 1), times, both)
+    prediction = denoise(networks, torch.cat([latents] * copies), t.expand(len(both)), both)
     if copies == 1:
         return prediction
     against, towards = prediction.chunk(2)
     return against + guidance * (towards - against)
-
-
-def ddim_step(schedule: NoiseSchedule, prediction: Tensor, zt: Tensor, t: int, after: int | None) -> Tensor:
-    """The latents one step on: at timestep `after`, or clean when there is none."""
-    times = torch.full((len(zt),), t, device=zt.device)
-    x0 = schedule.to_x0(prediction, zt, times)
-    if after is None:
-        return x0
-    epsilon = schedule.to_epsilon(prediction, zt, times)
-    return schedule.add_noise(x0, epsilon, torch.full_like(times, after))
-
-
-def simple_timesteps(steps: int, length: int = 1000) -> list[int]:
-    """The timesteps that ComfyUI's "simple" scheduler visits: evenly from the last one down."""
-    return [length - 1 - int(i * length / steps) for i in range(steps)]
 
 
 def initial_noise(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -150,7 +137,6 @@ def _check(
         )
     if width < cell or height < cell or width % cell or height % cell:
         raise FewShotError(f"a picture of {width} x {height} pixels cannot be made: both must be multiples of {cell}")
-    if not 1 <= steps <= len(networks.schedule):
-        raise FewShotError(f"{steps} sampling steps were asked for: choose 1 to {len(networks.schedule)}")
+    check_steps(steps, len(networks.process))
     if batch < 1:
         raise FewShotError(f"a batch of {batch} was asked for: choose at least 1")

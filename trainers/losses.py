@@ -28,15 +28,15 @@ def squared_error(prediction: torch.Tensor, target: torch.Tensor, weights: torch
     return (squares * weights).sum(dim=(1, 2, 3)) / (squares.shape[1] * weights.sum(dim=(1, 2, 3)))
 
 
-def min_snr_weight(snr: torch.Tensor, gamma: float, prediction: str) -> torch.Tensor:
+def min_snr_weight(snr: torch.Tensor, error_ratio: torch.Tensor, gamma: float) -> torch.Tensor:
     """Weights (B,) of min-SNR-gamma for signal-to-noise ratios `snr` (B,) (Hang et al. 2023, arXiv:2303.09556).
 
-    min(SNR, gamma) / SNR when the noise is predicted, min(SNR, gamma) / (SNR + 1) when the velocity is.
+    min(SNR, gamma) is the weight of an error of the clean latents; `error_ratio` (B,), as of `DiffusionProcess`, turns
+    it into that of the prediction: SNR of noise, SNR + 1 of v, 1 / sigma^2 of a flow's velocity.
     """
-    snr = snr.float()
-    if prediction == "v_prediction":
-        return snr.clamp(max=gamma) / (snr + 1.0)
-    return (gamma / snr).clamp(max=1.0)
+    ratio = error_ratio.float()
+    share = torch.where(ratio > 0, snr.float() / ratio, 1.0)  # pure noise, predicted as such, counts in full
+    return torch.minimum(gamma / ratio, share)
 
 
 def reference_loss(

@@ -176,7 +176,7 @@ class Workshop:
             for t in LOOKED_AT:
                 times = torch.full((len(samples),), t, device=pool.mean.device)
                 with captured(networks.unet, told.layers) as kept:
-                    denoise(networks, networks.schedule.add_noise(pool.mean, noise, times), times, conditioning)
+                    denoise(networks, networks.process.add_noise(pool.mean, noise, times), times, conditioning)
                 rows = (told.wanted, told.known, told.member)
                 found.append(shares_on_grid(kept, slice(len(samples)), size, *rows)[:, 0] > 0.5)
             true = told.masks[:, 0] > 0.5

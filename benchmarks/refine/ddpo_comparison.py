@@ -32,7 +32,7 @@ from ...trainers.refine.guards import Floors, Readings
 from ...trainers.refine.method import Refinement, split
 from ...trainers.refine.readings import Reader
 from ...trainers.refine.rollout import Painter
-from ...trainers.refine.sampler_policy import DdimPolicy
+from ...trainers.refine.sampler_policy import SamplerPolicy
 from ...trainers.refine.settings import DDPO, RefinementSettings
 from .. import Row
 from ..harness.parallel import each
@@ -118,7 +118,7 @@ def _watched(ddpo: Ddpo, read: Reader, epochs: int) -> dict[int, float]:
 
 def reader(bench: Bench, run: Run, painter: Painter, judge, held_out, chosen: RefinementSettings) -> Reader:
     """The readings of ours: the same prompts, noise and sampler."""
-    policy = DdimPolicy(painter.networks.schedule, chosen.sampling_steps, chosen.eta, chosen.skip_last)
+    policy = SamplerPolicy(painter.networks.process, chosen.sampling_steps, painter.size, chosen.eta, chosen.skip_last)
     random = Randomness(run.seed, painter.networks.device)
     asked = held_out[: chosen.guard_prompts]
     watching = Painter(painter.networks, asked, policy, chosen.guidance, chosen.resolution, 16, random, Silent())

@@ -24,7 +24,7 @@ from ...models.contract import Networks
 from ...trainers.refine.advantages import PromptStatistics
 from ...trainers.refine.losses import clip_for, importance_loss
 from ...trainers.refine.rollout import Painter
-from ...trainers.refine.sampler_policy import DdimPolicy
+from ...trainers.refine.sampler_policy import SamplerPolicy
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Ddpo:
         seed: int,
     ):
         self.settings, self.prompts, self.judge = settings, list(prompts), judge
-        policy = DdimPolicy(networks.schedule, settings.sampling_steps, 1.0, skip_last=0)
+        policy = SamplerPolicy(networks.process, settings.sampling_steps, (side, side), 1.0, skip_last=0)
         rows = settings.sample_batch * 2
         self.painter = Painter(
             networks, prompts, policy, settings.guidance, side, rows, Randomness(seed, networks.device), Silent()

@@ -15,7 +15,7 @@ from ...core.errors import FewShotError
 from ...core.values import Adapter, Dense, Factor, Kept, LowRank
 from ..quantization import pairs_beside
 from .lycoris import is_known, product
-from .timestep_range import check_span, noisy_pairs
+from .timestep_range import NoiseGate, check_span, noisy_pairs
 
 if TYPE_CHECKING:
     from ..contract import Networks
@@ -35,7 +35,7 @@ def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]], besid
     changes = _changes(networks, [one for one in adapters if not one[0].noisy_from])
     noisy = [(one, *found) for one in adapters if one[0].noisy_from for found in _noisy_changes(networks, one)]
     before: list[tuple[nn.Module, str, nn.Parameter]] = []
-    hooks: list[RemovableHandle] = []
+    hooks: list[RemovableHandle | NoiseGate] = []
     words = networks.words
     try:
         own = cast("MutableMapping", words)  # never written to; a view of it, since words that are learned move on
@@ -50,7 +50,8 @@ def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]], besid
                 before.append((module, name, original))
                 setattr(module, name, _merged(original, parts))
             for (adapter, _), module, pairs in noisy:
-                hooks.append(noisy_pairs(module, pairs, networks, adapter.noisy_from))
+                gate = NoiseGate(networks, adapter.noisy_from)
+                hooks += [noisy_pairs(module, pairs, gate), gate]
         yield
     finally:
         networks.words = words

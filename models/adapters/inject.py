@@ -22,7 +22,7 @@ from .apply import applied, unwrapped
 from .dense import EVERYTHING, DenseWeights, modules_with_weights
 from .learned_tokens import LearnedWords, WordRule
 from .lora_layers import LoraSpec, place, start, unwrap, up_of, within_widths, wrap
-from .timestep_range import only_noisy
+from .timestep_range import NoiseGate, only_noisy
 
 if TYPE_CHECKING:
     from ..contract import Networks
@@ -192,11 +192,13 @@ def inject(
         with torch.inference_mode(False):
             pairs = {}
             layers = wrap(networks, low_rank)
+            gate = NoiseGate(networks, noisy_from)
+            stack.callback(gate.remove)
             for path, spec in low_rank.items():
                 first = start(layers[path].base_layer, spec, seed, path, begin.get(path))
                 pairs[path] = (spec, *place(layers[path], spec, first))
                 if noisy_from:
-                    only_noisy(up_of(layers[path]), networks, noisy_from)
+                    only_noisy(up_of(layers[path]), gate)
             dense = DenseWeights(networks, iter(full), dense_begin)
     except BaseException:
         unwrap(networks, layers)

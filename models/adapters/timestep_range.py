@@ -18,23 +18,37 @@ from torch.utils.hooks import RemovableHandle
 
 from ...core.errors import FewShotError
 from ...core.values import Factor, LowRank
+from ..process import beside
 
 if TYPE_CHECKING:
     from ..contract import Networks
 
 
-def noisy_rows(networks: Networks, start: float, like: Tensor) -> Tensor:
-    """1 for the rows whose timestep is at least `start` of the schedule, else 0: (B, 1, ...) in the type of `like`."""
-    assert networks.times is not None  # a layer of the denoiser is called by `denoise` only
-    rows = networks.times.to(like.device) >= start * len(networks.schedule)
-    return rows.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+class NoiseGate:
+    """Which rows of the denoiser's call are noisy enough, from `start` on; told by the model before each call."""
+
+    def __init__(self, networks: Networks, start: float):
+        self._listeners, self._start = networks.before_predict, start
+        self._noisy: Tensor | None = None
+        self._listeners.append(self._take)
+
+    def _take(self, levels: Tensor) -> None:
+        self._noisy = levels >= self._start
+
+    def rows(self, like: Tensor) -> Tensor:
+        """1 for noisy rows, else 0: (B, 1, ...) in the type of `like` (B, ...)."""
+        assert self._noisy is not None  # a layer of the denoiser is called by the model's `predict` only
+        return beside(self._noisy, like).to(like.dtype)
+
+    def remove(self) -> None:
+        self._listeners.remove(self._take)
 
 
-def only_noisy(layer: nn.Module, networks: Networks, start: float) -> RemovableHandle:
+def only_noisy(layer: nn.Module, gate: NoiseGate) -> RemovableHandle:
     """Let what `layer` gives count for noisy rows only: exact zeros for the others, and no gradient from them."""
 
     def switch(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output * noisy_rows(networks, start, output)
+        return output * gate.rows(output)
 
     return layer.register_forward_hook(switch)
 
@@ -49,14 +63,12 @@ def check_span(path: str, factor: Factor) -> LowRank:
     return factor
 
 
-def noisy_pairs(
-    layer: nn.Module, pairs: Sequence[tuple[LowRank, float]], networks: Networks, start: float
-) -> RemovableHandle:
+def noisy_pairs(layer: nn.Module, pairs: Sequence[tuple[LowRank, float]], gate: NoiseGate) -> RemovableHandle:
     """Add low-rank pairs at their strengths to what a linear layer gives for noisy rows, until the handle is gone."""
     there = [(moved(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
 
     def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        rows = noisy_rows(networks, start, output)
+        rows = gate.rows(output)
         for factor, strength in there:
             output = output + rows * pair_of(factor, strength, given[0], output)
         return output

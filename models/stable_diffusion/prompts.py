@@ -190,7 +190,8 @@ def denoise(
     `time_ids` is (6,) or (B, 6); without it SDXL is told that the picture is whole and has the latents' size.
     """
     dtype = networks.dtype
-    networks.times = timesteps
+    for listener in networks.before_predict:
+        listener(networks.process.noise_level(timesteps))
     added = None
     if conditioning.pooled is not None:
         if time_ids is None:

@@ -131,7 +131,7 @@ def test_a_folder_s_prediction_goes_into_its_file(family, predicts, small_tokeni
         before = [
             dict(network.named_parameters()) for network in (networks.unet, networks.vae, *networks.text_encoders)
         ]
-        schedule = networks.schedule
+        schedule = networks.process
     changes = {"conv_out.bias": torch.full_like(before[0]["conv_out.bias"], 0.5)}
     written = write_checkpoint(base, changes, tmp_path / "trained.safetensors", {"ss_steps": "1"})
     with open_tensors(written) as (tensors, metadata):
@@ -143,8 +143,8 @@ def test_a_folder_s_prediction_goes_into_its_file(family, predicts, small_tokeni
     again = base_from_path(written)
     assert (again.family, again.prediction, again.zero_snr) == (family, *predicts)
     with open_base(again, "cpu", tokenizer_folder=small_tokenizer) as networks:
-        assert networks.schedule.prediction == prediction
-        assert torch.equal(networks.schedule.alphas_cumprod, schedule.alphas_cumprod)
+        assert networks.process.prediction == prediction
+        assert torch.equal(networks.process.alphas_cumprod, schedule.alphas_cumprod)
         after = [dict(network.named_parameters()) for network in (networks.unet, networks.vae, *networks.text_encoders)]
     for one, other in zip(before, after, strict=True):
         assert set(one) == set(other)

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.models.contract import Networks
-from comfyui_fewshot.models.sampling import ddim_step, initial_noise, sample, sample_latents, simple_timesteps
+from comfyui_fewshot.models.process import step
+from comfyui_fewshot.models.sampling import initial_noise, sample, sample_latents
+from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.models.stable_diffusion.latents import decode_latents, encode_pictures
 
 SIZE = {"width": 64, "height": 64, "steps": 3}
 
 
 def test_timesteps_are_comfyuis():
-    assert simple_timesteps(4) == [999, 749, 499, 249]
-    assert simple_timesteps(30)[:3] == [999, 966, 933]
-    assert simple_timesteps(1000) == list(range(999, -1, -1))
+    process = DDPM.from_config({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012})
+    assert process.sampling_times(4, None).tolist() == [999, 749, 499, 249, -1]
+    assert process.sampling_times(30, None)[:3].tolist() == [999, 966, 933]
+    assert process.sampling_times(1000, None).tolist() == [*range(999, -1, -1), -1]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_a_step_is_diffusers_ddim(opened_pocket: Networks, prediction: str):
-    from diffusers import DDIMScheduler
-
-    from comfyui_fewshot.models.schedule import NoiseSchedule
-
+def test_a_step_is_diffusers_ddim(prediction: str):
     theirs = DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -34,11 +34,12 @@ def test_a_step_is_diffusers_ddim(opened_pocket: Networks, prediction: str):
         prediction_type=prediction,
     )
     theirs.set_timesteps(4)
-    mine = NoiseSchedule.from_config(theirs.config)
+    mine = DDPM.from_config(theirs.config)
     zt, output = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
-    for t, after in ((750, 500), (0, None)):
+    for t, after in ((750, 500), (0, mine.CLEAN)):
         wanted = theirs.step(output, t, zt).prev_sample
-        torch.testing.assert_close(ddim_step(mine, output, zt, t, after), wanted, atol=1e-4, rtol=1e-4)
+        found = step(mine, zt, output, torch.tensor([t]), torch.tensor([after])).mean
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_picture_depends_on_its_own_seed_and_prompt_alone(opened_pocket: Networks):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import mse_loss
 
-from comfyui_fewshot.models.schedule import NoiseSchedule
+from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.trainers.losses import (
     SURE,
     consistency_loss,
@@ -22,7 +22,7 @@ from comfyui_fewshot.trainers.losses import (
     weight_map,
 )
 
-SCHEDULE = NoiseSchedule.from_config(dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"))
+SCHEDULE = DDPM.from_config(dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"))
 
 
 def numbers(*shape, seed=0):
@@ -65,7 +65,8 @@ def test_masked_error_of_a_constant():
 
 def test_min_snr_values():
     """SNR is 1175 at t = 0 and 5 at t = 146 on Stable Diffusion's schedule."""
-    weight = min_snr_weight(SCHEDULE.snr(torch.tensor([0, 146, 500])), 5.0, "epsilon")
+    times = torch.tensor([0, 146, 500])
+    weight = min_snr_weight(SCHEDULE.snr(times), SCHEDULE.error_ratio(times), 5.0)
     assert weight[0].item() == pytest.approx(0.004254, abs=2e-6)
     assert weight[1].item() == pytest.approx(1.0, abs=0.01)
     assert weight[2].item() == 1.0
@@ -73,11 +74,11 @@ def test_min_snr_values():
 
 def test_min_snr_for_velocity():
     snr = torch.tensor([0.0, 1.0, 5.0, 99.0])
-    assert min_snr_weight(snr, 5.0, "v_prediction").tolist() == pytest.approx([0.0, 0.5, 5 / 6, 0.05])
+    assert min_snr_weight(snr, snr + 1, 5.0).tolist() == pytest.approx([0.0, 0.5, 5 / 6, 0.05])
 
 
 def test_min_snr_without_signal_is_finite():
-    assert min_snr_weight(torch.tensor([0.0]), 5.0, "epsilon").tolist() == [1.0]
+    assert min_snr_weight(torch.tensor([0.0]), torch.tensor([0.0]), 5.0).tolist() == [1.0]
 
 
 def test_prior_is_the_same_error():

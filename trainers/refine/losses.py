@@ -1,6 +1,6 @@
 """The losses of refinement: pure functions, one equation each.
 
-Log-probabilities are means over latent numbers (see `sampler_policy.Gaussian`), so a ratio is that of the probabilities
+Log-probabilities are means over latent numbers (see `process.Gaussian`), so a ratio is that of the probabilities
 to the power of one over their number D.
 """
 

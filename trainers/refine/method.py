@@ -45,7 +45,7 @@ from .methods.nft import NegativeAwareStep
 from .methods.policy_gradient import PolicyGradientStep
 from .readings import Reader
 from .rollout import Painter
-from .sampler_policy import DdimPolicy
+from .sampler_policy import SamplerPolicy
 from .settings import DRAFT, GRADIENTS, NFT, ONLY, PAIRS, REFERENCES, RefinementSettings
 from .step import RefiningStep
 
@@ -111,7 +111,10 @@ class Refinement:
         try:
             random = Randomness(settings.seed, networks.device)
             known = settings.method in GRADIENTS
-            policy = DdimPolicy(networks.schedule, settings.sampling_steps, settings.eta, settings.skip_last, known)
+            size = (settings.resolution, settings.resolution)
+            policy = SamplerPolicy(
+                networks.process, settings.sampling_steps, size, settings.eta, settings.skip_last, known
+            )
             how = (policy, settings.guidance, settings.resolution, settings.micro_batch, random, watcher)
             own = self._captions(pictures, settings)
             painter = Painter(networks, (*self.train, *own), *how, changed=self._changed(networks, settings))

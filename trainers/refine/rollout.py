@@ -20,7 +20,7 @@ from ...models.conditioning import Conditioning
 from ...models.contract import Networks
 from ...models.stable_diffusion.latents import decode_latents
 from ...models.stable_diffusion.prompts import denoise, encode_prompts
-from .sampler_policy import DdimPolicy
+from .sampler_policy import SamplerPolicy
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Painter:
         self,
         networks: Networks,
         prompts: Sequence[Prompt],
-        policy: DdimPolicy,
+        policy: SamplerPolicy,
         guidance: float,
         side: int,
         rows: int,
@@ -73,6 +73,7 @@ class Painter:
         self.random, self.watcher, self.awake, self.changed = random, watcher, awake, changed
         self.guided = guidance > 1.0
         self.at_once = max(1, rows // (2 if self.guided else 1))
+        self.size = (side, side)
         self.shape = (networks.latent_channels, side // networks.downscale, side // networks.downscale)
         with torch.no_grad():
             self.told = encode_prompts(networks, [prompt.text for prompt in prompts]).detach()
@@ -84,7 +85,7 @@ class Painter:
         if not self.guided:
             return self._denoise(latents, times, wanted)
         both = Conditioning.cat([self.against.repeat(len(wanted)), wanted])
-        away, towards = self._denoise(latents.repeat(2, 1, 1, 1), times.repeat(2), both).chunk(2)
+        away, towards = self._denoise(torch.cat([latents, latents]), times.repeat(2), both).chunk(2)
         return away + self.guidance * (towards - away)
 
     def told_prediction(self, latents: Tensor, times: Tensor, prompts: Sequence[int]) -> Tensor:

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ...core.randomness import Randomness, seed_of
-from ...models.schedule import NoiseSchedule
+from ...models.process import DiffusionProcess
 from ..optim.optimizers import DISCRIMINATOR
 from .discriminator import Discriminator
 
@@ -45,9 +45,9 @@ class Adversary:
     several processes goes by the samples of its own.
     """
 
-    def __init__(self, reading: str, shape: Sequence[int], schedule: NoiseSchedule, seed: int):
-        self.reading, self.schedule = reading, schedule
-        device = schedule.alphas_cumprod.device
+    def __init__(self, reading: str, shape: Sequence[int], process: DiffusionProcess, seed: int):
+        self.reading, self.process = reading, process
+        device = process.times.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, DISCRIMINATOR))
             self.network = Discriminator(shape[0], shape[-1]).to(device)
@@ -94,10 +94,11 @@ class Adversary:
         """
         if self.reading == "literal":
             return self._literal(noisy - prediction, real)
-        clean = self.schedule.to_x0(prediction, noisy, times)
-        levels = self.random.integers("adversarial/level", step, samples, max(1, int(RENOISED * len(self.schedule))))
+        clean = self.process.to_clean(noisy, prediction, times)
+        lowest = max(1, int(RENOISED * len(self.process)))
+        levels = self.process.times[self.random.integers("adversarial/level", step, samples, lowest)]
         fake, true = (self._noised(x, levels, side, step, samples) for x, side in ((clean, "fake"), (real, "real")))
-        trusted = self.schedule.alphas_cumprod[times] * (times < TRUSTED * len(self.schedule))
+        trusted = self.process.signal(times).square() * (self.process.noise_level(times) < TRUSTED)
         weights = {name: p.detach() for name, p in self.network.named_parameters()}
         judged = functional_call(self.network, weights, (self._changed(fake, step, samples), levels)).mean(1)
         true, fake = (self._changed(x, step, samples) for x in (true, fake.detach()))
@@ -118,7 +119,7 @@ class Adversary:
         return {ADVERSARIAL: F.softplus(-judged).mean(1), DISCRIMINATOR: told}
 
     def _noised(self, clean: Tensor, levels: Tensor, side: str, step: int, samples: Sequence[int]) -> Tensor:
-        return self.schedule.add_noise(
+        return self.process.add_noise(
             clean, self.random.normal(f"adversarial/{side}", step, samples, clean.shape[1:]), levels
         )
 

@@ -135,16 +135,16 @@ class GainReader:
 
     def _errors(self, draws: Sequence[Draw], told: Conditioning) -> torch.Tensor:
         self.watcher.check()
-        networks, schedule, rows = self.networks, self.networks.schedule, [draw.row for draw in draws]
+        networks, process, rows = self.networks, self.networks.process, [draw.row for draw in draws]
         clean = rows_of(self.pool.mean, rows)
         noise = torch.cat(
             [self.random.normal("explained/noise", d.picture, [d.number], clean.shape[1:]) for d in draws]
         )
         places = [NOISY + (1 - NOISY) * draw.place for draw in draws]
-        times = torch.tensor([int(len(schedule) * place) for place in places], device=networks.device)
+        times = torch.stack([process.time_at(place) for place in places]).to(networks.device)
         sizes = None if self.pool.sizes is None else rows_of(self.pool.sizes, rows)
-        prediction = denoise(networks, schedule.add_noise(clean, noise, times), times, told, sizes)
-        return squared_error(prediction, schedule.target(clean, noise, times))
+        prediction = denoise(networks, process.add_noise(clean, noise, times), times, told, sizes)
+        return squared_error(prediction, process.target(clean, noise, times))
 
 
 @dataclass(frozen=True)

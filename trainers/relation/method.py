@@ -79,7 +79,7 @@ class RelationStep(SubjectStep):
         self.divergence = None  # an adversary's loss may join the denoising error, or take its place
         self.words, self.concept, self.adversary = words, concept, adversary
         self.reals = reals or references
-        self.probabilities = relation_focal(len(networks.schedule), settings.focal)
+        self.probabilities = relation_focal(len(networks.process), settings.focal)
         self.steering = None
         if settings.steering_weight > 0:
             self.weights[STEERING] = settings.steering_weight
@@ -104,7 +104,8 @@ class RelationStep(SubjectStep):
 
     def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
         """Relation-focal timesteps (n,)."""
-        return drawn_times(self.random, f"{term}/timestep", step, samples, self.probabilities)
+        places = drawn_times(self.random, f"{term}/timestep", step, samples, self.probabilities)
+        return self.networks.process.times[places]
 
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
         """The passes of the denoiser; the steering loss of the whole batch goes with the first sample."""
@@ -171,7 +172,7 @@ class RelationTraining:
             pool = build_pool(networks, pictures.references, chosen.resolution, watcher, live_text=True)
             adversary = reals = None
             if chosen.adversarial != "off":
-                adversary = Adversary(chosen.adversarial, pool.mean.shape[1:], networks.schedule, chosen.seed)
+                adversary = Adversary(chosen.adversarial, pool.mean.shape[1:], networks.process, chosen.seed)
                 injected.parameters |= adversary.parameters
                 if pictures.priors:  # a few pictures alone are soon known by heart
                     samples = (*pictures.references, *pictures.priors)

@@ -82,6 +82,11 @@ class SubjectStep:
         self.random = Randomness(settings.seed, networks.device)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the pictures in pixels."""
+        return self.settings.resolution, self.settings.resolution
+
+    @property
     def reads_text(self) -> bool:
         """Whether prompts are encoded anew in each step."""
         return any(pool.conditioning is None for pool in self.pools.values())
@@ -116,7 +121,7 @@ class SubjectStep:
 
     def draw(self, term: str, step: int, samples: Sequence[int]) -> Half:
         """Pictures, latents, timesteps and noise of `samples`: functions of (seed, term, step, sample) only."""
-        pool, random, schedule = self.pools[term], self.random, self.networks.schedule
+        pool, random, process = self.pools[term], self.random, self.networks.process
         picks = self.picks(term, step, samples)
         mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
@@ -127,9 +132,9 @@ class SubjectStep:
         times = self.times(term, step, samples)
         told = [not random.happens(f"{term}/dropped", step, i, self.settings.caption_dropout) for i in samples]
         return Half(
-            latents=schedule.add_noise(clean, noise, times),
+            latents=process.add_noise(clean, noise, times),
             times=times,
-            target=schedule.target(clean, noise, times),
+            target=process.target(clean, noise, times),
             conditioning=None if pool.conditioning is None else told_to(pool.conditioning, pool.dropped, picks, told),
             prompts=tuple(pool.prompts[i] if kept else "" for i, kept in zip(picks, told, strict=True)),
             sizes=None if pool.sizes is None else rows_of(pool.sizes, picks),
@@ -149,7 +154,7 @@ class SubjectStep:
 
     def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
         """The samples' timesteps (n,), all alike probable."""
-        return self.random.integers(f"{term}/timestep", step, samples, len(self.networks.schedule))
+        return self.networks.process.draw_times(self.random, f"{term}/timestep", step, samples, self.size)
 
     def predict(self, halves: Sequence[Half]) -> tuple[torch.Tensor, ...]:
         """The denoiser's predictions for each half, all in one call."""
@@ -179,8 +184,8 @@ class SubjectStep:
         """The losses (n,) of one term's samples."""
         weight = None
         if self.settings.min_snr_gamma:
-            schedule = self.networks.schedule
-            weight = losses.min_snr_weight(schedule.snr(half.times), self.settings.min_snr_gamma, schedule.prediction)
+            process, times = self.networks.process, half.times
+            weight = losses.min_snr_weight(process.snr(times), process.error_ratio(times), self.settings.min_snr_gamma)
         places = self._places(term, half)
         if term == PRIOR:
             return losses.prior_loss(prediction, half.target, weight, places)
@@ -227,7 +232,7 @@ class SubjectStep:
         shares = shares_on_grid(kept, slice(len(half.times)), size, rows.wanted, rows.known, rows.member)
         if self.settings.local_attention == "plain":
             return losses.local_loss_of_maxima(shares, rows.masks, rows.valid)
-        signal = self.networks.schedule.alphas_cumprod[half.times].sqrt()
+        signal = self.networks.process.signal(half.times)
         return losses.local_loss(shares, rows.masks, rows.valid) * signal
 
 

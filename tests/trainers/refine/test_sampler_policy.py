@@ -7,11 +7,11 @@ import torch
 from diffusers import DDIMScheduler
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.models.schedule import NoiseSchedule
-from comfyui_fewshot.trainers.refine.sampler_policy import LEAST_STD, DdimPolicy, Gaussian
+from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
+from comfyui_fewshot.trainers.refine.sampler_policy import LEAST_STD, SamplerPolicy
 
 CONFIG = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
-SCHEDULE = NoiseSchedule.from_config(CONFIG)
+SCHEDULE = DDPM.from_config(CONFIG)
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -26,17 +26,17 @@ def test_a_step_is_that_of_diffusers(eta, prediction):
         **CONFIG, prediction_type=prediction, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True
     )
     scheduler.set_timesteps(steps)
-    policy = DdimPolicy(NoiseSchedule(SCHEDULE.alphas_cumprod, prediction), steps, eta)
-    assert policy.timesteps == scheduler.timesteps.tolist()
+    policy = SamplerPolicy(DDPM(SCHEDULE.alphas_cumprod, prediction), steps, None, eta)
+    assert policy.timesteps.tolist() == [*scheduler.timesteps.tolist(), -1]
     zt, said, noise = (normal(i, 3, 4, 8, 8) for i in range(3))
     for place in range(steps):
         step = policy.step(said, zt, torch.full((3,), place))
-        theirs = scheduler.step(said, policy.timesteps[place], zt, eta=eta, variance_noise=noise).prev_sample
+        theirs = scheduler.step(said, int(policy.timesteps[place]), zt, eta=eta, variance_noise=noise).prev_sample
         torch.testing.assert_close(step.draw(noise), theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_steps_of_different_places_go_in_one_call():
-    policy = DdimPolicy(SCHEDULE, 10)
+    policy = SamplerPolicy(SCHEDULE, 10)
     zt, said = normal(0, 3, 4, 8, 8), normal(1, 3, 4, 8, 8)
     places = torch.tensor([0, 4, 7])
     together = policy.step(said, zt, places)
@@ -46,46 +46,24 @@ def test_steps_of_different_places_go_in_one_call():
         assert together.std[i] == alone.std[0]
 
 
-def test_log_probability_is_that_of_torchs_normal():
-    step = Gaussian(normal(0, 3, 4, 8, 8), torch.tensor([0.5, 0.1, 0.02]))
-    outcome = step.draw(normal(1, 3, 4, 8, 8))
-    theirs = torch.distributions.Normal(step.mean, step.std.view(3, 1, 1, 1)).log_prob(outcome).flatten(1).mean(1)
-    torch.testing.assert_close(step.log_prob(outcome), theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_kl_is_torchs_and_the_mean_of_log_ratios():
-    std = torch.tensor([0.5, 0.1])
-    one, other = Gaussian(normal(0, 2, 1, 2, 2), std), Gaussian(normal(0, 2, 1, 2, 2) + 0.05, std)
-    spread = std.view(2, 1, 1, 1)
-    theirs = torch.distributions.kl_divergence(
-        torch.distributions.Normal(one.mean, spread), torch.distributions.Normal(other.mean, spread)
-    )
-    torch.testing.assert_close(one.kl(other), theirs.flatten(1).mean(1), rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(one.kl(other), 0.05**2 / (2 * std.square()), rtol=1e-4, atol=1e-7)
-    drawn = [one.draw(normal(7 + i, 2, 1, 2, 2)) for i in range(4000)]
-    ratios = torch.stack([one.log_prob(x) - other.log_prob(x) for x in drawn]).mean(0)
-    torch.testing.assert_close(ratios, one.kl(other), rtol=0.25, atol=1e-4)
-    assert not one.kl(one).any()
-
-
 def test_steps_without_noise_and_the_last_ones_are_not_trained():
-    policy = DdimPolicy(SCHEDULE, 20, skip_last=0)
+    policy = SamplerPolicy(SCHEDULE, 20, skip_last=0)
     assert policy.std[-1] == 0 and policy.trainable == tuple(range(19))
-    assert DdimPolicy(SCHEDULE, 20, skip_last=2).trainable == tuple(range(18))
+    assert SamplerPolicy(SCHEDULE, 20, skip_last=2).trainable == tuple(range(18))
     assert all(policy.std[i] >= LEAST_STD for i in policy.trainable)
     assert torch.isfinite(policy.std.log()[list(policy.trainable)]).all()
 
 
 def test_a_policy_without_noise_or_steps_is_refused():
     with pytest.raises(FewShotError, match="eta 0"):
-        DdimPolicy(SCHEDULE, 20, eta=0.0)
+        SamplerPolicy(SCHEDULE, 20, eta=0.0)
     with pytest.raises(FewShotError, match="left out"):
-        DdimPolicy(SCHEDULE, 2, skip_last=2)
+        SamplerPolicy(SCHEDULE, 2, skip_last=2)
 
 
 def test_with_all_of_the_noise_the_forward_process_is_kept():
     """With the true noise as the prediction z_p has the marginal's variance: direction^2 + sigma^2 = 1 - a_p."""
-    policy = DdimPolicy(SCHEDULE, 20)
-    alphas = SCHEDULE.alphas_cumprod[policy.timesteps[1:]]
-    found = policy._direction[:-1].square() + policy.std[:-1].square()
+    policy = SamplerPolicy(SCHEDULE, 20)
+    alphas = SCHEDULE.alphas_cumprod[policy.timesteps[1:-1]]
+    found = policy.coefficients.noise[:-1].float().square() + policy.std[:-1].square()
     torch.testing.assert_close(found, 1 - alphas, rtol=1e-4, atol=1e-5)

@@ -19,16 +19,16 @@ from torch.nn import Parameter
 
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.randomness import Randomness
-from comfyui_fewshot.models.schedule import NoiseSchedule
+from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.trainers.distributed import Alone
 from comfyui_fewshot.trainers.refine.method import STEPS, split
 from comfyui_fewshot.trainers.refine.rollout import Painter
-from comfyui_fewshot.trainers.refine.sampler_policy import DdimPolicy
+from comfyui_fewshot.trainers.refine.sampler_policy import SamplerPolicy
 from comfyui_fewshot.trainers.refine.step import REWARD
 
 from .refining import CHOSEN, PROMPTS, Red
 
-SCHEDULE = NoiseSchedule.from_config(
+SCHEDULE = DDPM.from_config(
     dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
 )
 SPREAD = 0.5  # the standard deviation of each number of a picture
@@ -57,10 +57,11 @@ class Mean:
 class World(Painter):
     """Draws from the normal distribution of `mean` and SPREAD: its denoiser says E(z0 | zt)."""
 
-    def __init__(self, mean: Mean, policy: DdimPolicy, seed: int):
+    def __init__(self, mean: Mean, policy: SamplerPolicy, seed: int):
         self.mean, self.policy, self.guidance, self.guided, self.at_once = mean, policy, 1.0, False, 64
-        self.networks = SimpleNamespace(schedule=SCHEDULE, device=torch.device("cpu"), dtype=torch.float32)  # type: ignore[assignment]
+        self.networks = SimpleNamespace(process=SCHEDULE, device=torch.device("cpu"), dtype=torch.float32)  # type: ignore[assignment]
         self.random, self.watcher, self.awake, self.shape = Randomness(seed), Silent(), nullcontext, SHAPE
+        self.size = None
         self.told = SimpleNamespace(take=list)  # type: ignore[assignment]
 
     def _denoise(self, latents: Tensor, times: Tensor, told) -> Tensor:
@@ -84,7 +85,7 @@ def learned(method: str, seed: int, **changes) -> tuple[Tensor, list[float]]:
         **changes,
     )  # fmt: skip
     mean, known = Mean(), method in ("grpo", "ddpo", "dpok")
-    world = World(mean, DdimPolicy(SCHEDULE, 8, settings.eta, settings.skip_last, known), seed)
+    world = World(mean, SamplerPolicy(SCHEDULE, 8, None, settings.eta, settings.skip_last, known), seed)
     judge = Red().open("cpu", ())
     step = STEPS[method](world, split(PROMPTS)[0], judge, mean, settings, Alone(), Silent(), None)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(list(mean.parameters.values()), lr=0.03, weight_decay=0.0)

@@ -72,7 +72,7 @@ def test_only_noisy_samples_teach_it(opened, relation, monkeypatch):
     settings = replace(CHOSEN, resolution=32, micro_batch=4, high_noise_rank=RANK, steering_weight=0.0)
     for noisy in (False, True):
         step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
-        half = len(opened.schedule) // 2
+        half = len(opened.process) // 2
         times = [half, 900] if noisy else [half - 1, 100]
         monkeypatch.setattr(step, "times", lambda term, step, samples, times=times: torch.tensor(times))
         try:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from comfyui_fewshot.core.randomness import Randomness
-from comfyui_fewshot.models.schedule import NoiseSchedule
+from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.trainers.losses import steering_loss
 from comfyui_fewshot.trainers.optim.optimizers import DISCRIMINATOR
 from comfyui_fewshot.trainers.relation import discriminator
@@ -26,7 +26,7 @@ from comfyui_fewshot.trainers.relation.adversarial import (
 from comfyui_fewshot.trainers.relation.discriminator import Discriminator, normalised
 from comfyui_fewshot.trainers.relation.timesteps import drawn_times, relation_focal
 
-SCHEDULE = NoiseSchedule.from_config(dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"))
+SCHEDULE = DDPM.from_config(dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"))
 AXES = torch.eye(32)
 NEAR, FAR = AXES[:8], AXES[8:24]
 
@@ -152,7 +152,7 @@ def test_untrusted_timesteps_give_the_prediction_no_gradient():
 
 def test_a_right_prediction_is_the_clean_latent():
     noisy, times, noise, _, clean = _inputs()
-    assert torch.allclose(SCHEDULE.to_x0(noise, noisy, times), clean, atol=1e-5 * 20)
+    assert torch.allclose(SCHEDULE.to_clean(noisy, noise, times), clean, atol=1e-5 * 20)
 
 
 def test_parts_of_a_batch_say_the_same():

@@ -76,11 +76,11 @@ class NegativeAwareStep(NoisedStep):
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The loss of `rows` of (sample, number of the noising), and the distance to the subject's prediction."""
         assert self.round is not None
-        schedule = self.painter.networks.schedule
+        process = self.painter.networks.process
         seen = self.noised(self.round, rows)
         now = self.predicted(self.round, rows, seen)
         old = torch.stack([self.before[row] for row in rows]).to(self.device)
-        x, x_old = (schedule.to_x0(said, seen.latents, seen.times) for said in (now, old))
+        x, x_old = (process.to_clean(seen.latents, said, seen.times) for said in (now, old))
         advantage = self.round.advantages[[i for i, _ in rows]].to(self.device)
         good = optimality(advantage, self.settings.furthest)
         found = {NFT_TERM: nft_loss(x, x_old, seen.clean, good, self.settings.nft_beta)}

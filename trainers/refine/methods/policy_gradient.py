@@ -18,9 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ....models.process import Gaussian
 from ...loop import Share
 from ..losses import clip_for, dpok_loss, importance_loss
-from ..sampler_policy import Gaussian
 from ..settings import DPOK
 from ..step import RefiningStep, Round
 

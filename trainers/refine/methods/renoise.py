@@ -30,13 +30,13 @@ class NoisedStep(RefiningStep):
 
     def noised_as(self, round: Round, pictures: Tensor, rows: Sequence[tuple[int, int]]) -> Noised:
         """`pictures` (n, C, h, w) with the timesteps and the noise of `rows`."""
-        schedule, clean = self.painter.networks.schedule, pictures.to(self.device)
+        process, clean = self.painter.networks.process, pictures.to(self.device)
         times, noise = [], []
         for i, n in rows:
-            times.append(self.random.integers(f"refine/timestep/{n}", round.number, [i], len(schedule)))
+            times.append(process.draw_times(self.random, f"refine/timestep/{n}", round.number, [i], self.painter.size))
             noise.append(self.random.normal(f"refine/noising/{n}", round.number, [i], clean.shape[1:]))
         t, e = torch.cat(times), torch.cat(noise)
-        return Noised(clean, e, schedule.add_noise(clean, e, t), t)
+        return Noised(clean, e, process.add_noise(clean, e, t), t)
 
     def predicted(self, round: Round, rows: Sequence[tuple[int, int]], seen: Noised) -> Tensor:
         """The denoiser's prediction (n, C, h, w) with the prompts of `rows`, as it is now."""

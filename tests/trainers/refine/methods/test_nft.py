@@ -123,7 +123,7 @@ def test_a_step_is_the_loss_of_pictures_noised_anew(base):
         moved = {name: p.detach().clone() for name, p in injected.parameters.items()}
         rows = [(1, 0), (1, 1), (6, 0)]
         seen = step.noised(round, rows)
-        alpha = networks.schedule.alphas_cumprod[seen.times].view(-1, 1, 1, 1)
+        alpha = networks.process.alphas_cumprod[seen.times].view(-1, 1, 1, 1)
         told = encode_prompts(networks, [step.prompts[round.prompts[i]].text for i, _ in rows])
 
         def said(weights):

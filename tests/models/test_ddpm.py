@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.models.schedule import TERMINAL, NoiseSchedule
+from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM, TERMINAL
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
-EPSILON = NoiseSchedule.from_config(SD)
-VELOCITY = NoiseSchedule.from_config(SD, "v_prediction")
+EPSILON = DDPM.from_config(SD)
+VELOCITY = DDPM.from_config(SD, "v_prediction")
 
 
 def batch(seed: int, count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,7 +34,7 @@ def test_agrees_with_diffusers():
 
     for prediction, rescaled in (("epsilon", False), ("v_prediction", True)):
         theirs = DDIMScheduler(**SD, prediction_type=prediction, rescale_betas_zero_snr=rescaled)
-        mine = NoiseSchedule.from_config(theirs.config)
+        mine = DDPM.from_config(theirs.config)
         assert mine.prediction == prediction
         torch.testing.assert_close(mine.alphas_cumprod, theirs.alphas_cumprod, atol=1e-6, rtol=1e-4)
         z0, noise = batch(0)
@@ -51,8 +51,8 @@ def test_a_perfect_prediction_gives_back_latents_and_noise(seed: int, t: int):
     times = torch.full((len(z0),), t)
     for schedule, tolerance in ((EPSILON, 2e-4), (VELOCITY, 1e-5)):
         zt, target = schedule.add_noise(z0, noise, times), schedule.target(z0, noise, times)
-        assert (schedule.to_x0(target, zt, times) - z0).abs().max() < tolerance
-        assert (schedule.to_epsilon(target, zt, times) - noise).abs().max() < tolerance
+        assert (schedule.to_clean(zt, target, times) - z0).abs().max() < tolerance
+        assert (schedule.to_noise(zt, target, times) - noise).abs().max() < tolerance
 
 
 @given(seed=st.integers(0, 1000), t=st.integers(0, 999))
@@ -69,18 +69,16 @@ def test_zero_terminal_snr_keeps_the_first_step():
     assert rescaled.alphas_cumprod[-1].item() == pytest.approx(TERMINAL)
     assert rescaled.alphas_cumprod[0] == pytest.approx(VELOCITY.alphas_cumprod[0])
     assert bool((rescaled.alphas_cumprod.diff() < 0).all())
-    assert NoiseSchedule.from_config(SD, "v_prediction", True).snr(torch.tensor(999)) < 1e-7
-    assert (
-        NoiseSchedule.from_config({**SD, "rescale_betas_zero_snr": True}, zero_snr=False).snr(torch.tensor(999)) > 1e-3
-    )
+    assert DDPM.from_config(SD, "v_prediction", True).snr(torch.tensor(999)) < 1e-7
+    assert DDPM.from_config({**SD, "rescale_betas_zero_snr": True}, zero_snr=False).snr(torch.tensor(999)) > 1e-3
 
 
 def test_other_schedules():
-    trained = NoiseSchedule.from_config({"trained_betas": [0.1, 0.2]})
+    trained = DDPM.from_config({"trained_betas": [0.1, 0.2]})
     torch.testing.assert_close(trained.alphas_cumprod, torch.tensor([0.9, 0.72]))
-    linear = NoiseSchedule.from_config({"beta_schedule": "linear", "beta_start": 0.1, "beta_end": 0.2})
+    linear = DDPM.from_config({"beta_schedule": "linear", "beta_start": 0.1, "beta_end": 0.2})
     assert linear.alphas_cumprod[0] == pytest.approx(0.9)
     with pytest.raises(FewShotError, match="squaredcos"):
-        NoiseSchedule.from_config({"beta_schedule": "squaredcos_cap_v2"})
+        DDPM.from_config({"beta_schedule": "squaredcos_cap_v2"})
     with pytest.raises(FewShotError, match="'sample'"):
-        NoiseSchedule.from_config({**SD, "prediction_type": "sample"})
+        DDPM.from_config({**SD, "prediction_type": "sample"})
