@@ -37,7 +37,6 @@ from ..evaluation.report.blind_test import wilson
 from ..evaluation.samples import Candidate, DrawSettings, draw
 from ..evaluation.watermark import detected, marked
 from ..models.open import base_from_path, open_base
-from ..models.stable_diffusion.latents import decode_latents, encode_pictures
 from ..pocket import gallery
 from ..pocket.assemble import WEIGHTS
 from ..pocket.models import judge
@@ -245,8 +244,8 @@ def decoded(scenes: Sequence[Image.Image]) -> list[Image.Image]:
     found = []
     with open_base(base_from_path(WEIGHTS), "cpu") as networks:
         for start in range(0, len(scenes), 50):
-            mean, _ = encode_pictures(networks, judge.as_tensor(scenes[start : start + 50]) / 2 + 0.5)
-            made = decode_latents(networks, mean).permute(0, 2, 3, 1)
+            mean, _ = networks.encode_images(judge.as_tensor(scenes[start : start + 50]) / 2 + 0.5)
+            made = networks.decode(mean).permute(0, 2, 3, 1)
             found += [Image.fromarray(values.numpy()) for values in (made * 255).round().to(torch.uint8)]
     return found
 

@@ -22,7 +22,7 @@ from ..core.errors import FewShotError
 from ..core.progress import Silent, Watcher
 from ..core.values import Adapter, BaseModelRef, Prompt, PromptSet, content_key
 from ..models.adapters.apply import applied
-from ..models.contract import Networks
+from ..models.contract import DiffusionModel
 from ..models.open import open_base
 from ..models.sampling import sample
 from .prompts.sets import TRIGGER, fitted
@@ -162,13 +162,13 @@ def _files(base: BaseModelRef, one: Candidate, prompts: PromptSet, settings: Dra
 
 
 @contextmanager
-def _wearing(networks: Networks, one: Candidate) -> Iterator[None]:
+def _wearing(networks: DiffusionModel, one: Candidate) -> Iterator[None]:
     with applied(networks, [(one.adapter, one.strength)] if one.adapter is not None else []):
         yield
 
 
 def _sampled(
-    networks: Networks, one: Candidate, jobs: Sequence[_Job], settings: DrawSettings, watcher: Watcher
+    networks: DiffusionModel, one: Candidate, jobs: Sequence[_Job], settings: DrawSettings, watcher: Watcher
 ) -> list[Image.Image]:
     """Draws the jobs and keeps each picture in its file."""
     drawn = sample(

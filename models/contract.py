@@ -1,65 +1,157 @@
-"""What is known of an opened base model."""
+"""What the engine knows of a base model: nothing of its networks' classes, its text encoders or its latents' sizes.
+
+An opened model is frozen, and let go when its context ends. `stable_diffusion.model.StableDiffusion` is one; tests hold
+others, so that nothing of one family is taken for granted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
 
 from ..core.values import BaseModelRef
+from .conditioning import Conditioning
 from .process import DiffusionProcess
-from .stable_diffusion.tokens import Tokens
-from .stable_diffusion.variants import Family
 
 
-@dataclass
-class Networks:
-    """An opened base model. `dtype` is the compute type of its frozen weights; the autoencoder's may be wider.
+class ModelFamily(Protocol):
+    """A family of base models: `name` in files and keys, `title` for people."""
 
-    `words` are the learned words that prompts may hold, as in `prompts.Embeddings`; `mixed` says that some of the
-    denoiser's own weights are float32 because they are trained, so that it computes under autocast. `before_predict`
-    are told the noise levels (B,) of each call of the denoiser, by which some adapters count (`timestep_range`).
-    `tokens` are the prompts that were encoded so far.
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+
+class AttentionLayer(Protocol):
+    """A layer whose attention from image places to text tokens can be recorded."""
+
+    @property
+    def name(self) -> str: ...
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """The layer's grid of image places for latents (height, width)."""
+        ...
+
+
+class RecordedAttention(Protocol):
+    """What the chosen layers computed in the last forward pass."""
+
+    @property
+    def layers(self) -> Sequence[AttentionLayer]: ...
+
+    def of(self, layer: Any, rows: slice) -> tuple[Tensor, Tensor]:
+        """Queries (b, H, N, d) of the image places and keys (b, H, L, d) of the text tokens, for rows of the batch."""
+        ...
+
+
+class DiffusionModel(Protocol):
+    """An opened base model.
+
+    `dtype` is the compute type of its frozen weights. `words` are learned vectors by the words that stand for them in
+    prompts. `before_predict` are called with the noise levels (B,) of each call of the denoiser. The networks
+    themselves are there to be counted, moved and trained in: `denoiser`, `autoencoder`, `text_encoders`.
     """
 
-    unet: Any
-    vae: Any
-    text_encoders: tuple
-    tokenizers: tuple
-    process: DiffusionProcess
-    family: Family
+    ref: BaseModelRef
     device: torch.device
     dtype: torch.dtype
-    ref: BaseModelRef
-    words: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
-    mixed: bool = False
-    before_predict: list[Callable[[torch.Tensor], None]] = field(default_factory=list)
-    tokens: Tokens = field(default_factory=Tokens)
+    words: Mapping[str, Mapping[str, Tensor]]
+    before_predict: list[Callable[[Tensor], None]]
+    mixed: bool
 
     @property
-    def latent_channels(self) -> int:
-        return self.unet.config.in_channels
+    def family(self) -> ModelFamily: ...
 
     @property
-    def downscale(self) -> int:
-        """Pixels along a side of a latent cell."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+    def process(self) -> DiffusionProcess: ...
+
+    @property
+    def denoiser(self) -> Any: ...
+
+    @property
+    def autoencoder(self) -> Any: ...
+
+    @property
+    def text_encoders(self) -> Sequence[Any]: ...
 
     @property
     def resolution(self) -> int:
         """The side in pixels that the model was made for."""
-        return int(self.unet.config.sample_size or self.family.resolution // self.downscale) * self.downscale
+        ...
 
-    def roots(self) -> dict[str, torch.nn.Module]:
+    @property
+    def downscale(self) -> int:
+        """Pixels along a side of a latent cell; sides of pictures are multiples of it."""
+        ...
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
+        """The shape of one picture's latents, without the batch, for a size in pixels."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of pictures (B, 3, H, W) in [0, 1]; scaled, float32."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1], float32. Differentiable."""
+        ...
+
+    def encode_prompts(
+        self, prompts: Sequence[str], embeddings: Mapping[str, Mapping[str, Tensor]] | None = None
+    ) -> Conditioning:
+        """The conditioning of prompts, one row each; `embeddings` are learned words besides the model's own."""
+        ...
+
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None) -> Tensor:
+        """The denoiser's prediction in float32 for noisy latents (B, ...) at times (B,).
+
+        `sizes` are rows of `size_conditioning`; without them pictures are whole and have the latents' size.
+        """
+        ...
+
+    def size_conditioning(self, crops: Sequence[Any]) -> Tensor | None:
+        """What the model is told of each crop's `original` size, `corner` and `target` size; None where of none."""
+        ...
+
+    @property
+    def token_limit(self) -> int:
+        """How many tokens of a prompt the model reads, with those that begin and end it."""
+        ...
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens of `prompt` fit, without those that begin and end it."""
+        ...
+
+    def token_positions(self, prompt: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        """Positions of the tokens in spans (start, end) of whole words, in characters; those that fit."""
+        ...
+
+    def attention_layers(self, height: int, width: int) -> tuple[Any, ...]:
+        """The layers whose attention says where things are, for latents (height, width), the finest first.
+
+        Raises:
+            FewShotError: the family has none.
+        """
+        ...
+
+    def record_attention(self, layers: Sequence[Any]) -> AbstractContextManager[Any]:
+        """Keep what these layers compute in forward passes within the context; see RecordedAttention."""
+        ...
+
+    def parts(self) -> Mapping[str, nn.Module]:
         """The networks that adapters may change, by the first part of a module's path."""
-        encoders = zip(self.family.text_encoders, self.text_encoders, strict=True)
-        return {"unet": self.unet, **{names.component: network for names, network in encoders}}
+        ...
 
-    def close(self) -> None:
-        """Let the weights go, whoever still holds this object."""
-        self.unet = self.vae = None
-        self.text_encoders = self.tokenizers = ()
-        self.words = {}
-        self.tokens = Tokens()
+    def layers(self, group: str) -> Iterator[str]:
+        """Paths of the layers of a group that an adapter may sit on; none where the model has no such group."""
+        ...
+
+    def checkpointing(self, on: bool) -> None:
+        """Whether the denoiser computes anew in the backward pass what it did not keep in the forward one."""
+        ...

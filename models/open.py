@@ -20,10 +20,10 @@ from ..core.errors import FewShotError
 from ..core.progress import Silent, Watcher
 from ..core.values import BaseModelRef, Loaded, content_key
 from ..core.weight_files import SUFFIXES, file_hash, open_tensors
-from .contract import Networks
 from .stable_diffusion.ddpm import DDPM
 from .stable_diffusion.identify import Identity, identify_folder, identify_tensors
 from .stable_diffusion.load import ModelFolder, OriginalCheckpoint, Source, assemble, build_tokenizer
+from .stable_diffusion.model import StableDiffusion
 from .stable_diffusion.variants import Family, family_named
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def open_base(
     watcher: Watcher | None = None,
     tokenizer_folder: Path | None = None,
     host: bool = False,
-) -> Iterator[Networks]:
+) -> Iterator[StableDiffusion]:
     """The networks of `ref` on `device`, frozen and in evaluation mode; let go when the context ends.
 
     With `host` only the denoiser is there yet: text encoders and autoencoder are in the host's memory.
@@ -118,7 +118,7 @@ def open_base(
 
 def _load(
     ref: BaseModelRef, device: torch.device, watcher: Watcher, tokenizer_folder: Path | None, host: bool
-) -> Networks:
+) -> StableDiffusion:
     family = family_named(ref.family)
     dtype = compute_dtype(ref.dtype, device)
     with torch.inference_mode(False), torch.no_grad(), source_of(ref, family) as source:
@@ -136,7 +136,7 @@ def _assemble_all(
     watcher: Watcher,
     tokenizer_folder: Path | None,
     host: bool,
-) -> Networks:
+) -> StableDiffusion:
     place = torch.device("cpu") if host and device.type != "meta" else device
     watcher.check()
     tokenizers = tuple(build_tokenizer(source, names, tokenizer_folder) for names in family.text_encoders)
@@ -156,7 +156,7 @@ def _assemble_all(
         config = {**config, "eos_token_id": tokenizer.eos_token_id}
         encoders.append(assemble(names, config, tensors, place, dtype))
     process = DDPM.from_config(source.scheduler(), ref.prediction, ref.zero_snr).to(device)
-    return Networks(unet, vae, tuple(encoders), tokenizers, process, family, device, dtype, ref)
+    return StableDiffusion(unet, vae, tuple(encoders), tokenizers, process, family, device, dtype, ref)
 
 
 @contextmanager

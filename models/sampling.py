@@ -17,16 +17,15 @@ from ..core.errors import FewShotError
 from ..core.progress import Silent, Watcher
 from .conditioning import Conditioning
 from .process import check_steps, gaussian
-from .stable_diffusion.latents import decode_latents
-from .stable_diffusion.prompts import Embeddings, denoise, encode_prompts
+from .stable_diffusion.prompts import Embeddings
 
 if TYPE_CHECKING:
-    from .contract import Networks
+    from .contract import DiffusionModel
 
 
 @torch.no_grad()
 def sample(
-    networks: Networks,
+    networks: DiffusionModel,
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
@@ -57,12 +56,12 @@ def sample(
         watcher=watcher,
         embeddings=embeddings,
     )
-    return torch.cat([decode_latents(networks, chunk).cpu() for chunk in latents.split(batch)])
+    return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(batch)])
 
 
 @torch.no_grad()
 def sample_latents(
-    networks: Networks,
+    networks: DiffusionModel,
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
@@ -78,7 +77,7 @@ def sample_latents(
     """The scaled latents (B, C, h, w) of what `sample` gives, on the networks' device."""
     _check(networks, prompts, seeds, width, height, steps, batch)
     watcher = watcher or Silent()
-    shape = (networks.latent_channels, height // networks.downscale, width // networks.downscale)
+    shape = networks.latent_shape(width, height)
     guided = not math.isclose(guidance, 1.0)
     wanted, against = _conditionings(networks, prompts, negative if guided else None, embeddings)
     process = networks.process
@@ -103,18 +102,18 @@ def sample_latents(
 
 
 def _conditionings(
-    networks: Networks, prompts: Sequence[str], negative: str | None, embeddings: Embeddings | None
+    networks: DiffusionModel, prompts: Sequence[str], negative: str | None, embeddings: Embeddings | None
 ) -> tuple[Conditioning, Conditioning | None]:
     """The prompts' conditioning, each text encoded once, and the negative prompt's (one row)."""
     texts = list(dict.fromkeys(prompts))
-    wanted = encode_prompts(networks, texts, embeddings).take([texts.index(prompt) for prompt in prompts])
-    return wanted, None if negative is None else encode_prompts(networks, [negative], embeddings)
+    wanted = networks.encode_prompts(texts, embeddings).take([texts.index(prompt) for prompt in prompts])
+    return wanted, None if negative is None else networks.encode_prompts([negative], embeddings)
 
 
-def _guided(networks: Networks, latents: Tensor, t: Tensor, both: Conditioning, guidance: float) -> Tensor:
+def _guided(networks: DiffusionModel, latents: Tensor, t: Tensor, both: Conditioning, guidance: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans 2022) on the prediction; without a negative half, the prediction."""
     copies = len(both) // len(latents)
-    prediction = denoise(networks, torch.cat([latents] * copies), t.expand(len(both)), both)
+    prediction = networks.predict(torch.cat([latents] * copies), t.expand(len(both)), both)
     if copies == 1:
         return prediction
     against, towards = prediction.chunk(2)
@@ -128,7 +127,13 @@ def initial_noise(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _check(
-    networks: Networks, prompts: Sequence[str], seeds: Sequence[int], width: int, height: int, steps: int, batch: int
+    networks: DiffusionModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    width: int,
+    height: int,
+    steps: int,
+    batch: int,
 ) -> None:
     cell = networks.downscale
     if not prompts or len(prompts) != len(seeds):

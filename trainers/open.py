@@ -11,7 +11,7 @@ import torch
 from ..core.progress import Watcher
 from ..core.settings import SubjectSettings
 from ..core.values import BaseModelRef
-from ..models.contract import Networks
+from ..models.contract import DiffusionModel
 from ..models.open import open_base
 from ..models.quantization import keep_in_float8
 
@@ -19,15 +19,15 @@ from ..models.quantization import keep_in_float8
 @contextmanager
 def opened(
     base: BaseModelRef, device: torch.device | str, watcher: Watcher, tokenizer_folder: Path | None = None
-) -> Iterator[Networks]:
+) -> Iterator[DiffusionModel]:
     """The networks of `base`: the denoiser on `device`, text encoders and autoencoder on the host until `complete`."""
     with open_base(base, device, watcher, tokenizer_folder, host=True) as networks:
         yield networks
 
 
-def complete(networks: Networks, chosen: SubjectSettings) -> None:
+def complete(networks: DiffusionModel, chosen: SubjectSettings) -> None:
     """The denoiser into 8 bits, where that is chosen; then all networks are on the device."""
     if chosen.weights == "float8":
-        keep_in_float8(networks.unet)
-    for part in (networks.vae, *networks.text_encoders):
+        keep_in_float8(networks.denoiser)
+    for part in (networks.autoencoder, *networks.text_encoders):
         part.to(networks.device)

@@ -20,7 +20,7 @@ from ..core.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..evaluation.selection import Curve
 from ..models.adapters.inject import EVERYTHING, Injected
 from ..models.adapters.token_files import write_parts
-from ..models.contract import Networks
+from ..models.contract import DiffusionModel
 from ..models.export import trained_base
 from ..models.offload import Resting
 from .auto.inspect import gather_facts, waiting_parts
@@ -121,7 +121,7 @@ class Method(Protocol):
 
     def prepare(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         pictures: TrainingSet,
         chosen: SubjectSettings,
         start_from: Adapter | None,
@@ -200,7 +200,7 @@ def _result_again(run: Run, base: BaseModelRef, adapter: Adapter, result: Mappin
 class _Job:
     """One training with its networks open and its layers in them."""
 
-    networks: Networks
+    networks: DiffusionModel
     injected: Injected
     step: TrainingStep
     pictures: TrainingSet
@@ -217,7 +217,7 @@ class _Job:
     def run(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> TrainingResult:
         run = self.open(runs, key, inputs)
         if self.chosen.gradient_checkpointing == "on":
-            self.networks.unet.enable_gradient_checkpointing()
+            self.networks.checkpointing(True)
         checkpoints = Checkpoints(run.checkpoints, key)
         course = self.course(run)
         self.resting.rest()

@@ -29,8 +29,7 @@ from ...models.adapters.apply import applied, find
 from ...models.adapters.inject import EVERYTHING, paths_of_set
 from ...models.open import base_from_path, open_base
 from ...models.sampling import sample
-from ...models.stable_diffusion.attention_maps import captured, shares_on_grid
-from ...models.stable_diffusion.prompts import denoise, encode_prompts
+from ...models.stable_diffusion.attention_maps import shares_on_grid
 from ...pocket import gallery
 from ...pocket.assemble import WEIGHTS
 from ...pocket.models import judge
@@ -172,11 +171,11 @@ class Workshop:
             told = supervise(networks, pool, samples, pictures.concepts)  # where its learned words stand
             size = (pool.mean.shape[-2], pool.mean.shape[-1])
             noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0)).to(pool.mean.device)
-            conditioning = encode_prompts(networks, pool.prompts)
+            conditioning = networks.encode_prompts(pool.prompts)
             for t in LOOKED_AT:
                 times = torch.full((len(samples),), t, device=pool.mean.device)
-                with captured(networks.unet, told.layers) as kept:
-                    denoise(networks, networks.process.add_noise(pool.mean, noise, times), times, conditioning)
+                with networks.record_attention(told.layers) as kept:
+                    networks.predict(networks.process.add_noise(pool.mean, noise, times), times, conditioning)
                 rows = (told.wanted, told.known, told.member)
                 found.append(shares_on_grid(kept, slice(len(samples)), size, *rows)[:, 0] > 0.5)
             true = told.masks[:, 0] > 0.5
@@ -190,7 +189,7 @@ def difference(before: BaseModelRef, after: BaseModelRef, adapter: Adapter) -> A
     with open_base(before, "cpu") as old, open_base(after, "cpu") as new:
         factors: dict[str, Factor] = {}
         for path in paths_of_set(old, EVERYTHING):
-            parts = [dict(find(one.roots(), path).named_parameters(recurse=False)) for one in (old, new)]
+            parts = [dict(find(one.parts(), path).named_parameters(recurse=False)) for one in (old, new)]
             change = {name: parts[1][name] - value for name, value in parts[0].items()}
             factors[path] = Dense(change["weight"], change.get("bias"))
     return replace(adapter, factors={**factors, **adapter.factors})

@@ -23,7 +23,7 @@ from ...core.progress import Silent
 from ...core.randomness import Randomness
 from ...core.values import content_key
 from ...models.adapters.inject import inject
-from ...models.contract import Networks
+from ...models.contract import DiffusionModel
 from ...models.open import open_base
 from ...trainers.auto.inspect import gather_facts
 from ...trainers.auto.rules import resolve
@@ -127,7 +127,7 @@ def reader(bench: Bench, run: Run, painter: Painter, judge, held_out, chosen: Re
 
 
 @contextmanager
-def opened(bench: Bench, run: Run, settings: RefinementSettings) -> Iterator[tuple[Networks, RefinementSettings]]:
+def opened(bench: Bench, run: Run, settings: RefinementSettings) -> Iterator[tuple[DiffusionModel, RefinementSettings]]:
     """The base, and the settings with a number for all that is left open."""
     pictures = references(bench.shop.sets, run.subject)
     with open_base(bench.shop.base, bench.shop.device) as networks:

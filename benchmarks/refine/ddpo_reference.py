@@ -20,7 +20,7 @@ from ...core.randomness import Randomness
 from ...core.values import Prompt
 from ...evaluation.reward import Judge
 from ...models.adapters.inject import Injected
-from ...models.contract import Networks
+from ...models.contract import DiffusionModel
 from ...trainers.refine.advantages import PromptStatistics
 from ...trainers.refine.losses import clip_for, importance_loss
 from ...trainers.refine.rollout import Painter
@@ -73,7 +73,7 @@ class Ddpo:
 
     def __init__(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         injected: Injected,
         prompts: Sequence[Prompt],
         judge: Judge,

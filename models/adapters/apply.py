@@ -18,13 +18,15 @@ from .lycoris import is_known, product
 from .timestep_range import NoiseGate, check_span, noisy_pairs
 
 if TYPE_CHECKING:
-    from ..contract import Networks
+    from ..contract import DiffusionModel
 
 DORA = "dora_scale"
 
 
 @contextmanager
-def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]], beside: bool = False) -> Iterator[None]:
+def applied(
+    networks: DiffusionModel, adapters: Sequence[tuple[Adapter, float]], beside: bool = False
+) -> Iterator[None]:
     """The networks with each adapter on at its strength, its words known; at the end the base is back, bit for bit.
 
     Differences are summed in float32 and rounded once to the weight's type; beside weights in 8 bits, whose steps are
@@ -61,7 +63,7 @@ def applied(networks: Networks, adapters: Sequence[tuple[Adapter, float]], besid
             setattr(module, name, original)
 
 
-def words_of(networks: Networks, adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Mapping[str, Tensor]]:
+def words_of(networks: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Mapping[str, Tensor]]:
     """The learned words of the adapters; those of one with strength 0 are not known.
 
     Raises FewShotError when two adapters mean different things by one word, or a word is for encoders of other widths.
@@ -98,10 +100,10 @@ def _merged(original: nn.Parameter, parts: Sequence[tuple[Factor, float]]) -> nn
 
 
 def _changes(
-    networks: Networks, adapters: Sequence[tuple[Adapter, float]]
+    networks: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]
 ) -> list[tuple[nn.Module, str, list[tuple[Factor, float]]]]:
     """What changes: the module, its parameter's name, and the factors with their strengths."""
-    roots = networks.roots()
+    roots = networks.parts()
     found: dict[tuple[str, str], list[tuple[Factor, float]]] = {}
     for adapter, strength in adapters:
         if adapter.family != networks.family.name:
@@ -136,12 +138,12 @@ def _is_pair(factor: Factor) -> bool:
 
 
 def _noisy_changes(
-    networks: Networks, adapter: tuple[Adapter, float]
+    networks: DiffusionModel, adapter: tuple[Adapter, float]
 ) -> list[tuple[nn.Module, list[tuple[LowRank, float]]]]:
     """The layers that an adapter of noisy timesteps changes, and its pairs."""
     pairs = {path: check_span(path, factor) for path, factor in adapter[0].factors.items()}
     _changes(networks, [adapter])  # which sees whether they fit
-    return [(find(networks.roots(), path), [(factor, adapter[1])]) for path, factor in pairs.items()]
+    return [(find(networks.parts(), path), [(factor, adapter[1])]) for path, factor in pairs.items()]
 
 
 def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:

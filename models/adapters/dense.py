@@ -13,7 +13,7 @@ from ..stable_diffusion.names import with_text_model
 from .apply import check_fits, delta, find
 
 if TYPE_CHECKING:
-    from ..contract import Networks
+    from ..contract import DiffusionModel
 
 EVERYTHING = "all"
 """the set of all parameters of the denoiser, which only full training has"""
@@ -25,12 +25,12 @@ class DenseWeights:
     The denoiser then computes under autocast, since its trained weights are float32 whatever its compute type is.
     """
 
-    def __init__(self, networks: Networks, paths: Iterator[str], begin: Mapping[str, Factor]):
+    def __init__(self, networks: DiffusionModel, paths: Iterator[str], begin: Mapping[str, Factor]):
         self.parameters: dict[str, nn.Parameter] = {}
         self._places: dict[str, tuple[nn.Module, str, nn.Parameter]] = {}
         self._networks = networks
         self._mixed = networks.mixed
-        roots = networks.roots()
+        roots = networks.parts()
         with torch.inference_mode(False), torch.no_grad():
             for path in paths:
                 module = find(roots, path)

@@ -24,7 +24,7 @@ from ..sampling import sample_latents
 from .apply import applied, find
 
 if TYPE_CHECKING:
-    from ..contract import Networks
+    from ..contract import DiffusionModel
 
 PROMPTS = ("a photo of {}", "a close-up photo of {}", "{}, a wide shot", "{} on a plain background")
 ROOM = 6_000_000_000
@@ -86,7 +86,12 @@ def by_input(paths: Sequence[str]) -> dict[str, list[str]]:
 
 @torch.no_grad()
 def inputs_of(
-    networks: Networks, adapter: Adapter, strength: float, paths: Sequence[str], drawing: Drawing, watcher: Watcher
+    networks: DiffusionModel,
+    adapter: Adapter,
+    strength: float,
+    paths: Sequence[str],
+    drawing: Drawing,
+    watcher: Watcher,
 ) -> dict[str, Tensor]:
     """The mean of x x^T (in, in) over all inputs x that the layers at `paths` see while the adapter draws its subject.
 
@@ -143,8 +148,8 @@ class _Record:
 
 
 @contextmanager
-def _recorded(networks: Networks, paths: Sequence[str]) -> Iterator[_Record]:
-    record, roots, handles = _Record(), networks.roots(), []
+def _recorded(networks: DiffusionModel, paths: Sequence[str]) -> Iterator[_Record]:
+    record, roots, handles = _Record(), networks.parts(), []
 
     def hook(path: str):
         def keep(_: nn.Module, given: tuple[Any, ...]) -> None:

@@ -5,43 +5,27 @@ Module paths are those of `Adapter`: diffusers' names with the network in front,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ...core.errors import FewShotError
+from ...core.settings import PARAMETER_SETS
 from ...core.values import NOISY_FROM, Adapter, Factor, LowRank
-from ..stable_diffusion.names import with_text_model
-from .apply import applied, unwrapped
-from .dense import EVERYTHING, DenseWeights, modules_with_weights
+from .apply import applied
+from .dense import EVERYTHING, DenseWeights
 from .learned_tokens import LearnedWords, WordRule
 from .lora_layers import LoraSpec, place, start, unwrap, up_of, within_widths, wrap
 from .timestep_range import NoiseGate, only_noisy
 
 if TYPE_CHECKING:
-    from ..contract import Networks
+    from ..contract import DiffusionModel
 
-__all__ = ["EVERYTHING", "PARAMETER_SETS", "Full", "Injected", "LoraSpec", "applied", "inject", "paths_of_set"]
-
-PARAMETER_SETS: Mapping[str, str] = MappingProxyType(
-    {
-        "cross_kv": r"unet\..*attn2\.to_[kv]",
-        "cross": r"unet\..*attn2\.to_(q|k|v|out\.0)",
-        "self": r"unet\..*attn1\.to_(q|k|v|out\.0)",
-        "attention": r"unet\..*attn[12]\.to_(q|k|v|out\.0)",
-        "attention_ff": r"unet\..*(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))",
-        "feed_forward": r"unet\..*ff\.net\.(0\.proj|2)",
-        "text": r"text_encoder(_2)?\..*self_attn\.(q|k|v|out)_proj",
-    }
-)
-"""Which linear layers a set trains, as a regular expression on whole module paths. "cross_kv" are the projections of
-the prompt (Kumari et al. 2023, Custom Diffusion); "attention" is the usual choice (Hu et al. 2021)."""
+__all__ = ["EVERYTHING", "Full", "Injected", "LoraSpec", "applied", "inject", "paths_of_set"]
 
 
 @dataclass(frozen=True)
@@ -52,28 +36,14 @@ class Full:
 Spec = LoraSpec | Full
 
 
-def paths_of_set(networks: Networks, name: str) -> tuple[str, ...]:
-    """The module paths of a parameter set in these networks. Raises FewShotError for an unknown or an empty set."""
-    if name == EVERYTHING:
-        return tuple(modules_with_weights("unet", networks.unet))
-    if name not in PARAMETER_SETS:
+def paths_of_set(networks: DiffusionModel, name: str) -> tuple[str, ...]:
+    """The module paths of a parameter set in this model. Raises FewShotError for an unknown or an empty set."""
+    if name not in PARAMETER_SETS and name not in (EVERYTHING, "text"):
         raise FewShotError(f"'{name}' is no parameter set: choose one of {', '.join(PARAMETER_SETS)}")
-    pattern = re.compile(PARAMETER_SETS[name])
-    found = tuple(
-        path
-        for root, network in networks.roots().items()
-        for path in _module_paths(root, network)
-        if pattern.fullmatch(path)
-    )
+    found = tuple(networks.layers(name))
     if not found:
         raise FewShotError(f"the parameter set '{name}' is empty in {networks.ref.name}: choose another set")
     return found
-
-
-def _module_paths(root: str, network: nn.Module) -> Iterator[str]:
-    for name, module in network.named_modules():
-        if isinstance(unwrapped(module), nn.Linear) and not re.search(r"\.(base_layer|lora_[AB])\b", name):
-            yield f"{root}.{with_text_model(name) if root != 'unet' else name}"
 
 
 # -------------------------------------------------------------------------------------------------------- injection
@@ -93,7 +63,7 @@ class Injected:
     _layers: dict[str, Any]
     _pairs: dict[str, tuple[LoraSpec, nn.Parameter, nn.Parameter]]
     _kept: Adapter | None
-    _networks: Networks
+    _networks: DiffusionModel
     _words: LearnedWords
     _dense: DenseWeights
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -157,7 +127,7 @@ class Injected:
 
 
 def inject(
-    networks: Networks,
+    networks: DiffusionModel,
     sets: Mapping[str, Spec | tuple[int, float]],
     seed: int,
     start_from: Adapter | None = None,
@@ -225,7 +195,9 @@ def _check_span(start_from: Adapter | None, layers: bool, noisy_from: float) -> 
         )
 
 
-def _specs_by_path(networks: Networks, sets: Mapping[str, Spec | tuple[int, float]], words: bool) -> dict[str, Spec]:
+def _specs_by_path(
+    networks: DiffusionModel, sets: Mapping[str, Spec | tuple[int, float]], words: bool
+) -> dict[str, Spec]:
     if not sets and not words:
         raise FewShotError(f"no parameter set is chosen: choose among {', '.join(PARAMETER_SETS)}")
     specs: dict[str, Spec] = {}
@@ -239,7 +211,7 @@ def _specs_by_path(networks: Networks, sets: Mapping[str, Spec | tuple[int, floa
 
 
 def _split(
-    adapter: Adapter | None, low_rank: Mapping[str, LoraSpec], full: Sequence[str], networks: Networks
+    adapter: Adapter | None, low_rank: Mapping[str, LoraSpec], full: Sequence[str], networks: DiffusionModel
 ) -> tuple[dict[str, LowRank], dict[str, Factor], Adapter | None]:
     """The factors to begin from by path, those of weights trained in full, and the adapter without both."""
     if adapter is None:

@@ -18,7 +18,7 @@ from ...core.errors import FewShotError
 from ...core.values import Adapter
 
 if TYPE_CHECKING:
-    from ..contract import Networks
+    from ..contract import DiffusionModel
 
 GROUP = "token"
 """what the names of the vectors' parameters begin with"""
@@ -62,7 +62,7 @@ class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
     those of the adapter that training starts from, and are not trained, stay known.
     """
 
-    def __init__(self, networks: Networks, specs: Sequence[WordSpec], start_from: Adapter | None = None):
+    def __init__(self, networks: DiffusionModel, specs: Sequence[WordSpec], start_from: Adapter | None = None):
         self.parameters: dict[str, nn.Parameter] = {}
         self.rules: dict[str, WordRule] = {}
         self._lengths: dict[str, Tensor] = {}
@@ -75,7 +75,7 @@ class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
         self._networks, self._before = networks, networks.words
         networks.words = {**self._before, **self.kept} if not specs else self
 
-    def _begin(self, networks: Networks, spec: WordSpec, given: Mapping[str, Tensor] | None) -> None:
+    def _begin(self, networks: DiffusionModel, spec: WordSpec, given: Mapping[str, Tensor] | None) -> None:
         """Parameters of one word, from what is given or from the vectors of `spec.start`."""
         self._names[spec.word] = {}
         encoders = zip(networks.text_encoders, networks.tokenizers, networks.family.text_encoders, strict=True)

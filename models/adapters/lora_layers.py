@@ -19,7 +19,7 @@ from ...core.values import LowRank
 from .apply import find, parent_of
 
 if TYPE_CHECKING:
-    from ..contract import Networks
+    from ..contract import DiffusionModel
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ class LoraSpec:
         return self.alpha / self.rank
 
 
-def within_widths(networks: Networks, specs: Mapping[str, LoraSpec]) -> dict[str, LoraSpec]:
+def within_widths(networks: DiffusionModel, specs: Mapping[str, LoraSpec]) -> dict[str, LoraSpec]:
     """The specs with no rank above its layer's width, which holds all there is; alpha / rank stays. Logged."""
-    roots = networks.roots()
+    roots = networks.parts()
     fitting, lowered = {}, []
     for path, spec in specs.items():
         most = min(find(roots, path).get_parameter("weight").shape)
@@ -70,11 +70,11 @@ def within_widths(networks: Networks, specs: Mapping[str, LoraSpec]) -> dict[str
     return fitting
 
 
-def wrap(networks: Networks, paths: Iterable[str]) -> dict[str, Any]:
+def wrap(networks: DiffusionModel, paths: Iterable[str]) -> dict[str, Any]:
     """peft's layers around the modules at `paths`, still without weights."""
     layers = {}
     paths = list(paths)
-    for root, network in networks.roots().items():
+    for root, network in networks.parts().items():
         mine = [path for path in paths if path.startswith(root + ".")]
         if not mine:
             continue
@@ -87,12 +87,12 @@ def wrap(networks: Networks, paths: Iterable[str]) -> dict[str, Any]:
     return layers
 
 
-def unwrap(networks: Networks, layers: Mapping[str, Any]) -> None:
+def unwrap(networks: DiffusionModel, layers: Mapping[str, Any]) -> None:
     """Take the layers out again."""
     for path, layer in layers.items():
-        parent, name = parent_of(networks.roots(), path)
+        parent, name = parent_of(networks.parts(), path)
         setattr(parent, name, layer.base_layer)
-    for network in networks.roots().values():
+    for network in networks.parts().values():
         if hasattr(network, "peft_config"):
             del network.peft_config
 

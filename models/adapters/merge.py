@@ -25,7 +25,7 @@ from .gram import ROOM, Drawing, by_input, bytes_of, inputs_of, rounds
 from .metadata import SOURCES, lines_of
 
 if TYPE_CHECKING:
-    from ..contract import Networks
+    from ..contract import DiffusionModel
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def summed(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
 
 
 def fused(
-    networks: Networks,
+    networks: DiffusionModel,
     adapters: Sequence[tuple[Adapter, float]],
     drawing: Drawing | None = None,
     watcher: Watcher | None = None,
@@ -79,7 +79,7 @@ def fused(
     for factor in (factor for adapter, _ in adapters for factor in adapter.factors.values()):
         if isinstance(factor, Kept):
             _shape(factor)  # which says that it cannot be fused, before anything is drawn
-    roots, paths = networks.roots(), _paths(adapters)
+    roots, paths = networks.parts(), _paths(adapters)
     linear = [path for path in paths if isinstance(find(roots, path), nn.Linear)]
     parts = rounds(roots, linear, len(adapters), room)
     _announce([len(adapters) * bytes_of(roots, part) for part in parts], len(adapters), len(linear))

@@ -21,13 +21,13 @@ from ...core.values import Factor, LowRank
 from ..process import beside
 
 if TYPE_CHECKING:
-    from ..contract import Networks
+    from ..contract import DiffusionModel
 
 
 class NoiseGate:
     """Which rows of the denoiser's call are noisy enough, from `start` on; told by the model before each call."""
 
-    def __init__(self, networks: Networks, start: float):
+    def __init__(self, networks: DiffusionModel, start: float):
         self._listeners, self._start = networks.before_predict, start
         self._noisy: Tensor | None = None
         self._listeners.append(self._take)

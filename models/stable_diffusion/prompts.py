@@ -18,7 +18,7 @@ from ..conditioning import Conditioning
 from .tokens import Row, pieces_of, tokens_of
 
 if TYPE_CHECKING:
-    from ..contract import Networks
+    from .networks import Networks
 
 PROMPTS_AT_ONCE = 32
 Embeddings = Mapping[str, Mapping[str, Tensor]]

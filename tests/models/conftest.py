@@ -10,8 +10,8 @@ import torch
 
 from comfyui_fewshot.core.values import Adapter
 from comfyui_fewshot.models.adapters.inject import LoraSpec, inject
-from comfyui_fewshot.models.contract import Networks
 from comfyui_fewshot.models.open import base_from_path, open_base
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.pocket.assemble import random_folder
 
 
@@ -27,13 +27,13 @@ def small_tokenizer(pocket_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def opened_pocket(pocket_folder: Path) -> Iterator[Networks]:
+def opened_pocket(pocket_folder: Path) -> Iterator[StableDiffusion]:
     """Shared by the session: a test that changes it puts it back."""
     with open_base(base_from_path(pocket_folder), "cpu") as networks:
         yield networks
 
 
-def random_adapter(networks: Networks, sets: dict[str, LoraSpec], seed: int = 0, scale: float = 0.1) -> Adapter:
+def random_adapter(networks: StableDiffusion, sets: dict[str, LoraSpec], seed: int = 0, scale: float = 0.1) -> Adapter:
     """An adapter with effect: every parameter drawn at random."""
     injected = inject(networks, sets, seed)
     generator = torch.Generator().manual_seed(seed)

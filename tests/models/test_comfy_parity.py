@@ -16,9 +16,9 @@ import torch
 from comfyui_fewshot.models.adapters.formats import read_lora, write_lora
 from comfyui_fewshot.models.adapters.inject import LoraSpec, applied
 from comfyui_fewshot.models.adapters.token_files import write_embedding
-from comfyui_fewshot.models.contract import Networks
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample, sample_latents
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 
 from . import checkpoints
@@ -54,12 +54,12 @@ def ask_comfyui(comfyui: Path, job: Path, inputs: dict[str, torch.Tensor], **ord
     return Answer(safetensors.torch.load_file(job / "outputs.safetensors"), report)
 
 
-def noisy(networks: Networks, side: int, count: int = 1) -> dict[str, torch.Tensor]:
+def noisy(networks: StableDiffusion, side: int, count: int = 1) -> dict[str, torch.Tensor]:
     latents = torch.randn(count, networks.latent_channels, side, side, generator=torch.Generator().manual_seed(3))
     return {"latents": latents, "timesteps": torch.tensor([700, 40][:count])}
 
 
-def write_both(networks: Networks, job: Path) -> Path:
+def write_both(networks: StableDiffusion, job: Path) -> Path:
     """A LoRA of every set with a learned word of three vectors in it, and the word as an embedding."""
     random = torch.Generator().manual_seed(9)
     vectors = {
@@ -74,7 +74,7 @@ def write_both(networks: Networks, job: Path) -> Path:
     return job / "lora.safetensors"
 
 
-def check_words(networks: Networks, answer: Answer) -> None:
+def check_words(networks: StableDiffusion, answer: Answer) -> None:
     """A prompt with the learned word gives ComfyUI's states, whichever file it reads the word from."""
     conditioning = encode_prompts(networks, [LEARNED.format(WORD)])
     for name in ("word", "lora"):
@@ -85,7 +85,9 @@ def check_words(networks: Networks, answer: Answer) -> None:
     assert (plain.hidden - conditioning.hidden).abs().max() > 0.05
 
 
-def check_outputs(networks: Networks, answer: Answer, inputs: dict[str, torch.Tensor], base: torch.Tensor) -> None:
+def check_outputs(
+    networks: StableDiffusion, answer: Answer, inputs: dict[str, torch.Tensor], base: torch.Tensor
+) -> None:
     """Text states and predictions agree to 1e-4, learned words too, and the LoRA had an effect."""
     check_words(networks, answer)
     conditioning = encode_prompts(networks, [PROMPT])
@@ -103,7 +105,7 @@ def close(mine: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-4) -> 
     assert (mine - theirs).abs().max() <= tolerance * max(1.0, theirs.abs().max().item())
 
 
-def check_tokens(networks: Networks, answer: Answer) -> None:
+def check_tokens(networks: StableDiffusion, answer: Answer) -> None:
     """The ids that each encoder is given, padding included, are ComfyUI's."""
     for name, tokenizer, encoder in zip("lg", networks.tokenizers, networks.text_encoders, strict=False):
         name = {"sd2": "h"}.get(networks.family.name, name)
@@ -146,7 +148,7 @@ def test_sd1_outputs_and_pictures(comfyui_path: Path, tmp_path: Path, clip_skip:
         assert (without - answer.tensors["picture"]).abs().max() > 0.05
 
 
-def check_latents(networks: Networks, answer: Answer, lora: Path) -> None:
+def check_latents(networks: StableDiffusion, answer: Answer, lora: Path) -> None:
     """A sampling run with the LoRA on gives ComfyUI's latents, and the base alone does not."""
     settings = {"negative": NEGATIVE, "width": 64, "height": 64, "steps": 4, "guidance": 3.0}
     with applied(networks, [(read_lora(lora), 1.0)]):

@@ -16,11 +16,11 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Loaded
-from comfyui_fewshot.models.contract import Networks
 from comfyui_fewshot.models.open import base_from_loaded, base_from_path, compute_dtype, open_base
 from comfyui_fewshot.models.stable_diffusion.configs import read_config
 from comfyui_fewshot.models.stable_diffusion.identify import identify_tensors
 from comfyui_fewshot.models.stable_diffusion.load import OriginalCheckpoint
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS, FAMILIES
 
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_each_family_opens_and_runs(checkpoint, small_tokenizer:
         latents = torch.randn(2, networks.latent_channels, 8, 8)
         assert denoise(networks, latents, torch.tensor([3, 900]), conditioning).shape == latents.shape
         assert networks.dtype == torch.float32 and not networks.unet.training
-        assert not any(p.requires_grad for root in networks.roots().values() for p in root.parameters())
+        assert not any(p.requires_grad for root in networks.parts().values() for p in root.parameters())
         wanted = tensors["model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"]
         got = networks.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight
         assert torch.equal(got, wanted) and got.data_ptr() != wanted.data_ptr()
@@ -189,7 +189,9 @@ def test_ckpt_and_old_text_names(tmp_path: Path, small_tokenizer: Path):
         assert torch.equal(got, tensors["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"])
 
 
-def test_older_autoencoder_names_and_pickled_weights(tmp_path: Path, pocket_folder: Path, opened_pocket: Networks):
+def test_older_autoencoder_names_and_pickled_weights(
+    tmp_path: Path, pocket_folder: Path, opened_pocket: StableDiffusion
+):
     folder = tmp_path / "old"
     shutil.copytree(pocket_folder, folder)
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -7,11 +7,11 @@ import torch
 from diffusers import DDIMScheduler
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.models.contract import Networks
 from comfyui_fewshot.models.process import step
 from comfyui_fewshot.models.sampling import initial_noise, sample, sample_latents
 from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.models.stable_diffusion.latents import decode_latents, encode_pictures
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 
 SIZE = {"width": 64, "height": 64, "steps": 3}
 
@@ -42,7 +42,7 @@ def test_a_step_is_diffusers_ddim(prediction: str):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_a_picture_depends_on_its_own_seed_and_prompt_alone(opened_pocket: Networks):
+def test_a_picture_depends_on_its_own_seed_and_prompt_alone(opened_pocket: StableDiffusion):
     prompts, seeds = ["a red cat", "a dog", "a red cat"], [3, 4, 5]
     together = sample(opened_pocket, prompts, seeds, **SIZE)
     assert together.shape == (3, 3, 64, 64) and together.min() >= 0 and together.max() <= 1
@@ -60,7 +60,7 @@ def test_noise_is_one_stream_a_seed():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_guidance(opened_pocket: Networks):
+def test_guidance(opened_pocket: StableDiffusion):
     calls = []
     forward = opened_pocket.unet.forward
     opened_pocket.unet.forward = lambda *args, **kwargs: calls.append(len(args[0])) or forward(*args, **kwargs)
@@ -88,7 +88,7 @@ class Impatient:
         self.seen.append((done, total))
 
 
-def test_sampling_tells_and_stops(opened_pocket: Networks):
+def test_sampling_tells_and_stops(opened_pocket: StableDiffusion):
     watcher = Impatient()
     with pytest.raises(InterruptedError):
         sample(opened_pocket, ["a"] * 3, [1, 2, 3], batch=2, watcher=watcher, **SIZE)
@@ -105,12 +105,12 @@ def test_sampling_tells_and_stops(opened_pocket: Networks):
         ({"seeds": [1, 2]}, "1 prompts and 2 seeds"),
     ],
 )
-def test_impossible_requests(opened_pocket: Networks, change: dict, words: str):
+def test_impossible_requests(opened_pocket: StableDiffusion, change: dict, words: str):
     with pytest.raises(FewShotError, match=words):
         sample(opened_pocket, ["a cat"], **({"seeds": [1]} | SIZE | change))
 
 
-def test_latents_are_scaled(opened_pocket: Networks):
+def test_latents_are_scaled(opened_pocket: StableDiffusion):
     pictures = torch.rand(2, 3, 64, 64)
     mean, std = encode_pictures(opened_pocket, pictures)
     assert mean.shape == std.shape == (2, 8, 8, 8) and mean.dtype == torch.float32 and bool((std > 0).all())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_fewshot.core import atomic
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.settings import SubjectSettings
@@ -19,7 +20,6 @@ from comfyui_fewshot.core.values import Sample
 from comfyui_fewshot.evaluation.report.provenance import provenance
 from comfyui_fewshot.models.adapters import formats
 from comfyui_fewshot.trainers import run as training
-from comfyui_fewshot.trainers.state import checkpoint
 from comfyui_fewshot.trainers.subject import method as subject
 
 # The first three steps of the run of conftest.py, recorded in float32 on x86 with torch 2.11 (reference, prior).
@@ -302,7 +302,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(train, uncut, tmp_p
         real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "replace", full)
+        patch.setattr(atomic.os, "replace", full)
         with pytest.raises(FewShotError, match="No space left on device"):
             train(tmp_path)
     assert [path.name for path in tmp_path.rglob("state_*")] == ["state_00000003.safetensors"]

@@ -8,13 +8,12 @@ from dataclasses import replace
 from ...augmentation.captions.identifiers import find_word, with_subject
 from ...core.errors import FewShotError
 from ...core.values import Concept, Sample, TrainingSet
-from ...models.contract import Networks
-from ...models.stable_diffusion.prompts import content_tokens, token_places
+from ...models.contract import DiffusionModel
 
 log = logging.getLogger(__name__)
 
 
-def captioned(networks: Networks, pictures: TrainingSet) -> TrainingSet:
+def captioned(networks: DiffusionModel, pictures: TrainingSet) -> TrainingSet:
     """`pictures` with the identifiers of all shown subjects in the references' captions; what was mended is logged.
 
     Raises:
@@ -56,8 +55,8 @@ def with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
     return replace(sample, caption=caption)
 
 
-def _tell_split(networks: Networks, concept: Concept) -> None:
-    tokens = content_tokens(networks, concept.identifier)
+def _tell_split(networks: DiffusionModel, concept: Concept) -> None:
+    tokens = networks.count_tokens(concept.identifier)
     if tokens > 1 and concept.identifier not in networks.words:
         log.warning(
             "the identifier '%s' is %d tokens, whose parts mean something to the text encoder already: all of them are "
@@ -65,11 +64,11 @@ def _tell_split(networks: Networks, concept: Concept) -> None:
         )  # fmt: skip
 
 
-def _check_window(networks: Networks, sample: Sample, concepts: tuple[Concept, ...]) -> None:
+def _check_window(networks: DiffusionModel, sample: Sample, concepts: tuple[Concept, ...]) -> None:
     for concept in _shown(sample, concepts):
         found = find_word(concept.identifier, sample.caption)
-        if found and not token_places(networks, sample.caption, [found.span()]):
-            window = min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)
+        if found and not networks.token_positions(sample.caption, [found.span()]):
+            window = networks.token_limit
             raise FewShotError(
                 f"the identifier '{concept.identifier}' lies beyond the {window} tokens that the text encoder reads of "
                 f"the caption of {sample.image.path}. Shorten the caption, or put the identifier first."

@@ -17,9 +17,7 @@ from ...core.errors import FewShotError
 from ...core.progress import Watcher
 from ...core.values import BESIDE, Sample
 from ...models.conditioning import Conditioning
-from ...models.contract import Networks
-from ...models.stable_diffusion.latents import encode_pictures
-from ...models.stable_diffusion.prompts import encode_prompts, time_ids
+from ...models.contract import DiffusionModel
 from ..auto.rules import encoded_at_once
 
 log = logging.getLogger(__name__)
@@ -60,7 +58,7 @@ class Pool:
 
 
 def build_pool(
-    networks: Networks,
+    networks: DiffusionModel,
     samples: Sequence[Sample],
     resolution: int,
     watcher: Watcher,
@@ -92,7 +90,7 @@ def build_pool(
     for start in range(0, len(fitted), at_once):
         watcher.check()
         batch = torch.stack([pixels for pixels, _, _ in fitted[start : start + at_once]])
-        moments.append(encode_pictures(networks, batch.to(networks.device)))
+        moments.append(networks.encode_images(batch.to(networks.device)))
     mean = torch.cat([m for m, _ in moments])
     std = torch.cat([s for _, s in moments])
     _check_latents(mean, samples)
@@ -104,7 +102,7 @@ def build_pool(
         mean=mean,
         std=std,
         masks=_united(shapes, mean, samples, masks) if masks or weighed else None,
-        sizes=_sizes(networks, [crop for _, _, crop in fitted]),
+        sizes=networks.size_conditioning([crop for _, _, crop in fitted]),
         prompts=prompts,
         conditioning=None if live_text else encoded(networks, prompts),
         dropped=None if live_text else encoded(networks, [""]),
@@ -173,18 +171,10 @@ def _check_latents(mean: torch.Tensor, samples: Sequence[Sample]) -> None:
         raise FewShotError(f"the autoencoder gives no numbers for {path}. Load the base in bfloat16 or float32.")
 
 
-def encoded(networks: Networks, prompts: Sequence[str], at_once: int = 16) -> Conditioning:
+def encoded(networks: DiffusionModel, prompts: Sequence[str], at_once: int = 16) -> Conditioning:
     """Each different prompt is encoded once."""
     unique = list(dict.fromkeys(prompts))
     with torch.no_grad():
-        parts = [encode_prompts(networks, unique[i : i + at_once]) for i in range(0, len(unique), at_once)]
+        parts = [networks.encode_prompts(unique[i : i + at_once]) for i in range(0, len(unique), at_once)]
     whole = Conditioning.cat(parts)
     return whole.take([unique.index(prompt) for prompt in prompts])
-
-
-def _sizes(networks: Networks, crops: Sequence) -> torch.Tensor | None:
-    """Size conditioning, for the families that take it."""
-    if networks.unet.config.get("addition_embed_type") != "text_time":
-        return None
-    rows = [time_ids(networks, crop.original, crop.corner, crop.target) for crop in crops]
-    return torch.stack(rows).to(networks.device)

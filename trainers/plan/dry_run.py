@@ -17,7 +17,7 @@ from ...core.progress import Silent, Watcher
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.learned_tokens import WordSpec
-from ...models.contract import Networks
+from ...models.contract import DiffusionModel
 from ...models.offload import Resting
 from ...models.open import autoencoder_dtype, compute_dtype
 from ..auto.fit import CONTEXT, free_memory, trained_bytes
@@ -149,7 +149,7 @@ LEFT_TO_MEMORY = ("micro_batch", "gradient_checkpointing", "offload", "weights")
 
 
 def _facts(
-    networks: Networks,
+    networks: DiffusionModel,
     pictures: TrainingSet,
     settings: SubjectSettings,
     device: torch.device,
@@ -161,18 +161,20 @@ def _facts(
     if networks.device == device:
         return facts
     dtype = compute_dtype(networks.ref.dtype, device)
-    wide = autoencoder_dtype(networks.vae.config, dtype)
+    wide = autoencoder_dtype(networks.autoencoder.config, dtype)
     return placed(facts, weights, dtype.itemsize, wide.itemsize, settings.reads_text, free_memory(device))
 
 
-def _weights(networks: Networks) -> Weights:
+def _weights(networks: DiffusionModel) -> Weights:
     def count(*parts: torch.nn.Module) -> int:
         return sum(p.numel() for part in parts for p in part.parameters())
 
-    return Weights(count(networks.unet), count(networks.vae), count(*networks.text_encoders))
+    return Weights(count(networks.denoiser), count(networks.autoencoder), count(*networks.text_encoders))
 
 
-def _fitted(networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher) -> tuple[Fitted, ...]:
+def _fitted(
+    networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher
+) -> tuple[Fitted, ...]:
     weights = drawing_weights(pictures.references, chosen.composite_share)
     drawn = chosen.steps * chosen.batch_size / sum(weights)
     words, side = words_of(chosen, pictures), chosen.resolution
@@ -194,7 +196,7 @@ def _tokens(tokenizer: Any, caption: str, words: Sequence[WordSpec]) -> int:
     return count
 
 
-def few_of(networks: Networks, pictures: TrainingSet, chosen: SubjectSettings) -> TrainingSet:
+def few_of(networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings) -> TrainingSet:
     """Some pictures of each kind that stand for all: one of each subject, then the first ones, to `FEW`.
 
     Where L_local has a weight, the one of a subject is its first that counts for it: of a set in which some do, some
@@ -216,7 +218,7 @@ def few_of(networks: Networks, pictures: TrainingSet, chosen: SubjectSettings) -
 
 
 def time_steps(
-    networks: Networks,
+    networks: DiffusionModel,
     pictures: TrainingSet,
     chosen: SubjectSettings,
     watcher: Watcher,
@@ -235,7 +237,7 @@ def time_steps(
     Resting(waiting, networks.device).rest()
     try:
         if chosen.gradient_checkpointing == "on":
-            networks.unet.enable_gradient_checkpointing()
+            networks.checkpointing(True)
         optimizer = make_optimizer(
             injected.parameters, rates_of(chosen), chosen.weight_decay, chosen.optimizer, injected.rules
         )

@@ -30,7 +30,7 @@ from ...models.adapters.apply import check_form, has_effect
 from ...models.adapters.inject import Injected, applied, inject
 from ...models.adapters.merge import summed
 from ...models.adapters.metadata import SOURCES
-from ...models.contract import Networks
+from ...models.contract import DiffusionModel
 from ..data.encoded_set import build_pool
 from ..distributed import Alone, Processes
 from ..run import TrainingResult, train_with
@@ -99,7 +99,7 @@ class Refinement:
 
     def prepare(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         pictures: TrainingSet,
         chosen: SubjectSettings,
         start_from: Adapter | None,
@@ -153,7 +153,9 @@ class Refinement:
         everything = self.subject.factors if self.subject is not None else {}
         return {path: factor for path, factor in everything.items() if path.startswith("unet.")}
 
-    def _changed(self, networks: Networks, settings: RefinementSettings) -> Callable[[float], AbstractContextManager]:
+    def _changed(
+        self, networks: DiffusionModel, settings: RefinementSettings
+    ) -> Callable[[float], AbstractContextManager]:
         """What changes the subject's strength in the denoiser: prompts are encoded once, with its own."""
         if self.subject is None or not settings.explored:
             return nullcontext

@@ -17,9 +17,7 @@ from ...core.randomness import Randomness
 from ...core.values import Prompt
 from ...evaluation.reward import Judge
 from ...models.conditioning import Conditioning
-from ...models.contract import Networks
-from ...models.stable_diffusion.latents import decode_latents
-from ...models.stable_diffusion.prompts import denoise, encode_prompts
+from ...models.contract import DiffusionModel
 from .sampler_policy import SamplerPolicy
 
 log = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ class Painter:
 
     def __init__(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         prompts: Sequence[Prompt],
         policy: SamplerPolicy,
         guidance: float,
@@ -74,28 +72,23 @@ class Painter:
         self.guided = guidance > 1.0
         self.at_once = max(1, rows // (2 if self.guided else 1))
         self.size = (side, side)
-        self.shape = (networks.latent_channels, side // networks.downscale, side // networks.downscale)
+        self.shape = networks.latent_shape(side, side)
         with torch.no_grad():
-            self.told = encode_prompts(networks, [prompt.text for prompt in prompts]).detach()
-            self.against = encode_prompts(networks, [""]).detach()
+            self.told = networks.encode_prompts([prompt.text for prompt in prompts]).detach()
+            self.against = networks.encode_prompts([""]).detach()
 
     def predict(self, latents: Tensor, places: Tensor, prompts: Sequence[int]) -> Tensor:
         """The denoiser's prediction (n, C, h, w), guided, for latents before the steps at `places` (n,)."""
         times, wanted = self.policy.times(places), self.told.take(prompts)
         if not self.guided:
-            return self._denoise(latents, times, wanted)
+            return self.networks.predict(latents, times, wanted)
         both = Conditioning.cat([self.against.repeat(len(wanted)), wanted])
-        away, towards = self._denoise(torch.cat([latents, latents]), times.repeat(2), both).chunk(2)
+        away, towards = self.networks.predict(torch.cat([latents, latents]), times.repeat(2), both).chunk(2)
         return away + self.guidance * (towards - away)
 
     def told_prediction(self, latents: Tensor, times: Tensor, prompts: Sequence[int]) -> Tensor:
         """The prediction (n, C, h, w) with the prompt alone, at timesteps (n,): what is learned of pictures."""
-        return self._denoise(latents, times, self.told.take(prompts))
-
-    def _denoise(self, latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:
-        device, dtype = self.networks.device, self.networks.dtype
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return denoise(self.networks, latents, times, told)
+        return self.networks.predict(latents, times, self.told.take(prompts))
 
     @torch.no_grad()
     def draw(
@@ -129,7 +122,7 @@ class Painter:
         """Clean latents (n, C, h, w) as pictures."""
         with self.awake():
             parts = latents.to(self.networks.device).split(self.at_once)
-            return [picture for part in parts for picture in as_pictures(decode_latents(self.networks, part))]
+            return [picture for part in parts for picture in as_pictures(self.networks.decode(part))]
 
 
 def as_pictures(pixels: Tensor) -> list[Image.Image]:

@@ -24,8 +24,7 @@ from ...core.progress import Watcher
 from ...core.randomness import Randomness
 from ...core.values import Sample
 from ...models.conditioning import Conditioning
-from ...models.contract import Networks
-from ...models.stable_diffusion.prompts import denoise, encode_prompts
+from ...models.contract import DiffusionModel
 from ...models.stable_diffusion.tokens import pieces_of
 from ..data.batch import rows_of
 from ..data.encoded_set import Pool
@@ -77,7 +76,7 @@ class GainReader:
 
     def __init__(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         pool: Pool,
         samples: Sequence[Sample],
         word: str,
@@ -128,7 +127,7 @@ class GainReader:
 
     def _log_errors(self, prompts: Sequence[str]) -> torch.Tensor:
         looked_at = sorted({draw.row for draw in self.draws})  # of a large set few captions are
-        told = encode_prompts(self.networks, [prompts[row] for row in looked_at])
+        told = self.networks.encode_prompts([prompts[row] for row in looked_at])
         places = {row: place for place, row in enumerate(looked_at)}
         parts = [self.draws[i : i + self.at_once] for i in range(0, len(self.draws), self.at_once)]
         return torch.cat([self._errors(part, told.take([places[d.row] for d in part])) for part in parts]).log()
@@ -143,7 +142,7 @@ class GainReader:
         places = [NOISY + (1 - NOISY) * draw.place for draw in draws]
         times = torch.stack([process.time_at(place) for place in places]).to(networks.device)
         sizes = None if self.pool.sizes is None else rows_of(self.pool.sizes, rows)
-        prediction = denoise(networks, process.add_noise(clean, noise, times), times, told, sizes)
+        prediction = networks.predict(process.add_noise(clean, noise, times), times, told, sizes)
         return squared_error(prediction, process.target(clean, noise, times))
 
 

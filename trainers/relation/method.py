@@ -29,8 +29,7 @@ from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
 from ...models.adapters.inject import Injected, LoraSpec, inject
 from ...models.adapters.learned_tokens import LearnedWords, WordSpec
-from ...models.contract import Networks
-from ...models.stable_diffusion.prompts import known_words, token_places
+from ...models.contract import DiffusionModel
 from .. import losses
 from ..data.batch import rows_of
 from ..data.encoded_set import Pool, build_pool
@@ -65,7 +64,7 @@ class RelationStep(SubjectStep):
 
     def __init__(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         references: Pool,
         settings: RelationSettings,
         words: LearnedWords,
@@ -152,7 +151,7 @@ class RelationTraining:
 
     def prepare(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         pictures: TrainingSet,
         chosen: SubjectSettings,
         start_from: Adapter | None,
@@ -193,11 +192,11 @@ def _spec(concept: Concept, chosen: RelationSettings) -> WordSpec:
     )
 
 
-def _check_window(networks: Networks, sample: Sample, concept: Concept) -> None:
+def _check_window(networks: DiffusionModel, sample: Sample, concept: Concept) -> None:
     place = sample.caption.index(concept.identifier)
     span = (place, place + len(concept.identifier))
-    if not token_places(networks, sample.caption, [span], known_words(networks)):
-        window = min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)
+    if not networks.token_positions(sample.caption, [span]):
+        window = networks.token_limit
         raise FewShotError(
             f"{concept.identifier} lies beyond the {window} tokens that the text encoder reads of the caption of "
             f"{sample.image.path.name}. Shorten the caption."

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...augmentation.captions.leaks import RELATION_WORDS
 from ...core.errors import FewShotError
 from ...core.randomness import seed_of
-from ...models.contract import Networks
+from ...models.contract import DiffusionModel
 from ...models.stable_diffusion.tokens import pieces_of
 from ..losses import steering_loss
 
@@ -43,7 +43,7 @@ class _Vocabulary:
 class Steering:
     """The steering loss of the learned words, for captions that do not change."""
 
-    def __init__(self, networks: Networks, word: str, captions: Sequence[str], count: int, temperature: float):
+    def __init__(self, networks: DiffusionModel, word: str, captions: Sequence[str], count: int, temperature: float):
         self.word, self.count, self.temperature = word, count, temperature
         self.of: dict[str, _Vocabulary] = {}
         encoders = zip(networks.text_encoders, networks.tokenizers, networks.family.text_encoders, strict=True)

@@ -13,9 +13,8 @@ from ...augmentation.captions.spans import subject_spans
 from ...augmentation.images.load import load_mask
 from ...core.errors import FewShotError
 from ...core.values import Concept, Sample
-from ...models.contract import Networks
-from ...models.stable_diffusion.attention_maps import Layer, chosen_layers
-from ...models.stable_diffusion.prompts import content_tokens, token_places
+from ...models.contract import DiffusionModel
+from ...models.stable_diffusion.attention_maps import Layer
 from ..data.encoded_set import Pool
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class Supervision:
 
 
 def supervise(
-    networks: Networks,
+    networks: DiffusionModel,
     pool: Pool,
     samples: Sequence[Sample],
     concepts: Sequence[Concept],
@@ -65,7 +64,7 @@ def supervise(
         FewShotError: no picture has both a mask and its subject's words in the caption.
     """
     height, width = pool.mean.shape[-2:]
-    layers = chosen_layers(networks.unet, height, width)
+    layers = networks.attention_layers(height, width)
     grid = layers[0].grid(height, width)
     tokens, places = [], []
     for sample in samples:
@@ -93,7 +92,7 @@ def supervise(
     )
 
 
-def usable(networks: Networks, sample: Sample, concepts: Sequence[Concept], content_only: bool = True) -> bool:
+def usable(networks: DiffusionModel, sample: Sample, concepts: Sequence[Concept], content_only: bool = True) -> bool:
     """Whether a picture shall count for `supervise`, by its caption and masks; the crop is not looked at."""
     all_words = len(_sharing(networks, sample, content_only))
     return any(
@@ -102,24 +101,24 @@ def usable(networks: Networks, sample: Sample, concepts: Sequence[Concept], cont
     )
 
 
-def _sharing(networks: Networks, sample: Sample, content_only: bool) -> list[int]:
+def _sharing(networks: DiffusionModel, sample: Sample, content_only: bool) -> list[int]:
     """The tokens that share the attention: those of the caption, or all of the window."""
     if content_only:
-        return list(range(1, content_tokens(networks, sample.caption) + 1))
-    return list(range(min(encoder.config.max_position_embeddings for encoder in networks.text_encoders)))
+        return list(range(1, networks.count_tokens(sample.caption) + 1))
+    return list(range(networks.token_limit))
 
 
-def _places(networks: Networks, sample: Sample, concepts: Sequence[Concept], number: int) -> set[int]:
+def _places(networks: DiffusionModel, sample: Sample, concepts: Sequence[Concept], number: int) -> set[int]:
     """The tokens of one subject's words in the caption of a picture that shows it."""
     if number not in sample.masks:
         return set()
     others = [concept for i, concept in enumerate(concepts) if i != number]
     spans = subject_spans(sample.caption, concepts[number], others)
-    return set(token_places(networks, sample.caption, spans))
+    return set(networks.token_positions(sample.caption, spans))
 
 
 def check_usable(
-    networks: Networks, samples: Sequence[Sample], concepts: Sequence[Concept], content_only: bool = True
+    networks: DiffusionModel, samples: Sequence[Sample], concepts: Sequence[Concept], content_only: bool = True
 ) -> None:
     """Refuse before any picture is encoded what `supervise` would refuse; crops are not looked at."""
     _tell([usable(networks, sample, concepts, content_only) for sample in samples], samples)

@@ -23,9 +23,8 @@ from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.inject import Injected, inject
 from ...models.adapters.learned_tokens import LearnedWords
 from ...models.conditioning import Conditioning
-from ...models.contract import Networks
-from ...models.stable_diffusion.attention_maps import Captured, captured, shares_on_grid
-from ...models.stable_diffusion.prompts import denoise, encode_prompts
+from ...models.contract import DiffusionModel
+from ...models.stable_diffusion.attention_maps import Captured, shares_on_grid
 from .. import losses
 from ..data.batch import Half, rows_of, told_to
 from ..data.caption_check import captioned
@@ -59,7 +58,7 @@ class SubjectStep:
 
     def __init__(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         references: Pool,
         priors: Pool | None,
         settings: SubjectSettings,
@@ -158,16 +157,13 @@ class SubjectStep:
 
     def predict(self, halves: Sequence[Half]) -> tuple[torch.Tensor, ...]:
         """The denoiser's predictions for each half, all in one call."""
-        device, dtype = self.networks.device, self.networks.dtype
         sizes = [half.sizes for half in halves if half.sizes is not None]
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            prediction = denoise(
-                self.networks,
-                torch.cat([half.latents for half in halves]),
-                torch.cat([half.times for half in halves]),
-                self._conditioning(halves),
-                torch.cat(sizes) if sizes else None,
-            )
+        prediction = self.networks.predict(
+            torch.cat([half.latents for half in halves]),
+            torch.cat([half.times for half in halves]),
+            self._conditioning(halves),
+            torch.cat(sizes) if sizes else None,
+        )
         return prediction.split([len(half.times) for half in halves])
 
     def _conditioning(self, halves: Sequence[Half]) -> Conditioning:
@@ -178,7 +174,7 @@ class SubjectStep:
         prompts = [prompt for half in halves for prompt in half.prompts]
         unique = list(dict.fromkeys(prompts))
         places = torch.arange(len(unique), device=self.networks.device)
-        return encode_prompts(self.networks, unique).take(rows_of(places, [unique.index(prompt) for prompt in prompts]))
+        return self.networks.encode_prompts(unique).take(rows_of(places, [unique.index(prompt) for prompt in prompts]))
 
     def errors(self, term: str, half: Half, prediction: torch.Tensor) -> torch.Tensor:
         """The losses (n,) of one term's samples."""
@@ -218,7 +214,7 @@ class SubjectStep:
         """The context that keeps the references' attention where L_local is computed."""
         if self.supervision is None or LOCAL not in self.weights or REFERENCE not in halves:
             return nullcontext()
-        return captured(self.networks.unet, self.supervision.layers)
+        return self.networks.record_attention(self.supervision.layers)
 
     def local_errors(self, half: Half, kept: Captured) -> torch.Tensor:
         """L_local (n,) of the references, which are the first of the batch.
@@ -245,7 +241,7 @@ class SubjectTraining:
 
     def prepare(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         pictures: TrainingSet,
         chosen: SubjectSettings,
         start_from: Adapter | None,
@@ -271,7 +267,7 @@ class SubjectTraining:
         return SubjectStep(networks, references, priors, chosen, supervision, injected.disabled), injected
 
     def _pools(
-        self, networks: Networks, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher
+        self, networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher
     ) -> tuple[Pool, Pool | None, Supervision | None]:
         """References, priors, and what L_local compares; the last two where they have a weight."""
 
@@ -291,7 +287,7 @@ class SubjectTraining:
         return references, priors, supervision
 
 
-def base_words(networks: Networks, pictures: TrainingSet) -> tuple[Conditioning, Conditioning]:
+def base_words(networks: DiffusionModel, pictures: TrainingSet) -> tuple[Conditioning, Conditioning]:
     """The references' captions as the base is told them, without identifiers, and the empty one; before training."""
     told = [strip_identifiers(sample.caption, pictures.concepts) for sample in pictures.references]
     return encoded(networks, told), encoded(networks, [""])

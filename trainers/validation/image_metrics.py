@@ -28,9 +28,8 @@ from ...core.settings import SubjectSettings
 from ...core.values import Prompt, TrainingSet, content_key
 from ...core.weight_files import file_hash
 from ...evaluation.report.grids import contact_sheet
-from ...models.contract import Networks
+from ...models.contract import DiffusionModel
 from ...models.sampling import sample_latents
-from ...models.stable_diffusion.latents import decode_latents
 from ...vision.embedders.clip import Clip
 from ...vision.embedders.clip_vision import ClipVision, eyes_in
 from ...vision.embedders.dino import Dino
@@ -142,7 +141,7 @@ class Validation:
 
     def __init__(
         self,
-        networks: Networks,
+        networks: DiffusionModel,
         pictures: TrainingSet,
         settings: SubjectSettings,
         validator: Validator,
@@ -240,7 +239,7 @@ class Validation:
 
 
 def drawn_pictures(
-    networks: Networks,
+    networks: DiffusionModel,
     awake: Callable[..., AbstractContextManager],
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -262,8 +261,8 @@ def drawn_pictures(
             networks, prompts, seeds,
             width=side, height=side, steps=steps, guidance=guidance, batch=batch, watcher=watcher,
         )  # fmt: skip
-    with awake(networks.vae), torch.no_grad():
-        return torch.cat([decode_latents(networks, chunk).cpu() for chunk in latents.split(batch)])
+    with awake(networks.autoencoder), torch.no_grad():
+        return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(batch)])
 
 
 def mutual(embeddings: torch.Tensor) -> float:

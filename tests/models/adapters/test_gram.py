@@ -55,7 +55,7 @@ def by_definition(networks, adapter, paths):
         return lambda _, given: seen[path].append(given[0].flatten(0, -2))
 
     for path in paths:
-        hooks.append(find(networks.roots(), path).register_forward_pre_hook(keep(path)))
+        hooks.append(find(networks.parts(), path).register_forward_pre_hook(keep(path)))
     prompts = [text.format(adapter.trigger) for text in PROMPTS]
     with applied(networks, [(adapter, 1.0)]):
         sample_latents(networks, prompts, [0, 1, 2, 3], width=8, height=8, steps=2, guidance=1.0)
@@ -116,7 +116,7 @@ def test_stock_sdxl_stays_within_its_memory():
     with init_empty_weights():
         unet = UNet2DConditionModel.from_config(read_config(CONFIGS / "sdxl", "unet"))
     networks = SimpleNamespace(roots=lambda: {"unet": unet})
-    paths, roots = paths_of_set(networks, "attention_ff"), networks.roots()
+    paths, roots = paths_of_set(networks, "attention_ff"), networks.parts()
     each = sum(4 * find(roots, path).in_features ** 2 for path in paths)
     whole = bytes_of(roots, paths)
     assert (

@@ -13,8 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Dense, Kept, LowRank
 from comfyui_fewshot.models.adapters.inject import PARAMETER_SETS, LoraSpec, applied, inject, paths_of_set
-from comfyui_fewshot.models.contract import Networks
 from comfyui_fewshot.models.stable_diffusion.configs import read_config
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS, FAMILIES
 
@@ -24,13 +24,13 @@ SETS = {"attention": LoraSpec(4, 2.0), "text": LoraSpec(2, 2.0)}
 PATH = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
-def predict(networks: Networks) -> torch.Tensor:
+def predict(networks: StableDiffusion) -> torch.Tensor:
     latents = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return denoise(networks, latents, torch.tensor([400]), encode_prompts(networks, ["a red cat"]))
 
 
-def stock(family: str) -> Networks:
+def stock(family: str) -> StableDiffusion:
     """The full-size networks without weights."""
     encoders = []
     with init_empty_weights():
@@ -39,7 +39,9 @@ def stock(family: str) -> Networks:
             config = CLIPTextConfig.from_dict(read_config(CONFIGS / family, names.component))
             encoders.append((CLIPTextModelWithProjection if names.projected else CLIPTextModel)(config))
     ref = BaseModelRef(family, CONFIGS / family, "")
-    return Networks(unet, None, tuple(encoders), (), None, FAMILIES[family], torch.device("meta"), torch.float32, ref)
+    return StableDiffusion(
+        unet, None, tuple(encoders), (), None, FAMILIES[family], torch.device("meta"), torch.float32, ref
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,13 +60,13 @@ def test_counts_in_the_full_size_families(family: str, counts: dict[str, int], p
     assert paths_of_set(networks, "text")[0].startswith("text_encoder.text_model.encoder.layers.0.self_attn.")
 
 
-def test_a_fresh_injection_changes_nothing_and_leaves_no_trace(opened_pocket: Networks):
+def test_a_fresh_injection_changes_nothing_and_leaves_no_trace(opened_pocket: StableDiffusion):
     before, modules = predict(opened_pocket), [name for name, _ in opened_pocket.unet.named_modules()]
     state = torch.random.get_rng_state()
     injected = inject(opened_pocket, SETS, seed=1)
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(before, predict(opened_pocket))
-    trainable = [p for root in opened_pocket.roots().values() for p in root.parameters() if p.requires_grad]
+    trainable = [p for root in opened_pocket.parts().values() for p in root.parameters() if p.requires_grad]
     assert {id(p) for p in trainable} == {id(p) for p in injected.parameters.values()}
     assert all(p.dtype == torch.float32 for p in trainable)
     assert injected.parameters[f"{PATH}.lora_down"].shape == (4, 192)
@@ -74,7 +76,7 @@ def test_a_fresh_injection_changes_nothing_and_leaves_no_trace(opened_pocket: Ne
     assert not any(p.requires_grad for p in opened_pocket.unet.parameters())
 
 
-def test_first_values_depend_on_seed_and_path_alone(opened_pocket: Networks):
+def test_first_values_depend_on_seed_and_path_alone(opened_pocket: StableDiffusion):
     drawn = []
     for sets, seed in ((SETS, 1), ({"cross": LoraSpec(4, 2.0)}, 1), (SETS, 2)):
         injected = inject(opened_pocket, sets, seed)
@@ -84,7 +86,7 @@ def test_first_values_depend_on_seed_and_path_alone(opened_pocket: Networks):
     assert drawn[0].abs().max() <= 192**-0.5 and drawn[0].std() == pytest.approx((1 / 3 / 192) ** 0.5, rel=0.1)
 
 
-def test_gradients_reach_every_parameter(opened_pocket: Networks):
+def test_gradients_reach_every_parameter(opened_pocket: StableDiffusion):
     injected = inject(opened_pocket, SETS, seed=1)
     try:
         latents = torch.randn(1, 8, 8, 8)
@@ -96,7 +98,7 @@ def test_gradients_reach_every_parameter(opened_pocket: Networks):
         injected.remove()
 
 
-def test_extracted_applied_and_loaded_again(opened_pocket: Networks):
+def test_extracted_applied_and_loaded_again(opened_pocket: StableDiffusion):
     base = predict(opened_pocket)
     injected = inject(opened_pocket, SETS, seed=1)
     state = {name: torch.randn_like(p) * 0.05 for name, p in injected.parameters.items()}
@@ -118,7 +120,7 @@ def test_extracted_applied_and_loaded_again(opened_pocket: Networks):
         inject_and(opened_pocket, lambda i: i.load({k: torch.zeros(1) for k in i.parameters}))
 
 
-def inject_and(networks: Networks, act) -> None:
+def inject_and(networks: StableDiffusion, act) -> None:
     injected = inject(networks, SETS, seed=1)
     try:
         act(injected)
@@ -126,7 +128,7 @@ def inject_and(networks: Networks, act) -> None:
         injected.remove()
 
 
-def test_training_on(opened_pocket: Networks):
+def test_training_on(opened_pocket: StableDiffusion):
     """Training on from an adapter begins where it ended, at a higher rank and another alpha too."""
     adapter = random_adapter(opened_pocket, SETS)
     with applied(opened_pocket, [(adapter, 1.0)]):
@@ -150,7 +152,7 @@ def test_training_on(opened_pocket: Networks):
     assert torch.equal(base, predict(opened_pocket))
 
 
-def test_strengths_add_and_the_base_comes_back(opened_pocket: Networks):
+def test_strengths_add_and_the_base_comes_back(opened_pocket: StableDiffusion):
     first, second = random_adapter(opened_pocket, SETS, 1), random_adapter(opened_pocket, SETS, 2)
     weights = {name: p.clone() for name, p in opened_pocket.unet.named_parameters()}
     weight = opened_pocket.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight.clone()
@@ -168,7 +170,7 @@ def test_strengths_add_and_the_base_comes_back(opened_pocket: Networks):
     assert all(torch.equal(weights[name], p) for name, p in opened_pocket.unet.named_parameters())
 
 
-def test_applied_below_a_trained_adapter(opened_pocket: Networks):
+def test_applied_below_a_trained_adapter(opened_pocket: StableDiffusion):
     """The order of refinement: the subject adapter stays on while the refining one is switched off."""
     subject = random_adapter(opened_pocket, SETS)
     with applied(opened_pocket, [(subject, 1.0)]):
@@ -183,7 +185,7 @@ def test_applied_below_a_trained_adapter(opened_pocket: Networks):
         assert torch.equal(predict(opened_pocket), wanted)
 
 
-def test_other_forms(opened_pocket: Networks):
+def test_other_forms(opened_pocket: StableDiffusion):
     linear = torch.randn(192, 192)
     conv = "unet.mid_block.resnets.0.conv1"
     weight = opened_pocket.unet.mid_block.resnets[0].conv1.weight.clone()
@@ -215,14 +217,14 @@ def test_other_forms(opened_pocket: Networks):
         ({PATH: Dense(torch.zeros(192, 192))}, "sdxl", "one family"),
     ],
 )
-def test_adapters_that_do_not_fit(opened_pocket: Networks, factors: dict, family: str, words: str):
+def test_adapters_that_do_not_fit(opened_pocket: StableDiffusion, factors: dict, family: str, words: str):
     before = predict(opened_pocket)
     with pytest.raises(FewShotError, match=words), applied(opened_pocket, [(Adapter(factors, family), 1.0)]):
         pass
     assert torch.equal(before, predict(opened_pocket))
 
 
-def test_wrong_requests(opened_pocket: Networks):
+def test_wrong_requests(opened_pocket: StableDiffusion):
     with pytest.raises(FewShotError, match=f"'everything'.*{', '.join(PARAMETER_SETS)}"):
         inject(opened_pocket, {"everything": (4, 4)}, 0)
     with pytest.raises(FewShotError, match="no parameter set"):

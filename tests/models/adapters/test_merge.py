@@ -111,7 +111,7 @@ def test_the_sum_does_what_both_do(opened_pocket):
     both = summed([(one, 1.0), (other, 0.5)])
     assert both.trigger == "sks cat, zwx car"
     for path in one.factors:
-        shape = find(opened_pocket.roots(), path).weight.shape
+        shape = find(opened_pocket.parts(), path).weight.shape
         wanted = change(one.factors[path], shape) + 0.5 * change(other.factors[path], shape)
         assert torch.allclose(change(both.factors[path], shape), wanted, atol=1e-5)
 
@@ -138,7 +138,7 @@ def test_fused_adapters_lose_less_on_their_inputs_than_their_sum(opened_pocket):
         seen = inputs_of(opened_pocket, adapter, strength, paths, SHORT, Silent())
         mine = whole = 0.0
         for path in paths:
-            shape = find(opened_pocket.roots(), path).weight.shape
+            shape = find(opened_pocket.parts(), path).weight.shape
             alone = change(adapter.factors[path], shape)
             whole += float(((alone @ seen[path].double()) * alone).sum())
             for result in (one, added):
@@ -169,7 +169,7 @@ def test_what_cannot_be_fused(opened_pocket):
     broken = Adapter({**other.factors, path: pair(1, 3, 4)}, "sd1", "zwx car")
     with pytest.raises(FewShotError, match=rf"do not fit each other in {path} \(sks cat: .* x .*, zwx car: 3 x 4\)"):
         summed([(one, 1.0), (broken, 1.0)])
-    shape = find(opened_pocket.roots(), path).weight.shape
+    shape = find(opened_pocket.parts(), path).weight.shape
     empty = Adapter({path: Dense(torch.full(shape, torch.nan))}, "sd1", "zwx car")
     for way in (summed, lambda given: fused(opened_pocket, given, SHORT)):
         with pytest.raises(FewShotError, match=f"no finite numbers in {path}"):
@@ -204,7 +204,7 @@ def test_sums_of_blocks_leave_each_other_alone(opened_pocket):
     both = summed([(adapter, 1.0) for adapter in made])
     for adapter in made:
         for path, factor in adapter.factors.items():
-            shape = find(opened_pocket.roots(), path).weight.shape
+            shape = find(opened_pocket.parts(), path).weight.shape
             x = torch.randn(3, 4) @ factor.down
             alone = x.double() @ change(factor, shape).T
             assert torch.allclose(x.double() @ change(both.factors[path], shape).T, alone, atol=1e-3)

@@ -11,8 +11,8 @@ import torch
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.models.conditioning import Conditioning
-from comfyui_fewshot.models.contract import Networks
 from comfyui_fewshot.models.open import base_from_path, open_base
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts, time_ids
 from comfyui_fewshot.models.stable_diffusion.tokens import Tokens
 
@@ -30,7 +30,7 @@ def xl(xl_path: Path, small_tokenizer: Path):
         yield networks
 
 
-def test_sdxl_takes_both_encoders_last_but_one_layers(xl: Networks):
+def test_sdxl_takes_both_encoders_last_but_one_layers(xl: StableDiffusion):
     conditioning = encode_prompts(xl, ["a red cat", "a dog"])
     parts = []
     for encoder, tokenizer in zip(xl.text_encoders, xl.tokenizers, strict=True):
@@ -42,13 +42,13 @@ def test_sdxl_takes_both_encoders_last_but_one_layers(xl: Networks):
     assert conditioning.hidden.shape == (2, 32, 128)
 
 
-def test_sd1_takes_the_last_layer_with_its_norm(opened_pocket: Networks):
+def test_sd1_takes_the_last_layer_with_its_norm(opened_pocket: StableDiffusion):
     encoder, tokenizer = opened_pocket.text_encoders[0], opened_pocket.tokenizers[0]
     ids = tokenizer("a red cat", padding="max_length", max_length=32, return_tensors="pt").input_ids
     torch.testing.assert_close(encode_prompts(opened_pocket, ["a red cat"]).hidden, encoder(ids).last_hidden_state)
 
 
-def test_clip_skip(pocket_folder: Path, opened_pocket: Networks):
+def test_clip_skip(pocket_folder: Path, opened_pocket: StableDiffusion):
     with open_base(base_from_path(pocket_folder, clip_skip=2), "cpu") as networks:
         encoder, tokenizer = networks.text_encoders[0], networks.tokenizers[0]
         ids = tokenizer("a cat", padding="max_length", max_length=32, return_tensors="pt").input_ids
@@ -67,7 +67,7 @@ def test_sd2_cannot_use_the_layer_that_it_lacks(tmp_path: Path, small_tokenizer:
             encode_prompts(networks, ["a cat"])
 
 
-def test_learned_words_stand_in_the_prompt(xl: Networks):
+def test_learned_words_stand_in_the_prompt(xl: StableDiffusion):
     """A learned word whose vectors are a known word's gives that word's conditioning, in both spellings."""
     vectors = {}
     for names, encoder, tokenizer in zip(xl.family.text_encoders, xl.text_encoders, xl.tokenizers, strict=True):
@@ -83,7 +83,7 @@ def test_learned_words_stand_in_the_prompt(xl: Networks):
     assert encode_prompts(xl, ["a sks"], {"sk": vectors}).hidden.equal(encode_prompts(xl, ["a sks"]).hidden)
 
 
-def test_a_long_prompt_is_cut_with_a_warning(opened_pocket: Networks, caplog):
+def test_a_long_prompt_is_cut_with_a_warning(opened_pocket: StableDiffusion, caplog):
     with caplog.at_level(logging.WARNING):
         hidden = encode_prompts(opened_pocket, ["red cat " * 40]).hidden
     assert hidden.shape == (1, 32, 192) and "30 fit; left out" in caplog.text
@@ -105,7 +105,7 @@ class Counted:
         return getattr(self.tokenizer, name)
 
 
-def test_a_prompt_is_cut_once_and_told_once(xl: Networks, caplog):
+def test_a_prompt_is_cut_once_and_told_once(xl: StableDiffusion, caplog):
     """By each of two encoders; with other learned words it is another row, and no second warning."""
     counted = tuple(Counted(tokenizer) for tokenizer in xl.tokenizers)
     networks, long = replace(xl, tokenizers=counted, tokens=Tokens()), "red cat <new> " * 20
@@ -126,7 +126,7 @@ def test_a_prompt_is_cut_once_and_told_once(xl: Networks, caplog):
     assert vectors["<new>"]["clip_l"].grad.any()
 
 
-def test_many_prompts_and_one_text_by_mistake(opened_pocket: Networks):
+def test_many_prompts_and_one_text_by_mistake(opened_pocket: StableDiffusion):
     prompts = [f"{word} cat" for word in ("red", "blue") * 20]
     hidden = encode_prompts(opened_pocket, prompts).hidden
     torch.testing.assert_close(hidden[38:], encode_prompts(opened_pocket, prompts[:2]).hidden)
@@ -144,7 +144,7 @@ def test_rows_of_conditioning():
     assert Conditioning(torch.zeros(1, 1, 1)).to("cpu").pooled is None
 
 
-def test_size_conditioning(xl: Networks):
+def test_size_conditioning(xl: StableDiffusion):
     ids = time_ids(xl, (600, 400), (8, 0), (512, 512))
     assert ids.tolist() == [600, 400, 8, 0, 512, 512]
     latents, conditioning = torch.randn(2, 4, 8, 8), encode_prompts(xl, ["a", "b"])

@@ -13,8 +13,8 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Concept, LowRank, Prompt, PromptSet, TrainingSet
 from comfyui_fewshot.evaluation.reward import Judge, Weighted
 from comfyui_fewshot.models.adapters.inject import Injected
-from comfyui_fewshot.models.contract import Networks
 from comfyui_fewshot.models.open import open_base
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.trainers.refine.method import Refinement, split
 from comfyui_fewshot.trainers.refine.settings import RefinementSettings
 from comfyui_fewshot.trainers.refine.step import RefiningStep
@@ -112,7 +112,7 @@ CHOSEN = replace(QUICK, resolution=32, alpha=2.0, micro_batch=16)
 @contextmanager
 def opened(
     base: BaseModelRef, adapter: Adapter | None = None, prompts: PromptSet = PROMPTS, rewards=None, **changes
-) -> Iterator[tuple[RefiningStep, Injected, Networks]]:
+) -> Iterator[tuple[RefiningStep, Injected, StableDiffusion]]:
     """A step of refinement with the base open, for some settings."""
     with open_base(base, torch.device("cpu")) as networks:
         method = Refinement(adapter, *split(prompts), rewards or Red())

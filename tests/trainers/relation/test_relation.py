@@ -114,7 +114,7 @@ def _named(root):
 def test_a_step_changes_nothing_but_its_word(opened, relation):
     settings = replace(CHOSEN, resolution=32, micro_batch=4, adversarial="sensible")
     step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
-    frozen = [p for root in opened.roots().values() for p in root.parameters()]
+    frozen = [p for root in opened.parts().values() for p in root.parameters()]
     try:
         for terms in step.passes(7, list):  # the adversarial loss counts by then
             sum(step.weights[name] * value for name, value in terms.items()).backward()

@@ -8,10 +8,10 @@ import shutil
 import pytest
 import torch
 
+from comfyui_fewshot.core import atomic
 from comfyui_fewshot.core.atomic import read_tensors, write_tensors, write_whole
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Adapter, Dense, LowRank
-from comfyui_fewshot.trainers.state import checkpoint
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints, State
 from comfyui_fewshot.trainers.state.run_folder import Journal, find_run, open_run, read_adapter, write_adapter
 
@@ -74,7 +74,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, monkeypatch, broken):
     checkpoints = Checkpoints(tmp_path, "key")
     checkpoints.save(state(1))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, broken, fail(errno.ENOSPC))
+        patch.setattr(atomic.os, broken, fail(errno.ENOSPC))
         with pytest.raises(FewShotError, match="could not write .*No space left on device.*Free space"):
             checkpoints.save(state(2))
     assert [path.name for path in tmp_path.iterdir()] == ["state_00000001.safetensors"]

@@ -1,0 +1,96 @@
+"""Stable Diffusion 1.x, 2.x and SDXL as a `contract.DiffusionModel`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.dense import EVERYTHING, modules_with_weights
+from ..conditioning import Conditioning
+from .attention_maps import Layer, captured, chosen_layers
+from .latents import decode_latents, encode_pictures
+from .names import with_text_model
+from .networks import Networks
+from .prompts import Embeddings, content_tokens, denoise, encode_prompts, time_ids, token_places
+
+# Which linear layers a group has, as a regular expression on whole module paths. "cross_kv" are the projections of the
+# prompt (Kumari et al. 2023, Custom Diffusion); "attention" is the usual choice (Hu et al. 2021).
+LAYER_GROUPS: Mapping[str, str] = MappingProxyType(
+    {
+        "cross_kv": r"unet\..*attn2\.to_[kv]",
+        "cross": r"unet\..*attn2\.to_(q|k|v|out\.0)",
+        "self": r"unet\..*attn1\.to_(q|k|v|out\.0)",
+        "attention": r"unet\..*attn[12]\.to_(q|k|v|out\.0)",
+        "attention_ff": r"unet\..*(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))",
+        "feed_forward": r"unet\..*ff\.net\.(0\.proj|2)",
+        "text": r"text_encoder(_2)?\..*self_attn\.(q|k|v|out)_proj",
+    }
+)
+
+
+class StableDiffusion(Networks):
+    """See `contract.DiffusionModel` for the methods."""
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
+        return self.latent_channels, height // self.downscale, width // self.downscale
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return encode_pictures(self, pixels)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return decode_latents(self, latents)
+
+    def encode_prompts(self, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
+        return encode_prompts(self, prompts, embeddings)
+
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None) -> Tensor:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return denoise(self, latents, t, conditioning, sizes)
+
+    def size_conditioning(self, crops: Sequence[Any]) -> Tensor | None:
+        if self.unet.config.get("addition_embed_type") != "text_time":
+            return None
+        rows = [time_ids(self, crop.original, crop.corner, crop.target) for crop in crops]
+        return torch.stack(rows).to(self.device)
+
+    @property
+    def token_limit(self) -> int:
+        return min(encoder.config.max_position_embeddings for encoder in self.text_encoders)
+
+    def count_tokens(self, prompt: str) -> int:
+        return content_tokens(self, prompt)
+
+    def token_positions(self, prompt: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        return token_places(self, prompt, spans)
+
+    def attention_layers(self, height: int, width: int) -> tuple[Layer, ...]:
+        return chosen_layers(self.unet, height, width)
+
+    def record_attention(self, layers: Sequence[Layer]) -> AbstractContextManager[Any]:
+        return captured(self.unet, tuple(layers))
+
+    def layers(self, group: str) -> Iterator[str]:
+        if group == EVERYTHING:
+            yield from modules_with_weights("unet", self.unet)
+        if group not in LAYER_GROUPS:
+            return
+        pattern = re.compile(LAYER_GROUPS[group])
+        for root, network in self.parts().items():
+            yield from (path for path in _linear_paths(root, network) if pattern.fullmatch(path))
+
+    def checkpointing(self, on: bool) -> None:
+        (self.unet.enable_gradient_checkpointing if on else self.unet.disable_gradient_checkpointing)()
+
+
+def _linear_paths(root: str, network: nn.Module) -> Iterator[str]:
+    """Paths of linear layers, those beneath an adapter's layers left out; text encoders always with `text_model`."""
+    for name, module in network.named_modules():
+        linear = getattr(module, "base_layer", module)
+        if isinstance(linear, nn.Linear) and not re.search(r"\.(base_layer|lora_[AB])\b", name):
+            yield f"{root}.{with_text_model(name) if root != 'unet' else name}"

@@ -1,0 +1,72 @@
+"""An opened Stable Diffusion: its networks, as diffusers and transformers have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...core.values import BaseModelRef
+from ..process import DiffusionProcess
+from .tokens import Tokens
+from .variants import Family
+
+
+@dataclass
+class Networks:
+    """An opened base model. `dtype` is the compute type of its frozen weights; the autoencoder's may be wider.
+
+    `words` are the learned words that prompts may hold, as in `prompts.Embeddings`; `mixed` says that some of the
+    denoiser's own weights are float32 because they are trained, so that it computes under autocast. `before_predict`
+    are told the noise levels (B,) of each call of the denoiser, by which some adapters count (`timestep_range`).
+    `tokens` are the prompts that were encoded so far.
+    """
+
+    unet: Any
+    vae: Any
+    text_encoders: tuple
+    tokenizers: tuple
+    process: DiffusionProcess
+    family: Family
+    device: torch.device
+    dtype: torch.dtype
+    ref: BaseModelRef
+    words: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    mixed: bool = False
+    before_predict: list[Callable[[torch.Tensor], None]] = field(default_factory=list)
+    tokens: Tokens = field(default_factory=Tokens)
+
+    @property
+    def latent_channels(self) -> int:
+        return self.unet.config.in_channels
+
+    @property
+    def downscale(self) -> int:
+        """Pixels along a side of a latent cell."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def resolution(self) -> int:
+        """The side in pixels that the model was made for."""
+        return int(self.unet.config.sample_size or self.family.resolution // self.downscale) * self.downscale
+
+    @property
+    def denoiser(self) -> Any:
+        return self.unet
+
+    @property
+    def autoencoder(self) -> Any:
+        return self.vae
+
+    def parts(self) -> dict[str, torch.nn.Module]:
+        encoders = zip(self.family.text_encoders, self.text_encoders, strict=True)
+        return {"unet": self.unet, **{names.component: network for names, network in encoders}}
+
+    def close(self) -> None:
+        """Let the weights go, whoever still holds this object."""
+        self.unet = self.vae = None
+        self.text_encoders = self.tokenizers = ()
+        self.words = {}
+        self.tokens = Tokens()
