@@ -34,7 +34,7 @@ from ..evaluation.metrics.likeness import MaskedLikeness
 from ..evaluation.metrics.metric import Metric
 from ..evaluation.metrics.preference import HumanPreference, PickScore
 from ..evaluation.report.blind_test import wilson
-from ..evaluation.samples import Candidate, DrawSettings, draw
+from ..evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
 from ..evaluation.watermark import detected, marked
 from ..models.open import base_from_path, open_base
 from ..models.stable_diffusion.latents import decode_latents, encode_pictures
@@ -120,8 +120,8 @@ class Bench:
         rows = []
         for number, prompt in enumerate(prompts):
             settings = DrawSettings(self.count, number * self.count, SAMPLING, GUIDANCE, batch=self.count)
-            place = (self.shop.folder / "samples", self.shop.device)
-            rows += draw(self.shop.base, [worn], PromptSet((prompt,)), settings, *place)
+            context = SamplingContext(self.shop.folder / "samples", self.shop.device)
+            rows += draw(self.shop.base, [worn], PromptSet((prompt,)), settings, context)
         self._keep(f"evaluate_{subject}_{kind.replace(' ', '_')}", rows, [worn.text(prompt) for prompt in prompts])
         images = [image for row in rows for image in row]
         asked = [(ask, prompt) for ask, prompt in zip(wanted, prompts, strict=True) for _ in range(self.count)]

@@ -34,7 +34,7 @@ REWARDS: dict[str, tuple[Axis, Callable[[Any, Any], Metric]]] = {
 }
 """each reward's axis, and what opens it from a folder on a device"""
 CLIPS = ("CLIP-T", ClipContrast.name, "CLIP-I", "PickScore")  # which may share an open one
-SEERS = ("clip", "dino", "opened")  # what a metric calls the model behind it
+REWARD_MODEL_ATTRIBUTES = ("clip", "dino", "opened")  # what a metric calls the model behind it
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Rewards(Protocol):
 
     def open(
         self, device: torch.device | str, references: Sequence[Image.Image], prompts: Sequence[Prompt] = ()
-    ) -> Judge:
+    ) -> RewardModels:
         """The metrics, which compare with `references`, the pixels of the pictures of that name, and with all
         `prompts` that are learned from."""
         ...
@@ -129,7 +129,7 @@ class Reward:
 
     def open(
         self, device: torch.device | str, references: Sequence[Image.Image], prompts: Sequence[Prompt] = ()
-    ) -> Judge:
+    ) -> RewardModels:
         """The metrics, opened on first use; one folder is opened once.
 
         Raises:
@@ -142,13 +142,15 @@ class Reward:
             metric = REWARDS[term.kind][1](shared or term.folder, device)
             if isinstance(metric, ClipContrast):
                 metric.compare(prompts)
-            models[term.folder] = next(value for name in SEERS if (value := getattr(metric, name, None)) is not None)
+            models[term.folder] = next(
+                value for name in REWARD_MODEL_ATTRIBUTES if (value := getattr(metric, name, None)) is not None
+            )
             terms.append(Weighted(metric, term.axis, term.weight))
-        return Judge(tuple(terms), tuple(models.values()), tuple(references), torch.device(device))
+        return RewardModels(tuple(terms), tuple(models.values()), tuple(references), torch.device(device))
 
 
 @dataclass
-class Judge:
+class RewardModels:
     """Metrics that are open, the models behind them (each with `move(device)`), and the subject's pictures."""
 
     terms: tuple[Weighted, ...]
@@ -167,11 +169,11 @@ class Judge:
         Raises:
             FewShotError: a reward gave something that is no number.
         """
-        with self.awake():
+        with self.on_device():
             return torch.stack([self._scored(term, images, prompts) for term in self.terms])
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def on_device(self) -> Iterator[None]:
         """The models on the device that computes; they wait on the host afterwards."""
         self._move(self.device)
         try:
@@ -182,8 +184,8 @@ class Judge:
     def gradients(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
         """(terms, n) of pixels (n, 3, H, W) in [0, 1], differentiable; of metrics that have `gradient`.
 
-        A likeness of a prompt that does not name the subject is NaN, and has no gradient. Called within `awake`, where
-        what follows has to be differentiated too.
+        A likeness of a prompt that does not name the subject is NaN, and has no gradient. Call it, and the backward
+        pass after it, within `on_device`.
         """
         return torch.stack([self._gradient(term, pixels, prompts) for term in self.terms])
 

@@ -18,7 +18,7 @@ from .look.watermark import DetectWatermark
 from .pictures.prepare import PreparePictures
 from .pictures.sets import CombineSets, SetToImages, SubjectPictures
 from .refine import RefineLora, RefinementSettingsNode, RewardNode
-from .train.plan import TrainingPlan
+from .train.plan import TrainingPlanNode
 from .train.relation import RelationPictures, RelationTrainingSettings, TrainRelation
 from .train.subject import TrainingSettings, TrainSubject
 
@@ -38,7 +38,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     ExpandCaptions,
     PromptInspiration,
     TrainingSettings,
-    TrainingPlan,
+    TrainingPlanNode,
     TrainSubject,
     RelationTrainingSettings,
     TrainRelation,

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.weight_files import UnpicklingError
-from .likeness import Eyes, check_references
+from .likeness import Embedder, check_references
 
 log = logging.getLogger(__name__)
 SIDE = 256  # pixels at which LPIPS compares
@@ -49,17 +49,17 @@ def diversity(images: Sequence[Image.Image], groups: Sequence[object], distance:
     return sum(found) / len(found)
 
 
-def apart(eyes: Eyes) -> Distance:
+def cosine_distance(embedder: Embedder) -> Distance:
     """1 - cosine of the embeddings: what stands in where LPIPS is not installed."""
-    return _Apart(eyes)
+    return _CosineDistance(embedder)
 
 
 @dataclass(frozen=True)
-class _Apart:
-    eyes: Eyes
+class _CosineDistance:
+    embedder: Embedder
 
     def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        seen = self.eyes.images(images)
+        seen = self.embedder.images(images)
         return 1 - seen @ seen.T
 
 
@@ -74,7 +74,7 @@ def lpips_weights(folders: Sequence[Path]) -> Path | None:
     return next((folder / ALEXNET for folder in places if (folder / ALEXNET).is_file()), None)
 
 
-def opened_lpips(file: Path) -> Distance:
+def open_lpips(file: Path) -> Distance:
     """LPIPS with torchvision's AlexNet of `file`, opened on first use.
 
     Raises, when it is used, FewShotError where the file does not hold it.
@@ -113,7 +113,7 @@ def perceptual(model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> D
     return table
 
 
-def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image], eyes: Eyes) -> float:
+def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image], embedder: Embedder) -> float:
     """PRES: the mean cosine of pictures of the class alone ("a photo of a cat") and the subject's references.
 
     It should stay at the untrained base's level: where it rises, the class has drifted towards the subject.
@@ -121,4 +121,4 @@ def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image]
     check_references("language drift", references)
     if not drawn:
         raise FewShotError("language drift needs pictures of the class alone; draw at least one")
-    return float((eyes.images(drawn) @ eyes.images(references).T).mean())
+    return float((embedder.images(drawn) @ embedder.images(references).T).mean())

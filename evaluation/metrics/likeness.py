@@ -14,7 +14,7 @@ from PIL import Image
 from ...core.errors import FewShotError
 from ...core.values import Prompt
 from ...vision.embedders.dino import Dino
-from .cut_out import Cutter
+from .cut_out import SubjectSegmenter
 from .metric import check_pairs
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ Segment = Callable[[Image.Image], "Image.Image | None"]
 """Gives the mask of the subject in a picture (mode L, white on it), or None where it is not there."""
 
 
-class Eyes(Protocol):
+class Embedder(Protocol):
     """What gives pictures unit embeddings: a `Clip`, a `Dino`."""
 
     @property
@@ -81,8 +81,10 @@ class MaskedLikeness:
     over `segment`.
     """
 
-    def __init__(self, eyes: Eyes, segment: Segment, name: str, masks: Sequence[tuple[Image.Image, Image.Image]] = ()):
-        self.eyes, self.segment = eyes, segment
+    def __init__(
+        self, embedder: Embedder, segment: Segment, name: str, masks: Sequence[tuple[Image.Image, Image.Image]] = ()
+    ):
+        self.embedder, self.segment = embedder, segment
         self.masks = {_print(image): mask for image, mask in masks}
         self.name = f"masked {name}"
         self._found: dict[bytes, bool] = {}  # of each picture in which the subject was looked for
@@ -90,10 +92,10 @@ class MaskedLikeness:
     @property
     def model_id(self) -> str:
         """The model, what cuts out, and how often that found nothing so far: read it after scoring."""
-        by = f" by {self.segment.name}" if isinstance(self.segment, Cutter) else ""
+        by = f" by {self.segment.name}" if isinstance(self.segment, SubjectSegmenter) else ""
         asked, nothing = len(self._found), sum(not there for there in self._found.values())
         told = f"; nothing found in {nothing} of {asked} pictures" if asked else ""
-        return f"{self.eyes.model_id} on cut-outs{by}{told}"
+        return f"{self.embedder.model_id} on cut-outs{by}{told}"
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
@@ -113,8 +115,8 @@ class MaskedLikeness:
         if len(there) < len(images):
             log.warning("%s: no subject in %d of %d pictures", self.name, len(images) - len(there), len(images))
         if there:
-            seen = self.eyes.images([cut for cut in cuts if cut is not None])
-            scores[there] = (seen @ self.eyes.images(known).T).mean(-1)
+            seen = self.embedder.images([cut for cut in cuts if cut is not None])
+            scores[there] = (seen @ self.embedder.images(known).T).mean(-1)
         return scores
 
     def _cut(self, image: Image.Image) -> Image.Image | None:

@@ -12,7 +12,7 @@ from PIL import Image
 from ...core.errors import FewShotError
 from ...core.values import Concept, Prompt
 from ...vision.embedders.clip import Clip
-from ..evaluate import Measure
+from ..measurement import Measure
 from ..prompts.lists import RELATIONS
 from .metric import check_pairs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ..comfy import host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor
 from ..schema.fingerprints import PAGES, models_print
-from ..schema.metric_inputs import NONE, measures_for, measuring_inputs
+from ..schema.metric_inputs import MetricChoices, measurement_plan, metric_inputs
 from ..schema.sockets import Adapter, Base, Prompts, Set
 
 CATEGORY = "few-shot/look"
@@ -40,7 +41,7 @@ def drawing_inputs(pairs: int) -> list[io.Input]:
         ),
         io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps."),
         io.Float.Input("guidance", default=7.0, min=1.0, max=30.0, step=0.5, tooltip="Classifier-free guidance."),
-        *measuring_inputs(),
+        *metric_inputs(),
         io.String.Input("negative", default="", advanced=True, tooltip="What the pictures should not show."),
         io.Int.Input("width", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."),
         io.Int.Input("height", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."),
@@ -220,29 +221,33 @@ def evaluated(
 ) -> tuple[Any, Path]:
     """Draws, scores and writes the report; gives the evaluation and its page."""
     from ...augmentation.images.load import load_mask, load_picture
-    from ...evaluation.evaluate import Asked, evaluate
-    from ...evaluation.match_prompts import asked_about
+    from ...evaluation.evaluate import evaluate
+    from ...evaluation.match_prompts import match_concept
     from ...evaluation.report import evaluation as evaluation_report
-    from ...evaluation.samples import DrawSettings
+    from ...evaluation.samples import DrawSettings, SamplingContext
 
-    set, drift, pairs = values.pop("set", None), values.pop("drift"), values.pop("pairs")
-    chosen = {name: values.pop(name) for name in ("clip", "dino", "preferences", "cut_out")}
-    chosen["asked"] = values.pop("asked", NONE)
+    training_set, drift, pairs = values.pop("set", None), values.pop("drift"), values.pop("pairs")
+    choices = MetricChoices.pop_from(values)
     settings = DrawSettings(**values)
-    concept, samples, told = (None, (), ()) if set is None else asked_about(set, prompts)
+    concept, samples, left_out = (None, (), ()) if training_set is None else match_concept(training_set, prompts)
     with host.engine(node_id) as watcher:
         references = [load_picture(sample.image) for sample in samples]
-        masked = [(r, load_mask(s.mask)) for r, s in zip(references, samples, strict=True) if s.mask is not None]
-        by = measures_for(base, concept, **chosen, masks=masked)
-        noun = concept.noun if concept is not None else ""
-        asked = Asked(references, noun, drift, by.distance, by.distance_id, (*told, *by.left_out))
-        place = (host.samples_folder(), host.device(), asked, watcher, host.TOKENIZER)
-        found = evaluate(base, candidates, prompts, by.measures, settings, *place)
+        masks = [(r, load_mask(s.mask)) for r, s in zip(references, samples, strict=True) if s.mask is not None]
+        plan = measurement_plan(base, concept, choices, masks)
+        plan = replace(
+            plan,
+            references=references,
+            noun=concept.noun if concept is not None else "",
+            drift=drift,
+            left_out=(*left_out, *plan.left_out),
+        )
+        context = SamplingContext(host.samples_folder(), host.device(), watcher, host.TOKENIZER)
+        evaluation = evaluate(base, candidates, prompts, plan, settings, context)
     folder = host.free_path(host.evaluations_folder(), "sweep" if path else "evaluation", "")
     title = f"{'Strengths' if path else 'Evaluation'} on {base.name}"
-    page = evaluation_report.write(found, folder, title, path, pairs)
+    page = evaluation_report.write(evaluation, folder, title, path, pairs)
     PAGES.wrote(node_id, page)
-    return found, page
+    return evaluation, page
 
 
 def shown(cls: type[io.ComfyNode], found: Any, page: Path, path: bool, more: list[Any]) -> io.NodeOutput:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
 from ..augment.captions import CAPTIONER_PLACES
@@ -14,6 +15,9 @@ from ..augment.segment import PLACES, chosen, finder_of, masker_of, pocket_finde
 from ..comfy import host
 from ..comfy.host import io
 from .validation_inputs import AUTO, CLIPS, DINOS, HPS, NONE, OFF, OR_FETCH, PICK, clip_for, plain
+
+if TYPE_CHECKING:
+    from ...evaluation.measurement import Measure, MeasurementPlan
 
 log = logging.getLogger(__name__)
 REWARD = "imagereward"
@@ -37,8 +41,8 @@ MISSING = {
 REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
 
 
-def measuring_inputs() -> list[io.Input]:
-    """The models that tell how good pictures are."""
+def metric_inputs() -> list[io.Input]:
+    """Widgets that choose the models of metrics."""
     from ...vision.find import finders
 
     return [
@@ -74,7 +78,7 @@ def measuring_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "asked",
-            options=[NONE, *askers()],
+            options=[NONE, *vlm_folders()],
             default=NONE,
             optional=True,
             advanced=True,
@@ -84,18 +88,18 @@ def measuring_inputs() -> list[io.Input]:
     ]
 
 
-def askers() -> dict[str, Path]:
+def vlm_folders() -> dict[str, Path]:
     """The vision-language models on the disk, by their names."""
     from ...vision.find import CHATTING, find
 
     return find(host.model_roots(*CAPTIONER_PLACES), CHATTING)
 
 
-def asker(name: str) -> Any:
+def open_vlm(name: str) -> Any:
     """The one that the widget names. It waits on the host until it is asked: the base draws first."""
     from ...vision.captioners import open_captioner
 
-    known = askers()
+    known = vlm_folders()
     if name not in known:
         raise FewShotError(f"there is no vision-language model {name!r}; there are {', '.join(known) or 'none'}")
     opened: Any = open_captioner(known[name], host.device())
@@ -104,104 +108,113 @@ def asker(name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """The metrics, how different two pictures are and by which model (None without one), and what has no model."""
+class MetricChoices:
+    """What the widgets of `metric_inputs` choose."""
 
-    measures: list[Any]
-    distance: Any
-    distance_id: str
-    left_out: tuple[str, ...]
+    clip: str
+    dino: str
+    preferences: str
+    cut_out: str
+    asked: str = NONE
+
+    @classmethod
+    def pop_from(cls, values: dict[str, Any]) -> MetricChoices:
+        """Takes these widgets out of a node's values."""
+        chosen = {name: values.pop(name) for name in ("clip", "dino", "preferences", "cut_out")}
+        return cls(**chosen, asked=values.pop("asked", NONE))
 
 
-def measures_for(
-    base: Any,
-    concept: Any,
-    clip: str,
-    dino: str,
-    preferences: str,
-    cut_out: str,
-    masks: Sequence[tuple] = (),
-    asked: str = NONE,
-) -> Measuring:
-    """The metrics that the widgets choose. What "auto" does not find is told with the file and folder it wants.
+def measurement_plan(base: Any, concept: Any, choices: MetricChoices, masks: Sequence[tuple] = ()) -> MeasurementPlan:
+    """The metrics that the widgets choose, yet without references. What "auto" does not find is named with the file
+    and folder it wants.
 
-    A relation is measured by its own metrics first; `concept` is None where no pictures are connected. `masks` are the
-    references that have a mask of their own, with it.
+    A relation is measured by its own metrics first; `concept` is None where no pictures are connected. `masks` are
+    pairs of a reference and its mask.
     """
-    from ...evaluation.evaluate import Measure
-    from ...evaluation.metrics.clip import ClipImage, ClipText
-    from ...evaluation.metrics.likeness import DinoImage, MaskedLikeness
+    from ...evaluation.measurement import Measure, MeasurementPlan
+    from ...evaluation.metrics.clip import ClipText
     from ...evaluation.metrics.relation import relation_measures
-    from ...evaluation.metrics.vlm_questions import asked_measures
+    from ...evaluation.metrics.vlm_questions import vlm_measures
     from ...vision.embedders.clip import Clip
     from ...vision.embedders.clip_vision import eyes_in
-    from ...vision.embedders.dino import Dino
 
     noun = concept.noun if concept is not None else ""
-    if cut_out != NONE and not noun:
+    if choices.cut_out != NONE and not noun:
         raise FewShotError("a cut-out is found by the subject's noun: connect its SET, or set cut_out to none")
     device = host.device()
-    folder = clip_folder(base, clip)
-    seer = None if folder is None else Clip(folder, device)
-    eyes = [eyes_in(path, device) for path in dino_folders(dino)]
-    found = [] if asked == NONE else asked_measures(asker(asked), concept)
-    found += relation_measures(seer, concept) if seer is not None and concept is not None else []
-    for number, one in enumerate(eyes):
-        metric = DinoImage(one) if isinstance(one, Dino) else ClipImage(one)
-        if any(m.metric.name == metric.name for m in found):
-            metric.name += f" {called(one)}"
-        found.append(Measure(metric, "subject"))
-        if cut_out != NONE and number == 0:
-            found.append(Measure(MaskedLikeness(one, cutter(cut_out, noun), metric.name, masks), "subject"))
-    if seer is not None:
-        whole = ClipImage(seer)
-        if any(m.metric.name == whole.name for m in found):
-            whole.name += f" {called(seer)}"
-        found += [Measure(whole, "subject"), Measure(ClipText(seer), "prompt")]
-        if cut_out != NONE:
-            found.append(Measure(MaskedLikeness(seer, cutter(cut_out, noun), whole.name, masks), "subject"))
-    found += [] if preferences == OFF else preferred(device)
-    log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in found) or "nothing")
-    missing = lacking(clip, dino, preferences, seer, [one.kind for one in eyes])
-    distance, distance_id = told_apart([*eyes, *([seer] if seer is not None else [])], missing)
+    folder = clip_folder(base, choices.clip)
+    clip = None if folder is None else Clip(folder, device)
+    embedders = [eyes_in(path, device) for path in dino_folders(choices.dino)]
+    measures = [] if choices.asked == NONE else vlm_measures(open_vlm(choices.asked), concept)
+    measures += relation_measures(clip, concept) if clip is not None and concept is not None else []
+    for number, embedder in enumerate(embedders):
+        cut_out = choices.cut_out if number == 0 else NONE
+        measures += likeness_measures(embedder, {m.name for m in measures}, cut_out, noun, masks)
+    if clip is not None:
+        likeness, *masked = likeness_measures(clip, {m.name for m in measures}, choices.cut_out, noun, masks)
+        measures += [likeness, Measure(ClipText(clip), "prompt"), *masked]
+    measures += [] if choices.preferences == OFF else preferred(device)
+    log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in measures) or "nothing")
+    missing = missing_models(choices, clip, [embedder.kind for embedder in embedders])
+    distance, distance_id = image_distance([*embedders, *([clip] if clip is not None else [])], missing)
     for line in missing:
         log.info("left out: %s", line)
-    return Measuring(found, distance, distance_id, tuple(missing))
+    return MeasurementPlan(measures, distance=distance, distance_id=distance_id, left_out=tuple(missing))
 
 
-def called(eyes: Any) -> str:
-    """What a model's file or folder is called, as the widgets list it."""
+def likeness_measures(
+    embedder: Any, taken: AbstractSet[str], cut_out: str, noun: str, masks: Sequence[tuple]
+) -> list[Measure]:
+    """Likeness by one embedder, and that of cut-outs unless `cut_out` is none; `taken` are the names in use."""
+    from ...evaluation.measurement import Measure
+    from ...evaluation.metrics.clip import ClipImage
+    from ...evaluation.metrics.likeness import DinoImage, MaskedLikeness
+    from ...vision.embedders.dino import Dino
+
+    metric = DinoImage(embedder) if isinstance(embedder, Dino) else ClipImage(embedder)
+    if metric.name in taken:
+        metric.name += f" {listed_name(embedder)}"
+    measures = [Measure(metric, "subject")]
+    if cut_out != NONE:
+        measures.append(
+            Measure(MaskedLikeness(embedder, subject_segmenter(cut_out, noun), metric.name, masks), "subject")
+        )
+    return measures
+
+
+def listed_name(embedder: Any) -> str:
+    """The name of an embedder's file or folder, as the widgets list it."""
     from ...vision.embedders.clip_vision import ClipVision
 
-    return eyes.file.stem if isinstance(eyes, ClipVision) else eyes.folder.name
+    return embedder.file.stem if isinstance(embedder, ClipVision) else embedder.folder.name
 
 
-def lacking(clip: str, dino: str, preferences: str, seer: Any, kinds: Sequence[str]) -> list[str]:
+def missing_models(choices: MetricChoices, clip: Any, kinds: Sequence[str]) -> list[str]:
     """What "auto" looked for and did not find, a line each, with the file and folder that it wants."""
-    told = []
-    if clip == AUTO and seer is None:
-        told.append(MISSING["CLIP"])
-    if dino == AUTO:
-        told += [MISSING["DINO"]] if "vit" not in kinds else []
-        told += [] if any(kind.startswith("dinov2") for kind in kinds) else [MISSING["DINOv2"]]
-    if preferences == AUTO:
+    missing = []
+    if choices.clip == AUTO and clip is None:
+        missing.append(MISSING["CLIP"])
+    if choices.dino == AUTO:
+        missing += [MISSING["DINO"]] if "vit" not in kinds else []
+        missing += [] if any(kind.startswith("dinov2") for kind in kinds) else [MISSING["DINOv2"]]
+    if choices.preferences == AUTO:
         there = preference_folders()
-        told += [MISSING[name] for name in (PICK, HPS, REWARD) if name not in there]
-    return told
+        missing += [MISSING[name] for name in (PICK, HPS, REWARD) if name not in there]
+    return missing
 
 
-def told_apart(seers: Sequence[Any], missing: list[str]) -> tuple[Any, str]:
-    """How different two pictures are, and by which model; a line into `missing` where it is not LPIPS."""
-    from ...evaluation.metrics.diversity import apart, lpips_weights, opened_lpips
+def image_distance(embedders: Sequence[Any], missing: list[str]) -> tuple[Any, str]:
+    """The distance between pictures and the model behind it; adds a line to `missing` where that is not LPIPS."""
+    from ...evaluation.metrics.diversity import cosine_distance, lpips_weights, open_lpips
 
     file = lpips_weights(host.model_roots("lpips"))
     if file is not None:
-        return opened_lpips(file), f"LPIPS 0.1 with {file.name}"
-    if not seers:
+        return open_lpips(file), f"LPIPS 0.1 with {file.name}"
+    if not embedders:
         return None, ""
-    name = f"1 - cosine of {seers[0].model_id}"
+    name = f"1 - cosine of {embedders[0].model_id}"
     missing.append(MISSING["LPIPS"].format(name=name))
-    return apart(seers[0]), name
+    return cosine_distance(embedders[0]), name
 
 
 def clip_folder(base: Any, clip: str) -> Path | None:
@@ -232,19 +245,19 @@ def preference_folders() -> dict[str, Path]:
 
 def preferred(device: Any) -> list[Any]:
     """Those models, ready to measure."""
-    from ...evaluation.evaluate import Measure
+    from ...evaluation.measurement import Measure
     from ...evaluation.metrics.preference import HumanPreference, ImageReward, PickScore
 
     kinds: dict[str, Any] = {REWARD: ImageReward, PICK: PickScore, HPS: HumanPreference}
     return [Measure(kinds[name](folder, device), "preference") for name, folder in preference_folders().items()]
 
 
-def cutter(model: str, noun: str) -> Any:
+def subject_segmenter(model: str, noun: str) -> Any:
     """Finds the subject by its noun with this model, and outlines it with what Segment by Prompt would take."""
-    from ...evaluation.metrics.cut_out import Cutter
+    from ...evaluation.metrics.cut_out import SubjectSegmenter
     from ...vision.model_ids import model_id
 
     finder, masker = chosen(model, AUTO)
     names = [model_id(place, "") for place in (finder, masker) if place is not None]
     outlines = None if masker is None else masker_of(masker)
-    return Cutter(finder_of(finder), outlines, noun, " and ".join(names))
+    return SubjectSegmenter(finder_of(finder), outlines, noun, " and ".join(names))

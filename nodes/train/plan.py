@@ -15,7 +15,7 @@ from .subject import check_subject
 CATEGORY = "few-shot/train"
 
 
-class TrainingPlan(io.ComfyNode):
+class TrainingPlanNode(io.ComfyNode):
     """A dry run of Train Subject."""
 
     @classmethod

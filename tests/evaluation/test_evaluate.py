@@ -14,13 +14,14 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Adapter, LowRank, Prompt, PromptSet
 from comfyui_fewshot.evaluation import evaluate as evaluating
 from comfyui_fewshot.evaluation import samples as drawing
-from comfyui_fewshot.evaluation.evaluate import Asked, Evaluation, Measure, evaluate, unrelated
+from comfyui_fewshot.evaluation.evaluate import Evaluation, evaluate, unrelated
+from comfyui_fewshot.evaluation.measurement import Measure, MeasurementPlan
 from comfyui_fewshot.evaluation.prompts.sets import bounded, for_trigger
 from comfyui_fewshot.evaluation.report import evaluation as evaluation_report
 from comfyui_fewshot.evaluation.report.blind_test import Comparison, pairs_of, wilson, win_rates
 from comfyui_fewshot.evaluation.report.grids import before_after
 from comfyui_fewshot.evaluation.report.provenance import provenance
-from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings, draw
+from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
 from comfyui_fewshot.evaluation.selection import Point
 from comfyui_fewshot.evaluation.set_metrics import DIV, PRES, VARIED
 from comfyui_fewshot.evaluation.watermark import detected
@@ -73,6 +74,10 @@ class Counting(Silent):
         self.told.append((done, total, text, picture))
 
 
+def context(cache, watcher=None):
+    return SamplingContext(cache, "cpu", watcher or Silent())
+
+
 def distance(images):
     return torch.ones(len(images), len(images))
 
@@ -81,8 +86,8 @@ def distance(images):
 def found(base, tmp_path_factory):
     candidates = [Candidate("one", adapter_of(base, 1)), Candidate("two", adapter_of(base, 2), 0.5)]
     references = [Image.new("RGB", (64, 64), colour) for colour in ("red", "white")]
-    asked = Asked(references, "cat", 2, distance, "a ruler", ["PickScore: put it there"])
-    return evaluate(base, candidates, PROMPTS, MEASURES, FAST, tmp_path_factory.mktemp("samples"), "cpu", asked)
+    plan = MeasurementPlan(MEASURES, references, "cat", 2, distance, "a ruler", ["PickScore: put it there"])
+    return evaluate(base, candidates, PROMPTS, plan, FAST, context(tmp_path_factory.mktemp("samples")))
 
 
 def test_a_further_adapter_draws_its_own_samples_only(base, tmp_path, monkeypatch):
@@ -92,25 +97,25 @@ def test_a_further_adapter_draws_its_own_samples_only(base, tmp_path, monkeypatc
         drawing, "sample", lambda n, prompts, *a, **k: drawn.extend(prompts) or real(n, prompts, *a, **k)
     )
     everyone = [Candidate("base"), Candidate("one", adapter_of(base, 1))]
-    first = draw(base, everyone, PROMPTS, FAST, tmp_path, "cpu")
+    first = draw(base, everyone, PROMPTS, FAST, context(tmp_path))
     assert sorted(drawn) == sorted(["a cat", "a cat at night", "a sks cat", "a sks cat at night"] * 2)
     drawn.clear()
     watcher = Counting()
     everyone.append(Candidate("two", adapter_of(base, 2)))
-    again = draw(base, everyone, PROMPTS, FAST, tmp_path, "cpu", watcher)
+    again = draw(base, everyone, PROMPTS, FAST, context(tmp_path, watcher))
     assert len(drawn) == 4 and list(again[0]) == list(first[0]) and list(again[1]) == list(first[1]) != list(again[2])
     assert watcher.told[0][:2] == (11, 12) and watcher.told[0][3] is not None and watcher.told[-1][:2] == (12, 12)
     drawn.clear()
-    draw(base, [Candidate("renamed", adapter_of(base, 2))], PROMPTS, FAST, tmp_path, "cpu")
+    draw(base, [Candidate("renamed", adapter_of(base, 2))], PROMPTS, FAST, context(tmp_path))
     assert not drawn, "a name is no content"
-    draw(base, [Candidate("two", adapter_of(base, 2), 0.5)], PROMPTS, FAST, tmp_path, "cpu")
+    draw(base, [Candidate("two", adapter_of(base, 2), 0.5)], PROMPTS, FAST, context(tmp_path))
     assert len(drawn) == 4
 
 
 def test_pictures_stay_on_the_disk_until_they_are_asked_for(base, tmp_path):
     """And what is damaged there is named."""
     few = DrawSettings(steps=1, guidance=1.0)
-    (kept,) = draw(base, [Candidate("base")], PROMPTS, few, tmp_path, "cpu")
+    (kept,) = draw(base, [Candidate("base")], PROMPTS, few, context(tmp_path))
     assert len(kept) == 2 and kept[0].size == kept[1:][0].size == (64, 64) and kept[-1] == list(kept)[1]
     kept.files[1].write_bytes(b"no picture")
     assert kept[0].mode == "RGB"
@@ -128,10 +133,10 @@ def test_cancelled_work_goes_on(base, tmp_path, monkeypatch):
 
     few = DrawSettings(count=1, steps=1, guidance=1.0, batch=1)
     with pytest.raises(KeyboardInterrupt):
-        draw(base, [Candidate("base")], PROMPTS, few, tmp_path, "cpu", Cancel())
+        draw(base, [Candidate("base")], PROMPTS, few, context(tmp_path, Cancel()))
     assert len(list(tmp_path.rglob("*.png"))) == 1 and not list(tmp_path.rglob("*.draft"))
     watcher = Counting()
-    draw(base, [Candidate("base")], PROMPTS, few, tmp_path, "cpu", watcher)
+    draw(base, [Candidate("base")], PROMPTS, few, context(tmp_path, watcher))
     assert [t[0] for t in watcher.told] == [2, 2]
 
 
@@ -139,7 +144,7 @@ def test_the_mark_is_off_until_asked_for(base, tmp_path):
     few = dict(count=1, steps=1, guidance=1.0)
     one = PromptSet(PROMPTS.prompts[:1])
     (plain,), (worn,) = (
-        draw(base, [Candidate("base")], one, DrawSettings(**few, watermark=w), tmp_path, "cpu")[0]
+        draw(base, [Candidate("base")], one, DrawSettings(**few, watermark=w), context(tmp_path))[0]
         for w in (False, True)
     )
     assert plain != worn and detected(worn) and not detected(plain)
@@ -148,22 +153,23 @@ def test_the_mark_is_off_until_asked_for(base, tmp_path):
 def test_what_cannot_be_drawn_is_refused(base, tmp_path):
     other = Candidate("xl", adapter_of(base, 1, family="sdxl"))
     with pytest.raises(FewShotError, match="adapter xl is for sdxl and the base pocket is"):
-        draw(base, [other], PROMPTS, FAST, tmp_path, "cpu")
+        draw(base, [other], PROMPTS, FAST, context(tmp_path))
     nameless = Candidate("quiet", adapter_of(base, 1, trigger=""))
     with pytest.raises(FewShotError, match="quiet names no trigger phrase"):
-        draw(base, [nameless], PROMPTS, FAST, tmp_path, "cpu")
+        draw(base, [nameless], PROMPTS, FAST, context(tmp_path))
     with pytest.raises(FewShotError, match="there is no prompt"):
-        evaluate(base, [], PromptSet(()), MEASURES, FAST, tmp_path, "cpu")
+        evaluate(base, [], PromptSet(()), MeasurementPlan(MEASURES), FAST, context(tmp_path))
     with pytest.raises(FewShotError, match="two candidates have the same name"):
-        evaluate(base, [Candidate("base", adapter_of(base, 1))], PROMPTS, MEASURES, FAST, tmp_path, "cpu")
+        same = [Candidate("base", adapter_of(base, 1))]
+        evaluate(base, same, PROMPTS, MeasurementPlan(MEASURES), FAST, context(tmp_path))
 
 
 def test_what_cannot_be_measured_is_left_out_by_name(base, tmp_path):
     few = DrawSettings(steps=1, guidance=1.0)
-    found = evaluate(base, [], PROMPTS, MEASURES, few, tmp_path, "cpu", Asked(drift=2))
+    found = evaluate(base, [], PROMPTS, MeasurementPlan(MEASURES, drift=2), few, context(tmp_path))
     assert list(found.scores) == ["CLIP-T"] and not found.points and found.best is None
     assert [reason.split(":")[0] for reason in found.left_out] == ["DINO", VARIED, PRES]
-    bare = evaluate(base, [Candidate("one", adapter_of(base, 1))], PROMPTS, (), few, tmp_path, "cpu")
+    bare = evaluate(base, [Candidate("one", adapter_of(base, 1))], PROMPTS, MeasurementPlan(), few, context(tmp_path))
     assert not bare.scores and bare.left_out[0].startswith("all numbers: there is no model that measures; put")
     assert "left out: all numbers" in evaluation_report.lines(bare)
     text = evaluation_report.write(bare, tmp_path).read_text("utf-8")
@@ -181,8 +187,8 @@ class Damaged(Brightness):
 def test_a_metric_that_gives_no_numbers_does_not_cost_the_others(base, tmp_path, axis):
     reference = (Image.new("RGB", (8, 8), "white"),)
     broken = Measure(Damaged("Broken"), axis)
-    asked = Asked(references=reference, noun="cat", drift=2)
-    found = evaluate(base, [], PROMPTS, (broken, *MEASURES), FAST, tmp_path, "cpu", asked)
+    plan = MeasurementPlan((broken, *MEASURES), reference, noun="cat", drift=2)
+    found = evaluate(base, [], PROMPTS, plan, FAST, context(tmp_path))
     assert list(found.scores) == [m.name for m in MEASURES] and "Broken" not in found.models
     assert "Broken: 4 of its scores are not numbers; its model's files may be damaged" in found.left_out
     assert evaluation_report.write(found, tmp_path).is_file()
@@ -211,14 +217,15 @@ def test_all_is_drawn_before_the_first_metric_takes_memory(base, tmp_path, monke
     real = evaluating.draw
     monkeypatch.setattr(evaluating, "draw", lambda *a, **k: order.append("draw") or real(*a, **k))
 
-    class Told(Brightness):
+    class Recorded(Brightness):
         def scores(self, *given):
             order.append("score")
             return super().scores(*given)
 
     few = DrawSettings(steps=1, guidance=1.0)
-    asked = Asked([Image.new("RGB", (64, 64), "red")], "cat", 2, distance)
-    found = evaluate(base, [], PROMPTS, [Measure(Told("DINO"), "subject")], few, tmp_path, "cpu", asked)
+    reference = Image.new("RGB", (64, 64), "red")
+    plan = MeasurementPlan([Measure(Recorded("DINO"), "subject")], [reference], "cat", 2, distance)
+    found = evaluate(base, [], PROMPTS, plan, few, context(tmp_path))
     assert order == ["draw", "draw", "score", "score"] and set(found.whole) == {PRES, DIV}
 
 
@@ -226,7 +233,7 @@ def test_a_known_ceiling_stands_for_the_references(base, tmp_path):
     ceiling = (Measure(Brightness("relation accuracy"), "subject", ceiling=1.0), MEASURES[1])
     few = DrawSettings(steps=1, guidance=1.0)
     references = [Image.new("RGB", (64, 64), colour) for colour in ("red", "white")]
-    found = evaluate(base, [], PROMPTS, ceiling, few, tmp_path, "cpu", Asked(references))
+    found = evaluate(base, [], PROMPTS, MeasurementPlan(ceiling, references), few, context(tmp_path))
     assert found.likeness == 1.0 and len(found.points) == 1
 
 

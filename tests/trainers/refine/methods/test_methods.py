@@ -71,7 +71,7 @@ def test_a_likeness_has_a_gradient_where_the_subject_is_named(tmp_path):
     prompts = [Prompt("a sks cat", "a cat"), Prompt("a cat", "a cat")]
     pixels = torch.stack([torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])]).view(2, 3, 1, 1)
     pixels = pixels.expand(2, 3, 64, 64).clone().requires_grad_(True)
-    with judge.awake():
+    with judge.on_device():
         found = judge.gradients(pixels, prompts)
     torch.testing.assert_close(
         found.detach().double(), judge.scores(pictures, prompts), atol=1e-4, rtol=0, equal_nan=True
