@@ -1,24 +1,23 @@
-"""Numbers of several candidates (the base, adapters, strengths of one) on the same prompts and seeds."""
+"""Metrics of several candidates (the base, adapters, strengths of one adapter) on the same prompts and seeds."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from PIL import Image
 
 from ..core.errors import FewShotError
-from ..core.statistics import Interval, bootstrap_interval
 from ..core.values import BaseModelRef, Prompt, PromptSet
 from .measurement import Measure, MeasurementPlan, first_of
 from .metrics.metric import Metric
+from .result import Evaluation, EvaluationSamples, MetricScores
 from .samples import Candidate, DrawSettings, ImageFiles, SamplingContext, draw
 from .score import ScoreRequest, cached_embeddings, model_on_device, score_images
-from .selection import Anchors, Point
+from .selection import Point
 from .set_metrics import PRES, VARIED, class_prompt, diversities, language_drift
 
 log = logging.getLogger(__name__)
@@ -26,88 +25,6 @@ NO_METRIC = (
     "all numbers: there is no model that measures; put the folder of a transformers CLIPModel, such as "
     "openai/clip-vit-base-patch32, and of a DINO, such as facebook/dinov2-small, into models/clip_vision"
 )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was drawn and found. Pictures and scores go prompt by prompt, `count` of each; the base is the first."""
-
-    base: str
-    candidates: tuple[Candidate, ...]
-    prompts: tuple[Prompt, ...]
-    settings: DrawSettings
-    images: Sequence[Sequence[Image.Image]]
-    scores: Mapping[str, Sequence[Sequence[float]]]
-    """by metric: for each candidate a score for each picture"""
-    whole: Mapping[str, Sequence[float | None]]
-    """by metric of whole sets of pictures: a value for each candidate; None where it cannot be told"""
-    models: Mapping[str, str]
-    """which model gave each metric's numbers"""
-    axes: Mapping[str, str]
-    left_out: tuple[str, ...] = ()
-    points: tuple[Point, ...] = ()
-    likeness: float = 1.0
-    references: Sequence[Image.Image] = field(default=(), compare=False)
-    note: str = ""
-    """of the prompt set: what is to be known of where its prompts come from"""
-
-    @property
-    def groups(self) -> list[int]:
-        """The prompt of each picture."""
-        return [number for number in range(len(self.prompts)) for _ in range(self.settings.count)]
-
-    def interval(self, metric: str, candidate: int) -> Interval:
-        """The mean score with its 95 % bootstrap interval over prompts."""
-        return bootstrap_interval(self.scores[metric][candidate], self.groups, resamples=2000)
-
-    def named(self, axis: str) -> str | None:
-        """The first metric of an axis: it is that axis of the frontier."""
-        return next((name for name, of in self.axes.items() if of == axis), None)
-
-    @property
-    def anchors(self) -> Anchors | None:
-        return Anchors(self.points[0], self.likeness) if self.points else None
-
-    @property
-    def frontier(self) -> tuple[float, ...]:
-        """The score of each candidate by `selection`; the untrained base has 0. Empty without both fidelities."""
-        anchors = self.anchors
-        return tuple(anchors.score(point) for point in self.points) if anchors else ()
-
-    @property
-    def best(self) -> int | None:
-        """The candidate with the best score, never the base; None where nothing was gained or cannot be told."""
-        scores = self.frontier
-        if len(scores) < 2:
-            return None
-        number = max(range(1, len(scores)), key=scores.__getitem__)
-        return number if scores[number] > 0 else None
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON: settings, prompts, and each candidate's means, intervals and scores."""
-        rows = []
-        for number, one in enumerate(self.candidates):
-            found = {}
-            for name, scores in self.scores.items():
-                mean = self.interval(name, number)
-                found[name] = {"mean": mean.mean, "interval": [mean.low, mean.high], "scores": list(scores[number])}
-            found |= {name: {"mean": values[number]} for name, values in self.whole.items()}
-            row: dict[str, Any] = {"name": one.name, "strength": one.strength, "metrics": found}
-            if one.adapter is not None:
-                row |= {"key": one.adapter.key, "trigger": one.adapter.trigger}
-            if self.frontier:
-                row["score"] = self.frontier[number]
-            rows.append(row)
-        return {
-            "base": self.base,
-            "prompts": [{"text": prompt.text, "stripped": prompt.stripped} for prompt in self.prompts],
-            "prompts_note": self.note,
-            "settings": vars(self.settings),
-            "models": dict(self.models),
-            "left_out": list(self.left_out),
-            "best": None if self.best is None else self.candidates[self.best].name,
-            "candidates": rows,
-        }
 
 
 def evaluate(
@@ -143,32 +60,25 @@ def evaluate(
     plan = replace(plan, measures=measures)
     class_images = class_images if first_of("subject", measures) else []
     groups = [prompt.text for prompt in prompt_of_image] if settings.count > 1 else []
-    whole = _set_metrics(plan, images, class_images, groups, context, left_out)
+    per_set = _set_metrics(plan, images, class_images, groups, context, left_out)
     points, likeness = _points(plan, scores, unrelated_fit, context.device)
     log.info("evaluated %d candidates on %d prompts", len(everyone), len(prompts.prompts))
+    models = {m.name: m.metric.model_id for m in measures} | _set_metric_models(per_set, plan)
+    axes = {m.name: m.axis for m in measures}
     return Evaluation(
-        base=base.name,
-        candidates=everyone,
-        prompts=prompts.prompts,
-        settings=settings,
-        images=images,
-        scores=scores,
-        whole=whole,
-        models={m.name: m.metric.model_id for m in measures} | _set_metric_models(whole, plan),
-        axes={m.name: m.axis for m in measures},
-        left_out=tuple(left_out),
-        points=points,
-        likeness=likeness,
-        references=plan.references,
-        note=prompts.note,
+        EvaluationSamples(base.name, everyone, prompts.prompts, settings, images, prompts.note),
+        MetricScores(scores, per_set, models, axes, tuple(left_out)),
+        points,
+        likeness,
+        plan.references,
     )
 
 
-def _set_metric_models(whole: Mapping[str, Sequence[float | None]], plan: MeasurementPlan) -> dict[str, str]:
+def _set_metric_models(per_set: Mapping[str, Sequence[float | None]], plan: MeasurementPlan) -> dict[str, str]:
     """The model of each metric of whole sets of pictures."""
     subject = first_of("subject", plan.measures)
     model = f"{subject.name} of {subject.metric.model_id}" if subject else ""
-    return {name: model if name == PRES else plan.distance_id for name in whole}
+    return {name: model if name == PRES else plan.distance_id for name in per_set}
 
 
 def _check(everyone: Sequence[Candidate], prompts: PromptSet, measures: Sequence[Measure]) -> None:

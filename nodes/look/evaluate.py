@@ -180,7 +180,7 @@ class StrengthSweep(io.ComfyNode):
 
         candidates = [Candidate(f"{value:.4g}", adapter, value) for value in numbers(strengths)]
         found, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, True, values)
-        best = 1.0 if found.best is None else found.candidates[found.best].strength
+        best = 1.0 if found.best is None else found.samples.candidates[found.best].strength
         return shown(cls, found, page, True, [best])
 
 
