@@ -8,7 +8,8 @@ from .augment.priors import GeneratePriors
 from .augment.segment import SegmentByPrompt
 from .base.fetch import FetchModel
 from .base.load import BaseFromModel, LoadBase
-from .comfy.host import ComfyExtension, io, register_folders
+from .comfy.folders import register_folders
+from .comfy.host import ComfyExtension, io
 from .files.adapters import ApplyAdapter, LoadAdapter, SaveAdapter
 from .files.fuse import FuseAdapters
 from .look.evaluate import EvaluateLora, StrengthSweep

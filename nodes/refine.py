@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.errors import FewShotError
 from ..trainers.refine.settings import RefinementSettings
-from .comfy import host
+from .comfy import folders, host
 from .comfy.host import io
 from .schema.metric_inputs import HPS, MISSING, PICK, REWARD, clip_folder, dino_folders, preference_folders
 from .schema.sockets import Adapter, Base, Prompts, Reward, Set, Settings
@@ -49,14 +49,14 @@ class RewardNode(io.ComfyNode):
                 weight_input("hpsv2", 0.0, "Weight of HPSv2. 0 is off."),
                 io.Combo.Input(
                     "clip",
-                    options=[AUTO, *host.transformers_folders(CLIPS)],
+                    options=[AUTO, *folders.transformers_folders(CLIPS)],
                     default=AUTO,
                     tooltip="The CLIP of clip_text and clip_contrast: a folder of transformers in models/clip_vision. "
                     "auto takes the base's own or the first there.",
                 ),
                 io.Combo.Input(
                     "dino",
-                    options=[AUTO, NONE, *host.transformers_folders(DINOS)],
+                    options=[AUTO, NONE, *folders.transformers_folders(DINOS)],
                     default=AUTO,
                     tooltip="What sees the likeness: a DINO's folder of transformers in models/clip_vision. auto takes "
                     "the first there, else the CLIP, as none does.",
@@ -95,9 +95,9 @@ class RewardNode(io.ComfyNode):
         if likeness and not pictures:
             said.append("likeness is left out: no pictures of the subject are connected")
         elif likeness:
-            folders = dino_folders(dino)
-            own = folders[0] if folders else needed_clip(base, clip, "likeness")
-            terms.append(rewards.RewardTerm("DINO" if folders else "CLIP-I", own, likeness))
+            dinos = dino_folders(dino)
+            embedder = dinos[0] if dinos else needed_clip(base, clip, "likeness")
+            terms.append(rewards.RewardTerm("DINO" if dinos else "CLIP-I", embedder, likeness))
         value = rewards.Reward(tuple(terms), pictures)
         lines = [f"{term.kind} x {term.weight:g} ({term.folder.name})" for term in value.terms]
         report = "\n".join([*lines, *said])
@@ -222,7 +222,7 @@ class RefineLora(io.ComfyNode):
                 prompts,
                 reward,
                 settings,
-                host.runs_folder(),
+                folders.runs_folder(),
                 host.device(),
                 watcher,
                 name=run_name(f"refined {subject}"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor
 from ..schema.sockets import Set
@@ -107,21 +107,21 @@ class CaptionPictures(io.ComfyNode):
 def captioners() -> dict[str, Path]:
     from ...vision.find import CAPTIONERS, find
 
-    return find(host.model_roots(*CAPTIONER_PLACES), CAPTIONERS)
+    return find(folders.model_roots(*CAPTIONER_PLACES), CAPTIONERS)
 
 
 def writers() -> dict[str, Path]:
     from ...vision.find import WRITERS, find
 
-    return find(host.model_roots(*WRITER_PLACES), WRITERS)
+    return find(folders.model_roots(*WRITER_PLACES), WRITERS)
 
 
 def clips() -> dict[str, Path]:
     from ...vision.find import find
 
-    pocket = host.POCKET / "clip"
+    pocket = folders.POCKET / "clip"
     own = {POCKET: pocket} if (pocket / "config.json").is_file() else {}
-    return find(host.model_roots(*CLIP_PLACES), ("clip",)) | own
+    return find(folders.model_roots(*CLIP_PLACES), ("clip",)) | own
 
 
 class ExpandCaptions(io.ComfyNode):
@@ -236,7 +236,7 @@ class PromptInspiration(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=host.galleries(),
+                    options=folders.galleries(),
                     tooltip="Where to look: in ComfyUI's output or ComfyUI's input folder.",
                 ),
                 io.String.Input(
@@ -308,8 +308,8 @@ def opened_gallery(name: str) -> Any:
     """The gallery of the folder that the widget names, without what this pack itself keeps there."""
     from ...augmentation.gallery.index import Gallery
 
-    folder = host.gallery(name)
-    return Gallery(folder, host.gallery_index(folder), leave_out=("fewshot",))
+    folder = folders.gallery(name)
+    return Gallery(folder, folders.gallery_index(folder), leave_out=("fewshot",))
 
 
 def thumbnails(entries: Any, prompts: list[str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor, said_of
 from ..schema.sockets import Set
@@ -144,7 +144,7 @@ class SegmentPaste(io.ComfyNode):
 
         settings = PasteSettings(**values)
         with host.engine(cls.hidden.unique_id) as watcher:
-            result = paste(set, settings, host.sent_pictures_folder(), watcher)
+            result = paste(set, settings, folders.sent_pictures_folder(), watcher)
         made = result.made
         said = f"{said_of(result.pictures)}; {len(made)} are composites, {result.together} of them show two"
         report = "\n".join([said, *result.notes])

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from ...vision.find import finders
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor, said_of
 from ..schema.sockets import Base, Set
@@ -97,7 +97,7 @@ class GeneratePriors(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "clip",
-                    options=[AUTO, NONE, *host.transformers_folders(CLIPS)],
+                    options=[AUTO, NONE, *folders.transformers_folders(CLIPS)],
                     default=AUTO,
                     optional=True,
                     advanced=True,
@@ -106,7 +106,7 @@ class GeneratePriors(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "segmenter",
-                    options=[NONE, *finders(host.model_roots(*PLACES)), *pocket_finder()],
+                    options=[NONE, *finders(folders.model_roots(*PLACES)), *pocket_finder()],
                     default=NONE,
                     optional=True,
                     advanced=True,
@@ -132,7 +132,7 @@ class GeneratePriors(io.ComfyNode):
         settings = PriorSettings(**values, prompts=own)
         with host.engine(cls.hidden.unique_id) as watcher:
             made = make_priors(
-                base, set, settings, host.priors_folder(), host.device(), watcher, tokenizer_folder=host.TOKENIZER,
+                base, set, settings, folders.priors_folder(), host.device(), watcher, tokenizer_folder=host.TOKENIZER,
                 filters=filters_of(base, clip, segmenter),
             )  # fmt: skip
         report = said_of_priors(made)
@@ -158,12 +158,12 @@ def filters_of(base: Any, clip: str, segmenter: str) -> Any:
     elif clip == AUTO:
         log.info("priors are not looked at: there is no CLIP in models/clip_vision")
     if segmenter != NONE:
-        known = finders(host.model_roots(*PLACES)) | pocket_finder()
+        known = finders(folders.model_roots(*PLACES)) | pocket_finder()
         if segmenter not in known:
             raise FewShotError(f"no model {segmenter!r} is on disk any more: choose another and press R to refresh")
         finder = partial(open_finder, known[segmenter], host.device())
         places.append(known[segmenter])
-    prints = [host.folder_print(place) for place in places]
+    prints = [folders.folder_print(place) for place in places]
     return Filters(eyes, finder, content_key("filters", eyes is None, finder is None, prints)[:16])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import mask_tensor, picture_tensor, single
 from ..schema.sockets import Set
@@ -30,7 +30,7 @@ MISSING = (
 
 
 def pocket_finder() -> dict[str, Path]:
-    folder = host.POCKET / "clipseg"
+    folder = folders.POCKET / "clipseg"
     return {POCKET: folder} if (folder / "config.json").is_file() else {}
 
 
@@ -41,7 +41,7 @@ class SegmentByPrompt(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         from ...vision.find import finders, maskers
 
-        roots = host.model_roots(*PLACES)
+        roots = folders.model_roots(*PLACES)
         return io.Schema(
             node_id="FewShotSegmentByPrompt",
             display_name="Segment by Prompt",
@@ -128,7 +128,7 @@ class SegmentByPrompt(io.ComfyNode):
         values = {name: single(name, value) for name, value in given.items()}
         set, model, outline = (values.pop(name) for name in ("set", "model", "outline"))
         settings = SegmentSettings(**values)
-        cache = host.sent_pictures_folder()
+        cache = folders.sent_pictures_folder()
         with host.engine(cls.hidden.unique_id) as watcher:
             if masks is not None:
                 made, outcomes = given_masks(set, masks_from_tensors(masks), settings, cache)
@@ -159,7 +159,7 @@ def chosen(model: str, outline: str) -> tuple[Path, Path | None]:
     """Where the finder and the masker lie that the widgets choose."""
     from ...vision.find import finders, maskers
 
-    roots = host.model_roots(*PLACES)
+    roots = folders.model_roots(*PLACES)
     there, outlines = finders(roots) | pocket_finder(), maskers(roots)
     if model == AUTO:
         model = next((name for name in there if name != POCKET), "")
@@ -181,8 +181,8 @@ def answers_of(opening: Callable[[], Any], location: Path) -> Any:
     from ...vision.answer_cache import Answers
 
     state = location.stat()
-    told = host.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
-    return Answers(opening, f"{location.name} {told}", host.answers_folder())
+    told = folders.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
+    return Answers(opening, f"{location.name} {told}", folders.answers_folder())
 
 
 def finder_of(folder: Path) -> Any:

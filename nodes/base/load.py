@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders
 from ..comfy.host import io
 from ..comfy.timestep_range import check_none
 from ..schema.sockets import Base
@@ -56,10 +56,10 @@ class LoadBase(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         told = "A full SD 1.x, SD 2.x or SDXL checkpoint in models/checkpoints, or a folder in models/diffusers."
-        checkpoint = io.Combo.Input("name", options=host.checkpoints(), tooltip=told)
-        folder = io.Combo.Input("name", options=host.diffusers_folders(), tooltip=told)
+        checkpoint = io.Combo.Input("name", options=folders.checkpoints(), tooltip=told)
+        folder = io.Combo.Input("name", options=folders.diffusers_folders(), tooltip=told)
         options = [io.DynamicCombo.Option(CHECKPOINT, [checkpoint]), io.DynamicCombo.Option(FOLDER, [folder])]
-        if host.has_pocket():
+        if folders.has_pocket():
             options.append(io.DynamicCombo.Option(POCKET, []))
         return io.Schema(
             node_id="FewShotLoadBase",
@@ -100,11 +100,11 @@ def base_path(source: dict[str, Any]) -> Path:
     """The file or folder that a choice of Load Base Model names."""
     kind = source.get("source")
     if kind == CHECKPOINT:
-        return host.listed_file("checkpoints", source["name"])
+        return folders.listed_file("checkpoints", source["name"])
     if kind == FOLDER:
-        return host.diffusers_folder(source["name"])
-    if kind == POCKET and host.has_pocket():
-        return host.POCKET
+        return folders.diffusers_folder(source["name"])
+    if kind == POCKET and folders.has_pocket():
+        return folders.POCKET
     raise FewShotError(f"no such source {kind!r} here: choose '{CHECKPOINT}' or '{FOLDER}'")
 
 

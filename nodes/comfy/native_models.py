@@ -13,7 +13,8 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from . import diffusers_configs as configs
-from .host import comfy, embedding_folders
+from .folders import embedding_folders
+from .host import comfy
 
 FOLDER_MARK = "fewshot_folder"
 """Attached to what was built from a folder, so that its configs can be found again."""

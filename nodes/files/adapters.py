@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from ...models.stable_diffusion.variants import FAMILIES
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import comfy, io
 from ..comfy.timestep_range import told, with_noisy
 from ..schema.sockets import Adapter
@@ -49,7 +49,7 @@ class SaveAdapter(io.ComfyNode):
     def validate_inputs(cls, name: str | None = None) -> bool | str:
         try:
             if name is not None:
-                host.checked_name(name)
+                folders.checked_name(name)
         except FewShotError as error:
             return str(error)
         return True
@@ -59,13 +59,13 @@ class SaveAdapter(io.ComfyNode):
         from ...models.adapters.formats import write_lora
         from ...models.adapters.token_files import plain_word, write_embedding
 
-        name = host.checked_name(name)
+        name = folders.checked_name(name)
         written = []
         if adapter.factors:
-            written.append(write_lora(adapter, host.free_path(host.output_folder("loras"), name, ".safetensors")))
+            written.append(write_lora(adapter, folders.free_path(folders.output_folder("loras"), name, ".safetensors")))
         for word in adapter.embeddings:
             own = name if len(adapter.embeddings) == 1 else f"{name}_{plain_word(word)}"
-            path = host.free_path(host.output_folder("embeddings"), own, ".safetensors")
+            path = folders.free_path(folders.output_folder("embeddings"), own, ".safetensors")
             written.append(write_embedding(adapter, path, word))
         if not written:
             raise FewShotError("the adapter holds neither a LoRA nor an embedding: connect what a training node gave")
@@ -80,9 +80,9 @@ class LoadAdapter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        file = io.Combo.Input("name", options=host.loras(), tooltip="A LoRA in models/loras or output/loras.")
+        file = io.Combo.Input("name", options=folders.loras(), tooltip="A LoRA in models/loras or output/loras.")
         told = "An embedding in models/embeddings or output/embeddings."
-        word = io.Combo.Input("name", options=host.embeddings(), tooltip=told)
+        word = io.Combo.Input("name", options=folders.embeddings(), tooltip=told)
         lora = io.LoraModel.Input("lora", tooltip="A LoRA from another node of the graph.")
         family = io.Combo.Input(
             "family",
@@ -119,7 +119,7 @@ class LoadAdapter(io.ComfyNode):
         kind = KINDS.get((source or {}).get("source", ""))
         if kind is None or not isinstance(source["name"], str):
             return ""
-        state = host.listed_file(kind, source["name"]).stat()
+        state = folders.listed_file(kind, source["name"]).stat()
         return f"{state.st_size}:{state.st_mtime_ns}"
 
     @classmethod
@@ -130,11 +130,11 @@ class LoadAdapter(io.ComfyNode):
         source = source or {}
         family = None if source.get("family", AUTO) == AUTO else source["family"]
         if source.get("source") == FILE:
-            adapter = read_lora(host.listed_file("loras", source["name"]))
+            adapter = read_lora(folders.listed_file("loras", source["name"]))
         elif source.get("source") == SOCKET:
             adapter = from_tensors(source["lora"], {}, family=family)
         elif source.get("source") == EMBEDDING:
-            adapter = read_embedding(host.listed_file("embeddings", source["name"]), family)
+            adapter = read_embedding(folders.listed_file("embeddings", source["name"]), family)
         else:
             known = f"'{FILE}', '{SOCKET}' or '{EMBEDDING}'"
             raise FewShotError(f"no such source {source.get('source')!r}: choose {known}")

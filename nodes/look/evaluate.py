@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor
 from ..schema.fingerprints import PAGES, models_print
@@ -241,9 +241,9 @@ def evaluated(
             drift=drift,
             left_out=(*left_out, *plan.left_out),
         )
-        context = SamplingContext(host.samples_folder(), host.device(), watcher, host.TOKENIZER)
+        context = SamplingContext(folders.samples_folder(), host.device(), watcher, host.TOKENIZER)
         evaluation = evaluate(base, candidates, prompts, plan, settings, context)
-    folder = host.free_path(host.evaluations_folder(), "sweep" if path else "evaluation", "")
+    folder = folders.free_path(folders.evaluations_folder(), "sweep" if path else "evaluation", "")
     title = f"{'Strengths' if path else 'Evaluation'} on {base.name}"
     page = evaluation_report.write(evaluation, folder, title, path, pairs)
     PAGES.wrote(node_id, page)

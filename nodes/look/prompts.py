@@ -8,7 +8,7 @@ from typing import Any
 from ...core.errors import FewShotError
 from ...evaluation.prompts.lists import NAMES, RECONSTRUCTED, REFINING, RELATIONS, REVERSION
 from ...evaluation.prompts.relation import TEMPLATE, relation_lines, things_of
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Prompts, Set
 
@@ -28,7 +28,7 @@ class PromptSetNode(io.ComfyNode):
             "lines", default=LINES, multiline=True, tooltip="One prompt a line, {trigger} in the subject's place."
         )
         file = io.Combo.Input(
-            "file", options=host.text_files(), tooltip="A .txt file in ComfyUI's input folder, one prompt a line."
+            "file", options=folders.text_files(), tooltip="A .txt file in ComfyUI's input folder, one prompt a line."
         )
         relation = io.Combo.Input(
             "relation", options=list(RELATIONS), default="painted_on", tooltip="What is asked for."
@@ -143,7 +143,7 @@ class PromptSetNode(io.ComfyNode):
         if not isinstance(source, dict) or source.get("source") != FILE:
             return ""
         try:
-            state = host.text_file(source["file"]).stat()
+            state = folders.text_file(source["file"]).stat()
         except (FewShotError, KeyError):
             return "missing"
         return f"{state.st_size}:{state.st_mtime_ns}"
@@ -218,7 +218,7 @@ def lines_of(source: dict[str, Any], identifier: str = "") -> Any:
         return source["lines"].splitlines()
     if kind != FILE:
         return known(str(kind), source.get("relation", ""))
-    path = host.text_file(source["file"])
+    path = folders.text_file(source["file"])
     if path.stat().st_size > LARGEST_FILE:
         raise FewShotError(f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; prompts take at most 4: split it")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
@@ -112,12 +113,14 @@ class SampleGrid(io.ComfyNode):
         columns = []
         with host.engine(cls.hidden.unique_id) as watcher:
             with open_base(base, host.device(), watcher, tokenizer_folder=host.TOKENIZER) as networks:
-                how = dict(negative=negative, steps=steps, guidance=guidance, batch=batch, watcher=watcher)
-                how |= dict(width=width or networks.resolution, height=height or networks.resolution)
-                columns.append(sample(networks, texts, seeds, **how))
+                draw = partial(
+                    sample, networks, texts, seeds, negative=negative, steps=steps, guidance=guidance, batch=batch,
+                    width=width or networks.resolution, height=height or networks.resolution, watcher=watcher,
+                )  # fmt: skip
+                columns.append(draw())
                 if adapter is not None:
                     with applied(networks, [(adapter, strength)]):
-                        columns.append(sample(networks, texts, seeds, **how))
+                        columns.append(draw())
         if not all(bool(column.isfinite().all()) for column in columns):
             raise FewShotError(
                 f"the pictures hold no numbers (NaN): strength is {strength}, guidance {guidance}; if those are right, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Set
 from .sets import picture_tensor, said_of
@@ -84,7 +84,7 @@ class PreparePictures(io.ComfyNode):
 
         settings = PrepareSettings(**values)
         with host.engine(cls.hidden.unique_id) as watcher:
-            made, rows = prepare(set, settings, host.sent_pictures_folder(), watcher, clip_tokens(host.TOKENIZER))
+            made, rows = prepare(set, settings, folders.sent_pictures_folder(), watcher, clip_tokens(host.TOKENIZER))
         report = table(rows)
         sheet = prepared_sheet(rows)
         return io.NodeOutput(made, sheet, report, ui=host.show(cls, sheet, f"{said_of(made)}\n{report}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Set
 
@@ -23,7 +23,7 @@ class SubjectPictures(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         folder = io.Combo.Input(
             "folder",
-            options=host.picture_folders(),
+            options=folders.picture_folders(),
             tooltip="A folder in ComfyUI's input folder with 2 to 10 pictures. Read too: name.txt (caption), "
             "name_mask.png (white on the subject), transparency, and kohya's folders 10_name.",
         )
@@ -76,7 +76,7 @@ class SubjectPictures(io.ComfyNode):
         folder = single("folder", (source or {}).get("folder"))
         if single("source", (source or {}).get("source")) != FOLDER or not isinstance(folder, str):
             return ""
-        return host.folder_print(host.picture_folder(folder))
+        return folders.folder_print(folders.picture_folder(folder))
 
     @classmethod
     def execute(cls, source: dict[str, Any] | None = None, **words: Any) -> io.NodeOutput:
@@ -86,11 +86,11 @@ class SubjectPictures(io.ComfyNode):
         kind = single("source", source.get("source"))
         told = [single(name, words.get(name, "")).strip() for name in ("identifier", "noun", "description")]
         if kind == FOLDER:
-            folder = host.picture_folder(single("folder", source["folder"]))
+            folder = folders.picture_folder(single("folder", source["folder"]))
             found = pictures.subject_from_folder(folder, *told, warnings=warnings)
         elif kind == SOCKET:
             found = pictures.subject_from_tensors(
-                source["images"], source.get("masks"), host.sent_pictures_folder(), *told,
+                source["images"], source.get("masks"), folders.sent_pictures_folder(), *told,
                 captions=captions_of(source.get("captions", "")), warnings=warnings,
             )  # fmt: skip
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..augment.captions import CAPTIONER_PLACES
 from ..augment.segment import PLACES
-from ..comfy import host
+from ..comfy import folders
 from .metric_inputs import HPS_FILES, REWARD_FILES
 from .validation_inputs import AUTO, NONE
 
@@ -20,13 +20,13 @@ def models_print(values: Mapping[str, Any]) -> str:
     kinds += ["rewards"] if values.get("preferences", AUTO) == AUTO else []
     kinds += PLACES if values.get("cut_out", NONE) != NONE else ()
     kinds += CAPTIONER_PLACES if values.get("asked", NONE) != NONE else ()
-    found = []
-    for root in host.model_roots(*dict.fromkeys(kinds)):
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
-        for file in (*weights_in(root), *(file for folder in folders for file in weights_in(folder))):
+    prints = []
+    for root in folders.model_roots(*dict.fromkeys(kinds)):
+        children = sorted(path for path in root.iterdir() if path.is_dir())
+        for file in (*weights_in(root), *(file for folder in children for file in weights_in(folder))):
             state = file.stat()
-            found.append(f"{file}:{state.st_size}:{state.st_mtime_ns}")
-    return "\n".join(found)
+            prints.append(f"{file}:{state.st_size}:{state.st_mtime_ns}")
+    return "\n".join(prints)
 
 
 def weights_in(folder: Path) -> list[Path]:

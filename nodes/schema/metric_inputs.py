@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import FewShotError
 from ..augment.captions import CAPTIONER_PLACES
 from ..augment.segment import PLACES, chosen, finder_of, masker_of, pocket_finder
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from .validation_inputs import AUTO, CLIPS, DINOS, HPS, NONE, OFF, OR_FETCH, PICK, clip_for, plain
 
@@ -48,14 +48,14 @@ def metric_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "clip",
-            options=[AUTO, NONE, *host.transformers_folders(CLIPS)],
+            options=[AUTO, NONE, *folders.transformers_folders(CLIPS)],
             default=AUTO,
             tooltip="The CLIP of CLIP-T and CLIP-I: a folder of transformers in models/clip_vision. auto takes the "
             "base's own or the first there.",
         ),
         io.Combo.Input(
             "dino",
-            options=[AUTO, NONE, *host.transformers_folders(DINOS), *host.vision_files()],
+            options=[AUTO, NONE, *folders.transformers_folders(DINOS), *folders.vision_files()],
             default=AUTO,
             tooltip="The DINO that sees the likeness: a folder of transformers in models/clip_vision; or a CLIP's "
             "vision tower, a single file there. auto takes all DINOs there are.",
@@ -70,7 +70,7 @@ def metric_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "cut_out",
-            options=[NONE, *finders(host.model_roots(*PLACES)), *pocket_finder()],
+            options=[NONE, *finders(folders.model_roots(*PLACES)), *pocket_finder()],
             default=NONE,
             advanced=True,
             tooltip="What finds the subject, so that likeness is measured on its cut-out too: a model of models/sams "
@@ -92,7 +92,7 @@ def vlm_folders() -> dict[str, Path]:
     """The vision-language models on the disk, by their names."""
     from ...vision.find import CHATTING, find
 
-    return find(host.model_roots(*CAPTIONER_PLACES), CHATTING)
+    return find(folders.model_roots(*CAPTIONER_PLACES), CHATTING)
 
 
 def open_vlm(name: str) -> Any:
@@ -207,7 +207,7 @@ def image_distance(embedders: Sequence[Any], missing: list[str]) -> tuple[Any, s
     """The distance between pictures and the model behind it; adds a line to `missing` where that is not LPIPS."""
     from ...evaluation.metrics.diversity import cosine_distance, lpips_weights, open_lpips
 
-    file = lpips_weights(host.model_roots("lpips"))
+    file = lpips_weights(folders.model_roots("lpips"))
     if file is not None:
         return open_lpips(file), f"LPIPS 0.1 with {file.name}"
     if not embedders:
@@ -225,15 +225,15 @@ def clip_folder(base: Any, clip: str) -> Path | None:
 def dino_folders(dino: str) -> list[Path]:
     if dino == NONE:
         return []
-    return list(map(host.seeing_model, host.transformers_folders(DINOS) if dino == AUTO else [dino]))
+    return list(map(folders.seeing_model, folders.transformers_folders(DINOS) if dino == AUTO else [dino]))
 
 
 def preference_folders() -> dict[str, Path]:
     """The models of what people prefer that lie on the disk, found by the names of their folders."""
     found: dict[str, Path] = {}
-    for root in host.model_roots("clip_vision", "rewards"):
+    for root in folders.model_roots("clip_vision", "rewards"):
         for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-            name, kind = plain(folder.name), host.kind_of_model(folder)
+            name, kind = plain(folder.name), folders.kind_of_model(folder)
             if any((folder / file).is_file() for file in REWARD_FILES):
                 found.setdefault(REWARD, folder)
             elif kind in CLIPS and PICK in name:

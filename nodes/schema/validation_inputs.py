@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..comfy import host
+from ..comfy import folders
 from ..comfy.host import io
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def validating_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "validation",
-            options=[AUTO, OFF, *host.transformers_folders(CLIPS)],
+            options=[AUTO, OFF, *folders.transformers_folders(CLIPS)],
             default=AUTO,
             optional=True,
             advanced=True,
@@ -37,7 +37,7 @@ def validating_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "validation_dino",
-            options=[NONE, *host.transformers_folders(DINOS), *host.vision_files()],
+            options=[NONE, *folders.transformers_folders(DINOS), *folders.vision_files()],
             default=NONE,
             optional=True,
             advanced=True,
@@ -63,7 +63,7 @@ def validator_for(base: Any, settings: Any, clip: str, dino: str) -> tuple[Any, 
         )
         log.info(told)
         return None, told
-    eyes = None if dino == NONE else host.seeing_model(dino)
+    eyes = None if dino == NONE else folders.seeing_model(dino)
     log.info("validated by the CLIP in %s%s", folder, f", likeness by {eyes}" if eyes else "")
     return Validator(folder, eyes), f"validated by {folder.name}" + (f", likeness by {eyes.name}" if eyes else "")
 
@@ -72,12 +72,12 @@ def clip_for(base: Any, clip: str) -> Path | None:
     """The CLIP of this name; for "auto" the base's own, else the first on the disk that was not fitted to what people
     prefer, else None."""
     if clip != AUTO:
-        return host.transformers_folder(clip)
+        return folders.transformers_folder(clip)
     own = own_clip(base)
     if own is not None:
         return own
-    names = [name for name in host.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
-    return host.transformers_folder(names[0]) if names else None
+    names = [name for name in folders.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
+    return folders.transformers_folder(names[0]) if names else None
 
 
 def plain(name: str) -> str:
@@ -88,6 +88,6 @@ def plain(name: str) -> str:
 def own_clip(base: Any) -> Path | None:
     """The CLIP that lies beside the networks of a base in diffusers' layout."""
     place = getattr(base.location, "components", base.location)
-    if not isinstance(place, Path) or host.kind_of_model(place / OWN) != "clip":
+    if not isinstance(place, Path) or folders.kind_of_model(place / OWN) != "clip":
         return None
     return place / OWN

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from ...trainers.relation.settings import RelationSettings
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..comfy.timestep_range import told as how_to_use
 from ..pictures import sets as pictures
@@ -24,7 +24,7 @@ class RelationPictures(io.ComfyNode):
         folder = [
             io.Combo.Input(
                 "folder",
-                options=host.picture_folders(),
+                options=folders.picture_folders(),
                 tooltip="A folder in ComfyUI's input folder with 2 to 10 pictures. Read too: name.txt (captions, one "
                 "a line), and ReVersion's text.json.",
             ),
@@ -84,13 +84,13 @@ class RelationPictures(io.ComfyNode):
         source = source or {}
         warnings: list[str] = []
         if source.get("source") == FOLDER:
-            place = host.picture_folder(source["folder"])
+            place = folders.picture_folder(source["folder"])
             found = relation_pictures.relation_from_folder(
                 place, identifier, relation, source.get("things", ""), warnings
             )
         elif source.get("source") == SOCKET:
             found = relation_pictures.relation_from_tensors(
-                source["images"], host.sent_pictures_folder(), identifier, relation, source.get("captions", "")
+                source["images"], folders.sent_pictures_folder(), identifier, relation, source.get("captions", "")
             )
         else:
             raise FewShotError(f"no such source {source.get('source')!r}: choose '{FOLDER}' or '{SOCKET}'")
@@ -165,7 +165,7 @@ class TrainRelation(io.ComfyNode):
                 base,
                 set,
                 settings,
-                host.runs_folder(),
+                folders.runs_folder(),
                 host.device(),
                 watcher,
                 name=train.run_name(f"relation {set.concepts[0].description or set.trigger}"),

@@ -8,7 +8,7 @@ from typing import Any
 from ...core.errors import FewShotError
 from ...core.settings import SubjectSettings
 from ...trainers.subject.presets import CUSTOM, NAMES, PRESETS, with_preset
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import VALIDATION, Adapter, Base, Set, Settings
 from ..schema.validation_inputs import validating_inputs, validator_for
@@ -119,7 +119,7 @@ class TrainSubject(io.ComfyNode):
                 base,
                 set,
                 settings,
-                host.runs_folder(),
+                folders.runs_folder(),
                 host.device(),
                 watcher,
                 name=run_name(set.trigger),
@@ -131,7 +131,7 @@ class TrainSubject(io.ComfyNode):
         losses = loss_map(result)
         lines = [f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}", outcome(result, said), result.folder]
         if result.model is not None:
-            lines.append(host.keep_checkpoint(result.model, f"{result.folder.name}.safetensors"))
+            lines.append(folders.keep_checkpoint(result.model, f"{result.folder.name}.safetensors"))
         report = "\n".join(map(str, lines))
         return io.NodeOutput(
             result.adapter,
