@@ -13,7 +13,7 @@ from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor
 from ..schema.sockets import Set
-from .segment import answers_of
+from .segment import answer_cache
 
 log = logging.getLogger(__name__)
 CATEGORY = "few-shot/augment"
@@ -94,7 +94,7 @@ class CaptionPictures(io.ComfyNode):
         from ...vision.captioners import RememberingCaptioner, open_captioner
 
         folder = _chosen(captioners(), model, "captioner", CAPTIONER_PLACES, "Salesforce/blip-image-captioning-base")
-        captioner = RememberingCaptioner(answers_of(partial(open_captioner, folder, host.device()), folder))
+        captioner = RememberingCaptioner(answer_cache(partial(open_captioner, folder, host.device()), folder))
         count = clip_tokens(host.TOKENIZER)
         with host.engine(cls.hidden.unique_id) as watcher:
             made, table = caption_set(set, captioner, _lines(bind), detail, overwrite, watcher, count)
@@ -207,7 +207,7 @@ class ExpandCaptions(io.ComfyNode):
             writer, absent = None, source["source"] == MODEL and source["model"] == NO_MODEL
             if source["source"] == MODEL and not absent:
                 folder = _chosen(writers(), source["model"], "language model", WRITER_PLACES, "Qwen/Qwen3-1.7B")
-                writer = RememberingWriter(answers_of(partial(LocalWriter, folder, host.device()), folder))
+                writer = RememberingWriter(answer_cache(partial(LocalWriter, folder, host.device()), folder))
             made, rows = expand(set, settings, writer, text, clip_tokens(host.TOKENIZER), watcher)
         table = report(rows)
         if absent:
@@ -297,10 +297,10 @@ class PromptInspiration(io.ComfyNode):
         prompts = [entry.positive if concept is None else rewrite(entry.positive, concept).text for entry in found]
         best = found[pick - 1]
         sheet = thumbnails(found, prompts)
-        said = f"{update}\n\n" + "\n".join(f"{n}. {prompt}" for n, prompt in enumerate(prompts, 1))
+        report = f"{update}\n\n" + "\n".join(f"{n}. {prompt}" for n, prompt in enumerate(prompts, 1))
         return io.NodeOutput(
             prompts[pick - 1], best.negative, "\n".join(prompts), json.dumps(dict(best.parameters), indent=1), sheet,
-            ui=host.show(cls, sheet, said),
+            ui=host.show(cls, sheet, report),
         )  # fmt: skip
 
 

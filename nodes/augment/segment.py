@@ -133,7 +133,7 @@ class SegmentByPrompt(io.ComfyNode):
             if masks is not None:
                 made, outcomes = given_masks(set, masks_from_tensors(masks), settings, cache)
             else:
-                finder, masker = opened(model, outline) if unmasked(set, settings) else (None, None)
+                finder, masker = open_models(model, outline) if needs_model(set, settings) else (None, None)
                 made, outcomes = segment(set, finder, masker, settings, cache, watcher)
         report = "\n".join(outcome.said for outcome in outcomes)
         shapes = [
@@ -143,19 +143,19 @@ class SegmentByPrompt(io.ComfyNode):
         return io.NodeOutput(made, sheet, shapes, report, ui=host.show(cls, sheet, report))
 
 
-def unmasked(set: Any, settings: Any) -> bool:
+def needs_model(training_set: Any, settings: Any) -> bool:
     """Whether a picture is to get a mask from a model; where all keep theirs, none is opened."""
-    chosen = [sample for sample in set.samples if settings.role in ("all", sample.role)]
-    return not settings.keep or not chosen or any(sample.mask is None for sample in chosen)
+    selected = [sample for sample in training_set.samples if settings.role in ("all", sample.role)]
+    return not settings.keep or not selected or any(sample.mask is None for sample in selected)
 
 
-def opened(model: str, outline: str) -> tuple[Any, Any]:
+def open_models(model: str, outline: str) -> tuple[Any, Any]:
     """The finder and the masker (or None) that the widgets choose; neither holds weights before it is asked."""
-    finder, masker = chosen(model, outline)
-    return finder_of(finder), None if masker is None else masker_of(masker)
+    finder, masker = model_paths(model, outline)
+    return cached_finder(finder), None if masker is None else cached_masker(masker)
 
 
-def chosen(model: str, outline: str) -> tuple[Path, Path | None]:
+def model_paths(model: str, outline: str) -> tuple[Path, Path | None]:
     """Where the finder and the masker lie that the widgets choose."""
     from ...vision.find import finders, maskers
 
@@ -176,30 +176,30 @@ def chosen(model: str, outline: str) -> tuple[Path, Path | None]:
     return there[model], None if outline == NONE else outlines[outline]
 
 
-def answers_of(opening: Callable[[], Any], location: Path) -> Any:
+def answer_cache(opening: Callable[[], Any], location: Path) -> Any:
     """What the model at `location` (a folder or a file), which `opening` opens, answered so far."""
     from ...vision.answer_cache import Answers
 
     state = location.stat()
-    told = folders.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
-    return Answers(opening, f"{location.name} {told}", folders.answers_folder())
+    version = folders.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
+    return Answers(opening, f"{location.name} {version}", folders.answers_folder())
 
 
-def finder_of(folder: Path) -> Any:
+def cached_finder(folder: Path) -> Any:
     """The finder in `folder`, opened when a picture is new to it."""
     from ...vision.segmenters import finder_class, open_finder
     from ...vision.segmenters.remembering import RememberingFinder
 
-    answers = answers_of(partial(open_finder, folder, host.device()), folder)
+    answers = answer_cache(partial(open_finder, folder, host.device()), folder)
     return RememberingFinder(answers, finder_class(folder).threshold)
 
 
-def masker_of(location: Path) -> Any:
+def cached_masker(location: Path) -> Any:
     """The masker at `location`, opened when a picture or box is new to it."""
     from ...vision.segmenters import open_masker
     from ...vision.segmenters.remembering import RememberingMasker
 
-    return RememberingMasker(answers_of(partial(open_masker, location, host.device()), location))
+    return RememberingMasker(answer_cache(partial(open_masker, location, host.device()), location))
 
 
 def overlays(outcomes: Any) -> Any:

@@ -41,5 +41,5 @@ class FetchModel(io.ComfyNode):
     def execute(cls, model: str) -> io.NodeOutput:
         node = cls.hidden.unique_id
         folder = fetch(model, folders.models_folder(KNOWN[model].kind), host.NodeWatcher(node))
-        said = host.say(node, f"{model} lies in {folder}")
-        return io.NodeOutput(str(folder), ui=said)
+        ui = host.say(node, f"{model} lies in {folder}")
+        return io.NodeOutput(str(folder), ui=ui)

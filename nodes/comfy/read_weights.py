@@ -26,7 +26,7 @@ def is_patched(model: Any, clip: Any, vae: Any) -> bool:
     return any(patcher.patches for patcher in (model, clip.patcher, vae.patcher))
 
 
-def built_from(model: Any, clip: Any, vae: Any) -> Path | None:
+def source_folder(model: Any, clip: Any, vae: Any) -> Path | None:
     """The diffusers folder that all three were built from by `native_models.from_folder`, or None."""
     patchers = (model, clip.patcher, vae.patcher)
     folders = {patcher.get_attachment(FOLDER_MARK) for patcher in patchers}
@@ -111,7 +111,7 @@ def _by_lora(patch: tuple) -> bool:
     return not (isinstance(value, tuple) and len(value) == 1)
 
 
-def tell_patches(model: Any, clip: Any) -> None:
+def log_patches(model: Any, clip: Any) -> None:
     """Says in the log what is baked into the weights that are read out."""
     for what, patcher in (("MODEL", model), ("CLIP", clip.patcher)):
         if patcher.patches:

@@ -10,7 +10,7 @@ from ...core.errors import FewShotError
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor
-from ..schema.fingerprints import PAGES, models_print
+from ..schema.fingerprints import PAGES, models_fingerprint
 from ..schema.metric_inputs import MetricChoices, measurement_plan, metric_inputs
 from ..schema.sockets import Adapter, Base, Prompts, Set
 
@@ -27,7 +27,7 @@ def common_inputs() -> list[io.Input]:
     ]
 
 
-def drawing_inputs(pairs: int) -> list[io.Input]:
+def sampling_inputs(pairs: int) -> list[io.Input]:
     """How samples are drawn and what the page holds."""
     return [
         io.Int.Input("count", default=1, min=1, max=64, tooltip="Pictures of each prompt, from seeds that follow."),
@@ -110,7 +110,7 @@ class EvaluateLora(io.ComfyNode):
                 io.Float.Input(
                     "strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip="Strength of every adapter."
                 ),
-                *drawing_inputs(40),
+                *sampling_inputs(40),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
@@ -118,17 +118,18 @@ class EvaluateLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> str:
-        return state_of(cls.hidden.unique_id, values)
+        return fingerprint(cls.hidden.unique_id, values)
 
     @classmethod
     def execute(cls, base: Any, prompts: Any, names: str, strength: float, **values: Any) -> io.NodeOutput:
         from ...evaluation.samples import Candidate
 
         adapters = [values.pop(f"adapter_{number}", None) for number in range(1, ADAPTERS + 1)]
-        worn = [adapter for adapter in adapters if adapter is not None]
-        candidates = [Candidate(n, a, strength) for n, a in zip(named(worn, names), worn, strict=True)]
-        found, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, False, values)
-        return shown(cls, found, page, False, [])
+        adapters = [adapter for adapter in adapters if adapter is not None]
+        pairs = zip(candidate_names(adapters, names), adapters, strict=True)
+        candidates = [Candidate(name, adapter, strength) for name, adapter in pairs]
+        evaluation, page = run_evaluation(cls.hidden.unique_id, base, candidates, prompts, False, values)
+        return node_output(cls, evaluation, page, False, [])
 
 
 class StrengthSweep(io.ComfyNode):
@@ -153,7 +154,7 @@ class StrengthSweep(io.ComfyNode):
                     default="0.4, 0.6, 0.8, 1.0, 1.2",
                     tooltip="The strengths to try, separated by commas, 16 at most. The base alone is always there.",
                 ),
-                *drawing_inputs(0),
+                *sampling_inputs(0),
             ],
             outputs=[
                 *outputs(),
@@ -172,51 +173,51 @@ class StrengthSweep(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> str:
-        return state_of(cls.hidden.unique_id, values)
+        return fingerprint(cls.hidden.unique_id, values)
 
     @classmethod
     def execute(cls, base: Any, adapter: Any, prompts: Any, strengths: str, **values: Any) -> io.NodeOutput:
         from ...evaluation.samples import Candidate
 
         candidates = [Candidate(f"{value:.4g}", adapter, value) for value in numbers(strengths)]
-        found, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, True, values)
-        best = 1.0 if found.best is None else found.samples.candidates[found.best].strength
-        return shown(cls, found, page, True, [best])
+        evaluation, page = run_evaluation(cls.hidden.unique_id, base, candidates, prompts, True, values)
+        best = 1.0 if evaluation.best is None else evaluation.samples.candidates[evaluation.best].strength
+        return node_output(cls, evaluation, page, True, [best])
 
 
 def numbers(text: str) -> list[float]:
     """The strengths in a line, each once, by size."""
     try:
-        found = sorted({round(float(part), 4) for part in text.replace(";", ",").split(",") if part.strip()})
+        strengths = sorted({round(float(part), 4) for part in text.replace(";", ",").split(",") if part.strip()})
     except ValueError:
         raise FewShotError(f"{text!r} are no strengths; write numbers separated by commas, such as 0.6, 1.0") from None
-    if not found or len(found) > MOST_STRENGTHS or not all(-4 <= value <= 4 for value in found):
+    if not strengths or len(strengths) > MOST_STRENGTHS or not all(-4 <= value <= 4 for value in strengths):
         raise FewShotError(f"{text!r}: give one to {MOST_STRENGTHS} strengths between -4 and 4")
-    return found
+    return strengths
 
 
-def named(adapters: list[Any], names: str) -> list[str]:
+def candidate_names(adapters: list[Any], names: str) -> list[str]:
     """A name for each adapter: as given, else its trigger; equal ones are numbered."""
     given = [name.strip() for name in names.split(",")] if names.strip() else []
     if len(given) > len(adapters):
         raise FewShotError(f"{len(given)} names are given for {len(adapters)} adapters; take some away")
-    found: list[str] = []
+    unique: list[str] = []
     for number, adapter in enumerate(adapters):
         name = given[number] if number < len(given) and given[number] else adapter.trigger or f"adapter {number + 1}"
-        taken, count = {"base", *found}, 1
-        while (told := name if count == 1 else f"{name} ({count})") in taken:
+        taken, count = {"base", *unique}, 1
+        while (candidate := name if count == 1 else f"{name} ({count})") in taken:
             count += 1
-        found.append(told)
-    return found
+        unique.append(candidate)
+    return unique
 
 
-def state_of(node_id: str | None, values: dict[str, Any]) -> str:
+def fingerprint(node_id: str | None, values: dict[str, Any]) -> str:
     """Whether the numbers would be others now, or the report is gone: what is left out tells which files to add, and
     they count as soon as they lie there."""
-    return f"{PAGES.losses(node_id)} reports lost\n{models_print(values)}"
+    return f"{PAGES.losses(node_id)} reports lost\n{models_fingerprint(values)}"
 
 
-def evaluated(
+def run_evaluation(
     node_id: str | None, base: Any, candidates: list[Any], prompts: Any, path: bool, values: dict[str, Any]
 ) -> tuple[Any, Path]:
     """Draws, scores and writes the report; gives the evaluation and its page."""
@@ -250,12 +251,14 @@ def evaluated(
     return evaluation, page
 
 
-def shown(cls: type[io.ComfyNode], found: Any, page: Path, path: bool, more: list[Any]) -> io.NodeOutput:
+def node_output(
+    cls: type[io.ComfyNode], evaluation: Any, page: Path, path: bool, extra_outputs: list[Any]
+) -> io.NodeOutput:
     """The outputs, and on the node the plot with the table below it."""
     from ...evaluation.report import evaluation as evaluation_report
 
-    grid = picture_tensor(evaluation_report.grid(found, SHOWN))
-    plotted = evaluation_report.frontier(found, path)
+    grid = picture_tensor(evaluation_report.grid(evaluation, SHOWN))
+    plotted = evaluation_report.frontier(evaluation, path)
     plot = grid if plotted is None else picture_tensor(plotted)
-    text = f"{evaluation_report.lines(found)}\n{page}"
-    return io.NodeOutput(grid, plot, text, str(page), *more, ui=host.show(cls, plot, text))
+    text = f"{evaluation_report.lines(evaluation)}\n{page}"
+    return io.NodeOutput(grid, plot, text, str(page), *extra_outputs, ui=host.show(cls, plot, text))

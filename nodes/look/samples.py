@@ -207,7 +207,7 @@ class LossCurve(io.ComfyNode):
         if not chosen:
             raise FewShotError(f"this loss map holds only {', '.join(losses)}, no {curves}: choose another")
         picture = loss_curve(chosen, title)
-        if validation is not None and (seen := Curve.of(validation)).anchors is not None:
-            picture = below(picture, validation_curve(seen, validation["chosen"]))
+        if validation is not None and (points_curve := Curve.of(validation)).anchors is not None:
+            picture = below(picture, validation_curve(points_curve, validation["chosen"]))
         curve = picture_tensor(picture)
         return io.NodeOutput(curve, ui=ui.PreviewImage(curve, cls=cls))

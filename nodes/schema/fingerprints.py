@@ -14,19 +14,19 @@ from .metric_inputs import HPS_FILES, REWARD_FILES
 from .validation_inputs import AUTO, NONE
 
 
-def models_print(values: Mapping[str, Any]) -> str:
+def models_fingerprint(values: Mapping[str, Any]) -> str:
     """Changes whenever a model that these widgets may choose is added, removed or replaced: names, sizes and times."""
     kinds = ["clip_vision", "lpips"]
     kinds += ["rewards"] if values.get("preferences", AUTO) == AUTO else []
     kinds += PLACES if values.get("cut_out", NONE) != NONE else ()
     kinds += CAPTIONER_PLACES if values.get("asked", NONE) != NONE else ()
-    prints = []
+    states = []
     for root in folders.model_roots(*dict.fromkeys(kinds)):
         children = sorted(path for path in root.iterdir() if path.is_dir())
         for file in (*weights_in(root), *(file for folder in children for file in weights_in(folder))):
             state = file.stat()
-            prints.append(f"{file}:{state.st_size}:{state.st_mtime_ns}")
-    return "\n".join(prints)
+            states.append(f"{file}:{state.st_size}:{state.st_mtime_ns}")
+    return "\n".join(states)
 
 
 def weights_in(folder: Path) -> list[Path]:

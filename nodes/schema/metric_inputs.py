@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
 from ..augment.captions import CAPTIONER_PLACES
-from ..augment.segment import PLACES, chosen, finder_of, masker_of, pocket_finder
+from ..augment.segment import PLACES, cached_finder, cached_masker, model_paths, pocket_finder
 from ..comfy import folders, host
 from ..comfy.host import io
 from .validation_inputs import AUTO, CLIPS, DINOS, HPS, NONE, OFF, OR_FETCH, PICK, clip_for, plain
@@ -23,21 +23,30 @@ log = logging.getLogger(__name__)
 REWARD = "imagereward"
 HPS_FILES = "HPS*.pt"
 FILES = "config.json, model.safetensors, preprocessor_config.json"
-MISSING = {
-    "CLIP": f"CLIP-T, CLIP-I: put {FILES} and the tokenizer's files of a CLIPModel, such as "
-    f"openai/clip-vit-large-patch14, into a folder in models/clip_vision, {OR_FETCH}",
-    "DINO": f"DINO: put {FILES} of facebook/dino-vits16 into a folder in models/clip_vision, {OR_FETCH}",
-    "DINOv2": f"DINOv2: put {FILES} of facebook/dinov2-small into a folder in models/clip_vision, {OR_FETCH}",
-    PICK: f"PickScore: put {FILES} and the tokenizer's files of yuvalkirstain/PickScore_v1 into "
-    f"models/rewards/PickScore_v1, {OR_FETCH}",
-    HPS: "HPSv2: put HPS_v2.1_compressed.pt of xswu/HPSv2 and a CLIP's vocab.json and merges.txt into "
-    "models/rewards/HPSv2",
-    REWARD: "ImageReward: put ImageReward.pt of zai-org/ImageReward and the tokenizer's files of bert-base-uncased "
-    "into models/rewards/ImageReward",
-    "LPIPS": "LPIPS: diversity is {name} instead; install the package lpips and put torchvision's "
-    "alexnet-owt-7be5be79.pth into models/lpips",
+# by model, which files go where; nothing is fetched unasked
+INSTRUCTIONS = {
+    "CLIP": f"put {FILES} and the tokenizer's files of a CLIPModel, such as openai/clip-vit-large-patch14, into a "
+    f"folder in models/clip_vision, {OR_FETCH}",
+    "DINO": f"put {FILES} of facebook/dino-vits16 into a folder in models/clip_vision, {OR_FETCH}",
+    "DINOv2": f"put {FILES} of facebook/dinov2-small into a folder in models/clip_vision, {OR_FETCH}",
+    PICK: f"put {FILES} and the tokenizer's files of yuvalkirstain/PickScore_v1 into models/rewards/PickScore_v1, "
+    f"{OR_FETCH}",
+    HPS: "put HPS_v2.1_compressed.pt of xswu/HPSv2 and a CLIP's vocab.json and merges.txt into models/rewards/HPSv2",
+    REWARD: "put ImageReward.pt of zai-org/ImageReward and the tokenizer's files of bert-base-uncased into "
+    "models/rewards/ImageReward",
+    "LPIPS": "diversity is {name} instead; install the package lpips and put torchvision's alexnet-owt-7be5be79.pth "
+    "into models/lpips",
 }
-"""by model, what is left out without it and which files go where; nothing is fetched unasked"""
+# by model, the metrics that need it
+METRICS_OF = {
+    "CLIP": "CLIP-T, CLIP-I",
+    "DINO": "DINO",
+    "DINOv2": "DINOv2",
+    PICK: "PickScore",
+    HPS: "HPSv2",
+    REWARD: "ImageReward",
+    "LPIPS": "LPIPS",
+}
 REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
 
 
@@ -153,7 +162,7 @@ def measurement_plan(base: Any, concept: Any, choices: MetricChoices, masks: Seq
     if clip is not None:
         likeness, *masked = likeness_measures(clip, {m.name for m in measures}, choices.cut_out, noun, masks)
         measures += [likeness, Measure(ClipText(clip), "prompt"), *masked]
-    measures += [] if choices.preferences == OFF else preferred(device)
+    measures += [] if choices.preferences == OFF else preference_measures(device)
     log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in measures) or "nothing")
     missing = missing_models(choices, clip, [embedder.kind for embedder in embedders])
     distance, distance_id = image_distance([*embedders, *([clip] if clip is not None else [])], missing)
@@ -189,17 +198,22 @@ def listed_name(embedder: Any) -> str:
     return embedder.file.stem if isinstance(embedder, ClipVision) else embedder.folder.name
 
 
+def missing_line(model: str) -> str:
+    """The metrics left out without `model`, and which files go where."""
+    return f"{METRICS_OF[model]}: {INSTRUCTIONS[model]}"
+
+
 def missing_models(choices: MetricChoices, clip: Any, kinds: Sequence[str]) -> list[str]:
     """What "auto" looked for and did not find, a line each, with the file and folder that it wants."""
     missing = []
     if choices.clip == AUTO and clip is None:
-        missing.append(MISSING["CLIP"])
+        missing.append(missing_line("CLIP"))
     if choices.dino == AUTO:
-        missing += [MISSING["DINO"]] if "vit" not in kinds else []
-        missing += [] if any(kind.startswith("dinov2") for kind in kinds) else [MISSING["DINOv2"]]
+        missing += [missing_line("DINO")] if "vit" not in kinds else []
+        missing += [] if any(kind.startswith("dinov2") for kind in kinds) else [missing_line("DINOv2")]
     if choices.preferences == AUTO:
         there = preference_folders()
-        missing += [MISSING[name] for name in (PICK, HPS, REWARD) if name not in there]
+        missing += [missing_line(name) for name in (PICK, HPS, REWARD) if name not in there]
     return missing
 
 
@@ -213,7 +227,7 @@ def image_distance(embedders: Sequence[Any], missing: list[str]) -> tuple[Any, s
     if not embedders:
         return None, ""
     name = f"1 - cosine of {embedders[0].model_id}"
-    missing.append(MISSING["LPIPS"].format(name=name))
+    missing.append(missing_line("LPIPS").format(name=name))
     return cosine_distance(embedders[0]), name
 
 
@@ -243,7 +257,7 @@ def preference_folders() -> dict[str, Path]:
     return found
 
 
-def preferred(device: Any) -> list[Any]:
+def preference_measures(device: Any) -> list[Any]:
     """Those models, ready to measure."""
     from ...evaluation.measurement import Measure
     from ...evaluation.metrics.preference import HumanPreference, ImageReward, PickScore
@@ -257,7 +271,7 @@ def subject_segmenter(model: str, noun: str) -> Any:
     from ...evaluation.metrics.cut_out import SubjectSegmenter
     from ...vision.model_ids import model_id
 
-    finder, masker = chosen(model, AUTO)
+    finder, masker = model_paths(model, AUTO)
     names = [model_id(place, "") for place in (finder, masker) if place is not None]
-    outlines = None if masker is None else masker_of(masker)
-    return SubjectSegmenter(finder_of(finder), outlines, noun, " and ".join(names))
+    outlines = None if masker is None else cached_masker(masker)
+    return SubjectSegmenter(cached_finder(finder), outlines, noun, " and ".join(names))
