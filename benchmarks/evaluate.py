@@ -35,7 +35,7 @@ from ..evaluation.metrics.metric import Metric
 from ..evaluation.metrics.preference import HumanPreference, PickScore
 from ..evaluation.report.blind_test import wilson
 from ..evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
-from ..evaluation.watermark import detected, marked
+from ..evaluation.watermark import add_watermark, has_watermark
 from ..models.open import base_from_path, open_base
 from ..models.stable_diffusion.latents import decode_latents, encode_pictures
 from ..pocket import gallery
@@ -257,10 +257,10 @@ def watermark(quick: bool) -> list[Row]:
     scenes = [drawing.render(world.scene_of(94, number))[0] for number in range(clean)]
     rows = []
     for name, made in (("watermark", decoded(scenes)), ("watermark.drawn", scenes)):
-        found = [detected(worn(marked(picture), number)) for number, picture in enumerate(made[:marks])]
+        found = [has_watermark(worn(add_watermark(picture), number)) for number, picture in enumerate(made[:marks])]
         goal = None if quick or made is scenes else 0.01
         rows.append(_share(f"{name}.detected", found, "higher", None))
-        rows.append(_share(f"{name}.false", [detected(picture) for picture in made], "lower", goal))
+        rows.append(_share(f"{name}.false", [has_watermark(picture) for picture in made], "lower", goal))
     return rows
 
 

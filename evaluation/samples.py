@@ -25,9 +25,9 @@ from ..models.adapters.apply import applied
 from ..models.contract import Networks
 from ..models.open import open_base
 from ..models.sampling import sample
-from .prompts.sets import TRIGGER, fitted
+from .prompts.sets import TRIGGER, insert_phrase
 from .report.grids import contact_sheet
-from .watermark import marked
+from .watermark import add_watermark
 
 log = logging.getLogger(__name__)
 REVISION = 1  # of how a picture is drawn from its settings; raised when that changes
@@ -55,7 +55,7 @@ class Candidate:
                 f'the adapter {self.name} names no trigger phrase, but a prompt holds {TRIGGER}: "{prompt.text}"; give '
                 "Prompt Set the identifier"
             )
-        return fitted(prompt.text, self.adapter.trigger) if TRIGGER in prompt.text else prompt.text
+        return insert_phrase(prompt.text, self.adapter.trigger) if TRIGGER in prompt.text else prompt.text
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _sample(
         raise FewShotError(f"the pictures of {candidate.name} hold no numbers (NaN); set the base's dtype to float32")
     pictures = [Image.fromarray(v.numpy()) for v in (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1)]
     if settings.watermark:
-        pictures = [marked(picture) for picture in pictures]
+        pictures = [add_watermark(picture) for picture in pictures]
     for job, picture in zip(jobs, pictures, strict=True):
         _write(picture, job.file)
     return pictures

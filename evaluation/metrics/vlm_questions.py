@@ -53,12 +53,12 @@ class YesProbability:
     ) -> torch.Tensor:
         """Probabilities (n,) in [0, 1]; see `Metric`. FewShotError for a prompt without the relation."""
         check_pairs(images, prompts)
-        found = []
+        probabilities = []
         for image, prompt in zip(images, prompts, strict=True):
             first, second = entities(prompt.stripped, self.relation)
             question = f"Is the {first} {self.relation} the {second}? Answer yes or no."
-            found.append(self.vlm.answers(image.convert("RGB"), question, ("yes", "no"))[0])
-        return torch.tensor(found, dtype=torch.float32)
+            probabilities.append(self.vlm.answers(image.convert("RGB"), question, ("yes", "no"))[0])
+        return torch.tensor(probabilities, dtype=torch.float32)
 
 
 class PairwiseChoice:
@@ -91,10 +91,10 @@ class PairwiseChoice:
         first, second = entities(prompt.stripped, self.relation)
         won = []
         for other in self.others:
-            said = [f"the {first} is {words} the {second}" for words in (self.relation, other)]
-            own = self.vlm.answers(image, _choice(*said), ("A", "B"))[0]
-            turned = self.vlm.answers(image, _choice(*said[::-1]), ("A", "B"))[1]
-            won.append(float(own + turned > 1))
+            statements = [f"the {first} is {words} the {second}" for words in (self.relation, other)]
+            first_order = self.vlm.answers(image, _choice(*statements), ("A", "B"))[0]
+            swapped_order = self.vlm.answers(image, _choice(*statements[::-1]), ("A", "B"))[1]
+            won.append(float(first_order + swapped_order > 1))
         return mean(won)
 
 

@@ -14,7 +14,7 @@ from ..result import Evaluation, EvaluationSamples
 from ..selection import Curve
 from ..set_metrics import DIV, PRES, VARIED
 from .blind_test import Comparison
-from .grids import before_after, cell_width, fitted
+from .grids import before_after, cell_width, fit_to_cell
 from .html import Figure, Folded, Section, Table, Text, settings_table, write_report
 from .plots import DARK, LIGHT, Theme, frontier_plot
 from .provenance import ENTRIES, provenance
@@ -66,7 +66,7 @@ def grid(evaluation: Evaluation, rows: int | None = None) -> Image.Image:
     count = len(samples.groups) if rows is None else min(rows, len(samples.groups))
     names = [candidate.name for candidate in samples.candidates]
     cell = cell_width([samples.images[0][0]], 0, len(names), count)  # all are of one size
-    pictures = [[fitted(drawn[number], cell) for drawn in samples.images] for number in range(count)]
+    pictures = [[fit_to_cell(drawn[number], cell) for drawn in samples.images] for number in range(count)]
     variants = list(_prompt_variants(samples))
     texts = variants[0] if len(variants) == 1 else [prompt.stripped for prompt in samples.prompts]
     labels = []

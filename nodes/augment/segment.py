@@ -17,8 +17,8 @@ from ..schema.sockets import Set
 log = logging.getLogger(__name__)
 CATEGORY = "few-shot/augment"
 AUTO, NONE, POCKET = "auto", "none", "pocket"
+# folders of models/ where people and other packs keep such models
 PLACES = ("sams", "sam2", "grounding-dino", "owlv2", "clipseg", "florence2", "segmenters", "LLM")
-"""folders of models/ where people and other packs keep such models"""
 MOST_SHOWN = 24
 MISSING = (
     "there is no model on disk that finds phrases: put a folder of one in transformers' layout (config.json, "

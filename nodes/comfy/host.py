@@ -42,8 +42,8 @@ TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 PREVIEW = 512  # pixels of the longer side
 TEXT_INTERVAL = 0.2  # seconds between two lines of text on a node
 LOSS = re.compile(r"\bloss\s*[=:]?\s*([0-9.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
+# the values of a refinement reading; see `guards.line`
 READING = re.compile(r"\b(reward|subject|diversity|held-out) ([-+]?[0-9.]+)")
-"""of a refinement; see `guards.line`"""
 
 
 class NodeWatcher:

@@ -16,8 +16,8 @@ from . import diffusers_configs as configs
 from .folders import embedding_folders
 from .host import comfy
 
+# Attached to what was built from a folder, so that its configs can be found again
 FOLDER_MARK = "fewshot_folder"
-"""Attached to what was built from a folder, so that its configs can be found again."""
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",

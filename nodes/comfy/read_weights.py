@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLES = 4096  # values of each tensor that go into the key
+# Endings of names that ComfyUI keeps beside a quantized weight
 QUANTIZED = (".scale_weight", ".weight_scale", ".comfy_quant", ".scaled_fp8", ".input_scale")
-"""Endings of names that ComfyUI keeps beside a quantized weight."""
 
 
 def is_patched(model: Any, clip: Any, vae: Any) -> bool:

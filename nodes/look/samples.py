@@ -156,9 +156,9 @@ def watermarked(images: torch.Tensor) -> torch.Tensor:
     """(n, height, width, 3) in [0, 1] with the invisible mark in each."""
     import torch
 
-    from ...evaluation.watermark import marked
+    from ...evaluation.watermark import add_watermark
 
-    return torch.cat([picture_tensor(marked(to_picture(image))) for image in images])
+    return torch.cat([picture_tensor(add_watermark(to_picture(image))) for image in images])
 
 
 def to_picture(image: torch.Tensor) -> Any:

@@ -25,7 +25,7 @@ from comfyui_fewshot.evaluation.result import Evaluation, EvaluationSamples, Met
 from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
 from comfyui_fewshot.evaluation.selection import Point
 from comfyui_fewshot.evaluation.set_metrics import DIV, PRES, VARIED
-from comfyui_fewshot.evaluation.watermark import detected
+from comfyui_fewshot.evaluation.watermark import has_watermark
 from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.pocket.assemble import random_folder
 
@@ -148,7 +148,7 @@ def test_the_mark_is_off_until_asked_for(base, tmp_path):
         draw(base, [Candidate("base")], one, DrawSettings(**few, watermark=w), context(tmp_path))[0]
         for w in (False, True)
     )
-    assert plain != worn and detected(worn) and not detected(plain)
+    assert plain != worn and has_watermark(worn) and not has_watermark(plain)
 
 
 def test_what_cannot_be_drawn_is_refused(base, tmp_path):

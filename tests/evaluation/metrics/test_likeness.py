@@ -18,12 +18,12 @@ from comfyui_fewshot.evaluation.metrics.diversity import (
     ALEXNET,
     cosine_distance,
     diversity,
+    lpips_distance,
     lpips_weights,
     open_lpips,
-    perceptual,
     preservation,
 )
-from comfyui_fewshot.evaluation.metrics.likeness import DinoImage, MaskedLikeness, cut_out, name_of
+from comfyui_fewshot.evaluation.metrics.likeness import DinoImage, MaskedLikeness, cut_out, dino_name
 from comfyui_fewshot.evaluation.metrics.preference import HumanPreference, PickScore
 from comfyui_fewshot.evaluation.metrics.relation import EntityAccuracy, RelationAccuracy, entities, relation_measures
 from comfyui_fewshot.pocket.assemble import WEIGHTS
@@ -84,7 +84,9 @@ def test_dino_is_the_mean_over_the_references_of_the_raw_model(dino):
     wanted = [float(torch.stack([seen(i) @ seen(r) for r in references]).mean()) for i in images]
     metric = DinoImage(dino)
     assert metric.scores(images, prompts, references).tolist() == pytest.approx(wanted, abs=1e-5)
-    assert metric.name == "DINO" and name_of("dinov2_with_registers") == "DINOv2" and name_of("dinov3_vit") == "DINOv3"
+    assert (
+        metric.name == "DINO" and dino_name("dinov2_with_registers") == "DINOv2" and dino_name("dinov3_vit") == "DINOv3"
+    )
     with pytest.raises(FewShotError, match="DINO compares with pictures of the subject and there are none"):
         metric.scores(images, prompts, [])
 
@@ -185,7 +187,7 @@ def test_diversity(dino):
     assert diversity([same, same], ["p", "p"], cosine_distance(dino)) == pytest.approx(0, abs=1e-5)
     table = cosine_distance(dino)([same, other])
     assert diversity([same, other, same], "ppq", cosine_distance(dino)) == pytest.approx(float(table[0, 1]))
-    lpips = perceptual(lambda a, b: (a - b).abs().mean())
+    lpips = lpips_distance(lambda a, b: (a - b).abs().mean())
     assert diversity([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 7), "white")], "pp", lpips) == pytest.approx(2)
     with pytest.raises(FewShotError, match="at least two of each"):
         diversity([same, other], "pq", cosine_distance(dino))

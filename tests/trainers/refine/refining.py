@@ -11,7 +11,7 @@ import torch
 
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Concept, LowRank, Prompt, PromptSet, TrainingSet
-from comfyui_fewshot.evaluation.reward import RewardModels, Weighted
+from comfyui_fewshot.evaluation.reward import RewardModels, WeightedMetric
 from comfyui_fewshot.models.adapters.inject import Injected
 from comfyui_fewshot.models.contract import Networks
 from comfyui_fewshot.models.open import open_base
@@ -52,7 +52,7 @@ class Red:
 
     def open(self, device, references, prompts=()):
         return RewardModels(
-            (Weighted(Redness(broken=self.broken), self.axis),), (), tuple(references), torch.device(device)
+            (WeightedMetric(Redness(broken=self.broken), self.axis),), (), tuple(references), torch.device(device)
         )
 
 
