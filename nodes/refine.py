@@ -151,7 +151,7 @@ class RefinementSettingsNode(io.ComfyNode):
 
 
 def check_subject(training_set: Any) -> None:
-    """Raise FewShotError for a set of a relation, whose pictures say nothing of the likeness of a subject."""
+    """Raise FewShotError for a set of a relation, whose pictures show no subject to compare with."""
     if training_set is not None and any(concept.kind == "relation" for concept in training_set.concepts):
         raise FewShotError("the set is of a relation, and what is refined is a subject: connect Subject Pictures")
 

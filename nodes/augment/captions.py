@@ -1,4 +1,4 @@
-"""Words: captions of pictures, more captions, and prompts to learn from."""
+"""Captions of pictures, expanded captions, and prompts from one's own gallery."""
 
 from __future__ import annotations
 

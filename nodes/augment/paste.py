@@ -1,4 +1,4 @@
-"""Subjects cut out and laid elsewhere."""
+"""Composites of cut-out subjects."""
 
 from __future__ import annotations
 

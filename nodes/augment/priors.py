@@ -1,4 +1,4 @@
-"""What makes more of few pictures."""
+"""Prior pictures of the class."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class GeneratePriors(io.ComfyNode):
 
 
 def filters_of(base: Any, clip: str, segmenter: str) -> Any:
-    """The models that look at prior pictures."""
+    """The models that filter prior pictures."""
     from ...augmentation.priors.filter import Filters
     from ...core.values import content_key
     from ...vision.embedders.clip import Clip

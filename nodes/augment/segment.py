@@ -35,7 +35,7 @@ def pocket_finder() -> dict[str, Path]:
 
 
 class SegmentByPrompt(io.ComfyNode):
-    """A mask for each picture: of what the words name, or the one that is connected."""
+    """A mask for each picture: of what the phrases name, or the one that is connected."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -156,7 +156,7 @@ def open_models(model: str, outline: str) -> tuple[Any, Any]:
 
 
 def model_paths(model: str, outline: str) -> tuple[Path, Path | None]:
-    """Where the finder and the masker lie that the widgets choose."""
+    """The paths of the finder and the masker that the widgets choose."""
     from ...vision.find import finders, maskers
 
     roots = folders.model_roots(*PLACES)

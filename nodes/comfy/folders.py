@@ -39,12 +39,12 @@ def priors_folder() -> Path:
 
 
 def sent_pictures_folder() -> Path:
-    """Where pictures that came over a socket are kept, by the hash of their pixels."""
+    """Stores pictures that came over a socket, by the hash of their pixels."""
     return output_folder("fewshot", "pictures")
 
 
 def answers_folder() -> Path:
-    """Where what segmenters, captioners and language models answered is kept, by what they were asked."""
+    """The cache of answers of segmenters, captioners and language models, by their inputs."""
     return output_folder("fewshot", "answers")
 
 
@@ -106,7 +106,7 @@ def seeing_model(name: str) -> Path:
 
 
 def kind_of_model(folder: Path) -> str | None:
-    """What a folder of transformers says it holds ("clip", "dinov2"); None where it says nothing."""
+    """The model_type of a folder of transformers ("clip", "dinov2"); None where it has none."""
     try:
         return seeing_kind(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder.name)
     except (OSError, ValueError, AttributeError):
@@ -162,7 +162,7 @@ def models_folder(kind: str) -> Path:
 
 
 def galleries() -> list[str]:
-    """Folders that may hold made pictures: ComfyUI's output and input folder, and what lies directly in them."""
+    """Folders that may hold generated pictures: ComfyUI's output and input folder, and what lies directly in them."""
     found = []
     for name, root in _gallery_roots().items():
         children = sorted(c.name for c in root.iterdir() if c.is_dir()) if root.is_dir() else []
@@ -185,7 +185,7 @@ def _gallery_roots() -> dict[str, Path]:
 
 
 def gallery_index(folder: Path) -> Path:
-    """Where the index of the pictures in `folder` is kept."""
+    """The file of the index of the pictures in `folder`."""
     return output_folder(
         "fewshot", "galleries", hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24] + ".sqlite"
     )
@@ -218,7 +218,7 @@ def evaluations_folder() -> Path:
 
 
 def samples_folder() -> Path:
-    """Where samples of evaluations are kept, by what made them."""
+    """The cache of evaluations' samples, by content key."""
     return output_folder("fewshot", "samples")
 
 

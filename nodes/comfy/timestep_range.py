@@ -50,9 +50,9 @@ def with_timestep_range(model: Any, adapter: Any, strength: float) -> Any:
 
 
 def timestep_count(sampling: Any) -> int:
-    """How many timesteps the denoiser is told of; a distilled schedule (LCM) has fewer noise levels than those.
+    """How many timesteps the denoiser is conditioned on; a distilled schedule (LCM) has fewer noise levels than those.
 
-    Raises FewShotError for schedules whose denoiser is told of something else (EDM, flows).
+    Raises FewShotError for schedules whose denoiser is conditioned on something else (EDM, flows).
     """
     count = getattr(sampling, "num_timesteps", 0)
     if not count or round(float(sampling.timestep(sampling.sigma_max))) != count - 1:

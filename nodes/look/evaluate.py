@@ -1,4 +1,4 @@
-"""What says in numbers whether it worked."""
+"""Evaluation of adapters by metrics."""
 
 from __future__ import annotations
 
@@ -212,8 +212,7 @@ def candidate_names(adapters: list[Any], names: str) -> list[str]:
 
 
 def fingerprint(node_id: str | None, values: dict[str, Any]) -> str:
-    """Whether the numbers would be others now, or the report is gone: what is left out tells which files to add, and
-    they count as soon as they lie there."""
+    """Changes whenever a model that can measure was added or replaced, or the node's report was deleted."""
     return f"{PAGES.losses(node_id)} reports lost\n{models_fingerprint(values)}"
 
 

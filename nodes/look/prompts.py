@@ -228,7 +228,7 @@ def lines_of(source: dict[str, Any], identifier: str = "") -> Any:
 
 
 def concept_of(source: dict[str, Any], training_set: Any, words: list[str]) -> Any:
-    """What the prompts are about: the set's first concept, or what the widgets say."""
+    """The concept of the prompts: the set's first one, or that of the widgets."""
     from ...core.values import Concept
 
     identifier, description, noun = words

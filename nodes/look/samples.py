@@ -1,4 +1,4 @@
-"""What shows how good it is."""
+"""Samples with and without an adapter, and the loss curve."""
 
 from __future__ import annotations
 

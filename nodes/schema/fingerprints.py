@@ -1,4 +1,4 @@
-"""What an evaluation hangs on besides its inputs: the models that lie on the disk, and the report that it wrote."""
+"""What an evaluation depends on besides its inputs: the models on the disk, and the report that it wrote."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def models_fingerprint(values: Mapping[str, Any]) -> str:
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """A model's files. Where a reward lies as it was published only that counts: the rest is made of it on first use,
-    which is no new model."""
+    """A model's files; of a published reward only the published file, since the others are converted from it."""
     published = [file for pattern in (HPS_FILES, REWARD_FILES[0]) for file in sorted(folder.glob(pattern))]
     return published or sorted(path for path in folder.glob("*") if path.is_file())
 

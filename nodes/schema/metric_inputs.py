@@ -1,4 +1,4 @@
-"""Which models on the disk measure: widgets, and the rules behind "auto"."""
+"""Which models on the disk measure: widgets, and the rules of "auto"."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def vlm_folders() -> dict[str, Path]:
 
 
 def open_vlm(name: str) -> Any:
-    """The one that the widget names. It waits on the host until it is asked: the base draws first."""
+    """The model that the widget names, on the CPU until it is used: the base draws first."""
     from ...vision.captioners import open_captioner
 
     known = vlm_folders()
@@ -232,7 +232,7 @@ def image_distance(embedders: Sequence[Any], missing: list[str]) -> tuple[Any, s
 
 
 def clip_folder(base: Any, clip: str) -> Path | None:
-    """The CLIP that measures, found as the one that validates; None where the widget says none."""
+    """The CLIP that measures, chosen by the rule of the one that validates; None where the widget says none."""
     return None if clip == NONE else clip_for(base, clip)
 
 
@@ -243,7 +243,7 @@ def dino_folders(dino: str) -> list[Path]:
 
 
 def preference_folders() -> dict[str, Path]:
-    """The models of what people prefer that lie on the disk, found by the names of their folders."""
+    """The preference models on the disk, by the names of their folders."""
     found: dict[str, Path] = {}
     for root in folders.model_roots("clip_vision", "rewards"):
         for folder in sorted(path for path in root.glob("*") if path.is_dir()):
@@ -258,7 +258,7 @@ def preference_folders() -> dict[str, Path]:
 
 
 def preference_measures(device: Any) -> list[Any]:
-    """Those models, ready to measure."""
+    """The preference models on the disk as measures."""
     from ...evaluation.measurement import Measure
     from ...evaluation.metrics.preference import HumanPreference, ImageReward, PickScore
 
@@ -267,7 +267,7 @@ def preference_measures(device: Any) -> list[Any]:
 
 
 def subject_segmenter(model: str, noun: str) -> Any:
-    """Finds the subject by its noun with this model, and outlines it with what Segment by Prompt would take."""
+    """Detects the subject by its noun with this model; outlined by the model that Segment by Prompt would choose."""
     from ...evaluation.metrics.cut_out import SubjectSegmenter
     from ...vision.model_ids import model_id
 

@@ -1,4 +1,4 @@
-"""Which model on the disk validates a training: widgets, and the rule behind "auto"."""
+"""Which model on the disk validates a training: widgets, and the rule of "auto"."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def plain(name: str) -> str:
 
 
 def own_clip(base: Any) -> Path | None:
-    """The CLIP that lies beside the networks of a base in diffusers' layout."""
+    """The CLIP in the folder of a base in diffusers' layout."""
     place = getattr(base.location, "components", base.location)
     if not isinstance(place, Path) or folders.kind_of_model(place / OWN) != "clip":
         return None

@@ -1,4 +1,4 @@
-"""What a training would take, before it begins."""
+"""A dry run of a training."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class TrainingSettings(io.ComfyNode):
 
 
 class TrainSubject(io.ComfyNode):
-    """Trains an adapter on a subject. What it learned lies on disk, so that it is never lost or trained twice."""
+    """Trains an adapter on a subject. The run is stored on disk, so that it is neither lost nor trained twice."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -168,7 +168,7 @@ def loss_map(result: Any) -> dict[str, Any]:
 
 
 def outcome(result: Any, validation_note: str) -> str:
-    """Which step was chosen, or why none was."""
+    """Which step was chosen, or why there was no choice."""
     if result.validation is None:
         return validation_note
     best = result.validation.best
