@@ -50,8 +50,8 @@ class ClipContrast(ClipText):
     """CLIP-T contrast: the cosine of each picture and its prompt minus that with the words all prompts begin with.
 
     With "a cat" as prefix, this is how much of what each prompt adds the picture shows. Differences between pictures
-    that do not depend on the prompt cancel out: of an overfitted subject of the pocket it
-    orders the pictures of one prompt by the accessory asked for with an AUC of 0.92, where CLIP-T has 0.69.
+    that do not depend on the prompt cancel out: of an overfitted subject of the pocket it orders the pictures of one
+    prompt by the requested accessory with an AUC of 0.92, where CLIP-T has 0.69.
     """
 
     name = "CLIP-T contrast"
