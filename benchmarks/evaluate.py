@@ -34,8 +34,8 @@ from ..evaluation.metrics.likeness import MaskedLikeness
 from ..evaluation.metrics.metric import Metric
 from ..evaluation.metrics.preference import HumanPreference, PickScore
 from ..evaluation.report.blind_test import wilson
-from ..evaluation.samples import Candidate, DrawSettings, draw
-from ..evaluation.watermark import detected, marked
+from ..evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
+from ..evaluation.watermark import add_watermark, has_watermark
 from ..models.open import base_from_path, open_base
 from ..pocket import gallery
 from ..pocket.assemble import WEIGHTS
@@ -119,8 +119,8 @@ class Bench:
         rows = []
         for number, prompt in enumerate(prompts):
             settings = DrawSettings(self.count, number * self.count, SAMPLING, GUIDANCE, batch=self.count)
-            place = (self.shop.folder / "samples", self.shop.device)
-            rows += draw(self.shop.base, [worn], PromptSet((prompt,)), settings, *place)
+            context = SamplingContext(self.shop.folder / "samples", self.shop.device)
+            rows += draw(self.shop.base, [worn], PromptSet((prompt,)), settings, context)
         self._keep(f"evaluate_{subject}_{kind.replace(' ', '_')}", rows, [worn.text(prompt) for prompt in prompts])
         images = [image for row in rows for image in row]
         asked = [(ask, prompt) for ask, prompt in zip(wanted, prompts, strict=True) for _ in range(self.count)]
@@ -256,10 +256,10 @@ def watermark(quick: bool) -> list[Row]:
     scenes = [drawing.render(world.scene_of(94, number))[0] for number in range(clean)]
     rows = []
     for name, made in (("watermark", decoded(scenes)), ("watermark.drawn", scenes)):
-        found = [detected(worn(marked(picture), number)) for number, picture in enumerate(made[:marks])]
+        found = [has_watermark(worn(add_watermark(picture), number)) for number, picture in enumerate(made[:marks])]
         goal = None if quick or made is scenes else 0.01
         rows.append(_share(f"{name}.detected", found, "higher", None))
-        rows.append(_share(f"{name}.false", [detected(picture) for picture in made], "lower", goal))
+        rows.append(_share(f"{name}.false", [has_watermark(picture) for picture in made], "lower", goal))
     return rows
 
 

@@ -1,1 +1,1 @@
-"""What tells good from bad: metrics (rewards are metrics too), grids, plots and the report."""
+"""Evaluation: metrics (rewards are metrics too), samples, selection of checkpoints, and reports."""

@@ -1,4 +1,4 @@
-"""Which concept of a set the prompts ask for, and whether they ask for it at all: told before anything is drawn."""
+"""Which concept of a training set the prompts name, and whether they name it at all; checked before sampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .prompts.sets import POCKETS
 SUBJECTS = (*DREAMBENCH_OF, *INSTRUCTBOOTH.values(), POCKETS)
 
 
-def asked_about(pictures: TrainingSet, prompts: PromptSet) -> tuple[Concept, tuple[Sample, ...], tuple[str, ...]]:
+def match_concept(training_set: TrainingSet, prompts: PromptSet) -> tuple[Concept, tuple[Sample, ...], tuple[str, ...]]:
     """The concept that the prompts name, its references (those that show it alone), and a line on what is left out.
 
     Of a set of several it is the first whose identifier stands in a prompt, else the first whose noun does, else the
@@ -23,29 +23,30 @@ def asked_about(pictures: TrainingSet, prompts: PromptSet) -> tuple[Concept, tup
     Raises:
         FewShotError: the concept has no reference, or no prompt asks for it.
     """
-    number = _named(pictures.concepts, prompts)
-    concept = pictures.concepts[number]
-    if not pictures.references:
+    number = _named_concept(training_set.concepts, prompts)
+    concept = training_set.concepts[number]
+    if not training_set.references:
         raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
-    own = [sample for sample in pictures.references if sample.concept == number]
-    alone = tuple(sample for sample in own if not sample.others and not sample.pasted)
+    samples = [sample for sample in training_set.references if sample.concept == number]
+    alone = tuple(sample for sample in samples if not sample.others and not sample.pasted)
     if not alone:
         raise FewShotError(
-            f"the set holds no picture that shows {concept.phrase} alone, only {len(own)} composites: connect the set "
-            "that they were made from"
+            f"the set holds no picture that shows {concept.phrase} alone, only {len(samples)} composites: connect the "
+            "set that they were made from"
         )
-    check_asked(prompts, concept)
-    told: tuple[str, ...] = ()
-    if len(pictures.concepts) > 1:
-        others = ", ".join(other.phrase for other in pictures.concepts if other is not concept)
-        told = (
+    check_prompts(prompts, concept)
+    left_out: tuple[str, ...] = ()
+    if len(training_set.concepts) > 1:
+        others = ", ".join(other.phrase for other in training_set.concepts if other is not concept)
+        left_out = (
             f"likeness to {others}: pictures are compared with {concept.phrase}, whom the prompts name; connect "
             "prompts about another one to measure it",
         )
-    return concept, alone, told
+    return concept, alone, left_out
 
 
-def _named(concepts: Sequence[Concept], prompts: PromptSet) -> int:
+def _named_concept(concepts: Sequence[Concept], prompts: PromptSet) -> int:
+    """The index of the concept that the prompts name."""
     for word in ("identifier", "noun"):
         for number, concept in enumerate(concepts):
             if any(_holds(prompt.text, getattr(concept, word)) for prompt in prompts.prompts):
@@ -53,7 +54,7 @@ def _named(concepts: Sequence[Concept], prompts: PromptSet) -> int:
     return 0
 
 
-def check_asked(prompts: PromptSet, concept: Concept) -> None:
+def check_prompts(prompts: PromptSet, concept: Concept) -> None:
     """Raises FewShotError unless prompts ask for the concept: for the subject's noun, or for the relation's words."""
     if not prompts.prompts:
         return

@@ -1,4 +1,4 @@
-"""Rewards: a weighted list of metrics, named by what lies on the disk and opened where they are needed."""
+"""Rewards: a weighted list of metrics, each with its model's folder, opened when they are used."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .metrics.metric import Metric
 from .metrics.preference import HumanPreference, ImageReward, PickScore
 
 Axis = Literal["subject", "prompt", "preference"]
+# each reward's axis, and what opens it from a folder on a device
 REWARDS: dict[str, tuple[Axis, Callable[[Any, Any], Metric]]] = {
     "CLIP-T": ("prompt", ClipText),
     ClipContrast.name: ("prompt", ClipContrast),
@@ -32,9 +33,8 @@ REWARDS: dict[str, tuple[Axis, Callable[[Any, Any], Metric]]] = {
     "CLIP-I": ("subject", ClipImage),
     "DINO": ("subject", DinoImage),
 }
-"""each reward's axis, and what opens it from a folder on a device"""
-CLIPS = ("CLIP-T", ClipContrast.name, "CLIP-I", "PickScore")  # which may share an open one
-SEERS = ("clip", "dino", "opened")  # what a metric calls the model behind it
+CLIPS = ("CLIP-T", ClipContrast.name, "CLIP-I", "PickScore")  # which can share an open model
+REWARD_MODEL_ATTRIBUTES = ("clip", "dino", "opened")  # what a metric calls its model
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,8 @@ class RewardTerm:
 
     @cached_property
     def model(self) -> str:
-        """Content key of the model's files; of what its authors published where that is there.
-
-        What is made of it on first use lies beside it, and must not make another key.
-        """
+        """Content key of the model's files: of the published ones where they exist, since files converted from them on
+        first use must not change the key."""
         published = [path for pattern in (HPS, IMAGE_REWARD) for path in sorted(self.folder.glob(pattern))]
         files = published or sorted(path for path in self.folder.glob("*") if path.is_file())
         return content_key("RewardModel", [[path.name, file_hash(path)] for path in files])
@@ -67,8 +65,8 @@ class RewardTerm:
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """A metric that is open, what it tells, and its weight."""
+class WeightedMetric:
+    """A metric that is open, its axis, and its weight."""
 
     metric: Metric
     axis: Axis
@@ -80,7 +78,7 @@ class Weighted:
 
 
 class Rewards(Protocol):
-    """What refinement is given: a key for the run, and the metrics when they are needed."""
+    """The rewards of a refinement: a key for the run, and the metrics when they are used."""
 
     @property
     def key(self) -> str: ...
@@ -90,12 +88,12 @@ class Rewards(Protocol):
 
     @property
     def folders(self) -> Sequence[Path]:
-        """Those of the models: another metric by the same model is no independent one."""
+        """Folders of the models: another metric by the same model is not independent."""
         ...
 
     def open(
         self, device: torch.device | str, references: Sequence[Image.Image], prompts: Sequence[Prompt] = ()
-    ) -> Judge:
+    ) -> RewardModels:
         """The metrics, which compare with `references`, the pixels of the pictures of that name, and with all
         `prompts` that are learned from."""
         ...
@@ -103,7 +101,7 @@ class Rewards(Protocol):
 
 @dataclass(frozen=True)
 class Reward:
-    """The value on a wire. `references` are the subject's pictures, for rewards of likeness."""
+    """The value on a REWARD socket. `references` are the subject's pictures, for rewards of likeness."""
 
     terms: tuple[RewardTerm, ...]
     references: tuple[Picture, ...] = ()
@@ -129,7 +127,7 @@ class Reward:
 
     def open(
         self, device: torch.device | str, references: Sequence[Image.Image], prompts: Sequence[Prompt] = ()
-    ) -> Judge:
+    ) -> RewardModels:
         """The metrics, opened on first use; one folder is opened once.
 
         Raises:
@@ -142,16 +140,18 @@ class Reward:
             metric = REWARDS[term.kind][1](shared or term.folder, device)
             if isinstance(metric, ClipContrast):
                 metric.compare(prompts)
-            models[term.folder] = next(value for name in SEERS if (value := getattr(metric, name, None)) is not None)
-            terms.append(Weighted(metric, term.axis, term.weight))
-        return Judge(tuple(terms), tuple(models.values()), tuple(references), torch.device(device))
+            models[term.folder] = next(
+                value for name in REWARD_MODEL_ATTRIBUTES if (value := getattr(metric, name, None)) is not None
+            )
+            terms.append(WeightedMetric(metric, term.axis, term.weight))
+        return RewardModels(tuple(terms), tuple(models.values()), tuple(references), torch.device(device))
 
 
 @dataclass
-class Judge:
+class RewardModels:
     """Metrics that are open, the models behind them (each with `move(device)`), and the subject's pictures."""
 
-    terms: tuple[Weighted, ...]
+    terms: tuple[WeightedMetric, ...]
     models: tuple[Any, ...] = ()
     references: tuple[Image.Image, ...] = ()
     device: torch.device = torch.device("cpu")
@@ -162,17 +162,17 @@ class Judge:
 
     def scores(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> torch.Tensor:
         """(terms, n) of n pictures and their prompts, on the CPU; NaN where a likeness is asked of a prompt that does
-        not name the subject. The models wait on the host between calls.
+        not name the subject. The models are on the CPU between calls.
 
         Raises:
             FewShotError: a reward gave something that is no number.
         """
-        with self.awake():
+        with self.on_device():
             return torch.stack([self._scored(term, images, prompts) for term in self.terms])
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
-        """The models on the device that computes; they wait on the host afterwards."""
+    def on_device(self) -> Iterator[None]:
+        """The models on `device`; moved to the CPU afterwards."""
         self._move(self.device)
         try:
             yield
@@ -182,29 +182,29 @@ class Judge:
     def gradients(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
         """(terms, n) of pixels (n, 3, H, W) in [0, 1], differentiable; of metrics that have `gradient`.
 
-        A likeness of a prompt that does not name the subject is NaN, and has no gradient. Called within `awake`, where
-        what follows has to be differentiated too.
+        A likeness of a prompt that does not name the subject is NaN, and has no gradient. Call it, and the backward
+        pass after it, within `on_device`.
         """
         return torch.stack([self._gradient(term, pixels, prompts) for term in self.terms])
 
-    def _gradient(self, term: Weighted, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
-        own = [i for i, prompt in enumerate(prompts) if term.axis != "subject" or names_subject(prompt)]
-        found = torch.full((len(prompts),), torch.nan, device=pixels.device)
-        if own:
-            value = term.metric.gradient(pixels[own], [prompts[i] for i in own], self.references)  # type: ignore[attr-defined]
-            found = found.index_put((torch.tensor(own, device=pixels.device),), value)
-        return found
+    def _gradient(self, term: WeightedMetric, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        indices = [i for i, prompt in enumerate(prompts) if term.axis != "subject" or names_subject(prompt)]
+        values = torch.full((len(prompts),), torch.nan, device=pixels.device)
+        if indices:
+            scores = term.metric.gradient(pixels[indices], [prompts[i] for i in indices], self.references)  # type: ignore[attr-defined]
+            values = values.index_put((torch.tensor(indices, device=pixels.device),), scores)
+        return values
 
-    def _scored(self, term: Weighted, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> torch.Tensor:
-        found = term.metric.scores(images, prompts, self.references).double().cpu()
-        if found.shape != (len(images),) or not found.isfinite().all():
+    def _scored(self, term: WeightedMetric, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> torch.Tensor:
+        scores = term.metric.scores(images, prompts, self.references).double().cpu()
+        if scores.shape != (len(images),) or not scores.isfinite().all():
             raise FewShotError(
-                f"the reward {term.name} gave {found.tolist()[:4]}... for {len(images)} pictures, and must give a "
+                f"the reward {term.name} gave {scores.tolist()[:4]}... for {len(images)} pictures, and must give a "
                 "number for each. Check its model's files, or leave it out"
             )
         if term.axis == "subject":
-            found[[not names_subject(prompt) for prompt in prompts]] = torch.nan
-        return found
+            scores[[not names_subject(prompt) for prompt in prompts]] = torch.nan
+        return scores
 
     def _move(self, device: torch.device) -> None:
         if self.device.type != "cpu":

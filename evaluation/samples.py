@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
@@ -19,15 +19,15 @@ import torch
 from PIL import Image
 
 from ..core.errors import FewShotError
-from ..core.progress import Silent, Watcher
+from ..core.progress import Checked, Silent, Watcher
 from ..core.values import Adapter, BaseModelRef, Prompt, PromptSet, content_key
 from ..models.adapters.apply import applied
 from ..models.contract import DiffusionModel
 from ..models.open import open_base
 from ..models.sampling import sample
-from .prompts.sets import TRIGGER, fitted
+from .prompts.sets import TRIGGER, insert_phrase
 from .report.grids import contact_sheet
-from .watermark import marked
+from .watermark import add_watermark
 
 log = logging.getLogger(__name__)
 REVISION = 1  # of how a picture is drawn from its settings; raised when that changes
@@ -55,7 +55,7 @@ class Candidate:
                 f'the adapter {self.name} names no trigger phrase, but a prompt holds {TRIGGER}: "{prompt.text}"; give '
                 "Prompt Set the identifier"
             )
-        return fitted(prompt.text, self.adapter.trigger) if TRIGGER in prompt.text else prompt.text
+        return insert_phrase(prompt.text, self.adapter.trigger) if TRIGGER in prompt.text else prompt.text
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class DrawSettings:
 
 
 @dataclass(frozen=True)
-class Kept(Sequence[Image.Image]):
+class ImageFiles(Sequence[Image.Image]):
     """Pictures that lie in their files. Each is read whenever it is asked for: thousands of them take no memory."""
 
     files: tuple[Path, ...]
@@ -89,10 +89,20 @@ class Kept(Sequence[Image.Image]):
     def __getitem__(self, index: int) -> Image.Image: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Kept: ...
+    def __getitem__(self, index: slice) -> ImageFiles: ...
 
-    def __getitem__(self, index: int | slice) -> Image.Image | Kept:
-        return Kept(self.files[index]) if isinstance(index, slice) else _read(self.files[index])
+    def __getitem__(self, index: int | slice) -> Image.Image | ImageFiles:
+        return ImageFiles(self.files[index]) if isinstance(index, slice) else _read(self.files[index])
+
+
+@dataclass(frozen=True)
+class SamplingContext:
+    """Where samples are kept, by their content keys, and what draws and reports them."""
+
+    cache: Path
+    device: torch.device | str
+    watcher: Watcher = field(default_factory=Silent)
+    tokenizer_folder: Path | None = None
 
 
 def draw(
@@ -100,77 +110,92 @@ def draw(
     candidates: Sequence[Candidate],
     prompts: PromptSet,
     settings: DrawSettings,
-    cache: Path,
-    device: torch.device | str,
-    watcher: Watcher | None = None,
-    tokenizer_folder: Path | None = None,
-) -> list[Kept]:
+    context: SamplingContext,
+) -> list[ImageFiles]:
     """The pictures of each candidate, prompt by prompt, `settings.count` of each. Cancelled work goes on where it was.
 
     Raises:
         FewShotError: an adapter is for another family than the base, or `cache` cannot be written.
     """
-    watcher = watcher or Silent()
-    for one in candidates:
-        if one.adapter is not None and one.adapter.family != base.family:
+    for candidate in candidates:
+        if candidate.adapter is not None and candidate.adapter.family != base.family:
             raise FewShotError(
-                f"the adapter {one.name} is for {one.adapter.family} and the base {base.name} is {base.family}: choose "
-                "an adapter that was trained on the base's family"
+                f"the adapter {candidate.name} is for {candidate.adapter.family} and the base {base.name} is "
+                f"{base.family}: choose an adapter that was trained on the base's family"
             )
-    work = [_files(base, one, prompts, settings, cache) for one in candidates]
-    total = sum(map(len, work))
-    # a prompt that stands twice in the set, or a strength that does, is drawn once
-    missing = [list({job.file: job for job in jobs if not job.file.is_file()}.values()) for jobs in work]
+    jobs_of = [_jobs(base, candidate, prompts, settings, context.cache) for candidate in candidates]
+    total = sum(map(len, jobs_of))
+    # a prompt or a strength that occurs twice is drawn once
+    missing = [list({job.file: job for job in jobs if not job.file.is_file()}.values()) for jobs in jobs_of]
     done = total - sum(map(len, missing))
     log.info("%d of %d samples are there already", done, total)
     if done < total:
-        with open_base(base, device, watcher, tokenizer_folder=tokenizer_folder) as networks:
-            for one, jobs in zip(candidates, missing, strict=True):
-                with _wearing(networks, one):
-                    for start in range(0, len(jobs), settings.batch):
-                        watcher.check()
-                        some = jobs[start : start + settings.batch]
-                        pictures = _sampled(networks, one, some, settings, watcher)
-                        done += len(some)
-                        sheet = contact_sheet(pictures[:PREVIEW], [job.text for job in some[:PREVIEW]])
-                        watcher.progress(done, total, f"{one.name}: {done} of {total} samples", sheet)
-    watcher.progress(total, total, f"{total} samples")
-    return [Kept(tuple(job.file for job in jobs)) for jobs in work]
+        _draw_missing(base, list(zip(candidates, missing, strict=True)), settings, context, (done, total))
+    context.watcher.progress(total, total, f"{total} samples")
+    return [ImageFiles(tuple(job.file for job in jobs)) for jobs in jobs_of]
+
+
+def _draw_missing(
+    base: BaseModelRef,
+    work: Sequence[tuple[Candidate, Sequence[_SampleJob]]],
+    settings: DrawSettings,
+    context: SamplingContext,
+    progress: tuple[int, int],
+) -> None:
+    """Draw each candidate's jobs in batches. `progress` is (done, total) before the first of them."""
+    done, total = progress
+    watcher = context.watcher
+    with open_base(base, context.device, watcher, tokenizer_folder=context.tokenizer_folder) as networks:
+        for candidate, jobs in work:
+            with _with_adapter(networks, candidate):
+                for start in range(0, len(jobs), settings.batch):
+                    watcher.check()
+                    batch = jobs[start : start + settings.batch]
+                    images = _sample(networks, candidate, batch, settings, watcher)
+                    done += len(batch)
+                    sheet = contact_sheet(images[:PREVIEW], [job.text for job in batch[:PREVIEW]])
+                    watcher.progress(done, total, f"{candidate.name}: {done} of {total} samples", sheet)
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One picture: what is asked for, and where it is kept."""
+class _SampleJob:
+    """One picture: its prompt and seed, and its file."""
 
     text: str
     seed: int
     file: Path
 
 
-def _files(base: BaseModelRef, one: Candidate, prompts: PromptSet, settings: DrawSettings, cache: Path) -> list[_Job]:
+def _jobs(
+    base: BaseModelRef, candidate: Candidate, prompts: PromptSet, settings: DrawSettings, cache: Path
+) -> list[_SampleJob]:
     how = (settings.steps, settings.guidance, settings.negative, settings.width, settings.height, settings.watermark)
     model = (base.key, base.dtype, base.clip_skip, base.prediction, base.zero_snr)
-    worn = None if one.adapter is None else (one.adapter.key, one.strength)
+    adapter = None if candidate.adapter is None else (candidate.adapter.key, candidate.strength)
     jobs = []
     for prompt in prompts.prompts:
-        text = one.text(prompt)
+        text = candidate.text(prompt)
         for number in range(settings.count):
             seed = (settings.seed + number) % 2**63
-            key = content_key("Sample", REVISION, model, worn, text, seed, how)
-            jobs.append(_Job(text, seed, cache / key[:2] / f"{key[2:34]}.png"))
+            key = content_key("Sample", REVISION, model, adapter, text, seed, how)
+            jobs.append(_SampleJob(text, seed, cache / key[:2] / f"{key[2:34]}.png"))
     return jobs
 
 
 @contextmanager
-def _wearing(networks: DiffusionModel, one: Candidate) -> Iterator[None]:
-    with applied(networks, [(one.adapter, one.strength)] if one.adapter is not None else []):
+def _with_adapter(networks: DiffusionModel, candidate: Candidate) -> Iterator[None]:
+    with applied(networks, [(candidate.adapter, candidate.strength)] if candidate.adapter is not None else []):
         yield
 
 
-def _sampled(
-    networks: DiffusionModel, one: Candidate, jobs: Sequence[_Job], settings: DrawSettings, watcher: Watcher
+def _sample(
+    networks: DiffusionModel,
+    candidate: Candidate,
+    jobs: Sequence[_SampleJob],
+    settings: DrawSettings,
+    watcher: Watcher,
 ) -> list[Image.Image]:
-    """Draws the jobs and keeps each picture in its file."""
+    """Draws the jobs and writes each picture to its file."""
     drawn = sample(
         networks,
         [job.text for job in jobs],
@@ -181,19 +206,19 @@ def _sampled(
         steps=settings.steps,
         guidance=settings.guidance,
         batch=settings.batch,
-        watcher=_Cancel(watcher),
+        watcher=Checked(watcher),
     )
     if not math.isfinite(float(drawn.sum())):
-        raise FewShotError(f"the pictures of {one.name} hold no numbers (NaN); set the base's dtype to float32")
+        raise FewShotError(f"the pictures of {candidate.name} hold no numbers (NaN); set the base's dtype to float32")
     pictures = [Image.fromarray(v.numpy()) for v in (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1)]
     if settings.watermark:
-        pictures = [marked(picture) for picture in pictures]
+        pictures = [add_watermark(picture) for picture in pictures]
     for job, picture in zip(jobs, pictures, strict=True):
-        _keep(picture, job.file)
+        _write(picture, job.file)
     return pictures
 
 
-def _keep(picture: Image.Image, file: Path) -> None:
+def _write(picture: Image.Image, file: Path) -> None:
     draft = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.draft")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -212,16 +237,3 @@ def _read(file: Path) -> Image.Image:
             return picture.convert("RGB")
     except OSError as error:
         raise FewShotError(f"the kept sample {file} is damaged ({error}); delete it and queue again") from None
-
-
-@dataclass(frozen=True)
-class _Cancel:
-    """Lets the sampler be cancelled; progress is told picture by picture instead."""
-
-    outer: Watcher
-
-    def check(self) -> None:
-        self.outer.check()
-
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
-        pass

@@ -1,7 +1,7 @@
-"""Scores of many pictures: a chunk at a time, one model on the device at a time, each picture seen once by each model.
+"""Scores of many pictures: a chunk at a time, one model on the device at a time, each picture embedded once by each.
 
-A metric's numbers do not depend on what else is in its chunk, so that a thousand pictures take the memory of a chunk
-and can be watched and cancelled.
+A metric's scores do not depend on the rest of the chunk, so that a thousand pictures take the memory of a chunk, and
+scoring reports progress and can be cancelled between chunks.
 """
 
 from __future__ import annotations
@@ -17,72 +17,73 @@ from PIL import Image
 from ..core.progress import Watcher
 from ..core.values import Prompt
 from .metrics.metric import Metric
-from .reward import SEERS
+from .reward import REWARD_MODEL_ATTRIBUTES
 
-CHUNK = 32  # pictures that are open at once
-BEHIND = (*SEERS, "eyes", "asked")  # what a metric or a distance calls the model behind it
+CHUNK = 32  # pictures in memory at once
+MODEL_ATTRIBUTES = (*REWARD_MODEL_ATTRIBUTES, "embedder", "vlm")  # what a metric or a distance calls its model
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A metric, and the prompt that it reads beside each picture of a candidate."""
+class ScoreRequest:
+    """A metric, and the prompt for each picture of a candidate."""
 
     metric: Metric
     prompts: Sequence[Prompt]
 
 
-def scored(
-    readings: Sequence[Reading],
-    pictures: Sequence[Sequence[Image.Image]],
+def score_images(
+    requests: Sequence[ScoreRequest],
+    images: Sequence[Sequence[Image.Image]],
     references: Sequence[Image.Image],
     device: torch.device | str,
     watcher: Watcher,
 ) -> list[list[list[float]]]:
-    """For each reading and each candidate's `pictures` a score for each picture.
+    """For each request and each candidate's `images` a score for each image.
 
-    Each model is opened on `device` for its own readings and waits on the host afterwards.
+    Each model is moved to `device` for its own requests, and to the CPU afterwards.
 
     Raises:
         FewShotError: what the metrics refuse.
     """
-    found: list[list[list[float]]] = [[[] for _ in pictures] for _ in readings]
-    groups = _by_model(readings)
-    done, total = 0, len(groups) * sum(map(len, pictures))
+    scores: list[list[list[float]]] = [[[] for _ in images] for _ in requests]
+    groups = _by_model(requests)
+    done, total = 0, len(groups) * sum(map(len, images))
     for group in groups:
-        names = ", ".join(dict.fromkeys(readings[number].metric.name for number in group))
-        with awake(readings[group[0]].metric, device), seeing_once(readings[group[0]].metric, references) as forget:
-            for place, drawn in enumerate(pictures):
+        first = requests[group[0]].metric
+        names = ", ".join(dict.fromkeys(requests[number].metric.name for number in group))
+        with model_on_device(first, device), cached_embeddings(first, references) as forget:
+            for candidate, drawn in enumerate(images):
                 for start in range(0, len(drawn), CHUNK):
                     watcher.check()
                     watcher.progress(done, total, f"{names}: {done} of {total} scored")
-                    some = list(drawn[start : start + CHUNK])
+                    chunk = list(drawn[start : start + CHUNK])
                     for number in group:
-                        asked = readings[number].prompts[start : start + CHUNK]
-                        found[number][place] += readings[number].metric.scores(some, asked, references).tolist()
-                    done += len(some)
+                        prompts = requests[number].prompts[start : start + CHUNK]
+                        scores[number][candidate] += requests[number].metric.scores(chunk, prompts, references).tolist()
+                    done += len(chunk)
                     forget()
     if total:
         watcher.progress(total, total, f"{total} scored")
-    return found
+    return scores
 
 
-def _by_model(readings: Sequence[Reading]) -> list[list[int]]:
-    """The numbers of the readings that share a model, in the order of their first."""
+def _by_model(requests: Sequence[ScoreRequest]) -> list[list[int]]:
+    """The numbers of the requests that share a model, in the order of their first."""
     groups: dict[int, list[int]] = {}
-    for number, reading in enumerate(readings):
-        groups.setdefault(id(model_of(reading.metric) or reading.metric), []).append(number)
+    for number, request in enumerate(requests):
+        groups.setdefault(id(model_of(request.metric) or request.metric), []).append(number)
     return list(groups.values())
 
 
-def model_of(thing: Any) -> Any:
-    """The model behind a metric or a distance, which can `move`; None where there is none."""
-    return next((model for name in BEHIND if hasattr(model := getattr(thing, name, None), "move")), None)
+def model_of(owner: Any) -> Any:
+    """The model of a metric or a distance, which can `move`; None where there is none."""
+    return next((model for name in MODEL_ATTRIBUTES if hasattr(model := getattr(owner, name, None), "move")), None)
 
 
 @contextmanager
-def awake(thing: Any, device: torch.device | str) -> Iterator[None]:
-    """The model behind `thing` on the device that computes; it waits on the host afterwards."""
-    model = model_of(thing)
+def model_on_device(owner: Any, device: torch.device | str) -> Iterator[None]:
+    """The model of a metric or a distance on `device`; moved to the CPU afterwards."""
+    model = model_of(owner)
     if model is None or torch.device(device).type == "cpu":
         yield
         return
@@ -94,36 +95,36 @@ def awake(thing: Any, device: torch.device | str) -> Iterator[None]:
 
 
 @contextmanager
-def seeing_once(thing: Any, kept: Sequence[Image.Image]) -> Iterator[Callable[[], None]]:
-    """The model behind `thing` embeds each picture once, for all metrics that share it.
+def cached_embeddings(owner: Any, pinned: Sequence[Image.Image]) -> Iterator[Callable[[], None]]:
+    """The model of `owner` embeds each picture once, for all metrics that share it.
 
-    Gives what makes it forget all pictures but `kept`, the references.
+    Gives a function that drops the embeddings of all pictures but `pinned`, the references.
     """
-    model = model_of(thing)
+    model = model_of(owner)
     if not hasattr(model, "images"):
         yield lambda: None
         return
-    once = _Once(model.images, frozenset(map(id, kept)))
-    model.images = once
+    cache = _EmbeddingCache(model.images, frozenset(map(id, pinned)))
+    model.images = cache
     try:
-        yield once.forget
+        yield cache.drop
     finally:
         del model.images  # the class's own again
 
 
-class _Once:
-    """`see`, remembering the embedding (D,) of each picture; pictures are known by being the same object, so they are
-    held as long as they are remembered."""
+class _EmbeddingCache:
+    """`embed` with a cache of each picture's embedding (D,). The key is the picture's identity, so the cache holds the
+    picture too."""
 
-    def __init__(self, see: Callable[[Sequence[Image.Image]], torch.Tensor], kept: frozenset[int]):
-        self.see, self.kept = see, kept
+    def __init__(self, embed: Callable[[Sequence[Image.Image]], torch.Tensor], pinned: frozenset[int]):
+        self.embed, self.pinned = embed, pinned
         self.known: dict[int, tuple[Image.Image, torch.Tensor]] = {}
 
     def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
         new = list({id(image): image for image in images if id(image) not in self.known}.values())
         if new:
-            self.known |= {id(image): (image, row) for image, row in zip(new, self.see(new), strict=True)}
+            self.known |= {id(image): (image, row) for image, row in zip(new, self.embed(new), strict=True)}
         return torch.stack([self.known[id(image)][1] for image in images])
 
-    def forget(self) -> None:
-        self.known = {key: value for key, value in self.known.items() if key in self.kept}
+    def drop(self) -> None:
+        self.known = {key: value for key, value in self.known.items() if key in self.pinned}

@@ -38,7 +38,7 @@ class Point:
     unrelated: float
 
     @property
-    def whole(self) -> bool:
+    def is_finite(self) -> bool:
         """Whether the validation gave numbers."""
         return all(map(math.isfinite, (self.subject, self.prompt, self.unrelated)))
 
@@ -50,20 +50,20 @@ class Anchors:
     untrained: Point
     likeness: float = 1.0
 
-    def gained(self, point: Point) -> float:
+    def subject_gain(self, point: Point) -> float:
         """f: 0 for the untrained base, 1 for a likeness as that of the references."""
         return (point.subject - self.untrained.subject) / _span(self.likeness - self.untrained.subject)
 
-    def kept(self, point: Point) -> float:
+    def prompt_retention(self, point: Point) -> float:
         """p: 1 for the untrained base, 0 for pictures that know nothing of their prompts."""
         floor = self.untrained.unrelated
         return (point.prompt - floor) / _span(self.untrained.prompt - floor)
 
     def score(self, point: Point) -> float:
         """The number by which points are compared; -inf where the validation failed."""
-        if not point.whole:
+        if not point.is_finite:
             return -math.inf
-        return harmonic(self.gained(point), self.kept(point))
+        return harmonic(self.subject_gain(point), self.prompt_retention(point))
 
 
 def harmonic(f: float, p: float) -> float:
@@ -97,7 +97,7 @@ class Curve:
     def anchors(self) -> Anchors | None:
         """None while there is no untrained point, or where its validation failed: nothing can be compared then."""
         first = self.points[0] if self.points else None
-        return Anchors(first, self.likeness) if first is not None and first.whole else None
+        return Anchors(first, self.likeness) if first is not None and first.is_finite else None
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -111,8 +111,8 @@ class Curve:
         anchors = self.anchors
         if anchors is None:
             return None
-        found = max(self.frontier, key=anchors.score, default=None)  # max keeps the first of equals
-        return found if found is not None and anchors.score(found) > 0 else None
+        best = max(self.frontier, key=anchors.score, default=None)  # max keeps the first of equals
+        return best if best is not None and anchors.score(best) > 0 else None
 
     def is_over(self, patience: int) -> bool:
         """Whether the last `patience` points were all no better than the best one before them; 0 never ends."""
@@ -124,10 +124,10 @@ class Curve:
     @property
     def frontier(self) -> tuple[Point, ...]:
         """The trained points that no other one surpasses in one fidelity without falling behind in the other."""
-        rivals = [point for point in self.points[1:] if point.whole]
+        rivals = [point for point in self.points[1:] if point.is_finite]
         return tuple(p for p in rivals if not any(_dominates(q, p) for q in rivals))
 
 
-def _dominates(one: Point, other: Point) -> bool:
-    at_least = one.subject >= other.subject and one.prompt >= other.prompt
-    return at_least and (one.subject > other.subject or one.prompt > other.prompt)
+def _dominates(point: Point, other: Point) -> bool:
+    at_least = point.subject >= other.subject and point.prompt >= other.prompt
+    return at_least and (point.subject > other.subject or point.prompt > other.prompt)

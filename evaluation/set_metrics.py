@@ -1,4 +1,4 @@
-"""Numbers of whole sets of pictures: how different those of one prompt are, and how far the class alone has drifted."""
+"""Metrics of sets of pictures: diversity within a prompt, and language drift of the class (DreamBooth, section 4.3)."""
 
 from __future__ import annotations
 
@@ -8,58 +8,51 @@ from itertools import count
 import torch
 from PIL import Image
 
-from ..core.progress import Watcher
 from ..core.values import Prompt
+from .measurement import MeasurementPlan, first_of
 from .metrics.diversity import Distance, diversity
-from .metrics.metric import Metric
-from .score import Reading, awake, scored
+from .samples import SamplingContext
+from .score import ScoreRequest, model_on_device, score_images
 
-DRIFT = "a photo of a {noun}"
+CLASS_PROMPT = "a photo of a {noun}"
 PRES, DIV, VARIED = "language drift (PRES)", "language drift (DIV)", "diversity"
 
 
-def varied(
-    pictures: Sequence[Sequence[Image.Image]],
-    groups: Sequence[object],
-    distance: Distance,
-    device: torch.device | str,
-    watcher: Watcher,
+def diversities(
+    images: Sequence[Sequence[Image.Image]], groups: Sequence[object], distance: Distance, context: SamplingContext
 ) -> list[float | None]:
-    """The diversity of each candidate's pictures, of which those of one group (a prompt) are compared; see `diversity`.
+    """The diversity of each candidate's pictures within each group (a prompt); see `diversity`.
 
-    Each group can be seen and cancelled.
+    Progress is reported, and work can be cancelled, at each group.
     """
-    calls, total = count(), len(pictures) * len(set(groups))
+    calls, total = count(), len(images) * len(set(groups))
 
-    def watched(images: Sequence[Image.Image]) -> torch.Tensor:
-        watcher.check()
-        watcher.progress(next(calls), total, f"{VARIED} of {len(images)} pictures")
-        return distance(images)
+    def reported(group: Sequence[Image.Image]) -> torch.Tensor:
+        context.watcher.check()
+        context.watcher.progress(next(calls), total, f"{VARIED} of {len(group)} pictures")
+        return distance(group)
 
-    with awake(distance, device):
-        return [diversity(drawn, groups, watched) for drawn in pictures]
+    with model_on_device(distance, context.device):
+        return [diversity(drawn, groups, reported) for drawn in images]
 
 
-def class_alone(noun: str) -> Prompt:
-    """What tells how far the class has drifted."""
-    text = DRIFT.format(noun=noun)
+def class_prompt(noun: str) -> Prompt:
+    """The prompt on which language drift is measured."""
+    text = CLASS_PROMPT.format(noun=noun)
     return Prompt(text, text)
 
 
-def drifted(
-    alone: Sequence[Sequence[Image.Image]],
-    noun: str,
-    subject: Metric,
-    distance: Distance | None,
-    references: Sequence[Image.Image],
-    device: torch.device | str,
-    watcher: Watcher,
+def language_drift(
+    class_images: Sequence[Sequence[Image.Image]], plan: MeasurementPlan, context: SamplingContext
 ) -> dict[str, list[float | None]]:
-    """How like the subject (PRES) and each other (DIV, of two and more) each candidate's pictures of the class alone
-    have become."""
-    count = len(alone[0])
-    (numbers,) = scored([Reading(subject, [class_alone(noun)] * count)], alone, references, device, watcher)
-    found: dict[str, list[float | None]] = {PRES: [sum(values) / count for values in numbers]}
-    if distance is not None and count > 1:
-        found[DIV] = varied(alone, [0] * count, distance, device, watcher)
-    return found
+    """How like the subject (PRES), and how unlike each other (DIV, of two and more), each candidate's pictures of the
+    class are."""
+    count = len(class_images[0])
+    subject = first_of("subject", plan.measures)
+    assert subject is not None
+    request = ScoreRequest(subject.metric, [class_prompt(plan.noun)] * count)
+    (scores,) = score_images([request], class_images, plan.references, context.device, context.watcher)
+    results: dict[str, list[float | None]] = {PRES: [sum(values) / count for values in scores]}
+    if plan.distance is not None and count > 1:
+        results[DIV] = diversities(class_images, [0] * count, plan.distance, context)
+    return results

@@ -18,7 +18,7 @@ from ..core.errors import FewShotError
 
 TILE = 32  # pixels
 STRENGTH = 2.5  # of 255 levels, standard deviation
-BAND = (0.10, 0.34)  # cycles a pixel: coarser is seen, finer does not survive JPEG
+BAND = (0.10, 0.34)  # cycles a pixel: coarser is visible, finer does not survive JPEG
 KEY = 20231205
 THRESHOLD = 5.2  # standard deviations of the best shift's correlation; see `score`
 LEVELLED = 2.0  # pixels: what is smoother belongs to the picture
@@ -41,7 +41,7 @@ def _tile() -> np.ndarray:
     return tile / tile.std()
 
 
-def marked(picture: Image.Image, strength: float = STRENGTH) -> Image.Image:
+def add_watermark(picture: Image.Image, strength: float = STRENGTH) -> Image.Image:
     """The picture with the mark in it, RGB. FewShotError where it is smaller than two tiles."""
     if min(picture.size) < 2 * TILE:
         raise FewShotError(
@@ -66,18 +66,18 @@ def score(picture: Image.Image) -> float:
     fine /= np.sqrt(gaussian_filter(fine**2, NEIGHBOURS)) + 1
     spectrum = np.fft.fft2(_folded(fine.clip(-2, 2)))
     size = np.abs(spectrum)
-    found = np.where(_band() & (size > 0), spectrum / np.maximum(size, 1e-12) * np.conj(np.fft.fft2(_tile())), 0)
-    shifts = np.fft.ifft2(found).real
+    correlation = np.where(_band() & (size > 0), spectrum / np.maximum(size, 1e-12) * np.conj(np.fft.fft2(_tile())), 0)
+    shifts = np.fft.ifft2(correlation).real
     return float(shifts.max() / max(shifts.std(), 1e-12))
 
 
-def detected(picture: Image.Image) -> bool:
+def has_watermark(picture: Image.Image) -> bool:
     """Whether the picture carries the mark."""
     return score(picture) > THRESHOLD
 
 
 def _folded(values: np.ndarray) -> np.ndarray:
-    """(TILE, TILE): the mean of all places that a tile's repetition puts on each other."""
+    """(TILE, TILE): the mean over all repetitions of the tile."""
     rows, columns = (np.arange(size) % TILE for size in values.shape)
     across = np.zeros((TILE, values.shape[1]))
     np.add.at(across, rows, values)

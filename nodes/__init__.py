@@ -8,7 +8,8 @@ from .augment.priors import GeneratePriors
 from .augment.segment import SegmentByPrompt
 from .base.fetch import FetchModel
 from .base.load import BaseFromModel, LoadBase
-from .comfy.host import ComfyExtension, io, register_folders
+from .comfy.folders import register_folders
+from .comfy.host import ComfyExtension, io
 from .files.adapters import ApplyAdapter, LoadAdapter, SaveAdapter
 from .files.fuse import FuseAdapters
 from .look.evaluate import EvaluateLora, StrengthSweep
@@ -18,7 +19,7 @@ from .look.watermark import DetectWatermark
 from .pictures.prepare import PreparePictures
 from .pictures.sets import CombineSets, SetToImages, SubjectPictures
 from .refine import RefineLora, RefinementSettingsNode, RewardNode
-from .train.plan import TrainingPlan
+from .train.plan import TrainingPlanNode
 from .train.relation import RelationPictures, RelationTrainingSettings, TrainRelation
 from .train.subject import TrainingSettings, TrainSubject
 
@@ -38,7 +39,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     ExpandCaptions,
     PromptInspiration,
     TrainingSettings,
-    TrainingPlan,
+    TrainingPlanNode,
     TrainSubject,
     RelationTrainingSettings,
     TrainRelation,

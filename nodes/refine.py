@@ -7,17 +7,17 @@ from typing import Any
 
 from ..core.errors import FewShotError
 from ..trainers.refine.settings import RefinementSettings
-from .comfy import host
+from .comfy import folders, host
 from .comfy.host import io
-from .schema.metric_inputs import HPS, MISSING, PICK, REWARD, clip_folder, dino_folders, preference_folders
+from .schema.metric_inputs import HPS, INSTRUCTIONS, PICK, REWARD, clip_folder, dino_folders, preference_folders
 from .schema.sockets import Adapter, Base, Prompts, Reward, Set, Settings
-from .schema.validation_inputs import AUTO, CLIPS, DINOS, NONE, validating_inputs, validator_for
+from .schema.validation_inputs import AUTO, CLIPS, DINOS, NONE, validation_inputs, validator_for
 from .schema.widgets import widgets_of
 from .train.subject import loss_map, run_name
 
 CATEGORY = "few-shot/refine"
+# by widget: the reward's name, and its model's in `preference_folders`
 LEARNED = {"image_reward": ("ImageReward", REWARD), "pickscore": ("PickScore", PICK), "hpsv2": ("HPSv2", HPS)}
-"""widget: the reward's name, and its model's in `preference_folders`"""
 UNWATCHED = (
     "likeness and variety were not watched, as no CLIP validates: the best reading by the held-out reward alone is "
     "returned"
@@ -49,14 +49,14 @@ class RewardNode(io.ComfyNode):
                 weight_input("hpsv2", 0.0, "Weight of HPSv2. 0 is off."),
                 io.Combo.Input(
                     "clip",
-                    options=[AUTO, *host.transformers_folders(CLIPS)],
+                    options=[AUTO, *folders.transformers_folders(CLIPS)],
                     default=AUTO,
                     tooltip="The CLIP of clip_text and clip_contrast: a folder of transformers in models/clip_vision. "
                     "auto takes the base's own or the first there.",
                 ),
                 io.Combo.Input(
                     "dino",
-                    options=[AUTO, NONE, *host.transformers_folders(DINOS)],
+                    options=[AUTO, NONE, *folders.transformers_folders(DINOS)],
                     default=AUTO,
                     tooltip="What sees the likeness: a DINO's folder of transformers in models/clip_vision. auto takes "
                     "the first there, else the CLIP, as none does.",
@@ -82,7 +82,7 @@ class RewardNode(io.ComfyNode):
         from ..evaluation import reward as rewards
 
         check_subject(set)
-        terms, said = [], []
+        terms, left_out = [], []
         for widget, weight in (("image_reward", image_reward), ("pickscore", pickscore), ("hpsv2", hpsv2)):
             if weight:
                 terms.append(rewards.RewardTerm(LEARNED[widget][0], preference_folder(widget), weight))
@@ -93,29 +93,28 @@ class RewardNode(io.ComfyNode):
                 terms.append(rewards.RewardTerm(kind, needed_clip(base, clip, widget), weight))
         pictures = tuple(sample.image for sample in set.references) if set is not None else ()
         if likeness and not pictures:
-            said.append("likeness is left out: no pictures of the subject are connected")
+            left_out.append("likeness is left out: no pictures of the subject are connected")
         elif likeness:
-            folders = dino_folders(dino)
-            own = folders[0] if folders else needed_clip(base, clip, "likeness")
-            terms.append(rewards.RewardTerm("DINO" if folders else "CLIP-I", own, likeness))
+            dinos = dino_folders(dino)
+            embedder = dinos[0] if dinos else needed_clip(base, clip, "likeness")
+            terms.append(rewards.RewardTerm("DINO" if dinos else "CLIP-I", embedder, likeness))
         value = rewards.Reward(tuple(terms), pictures)
         lines = [f"{term.kind} x {term.weight:g} ({term.folder.name})" for term in value.terms]
-        report = "\n".join([*lines, *said])
+        report = "\n".join([*lines, *left_out])
         return io.NodeOutput(value, report, ui=host.say(cls.hidden.unique_id, report))
 
 
 def preference_folder(widget: str) -> Path:
-    """The folder of a model of what people prefer. Raises FewShotError where there is none, saying what goes where."""
+    """The folder of a preference model. Raises FewShotError where there is none, saying which files go where."""
     name, kind = LEARNED[widget]
     folder = preference_folders().get(kind)
     if folder is None:
-        where = MISSING[kind].partition(": ")[2]
-        raise FewShotError(f"there is no {name} on the disk: {where}, or set {widget} to 0")
+        raise FewShotError(f"there is no {name} on the disk: {INSTRUCTIONS[kind]}, or set {widget} to 0")
     return folder
 
 
 def needed_clip(base: Any, clip: str, widget: str) -> Path:
-    folder = clip_folder(base, clip) if base is not None or clip != AUTO else clip_folder(Nowhere, clip)
+    folder = clip_folder(base, clip) if base is not None or clip != AUTO else clip_folder(NoBase, clip)
     if folder is None:
         raise FewShotError(
             f"{widget} needs a CLIP and there is none: put the folder of a transformers CLIPModel, such as "
@@ -124,8 +123,8 @@ def needed_clip(base: Any, clip: str, widget: str) -> Path:
     return folder
 
 
-class Nowhere:
-    """A base that brings no CLIP of its own."""
+class NoBase:
+    """Stands for a base without a CLIP of its own."""
 
     location = None
 
@@ -151,9 +150,9 @@ class RefinementSettingsNode(io.ComfyNode):
         return io.NodeOutput(RefinementSettings.from_mapping(values))
 
 
-def check_subject(set: Any) -> None:
-    """Raise FewShotError for a set of a relation, whose pictures say nothing of the likeness of a subject."""
-    if set is not None and any(concept.kind == "relation" for concept in set.concepts):
+def check_subject(training_set: Any) -> None:
+    """Raise FewShotError for a set of a relation, whose pictures show no subject to compare with."""
+    if training_set is not None and any(concept.kind == "relation" for concept in training_set.concepts):
         raise FewShotError("the set is of a relation, and what is refined is a subject: connect Subject Pictures")
 
 
@@ -181,7 +180,7 @@ class RefineLora(io.ComfyNode):
                 ),
                 Set.Input("set", optional=True, tooltip="The subject's pictures, with which likeness is watched."),
                 Settings.Input("settings", optional=True, tooltip="Refinement Settings; without it the defaults."),
-                *validating_inputs(),
+                *validation_inputs(),
             ],
             outputs=[
                 Adapter.Output(
@@ -213,7 +212,7 @@ class RefineLora(io.ComfyNode):
         settings = settings or RefinementSettings()
         if not isinstance(settings, RefinementSettings):
             raise FewShotError("these are settings of another training: connect Refinement Settings")
-        validator, watched = validator_for(base, settings, validation, validation_dino)
+        chosen = validator_for(base, settings, validation, validation_dino)
         subject = trigger_of(adapter, set) or base.name
         with host.engine(cls.hidden.unique_id) as watcher:
             result = refine_adapter(
@@ -222,19 +221,19 @@ class RefineLora(io.ComfyNode):
                 prompts,
                 reward,
                 settings,
-                host.runs_folder(),
+                folders.runs_folder(),
                 host.device(),
                 watcher,
                 name=run_name(f"refined {subject}"),
                 pictures=set,
                 tokenizer_folder=host.TOKENIZER,
-                validator=validator,
+                validator=chosen.validator,
             )
         given = result.combined or result.adapter
         lines = [
-            *told(result.readings),
+            *reading_lines(result.readings),
             *([result.apart] if result.apart else []),
-            f"watched over by {watched.removeprefix('validated by ')}" if validator is not None else UNWATCHED,
+            f"watched over by {chosen.names}" if chosen.validator is not None else UNWATCHED,
             str(result.training.folder),
         ]
         ui = host.say(cls.hidden.unique_id, "\n".join(lines))
@@ -243,7 +242,7 @@ class RefineLora(io.ComfyNode):
         return io.NodeOutput(given, result.adapter, to_kohya(given), losses, trigger, ui=ui)
 
 
-def told(readings: Any) -> list[str]:
+def reading_lines(readings: Any) -> list[str]:
     """A line for each reading: the held-out reward's gain, the guards, and which one was returned."""
     from ..trainers.refine.guards import line
 

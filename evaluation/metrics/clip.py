@@ -1,4 +1,4 @@
-"""Metrics that see by a CLIP: likeness to a text, to one text over others, and to pictures."""
+"""Metrics by a CLIP: fit to a text, to a text compared with its prefix, and likeness to pictures."""
 
 from __future__ import annotations
 
@@ -49,26 +49,26 @@ class ClipText:
 class ClipContrast(ClipText):
     """CLIP-T contrast: the cosine of each picture and its prompt minus that with the words all prompts begin with.
 
-    With "a cat" before what each prompt adds, this is how much of what it adds the picture shows. Pictures differ in
-    how well a CLIP likes them whatever was asked for, and that cancels out: of an overfitted subject of the pocket it
-    orders the pictures of one prompt by the accessory asked for with an AUC of 0.92, where CLIP-T has 0.69.
+    With "a cat" as prefix, this is how much of what each prompt adds the picture shows. Differences between pictures
+    that do not depend on the prompt cancel out: of an overfitted subject of the pocket it orders the pictures of one
+    prompt by the requested accessory with an AUC of 0.92, where CLIP-T has 0.69.
     """
 
     name = "CLIP-T contrast"
-    beginning = ""
-    """what all prompts begin with, without identifiers"""
+    # common to all prompts, without identifiers
+    prefix = ""
 
     def compare(self, prompts: Sequence[Prompt]) -> None:
         """Take the words that `prompts` begin with. FewShotError where they share none, or differ in nothing."""
-        self.beginning = shared_beginning([prompt.stripped for prompt in prompts])
-        if not self.beginning:
+        self.prefix = common_prefix([prompt.stripped for prompt in prompts])
+        if not self.prefix:
             some = "; ".join(list(dict.fromkeys(prompt.stripped for prompt in prompts))[:3])
             raise FewShotError(
                 f"{self.name} compares each prompt with the words that all of them begin with, and these begin with "
                 f"none but articles in common, or do not differ ({some}): write them as 'a cat playing soccer', 'a cat "
                 "in a box', or take CLIP-T in its place"
             )
-        log.info("%s compares each prompt with %r", self.name, self.beginning)
+        log.info("%s compares each prompt with %r", self.name, self.prefix)
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -85,12 +85,12 @@ class ClipContrast(ClipText):
 
     def _added(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """(n, D): what the prompts add, as differences of embeddings on the CPU."""
-        adds = torch.tensor([_words(prompt.stripped) != _words(self.beginning) for prompt in prompts])
-        added = self.clip.texts([prompt.stripped for prompt in prompts]) - self.clip.texts([self.beginning])
+        adds = torch.tensor([_words(prompt.stripped) != _words(self.prefix) for prompt in prompts])
+        added = self.clip.texts([prompt.stripped for prompt in prompts]) - self.clip.texts([self.prefix])
         return added * adds.unsqueeze(-1)
 
 
-def shared_beginning(texts: Sequence[str]) -> str:
+def common_prefix(texts: Sequence[str]) -> str:
     """The words that all texts begin with, whatever their case and punctuation; nothing where they do not differ, or
     share no more than articles."""
     different = {tuple(_words(text)) for text in texts}

@@ -1,33 +1,20 @@
-"""Where the subject is in a picture: the mask of the best thing that a finder names so."""
+"""The subject's mask in a picture: that of the best detection of its noun."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-
-class Finder(Protocol):
-    """What finds phrases; see `augmentation.segmenters.Finder`."""
-
-    threshold: float
-
-    def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> Sequence[Any]: ...
+from ...vision.segmenters.interface import Finder, Masker
 
 
-class Masker(Protocol):
-    """What outlines boxes; see `augmentation.segmenters.Masker`."""
+class SubjectSegmenter:
+    """Detects a subject by its noun. The masker segments it; without one the finder's own mask is used.
 
-    def masks(self, picture: Image.Image, boxes: Sequence[Any]) -> Sequence[tuple[np.ndarray, float]]: ...
-
-
-class Cutter:
-    """Finds a subject by its noun. The masker draws the outline; without one the finder's own mask counts.
-
-    Of a finder that gives boxes alone the whole box counts then, and with it the ground in it: `name`, which is what
-    reports call the cutter, says so as soon as that has happened.
+    Without either the mask is the detection's box, background included; `name`, by which reports call the segmenter,
+    then says so.
     """
 
     def __init__(self, finder: Finder, masker: Masker | None, noun: str, name: str):
@@ -39,13 +26,13 @@ class Cutter:
         return f"{self._name}, box crop" if self.boxed else self._name
 
     def __call__(self, picture: Image.Image) -> Image.Image | None:
-        """The mask (mode L, white on the subject) of the best find; None where there is none."""
+        """The mask (mode L, white on the subject) of the best detection; None where there is none."""
         picture = picture.convert("RGB")
-        found = self.finder.find(picture, [self.noun], self.finder.threshold)
-        there = [one for one in found if one.score >= self.finder.threshold]
-        if not there:
+        instances = self.finder.find(picture, [self.noun], self.finder.threshold)
+        instances = [instance for instance in instances if instance.score >= self.finder.threshold]
+        if not instances:
             return None
-        best = max(there, key=lambda one: one.score)
+        best = max(instances, key=lambda instance: instance.score)
         if self.masker is not None:
             mask = self.masker.masks(picture, [best.box])[0][0]
         elif best.mask is not None:

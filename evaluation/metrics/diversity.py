@@ -17,14 +17,14 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.weight_files import UnpicklingError
-from .likeness import Eyes, check_references
+from .likeness import Embedder, check_references
 
 log = logging.getLogger(__name__)
 SIDE = 256  # pixels at which LPIPS compares
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file
 
+# The distances (n, n) of n pictures of one prompt
 Distance = Callable[[Sequence[Image.Image]], torch.Tensor]
-"""The distances (n, n) of n pictures of one prompt."""
 
 
 def diversity(images: Sequence[Image.Image], groups: Sequence[object], distance: Distance) -> float:
@@ -35,32 +35,32 @@ def diversity(images: Sequence[Image.Image], groups: Sequence[object], distance:
     """
     if len(images) != len(groups):
         raise FewShotError(f"{len(images)} pictures cannot lie in {len(groups)} groups; name the group of each")
-    places: dict[object, list[int]] = {}
+    members: dict[object, list[int]] = {}
     for number, name in enumerate(groups):
-        places.setdefault(name, []).append(number)
-    found: list[float] = []
-    for numbers in places.values():
-        if len(numbers) > 1:
-            own = [images[number] for number in numbers]  # which may be read from the disk only now
-            table = distance(own)
-            found += [float(table[i, j]) for i, j in combinations(range(len(own)), 2)]
-    if not found:
+        members.setdefault(name, []).append(number)
+    distances: list[float] = []
+    for indices in members.values():
+        if len(indices) > 1:
+            pictures = [images[number] for number in indices]  # which may be read from the disk only now
+            table = distance(pictures)
+            distances += [float(table[i, j]) for i, j in combinations(range(len(pictures)), 2)]
+    if not distances:
         raise FewShotError("diversity compares pictures of one prompt; draw at least two of each (raise the count)")
-    return sum(found) / len(found)
+    return sum(distances) / len(distances)
 
 
-def apart(eyes: Eyes) -> Distance:
+def cosine_distance(embedder: Embedder) -> Distance:
     """1 - cosine of the embeddings: what stands in where LPIPS is not installed."""
-    return _Apart(eyes)
+    return _CosineDistance(embedder)
 
 
 @dataclass(frozen=True)
-class _Apart:
-    eyes: Eyes
+class _CosineDistance:
+    embedder: Embedder
 
     def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        seen = self.eyes.images(images)
-        return 1 - seen @ seen.T
+        embeddings = self.embedder.images(images)
+        return 1 - embeddings @ embeddings.T
 
 
 def lpips_weights(folders: Sequence[Path]) -> Path | None:
@@ -70,11 +70,11 @@ def lpips_weights(folders: Sequence[Path]) -> Path | None:
     """
     if importlib.util.find_spec("lpips") is None:
         return None
-    places = [*folders, Path(torch.hub.get_dir()) / "checkpoints"]
-    return next((folder / ALEXNET for folder in places if (folder / ALEXNET).is_file()), None)
+    searched = [*folders, Path(torch.hub.get_dir()) / "checkpoints"]
+    return next((folder / ALEXNET for folder in searched if (folder / ALEXNET).is_file()), None)
 
 
-def opened_lpips(file: Path) -> Distance:
+def open_lpips(file: Path) -> Distance:
     """LPIPS with torchvision's AlexNet of `file`, opened on first use.
 
     Raises, when it is used, FewShotError where the file does not hold it.
@@ -83,37 +83,37 @@ def opened_lpips(file: Path) -> Distance:
     @cache
     def model() -> torch.nn.Module:
         log.info("opening LPIPS with %s", file)
-        made = importlib.import_module("lpips").LPIPS(net="alex", pnet_rand=True, verbose=False)
+        lpips = importlib.import_module("lpips").LPIPS(net="alex", pnet_rand=True, verbose=False)
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-            own = {name: found[f"features.{name.split('.', 1)[1]}"] for name in made.net.state_dict()}
-            made.net.load_state_dict(own)
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+            alexnet = {name: weights[f"features.{name.split('.', 1)[1]}"] for name in lpips.net.state_dict()}
+            lpips.net.load_state_dict(alexnet)
         except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
             raise FewShotError(f"{file} does not hold torchvision's AlexNet ({error}); fetch it again") from error
-        return made.eval().requires_grad_(False)
+        return lpips.eval().requires_grad_(False)
 
     def table(images: Sequence[Image.Image]) -> torch.Tensor:
-        return perceptual(model())(images)
+        return lpips_distance(model())(images)
 
     return table
 
 
-def perceptual(model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Distance:
+def lpips_distance(model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Distance:
     """LPIPS (Zhang et al. 2018) by a model of the package, such as `lpips.LPIPS(net="alex")`."""
 
     @torch.no_grad()
     def table(images: Sequence[Image.Image]) -> torch.Tensor:
         sized = [np.asarray(i.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for i in images]
         tensors = [torch.from_numpy(a.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for a in sized]
-        found = torch.zeros(len(images), len(images))
+        distances = torch.zeros(len(images), len(images))
         for i, j in combinations(range(len(images)), 2):
-            found[i, j] = found[j, i] = float(model(tensors[i], tensors[j]))
-        return found
+            distances[i, j] = distances[j, i] = float(model(tensors[i], tensors[j]))
+        return distances
 
     return table
 
 
-def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image], eyes: Eyes) -> float:
+def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image], embedder: Embedder) -> float:
     """PRES: the mean cosine of pictures of the class alone ("a photo of a cat") and the subject's references.
 
     It should stay at the untrained base's level: where it rises, the class has drifted towards the subject.
@@ -121,4 +121,4 @@ def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image]
     check_references("language drift", references)
     if not drawn:
         raise FewShotError("language drift needs pictures of the class alone; draw at least one")
-    return float((eyes.images(drawn) @ eyes.images(references).T).mean())
+    return float((embedder.images(drawn) @ embedder.images(references).T).mean())

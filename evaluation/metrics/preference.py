@@ -1,4 +1,4 @@
-"""What people prefer, learned from their choices: PickScore and HPSv2, which are CLIPs, and ImageReward, a BLIP."""
+"""Human preference, learned from people's choices: PickScore and HPSv2, which are CLIPs, and ImageReward, a BLIP."""
 
 from __future__ import annotations
 

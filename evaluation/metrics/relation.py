@@ -12,7 +12,7 @@ from PIL import Image
 from ...core.errors import FewShotError
 from ...core.values import Concept, Prompt
 from ...vision.embedders.clip import Clip
-from ..evaluate import Measure
+from ..measurement import Measure
 from ..prompts.lists import RELATIONS
 from .metric import check_pairs
 
@@ -64,11 +64,11 @@ class RelationAccuracy:
     ) -> torch.Tensor:
         """0 or 1 for each picture (n,); see `Metric`. FewShotError for a prompt without the relation."""
         check_pairs(images, prompts)
-        seen = self.clip.images(images)
+        embeddings = self.clip.images(images)
         fits = []
         for phrase in (self.relation, *self.others):
             texts = [replaced(prompt.stripped, self.relation, phrase) for prompt in prompts]
-            fits.append((seen * self.clip.texts(texts)).sum(-1))
+            fits.append((embeddings * self.clip.texts(texts)).sum(-1))
         table = torch.stack(fits)
         return (table[0] > table[1:].amax(0)).float()
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.values import Concept, Prompt
-from ..evaluate import Measure
+from ..measurement import Measure
 from ..prompts.lists import RELATIONS
 from .metric import check_pairs
 from .relation import checked, entities
@@ -24,7 +24,7 @@ from .relation import checked, entities
 DISTRACTORS = 4
 
 
-class Asked(Protocol):
+class VisionLanguageModel(Protocol):
     """A vision-language model that answers."""
 
     @property
@@ -36,32 +36,32 @@ class Asked(Protocol):
         ...
 
 
-class SaidYes:
+class YesProbability:
     """The probability of "yes" against "no" when asked whether the first thing is in the relation to the second."""
 
     name = "relation: yes"
 
-    def __init__(self, asked: Asked, relation: str):
-        self.asked, self.relation = asked, checked(relation)
+    def __init__(self, vlm: VisionLanguageModel, relation: str):
+        self.vlm, self.relation = vlm, checked(relation)
 
     @property
     def model_id(self) -> str:
-        return self.asked.model_id
+        return self.vlm.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """Probabilities (n,) in [0, 1]; see `Metric`. FewShotError for a prompt without the relation."""
         check_pairs(images, prompts)
-        found = []
+        probabilities = []
         for image, prompt in zip(images, prompts, strict=True):
             first, second = entities(prompt.stripped, self.relation)
             question = f"Is the {first} {self.relation} the {second}? Answer yes or no."
-            found.append(self.asked.answers(image.convert("RGB"), question, ("yes", "no"))[0])
-        return torch.tensor(found, dtype=torch.float32)
+            probabilities.append(self.vlm.answers(image.convert("RGB"), question, ("yes", "no"))[0])
+        return torch.tensor(probabilities, dtype=torch.float32)
 
 
-class Preferred:
+class PairwiseChoice:
     """The share of other relations against which the own one is chosen, asked in pairs (2AFC); chance is 0.5.
 
     Each pair is asked in both orders and their probabilities are averaged, since models prefer a place in the list.
@@ -69,15 +69,15 @@ class Preferred:
 
     name = "relation: chosen"
 
-    def __init__(self, asked: Asked, relation: str, others: Sequence[str]):
-        self.asked, self.relation = asked, checked(relation)
+    def __init__(self, vlm: VisionLanguageModel, relation: str, others: Sequence[str]):
+        self.vlm, self.relation = vlm, checked(relation)
         self.others = tuple(other for other in others if other.lower() != self.relation.lower())[:DISTRACTORS]
         if not self.others:
             raise FewShotError("a relation is told from others and there are none; name at least one other relation")
 
     @property
     def model_id(self) -> str:
-        return self.asked.model_id
+        return self.vlm.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -91,10 +91,10 @@ class Preferred:
         first, second = entities(prompt.stripped, self.relation)
         won = []
         for other in self.others:
-            said = [f"the {first} is {words} the {second}" for words in (self.relation, other)]
-            own = self.asked.answers(image, _choice(*said), ("A", "B"))[0]
-            turned = self.asked.answers(image, _choice(*said[::-1]), ("A", "B"))[1]
-            won.append(float(own + turned > 1))
+            statements = [f"the {first} is {words} the {second}" for words in (self.relation, other)]
+            first_order = self.vlm.answers(image, _choice(*statements), ("A", "B"))[0]
+            swapped_order = self.vlm.answers(image, _choice(*statements[::-1]), ("A", "B"))[1]
+            won.append(float(first_order + swapped_order > 1))
         return mean(won)
 
 
@@ -102,7 +102,7 @@ def _choice(one: str, other: str) -> str:
     return f"Which is true of this picture? A: {one}. B: {other}. Answer A or B."
 
 
-def asked_measures(asked: Asked, concept: Concept | None) -> list[Measure]:
+def vlm_measures(vlm: VisionLanguageModel, concept: Concept | None) -> list[Measure]:
     """What a model that is asked measures of a relation that is described in words.
 
     Raises:
@@ -115,6 +115,6 @@ def asked_measures(asked: Asked, concept: Concept | None) -> list[Measure]:
         )
     others = [words for words, _, _ in RELATIONS.values()]
     return [
-        Measure(SaidYes(asked, concept.description), "subject", ceiling=1.0),
-        Measure(Preferred(asked, concept.description, others), "subject", ceiling=1.0),
+        Measure(YesProbability(vlm, concept.description), "subject", ceiling=1.0),
+        Measure(PairwiseChoice(vlm, concept.description, others), "subject", ceiling=1.0),
     ]

@@ -36,6 +36,7 @@ ACTIVITIES = {
         "in front of a castle",
     ),
 }  # fmt: skip
+# activities to refine with, by kind of subject; disjoint from `ACTIVITIES`, which stay held out
 REFINING = {
     "live": (
         "playing volleyball", "riding a skateboard", "reading a book", "painting on a canvas", "playing the drums",
@@ -63,10 +64,10 @@ REFINING = {
         "in front of a lighthouse", "on top of a blue sofa", "in a museum", "on a mountain road", "with a flag on it",
     ),
 }  # fmt: skip
-"""what subjects of a kind do in refinement; none is among `ACTIVITIES`, which stay unseen"""
 ANIMATE = ("cat", "dog", "rabbit", "panda", "monkey", "otter", "child", "knight", "robot", "astronaut")
 SOLID = ("box", "cup", "basket", "bag", "bottle", "bowl", "car", "boat", "tent", "suitcase")
 FLAT = ("wall", "stone", "leaf", "plate", "canvas", "door", "rock", "shell", "jar", "wooden board")
+# ReVersion's ten relations: its words, and ten things for either side
 RELATIONS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "painted_on": ("painted on", ANIMATE, FLAT),
     "carved_by": ("carved by", ANIMATE, ("wood", "jade", "stone", "ice", "soap", "marble", "clay", "a carrot", "ivory",
@@ -83,7 +84,6 @@ RELATIONS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "ride_on": ("riding on", ANIMATE, ("horse", "elephant", "bicycle", "motorbike", "dolphin", "camel", "skateboard",
                                        "turtle", "broom", "train")),
 }  # fmt: skip
-"""ReVersion's ten relations: its words, and ten things for either side"""
 POCKET = tuple(
     f"a photo of a {TRIGGER} {words}"
     for words in (

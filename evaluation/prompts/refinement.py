@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ...core.errors import FewShotError
 from ...core.values import Concept, Prompt, PromptSet
 from .lists import TRIGGER
-from .sets import fitted
+from .sets import insert_phrase
 
 FEWEST = 2  # activities: one to learn from, one to hold out
 
@@ -39,12 +39,13 @@ def refinement_prompts(
     if len(known) < FEWEST:
         raise FewShotError(f"{len(known)} activity was given: write two or more, one a line, such as playing soccer")
     order = random.Random(seed).sample(known, len(known))
-    kept = min(max(1, round(held_out * len(order))), len(order) - 1)
-    unseen, learned = order[:kept], order[kept:]
-    own, plain = _counts(len(learned), share)
-    named = [_prompt(activity, concept, True, "train") for activity in learned[:own]]
-    unnamed = [_prompt(activity, concept, False, "train") for activity in learned[:plain]]
-    return PromptSet((*named, *unnamed, *(_prompt(activity, concept, True, "held-out") for activity in unseen)))
+    held = min(max(1, round(held_out * len(order))), len(order) - 1)
+    held_out_activities, learned = order[:held], order[held:]
+    with_subject, without_subject = _counts(len(learned), share)
+    subject_prompts = [_prompt(activity, concept, True, "train") for activity in learned[:with_subject]]
+    class_prompts = [_prompt(activity, concept, False, "train") for activity in learned[:without_subject]]
+    held_out_prompts = [_prompt(activity, concept, True, "held-out") for activity in held_out_activities]
+    return PromptSet((*subject_prompts, *class_prompts, *held_out_prompts))
 
 
 def _counts(activities: int, share: float) -> tuple[int, int]:
@@ -57,8 +58,8 @@ def _counts(activities: int, share: float) -> tuple[int, int]:
 
 
 def _prompt(activity: str, concept: Concept, named: bool, split) -> Prompt:
-    plain = fitted(f"a {TRIGGER} {activity}", f"{concept.description} {concept.noun}".strip())
+    plain = insert_phrase(f"a {TRIGGER} {activity}", f"{concept.description} {concept.noun}".strip())
     if not named:
         return Prompt(plain, plain, split)
     phrase = concept.phrase if concept.identifier else TRIGGER
-    return Prompt(fitted(f"a {TRIGGER} {activity}", phrase), plain, split)
+    return Prompt(insert_phrase(f"a {TRIGGER} {activity}", phrase), plain, split)

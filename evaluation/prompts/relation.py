@@ -30,9 +30,10 @@ def relation_lines(template: str, first: Sequence[str], second: Sequence[str], i
             raise FewShotError(
                 f'{part} stands in the template "{template}" {template.count(part)} times, not once as in "{TEMPLATE}"'
             )
-    ones, others = (list(dict.fromkeys(" ".join(thing.split()) for thing in things)) for things in (first, second))
-    ones, others = [thing for thing in ones if thing], [thing for thing in others if thing]
-    pairs = [(one, others[(i + turn) % len(others)]) for turn in range(len(others)) for i, one in enumerate(ones)]
+    firsts, seconds = (list(dict.fromkeys(" ".join(thing.split()) for thing in things)) for things in (first, second))
+    firsts, seconds = [thing for thing in firsts if thing], [thing for thing in seconds if thing]
+    count = len(seconds)
+    pairs = [(thing, seconds[(i + turn) % count]) for turn in range(count) for i, thing in enumerate(firsts)]
     lines = tuple(_put(_put(template, FIRST, a), SECOND, b) for a, b in pairs if a != b)
     if not lines:
         raise FewShotError("there are no two different things: write one a line into first and into second")

@@ -35,8 +35,8 @@ def lines_of(name: str, relation: str = "") -> tuple[str, ...]:
         FewShotError: there is no such set or relation.
     """
     if name in DREAMBENCH_OF:
-        own = tuple(f"a {TRIGGER} {words}" for words in (*GROUNDS, *DREAMBENCH_OF[name]))
-        return own + tuple(f"{look} {TRIGGER}" for look in LOOKS)
+        lines = tuple(f"a {TRIGGER} {words}" for words in (*GROUNDS, *DREAMBENCH_OF[name]))
+        return lines + tuple(f"{look} {TRIGGER}" for look in LOOKS)
     for kind, title in INSTRUCTBOOTH.items():
         if name == title:
             return tuple(f"a {TRIGGER} {words}" for words in ACTIVITIES[kind])
@@ -83,8 +83,8 @@ def prompt_set(lines: Sequence[str], concept: Concept, most: int) -> tuple[Promp
         else:
             prompts.append(_prompt(line, concept))
     if not prompts:
-        said = f"; {left_out[0]}" if left_out else ""
-        raise FewShotError(f"there is no prompt to draw{said}. Write one a line, with {TRIGGER} for the subject")
+        reason = f"; {left_out[0]}" if left_out else ""
+        raise FewShotError(f"there is no prompt to draw{reason}. Write one a line, with {TRIGGER} for the subject")
     kept, beyond = bounded(PromptSet(tuple(prompts)), most)
     return kept, (*left_out, *beyond)
 
@@ -100,8 +100,8 @@ def bounded(prompts: PromptSet, most: int) -> tuple[PromptSet, tuple[str, ...]]:
     if learned and others and most > 1:
         share = min(max(1, share), most - 1)
     spread = [learned[i * len(learned) // share] for i in range(share)]  # both forms stay, at their share
-    told = f"{len(known) - most} of {len(known)} prompts are beyond the bound of {most}"
-    return replace(prompts, prompts=(*spread, *others[: most - share])), (told,)
+    note = f"{len(known) - most} of {len(known)} prompts are beyond the bound of {most}"
+    return replace(prompts, prompts=(*spread, *others[: most - share])), (note,)
 
 
 def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
@@ -115,7 +115,7 @@ def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
         raise FewShotError(
             f'no trigger phrase is known, but a prompt holds {TRIGGER}: "{left[0]}"; give Prompt Set the identifier'
         )
-    named = tuple(replace(prompt, text=fitted(prompt.text, trigger)) for prompt in prompts.prompts)
+    named = tuple(replace(prompt, text=insert_phrase(prompt.text, trigger)) for prompt in prompts.prompts)
     return replace(prompts, prompts=named)
 
 
@@ -128,14 +128,14 @@ def _prompt(line: str, concept: Concept) -> Prompt:
     """The line with the subject's words in it; what a metric reads has its description and noun alone."""
     if concept.identifier:
         phrase = concept.identifier if concept.kind == "relation" else concept.phrase
-        return prompt_of(fitted(line, phrase), [concept])
+        return prompt_of(insert_phrase(line, phrase), [concept])
     words = concept.description if concept.kind == "relation" else f"{concept.description} {concept.noun}".strip()
-    return Prompt(line, fitted(line, words))
+    return Prompt(line, insert_phrase(line, words))
 
 
-def fitted(line: str, phrase: str) -> str:
+def insert_phrase(line: str, phrase: str) -> str:
     """`line` with `phrase` in the place of {trigger}, and an article before it that fits."""
-    line = re.sub(rf"\b[Aa]n? {re.escape(TRIGGER)}", lambda found: _cased(found[0], _with_article(phrase)), line)
+    line = re.sub(rf"\b[Aa]n? {re.escape(TRIGGER)}", lambda match: _cased(match[0], _with_article(phrase)), line)
     return line.replace(TRIGGER, phrase)
 
 

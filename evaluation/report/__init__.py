@@ -1,1 +1,1 @@
-"""What an evaluation writes for people: pages, plots, grids, the blind test."""
+"""Reports: pages, plots, grids, the blind test."""

@@ -21,7 +21,7 @@ from PIL import Image
 from ...core.errors import FewShotError
 from ...core.statistics import Interval
 from ...core.values import content_key
-from ..evaluate import Evaluation
+from ..result import Evaluation
 from .blind_test_page import MARKUP, SCRIPT, STYLE
 
 QUESTIONS = {
@@ -51,30 +51,30 @@ class Comparison:
 
     def data(self) -> dict[str, Any]:
         """What the page's script reads: pictures once each, and pairs of (prompt, picture, picture)."""
-        found = self.evaluation
-        chosen = pairs_of(found, self.most)
-        drawn = {f"{c}.{n}": _inlined(found.images[c][n]) for pair in chosen for c, n in (pair[:2], pair[2:])}
-        texts = [prompt.stripped for prompt in found.prompts]
-        told = [
-            {"a": f"{a}.{n}", "b": f"{b}.{m}", "text": texts[found.groups[n]], "names": [a, b]} for a, n, b, m in chosen
+        samples, references = self.evaluation.samples, self.evaluation.references
+        chosen = pairs_of(self.evaluation, self.most)
+        pictures = {f"{c}.{n}": _inlined(samples.images[c][n]) for pair in chosen for c, n in (pair[:2], pair[2:])}
+        texts = [prompt.stripped for prompt in samples.prompts]
+        pairs = [
+            {"a": f"{a}.{n}", "b": f"{b}.{m}", "text": texts[samples.groups[n]], "names": [a, b]}
+            for a, n, b, m in chosen
         ]
-        questions = [
-            {"id": key, "text": text} for key, text in QUESTIONS.items() if key != "subject" or found.references
-        ]
+        questions = [{"id": key, "text": text} for key, text in QUESTIONS.items() if key != "subject" or references]
+        names = [candidate.name for candidate in samples.candidates]
         return {
-            "key": content_key("votes", told, [c.name for c in found.candidates], sorted(drawn.values()))[:24],
-            "names": [candidate.name for candidate in found.candidates],
+            "key": content_key("votes", pairs, names, sorted(pictures.values()))[:24],
+            "names": names,
             "questions": questions,
-            "references": [_inlined(picture) for picture in found.references[:REFERENCES]],
-            "pictures": drawn,
-            "pairs": told,
+            "references": [_inlined(picture) for picture in references[:REFERENCES]],
+            "pictures": pictures,
+            "pairs": pairs,
         }
 
 
 def pairs_of(evaluation: Evaluation, most: int) -> list[tuple[int, int, int, int]]:
     """(candidate, picture, candidate, picture) of the same prompt and seed: at most `most`, evenly over candidates."""
-    both = list(combinations(range(len(evaluation.candidates)), 2))
-    count = len(evaluation.groups)
+    both = list(combinations(range(len(evaluation.samples.candidates)), 2))
+    count = len(evaluation.samples.groups)
     rng = np.random.Generator(np.random.PCG64(0))
     orders = [rng.permutation(count).tolist() for _ in both]
     turns = [(a, n, b, n) for turn in range(count) for (a, b), n in zip(both, (o[turn] for o in orders), strict=True)]
@@ -90,11 +90,11 @@ def win_rates(exported: Mapping[str, Any]) -> dict[str, dict[tuple[str, str], In
     Raises:
         FewShotError: it is not such a file.
     """
-    found: dict[str, dict[tuple[str, str], list[int]]] = {}
+    votes: dict[str, dict[tuple[str, str], list[int]]] = {}
     try:
         for vote in exported["votes"]:
             pair = (vote["a"], vote["b"])
-            counts = found.setdefault(vote["question"], {}).setdefault(pair, [0, 0])
+            counts = votes.setdefault(vote["question"], {}).setdefault(pair, [0, 0])
             if vote["winner"] is not None:
                 counts[0] += vote["winner"] == vote["a"]
                 counts[1] += 1
@@ -102,7 +102,7 @@ def win_rates(exported: Mapping[str, Any]) -> dict[str, dict[tuple[str, str], In
         raise FewShotError(f"these are not votes exported by a report ({error!r}); export them again") from None
     return {
         question: {pair: wilson(wins, total) for pair, (wins, total) in rows.items()}
-        for question, rows in found.items()
+        for question, rows in votes.items()
     }
 
 

@@ -61,7 +61,7 @@ def before_after(
         if len(row) != len(columns):
             raise FewShotError(f"a row has {len(row)} pictures for the {len(columns)} columns {', '.join(columns)}")
     look = _Look(cell_width([p for row in rows for p in row], cell, len(columns), len(rows)))
-    cells = [[fitted(p, look.cell) for p in row] for row in rows]
+    cells = [[fit_to_cell(p, look.cell) for p in row] for row in rows]
     width = len(columns) * look.cell + (len(columns) + 1) * GAP
     texts = [_wrapped(label, look.font, width - 2 * GAP, 3) for label in labels]
     heights = [len(t) * look.line + max(p.height for p in row) + 2 * GAP for t, row in zip(texts, cells, strict=True)]
@@ -105,7 +105,7 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for number, (image, text) in enumerate(zip(images, texts, strict=True)):
         left, top = GAP + number % columns * (look.cell + GAP), GAP + number // columns * high
-        picture = fitted(image, look.cell, square=True)
+        picture = fit_to_cell(image, look.cell, square=True)
         sheet.paste(picture, (left + (look.cell - picture.width) // 2, top + (look.cell - picture.height) // 2))
         _write(draw, text, left, top + look.cell + 2, look, FAINT)
     return sheet
@@ -132,18 +132,18 @@ def outline(picture: Image.Image, masks: Sequence[Image.Image]) -> Image.Image:
 
 def cell_width(images: Sequence[Image.Image], cell: int, columns: int, rows: int) -> int:
     """The cells' size: as asked, else the pictures' own; bounded so that the sheet can be opened anywhere."""
-    own = max(max(image.size) for image in images)
-    chosen = cell or (own * -(-256 // own) if own < 256 else min(own, 768))
+    native = max(max(image.size) for image in images)
+    chosen = cell or (native * -(-256 // native) if native < 256 else min(native, 768))
     return max(16, min(chosen, LARGEST_SIDE // max(columns, rows) - 4 * GAP))
 
 
-def fitted(image: Image.Image, cell: int, square: bool = False) -> Image.Image:
+def fit_to_cell(image: Image.Image, cell: int, square: bool = False) -> Image.Image:
     """`image` made `cell` wide (or, square, its longer edge `cell`), by whole pixels where that is possible."""
     edge = max(image.size) if square else image.width
     scale = cell / edge
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    whole = scale >= 1 and scale == int(scale)
-    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+    is_integer = scale >= 1 and scale == int(scale)
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if is_integer else Image.Resampling.LANCZOS)
 
 
 def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], left: int, top: int, look: _Look, ink) -> None:

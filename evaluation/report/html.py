@@ -38,7 +38,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; numbers are right-aligned, None is shown as a dash. `note` is said above them."""
+    """Rows of cells; numbers are right-aligned, None is shown as a dash. `note` stands above them."""
 
     heading: str
     rows: Sequence[Sequence[object]]
@@ -82,15 +82,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Folded:
-    """Sections behind a line that opens them, which says `told`."""
+    """Sections folded behind the line `summary`, which opens them."""
 
     heading: str
-    told: str
+    summary: str
     sections: Sequence[Text | Table | Figure]
 
     def html(self) -> str:
         inside = "".join(f"{_heading(section.heading)}{section.html()}" for section in self.sections)
-        return f"<details><summary>{_text(self.told)}</summary>{inside}</details>"
+        return f"<details><summary>{_text(self.summary)}</summary>{inside}</details>"
 
 
 class Scripted(Protocol):
@@ -173,11 +173,11 @@ def _text(text: object) -> str:
 def _inlined(image: Image.Image) -> str:
     """A data address: as it is, or a large picture as JPEG where that is smaller. Photographs are; plots are not, nor
     small pictures enlarged by whole pixels."""
-    whole, kind = _encoded(image, "PNG", compress_level=6), "png"
+    data, kind = _encoded(image, "PNG", compress_level=6), "png"
     if image.width * image.height > LARGE and max(image.size) <= LARGEST_JPEG:
         small = _encoded(image, "JPEG", quality=QUALITY)
-        whole, kind = (small, "jpeg") if len(small) < len(whole) else (whole, kind)
-    return f"data:image/{kind};base64,{base64.b64encode(whole).decode()}"
+        data, kind = (small, "jpeg") if len(small) < len(data) else (data, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _encoded(image: Image.Image, kind: str, **how: int) -> bytes:

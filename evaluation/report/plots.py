@@ -18,8 +18,11 @@ from ...core.errors import FewShotError
 from ..selection import Curve
 
 SERIES = ("#2a6fdb", "#d9602b", "#2f9e62", "#9250c4", "#b58a00", "#c2377b")
-PLACES = tuple((right, up) for up in (5, -13, 18, -26, 31, -39, 44, -52) for right in (7, -7))
-"""where a point's name may begin, or end on the left: points right and up of it"""
+# offsets (right, up) in points of a label from its point; those to the left end there
+LABEL_OFFSETS = tuple((right, up) for up in (5, -13, 18, -26, 31, -39, 44, -52) for right in (7, -7))
+
+
+FRONTIER_SIZE = (840, 560)  # width and height in pixels
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,14 @@ def validation_curve(
     anchors = curve.anchors
     if anchors is None:
         raise FewShotError("there is no validation of the untrained base to compare with; train with a validating CLIP")
-    whole = [point for point in curve.points if point.whole]
+    points = [point for point in curve.points if point.is_finite]
     figure, axes = _figure(size, theme)
     shares = {
-        "likeness gained": [anchors.gained(point) for point in whole],
-        "prompt following kept": [anchors.kept(point) for point in whole],
-        "score": [anchors.score(point) for point in whole],
+        "likeness gained": [anchors.subject_gain(point) for point in points],
+        "prompt following kept": [anchors.prompt_retention(point) for point in points],
+        "score": [anchors.score(point) for point in points],
     }
-    steps = [point.step for point in whole]
+    steps = [point.step for point in points]
     for number, (name, values) in enumerate(shares.items()):
         colour, strong = SERIES[number], name == "score"
         axes.plot(steps, values, color=colour, marker="o", markersize=4, linewidth=2 if strong else 1.2, label=name)
@@ -112,7 +115,6 @@ def frontier_plot(
     best: int | None = None,
     path: bool = False,
     theme: Theme = LIGHT,
-    size: tuple[int, int] = (840, 560),
 ) -> Image.Image:
     """Candidates as (name, subject fidelity, prompt fidelity); `axes` names the two metrics.
 
@@ -124,7 +126,7 @@ def frontier_plot(
     """
     if not points:
         raise FewShotError("there are no points to plot; evaluate at least one adapter")
-    figure, plot = _figure(size, theme)
+    figure, plot = _figure(FRONTIER_SIZE, theme)
     plot.grid(color=theme.rule, linewidth=0.8)
     if path:
         plot.plot([p[1] for p in points], [p[2] for p in points], color=theme.rule, linewidth=2, zorder=1)
@@ -155,8 +157,8 @@ def _name_points(figure: Figure, plot: Axes, points: Sequence[tuple[str, float, 
     taken: list[Bbox] = []
     look = {"textcoords": "offset points", "fontsize": 9, "color": theme.ink, "zorder": 4}
     for name, subject, prompt in points:
-        label = plot.annotate(name, (subject, prompt), xytext=PLACES[0], **look)
-        for right, up in PLACES:
+        label = plot.annotate(name, (subject, prompt), xytext=LABEL_OFFSETS[0], **look)
+        for right, up in LABEL_OFFSETS:
             label.set_position((right, up))
             label.set_horizontalalignment("left" if right > 0 else "right")
             box = label.get_window_extent()

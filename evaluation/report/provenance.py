@@ -9,7 +9,8 @@ from typing import Any
 from ...core.values import Adapter
 from ...models.adapters.metadata import BASE_KEY, BASE_NAME, sources_in
 
-SAID = {
+# what the metadata states: by title its entries, the preferred first
+ENTRIES = {
     "trigger": ("modelspec.trigger_phrase",),
     "base": (BASE_NAME, "ss_base_model_version", "modelspec.architecture"),
     "pictures": ("ss_num_train_images",),
@@ -18,23 +19,22 @@ SAID = {
     "seed": ("ss_seed",),
     "made of": (),
 }
-"""what is told, and the entries that may tell it, the best first"""
 NEEDED = ("trigger", "base", "pictures", "steps")
-NOTHING = ("", "None", "none")
-OPEN = "?"
-"""what one of several adapters does not tell"""
+EMPTY = ("", "None", "none")
+# stands for an entry that one of several fused adapters lacks
+UNKNOWN = "?"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a file says of itself, and what it leaves open."""
+    """What a file's metadata states, and what it lacks."""
 
-    said: Mapping[str, str]
+    stated: Mapping[str, str]
     missing: tuple[str, ...]
 
     @property
-    def whole(self) -> bool:
-        """Whether everything is told that a reader needs."""
+    def complete(self) -> bool:
+        """Whether all `NEEDED` entries are stated."""
         return not self.missing
 
 
@@ -43,23 +43,23 @@ def provenance(adapter: Adapter) -> Provenance:
 
     One that is made of several (fused, or a subject and its refinement) says it of each: "4 + 5" pictures.
     """
-    said = {name: _first(adapter.metadata, entries) for name, entries in SAID.items()}
-    said["trigger"] = said["trigger"] or adapter.trigger
-    said["base"] = _base(adapter.metadata) or said["base"] or adapter.family
+    stated = {name: _first(adapter.metadata, entries) for name, entries in ENTRIES.items()}
+    stated["trigger"] = stated["trigger"] or adapter.trigger
+    stated["base"] = _base(adapter.metadata) or stated["base"] or adapter.family
     if sources := sources_in(adapter.metadata):
-        said |= _of_several(sources, said["base"])
-    left = (OPEN, "")
-    missing = tuple(name for name in NEEDED if any(part in left for part in said[name].split(" + ")))
-    return Provenance({name: value for name, value in said.items() if value.strip(" +?")}, missing)
+        stated |= _of_several(sources, stated["base"])
+    unknown = (UNKNOWN, "")
+    missing = tuple(name for name in NEEDED if any(part in unknown for part in stated[name].split(" + ")))
+    return Provenance({name: value for name, value in stated.items() if value.strip(" +?")}, missing)
 
 
 def _of_several(sources: Sequence[Mapping[str, Any]], base: str) -> dict[str, str]:
     """The same of an adapter made of several; those that do not name their base have `base`."""
     bases = dict.fromkeys(_base(one) or base for one in sources)
-    made = ", ".join(f"{one['strength']:g} x {one.get('trigger') or OPEN}" for one in sources)
+    made = ", ".join(f"{one['strength']:g} x {one.get('trigger') or UNKNOWN}" for one in sources)
     counts = ("pictures", "priors", "steps", "seed")
-    told = {name: " + ".join(_first(one, SAID[name]) or OPEN for one in sources) for name in counts}
-    return told | {"base": ", ".join(bases), "made of": made}
+    joined = {name: " + ".join(_first(one, ENTRIES[name]) or UNKNOWN for one in sources) for name in counts}
+    return joined | {"base": ", ".join(bases), "made of": made}
 
 
 def _base(metadata: Mapping[str, Any]) -> str:
@@ -69,4 +69,4 @@ def _base(metadata: Mapping[str, Any]) -> str:
 
 
 def _first(metadata: Mapping[str, Any], entries: Sequence[str]) -> str:
-    return next((str(metadata[one]) for one in entries if str(metadata.get(one, "")) not in NOTHING), "")
+    return next((str(metadata[one]) for one in entries if str(metadata.get(one, "")) not in EMPTY), "")

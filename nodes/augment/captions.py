@@ -1,4 +1,4 @@
-"""Words: captions of pictures, more captions, and prompts to learn from."""
+"""Captions of pictures, expanded captions, and prompts from one's own gallery."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor
 from ..schema.sockets import Set
-from .segment import answers_of
+from .segment import answer_cache
 
 log = logging.getLogger(__name__)
 CATEGORY = "few-shot/augment"
@@ -94,7 +94,7 @@ class CaptionPictures(io.ComfyNode):
         from ...vision.captioners import RememberingCaptioner, open_captioner
 
         folder = _chosen(captioners(), model, "captioner", CAPTIONER_PLACES, "Salesforce/blip-image-captioning-base")
-        captioner = RememberingCaptioner(answers_of(partial(open_captioner, folder, host.device()), folder))
+        captioner = RememberingCaptioner(answer_cache(partial(open_captioner, folder, host.device()), folder))
         count = clip_tokens(host.TOKENIZER)
         with host.engine(cls.hidden.unique_id) as watcher:
             made, table = caption_set(set, captioner, _lines(bind), detail, overwrite, watcher, count)
@@ -107,21 +107,21 @@ class CaptionPictures(io.ComfyNode):
 def captioners() -> dict[str, Path]:
     from ...vision.find import CAPTIONERS, find
 
-    return find(host.model_roots(*CAPTIONER_PLACES), CAPTIONERS)
+    return find(folders.model_roots(*CAPTIONER_PLACES), CAPTIONERS)
 
 
 def writers() -> dict[str, Path]:
     from ...vision.find import WRITERS, find
 
-    return find(host.model_roots(*WRITER_PLACES), WRITERS)
+    return find(folders.model_roots(*WRITER_PLACES), WRITERS)
 
 
 def clips() -> dict[str, Path]:
     from ...vision.find import find
 
-    pocket = host.POCKET / "clip"
+    pocket = folders.POCKET / "clip"
     own = {POCKET: pocket} if (pocket / "config.json").is_file() else {}
-    return find(host.model_roots(*CLIP_PLACES), ("clip",)) | own
+    return find(folders.model_roots(*CLIP_PLACES), ("clip",)) | own
 
 
 class ExpandCaptions(io.ComfyNode):
@@ -207,7 +207,7 @@ class ExpandCaptions(io.ComfyNode):
             writer, absent = None, source["source"] == MODEL and source["model"] == NO_MODEL
             if source["source"] == MODEL and not absent:
                 folder = _chosen(writers(), source["model"], "language model", WRITER_PLACES, "Qwen/Qwen3-1.7B")
-                writer = RememberingWriter(answers_of(partial(LocalWriter, folder, host.device()), folder))
+                writer = RememberingWriter(answer_cache(partial(LocalWriter, folder, host.device()), folder))
             made, rows = expand(set, settings, writer, text, clip_tokens(host.TOKENIZER), watcher)
         table = report(rows)
         if absent:
@@ -236,7 +236,7 @@ class PromptInspiration(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=host.galleries(),
+                    options=folders.galleries(),
                     tooltip="Where to look: in ComfyUI's output or ComfyUI's input folder.",
                 ),
                 io.String.Input(
@@ -297,10 +297,10 @@ class PromptInspiration(io.ComfyNode):
         prompts = [entry.positive if concept is None else rewrite(entry.positive, concept).text for entry in found]
         best = found[pick - 1]
         sheet = thumbnails(found, prompts)
-        said = f"{update}\n\n" + "\n".join(f"{n}. {prompt}" for n, prompt in enumerate(prompts, 1))
+        report = f"{update}\n\n" + "\n".join(f"{n}. {prompt}" for n, prompt in enumerate(prompts, 1))
         return io.NodeOutput(
             prompts[pick - 1], best.negative, "\n".join(prompts), json.dumps(dict(best.parameters), indent=1), sheet,
-            ui=host.show(cls, sheet, said),
+            ui=host.show(cls, sheet, report),
         )  # fmt: skip
 
 
@@ -308,8 +308,8 @@ def opened_gallery(name: str) -> Any:
     """The gallery of the folder that the widget names, without what this pack itself keeps there."""
     from ...augmentation.gallery.index import Gallery
 
-    folder = host.gallery(name)
-    return Gallery(folder, host.gallery_index(folder), leave_out=("fewshot",))
+    folder = folders.gallery(name)
+    return Gallery(folder, folders.gallery_index(folder), leave_out=("fewshot",))
 
 
 def thumbnails(entries: Any, prompts: list[str]) -> Any:

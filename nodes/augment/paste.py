@@ -1,12 +1,12 @@
-"""Subjects cut out and laid elsewhere."""
+"""Composites of cut-out subjects."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
-from ..pictures.sets import picture_tensor, said_of
+from ..pictures.sets import picture_tensor, summary
 from ..schema.sockets import Set
 
 CATEGORY = "few-shot/augment"
@@ -144,10 +144,10 @@ class SegmentPaste(io.ComfyNode):
 
         settings = PasteSettings(**values)
         with host.engine(cls.hidden.unique_id) as watcher:
-            result = paste(set, settings, host.sent_pictures_folder(), watcher)
+            result = paste(set, settings, folders.sent_pictures_folder(), watcher)
         made = result.made
-        said = f"{said_of(result.pictures)}; {len(made)} are composites, {result.together} of them show two"
-        report = "\n".join([said, *result.notes])
+        line = f"{summary(result.pictures)}; {len(made)} are composites, {result.together} of them show two"
+        report = "\n".join([line, *result.notes])
         sheet = outlined(made[:: -(-len(made) // MOST_SHOWN)])
         return io.NodeOutput(result.pictures, sheet, report, ui=host.show(cls, sheet, report))
 

@@ -1,4 +1,4 @@
-"""What makes more of few pictures."""
+"""Prior pictures of the class."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from ...vision.find import finders
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
-from ..pictures.sets import picture_tensor, said_of
+from ..pictures.sets import picture_tensor, summary
 from ..schema.sockets import Base, Set
 from ..schema.validation_inputs import AUTO, CLIPS, NONE, clip_for
 from .segment import PLACES, pocket_finder
@@ -97,7 +97,7 @@ class GeneratePriors(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "clip",
-                    options=[AUTO, NONE, *host.transformers_folders(CLIPS)],
+                    options=[AUTO, NONE, *folders.transformers_folders(CLIPS)],
                     default=AUTO,
                     optional=True,
                     advanced=True,
@@ -106,7 +106,7 @@ class GeneratePriors(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "segmenter",
-                    options=[NONE, *finders(host.model_roots(*PLACES)), *pocket_finder()],
+                    options=[NONE, *finders(folders.model_roots(*PLACES)), *pocket_finder()],
                     default=NONE,
                     optional=True,
                     advanced=True,
@@ -128,48 +128,48 @@ class GeneratePriors(io.ComfyNode):
     ) -> io.NodeOutput:
         from ...augmentation.priors.generate import PriorSettings, make_priors
 
-        own = tuple(line.strip() for line in prompts.splitlines() if line.strip())
-        settings = PriorSettings(**values, prompts=own)
+        prompt_lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+        settings = PriorSettings(**values, prompts=prompt_lines)
         with host.engine(cls.hidden.unique_id) as watcher:
             made = make_priors(
-                base, set, settings, host.priors_folder(), host.device(), watcher, tokenizer_folder=host.TOKENIZER,
+                base, set, settings, folders.priors_folder(), host.device(), watcher, tokenizer_folder=host.TOKENIZER,
                 filters=filters_of(base, clip, segmenter),
             )  # fmt: skip
-        report = said_of_priors(made)
+        report = priors_report(made)
         sheet = priors_sheet(made.pictures.priors)
         return io.NodeOutput(made.pictures, sheet, report, ui=host.show(cls, sheet, report))
 
 
 def filters_of(base: Any, clip: str, segmenter: str) -> Any:
-    """The models that look at prior pictures."""
+    """The models that filter prior pictures."""
     from ...augmentation.priors.filter import Filters
     from ...core.values import content_key
     from ...vision.embedders.clip import Clip
     from ...vision.segmenters import open_finder
 
-    eyes: Any = None
+    clip_model: Any = None
     finder: Any = None
     places: list[Path] = []
     folder = None if clip == NONE else clip_for(base, clip)
     if folder is not None:
         log.info("priors are looked at by the CLIP in %s", folder)
-        eyes = Clip(folder, host.device())
+        clip_model = Clip(folder, host.device())
         places.append(folder)
     elif clip == AUTO:
         log.info("priors are not looked at: there is no CLIP in models/clip_vision")
     if segmenter != NONE:
-        known = finders(host.model_roots(*PLACES)) | pocket_finder()
+        known = finders(folders.model_roots(*PLACES)) | pocket_finder()
         if segmenter not in known:
             raise FewShotError(f"no model {segmenter!r} is on disk any more: choose another and press R to refresh")
         finder = partial(open_finder, known[segmenter], host.device())
         places.append(known[segmenter])
-    prints = [host.folder_print(place) for place in places]
-    return Filters(eyes, finder, content_key("filters", eyes is None, finder is None, prints)[:16])
+    prints = [folders.folder_print(place) for place in places]
+    return Filters(clip_model, finder, content_key("filters", clip_model is None, finder is None, prints)[:16])
 
 
-def said_of_priors(made: Any) -> str:
+def priors_report(made: Any) -> str:
     """Lines on how many priors there are, how many were drawn now, and what was rejected and why."""
-    lines = [f"{said_of(made.pictures)}; {made.drawn} drawn now, {len(made.rejected)} rejected"]
+    lines = [f"{summary(made.pictures)}; {made.drawn} drawn now, {len(made.rejected)} rejected"]
     lines += [f"{one.picture.path.name}: {one.reason} ({one.prompt})" for one in made.rejected[:MOST_SHOWN]]
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import mask_tensor, picture_tensor, single
 from ..schema.sockets import Set
@@ -17,8 +17,8 @@ from ..schema.sockets import Set
 log = logging.getLogger(__name__)
 CATEGORY = "few-shot/augment"
 AUTO, NONE, POCKET = "auto", "none", "pocket"
+# folders of models/ where people and other packs keep such models
 PLACES = ("sams", "sam2", "grounding-dino", "owlv2", "clipseg", "florence2", "segmenters", "LLM")
-"""folders of models/ where people and other packs keep such models"""
 MOST_SHOWN = 24
 MISSING = (
     "there is no model on disk that finds phrases: put a folder of one in transformers' layout (config.json, "
@@ -30,18 +30,18 @@ MISSING = (
 
 
 def pocket_finder() -> dict[str, Path]:
-    folder = host.POCKET / "clipseg"
+    folder = folders.POCKET / "clipseg"
     return {POCKET: folder} if (folder / "config.json").is_file() else {}
 
 
 class SegmentByPrompt(io.ComfyNode):
-    """A mask for each picture: of what the words name, or the one that is connected."""
+    """A mask for each picture: of what the phrases name, or the one that is connected."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         from ...vision.find import finders, maskers
 
-        roots = host.model_roots(*PLACES)
+        roots = folders.model_roots(*PLACES)
         return io.Schema(
             node_id="FewShotSegmentByPrompt",
             display_name="Segment by Prompt",
@@ -128,12 +128,12 @@ class SegmentByPrompt(io.ComfyNode):
         values = {name: single(name, value) for name, value in given.items()}
         set, model, outline = (values.pop(name) for name in ("set", "model", "outline"))
         settings = SegmentSettings(**values)
-        cache = host.sent_pictures_folder()
+        cache = folders.sent_pictures_folder()
         with host.engine(cls.hidden.unique_id) as watcher:
             if masks is not None:
                 made, outcomes = given_masks(set, masks_from_tensors(masks), settings, cache)
             else:
-                finder, masker = opened(model, outline) if unmasked(set, settings) else (None, None)
+                finder, masker = open_models(model, outline) if needs_model(set, settings) else (None, None)
                 made, outcomes = segment(set, finder, masker, settings, cache, watcher)
         report = "\n".join(outcome.said for outcome in outcomes)
         shapes = [
@@ -143,23 +143,23 @@ class SegmentByPrompt(io.ComfyNode):
         return io.NodeOutput(made, sheet, shapes, report, ui=host.show(cls, sheet, report))
 
 
-def unmasked(set: Any, settings: Any) -> bool:
+def needs_model(training_set: Any, settings: Any) -> bool:
     """Whether a picture is to get a mask from a model; where all keep theirs, none is opened."""
-    chosen = [sample for sample in set.samples if settings.role in ("all", sample.role)]
-    return not settings.keep or not chosen or any(sample.mask is None for sample in chosen)
+    selected = [sample for sample in training_set.samples if settings.role in ("all", sample.role)]
+    return not settings.keep or not selected or any(sample.mask is None for sample in selected)
 
 
-def opened(model: str, outline: str) -> tuple[Any, Any]:
+def open_models(model: str, outline: str) -> tuple[Any, Any]:
     """The finder and the masker (or None) that the widgets choose; neither holds weights before it is asked."""
-    finder, masker = chosen(model, outline)
-    return finder_of(finder), None if masker is None else masker_of(masker)
+    finder, masker = model_paths(model, outline)
+    return cached_finder(finder), None if masker is None else cached_masker(masker)
 
 
-def chosen(model: str, outline: str) -> tuple[Path, Path | None]:
-    """Where the finder and the masker lie that the widgets choose."""
+def model_paths(model: str, outline: str) -> tuple[Path, Path | None]:
+    """The paths of the finder and the masker that the widgets choose."""
     from ...vision.find import finders, maskers
 
-    roots = host.model_roots(*PLACES)
+    roots = folders.model_roots(*PLACES)
     there, outlines = finders(roots) | pocket_finder(), maskers(roots)
     if model == AUTO:
         model = next((name for name in there if name != POCKET), "")
@@ -176,30 +176,30 @@ def chosen(model: str, outline: str) -> tuple[Path, Path | None]:
     return there[model], None if outline == NONE else outlines[outline]
 
 
-def answers_of(opening: Callable[[], Any], location: Path) -> Any:
+def answer_cache(opening: Callable[[], Any], location: Path) -> Any:
     """What the model at `location` (a folder or a file), which `opening` opens, answered so far."""
     from ...vision.answer_cache import Answers
 
     state = location.stat()
-    told = host.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
-    return Answers(opening, f"{location.name} {told}", host.answers_folder())
+    version = folders.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
+    return Answers(opening, f"{location.name} {version}", folders.answers_folder())
 
 
-def finder_of(folder: Path) -> Any:
+def cached_finder(folder: Path) -> Any:
     """The finder in `folder`, opened when a picture is new to it."""
     from ...vision.segmenters import finder_class, open_finder
     from ...vision.segmenters.remembering import RememberingFinder
 
-    answers = answers_of(partial(open_finder, folder, host.device()), folder)
+    answers = answer_cache(partial(open_finder, folder, host.device()), folder)
     return RememberingFinder(answers, finder_class(folder).threshold)
 
 
-def masker_of(location: Path) -> Any:
+def cached_masker(location: Path) -> Any:
     """The masker at `location`, opened when a picture or box is new to it."""
     from ...vision.segmenters import open_masker
     from ...vision.segmenters.remembering import RememberingMasker
 
-    return RememberingMasker(answers_of(partial(open_masker, location, host.device()), location))
+    return RememberingMasker(answer_cache(partial(open_masker, location, host.device()), location))
 
 
 def overlays(outcomes: Any) -> Any:

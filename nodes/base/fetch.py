@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...vision.fetch import KNOWN, fetch, is_whole, place_of
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 
 
@@ -35,11 +35,11 @@ class FetchModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, model: str) -> bool:
         """Whether it is there: a folder that was deleted is fetched again."""
-        return is_whole(place_of(model, host.models_folder(KNOWN[model].kind)))
+        return is_whole(place_of(model, folders.models_folder(KNOWN[model].kind)))
 
     @classmethod
     def execute(cls, model: str) -> io.NodeOutput:
         node = cls.hidden.unique_id
-        folder = fetch(model, host.models_folder(KNOWN[model].kind), host.NodeWatcher(node))
-        said = host.say(node, f"{model} lies in {folder}")
-        return io.NodeOutput(str(folder), ui=said)
+        folder = fetch(model, folders.models_folder(KNOWN[model].kind), host.NodeWatcher(node))
+        ui = host.say(node, f"{model} lies in {folder}")
+        return io.NodeOutput(str(folder), ui=ui)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders
 from ..comfy.host import io
-from ..comfy.timestep_range import check_none
+from ..comfy.timestep_range import check_all_timesteps
 from ..schema.sockets import Base
 
 CATEGORY = "few-shot/base"
@@ -16,7 +16,7 @@ CHECKPOINT, FOLDER, POCKET = "checkpoint", "diffusers folder", "pocket"
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 
 
-def reading_inputs() -> list[io.Input]:
+def weight_inputs() -> list[io.Input]:
     """How the weights are read; the same for every way to name a base."""
     return [
         io.Int.Input(
@@ -40,10 +40,10 @@ def reading_inputs() -> list[io.Input]:
 
 
 def base_outputs(native: bool) -> list[io.Output]:
-    own = [Base.Output(display_name="BASE", tooltip="Names the base model for every node of this pack.")]
+    base_only = [Base.Output(display_name="BASE", tooltip="Names the base model for every node of this pack.")]
     if not native:
-        return own
-    return own + [
+        return base_only
+    return base_only + [
         io.Model.Output(display_name="MODEL", tooltip="The same model for ComfyUI's own nodes."),
         io.Clip.Output(display_name="CLIP", tooltip="Its text encoder for ComfyUI's own nodes."),
         io.Vae.Output(display_name="VAE", tooltip="Its autoencoder for ComfyUI's own nodes."),
@@ -55,11 +55,11 @@ class LoadBase(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        told = "A full SD 1.x, SD 2.x or SDXL checkpoint in models/checkpoints, or a folder in models/diffusers."
-        checkpoint = io.Combo.Input("name", options=host.checkpoints(), tooltip=told)
-        folder = io.Combo.Input("name", options=host.diffusers_folders(), tooltip=told)
+        tooltip = "A full SD 1.x, SD 2.x or SDXL checkpoint in models/checkpoints, or a folder in models/diffusers."
+        checkpoint = io.Combo.Input("name", options=folders.checkpoints(), tooltip=tooltip)
+        folder = io.Combo.Input("name", options=folders.diffusers_folders(), tooltip=tooltip)
         options = [io.DynamicCombo.Option(CHECKPOINT, [checkpoint]), io.DynamicCombo.Option(FOLDER, [folder])]
-        if host.has_pocket():
+        if folders.has_pocket():
             options.append(io.DynamicCombo.Option(POCKET, []))
         return io.Schema(
             node_id="FewShotLoadBase",
@@ -74,7 +74,7 @@ class LoadBase(io.ComfyNode):
                     tooltip="Where the base model lies: a checkpoint file, a folder in diffusers' layout, or the small "
                     "pocket model that comes with the project's source.",
                 ),
-                *reading_inputs(),
+                *weight_inputs(),
             ],
             outputs=base_outputs(native=True),
         )
@@ -100,11 +100,11 @@ def base_path(source: dict[str, Any]) -> Path:
     """The file or folder that a choice of Load Base Model names."""
     kind = source.get("source")
     if kind == CHECKPOINT:
-        return host.listed_file("checkpoints", source["name"])
+        return folders.listed_file("checkpoints", source["name"])
     if kind == FOLDER:
-        return host.diffusers_folder(source["name"])
-    if kind == POCKET and host.has_pocket():
-        return host.POCKET
+        return folders.diffusers_folder(source["name"])
+    if kind == POCKET and folders.has_pocket():
+        return folders.POCKET
     raise FewShotError(f"no such source {kind!r} here: choose '{CHECKPOINT}' or '{FOLDER}'")
 
 
@@ -123,7 +123,7 @@ class BaseFromModel(io.ComfyNode):
                 io.Model.Input("model", tooltip="An SD 1.x, SD 2.x or SDXL model with full weights."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
-                *reading_inputs(),
+                *weight_inputs(),
             ],
             outputs=base_outputs(native=False),
         )
@@ -132,15 +132,15 @@ class BaseFromModel(io.ComfyNode):
     def execute(cls, model: Any, clip: Any, vae: Any, clip_skip: int = 0, dtype: str = "auto") -> io.NodeOutput:
         from ...core.values import Loaded
         from ...models.open import base_from_loaded, base_from_path
-        from ..comfy import read_weights as readout
+        from ..comfy import read_weights
 
-        check_none(model)
-        folder = readout.built_from(model, clip, vae)
-        if folder is not None and not readout.is_patched(model, clip, vae):
+        check_all_timesteps(model)
+        folder = read_weights.source_folder(model, clip, vae)
+        if folder is not None and not read_weights.is_patched(model, clip, vae):
             return io.NodeOutput(base_from_path(folder, dtype=dtype, clip_skip=clip_skip))
-        readout.check_readable(model)
-        readout.tell_patches(model, clip)
-        patched = readout.count_lora_weights(model, clip)
-        loaded = Loaded(lambda: readout.state_dict(model, clip, vae), components=folder, patched=patched)
-        key = readout.content_key(model, clip, vae)
+        read_weights.check_readable(model)
+        read_weights.log_patches(model, clip)
+        patched = read_weights.count_lora_weights(model, clip)
+        loaded = Loaded(lambda: read_weights.state_dict(model, clip, vae), components=folder, patched=patched)
+        key = read_weights.content_key(model, clip, vae)
         return io.NodeOutput(base_from_loaded(loaded, key, dtype=dtype, clip_skip=clip_skip))

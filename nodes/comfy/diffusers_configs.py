@@ -14,6 +14,7 @@ PLAIN_BLOCKS = ("DownBlock2D", "UpBlock2D")
 VAE_LEVELS = 4  # ComfyUI's name map of autoencoders knows this many
 GROUPS = 32  # of every GroupNorm that ComfyUI builds
 
+# The parts of a UNet2DConditionModel that ComfyUI's UNet has no word for, with the value it always uses
 UNET_MUST_BE: Mapping[str, Any] = {
     "flip_sin_to_cos": True,
     "freq_shift": 0,
@@ -26,7 +27,6 @@ UNET_MUST_BE: Mapping[str, Any] = {
     "dual_cross_attention": False,
     "only_cross_attention": False,
 }
-"""The parts of a UNet2DConditionModel that ComfyUI's UNet has no word for, with the value it always uses."""
 
 
 def read_config(folder: Path, component: str, name: str = "config.json") -> dict[str, Any]:

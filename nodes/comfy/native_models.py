@@ -13,10 +13,11 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from . import diffusers_configs as configs
-from .host import comfy, embedding_folders
+from .folders import embedding_folders
+from .host import comfy
 
+# Attached to what was built from a folder, so that its configs can be found again
 FOLDER_MARK = "fewshot_folder"
-"""Attached to what was built from a folder, so that its configs can be found again."""
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",

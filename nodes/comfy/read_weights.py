@@ -1,4 +1,4 @@
-"""The weights of a MODEL, CLIP and VAE that live in ComfyUI, read out through ComfyUI with every patch applied."""
+"""The weights of ComfyUI's MODEL, CLIP and VAE, read through ComfyUI with every patch applied."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLES = 4096  # values of each tensor that go into the key
+# Endings of names that ComfyUI keeps beside a quantized weight
 QUANTIZED = (".scale_weight", ".weight_scale", ".comfy_quant", ".scaled_fp8", ".input_scale")
-"""Endings of names that ComfyUI keeps beside a quantized weight."""
 
 
 def is_patched(model: Any, clip: Any, vae: Any) -> bool:
     return any(patcher.patches for patcher in (model, clip.patcher, vae.patcher))
 
 
-def built_from(model: Any, clip: Any, vae: Any) -> Path | None:
+def source_folder(model: Any, clip: Any, vae: Any) -> Path | None:
     """The diffusers folder that all three were built from by `native_models.from_folder`, or None."""
     patchers = (model, clip.patcher, vae.patcher)
     folders = {patcher.get_attachment(FOLDER_MARK) for patcher in patchers}
@@ -36,7 +36,7 @@ def built_from(model: Any, clip: Any, vae: Any) -> Path | None:
 
 
 def check_readable(model: Any) -> None:
-    """Refuses what is not a Stable Diffusion UNet, and says what it is."""
+    """Raises FewShotError, naming the model, unless it is a Stable Diffusion UNet."""
     config = model.model.model_config
     known = (comfy.supported_models.SD15, comfy.supported_models.SD20, comfy.supported_models.SDXL)
     if not isinstance(config, known):
@@ -48,7 +48,7 @@ def check_readable(model: Any) -> None:
 def read(model: Any, clip: Any, vae: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """(name in a checkpoint, weight on the CPU) one after another, with upstream LoRAs applied.
 
-    The weights are asked of ComfyUI each time: those that are paged out or kept on another device come back whole.
+    ComfyUI brings weights back that are paged out or on another device.
     """
     import torch
 
@@ -111,8 +111,8 @@ def _by_lora(patch: tuple) -> bool:
     return not (isinstance(value, tuple) and len(value) == 1)
 
 
-def tell_patches(model: Any, clip: Any) -> None:
-    """Says in the log what is baked into the weights that are read out."""
+def log_patches(model: Any, clip: Any) -> None:
+    """Log the patches that are baked into the weights."""
     for what, patcher in (("MODEL", model), ("CLIP", clip.patcher)):
         if patcher.patches:
             about = patcher.get_attachment("lora_metadata") or {}

@@ -7,22 +7,22 @@ from typing import Any
 from ...core.errors import FewShotError
 from .host import comfy
 
-KIND = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-MARK = "fewshot "
-NATIVE = (
+WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+WRAPPER_KEY = "fewshot "
+USAGE = (
     "The LoRA counts from timestep {first} of {count} on. Apply Adapter and this pack's other nodes keep to that; "
     "ComfyUI's Load LoRA would use it at all timesteps. With native nodes: Create Hook LoRA, Set Hook Keyframes with "
     "strength 1 at start_percent 0 and strength 0 at start_percent {percent:g}, and Set CLIP Hooks."
 )
 
 
-def told(adapter: Any, count: int = 1000) -> str:
+def usage_note(adapter: Any, count: int = 1000) -> str:
     """How such an adapter is to be used, for a node's text; "" for every other one."""
     start = adapter.noisy_from
-    return NATIVE.format(first=round(start * count), count=count, percent=1 - start) if start else ""
+    return USAGE.format(first=round(start * count), count=count, percent=1 - start) if start else ""
 
 
-def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
+def with_timestep_range(model: Any, adapter: Any, strength: float) -> Any:
     """A clone of a MODEL on which the adapter counts from its share of the schedule on.
 
     Raises:
@@ -32,11 +32,11 @@ def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
     from ...models.stable_diffusion.lora_names import flat_name
     from ...models.stable_diffusion.variants import family_named
 
-    places = comfy.lora.model_lora_keys_unet(model.model, {})
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
     pairs = {}
     for path, factor in adapter.factors.items():
         check_span(path, factor)
-        weight = places.get(flat_name(path, family_named(adapter.family)))
+        weight = keys.get(flat_name(path, family_named(adapter.family)))
         if not isinstance(weight, str):
             raise FewShotError(f"this MODEL has no {path}, which the adapter changes: it is for another model")
         shape = tuple(model.model.get_parameter(weight).shape)
@@ -44,15 +44,15 @@ def with_noisy(model: Any, adapter: Any, strength: float) -> Any:
             raise FewShotError(f"the adapter does not fit {path}, whose weight is {shape}: it is for another model")
         pairs[weight.removeprefix("diffusion_model.").removesuffix(".weight")] = factor
     model = model.clone()
-    first = adapter.noisy_from * count_of(model.get_model_object("model_sampling"))
-    model.add_wrapper_with_key(KIND, f"{MARK}{adapter.key}", switched(pairs, strength, first))
+    first = adapter.noisy_from * timestep_count(model.get_model_object("model_sampling"))
+    model.add_wrapper_with_key(WRAPPER, f"{WRAPPER_KEY}{adapter.key}", switched(pairs, strength, first))
     return model
 
 
-def count_of(sampling: Any) -> int:
-    """How many timesteps the denoiser is told of; a distilled schedule (LCM) has fewer noise levels than those.
+def timestep_count(sampling: Any) -> int:
+    """How many timesteps the denoiser is conditioned on; a distilled schedule (LCM) has fewer noise levels than those.
 
-    Raises FewShotError for schedules whose denoiser is told of something else (EDM, flows).
+    Raises FewShotError for schedules whose denoiser is conditioned on something else (EDM, flows).
     """
     count = getattr(sampling, "num_timesteps", 0)
     if not count or round(float(sampling.timestep(sampling.sigma_max))) != count - 1:
@@ -64,9 +64,9 @@ def count_of(sampling: Any) -> int:
     return count
 
 
-def check_none(model: Any) -> None:
+def check_all_timesteps(model: Any) -> None:
     """Raise FewShotError where such an adapter is on a MODEL whose weights are to be read: it is not in them."""
-    if any(str(key).startswith(MARK) for key in model.wrappers.get(KIND, {})):
+    if any(str(key).startswith(WRAPPER_KEY) for key in model.wrappers.get(WRAPPER, {})):
         raise FewShotError(
             "an adapter that counts at noisy timesteps only is on this MODEL; it is not in the weights and cannot be "
             "baked in: connect the MODEL from before Apply Adapter, and the adapter where it is used"

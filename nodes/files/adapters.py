@@ -9,9 +9,9 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from ...models.stable_diffusion.variants import FAMILIES
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import comfy, io
-from ..comfy.timestep_range import told, with_noisy
+from ..comfy.timestep_range import usage_note, with_timestep_range
 from ..schema.sockets import Adapter
 
 CATEGORY = "few-shot/files"
@@ -49,7 +49,7 @@ class SaveAdapter(io.ComfyNode):
     def validate_inputs(cls, name: str | None = None) -> bool | str:
         try:
             if name is not None:
-                host.checked_name(name)
+                folders.checked_name(name)
         except FewShotError as error:
             return str(error)
         return True
@@ -59,20 +59,20 @@ class SaveAdapter(io.ComfyNode):
         from ...models.adapters.formats import write_lora
         from ...models.adapters.token_files import plain_word, write_embedding
 
-        name = host.checked_name(name)
+        name = folders.checked_name(name)
         written = []
         if adapter.factors:
-            written.append(write_lora(adapter, host.free_path(host.output_folder("loras"), name, ".safetensors")))
+            written.append(write_lora(adapter, folders.free_path(folders.output_folder("loras"), name, ".safetensors")))
         for word in adapter.embeddings:
-            own = name if len(adapter.embeddings) == 1 else f"{name}_{plain_word(word)}"
-            path = host.free_path(host.output_folder("embeddings"), own, ".safetensors")
+            file_name = name if len(adapter.embeddings) == 1 else f"{name}_{plain_word(word)}"
+            path = folders.free_path(folders.output_folder("embeddings"), file_name, ".safetensors")
             written.append(write_embedding(adapter, path, word))
         if not written:
             raise FewShotError("the adapter holds neither a LoRA nor an embedding: connect what a training node gave")
         for path in written:
             log.info("wrote %s", path)
-        said = "\n".join([*map(str, written), *filter(None, [told(adapter)])])
-        return io.NodeOutput(written[0].name, ui=host.say(cls.hidden.unique_id, said))
+        report = "\n".join([*map(str, written), *filter(None, [usage_note(adapter)])])
+        return io.NodeOutput(written[0].name, ui=host.say(cls.hidden.unique_id, report))
 
 
 class LoadAdapter(io.ComfyNode):
@@ -80,9 +80,9 @@ class LoadAdapter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        file = io.Combo.Input("name", options=host.loras(), tooltip="A LoRA in models/loras or output/loras.")
-        told = "An embedding in models/embeddings or output/embeddings."
-        word = io.Combo.Input("name", options=host.embeddings(), tooltip=told)
+        file = io.Combo.Input("name", options=folders.loras(), tooltip="A LoRA in models/loras or output/loras.")
+        name_tooltip = "An embedding in models/embeddings or output/embeddings."
+        word = io.Combo.Input("name", options=folders.embeddings(), tooltip=name_tooltip)
         lora = io.LoraModel.Input("lora", tooltip="A LoRA from another node of the graph.")
         family = io.Combo.Input(
             "family",
@@ -119,7 +119,7 @@ class LoadAdapter(io.ComfyNode):
         kind = KINDS.get((source or {}).get("source", ""))
         if kind is None or not isinstance(source["name"], str):
             return ""
-        state = host.listed_file(kind, source["name"]).stat()
+        state = folders.listed_file(kind, source["name"]).stat()
         return f"{state.st_size}:{state.st_mtime_ns}"
 
     @classmethod
@@ -130,16 +130,16 @@ class LoadAdapter(io.ComfyNode):
         source = source or {}
         family = None if source.get("family", AUTO) == AUTO else source["family"]
         if source.get("source") == FILE:
-            adapter = read_lora(host.listed_file("loras", source["name"]))
+            adapter = read_lora(folders.listed_file("loras", source["name"]))
         elif source.get("source") == SOCKET:
             adapter = from_tensors(source["lora"], {}, family=family)
         elif source.get("source") == EMBEDDING:
-            adapter = read_embedding(host.listed_file("embeddings", source["name"]), family)
+            adapter = read_embedding(folders.listed_file("embeddings", source["name"]), family)
         else:
             known = f"'{FILE}', '{SOCKET}' or '{EMBEDDING}'"
             raise FewShotError(f"no such source {source.get('source')!r}: choose {known}")
         if adapter.noisy_from:
-            log.warning("%s", told(adapter))
+            log.warning("%s", usage_note(adapter))
         return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger)
 
 
@@ -177,11 +177,11 @@ class ApplyAdapter(io.ComfyNode):
 
         check_family(adapter, model)
         if adapter.noisy_from:
-            model = with_noisy(model, adapter, strength_model)
+            model = with_timestep_range(model, adapter, strength_model)
         elif adapter.factors:
             model, clip = comfy.sd.load_lora_for_models(model, clip, to_kohya(adapter), strength_model, strength_clip)
         for word, vectors in adapter.embeddings.items():
-            clip = knowing(clip, word, vectors)
+            clip = with_word(clip, word, vectors)
         return io.NodeOutput(model, clip)
 
 
@@ -201,7 +201,7 @@ def check_family(adapter: Any, model: Any) -> None:
         )
 
 
-def knowing(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:
+def with_word(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:
     """A clone of a CLIP whose tokenizer finds `embedding:word` in memory, and every other one as before."""
     clip = clip.clone()
     clip.tokenizer = copy.copy(clip.tokenizer)
@@ -214,12 +214,12 @@ def knowing(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:
                 f"the adapter's word has {vectors.shape[-1]} numbers, this CLIP's words have {inner.embedding_size}: "
                 "it was trained on another family"
             )
-        inner._try_get_embedding = _Words(word, vectors, inner._try_get_embedding)
+        inner._try_get_embedding = _WordLookup(word, vectors, inner._try_get_embedding)
         setattr(clip.tokenizer, key, inner)
     return clip
 
 
-class _Words:
+class _WordLookup:
     """Looks a word up in memory before asking ComfyUI's tokenizer for a file; its answers have the tokenizer's form."""
 
     def __init__(self, word: str, vectors: Any, files: Any):

@@ -78,14 +78,14 @@ class FuseAdapters(io.ComfyNode):
         method = method or {}
         given = [(adapters[name], 1.0) for name in sorted(adapters) if adapters[name] is not None]
         if method.get("method") == SUM:
-            adapter, told = summed(given), f"{len(given)} adapters added"
+            adapter, report = summed(given), f"{len(given)} adapters added"
         elif method.get("method") == LEAST_SQUARES:
             drawing = Drawing(method.get("steps", 20), method.get("size", 0))
             with host.engine(cls.hidden.unique_id) as watcher:
                 with open_base(base, host.device(), watcher, tokenizer_folder=host.TOKENIZER) as networks:
                     adapter, errors = fused(networks, given, drawing, watcher)
             lines = [f"{one.trigger}: loses {error:.1%}" for (one, _), error in zip(given, errors, strict=True)]
-            told = "\n".join(lines)
+            report = "\n".join(lines)
         else:
             raise FewShotError(f"no such method {method.get('method')!r}: choose '{LEAST_SQUARES}' or '{SUM}'")
-        return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger, ui=host.say(cls.hidden.unique_id, told))
+        return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger, ui=host.say(cls.hidden.unique_id, report))

@@ -1,16 +1,17 @@
-"""What says in numbers whether it worked."""
+"""Evaluation of adapters by metrics."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor
-from ..schema.fingerprints import PAGES, models_print
-from ..schema.metric_inputs import NONE, measures_for, measuring_inputs
+from ..schema.fingerprints import PAGES, models_fingerprint
+from ..schema.metric_inputs import MetricChoices, measurement_plan, metric_inputs
 from ..schema.sockets import Adapter, Base, Prompts, Set
 
 CATEGORY = "few-shot/look"
@@ -26,7 +27,7 @@ def common_inputs() -> list[io.Input]:
     ]
 
 
-def drawing_inputs(pairs: int) -> list[io.Input]:
+def sampling_inputs(pairs: int) -> list[io.Input]:
     """How samples are drawn and what the page holds."""
     return [
         io.Int.Input("count", default=1, min=1, max=64, tooltip="Pictures of each prompt, from seeds that follow."),
@@ -40,7 +41,7 @@ def drawing_inputs(pairs: int) -> list[io.Input]:
         ),
         io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps."),
         io.Float.Input("guidance", default=7.0, min=1.0, max=30.0, step=0.5, tooltip="Classifier-free guidance."),
-        *measuring_inputs(),
+        *metric_inputs(),
         io.String.Input("negative", default="", advanced=True, tooltip="What the pictures should not show."),
         io.Int.Input("width", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."),
         io.Int.Input("height", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."),
@@ -109,7 +110,7 @@ class EvaluateLora(io.ComfyNode):
                 io.Float.Input(
                     "strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip="Strength of every adapter."
                 ),
-                *drawing_inputs(40),
+                *sampling_inputs(40),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
@@ -117,17 +118,18 @@ class EvaluateLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> str:
-        return state_of(cls.hidden.unique_id, values)
+        return fingerprint(cls.hidden.unique_id, values)
 
     @classmethod
     def execute(cls, base: Any, prompts: Any, names: str, strength: float, **values: Any) -> io.NodeOutput:
         from ...evaluation.samples import Candidate
 
         adapters = [values.pop(f"adapter_{number}", None) for number in range(1, ADAPTERS + 1)]
-        worn = [adapter for adapter in adapters if adapter is not None]
-        candidates = [Candidate(n, a, strength) for n, a in zip(named(worn, names), worn, strict=True)]
-        found, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, False, values)
-        return shown(cls, found, page, False, [])
+        adapters = [adapter for adapter in adapters if adapter is not None]
+        pairs = zip(candidate_names(adapters, names), adapters, strict=True)
+        candidates = [Candidate(name, adapter, strength) for name, adapter in pairs]
+        evaluation, page = run_evaluation(cls.hidden.unique_id, base, candidates, prompts, False, values)
+        return node_output(cls, evaluation, page, False, [])
 
 
 class StrengthSweep(io.ComfyNode):
@@ -152,7 +154,7 @@ class StrengthSweep(io.ComfyNode):
                     default="0.4, 0.6, 0.8, 1.0, 1.2",
                     tooltip="The strengths to try, separated by commas, 16 at most. The base alone is always there.",
                 ),
-                *drawing_inputs(0),
+                *sampling_inputs(0),
             ],
             outputs=[
                 *outputs(),
@@ -171,86 +173,91 @@ class StrengthSweep(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **values: Any) -> str:
-        return state_of(cls.hidden.unique_id, values)
+        return fingerprint(cls.hidden.unique_id, values)
 
     @classmethod
     def execute(cls, base: Any, adapter: Any, prompts: Any, strengths: str, **values: Any) -> io.NodeOutput:
         from ...evaluation.samples import Candidate
 
         candidates = [Candidate(f"{value:.4g}", adapter, value) for value in numbers(strengths)]
-        found, page = evaluated(cls.hidden.unique_id, base, candidates, prompts, True, values)
-        best = 1.0 if found.best is None else found.candidates[found.best].strength
-        return shown(cls, found, page, True, [best])
+        evaluation, page = run_evaluation(cls.hidden.unique_id, base, candidates, prompts, True, values)
+        best = 1.0 if evaluation.best is None else evaluation.samples.candidates[evaluation.best].strength
+        return node_output(cls, evaluation, page, True, [best])
 
 
 def numbers(text: str) -> list[float]:
     """The strengths in a line, each once, by size."""
     try:
-        found = sorted({round(float(part), 4) for part in text.replace(";", ",").split(",") if part.strip()})
+        strengths = sorted({round(float(part), 4) for part in text.replace(";", ",").split(",") if part.strip()})
     except ValueError:
         raise FewShotError(f"{text!r} are no strengths; write numbers separated by commas, such as 0.6, 1.0") from None
-    if not found or len(found) > MOST_STRENGTHS or not all(-4 <= value <= 4 for value in found):
+    if not strengths or len(strengths) > MOST_STRENGTHS or not all(-4 <= value <= 4 for value in strengths):
         raise FewShotError(f"{text!r}: give one to {MOST_STRENGTHS} strengths between -4 and 4")
-    return found
+    return strengths
 
 
-def named(adapters: list[Any], names: str) -> list[str]:
+def candidate_names(adapters: list[Any], names: str) -> list[str]:
     """A name for each adapter: as given, else its trigger; equal ones are numbered."""
     given = [name.strip() for name in names.split(",")] if names.strip() else []
     if len(given) > len(adapters):
         raise FewShotError(f"{len(given)} names are given for {len(adapters)} adapters; take some away")
-    found: list[str] = []
+    unique: list[str] = []
     for number, adapter in enumerate(adapters):
         name = given[number] if number < len(given) and given[number] else adapter.trigger or f"adapter {number + 1}"
-        taken, count = {"base", *found}, 1
-        while (told := name if count == 1 else f"{name} ({count})") in taken:
+        taken, count = {"base", *unique}, 1
+        while (candidate := name if count == 1 else f"{name} ({count})") in taken:
             count += 1
-        found.append(told)
-    return found
+        unique.append(candidate)
+    return unique
 
 
-def state_of(node_id: str | None, values: dict[str, Any]) -> str:
-    """Whether the numbers would be others now, or the report is gone: what is left out tells which files to add, and
-    they count as soon as they lie there."""
-    return f"{PAGES.losses(node_id)} reports lost\n{models_print(values)}"
+def fingerprint(node_id: str | None, values: dict[str, Any]) -> str:
+    """Changes whenever a model that can measure was added or replaced, or the node's report was deleted."""
+    return f"{PAGES.losses(node_id)} reports lost\n{models_fingerprint(values)}"
 
 
-def evaluated(
+def run_evaluation(
     node_id: str | None, base: Any, candidates: list[Any], prompts: Any, path: bool, values: dict[str, Any]
 ) -> tuple[Any, Path]:
     """Draws, scores and writes the report; gives the evaluation and its page."""
     from ...augmentation.images.load import load_mask, load_picture
-    from ...evaluation.evaluate import Asked, evaluate
-    from ...evaluation.match_prompts import asked_about
+    from ...evaluation.evaluate import evaluate
+    from ...evaluation.match_prompts import match_concept
     from ...evaluation.report import evaluation as evaluation_report
-    from ...evaluation.samples import DrawSettings
+    from ...evaluation.samples import DrawSettings, SamplingContext
 
-    set, drift, pairs = values.pop("set", None), values.pop("drift"), values.pop("pairs")
-    chosen = {name: values.pop(name) for name in ("clip", "dino", "preferences", "cut_out")}
-    chosen["asked"] = values.pop("asked", NONE)
+    training_set, drift, pairs = values.pop("set", None), values.pop("drift"), values.pop("pairs")
+    choices = MetricChoices.pop_from(values)
     settings = DrawSettings(**values)
-    concept, samples, told = (None, (), ()) if set is None else asked_about(set, prompts)
+    concept, samples, left_out = (None, (), ()) if training_set is None else match_concept(training_set, prompts)
     with host.engine(node_id) as watcher:
         references = [load_picture(sample.image) for sample in samples]
-        masked = [(r, load_mask(s.mask)) for r, s in zip(references, samples, strict=True) if s.mask is not None]
-        by = measures_for(base, concept, **chosen, masks=masked)
-        noun = concept.noun if concept is not None else ""
-        asked = Asked(references, noun, drift, by.distance, by.distance_id, (*told, *by.left_out))
-        place = (host.samples_folder(), host.device(), asked, watcher, host.TOKENIZER)
-        found = evaluate(base, candidates, prompts, by.measures, settings, *place)
-    folder = host.free_path(host.evaluations_folder(), "sweep" if path else "evaluation", "")
+        masks = [(r, load_mask(s.mask)) for r, s in zip(references, samples, strict=True) if s.mask is not None]
+        plan = measurement_plan(base, concept, choices, masks)
+        plan = replace(
+            plan,
+            references=references,
+            noun=concept.noun if concept is not None else "",
+            drift=drift,
+            left_out=(*left_out, *plan.left_out),
+        )
+        context = SamplingContext(folders.samples_folder(), host.device(), watcher, host.TOKENIZER)
+        evaluation = evaluate(base, candidates, prompts, plan, settings, context)
+    folder = folders.free_path(folders.evaluations_folder(), "sweep" if path else "evaluation", "")
     title = f"{'Strengths' if path else 'Evaluation'} on {base.name}"
-    page = evaluation_report.write(found, folder, title, path, pairs)
+    page = evaluation_report.write(evaluation, folder, title, path, pairs)
     PAGES.wrote(node_id, page)
-    return found, page
+    return evaluation, page
 
 
-def shown(cls: type[io.ComfyNode], found: Any, page: Path, path: bool, more: list[Any]) -> io.NodeOutput:
+def node_output(
+    cls: type[io.ComfyNode], evaluation: Any, page: Path, path: bool, extra_outputs: list[Any]
+) -> io.NodeOutput:
     """The outputs, and on the node the plot with the table below it."""
     from ...evaluation.report import evaluation as evaluation_report
 
-    grid = picture_tensor(evaluation_report.grid(found, SHOWN))
-    plotted = evaluation_report.frontier(found, path)
+    grid = picture_tensor(evaluation_report.grid(evaluation, SHOWN))
+    plotted = evaluation_report.frontier(evaluation, path)
     plot = grid if plotted is None else picture_tensor(plotted)
-    text = f"{evaluation_report.lines(found)}\n{page}"
-    return io.NodeOutput(grid, plot, text, str(page), *more, ui=host.show(cls, plot, text))
+    text = f"{evaluation_report.lines(evaluation)}\n{page}"
+    return io.NodeOutput(grid, plot, text, str(page), *extra_outputs, ui=host.show(cls, plot, text))

@@ -8,7 +8,7 @@ from typing import Any
 from ...core.errors import FewShotError
 from ...evaluation.prompts.lists import NAMES, RECONSTRUCTED, REFINING, RELATIONS, REVERSION
 from ...evaluation.prompts.relation import TEMPLATE, relation_lines, things_of
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Prompts, Set
 
@@ -28,7 +28,7 @@ class PromptSetNode(io.ComfyNode):
             "lines", default=LINES, multiline=True, tooltip="One prompt a line, {trigger} in the subject's place."
         )
         file = io.Combo.Input(
-            "file", options=host.text_files(), tooltip="A .txt file in ComfyUI's input folder, one prompt a line."
+            "file", options=folders.text_files(), tooltip="A .txt file in ComfyUI's input folder, one prompt a line."
         )
         relation = io.Combo.Input(
             "relation", options=list(RELATIONS), default="painted_on", tooltip="What is asked for."
@@ -143,7 +143,7 @@ class PromptSetNode(io.ComfyNode):
         if not isinstance(source, dict) or source.get("source") != FILE:
             return ""
         try:
-            state = host.text_file(source["file"]).stat()
+            state = folders.text_file(source["file"]).stat()
         except (FewShotError, KeyError):
             return "missing"
         return f"{state.st_size}:{state.st_mtime_ns}"
@@ -166,12 +166,12 @@ class PromptSetNode(io.ComfyNode):
         concept = concept_of(source, set, words)
         check_kind(str(source.get("source")), concept)
         if source.get("source") == REFINEMENT:
-            prompts, left_out = bounded(refining(source, concept), most)
+            prompts, left_out = bounded(refinement_set(source, concept), most)
         else:
             prompts, left_out = prompt_set(lines_of(source, concept.identifier), concept, most)
         prompts = replace(prompts, note=note_of(source))
-        said = [*(prompt.text for prompt in prompts.prompts), *left_out, *([prompts.note] if prompts.note else [])]
-        report = "\n".join(said)
+        lines = [*(prompt.text for prompt in prompts.prompts), *left_out, *([prompts.note] if prompts.note else [])]
+        report = "\n".join(lines)
         return io.NodeOutput(prompts, report, ui=host.say(cls.hidden.unique_id, report))
 
 
@@ -183,7 +183,7 @@ def note_of(source: dict[str, Any]) -> str:
     return f"{REVERSION if borrowed else name}: {note}" if note else ""
 
 
-def refining(source: dict[str, Any], concept: Any) -> Any:
+def refinement_set(source: dict[str, Any], concept: Any) -> Any:
     """The prompts of the mode refinement."""
     from ...evaluation.prompts.refinement import refinement_prompts
 
@@ -198,7 +198,7 @@ def refining(source: dict[str, Any], concept: Any) -> Any:
     return refinement_prompts(activities, concept, source.get("share", 0.5), source.get("held_out", 0.25))
 
 
-def between_things(source: dict[str, Any], identifier: str) -> tuple[str, ...]:
+def relation_lines_of(source: dict[str, Any], identifier: str) -> tuple[str, ...]:
     """The lines of the mode relation."""
     own, named = [source.get(name, "") for name in ("first", "second")], source["things"]
     if named != OWN_THINGS and any(text.strip() for text in own):
@@ -213,12 +213,12 @@ def lines_of(source: dict[str, Any], identifier: str = "") -> Any:
 
     kind = source.get("source")
     if kind == RELATION:
-        return between_things(source, identifier)
+        return relation_lines_of(source, identifier)
     if kind == OWN:
         return source["lines"].splitlines()
     if kind != FILE:
         return known(str(kind), source.get("relation", ""))
-    path = host.text_file(source["file"])
+    path = folders.text_file(source["file"])
     if path.stat().st_size > LARGEST_FILE:
         raise FewShotError(f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; prompts take at most 4: split it")
     try:
@@ -227,13 +227,13 @@ def lines_of(source: dict[str, Any], identifier: str = "") -> Any:
         raise FewShotError(f"{path.name} is no UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
-def concept_of(source: dict[str, Any], set: Any, words: list[str]) -> Any:
-    """What the prompts are about: the set's first concept, or what the widgets say."""
+def concept_of(source: dict[str, Any], training_set: Any, words: list[str]) -> Any:
+    """The concept of the prompts: the set's first one, or that of the widgets."""
     from ...core.values import Concept
 
     identifier, description, noun = words
-    if set is not None:
-        return set.concepts[0]
+    if training_set is not None:
+        return training_set.concepts[0]
     if source.get("source") == REVERSION:
         return Concept(identifier, "", description or RELATIONS[source["relation"]][0], kind="relation")
     if source.get("source") == RELATION:

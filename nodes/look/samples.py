@@ -1,7 +1,8 @@
-"""What shows how good it is."""
+"""Samples with and without an adapter, and the loss curve."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
@@ -112,12 +113,14 @@ class SampleGrid(io.ComfyNode):
         columns = []
         with host.engine(cls.hidden.unique_id) as watcher:
             with open_base(base, host.device(), watcher, tokenizer_folder=host.TOKENIZER) as networks:
-                how = dict(negative=negative, steps=steps, guidance=guidance, batch=batch, watcher=watcher)
-                how |= dict(width=width or networks.resolution, height=height or networks.resolution)
-                columns.append(sample(networks, texts, seeds, **how))
+                draw = partial(
+                    sample, networks, texts, seeds, negative=negative, steps=steps, guidance=guidance, batch=batch,
+                    width=width or networks.resolution, height=height or networks.resolution, watcher=watcher,
+                )  # fmt: skip
+                columns.append(draw())
                 if adapter is not None:
                     with applied(networks, [(adapter, strength)]):
-                        columns.append(sample(networks, texts, seeds, **how))
+                        columns.append(draw())
         if not all(bool(column.isfinite().all()) for column in columns):
             raise FewShotError(
                 f"the pictures hold no numbers (NaN): strength is {strength}, guidance {guidance}; if those are right, "
@@ -153,9 +156,9 @@ def watermarked(images: torch.Tensor) -> torch.Tensor:
     """(n, height, width, 3) in [0, 1] with the invisible mark in each."""
     import torch
 
-    from ...evaluation.watermark import marked
+    from ...evaluation.watermark import add_watermark
 
-    return torch.cat([picture_tensor(marked(to_picture(image))) for image in images])
+    return torch.cat([picture_tensor(add_watermark(to_picture(image))) for image in images])
 
 
 def to_picture(image: torch.Tensor) -> Any:
@@ -204,7 +207,7 @@ class LossCurve(io.ComfyNode):
         if not chosen:
             raise FewShotError(f"this loss map holds only {', '.join(losses)}, no {curves}: choose another")
         picture = loss_curve(chosen, title)
-        if validation is not None and (seen := Curve.of(validation)).anchors is not None:
-            picture = below(picture, validation_curve(seen, validation["chosen"]))
+        if validation is not None and (points_curve := Curve.of(validation)).anchors is not None:
+            picture = below(picture, validation_curve(points_curve, validation["chosen"]))
         curve = picture_tensor(picture)
         return io.NodeOutput(curve, ui=ui.PreviewImage(curve, cls=cls))

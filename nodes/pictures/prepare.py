@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Set
-from .sets import picture_tensor, said_of
+from .sets import picture_tensor, summary
 
 CATEGORY = "few-shot/pictures"
 MOST_SHOWN = 48
@@ -84,10 +84,10 @@ class PreparePictures(io.ComfyNode):
 
         settings = PrepareSettings(**values)
         with host.engine(cls.hidden.unique_id) as watcher:
-            made, rows = prepare(set, settings, host.sent_pictures_folder(), watcher, clip_tokens(host.TOKENIZER))
+            made, rows = prepare(set, settings, folders.sent_pictures_folder(), watcher, clip_tokens(host.TOKENIZER))
         report = table(rows)
         sheet = prepared_sheet(rows)
-        return io.NodeOutput(made, sheet, report, ui=host.show(cls, sheet, f"{said_of(made)}\n{report}"))
+        return io.NodeOutput(made, sheet, report, ui=host.show(cls, sheet, f"{summary(made)}\n{report}"))
 
 
 def prepared_sheet(rows: Any) -> Any:
@@ -101,5 +101,5 @@ def prepared_sheet(rows: Any) -> Any:
     for row in kept:
         mask = row.sample.mask
         shown.append(masked(load_picture(row.sample.image), None if mask is None else load_mask(mask)))
-    said = [f"{row.name}: {row.bucket[0]} x {row.bucket[1]}. {'; '.join(row.warnings)}" for row in kept]
-    return picture_tensor(contact_sheet(shown, said))
+    labels = [f"{row.name}: {row.bucket[0]} x {row.bucket[1]}. {'; '.join(row.warnings)}" for row in kept]
+    return picture_tensor(contact_sheet(shown, labels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Set
 
@@ -23,7 +23,7 @@ class SubjectPictures(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         folder = io.Combo.Input(
             "folder",
-            options=host.picture_folders(),
+            options=folders.picture_folders(),
             tooltip="A folder in ComfyUI's input folder with 2 to 10 pictures. Read too: name.txt (caption), "
             "name_mask.png (white on the subject), transparency, and kohya's folders 10_name.",
         )
@@ -76,7 +76,7 @@ class SubjectPictures(io.ComfyNode):
         folder = single("folder", (source or {}).get("folder"))
         if single("source", (source or {}).get("source")) != FOLDER or not isinstance(folder, str):
             return ""
-        return host.folder_print(host.picture_folder(folder))
+        return folders.folder_print(folders.picture_folder(folder))
 
     @classmethod
     def execute(cls, source: dict[str, Any] | None = None, **words: Any) -> io.NodeOutput:
@@ -84,18 +84,18 @@ class SubjectPictures(io.ComfyNode):
 
         source, warnings = source or {}, []
         kind = single("source", source.get("source"))
-        told = [single(name, words.get(name, "")).strip() for name in ("identifier", "noun", "description")]
+        words_given = [single(name, words.get(name, "")).strip() for name in ("identifier", "noun", "description")]
         if kind == FOLDER:
-            folder = host.picture_folder(single("folder", source["folder"]))
-            found = pictures.subject_from_folder(folder, *told, warnings=warnings)
+            folder = folders.picture_folder(single("folder", source["folder"]))
+            found = pictures.subject_from_folder(folder, *words_given, warnings=warnings)
         elif kind == SOCKET:
             found = pictures.subject_from_tensors(
-                source["images"], source.get("masks"), host.sent_pictures_folder(), *told,
+                source["images"], source.get("masks"), folders.sent_pictures_folder(), *words_given,
                 captions=captions_of(source.get("captions", "")), warnings=warnings,
             )  # fmt: skip
         else:
             raise FewShotError(f"no such source {kind!r}: choose '{FOLDER}' or '{SOCKET}'")
-        return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([said_of(found), *warnings])))
+        return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([summary(found), *warnings])))
 
 
 def single(name: str, given: Any) -> Any:
@@ -121,7 +121,7 @@ def captions_of(given: Any) -> list[str] | None:
     return [line.strip() for text in texts for line in text.splitlines() if line.strip()] or None
 
 
-def said_of(pictures: Any) -> str:
+def summary(pictures: Any) -> str:
     """One line on what a set holds."""
     masks = sum(1 for sample in pictures.samples if sample.mask is not None)
     priors = f", {len(pictures.priors)} priors" if pictures.priors else ""
@@ -155,7 +155,7 @@ class CombineSets(io.ComfyNode):
 
         given = [sets[name] for name in sorted(sets) if sets[name] is not None]
         found = combine(given)
-        return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, said_of(found)))
+        return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, summary(found)))
 
 
 class SetToImages(io.ComfyNode):

@@ -1,4 +1,4 @@
-"""What an evaluation hangs on besides its inputs: the models that lie on the disk, and the report that it wrote."""
+"""What an evaluation depends on besides its inputs: the models on the disk, and the report that it wrote."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from typing import Any
 
 from ..augment.captions import CAPTIONER_PLACES
 from ..augment.segment import PLACES
-from ..comfy import host
+from ..comfy import folders
 from .metric_inputs import HPS_FILES, REWARD_FILES
 from .validation_inputs import AUTO, NONE
 
 
-def models_print(values: Mapping[str, Any]) -> str:
+def models_fingerprint(values: Mapping[str, Any]) -> str:
     """Changes whenever a model that these widgets may choose is added, removed or replaced: names, sizes and times."""
     kinds = ["clip_vision", "lpips"]
     kinds += ["rewards"] if values.get("preferences", AUTO) == AUTO else []
     kinds += PLACES if values.get("cut_out", NONE) != NONE else ()
     kinds += CAPTIONER_PLACES if values.get("asked", NONE) != NONE else ()
-    found = []
-    for root in host.model_roots(*dict.fromkeys(kinds)):
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
-        for file in (*weights_in(root), *(file for folder in folders for file in weights_in(folder))):
+    states = []
+    for root in folders.model_roots(*dict.fromkeys(kinds)):
+        children = sorted(path for path in root.iterdir() if path.is_dir())
+        for file in (*weights_in(root), *(file for folder in children for file in weights_in(folder))):
             state = file.stat()
-            found.append(f"{file}:{state.st_size}:{state.st_mtime_ns}")
-    return "\n".join(found)
+            states.append(f"{file}:{state.st_size}:{state.st_mtime_ns}")
+    return "\n".join(states)
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """A model's files. Where a reward lies as it was published only that counts: the rest is made of it on first use,
-    which is no new model."""
+    """A model's files; of a published reward only the published file, since the others are converted from it."""
     published = [file for pattern in (HPS_FILES, REWARD_FILES[0]) for file in sorted(folder.glob(pattern))]
     return published or sorted(path for path in folder.glob("*") if path.is_file())
 

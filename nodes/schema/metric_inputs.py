@@ -1,57 +1,70 @@
-"""Which models on the disk measure: widgets, and the rules behind "auto"."""
+"""Which models on the disk measure: widgets, and the rules of "auto"."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
 from ..augment.captions import CAPTIONER_PLACES
-from ..augment.segment import PLACES, chosen, finder_of, masker_of, pocket_finder
-from ..comfy import host
+from ..augment.segment import PLACES, cached_finder, cached_masker, model_paths, pocket_finder
+from ..comfy import folders, host
 from ..comfy.host import io
 from .validation_inputs import AUTO, CLIPS, DINOS, HPS, NONE, OFF, OR_FETCH, PICK, clip_for, plain
+
+if TYPE_CHECKING:
+    from ...evaluation.measurement import Measure, MeasurementPlan
 
 log = logging.getLogger(__name__)
 REWARD = "imagereward"
 HPS_FILES = "HPS*.pt"
 FILES = "config.json, model.safetensors, preprocessor_config.json"
-MISSING = {
-    "CLIP": f"CLIP-T, CLIP-I: put {FILES} and the tokenizer's files of a CLIPModel, such as "
-    f"openai/clip-vit-large-patch14, into a folder in models/clip_vision, {OR_FETCH}",
-    "DINO": f"DINO: put {FILES} of facebook/dino-vits16 into a folder in models/clip_vision, {OR_FETCH}",
-    "DINOv2": f"DINOv2: put {FILES} of facebook/dinov2-small into a folder in models/clip_vision, {OR_FETCH}",
-    PICK: f"PickScore: put {FILES} and the tokenizer's files of yuvalkirstain/PickScore_v1 into "
-    f"models/rewards/PickScore_v1, {OR_FETCH}",
-    HPS: "HPSv2: put HPS_v2.1_compressed.pt of xswu/HPSv2 and a CLIP's vocab.json and merges.txt into "
-    "models/rewards/HPSv2",
-    REWARD: "ImageReward: put ImageReward.pt of zai-org/ImageReward and the tokenizer's files of bert-base-uncased "
-    "into models/rewards/ImageReward",
-    "LPIPS": "LPIPS: diversity is {name} instead; install the package lpips and put torchvision's "
-    "alexnet-owt-7be5be79.pth into models/lpips",
+# by model, which files go where; nothing is fetched unasked
+INSTRUCTIONS = {
+    "CLIP": f"put {FILES} and the tokenizer's files of a CLIPModel, such as openai/clip-vit-large-patch14, into a "
+    f"folder in models/clip_vision, {OR_FETCH}",
+    "DINO": f"put {FILES} of facebook/dino-vits16 into a folder in models/clip_vision, {OR_FETCH}",
+    "DINOv2": f"put {FILES} of facebook/dinov2-small into a folder in models/clip_vision, {OR_FETCH}",
+    PICK: f"put {FILES} and the tokenizer's files of yuvalkirstain/PickScore_v1 into models/rewards/PickScore_v1, "
+    f"{OR_FETCH}",
+    HPS: "put HPS_v2.1_compressed.pt of xswu/HPSv2 and a CLIP's vocab.json and merges.txt into models/rewards/HPSv2",
+    REWARD: "put ImageReward.pt of zai-org/ImageReward and the tokenizer's files of bert-base-uncased into "
+    "models/rewards/ImageReward",
+    "LPIPS": "diversity is {name} instead; install the package lpips and put torchvision's alexnet-owt-7be5be79.pth "
+    "into models/lpips",
 }
-"""by model, what is left out without it and which files go where; nothing is fetched unasked"""
+# by model, the metrics that need it
+METRICS_OF = {
+    "CLIP": "CLIP-T, CLIP-I",
+    "DINO": "DINO",
+    "DINOv2": "DINOv2",
+    PICK: "PickScore",
+    HPS: "HPSv2",
+    REWARD: "ImageReward",
+    "LPIPS": "LPIPS",
+}
 REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
 
 
-def measuring_inputs() -> list[io.Input]:
-    """The models that tell how good pictures are."""
+def metric_inputs() -> list[io.Input]:
+    """Widgets that choose the models of metrics."""
     from ...vision.find import finders
 
     return [
         io.Combo.Input(
             "clip",
-            options=[AUTO, NONE, *host.transformers_folders(CLIPS)],
+            options=[AUTO, NONE, *folders.transformers_folders(CLIPS)],
             default=AUTO,
             tooltip="The CLIP of CLIP-T and CLIP-I: a folder of transformers in models/clip_vision. auto takes the "
             "base's own or the first there.",
         ),
         io.Combo.Input(
             "dino",
-            options=[AUTO, NONE, *host.transformers_folders(DINOS), *host.vision_files()],
+            options=[AUTO, NONE, *folders.transformers_folders(DINOS), *folders.vision_files()],
             default=AUTO,
             tooltip="The DINO that sees the likeness: a folder of transformers in models/clip_vision; or a CLIP's "
             "vision tower, a single file there. auto takes all DINOs there are.",
@@ -66,7 +79,7 @@ def measuring_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "cut_out",
-            options=[NONE, *finders(host.model_roots(*PLACES)), *pocket_finder()],
+            options=[NONE, *finders(folders.model_roots(*PLACES)), *pocket_finder()],
             default=NONE,
             advanced=True,
             tooltip="What finds the subject, so that likeness is measured on its cut-out too: a model of models/sams "
@@ -74,7 +87,7 @@ def measuring_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "asked",
-            options=[NONE, *askers()],
+            options=[NONE, *vlm_folders()],
             default=NONE,
             optional=True,
             advanced=True,
@@ -84,18 +97,18 @@ def measuring_inputs() -> list[io.Input]:
     ]
 
 
-def askers() -> dict[str, Path]:
+def vlm_folders() -> dict[str, Path]:
     """The vision-language models on the disk, by their names."""
     from ...vision.find import CHATTING, find
 
-    return find(host.model_roots(*CAPTIONER_PLACES), CHATTING)
+    return find(folders.model_roots(*CAPTIONER_PLACES), CHATTING)
 
 
-def asker(name: str) -> Any:
-    """The one that the widget names. It waits on the host until it is asked: the base draws first."""
+def open_vlm(name: str) -> Any:
+    """The model that the widget names, on the CPU until it is used: the base draws first."""
     from ...vision.captioners import open_captioner
 
-    known = askers()
+    known = vlm_folders()
     if name not in known:
         raise FewShotError(f"there is no vision-language model {name!r}; there are {', '.join(known) or 'none'}")
     opened: Any = open_captioner(known[name], host.device())
@@ -104,123 +117,137 @@ def asker(name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """The metrics, how different two pictures are and by which model (None without one), and what has no model."""
+class MetricChoices:
+    """What the widgets of `metric_inputs` choose."""
 
-    measures: list[Any]
-    distance: Any
-    distance_id: str
-    left_out: tuple[str, ...]
+    clip: str
+    dino: str
+    preferences: str
+    cut_out: str
+    asked: str = NONE
+
+    @classmethod
+    def pop_from(cls, values: dict[str, Any]) -> MetricChoices:
+        """Takes these widgets out of a node's values."""
+        chosen = {name: values.pop(name) for name in ("clip", "dino", "preferences", "cut_out")}
+        return cls(**chosen, asked=values.pop("asked", NONE))
 
 
-def measures_for(
-    base: Any,
-    concept: Any,
-    clip: str,
-    dino: str,
-    preferences: str,
-    cut_out: str,
-    masks: Sequence[tuple] = (),
-    asked: str = NONE,
-) -> Measuring:
-    """The metrics that the widgets choose. What "auto" does not find is told with the file and folder it wants.
+def measurement_plan(base: Any, concept: Any, choices: MetricChoices, masks: Sequence[tuple] = ()) -> MeasurementPlan:
+    """The metrics that the widgets choose, yet without references. What "auto" does not find is named with the file
+    and folder it wants.
 
-    A relation is measured by its own metrics first; `concept` is None where no pictures are connected. `masks` are the
-    references that have a mask of their own, with it.
+    A relation is measured by its own metrics first; `concept` is None where no pictures are connected. `masks` are
+    pairs of a reference and its mask.
     """
-    from ...evaluation.evaluate import Measure
-    from ...evaluation.metrics.clip import ClipImage, ClipText
-    from ...evaluation.metrics.likeness import DinoImage, MaskedLikeness
+    from ...evaluation.measurement import Measure, MeasurementPlan
+    from ...evaluation.metrics.clip import ClipText
     from ...evaluation.metrics.relation import relation_measures
-    from ...evaluation.metrics.vlm_questions import asked_measures
+    from ...evaluation.metrics.vlm_questions import vlm_measures
     from ...vision.embedders.clip import Clip
     from ...vision.embedders.clip_vision import eyes_in
-    from ...vision.embedders.dino import Dino
 
     noun = concept.noun if concept is not None else ""
-    if cut_out != NONE and not noun:
+    if choices.cut_out != NONE and not noun:
         raise FewShotError("a cut-out is found by the subject's noun: connect its SET, or set cut_out to none")
     device = host.device()
-    folder = clip_folder(base, clip)
-    seer = None if folder is None else Clip(folder, device)
-    eyes = [eyes_in(path, device) for path in dino_folders(dino)]
-    found = [] if asked == NONE else asked_measures(asker(asked), concept)
-    found += relation_measures(seer, concept) if seer is not None and concept is not None else []
-    for number, one in enumerate(eyes):
-        metric = DinoImage(one) if isinstance(one, Dino) else ClipImage(one)
-        if any(m.metric.name == metric.name for m in found):
-            metric.name += f" {called(one)}"
-        found.append(Measure(metric, "subject"))
-        if cut_out != NONE and number == 0:
-            found.append(Measure(MaskedLikeness(one, cutter(cut_out, noun), metric.name, masks), "subject"))
-    if seer is not None:
-        whole = ClipImage(seer)
-        if any(m.metric.name == whole.name for m in found):
-            whole.name += f" {called(seer)}"
-        found += [Measure(whole, "subject"), Measure(ClipText(seer), "prompt")]
-        if cut_out != NONE:
-            found.append(Measure(MaskedLikeness(seer, cutter(cut_out, noun), whole.name, masks), "subject"))
-    found += [] if preferences == OFF else preferred(device)
-    log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in found) or "nothing")
-    missing = lacking(clip, dino, preferences, seer, [one.kind for one in eyes])
-    distance, distance_id = told_apart([*eyes, *([seer] if seer is not None else [])], missing)
+    folder = clip_folder(base, choices.clip)
+    clip = None if folder is None else Clip(folder, device)
+    embedders = [eyes_in(path, device) for path in dino_folders(choices.dino)]
+    measures = [] if choices.asked == NONE else vlm_measures(open_vlm(choices.asked), concept)
+    measures += relation_measures(clip, concept) if clip is not None and concept is not None else []
+    for number, embedder in enumerate(embedders):
+        cut_out = choices.cut_out if number == 0 else NONE
+        measures += likeness_measures(embedder, {m.name for m in measures}, cut_out, noun, masks)
+    if clip is not None:
+        likeness, *masked = likeness_measures(clip, {m.name for m in measures}, choices.cut_out, noun, masks)
+        measures += [likeness, Measure(ClipText(clip), "prompt"), *masked]
+    measures += [] if choices.preferences == OFF else preference_measures(device)
+    log.info("measured by %s", ", ".join(f"{m.name} ({m.metric.model_id})" for m in measures) or "nothing")
+    missing = missing_models(choices, clip, [embedder.kind for embedder in embedders])
+    distance, distance_id = image_distance([*embedders, *([clip] if clip is not None else [])], missing)
     for line in missing:
         log.info("left out: %s", line)
-    return Measuring(found, distance, distance_id, tuple(missing))
+    return MeasurementPlan(measures, distance=distance, distance_id=distance_id, left_out=tuple(missing))
 
 
-def called(eyes: Any) -> str:
-    """What a model's file or folder is called, as the widgets list it."""
+def likeness_measures(
+    embedder: Any, taken: AbstractSet[str], cut_out: str, noun: str, masks: Sequence[tuple]
+) -> list[Measure]:
+    """Likeness by one embedder, and that of cut-outs unless `cut_out` is none; `taken` are the names in use."""
+    from ...evaluation.measurement import Measure
+    from ...evaluation.metrics.clip import ClipImage
+    from ...evaluation.metrics.likeness import DinoImage, MaskedLikeness
+    from ...vision.embedders.dino import Dino
+
+    metric = DinoImage(embedder) if isinstance(embedder, Dino) else ClipImage(embedder)
+    if metric.name in taken:
+        metric.name += f" {listed_name(embedder)}"
+    measures = [Measure(metric, "subject")]
+    if cut_out != NONE:
+        measures.append(
+            Measure(MaskedLikeness(embedder, subject_segmenter(cut_out, noun), metric.name, masks), "subject")
+        )
+    return measures
+
+
+def listed_name(embedder: Any) -> str:
+    """The name of an embedder's file or folder, as the widgets list it."""
     from ...vision.embedders.clip_vision import ClipVision
 
-    return eyes.file.stem if isinstance(eyes, ClipVision) else eyes.folder.name
+    return embedder.file.stem if isinstance(embedder, ClipVision) else embedder.folder.name
 
 
-def lacking(clip: str, dino: str, preferences: str, seer: Any, kinds: Sequence[str]) -> list[str]:
+def missing_line(model: str) -> str:
+    """The metrics left out without `model`, and which files go where."""
+    return f"{METRICS_OF[model]}: {INSTRUCTIONS[model]}"
+
+
+def missing_models(choices: MetricChoices, clip: Any, kinds: Sequence[str]) -> list[str]:
     """What "auto" looked for and did not find, a line each, with the file and folder that it wants."""
-    told = []
-    if clip == AUTO and seer is None:
-        told.append(MISSING["CLIP"])
-    if dino == AUTO:
-        told += [MISSING["DINO"]] if "vit" not in kinds else []
-        told += [] if any(kind.startswith("dinov2") for kind in kinds) else [MISSING["DINOv2"]]
-    if preferences == AUTO:
+    missing = []
+    if choices.clip == AUTO and clip is None:
+        missing.append(missing_line("CLIP"))
+    if choices.dino == AUTO:
+        missing += [missing_line("DINO")] if "vit" not in kinds else []
+        missing += [] if any(kind.startswith("dinov2") for kind in kinds) else [missing_line("DINOv2")]
+    if choices.preferences == AUTO:
         there = preference_folders()
-        told += [MISSING[name] for name in (PICK, HPS, REWARD) if name not in there]
-    return told
+        missing += [missing_line(name) for name in (PICK, HPS, REWARD) if name not in there]
+    return missing
 
 
-def told_apart(seers: Sequence[Any], missing: list[str]) -> tuple[Any, str]:
-    """How different two pictures are, and by which model; a line into `missing` where it is not LPIPS."""
-    from ...evaluation.metrics.diversity import apart, lpips_weights, opened_lpips
+def image_distance(embedders: Sequence[Any], missing: list[str]) -> tuple[Any, str]:
+    """The distance between pictures and the model behind it; adds a line to `missing` where that is not LPIPS."""
+    from ...evaluation.metrics.diversity import cosine_distance, lpips_weights, open_lpips
 
-    file = lpips_weights(host.model_roots("lpips"))
+    file = lpips_weights(folders.model_roots("lpips"))
     if file is not None:
-        return opened_lpips(file), f"LPIPS 0.1 with {file.name}"
-    if not seers:
+        return open_lpips(file), f"LPIPS 0.1 with {file.name}"
+    if not embedders:
         return None, ""
-    name = f"1 - cosine of {seers[0].model_id}"
-    missing.append(MISSING["LPIPS"].format(name=name))
-    return apart(seers[0]), name
+    name = f"1 - cosine of {embedders[0].model_id}"
+    missing.append(missing_line("LPIPS").format(name=name))
+    return cosine_distance(embedders[0]), name
 
 
 def clip_folder(base: Any, clip: str) -> Path | None:
-    """The CLIP that measures, found as the one that validates; None where the widget says none."""
+    """The CLIP that measures, chosen by the rule of the one that validates; None where the widget says none."""
     return None if clip == NONE else clip_for(base, clip)
 
 
 def dino_folders(dino: str) -> list[Path]:
     if dino == NONE:
         return []
-    return list(map(host.seeing_model, host.transformers_folders(DINOS) if dino == AUTO else [dino]))
+    return list(map(folders.seeing_model, folders.transformers_folders(DINOS) if dino == AUTO else [dino]))
 
 
 def preference_folders() -> dict[str, Path]:
-    """The models of what people prefer that lie on the disk, found by the names of their folders."""
+    """The preference models on the disk, by the names of their folders."""
     found: dict[str, Path] = {}
-    for root in host.model_roots("clip_vision", "rewards"):
+    for root in folders.model_roots("clip_vision", "rewards"):
         for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-            name, kind = plain(folder.name), host.kind_of_model(folder)
+            name, kind = plain(folder.name), folders.kind_of_model(folder)
             if any((folder / file).is_file() for file in REWARD_FILES):
                 found.setdefault(REWARD, folder)
             elif kind in CLIPS and PICK in name:
@@ -230,21 +257,21 @@ def preference_folders() -> dict[str, Path]:
     return found
 
 
-def preferred(device: Any) -> list[Any]:
-    """Those models, ready to measure."""
-    from ...evaluation.evaluate import Measure
+def preference_measures(device: Any) -> list[Any]:
+    """The preference models on the disk as measures."""
+    from ...evaluation.measurement import Measure
     from ...evaluation.metrics.preference import HumanPreference, ImageReward, PickScore
 
     kinds: dict[str, Any] = {REWARD: ImageReward, PICK: PickScore, HPS: HumanPreference}
     return [Measure(kinds[name](folder, device), "preference") for name, folder in preference_folders().items()]
 
 
-def cutter(model: str, noun: str) -> Any:
-    """Finds the subject by its noun with this model, and outlines it with what Segment by Prompt would take."""
-    from ...evaluation.metrics.cut_out import Cutter
+def subject_segmenter(model: str, noun: str) -> Any:
+    """Detects the subject by its noun with this model; outlined by the model that Segment by Prompt would choose."""
+    from ...evaluation.metrics.cut_out import SubjectSegmenter
     from ...vision.model_ids import model_id
 
-    finder, masker = chosen(model, AUTO)
+    finder, masker = model_paths(model, AUTO)
     names = [model_id(place, "") for place in (finder, masker) if place is not None]
-    outlines = None if masker is None else masker_of(masker)
-    return Cutter(finder_of(finder), outlines, noun, " and ".join(names))
+    outlines = None if masker is None else cached_masker(masker)
+    return SubjectSegmenter(cached_finder(finder), outlines, noun, " and ".join(names))

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from ..comfy.host import io
 
+# a core.values.BaseModelRef
 Base = io.Custom("FEWSHOT_BASE")
-"""a models.values.BaseModelRef"""
 
+# a core.values.TrainingSet
 Set = io.Custom("FEWSHOT_SET")
-"""a models.values.TrainingSet"""
 
+# one of the frozen settings dataclasses (core.settings)
 Settings = io.Custom("FEWSHOT_SETTINGS")
-"""one of the frozen dataclasses of trainers.settings"""
 
+# a core.values.Adapter
 Adapter = io.Custom("FEWSHOT_ADAPTER")
-"""a models.values.Adapter"""
 
+# a core.values.PromptSet
 Prompts = io.Custom("FEWSHOT_PROMPTS")
-"""a models.values.PromptSet"""
 
+# an evaluation.reward.Reward
 Reward = io.Custom("FEWSHOT_REWARD")
-"""an evaluation.rewards.Reward"""
 
+# the entry of a LOSS_MAP that holds the validations, not a loss
 VALIDATION = "validation"
-"""the entry of a LOSS_MAP that holds the validations, not a loss"""

@@ -1,21 +1,22 @@
-"""Which model on the disk validates a training: widgets, and the rule behind "auto"."""
+"""Which model on the disk validates a training: widgets, and the rule of "auto"."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..comfy import host
+from ..comfy import folders
 from ..comfy.host import io
 
 log = logging.getLogger(__name__)
 
 AUTO, OFF, NONE = "auto", "off", "none"
 CLIPS = ("clip",)
-PICK, HPS = "pickscore", "hps"  # in the names of folders of CLIPs that were fitted to what people prefer
+PICK, HPS = "pickscore", "hps"  # in the folder names of CLIPs trained on human preferences
 DINOS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
-OWN = "clip"  # the folder of a base in diffusers' layout that holds the CLIP that knows its pictures
+OWN = "clip"  # the subfolder of a diffusers base that holds a CLIP of its own
 OR_FETCH = "or run Fetch Model"
 MISSING = (
     "not validated, so the last step is returned: there is no CLIP (put the folder of a transformers CLIPModel, such "
@@ -23,12 +24,12 @@ MISSING = (
 )
 
 
-def validating_inputs() -> list[io.Input]:
-    """The models that see whether the subject and the prompts are kept."""
+def validation_inputs() -> list[io.Input]:
+    """Widgets that choose the models that validate."""
     return [
         io.Combo.Input(
             "validation",
-            options=[AUTO, OFF, *host.transformers_folders(CLIPS)],
+            options=[AUTO, OFF, *folders.transformers_folders(CLIPS)],
             default=AUTO,
             optional=True,
             advanced=True,
@@ -37,7 +38,7 @@ def validating_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "validation_dino",
-            options=[NONE, *host.transformers_folders(DINOS), *host.vision_files()],
+            options=[NONE, *folders.transformers_folders(DINOS), *folders.vision_files()],
             default=NONE,
             optional=True,
             advanced=True,
@@ -48,46 +49,56 @@ def validating_inputs() -> list[io.Input]:
     ]
 
 
-def validator_for(base: Any, settings: Any, clip: str, dino: str) -> tuple[Any, str]:
-    """The models that validate a training on `base` (None where none do), and a line that says so."""
+@dataclass(frozen=True)
+class ChosenValidator:
+    """The models that validate a training (None where none do) and their names, and a line for the node."""
+
+    validator: Any
+    names: str
+    note: str
+
+
+def validator_for(base: Any, settings: Any, clip: str, dino: str) -> ChosenValidator:
+    """The validator that the widgets choose for a training on `base`."""
     from ...trainers.validation.image_metrics import Validator
 
     if clip == OFF or settings.validate_every == 0:
-        return None, "not validated: the last step is returned"
+        return ChosenValidator(None, "", "not validated: the last step is returned")
     folder = clip_for(base, clip)
     if folder is None:
-        told = (
+        reason = (
             MISSING
             if dino == NONE
             else f"{MISSING}; {dino} sees likeness, but how prompts are followed is not measured"
         )
-        log.info(told)
-        return None, told
-    eyes = None if dino == NONE else host.seeing_model(dino)
-    log.info("validated by the CLIP in %s%s", folder, f", likeness by {eyes}" if eyes else "")
-    return Validator(folder, eyes), f"validated by {folder.name}" + (f", likeness by {eyes.name}" if eyes else "")
+        log.info(reason)
+        return ChosenValidator(None, "", reason)
+    embedder = None if dino == NONE else folders.seeing_model(dino)
+    log.info("validated by the CLIP in %s%s", folder, f", likeness by {embedder}" if embedder else "")
+    names = folder.name + (f", likeness by {embedder.name}" if embedder else "")
+    return ChosenValidator(Validator(folder, embedder), names, f"validated by {names}")
 
 
 def clip_for(base: Any, clip: str) -> Path | None:
-    """The CLIP of this name; for "auto" the base's own, else the first on the disk that was not fitted to what people
-    prefer, else None."""
+    """The CLIP of this name; for "auto" the base's own, else the first on the disk that was not trained on human
+    preferences, else None."""
     if clip != AUTO:
-        return host.transformers_folder(clip)
-    own = own_clip(base)
-    if own is not None:
-        return own
-    names = [name for name in host.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
-    return host.transformers_folder(names[0]) if names else None
+        return folders.transformers_folder(clip)
+    folder = own_clip(base)
+    if folder is not None:
+        return folder
+    names = [name for name in folders.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
+    return folders.transformers_folder(names[0]) if names else None
 
 
 def plain(name: str) -> str:
-    """Letters and digits of a folder's name, by which models of preferences are known."""
+    """Letters and digits of a folder's name, by which preference models are recognized."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def own_clip(base: Any) -> Path | None:
-    """The CLIP that lies beside the networks of a base in diffusers' layout."""
+    """The CLIP in the folder of a base in diffusers' layout."""
     place = getattr(base.location, "components", base.location)
-    if not isinstance(place, Path) or host.kind_of_model(place / OWN) != "clip":
+    if not isinstance(place, Path) or folders.kind_of_model(place / OWN) != "clip":
         return None
     return place / OWN

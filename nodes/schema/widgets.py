@@ -1,4 +1,4 @@
-"""Widgets made from the fields of a settings class, where help, range and default of each stand once."""
+"""Widgets made from the fields of a settings class, which hold help, range and default of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training would take, before it begins."""
+"""A dry run of a training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ..comfy import host
 from ..comfy.host import io, ui
 from ..pictures.sets import picture_tensor
 from ..schema.sockets import Adapter, Base, Set, Settings
-from ..schema.validation_inputs import validating_inputs, validator_for
+from ..schema.validation_inputs import validation_inputs, validator_for
 from .subject import check_subject
 
 CATEGORY = "few-shot/train"
 
 
-class TrainingPlan(io.ComfyNode):
+class TrainingPlanNode(io.ComfyNode):
     """A dry run of Train Subject."""
 
     @classmethod
@@ -41,7 +41,7 @@ class TrainingPlan(io.ComfyNode):
                     "weights: all is estimated, no time is told, and an adapter is not tried.",
                 ),
                 Adapter.Input("adapter", optional=True, tooltip="The adapter that would be trained on from."),
-                *validating_inputs(),
+                *validation_inputs(),
             ],
             outputs=[
                 io.String.Output(display_name="plan", tooltip="The plan in lines."),
@@ -66,7 +66,7 @@ class TrainingPlan(io.ComfyNode):
 
         settings = settings or SubjectSettings()
         check_subject(set, settings)
-        validator, said = validator_for(base, settings, validation, validation_dino)
+        chosen = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
             plan = plan_training(
                 base,
@@ -75,12 +75,12 @@ class TrainingPlan(io.ComfyNode):
                 host.device(),
                 watcher,
                 host.TOKENIZER,
-                validator=validator,
+                validator=chosen.validator,
                 timed=timed_steps,
                 start_from=adapter,
             )
             sheet = picture_tensor(crops(plan))
-        text = f"{described(plan)}\n{said}"
+        text = f"{described(plan)}\n{chosen.note}"
         host.say(cls.hidden.unique_id, text)
         shown = ui.PreviewImage(sheet, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(text, sheet, ui=shown)

@@ -6,9 +6,9 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from ...trainers.relation.settings import RelationSettings
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
-from ..comfy.timestep_range import told as how_to_use
+from ..comfy.timestep_range import usage_note
 from ..pictures import sets as pictures
 from ..schema.sockets import Adapter, Base, Set, Settings
 from . import subject as train
@@ -24,7 +24,7 @@ class RelationPictures(io.ComfyNode):
         folder = [
             io.Combo.Input(
                 "folder",
-                options=host.picture_folders(),
+                options=folders.picture_folders(),
                 tooltip="A folder in ComfyUI's input folder with 2 to 10 pictures. Read too: name.txt (captions, one "
                 "a line), and ReVersion's text.json.",
             ),
@@ -84,19 +84,19 @@ class RelationPictures(io.ComfyNode):
         source = source or {}
         warnings: list[str] = []
         if source.get("source") == FOLDER:
-            place = host.picture_folder(source["folder"])
-            found = relation_pictures.relation_from_folder(
+            place = folders.picture_folder(source["folder"])
+            training_set = relation_pictures.relation_from_folder(
                 place, identifier, relation, source.get("things", ""), warnings
             )
         elif source.get("source") == SOCKET:
-            found = relation_pictures.relation_from_tensors(
-                source["images"], host.sent_pictures_folder(), identifier, relation, source.get("captions", "")
+            training_set = relation_pictures.relation_from_tensors(
+                source["images"], folders.sent_pictures_folder(), identifier, relation, source.get("captions", "")
             )
         else:
             raise FewShotError(f"no such source {source.get('source')!r}: choose '{FOLDER}' or '{SOCKET}'")
-        different = len({sample.image.key for sample in found.samples})
-        said = f"{different} pictures of {found.trigger}, {len(found.samples)} captions"
-        return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([said, *warnings])))
+        different = len({sample.image.key for sample in training_set.samples})
+        line = f"{different} pictures of {training_set.trigger}, {len(training_set.samples)} captions"
+        return io.NodeOutput(training_set, ui=host.say(cls.hidden.unique_id, "\n".join([line, *warnings])))
 
 
 class RelationTrainingSettings(io.ComfyNode):
@@ -165,17 +165,17 @@ class TrainRelation(io.ComfyNode):
                 base,
                 set,
                 settings,
-                host.runs_folder(),
+                folders.runs_folder(),
                 host.device(),
                 watcher,
                 name=train.run_name(f"relation {set.concepts[0].description or set.trigger}"),
                 start_from=adapter,
                 tokenizer_folder=host.TOKENIZER,
             )
-        told: list[str] = []
-        related(set, told)
+        warnings: list[str] = []
+        related(set, warnings)
         first = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
-        lines = [first, explained(result.folder, settings), *told, *settings.idle, how_to_use(result.adapter)]
+        lines = [first, explained(result.folder, settings), *warnings, *settings.idle, usage_note(result.adapter)]
         lines = [*filter(None, lines), str(result.folder)]
         report = "\n".join(lines)
         ui = host.say(cls.hidden.unique_id, report)

@@ -8,15 +8,15 @@ from typing import Any
 from ...core.errors import FewShotError
 from ...core.settings import SubjectSettings
 from ...trainers.subject.presets import CUSTOM, NAMES, PRESETS, with_preset
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import VALIDATION, Adapter, Base, Set, Settings
-from ..schema.validation_inputs import validating_inputs, validator_for
+from ..schema.validation_inputs import validation_inputs, validator_for
 from ..schema.widgets import widgets_of
 
 CATEGORY = "few-shot/train"
-HARDLY = 0.1
-"""the score of a training, from 0 for the untrained base to 1, below which it learned next to nothing"""
+# score (0 for the untrained base, at most 1) below which a training learned next to nothing
+SMALLEST_GAIN = 0.1
 
 
 class TrainingSettings(io.ComfyNode):
@@ -59,7 +59,7 @@ class TrainingSettings(io.ComfyNode):
 
 
 class TrainSubject(io.ComfyNode):
-    """Trains an adapter on a subject. What it learned lies on disk, so that it is never lost or trained twice."""
+    """Trains an adapter on a subject. The run is stored on disk, so that it is neither lost nor trained twice."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -78,7 +78,7 @@ class TrainSubject(io.ComfyNode):
                 Adapter.Input(
                     "adapter", optional=True, tooltip="An adapter to train on from, instead of from nothing."
                 ),
-                *validating_inputs(),
+                *validation_inputs(),
             ],
             outputs=[
                 Adapter.Output(display_name="ADAPTER", tooltip="What was learned, for this pack's nodes."),
@@ -113,25 +113,26 @@ class TrainSubject(io.ComfyNode):
 
         settings = settings or SubjectSettings()
         check_subject(set, settings)
-        validator, said = validator_for(base, settings, validation, validation_dino)
+        chosen = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
             result = train_subject(
                 base,
                 set,
                 settings,
-                host.runs_folder(),
+                folders.runs_folder(),
                 host.device(),
                 watcher,
                 name=run_name(set.trigger),
                 start_from=adapter,
                 tokenizer_folder=host.TOKENIZER,
-                validator=validator,
+                validator=chosen.validator,
             )
             lora = to_kohya(result.adapter)
         losses = loss_map(result)
-        lines = [f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}", outcome(result, said), result.folder]
+        steps = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
+        lines = [steps, outcome(result, chosen.note), result.folder]
         if result.model is not None:
-            lines.append(host.keep_checkpoint(result.model, f"{result.folder.name}.safetensors"))
+            lines.append(folders.keep_checkpoint(result.model, f"{result.folder.name}.safetensors"))
         report = "\n".join(map(str, lines))
         return io.NodeOutput(
             result.adapter,
@@ -143,11 +144,11 @@ class TrainSubject(io.ComfyNode):
         )
 
 
-def check_subject(set: Any, settings: Any) -> None:
+def check_subject(training_set: Any, settings: Any) -> None:
     """Raise FewShotError unless the set is of subjects and the settings are of their training."""
-    if not set.references:
+    if not training_set.references:
         raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
-    if any(concept.kind == "relation" for concept in set.concepts):
+    if any(concept.kind == "relation" for concept in training_set.concepts):
         raise FewShotError("the set is of a relation: connect it to Train Relation")
     if type(settings) is not SubjectSettings:
         raise FewShotError("these are settings of another training: connect Training Settings")
@@ -166,16 +167,16 @@ def loss_map(result: Any) -> dict[str, Any]:
     return losses | {VALIDATION: result.validation.plain() | {"chosen": result.chosen}}
 
 
-def outcome(result: Any, said: str) -> str:
-    """Which step was chosen, or why none was."""
+def outcome(result: Any, validation_note: str) -> str:
+    """Which step was chosen, or why there was no choice."""
     if result.validation is None:
-        return said
+        return validation_note
     best = result.validation.best
     if best is None:
         return f"no validation saw a gain: the last step ({result.chosen}) is returned"
     validated = len(result.validation.points) - 1
     score = max(result.validation.scores)
-    said = f"step {result.chosen} is the best of {validated} validated (score {score:.2f} of 1)"
-    if score >= HARDLY:
-        return said
-    return f"{said}, which is hardly better than the untrained base: train longer, or look at pictures and captions"
+    text = f"step {result.chosen} is the best of {validated} validated (score {score:.2f} of 1)"
+    if score >= SMALLEST_GAIN:
+        return text
+    return f"{text}, which is hardly better than the untrained base: train longer, or look at pictures and captions"

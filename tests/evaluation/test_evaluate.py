@@ -14,16 +14,18 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Adapter, LowRank, Prompt, PromptSet
 from comfyui_fewshot.evaluation import evaluate as evaluating
 from comfyui_fewshot.evaluation import samples as drawing
-from comfyui_fewshot.evaluation.evaluate import Asked, Evaluation, Measure, evaluate, unrelated
+from comfyui_fewshot.evaluation.evaluate import evaluate, unrelated
+from comfyui_fewshot.evaluation.measurement import Measure, MeasurementPlan
 from comfyui_fewshot.evaluation.prompts.sets import bounded, for_trigger
 from comfyui_fewshot.evaluation.report import evaluation as evaluation_report
 from comfyui_fewshot.evaluation.report.blind_test import Comparison, pairs_of, wilson, win_rates
 from comfyui_fewshot.evaluation.report.grids import before_after
 from comfyui_fewshot.evaluation.report.provenance import provenance
-from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings, draw
+from comfyui_fewshot.evaluation.result import Evaluation, EvaluationSamples, MetricScores
+from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
 from comfyui_fewshot.evaluation.selection import Point
 from comfyui_fewshot.evaluation.set_metrics import DIV, PRES, VARIED
-from comfyui_fewshot.evaluation.watermark import detected
+from comfyui_fewshot.evaluation.watermark import has_watermark
 from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.pocket.assemble import random_folder
 
@@ -73,6 +75,10 @@ class Counting(Silent):
         self.told.append((done, total, text, picture))
 
 
+def context(cache, watcher=None):
+    return SamplingContext(cache, "cpu", watcher or Silent())
+
+
 def distance(images):
     return torch.ones(len(images), len(images))
 
@@ -81,8 +87,8 @@ def distance(images):
 def found(base, tmp_path_factory):
     candidates = [Candidate("one", adapter_of(base, 1)), Candidate("two", adapter_of(base, 2), 0.5)]
     references = [Image.new("RGB", (64, 64), colour) for colour in ("red", "white")]
-    asked = Asked(references, "cat", 2, distance, "a ruler", ["PickScore: put it there"])
-    return evaluate(base, candidates, PROMPTS, MEASURES, FAST, tmp_path_factory.mktemp("samples"), "cpu", asked)
+    plan = MeasurementPlan(MEASURES, references, "cat", 2, distance, "a ruler", ["PickScore: put it there"])
+    return evaluate(base, candidates, PROMPTS, plan, FAST, context(tmp_path_factory.mktemp("samples")))
 
 
 def test_a_further_adapter_draws_its_own_samples_only(base, tmp_path, monkeypatch):
@@ -92,25 +98,25 @@ def test_a_further_adapter_draws_its_own_samples_only(base, tmp_path, monkeypatc
         drawing, "sample", lambda n, prompts, *a, **k: drawn.extend(prompts) or real(n, prompts, *a, **k)
     )
     everyone = [Candidate("base"), Candidate("one", adapter_of(base, 1))]
-    first = draw(base, everyone, PROMPTS, FAST, tmp_path, "cpu")
+    first = draw(base, everyone, PROMPTS, FAST, context(tmp_path))
     assert sorted(drawn) == sorted(["a cat", "a cat at night", "a sks cat", "a sks cat at night"] * 2)
     drawn.clear()
     watcher = Counting()
     everyone.append(Candidate("two", adapter_of(base, 2)))
-    again = draw(base, everyone, PROMPTS, FAST, tmp_path, "cpu", watcher)
+    again = draw(base, everyone, PROMPTS, FAST, context(tmp_path, watcher))
     assert len(drawn) == 4 and list(again[0]) == list(first[0]) and list(again[1]) == list(first[1]) != list(again[2])
     assert watcher.told[0][:2] == (11, 12) and watcher.told[0][3] is not None and watcher.told[-1][:2] == (12, 12)
     drawn.clear()
-    draw(base, [Candidate("renamed", adapter_of(base, 2))], PROMPTS, FAST, tmp_path, "cpu")
+    draw(base, [Candidate("renamed", adapter_of(base, 2))], PROMPTS, FAST, context(tmp_path))
     assert not drawn, "a name is no content"
-    draw(base, [Candidate("two", adapter_of(base, 2), 0.5)], PROMPTS, FAST, tmp_path, "cpu")
+    draw(base, [Candidate("two", adapter_of(base, 2), 0.5)], PROMPTS, FAST, context(tmp_path))
     assert len(drawn) == 4
 
 
 def test_pictures_stay_on_the_disk_until_they_are_asked_for(base, tmp_path):
     """And what is damaged there is named."""
     few = DrawSettings(steps=1, guidance=1.0)
-    (kept,) = draw(base, [Candidate("base")], PROMPTS, few, tmp_path, "cpu")
+    (kept,) = draw(base, [Candidate("base")], PROMPTS, few, context(tmp_path))
     assert len(kept) == 2 and kept[0].size == kept[1:][0].size == (64, 64) and kept[-1] == list(kept)[1]
     kept.files[1].write_bytes(b"no picture")
     assert kept[0].mode == "RGB"
@@ -128,10 +134,10 @@ def test_cancelled_work_goes_on(base, tmp_path, monkeypatch):
 
     few = DrawSettings(count=1, steps=1, guidance=1.0, batch=1)
     with pytest.raises(KeyboardInterrupt):
-        draw(base, [Candidate("base")], PROMPTS, few, tmp_path, "cpu", Cancel())
+        draw(base, [Candidate("base")], PROMPTS, few, context(tmp_path, Cancel()))
     assert len(list(tmp_path.rglob("*.png"))) == 1 and not list(tmp_path.rglob("*.draft"))
     watcher = Counting()
-    draw(base, [Candidate("base")], PROMPTS, few, tmp_path, "cpu", watcher)
+    draw(base, [Candidate("base")], PROMPTS, few, context(tmp_path, watcher))
     assert [t[0] for t in watcher.told] == [2, 2]
 
 
@@ -139,32 +145,35 @@ def test_the_mark_is_off_until_asked_for(base, tmp_path):
     few = dict(count=1, steps=1, guidance=1.0)
     one = PromptSet(PROMPTS.prompts[:1])
     (plain,), (worn,) = (
-        draw(base, [Candidate("base")], one, DrawSettings(**few, watermark=w), tmp_path, "cpu")[0]
+        draw(base, [Candidate("base")], one, DrawSettings(**few, watermark=w), context(tmp_path))[0]
         for w in (False, True)
     )
-    assert plain != worn and detected(worn) and not detected(plain)
+    assert plain != worn and has_watermark(worn) and not has_watermark(plain)
 
 
 def test_what_cannot_be_drawn_is_refused(base, tmp_path):
     other = Candidate("xl", adapter_of(base, 1, family="sdxl"))
     with pytest.raises(FewShotError, match="adapter xl is for sdxl and the base pocket is"):
-        draw(base, [other], PROMPTS, FAST, tmp_path, "cpu")
+        draw(base, [other], PROMPTS, FAST, context(tmp_path))
     nameless = Candidate("quiet", adapter_of(base, 1, trigger=""))
     with pytest.raises(FewShotError, match="quiet names no trigger phrase"):
-        draw(base, [nameless], PROMPTS, FAST, tmp_path, "cpu")
+        draw(base, [nameless], PROMPTS, FAST, context(tmp_path))
     with pytest.raises(FewShotError, match="there is no prompt"):
-        evaluate(base, [], PromptSet(()), MEASURES, FAST, tmp_path, "cpu")
+        evaluate(base, [], PromptSet(()), MeasurementPlan(MEASURES), FAST, context(tmp_path))
     with pytest.raises(FewShotError, match="two candidates have the same name"):
-        evaluate(base, [Candidate("base", adapter_of(base, 1))], PROMPTS, MEASURES, FAST, tmp_path, "cpu")
+        same = [Candidate("base", adapter_of(base, 1))]
+        evaluate(base, same, PROMPTS, MeasurementPlan(MEASURES), FAST, context(tmp_path))
 
 
 def test_what_cannot_be_measured_is_left_out_by_name(base, tmp_path):
     few = DrawSettings(steps=1, guidance=1.0)
-    found = evaluate(base, [], PROMPTS, MEASURES, few, tmp_path, "cpu", Asked(drift=2))
-    assert list(found.scores) == ["CLIP-T"] and not found.points and found.best is None
-    assert [reason.split(":")[0] for reason in found.left_out] == ["DINO", VARIED, PRES]
-    bare = evaluate(base, [Candidate("one", adapter_of(base, 1))], PROMPTS, (), few, tmp_path, "cpu")
-    assert not bare.scores and bare.left_out[0].startswith("all numbers: there is no model that measures; put")
+    found = evaluate(base, [], PROMPTS, MeasurementPlan(MEASURES, drift=2), few, context(tmp_path))
+    assert list(found.metrics.per_image) == ["CLIP-T"] and not found.points and found.best is None
+    assert [reason.split(":")[0] for reason in found.metrics.left_out] == ["DINO", VARIED, PRES]
+    bare = evaluate(base, [Candidate("one", adapter_of(base, 1))], PROMPTS, MeasurementPlan(), few, context(tmp_path))
+    assert not bare.metrics.per_image and bare.metrics.left_out[0].startswith(
+        "all numbers: there is no model that measures; put"
+    )
     assert "left out: all numbers" in evaluation_report.lines(bare)
     text = evaluation_report.write(bare, tmp_path).read_text("utf-8")
     assert "Nothing was measured" in text and "votes-data" in text
@@ -181,26 +190,29 @@ class Damaged(Brightness):
 def test_a_metric_that_gives_no_numbers_does_not_cost_the_others(base, tmp_path, axis):
     reference = (Image.new("RGB", (8, 8), "white"),)
     broken = Measure(Damaged("Broken"), axis)
-    asked = Asked(references=reference, noun="cat", drift=2)
-    found = evaluate(base, [], PROMPTS, (broken, *MEASURES), FAST, tmp_path, "cpu", asked)
-    assert list(found.scores) == [m.name for m in MEASURES] and "Broken" not in found.models
-    assert "Broken: 4 of its scores are not numbers; its model's files may be damaged" in found.left_out
+    plan = MeasurementPlan((broken, *MEASURES), reference, noun="cat", drift=2)
+    found = evaluate(base, [], PROMPTS, plan, FAST, context(tmp_path))
+    assert list(found.metrics.per_image) == [m.name for m in MEASURES] and "Broken" not in found.metrics.models
+    assert "Broken: 4 of its scores are not numbers; its model's files may be damaged" in found.metrics.left_out
     assert evaluation_report.write(found, tmp_path).is_file()
 
 
 def test_numbers_are_the_metrics_own(found):
-    assert [len(drawn) for drawn in found.images] == [4, 4, 4] and found.groups == [0, 0, 1, 1]
+    assert [len(drawn) for drawn in found.samples.images] == [4, 4, 4] and found.samples.groups == [0, 0, 1, 1]
     wanted = [p for p in PROMPTS.prompts for _ in range(2)]
-    for number, drawn in enumerate(found.images):
+    for number, drawn in enumerate(found.samples.images):
         for measure in MEASURES:
-            assert found.scores[measure.name][number] == pytest.approx(
+            assert found.metrics.per_image[measure.name][number] == pytest.approx(
                 measure.metric.scores(drawn, wanted, ()).tolist()
             )
-        mean = sum(found.scores["DINO"][number]) / 4
+        mean = sum(found.metrics.per_image["DINO"][number]) / 4
         assert found.interval("DINO", number).mean == pytest.approx(mean) and found.interval("DINO", number).n == 2
-    assert found.whole[VARIED] == [1, 1, 1] == found.whole[DIV] and len(found.whole[PRES]) == 3
+    assert (
+        found.metrics.per_set[VARIED] == [1, 1, 1] == found.metrics.per_set[DIV]
+        and len(found.metrics.per_set[PRES]) == 3
+    )
     by = {"DINO": "DINO-1", "CLIP-T": "CLIP-T-1", PRES: "DINO of DINO-1", VARIED: "a ruler", DIV: "a ruler"}
-    assert found.models == by and found.left_out == ("PickScore: put it there",)
+    assert found.metrics.models == by and found.metrics.left_out == ("PickScore: put it there",)
     stray = found.points[0].prompt - found.points[0].unrelated
     assert stray == pytest.approx(0, abs=1e-6), "with two prompts the others' lengths are the same ones"
 
@@ -211,22 +223,23 @@ def test_all_is_drawn_before_the_first_metric_takes_memory(base, tmp_path, monke
     real = evaluating.draw
     monkeypatch.setattr(evaluating, "draw", lambda *a, **k: order.append("draw") or real(*a, **k))
 
-    class Told(Brightness):
+    class Recorded(Brightness):
         def scores(self, *given):
             order.append("score")
             return super().scores(*given)
 
     few = DrawSettings(steps=1, guidance=1.0)
-    asked = Asked([Image.new("RGB", (64, 64), "red")], "cat", 2, distance)
-    found = evaluate(base, [], PROMPTS, [Measure(Told("DINO"), "subject")], few, tmp_path, "cpu", asked)
-    assert order == ["draw", "draw", "score", "score"] and set(found.whole) == {PRES, DIV}
+    reference = Image.new("RGB", (64, 64), "red")
+    plan = MeasurementPlan([Measure(Recorded("DINO"), "subject")], [reference], "cat", 2, distance)
+    found = evaluate(base, [], PROMPTS, plan, few, context(tmp_path))
+    assert order == ["draw", "draw", "score", "score"] and set(found.metrics.per_set) == {PRES, DIV}
 
 
 def test_a_known_ceiling_stands_for_the_references(base, tmp_path):
     ceiling = (Measure(Brightness("relation accuracy"), "subject", ceiling=1.0), MEASURES[1])
     few = DrawSettings(steps=1, guidance=1.0)
     references = [Image.new("RGB", (64, 64), colour) for colour in ("red", "white")]
-    found = evaluate(base, [], PROMPTS, ceiling, few, tmp_path, "cpu", Asked(references))
+    found = evaluate(base, [], PROMPTS, MeasurementPlan(ceiling, references), few, context(tmp_path))
     assert found.likeness == 1.0 and len(found.points) == 1
 
 
@@ -238,12 +251,11 @@ def test_others_of_the_set():
 def known(points, likeness=0.9):
     """An evaluation of which only the points count."""
     names = ["base", "weak", "good", "burnt"]
-    return Evaluation(
-        "pocket", tuple(map(Candidate, names)), PROMPTS.prompts[:1], DrawSettings(),
-        [[Image.new("RGB", (64, 64), (60 * n, 90, 120))] for n in range(4)],
-        {"DINO": [[p.subject] for p in points], "CLIP-T": [[p.prompt] for p in points]}, {},
-        {"DINO": "d", "CLIP-T": "c"}, {"DINO": "subject", "CLIP-T": "prompt"}, (), tuple(points), likeness,
-    )  # fmt: skip
+    images = [[Image.new("RGB", (64, 64), (60 * n, 90, 120))] for n in range(4)]
+    samples = EvaluationSamples("pocket", tuple(map(Candidate, names)), PROMPTS.prompts[:1], DrawSettings(), images)
+    scores = {"DINO": [[p.subject] for p in points], "CLIP-T": [[p.prompt] for p in points]}
+    metrics = MetricScores(scores, {}, {"DINO": "d", "CLIP-T": "c"}, {"DINO": "subject", "CLIP-T": "prompt"})
+    return Evaluation(samples, metrics, tuple(points), likeness)
 
 
 def test_the_best_is_that_of_the_frontier():
@@ -264,11 +276,11 @@ def test_the_report(found, tmp_path):
     assert text.count("<script>") == 1 and "script-src 'sha256-" in text
     told = json.loads((tmp_path / "evaluation.json").read_text())
     assert [c["name"] for c in told["candidates"]] == ["base", "one", "two"]
-    assert told["candidates"][1]["metrics"]["DINO"]["scores"] == found.scores["DINO"][1]
+    assert told["candidates"][1]["metrics"]["DINO"]["scores"] == found.metrics.per_image["DINO"][1]
     assert told["models"]["DINO"] == "DINO-1" and told["settings"]["count"] == 2
     assert "pictures, steps" in text, "what the adapters' files do not tell"
     assert evaluation_report.grid(found).height > evaluation_report.grid(found, 1).height
-    pictures = [[drawn[n] for drawn in found.images] for n in range(4)]
+    pictures = [[drawn[n] for drawn in found.samples.images] for n in range(4)]
     labels = [f"{text} · seed {seed}" for text in ("a sks cat", "a sks cat at night") for seed in range(2)]
     assert evaluation_report.grid(found) == before_after(pictures, labels, ["base", "one", "two"])
     assert evaluation_report.lines(found).splitlines()[0].split()[:2] == ["candidate", "DINO"]
@@ -276,12 +288,13 @@ def test_the_report(found, tmp_path):
 
 def test_the_report_shows_the_words_that_were_drawn(found, tmp_path):
     """A trigger that is left to the adapters stands in the report as each of them was called; the source's note too."""
-    one, two = found.candidates[1:]
+    one, two = found.samples.candidates[1:]
     assert one.adapter is not None
     other = replace(two, adapter=replace(one.adapter, trigger="<b> owl"))
     table = {section.heading: section for section in evaluation_report.sections(found)}["Prompts"]
     assert table.columns[0] == "as drawn with an adapter" and table.rows[1] == ("a sks cat at night", "a cat at night")
-    mixed = replace(found, candidates=(found.candidates[0], one, other), note="reconstructed: <here>")
+    candidates = (found.samples.candidates[0], one, other)
+    mixed = replace(found, samples=replace(found.samples, candidates=candidates, note="reconstructed: <here>"))
     table = {section.heading: section for section in evaluation_report.sections(mixed)}["Prompts"]
     assert table.columns == (
         "as drawn with one", "as drawn with two", "as read by metrics and drawn by the base",
@@ -341,7 +354,7 @@ def test_win_rates():
 
 def test_provenance(base):
     plain = adapter_of(base, 1)
-    assert provenance(plain).missing == ("pictures", "steps") and provenance(plain).said["trigger"] == "sks cat"
+    assert provenance(plain).missing == ("pictures", "steps") and provenance(plain).stated["trigger"] == "sks cat"
     told = {"ss_num_train_images": "4", "ss_steps": "400", "modelspec.trigger_phrase": "sks red cat", "ss_seed": "None"}
     full = provenance(Adapter(plain.factors, plain.family, "", metadata=told))
-    assert full.whole and full.said["trigger"] == "sks red cat" and "seed" not in full.said
+    assert full.complete and full.stated["trigger"] == "sks red cat" and "seed" not in full.stated

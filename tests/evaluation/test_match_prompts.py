@@ -6,7 +6,7 @@ import pytest
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, Part, Picture, Prompt, PromptSet, Sample, TrainingSet
-from comfyui_fewshot.evaluation.match_prompts import asked_about, check_kind
+from comfyui_fewshot.evaluation.match_prompts import check_kind, match_concept
 from comfyui_fewshot.evaluation.prompts.lists import BEINGS, INSTRUCTBOOTH, OBJECTS, REVERSION
 
 CAT, CAR = Concept("sks", "cat"), Concept("zwx", "car")
@@ -48,14 +48,14 @@ def prompts(*pairs):
     ],
 )
 def test_of_several_subjects_the_one_that_is_asked_for(asked, wanted, name):
-    concept, references, told = asked_about(BOTH, asked)
+    concept, references, told = match_concept(BOTH, asked)
     assert concept is wanted and [one.image.key for one in references] == [name]
     other = CAR if wanted is CAT else CAT
     assert len(told) == 1 and f"likeness to {other.phrase}" in told[0] and wanted.phrase in told[0]
 
 
 def test_one_subject_is_told_nothing_of():
-    assert asked_about(TrainingSet((sample("cat"),), (CAT,)), prompts(("a sks cat", "a cat")))[2] == ()
+    assert match_concept(TrainingSet((sample("cat"),), (CAT,)), prompts(("a sks cat", "a cat")))[2] == ()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_one_subject_is_told_nothing_of():
 )
 def test_what_cannot_be_compared_is_refused(pictures, asked, said):
     with pytest.raises(FewShotError, match=said):
-        asked_about(pictures, asked)
+        match_concept(pictures, asked)
 
 
 def test_prompts_of_relations_and_of_subjects_are_not_taken_for_each_other():

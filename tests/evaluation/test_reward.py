@@ -10,7 +10,7 @@ from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Picture, Prompt
-from comfyui_fewshot.evaluation.reward import Judge, Reward, RewardTerm, Weighted
+from comfyui_fewshot.evaluation.reward import Reward, RewardModels, RewardTerm, WeightedMetric
 from comfyui_fewshot.pocket.assemble import WEIGHTS
 
 CLIP = Path(WEIGHTS) / "clip"
@@ -54,7 +54,7 @@ class Broken:
 @pytest.mark.parametrize("value", [torch.tensor([1.0, torch.nan]), torch.tensor([1.0])])
 def test_what_is_no_number_for_each_picture_is_refused(value):
     with pytest.raises(FewShotError, match="broken gave"):
-        Judge((Weighted(Broken(value), "prompt"),)).scores(PICTURES, PROMPTS)
+        RewardModels((WeightedMetric(Broken(value), "prompt"),)).scores(PICTURES, PROMPTS)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Scoring: chunk by chunk with the same numbers, one model on the device at a time, each picture seen once by each."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -8,10 +10,18 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Prompt
 from comfyui_fewshot.evaluation.evaluate import mutual_likeness
 from comfyui_fewshot.evaluation.metrics.clip import ClipImage, ClipText
-from comfyui_fewshot.evaluation.metrics.diversity import apart
-from comfyui_fewshot.evaluation.metrics.vlm_questions import SaidYes
-from comfyui_fewshot.evaluation.score import CHUNK, Reading, awake, model_of, scored, seeing_once
-from comfyui_fewshot.evaluation.set_metrics import varied
+from comfyui_fewshot.evaluation.metrics.diversity import cosine_distance
+from comfyui_fewshot.evaluation.metrics.vlm_questions import YesProbability
+from comfyui_fewshot.evaluation.samples import SamplingContext
+from comfyui_fewshot.evaluation.score import (
+    CHUNK,
+    ScoreRequest,
+    cached_embeddings,
+    model_of,
+    model_on_device,
+    score_images,
+)
+from comfyui_fewshot.evaluation.set_metrics import diversities
 from comfyui_fewshot.pocket.assemble import WEIGHTS
 from comfyui_fewshot.tests.vision import tiny
 from comfyui_fewshot.vision.captioners import open_captioner
@@ -37,7 +47,7 @@ class Eye:
 
 
 class Sum:
-    """A metric by an eye; "eyes" is what a masked likeness calls it, "clip" others."""
+    """A metric by an eye; "embedder" is what a masked likeness calls it, "clip" others."""
 
     def __init__(self, name, **eye):
         self.name = name
@@ -65,11 +75,11 @@ def test_numbers_do_not_depend_on_the_chunk(monkeypatch):
         for _ in range(7)
     ]
     prompts = [Prompt(text, text) for text in ("a cat", "a dog on the beach", "a hat", "a car", "a cup", "a", "night")]
-    readings = [Reading(ClipText(clip), prompts), Reading(ClipImage(clip), prompts)]
-    whole = [reading.metric.scores(drawn, prompts, REFERENCES).tolist() for reading in readings]
+    requests = [ScoreRequest(ClipText(clip), prompts), ScoreRequest(ClipImage(clip), prompts)]
+    whole = [request.metric.scores(drawn, prompts, REFERENCES).tolist() for request in requests]
     for size in (1, 3, CHUNK):
         monkeypatch.setattr("comfyui_fewshot.evaluation.score.CHUNK", size)
-        found = scored(readings, [drawn], REFERENCES, "cpu", Silent())
+        found = score_images(requests, [drawn], REFERENCES, "cpu", Silent())
         assert [row[0] for row in found] == [pytest.approx(values, abs=1e-5) for values in whole], size
     assert mutual_likeness(ClipImage(clip), REFERENCES) == pytest.approx(
         float((clip.images(REFERENCES[:1]) * clip.images(REFERENCES[1:])).sum()), abs=1e-5
@@ -80,8 +90,10 @@ def test_numbers_do_not_depend_on_the_chunk(monkeypatch):
 def test_each_model_sees_each_picture_once_and_alone_on_the_device():
     log: list = []
     one, two = Eye(log), Eye(log)
-    readings = [Reading(metric, asked(70)) for metric in (Sum("a", clip=one), Sum("b", dino=two), Sum("c", eyes=one))]
-    found = scored(readings, [pictures(70), pictures(70, 9)], REFERENCES, "meta", Silent())
+    requests = [
+        ScoreRequest(metric, asked(70)) for metric in (Sum("a", clip=one), Sum("b", dino=two), Sum("c", embedder=one))
+    ]
+    found = score_images(requests, [pictures(70), pictures(70, 9)], REFERENCES, "meta", Silent())
     assert [[len(values) for values in rows] for rows in found] == [[70, 70]] * 3 and found[0] == found[2]
     for eye in (one, two):
         assert len(eye.seen) == 2 * 70 + 2 == len(set(eye.seen))
@@ -104,15 +116,15 @@ def test_a_model_leaves_the_device_when_it_is_cancelled():
     told: list = []
     eye = Eye(log)
     with pytest.raises(KeyboardInterrupt):
-        scored([Reading(Sum("a", clip=eye), asked(200))], [pictures(200)], REFERENCES, "meta", Cancel())
+        score_images([ScoreRequest(Sum("a", clip=eye), asked(200))], [pictures(200)], REFERENCES, "meta", Cancel())
     assert [where for _, where in log] == ["meta", "cpu"] and "images" not in vars(eye)
     assert told == [(0, 200), (CHUNK, 200)] and len(eye.seen) == 2 * CHUNK + 2
 
 
 def test_a_model_that_is_asked_moves_too(tmp_path):
     opened = open_captioner(tiny.qwen_vl(tmp_path / "vl"), torch.device("cpu"))
-    assert model_of(SaidYes(opened, "inside")) is opened
-    with awake(SaidYes(opened, "inside"), "meta"):
+    assert model_of(YesProbability(opened, "inside")) is opened
+    with model_on_device(YesProbability(opened, "inside"), "meta"):
         assert {p.device.type for p in opened.model.parameters()} == {"meta"} == {opened.device.type}
         opened.move = lambda device: moved.append(device)  # what was on "meta" holds no numbers to bring back
         moved: list = []
@@ -122,7 +134,7 @@ def test_a_model_that_is_asked_moves_too(tmp_path):
 def test_only_what_is_open_is_remembered():
     eye = Eye([])
     metric = Sum("a", clip=eye)
-    with seeing_once(metric, REFERENCES) as forget:
+    with cached_embeddings(metric, REFERENCES) as forget:
         drawn = pictures(3)
         for _ in range(2):
             metric.scores(drawn, asked(3), REFERENCES)
@@ -140,9 +152,9 @@ def test_diversity_can_be_watched_and_its_model_moves():
         def progress(self, done, total, text="", picture=None):
             told.append((done, total))
 
-    distance = apart(Eye(log))
-    assert model_of(distance) is distance.eyes and model_of(Sum("a", clip=3)) is None
-    varied([pictures(4), pictures(4)], "aabb", distance, "meta", Watching())
+    distance = cosine_distance(Eye(log))
+    assert model_of(distance) is distance.embedder and model_of(Sum("a", clip=3)) is None
+    diversities([pictures(4), pictures(4)], "aabb", distance, SamplingContext(Path(), "meta", Watching()))
     assert told == [(n, 4) for n in range(4)] and [where for _, where in log] == ["meta", "cpu"]
-    with awake(distance, "cpu"):
+    with model_on_device(distance, "cpu"):
         assert len(log) == 2, "where the CPU computes nothing is moved"

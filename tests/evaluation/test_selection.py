@@ -19,7 +19,9 @@ def curve(*fidelities, likeness=0.9):
 
 def test_the_score_is_the_harmonic_mean_of_two_shares():
     point = Point(10, subject=0.7, prompt=0.28, unrelated=0.2)
-    assert ANCHORS.gained(point) == pytest.approx(0.2 / 0.4) and ANCHORS.kept(point) == pytest.approx(0.08 / 0.10)
+    assert ANCHORS.subject_gain(point) == pytest.approx(0.2 / 0.4) and ANCHORS.prompt_retention(point) == pytest.approx(
+        0.08 / 0.10
+    )
     assert ANCHORS.score(point) == pytest.approx(2 * 0.5 * 0.8 / 1.3)
 
 
@@ -34,8 +36,8 @@ def test_limits():
 def test_anchors_that_lie_together_divide_by_no_zero():
     """One picture twice, or a model that tells nothing apart."""
     flat = Anchors(Point(0, 0.9, 0.2, 0.2), likeness=0.9)
-    assert flat.gained(Point(1, 0.901, 0.2, 0.2)) == pytest.approx(0.1)
-    assert flat.kept(Point(1, 0.9, 0.205, 0.2)) == pytest.approx(0.5)
+    assert flat.subject_gain(Point(1, 0.901, 0.2, 0.2)) == pytest.approx(0.1)
+    assert flat.prompt_retention(Point(1, 0.9, 0.205, 0.2)) == pytest.approx(0.5)
 
 
 def test_the_knee_wins():

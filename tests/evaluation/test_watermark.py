@@ -8,7 +8,7 @@ import skimage.data
 from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.evaluation.watermark import THRESHOLD, detected, marked, score
+from comfyui_fewshot.evaluation.watermark import THRESHOLD, add_watermark, has_watermark, score
 from comfyui_fewshot.pocket.world import drawing, world
 
 
@@ -34,14 +34,14 @@ def worn(picture, seed):
 @pytest.mark.parametrize("pictures", [photographs, drawn])
 def test_it_survives(pictures):
     for number, picture in enumerate(pictures()):
-        made = marked(picture)
-        assert detected(made) and detected(worn(made, number))
-        assert not detected(picture) and not detected(worn(picture, number))
+        made = add_watermark(picture)
+        assert has_watermark(made) and has_watermark(worn(made, number))
+        assert not has_watermark(picture) and not has_watermark(worn(picture, number))
 
 
 def test_it_is_not_seen():
     picture = photographs()[0]
-    before, after = (np.asarray(p, np.float64) for p in (picture, marked(picture)))
+    before, after = (np.asarray(p, np.float64) for p in (picture, add_watermark(picture)))
     assert before.shape == after.shape and 10 * np.log10(255**2 / ((before - after) ** 2).mean()) > 38
 
 
@@ -54,4 +54,4 @@ def test_noise_and_flat_pictures_have_no_mark():
 
 def test_small_pictures_are_refused():
     with pytest.raises(FewShotError, match="48 x 64 is too small for the watermark; draw at least 64 x 64"):
-        marked(Image.new("RGB", (48, 64)))
+        add_watermark(Image.new("RGB", (48, 64)))

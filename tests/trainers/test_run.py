@@ -60,7 +60,7 @@ def test_the_lora_says_what_it_is(uncut, base):
     assert set(adapter.factors) == set(uncut.adapter.factors)
     assert adapter.metadata["ss_num_train_images"] == "3" and adapter.metadata["ss_learning_rate"] == "0.001"
     said = provenance(adapter)
-    assert said.whole and said.said["base"] == f"{base.name} ({base.key[:8]})" and said.said["steps"] == "8"
+    assert said.complete and said.stated["base"] == f"{base.name} ({base.key[:8]})" and said.stated["steps"] == "8"
 
 
 def test_a_finished_run_is_returned(train, uncut, monkeypatch):

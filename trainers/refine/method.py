@@ -25,7 +25,7 @@ from ...core.randomness import Randomness
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
 from ...evaluation.prompts.sets import for_trigger
-from ...evaluation.reward import Judge, Rewards, names_subject
+from ...evaluation.reward import RewardModels, Rewards, names_subject
 from ...models.adapters.apply import check_form, has_effect
 from ...models.adapters.inject import Injected, applied, inject
 from ...models.adapters.merge import summed
@@ -173,7 +173,7 @@ class Refinement:
     def _guard(
         self,
         painter: Painter,
-        judge: Judge,
+        judge: RewardModels,
         pictures: TrainingSet,
         references: Sequence[Image.Image],
         settings: RefinementSettings,

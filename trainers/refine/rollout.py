@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.progress import Watcher
 from ...core.randomness import Randomness
 from ...core.values import Prompt
-from ...evaluation.reward import Judge
+from ...evaluation.reward import RewardModels
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
 from .sampler_policy import SamplerPolicy
@@ -145,7 +145,11 @@ def asked(seed: int, round: int, prompts: int, wanted: int, group: int) -> list[
 
 
 def rewarded(
-    judge: Judge, pictures: Sequence[Image.Image], own: Sequence[int], prompts: Sequence[Prompt], everyone: Tensor
+    judge: RewardModels,
+    pictures: Sequence[Image.Image],
+    own: Sequence[int],
+    prompts: Sequence[Prompt],
+    everyone: Tensor,
 ) -> Tensor:
     """Put the rewards of this process's samples `own` in their places of `everyone` (terms, samples), in place."""
     if own:

@@ -15,7 +15,7 @@ from ...core.errors import FewShotError
 from ...core.progress import Watcher
 from ...core.values import Prompt
 from ...evaluation.report.grids import contact_sheet
-from ...evaluation.reward import Judge
+from ...evaluation.reward import RewardModels
 from ...models.adapters.inject import Injected
 from ..distributed import Processes
 from ..loop import Memory, Share
@@ -70,7 +70,7 @@ class RefiningStep(ABC):
         self,
         painter: Painter,
         prompts: Sequence[Prompt],
-        judge: Judge,
+        judge: RewardModels,
         injected: Injected,
         settings: RefinementSettings,
         processes: Processes,

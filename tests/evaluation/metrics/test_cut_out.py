@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from comfyui_fewshot.core.values import Prompt
-from comfyui_fewshot.evaluation.metrics.cut_out import Cutter, box_mask
+from comfyui_fewshot.evaluation.metrics.cut_out import SubjectSegmenter, box_mask
 from comfyui_fewshot.evaluation.metrics.likeness import MaskedLikeness
 from comfyui_fewshot.tests.evaluation.metrics.test_likeness import disc
 from comfyui_fewshot.tests.vision import tiny
@@ -67,10 +67,12 @@ def likeness(cutter, pictures, references):
 
 def test_a_copied_background_in_a_box_earns_nothing_where_something_outlines_it(discs):
     (reference, moved, other), known = discs
-    outlined, told = likeness(Cutter(Boxes(known), Outlines(), NOUN, "owl and sam"), [moved, other], [reference])
+    outlined, told = likeness(
+        SubjectSegmenter(Boxes(known), Outlines(), NOUN, "owl and sam"), [moved, other], [reference]
+    )
     assert outlined == [pytest.approx(1, abs=1e-4), 0]
     assert told == "looks on cut-outs by owl and sam; nothing found in 1 of 3 pictures"
-    boxed, told = likeness(Cutter(Boxes(known), None, NOUN, "owl"), [moved, other], [reference])
+    boxed, told = likeness(SubjectSegmenter(Boxes(known), None, NOUN, "owl"), [moved, other], [reference])
     assert boxed[0] < 0.9, "the ground in the boxes counts"
     assert told == "looks on cut-outs by owl, box crop; nothing found in 1 of 3 pictures"
 
@@ -79,7 +81,7 @@ def test_a_finders_own_mask_is_no_box(discs):
     (reference, *_), _ = discs
     finder = Boxes({})
     finder.find = lambda picture, *_: [Instance((0, 0, 8, 8), 0.9, NOUN, box_mask(picture.size, (2, 3, 9, 9)))]
-    cutter = Cutter(finder, None, NOUN, "clipseg")
+    cutter = SubjectSegmenter(finder, None, NOUN, "clipseg")
     mask = cutter(reference)
     assert mask is not None and mask.getbbox() == (2, 3, 9, 9) and cutter.name == "clipseg"
 
@@ -95,6 +97,6 @@ def test_real_models(tmp_path, outlined, told):
     finder = open_finder(tiny.owl(tmp_path / "owl"), torch.device("cpu"))
     finder.threshold = 0.0
     masker = open_masker(tiny.sam(tmp_path / "sam"), torch.device("cpu")) if outlined else None
-    cutter = Cutter(finder, masker, NOUN, "owl and sam" if outlined else "owl")
+    cutter = SubjectSegmenter(finder, masker, NOUN, "owl and sam" if outlined else "owl")
     mask = cutter(disc(SKY)[0])
     assert mask is not None and mask.mode == "L" and mask.size == (64, 48) and cutter.name.endswith(told)

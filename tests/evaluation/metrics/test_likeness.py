@@ -16,14 +16,14 @@ from comfyui_fewshot.core.values import Concept, Prompt
 from comfyui_fewshot.evaluation.metrics.clip import ClipImage
 from comfyui_fewshot.evaluation.metrics.diversity import (
     ALEXNET,
-    apart,
+    cosine_distance,
     diversity,
+    lpips_distance,
     lpips_weights,
-    opened_lpips,
-    perceptual,
+    open_lpips,
     preservation,
 )
-from comfyui_fewshot.evaluation.metrics.likeness import DinoImage, MaskedLikeness, cut_out, name_of
+from comfyui_fewshot.evaluation.metrics.likeness import DinoImage, MaskedLikeness, cut_out, dino_name
 from comfyui_fewshot.evaluation.metrics.preference import HumanPreference, PickScore
 from comfyui_fewshot.evaluation.metrics.relation import EntityAccuracy, RelationAccuracy, entities, relation_measures
 from comfyui_fewshot.pocket.assemble import WEIGHTS
@@ -84,7 +84,9 @@ def test_dino_is_the_mean_over_the_references_of_the_raw_model(dino):
     wanted = [float(torch.stack([seen(i) @ seen(r) for r in references]).mean()) for i in images]
     metric = DinoImage(dino)
     assert metric.scores(images, prompts, references).tolist() == pytest.approx(wanted, abs=1e-5)
-    assert metric.name == "DINO" and name_of("dinov2_with_registers") == "DINOv2" and name_of("dinov3_vit") == "DINOv3"
+    assert (
+        metric.name == "DINO" and dino_name("dinov2_with_registers") == "DINOv2" and dino_name("dinov3_vit") == "DINOv3"
+    )
     with pytest.raises(FewShotError, match="DINO compares with pictures of the subject and there are none"):
         metric.scores(images, prompts, [])
 
@@ -182,15 +184,15 @@ def test_a_relation_has_its_own_measures(clip):
 
 def test_diversity(dino):
     same, other = noise(0), noise(1)
-    assert diversity([same, same], ["p", "p"], apart(dino)) == pytest.approx(0, abs=1e-5)
-    table = apart(dino)([same, other])
-    assert diversity([same, other, same], "ppq", apart(dino)) == pytest.approx(float(table[0, 1]))
-    lpips = perceptual(lambda a, b: (a - b).abs().mean())
+    assert diversity([same, same], ["p", "p"], cosine_distance(dino)) == pytest.approx(0, abs=1e-5)
+    table = cosine_distance(dino)([same, other])
+    assert diversity([same, other, same], "ppq", cosine_distance(dino)) == pytest.approx(float(table[0, 1]))
+    lpips = lpips_distance(lambda a, b: (a - b).abs().mean())
     assert diversity([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 7), "white")], "pp", lpips) == pytest.approx(2)
     with pytest.raises(FewShotError, match="at least two of each"):
-        diversity([same, other], "pq", apart(dino))
+        diversity([same, other], "pq", cosine_distance(dino))
     with pytest.raises(FewShotError, match="2 pictures cannot lie in 1 groups"):
-        diversity([same, other], "p", apart(dino))
+        diversity([same, other], "p", cosine_distance(dino))
 
 
 def test_preservation(dino):
@@ -243,7 +245,7 @@ def test_lpips_is_opened_when_it_is_needed_and_with_those_weights(lpips, tmp_pat
         "more": torch.ones(1),
     }
     torch.save(weights, tmp_path / ALEXNET)
-    distance = opened_lpips(tmp_path / ALEXNET)
+    distance = open_lpips(tmp_path / ALEXNET)
     assert not FakeLpips.made, "nothing is opened before it is used"
     black, white = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "white")
     assert distance([black, white]).flatten().tolist() == pytest.approx([0, 6.5, 6.5, 0])
@@ -251,7 +253,7 @@ def test_lpips_is_opened_when_it_is_needed_and_with_those_weights(lpips, tmp_pat
     assert len(FakeLpips.made) == 1
     torch.save({"other": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(FewShotError, match="does not hold torchvision's AlexNet"):
-        opened_lpips(tmp_path / "other.pth")([black, white])
+        open_lpips(tmp_path / "other.pth")([black, white])
     (tmp_path / "page.pth").write_text("<html>")
     with pytest.raises(FewShotError, match="does not hold torchvision's AlexNet"):
-        opened_lpips(tmp_path / "page.pth")([black, white])
+        open_lpips(tmp_path / "page.pth")([black, white])

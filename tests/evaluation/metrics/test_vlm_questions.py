@@ -6,7 +6,7 @@ from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, Prompt
-from comfyui_fewshot.evaluation.metrics.vlm_questions import DISTRACTORS, Preferred, SaidYes, asked_measures
+from comfyui_fewshot.evaluation.metrics.vlm_questions import DISTRACTORS, PairwiseChoice, YesProbability, vlm_measures
 from comfyui_fewshot.tests.vision import tiny
 from comfyui_fewshot.vision.captioners import open_captioner
 
@@ -53,7 +53,7 @@ def test_a_model_s_answers_are_its_next_token_s_probabilities(model):
 
 
 def test_a_real_model_measures(model):
-    measures = asked_measures(model, INSIDE)
+    measures = vlm_measures(model, INSIDE)
     assert {m.metric.model_id for m in measures} == {model.model_id} and model.model_id.startswith("tiny-vl qwen2_vl ")
     assert {m.axis for m in measures} == {"subject"}
     for measure in measures:
@@ -63,7 +63,7 @@ def test_a_real_model_measures(model):
 
 def test_the_question_names_both_things_and_the_relation():
     asked = Answers(0.8)
-    assert SaidYes(asked, "inside").scores([RED, BLUE], PROMPTS).tolist() == pytest.approx([0.8, 0.8])
+    assert YesProbability(asked, "inside").scores([RED, BLUE], PROMPTS).tolist() == pytest.approx([0.8, 0.8])
     assert asked.questions[1] == "Is the dog inside the bag? Answer yes or no."
 
 
@@ -72,15 +72,15 @@ def test_a_choice_does_not_depend_on_its_place():
     others = ["on", "Inside", "behind", "under", "near", "beside"]
     for own, wanted in ((0.6, 1.0), (0.4, 0.0)):
         asked = Answers(own, first=0.3)
-        assert Preferred(asked, "inside", others).scores([RED], PROMPTS[:1]).tolist() == [wanted]
+        assert PairwiseChoice(asked, "inside", others).scores([RED], PROMPTS[:1]).tolist() == [wanted]
         assert len(asked.questions) == 2 * DISTRACTORS and not any("beside" in question for question in asked.questions)
 
 
 def test_what_cannot_be_asked_is_refused():
     for concept in (None, Concept("sks", "cat"), Concept("<R>", "", kind="relation")):
         with pytest.raises(FewShotError, match="its relation in words"):
-            asked_measures(Answers(0.5), concept)
+            vlm_measures(Answers(0.5), concept)
     with pytest.raises(FewShotError, match="does not say what is on what"):
-        SaidYes(Answers(0.5), "on").scores([RED], PROMPTS[:1])
+        YesProbability(Answers(0.5), "on").scores([RED], PROMPTS[:1])
     with pytest.raises(FewShotError, match="there are none"):
-        Preferred(Answers(0.5), "inside", ["inside"])
+        PairwiseChoice(Answers(0.5), "inside", ["inside"])

@@ -15,7 +15,7 @@ from comfyui_fewshot.evaluation.prompts.lists import (  # fmt: skip
     RELATIONS,
     REVERSION,
 )
-from comfyui_fewshot.evaluation.prompts.sets import fitted, lines_of, prompt_set
+from comfyui_fewshot.evaluation.prompts.sets import insert_phrase, lines_of, prompt_set
 from comfyui_fewshot.pocket.assemble import WEIGHTS
 
 CAT, OWL = Concept("sks", "cat"), Concept("", "owl", "brown")
@@ -63,8 +63,11 @@ def test_words_of_the_subject():
 
 
 def test_articles():
-    assert fitted("a {trigger} and an {trigger}", "owl") == "an owl and an owl"
-    assert fitted("A {trigger}", "orange cat") == "An orange cat" and fitted("the {trigger}", "owl") == "the owl"
+    assert insert_phrase("a {trigger} and an {trigger}", "owl") == "an owl and an owl"
+    assert (
+        insert_phrase("A {trigger}", "orange cat") == "An orange cat"
+        and insert_phrase("the {trigger}", "owl") == "the owl"
+    )
 
 
 def test_lines_without_the_noun_are_left_out_by_name():

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from comfyui_fewshot.core.values import Prompt
-from comfyui_fewshot.evaluation.evaluate import Evaluation
 from comfyui_fewshot.evaluation.report import evaluation as evaluation_report
 from comfyui_fewshot.evaluation.report.blind_test import wilson, win_rates
+from comfyui_fewshot.evaluation.result import Evaluation, EvaluationSamples, MetricScores
 from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings
 from comfyui_fewshot.evaluation.selection import Point
 from comfyui_fewshot.tests.evaluation.report.browser import browse
@@ -29,10 +29,9 @@ def report(tmp_path_factory):
     points = tuple(Point(n, 0.3 + 0.2 * n, 0.3 - 0.05 * n, 0.1) for n in range(3))
     scores = {"DINO": [[p.subject] * 2 for p in points], "CLIP-T": [[p.prompt] * 2 for p in points]}
     images = [[made(10 * c + n) for n in range(2)] for c in range(3)]
-    found = Evaluation(
-        "pocket", tuple(map(Candidate, NAMES)), prompts, DrawSettings(), images, scores, {},
-        {"DINO": "d", "CLIP-T": "c"}, {"DINO": "subject", "CLIP-T": "prompt"}, (), points, 0.9, [made(99)],
-    )  # fmt: skip
+    samples = EvaluationSamples("pocket", tuple(map(Candidate, NAMES)), prompts, DrawSettings(), images)
+    metrics = MetricScores(scores, {}, {"DINO": "d", "CLIP-T": "c"}, {"DINO": "subject", "CLIP-T": "prompt"})
+    found = Evaluation(samples, metrics, points, 0.9, [made(99)])
     return evaluation_report.write(found, tmp_path_factory.mktemp("report"), pairs=PAIRS)
 
 

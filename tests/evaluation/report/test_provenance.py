@@ -37,7 +37,7 @@ def test_a_lora_says_what_was_trained_on_what(tmp_path):
     told_of = told(priors=2)
     back = read_lora(write_lora(lora(metadata=told_of), tmp_path / "cat.safetensors"))
     found = provenance(back)
-    assert found.whole and dict(found.said) == {
+    assert found.complete and dict(found.stated) == {
         "trigger": "sks cat", "base": "dreamy_v8 (01234567)", "pictures": "3", "priors": "2", "steps": "400",
         "seed": "7",
     }  # fmt: skip
@@ -56,28 +56,28 @@ def test_a_word_says_it_too_and_nothing_of_a_network(tmp_path):
     alone = Adapter({}, "sd1", "<R>", word, told(steps=900))
     (file,) = write_parts(alone, tmp_path / "relation.safetensors")
     found = provenance(read_embedding(file))
-    assert found.whole and found.said["base"] == "dreamy_v8 (01234567)"
-    assert (found.said["pictures"], found.said["steps"], found.said["trigger"]) == ("3", "900", "<R>")
+    assert found.complete and found.stated["base"] == "dreamy_v8 (01234567)"
+    assert (found.stated["pictures"], found.stated["steps"], found.stated["trigger"]) == ("3", "900", "<R>")
     listed = {"ss_tag_frequency": "{}", "ss_datasets": "[my garden]", "ss_network_dim": "2"}
     both = read_lora(write_lora(lora("<R>", told() | listed, word), tmp_path / "both.safetensors"))
     file = write_parts(both, tmp_path / "again.safetensors")[1]
     header = read_embedding(file).metadata
-    assert provenance(read_embedding(file)).whole and not set(header) & {*listed, "ss_network_module"}
+    assert provenance(read_embedding(file)).complete and not set(header) & {*listed, "ss_network_module"}
 
 
 def test_a_sum_says_what_it_was_made_of(tmp_path):
     cat, dog = lora(metadata=told()), lora("qpr dog", told(pictures=5, steps=600, seed=8), seed=1)
     both = summed([(cat, 1.0), (dog, 0.5)])
     found = provenance(read_lora(write_lora(both, tmp_path / "both.safetensors")))
-    assert found.whole and dict(found.said) == {
+    assert found.complete and dict(found.stated) == {
         "trigger": "sks cat, qpr dog", "base": "dreamy_v8 (01234567)", "pictures": "3 + 5", "priors": "0 + 0",
         "steps": "400 + 600", "seed": "7 + 8", "made of": "1 x sks cat, 0.5 x qpr dog",
     }  # fmt: skip
     other = lora("xyz car", {"ss_sd_model_name": "other", "ss_steps": "50"}, seed=2)
     three = summed([(replace(both, trigger="sks cat and qpr dog"), 0.5), (other, 1.0)])
     found = provenance(read_lora(write_lora(three, tmp_path / "three.safetensors")))
-    assert found.said["made of"] == "0.5 x sks cat, 0.25 x qpr dog, 1 x xyz car"
-    assert found.said["pictures"] == "3 + 5 + ?" and found.said["base"] == "dreamy_v8 (01234567), other"
+    assert found.stated["made of"] == "0.5 x sks cat, 0.25 x qpr dog, 1 x xyz car"
+    assert found.stated["pictures"] == "3 + 5 + ?" and found.stated["base"] == "dreamy_v8 (01234567), other"
     assert found.missing == ("pictures",), "what one of them does not tell is not told"
     assert len(three.metadata[SOURCES].splitlines()) == 3
 
@@ -85,7 +85,7 @@ def test_a_sum_says_what_it_was_made_of(tmp_path):
 def test_a_refined_lora_still_says_what_its_subject_was_trained_on():
     refining = lora("", told(pictures=0, steps=60, seed=9), seed=1)
     both, _ = together(lora(metadata=told()), refining)
-    said = provenance(both).said
+    said = provenance(both).stated
     assert (said["trigger"], said["pictures"], said["steps"]) == ("sks cat", "3 + 0", "400 + 60")
     assert said["made of"] == "1 x sks cat, 1 x refinement"
 
@@ -93,9 +93,9 @@ def test_a_refined_lora_still_says_what_its_subject_was_trained_on():
 @pytest.mark.parametrize("text", ["{", "[1]", '{"trigger": "sks"}', ""])
 def test_lines_of_another_tool_are_no_lines(text):
     found = provenance(lora(metadata=told() | {SOURCES: text}))
-    assert found.whole and found.said["pictures"] == "3" and "made of" not in found.said
+    assert found.complete and found.stated["pictures"] == "3" and "made of" not in found.stated
 
 
 def test_what_is_not_told_is_missing():
     assert provenance(lora("", {"ss_steps": "None"})).missing == ("trigger", "pictures", "steps")
-    assert provenance(lora()).said["base"] == "sd1"
+    assert provenance(lora()).stated["base"] == "sd1"

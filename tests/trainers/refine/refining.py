@@ -11,7 +11,7 @@ import torch
 
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Concept, LowRank, Prompt, PromptSet, TrainingSet
-from comfyui_fewshot.evaluation.reward import Judge, Weighted
+from comfyui_fewshot.evaluation.reward import RewardModels, WeightedMetric
 from comfyui_fewshot.models.adapters.inject import Injected
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
@@ -51,7 +51,9 @@ class Red:
         return f"red {self.broken} {self.axis}"
 
     def open(self, device, references, prompts=()):
-        return Judge((Weighted(Redness(broken=self.broken), self.axis),), (), tuple(references), torch.device(device))
+        return RewardModels(
+            (WeightedMetric(Redness(broken=self.broken), self.axis),), (), tuple(references), torch.device(device)
+        )
 
 
 class Slope(Red):

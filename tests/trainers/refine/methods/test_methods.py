@@ -15,7 +15,7 @@ from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Picture, Prompt
-from comfyui_fewshot.evaluation.metrics.clip import ClipText, shared_beginning
+from comfyui_fewshot.evaluation.metrics.clip import ClipText, common_prefix
 from comfyui_fewshot.evaluation.reward import Reward, RewardTerm
 from comfyui_fewshot.pocket.assemble import WEIGHTS
 from comfyui_fewshot.trainers.refine.advantages import spread
@@ -71,7 +71,7 @@ def test_a_likeness_has_a_gradient_where_the_subject_is_named(tmp_path):
     prompts = [Prompt("a sks cat", "a cat"), Prompt("a cat", "a cat")]
     pixels = torch.stack([torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])]).view(2, 3, 1, 1)
     pixels = pixels.expand(2, 3, 64, 64).clone().requires_grad_(True)
-    with judge.awake():
+    with judge.on_device():
         found = judge.gradients(pixels, prompts)
     torch.testing.assert_close(
         found.detach().double(), judge.scores(pictures, prompts), atol=1e-4, rtol=0, equal_nan=True
@@ -111,7 +111,7 @@ def test_a_contrast_is_what_a_prompt_adds_to_the_words_that_all_begin_with(tmp_p
     ],
 )
 def test_a_shared_beginning_is_whole_words(texts, beginning):
-    assert shared_beginning(texts) == beginning
+    assert common_prefix(texts) == beginning
 
 
 def test_constant_rewards_have_no_spread():
