@@ -39,14 +39,14 @@ from ..evaluation.watermark import detected, marked
 from ..models.open import base_from_path, open_base
 from ..models.stable_diffusion.latents import decode_latents, encode_pictures
 from ..pocket import gallery
-from ..pocket.assemble import WEIGHTS
 from ..pocket.models import judge
+from ..pocket.models.weights import WEIGHTS
 from ..pocket.world import drawing, pictures, world
 from ..vision.embedders.clip import Clip
 from ..vision.segmenters import open_finder
 from ..vision.segmenters.interface import Finder
-from . import Parts, Row
 from .harness.parallel import each
+from .harness.rows import BenchmarkRow, Parts
 from .harness.workshop import GUIDANCE, Workshop
 from .harness.workshop import STEPS as SAMPLING
 from .subject.sets import asks, references
@@ -179,7 +179,7 @@ def seen_of(quick: bool, one: tuple[str, str]) -> Seen:
     return Bench(Workshop(steps=QUICK_STEPS if quick else STEPS), quick).seen(*one)
 
 
-def correlations(quick: bool) -> list[Row]:
+def correlations(quick: bool) -> list[BenchmarkRow]:
     """Rows of each metric, with intervals by resampling adapters."""
     subjects = [subject for subject, _ in PAIRS[: 1 if quick else None]]
     wanted = [(subject, kind) for kind in (*KINDS, BASE) for subject in subjects]
@@ -194,14 +194,14 @@ def correlations(quick: bool) -> list[Row]:
     return [*ranked(plain, "rank_correlation", None if quick else GOAL), *ranked(relative, "over_base", None)]
 
 
-def ranked(seen: Sequence[Seen], title: str, goal: float | None) -> list[Row]:
+def ranked(seen: Sequence[Seen], title: str, goal: float | None) -> list[BenchmarkRow]:
     """`metric.<name>.<title>` of what each adapter drew."""
     rows = []
     for name, (_, axis) in metrics(next(iter(world.CLASSES))).items():
         pairs = [(one.measured[name], one.judged[axis]) for one in seen]
         value, ends = rank_correlation(pairs)
         full, note = f"metric.{name}.{title}", NOTES.get(name, "")
-        rows.append(Row(full, value, "rho", "higher", goal, ends, len(pairs), note))
+        rows.append(BenchmarkRow(full, value, "rho", "higher", goal, ends, len(pairs), note))
     return rows
 
 
@@ -251,7 +251,7 @@ def decoded(scenes: Sequence[Image.Image]) -> list[Image.Image]:
     return found
 
 
-def watermark(quick: bool) -> list[Row]:
+def watermark(quick: bool) -> list[BenchmarkRow]:
     """The share of marked pictures that are found after wear, and of clean ones that are found all the same."""
     marks, clean = (MARKED // 10, CLEAN // 10) if quick else (MARKED, CLEAN)
     scenes = [drawing.render(world.scene_of(94, number))[0] for number in range(clean)]
@@ -264,10 +264,10 @@ def watermark(quick: bool) -> list[Row]:
     return rows
 
 
-def _share(name: str, values: Sequence[bool], better: Any, goal: float | None) -> Row:
+def _share(name: str, values: Sequence[bool], better: Any, goal: float | None) -> BenchmarkRow:
     found = wilson(sum(values), len(values))
     assert found.low is not None and found.high is not None
-    return Row(name, found.mean, "share", better, goal, (found.low, found.high), len(values))
+    return BenchmarkRow(name, found.mean, "share", better, goal, (found.low, found.high), len(values))
 
 
 def parts(quick: bool) -> Parts:

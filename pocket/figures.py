@@ -15,11 +15,11 @@ from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTokenizer
 
 from ..models import open as loading
 from ..models import sampling
-from . import assemble
 from .models import judge, likeness
-from .supply import Batches, to_signed
+from .models.weights import WEIGHTS
 from .world import world
 from .world.drawing import render
+from .world.scene_batches import SceneBatches, to_signed
 
 log = logging.getLogger(__name__)
 SCENES, PROMPTS = 71, 72  # held-out streams
@@ -69,7 +69,7 @@ def reading_rows(prefix: str, readings: list[judge.Reading], scenes: list[world.
 @torch.no_grad()
 def truth_rows(weights: Path, count: int) -> list[dict]:
     """The autoencoder and the readers on held-out scenes and on their reconstructions."""
-    scenes, pictures, _ = Batches(SCENES, count)[0]
+    scenes, pictures, _ = SceneBatches(SCENES, count)[0]
     pictures = to_signed(pictures)
     vae = AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=torch.float32).eval()
     copies = torch.cat([vae.decode(vae.encode(p).latent_dist.mean).sample.clamp(-1, 1) for p in pictures.split(64)])
@@ -168,7 +168,7 @@ def clipseg_rows(weights: Path, count: int) -> list[dict]:
     """Intersection over union of the mask found for "a cat" with the true one, per thing of held-out scenes."""
     model = CLIPSegForImageSegmentation.from_pretrained(weights / "clipseg", torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(weights / "clipseg")
-    scenes, pictures, masks = Batches(SCENES + 1, count, masked=True)[0]
+    scenes, pictures, masks = SceneBatches(SCENES + 1, count, masked=True)[0]
     phrases = [f"a {s.things[0].noun}" for s in scenes]
     tokens = tokenizer(phrases, padding="max_length", truncation=True, return_tensors="pt").input_ids
     chunks = zip(to_signed(pictures).split(64), tokens.split(64), strict=True)
@@ -178,7 +178,7 @@ def clipseg_rows(weights: Path, count: int) -> list[dict]:
     return [row("clipseg.iou", ((found & true).sum((1, 2)) / union).numpy(), "IoU")]
 
 
-def measure(weights: Path = assemble.WEIGHTS, quick: bool = False) -> list[dict]:
+def measure(weights: Path = WEIGHTS, quick: bool = False) -> list[dict]:
     """All rows; logs each with its goal."""
     count = 64 if quick else 512
     rows = truth_rows(weights, count) + sample_rows(weights, count)

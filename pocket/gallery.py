@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from ..models import open as loading
-from . import assemble, figures
+from . import figures
+from .models.weights import WEIGHTS
 from .world import drawing, pictures, world
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def world_sheet() -> Image.Image:
     return sheet([*rows, hidden, subjects])
 
 
-def samples_sheet(weights: Path = assemble.WEIGHTS) -> Image.Image:
+def samples_sheet(weights: Path = WEIGHTS) -> Image.Image:
     """Four samples of each of the prompts."""
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
     with loading.open_base(loading.base_from_path(weights), torch.device("cpu")) as networks:

@@ -22,10 +22,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel, CLIPTokenizer
 
-from . import assemble, fitting
+from . import assemble
+from .fit_loop import FitSettings, fit
 from .models import autoencoder, diffusion, likeness, reader
-from .supply import stream, to_signed
+from .models.weights import SHARD, WEIGHTS, remove_origin
 from .world import words, world
+from .world.scene_batches import stream, to_signed
 
 log = logging.getLogger(__name__)
 PARTS = ("autoencoder", "readers", "diffusion", "clip", "clipseg")
@@ -65,8 +67,8 @@ class Workplace:
 
 def _save(model, folder: Path):
     """Write fp16 shards; the live model stays fp32."""
-    copy.deepcopy(model).half().save_pretrained(folder, max_shard_size=assemble.SHARD)
-    assemble.forget_origin(folder)
+    copy.deepcopy(model).half().save_pretrained(folder, max_shard_size=SHARD)
+    remove_origin(folder)
 
 
 def _start(kind, folder: Path, build):
@@ -87,7 +89,7 @@ def train_autoencoder(place: Workplace, minutes: float):
     part = "decoder" if fitted else "autoencoder"
     loss = autoencoder.loss_of(vae, place.steps_done(part), place.device)
     state = place.state(part)
-    fitting.fit(vae, loss, state=state, minutes=minutes, rate=1.5e-3, decay=0.998, weight_decay=1e-4)
+    fit(vae, loss, FitSettings(1.5e-3, decay=0.998, weight_decay=1e-4), state, minutes)
     if not fitted:
         vae.register_to_config(scaling_factor=autoencoder.latent_scale(vae, place.device))
     _save(vae, place.weights / "vae")
@@ -103,7 +105,7 @@ def train_readers(place: Workplace, minutes: float):
         )
         batches = stream(reader.SEED + number, 64, place.steps_done(name), badged=0.15)
         loss = reader.loss_of(model, place.vae(), batches, place.device)
-        fitting.fit(model, loss, state=place.state(name), minutes=minutes / 2, rate=2e-3, decay=0.995)
+        fit(model, loss, FitSettings(2e-3, decay=0.995), place.state(name), minutes / 2)
         refresh_statistics(model, batches, place.device)
         _save(model, place.weights / name)
 
@@ -170,8 +172,8 @@ def train_diffusion(place: Workplace, minutes: float):
     unet = _start(UNet2DConditionModel, place.weights / "unet", diffusion.build_unet)
     painter = diffusion.Painter(text, unet).to(place.device)
     loss = diffusion.loss_of(painter, tokenizer, latents, scenes, place.device)
-    state = place.state("diffusion")
-    fitting.fit(painter, loss, state=state, minutes=minutes, rate=1e-3, warmup=300, decay=0.9985, weight_decay=1e-3)
+    settings = FitSettings(1e-3, warmup=300, decay=0.9985, weight_decay=1e-3)
+    fit(painter, loss, settings, place.state("diffusion"), minutes)
     words.lift_unseen(painter.text, tokenizer)
     assemble.write_base(place.weights, painter.unet, place.vae(), painter.text, tokenizer)
 
@@ -182,7 +184,7 @@ def train_clip(place: Workplace, minutes: float):
     matcher = likeness.Matcher(clip).to(place.device)
     batches = stream(likeness.SEED, 128, place.steps_done("clip"))
     loss = likeness.clip_loss(matcher, tokenizer, batches, place.device)
-    fitting.fit(matcher, loss, state=place.state("clip"), minutes=minutes, rate=1.5e-3, decay=0.995)
+    fit(matcher, loss, FitSettings(1.5e-3, decay=0.995), place.state("clip"), minutes)
     _save(matcher.clip, place.weights / "clip")
     words.save(tokenizer, place.weights / "clip")
     likeness.processor().save_pretrained(place.weights / "clip")
@@ -195,7 +197,7 @@ def train_clipseg(place: Workplace, minutes: float):
     model = _start(CLIPSegForImageSegmentation, folder, lambda: likeness.build_clipseg(clip)).to(place.device)
     batches = stream(likeness.SEED + 1, 48, place.steps_done("clipseg"), masked=True)
     loss = likeness.clipseg_loss(model, tokenizer, batches, place.device)
-    fitting.fit(model, loss, state=place.state("clipseg"), minutes=minutes, rate=1e-3, decay=0.995)
+    fit(model, loss, FitSettings(1e-3, decay=0.995), place.state("clipseg"), minutes)
     _save(model, folder)
     words.save(tokenizer, folder)
     likeness.processor().save_pretrained(folder)
@@ -214,8 +216,8 @@ def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(prog="comfyui_fewshot.pocket.train", description=__doc__)
     parser.add_argument("--part", choices=(*PARTS, "all"), required=True)
     parser.add_argument("--minutes", type=float, help="training time of the part (of each part, with all)")
-    parser.add_argument("--weights", type=Path, default=assemble.WEIGHTS)
-    parser.add_argument("--cache", type=Path, default=assemble.WEIGHTS.parent / "cache")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--cache", type=Path, default=WEIGHTS.parent / "cache")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes that the denoiser is trained on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-figures", action="store_true", help="do not measure at the end")

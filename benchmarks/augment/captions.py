@@ -23,10 +23,11 @@ from ...augmentation.gallery.index import Gallery
 from ...augmentation.images.load import load_mask, stored_picture
 from ...augmentation.masks.segment import SegmentSettings, segment
 from ...core.values import Concept, Sample, TrainingSet
-from ...pocket import assemble
+from ...pocket.models import weights as pocket_weights
 from ...pocket.world import drawing, world
 from ...vision.segmenters import open_finder
-from .. import Row, median_interval
+from ..harness.rows import BenchmarkRow
+from ..harness.statistics import median_interval
 from ..relation.report_captions import CAT, LEAKING, POT
 
 SCENES = 610  # the stream of scenes that no model was trained on
@@ -34,7 +35,7 @@ FLAVOURS = "dusk,noon,rain,snow,fog,spring,autumn,neon,marble,velvet,oil,ink,fil
 SUBJECTS = [noun for nouns in KINDS.values() for noun in nouns.split()]
 
 
-def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
+def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
     """`segment.*`, `gallery.*`, `grammar.*` and `validator.*`."""
     return {
         "segment": lambda: segment_rows(quick),
@@ -44,13 +45,13 @@ def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
     }
 
 
-def segment_rows(quick: bool) -> list[Row]:
+def segment_rows(quick: bool) -> list[BenchmarkRow]:
     """Intersection over union of the masks that `segment` writes for the class noun with the true ones, on the pocket's
     held-out scenes; a picture in which nothing is found counts 0.
 
     Raises RuntimeError where the pocket's CLIPSeg is not among its weights.
     """
-    folder = assemble.WEIGHTS / "clipseg"
+    folder = pocket_weights.WEIGHTS / "clipseg"
     if not (folder / "config.json").is_file():
         raise RuntimeError("segment.iou needs the pocket's CLIPSeg; train it with --part clipseg")
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,7 +68,7 @@ def segment_rows(quick: bool) -> list[Row]:
     draws = np.random.default_rng(0).choice(found, (2000, len(found))).mean(1)
     interval = float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
     goal = None if quick else 0.85
-    return [Row("segment.iou", float(np.mean(found)), "IoU", "higher", goal, interval, len(found), note)]
+    return [BenchmarkRow("segment.iou", float(np.mean(found)), "IoU", "higher", goal, interval, len(found), note)]
 
 
 def scenes(count: int, folder: Path) -> tuple[TrainingSet, list[np.ndarray]]:
@@ -100,7 +101,7 @@ class Looks:
         return torch.nn.functional.normalize(torch.stack(rows), dim=1)
 
 
-def gallery_rows(count: int, quick: bool) -> list[Row]:
+def gallery_rows(count: int, quick: bool) -> list[BenchmarkRow]:
     """Seconds to index `count` pictures, scaled to 10,000, and milliseconds of processor time of the slowest
     kind of search."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -120,8 +121,10 @@ def gallery_rows(count: int, quick: bool) -> list[Row]:
     times = kinds[slowest]
     goals = (None, None) if quick else (300.0, 100.0)
     return [
-        Row("gallery.index_10k_seconds", seconds, "s", "lower", goals[0], None, count),
-        Row("gallery.query_ms", medians[slowest], "ms", "lower", goals[1], median_interval(times), len(times), note),
+        BenchmarkRow("gallery.index_10k_seconds", seconds, "s", "lower", goals[0], None, count),
+        BenchmarkRow(
+            "gallery.query_ms", medians[slowest], "ms", "lower", goals[1], median_interval(times), len(times), note
+        ),
     ]
 
 
@@ -177,7 +180,7 @@ def write_gallery(folder: Path, count: int) -> None:
         picture.save(folder / f"{number:05d}.png", pnginfo=about, compress_level=1)
 
 
-def grammar_row(quick: bool) -> Row:
+def grammar_row(quick: bool) -> BenchmarkRow:
     """The fewest distinct good captions over random pairs of nouns, of 16 asked for."""
     rng, fewest = random.Random(1), 16
     pairs = 20 if quick else 300
@@ -186,10 +189,10 @@ def grammar_row(quick: bool) -> Row:
         rules = RelationRules.of("<R>", own)
         captions = relation_captions(parts_of(own, "<R>"), rules, 16, seed)
         fewest = min(fewest, len({c for c in captions if rules.check(c).good}))
-    return Row("grammar.distinct_captions", fewest, "captions", "higher", None if quick else 12, None, pairs)
+    return BenchmarkRow("grammar.distinct_captions", fewest, "captions", "higher", None if quick else 12, None, pairs)
 
 
-def validator_rows() -> list[Row]:
+def validator_rows() -> list[BenchmarkRow]:
     """The report's own captions: how many leaking ones are refused as leaks, how many originals are kept."""
     reasons = [RelationRules.of("<R>", own).check(caption).reason for own, caption, _ in LEAKING]
     caught = [
@@ -197,6 +200,6 @@ def validator_rows() -> list[Row]:
     ]
     kept = [RelationRules.of("<R>", own).check(caption).good for own, captions in (CAT, POT) for caption in captions]
     return [
-        Row("validator.leaks_caught", 100 * float(np.mean(caught)), "%", "higher", 100, None, len(caught)),
-        Row("validator.originals_kept", 100 * float(np.mean(kept)), "%", "higher", 100, None, len(kept)),
+        BenchmarkRow("validator.leaks_caught", 100 * float(np.mean(caught)), "%", "higher", 100, None, len(caught)),
+        BenchmarkRow("validator.originals_kept", 100 * float(np.mean(kept)), "%", "higher", 100, None, len(kept)),
     ]

@@ -20,9 +20,9 @@ from ...augmentation.images.load import load_mask, load_picture, stored_picture
 from ...augmentation.priors.generate import PriorSettings, make_priors
 from ...core.values import Concept, Sample, TrainingSet
 from ...models.open import base_from_path
-from ...pocket import assemble
+from ...pocket.models import weights as pocket_weights
 from ...pocket.world import drawing, world
-from .. import Row
+from ..harness.rows import BenchmarkRow
 
 SCENES = 611  # a stream of scenes of its own
 PHOTOGRAPH = 512  # pixels
@@ -31,10 +31,10 @@ ROUNDING = 0.006  # of a share in [0, 1], by which a pixel's 8 bits and an opaci
 GRAIN = 8.0  # standard deviation of a camera's noise, of 255: without it drawn pictures are written too fast
 
 
-def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
+def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
     """`paste.*` and `priors.*`."""
 
-    def measured(row: Callable[[bool, Path], Row]) -> list[Row]:
+    def measured(row: Callable[[bool, Path], BenchmarkRow]) -> list[BenchmarkRow]:
         with tempfile.TemporaryDirectory() as scratch:
             return [row(quick, Path(scratch))]
 
@@ -77,7 +77,7 @@ def flat_subjects(folder: Path, count: int, size: int) -> TrainingSet:
     return TrainingSet(tuple(samples), (Concept("sks", "cat"), Concept("zwx", "car")))
 
 
-def iou_row(quick: bool, folder: Path) -> Row:
+def iou_row(quick: bool, folder: Path) -> BenchmarkRow:
     """The lowest IoU of the masks that `paste` writes with what the pixels that it writes show of each subject.
 
     Subjects are flat and red or blue, and the ground is of one colour, so that each pixel of a file tells how much of
@@ -93,7 +93,7 @@ def iou_row(quick: bool, folder: Path) -> Row:
             ious.append(found)
             undecided += unclear
     note = f"{undecided} pixels that are just half a subject are not counted"
-    return Row("paste.mask_iou", min(ious), "IoU", "higher", None if quick else 1.0, None, len(ious), note)
+    return BenchmarkRow("paste.mask_iou", min(ious), "IoU", "higher", None if quick else 1.0, None, len(ious), note)
 
 
 def seen_iou(pixels: np.ndarray, masks: Mapping[int, np.ndarray]) -> tuple[float, int]:
@@ -124,7 +124,7 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / (one | other).sum()) if (one | other).any() else 1.0
 
 
-def speed_row(quick: bool, folder: Path) -> Row:
+def speed_row(quick: bool, folder: Path) -> BenchmarkRow:
     """Composites of 512 px a minute of processor time, with masks, captions and files."""
     variants = 6 if quick else 100
     some = subjects(folder, 8, PHOTOGRAPH)
@@ -132,7 +132,9 @@ def speed_row(quick: bool, folder: Path) -> Row:
     began = time.process_time()
     made = paste(some, settings, folder / "composites").made
     minutes = (time.process_time() - began) / 60
-    return Row("paste.per_minute", len(made) / minutes, "pictures", "higher", None if quick else 1000, None, len(made))
+    return BenchmarkRow(
+        "paste.per_minute", len(made) / minutes, "pictures", "higher", None if quick else 1000, None, len(made)
+    )
 
 
 @dataclass
@@ -153,9 +155,9 @@ def counted() -> Iterator[Calls]:
         yield calls
 
 
-def second_run_row(quick: bool, folder: Path) -> Row:
+def second_run_row(quick: bool, folder: Path) -> BenchmarkRow:
     """Evaluations of the denoiser when the same priors are asked for again, and then fewer of them."""
-    base = base_from_path(assemble.WEIGHTS)
+    base = base_from_path(pocket_weights.WEIGHTS)
     settings = PriorSettings(count=2 if quick else 8, steps=2 if quick else 8)
     asked = TrainingSet((), (Concept("sks", "cat"),))
     with counted() as first:
@@ -167,4 +169,6 @@ def second_run_row(quick: bool, folder: Path) -> Row:
         make_priors(base, asked, replace(settings, count=1), folder / "priors", torch.device("cpu"))
     if again.pictures.key != made.pictures.key:
         raise RuntimeError("the second run gave other pictures; the row is void")
-    return Row("priors.second_run_evaluations", float(second.count), "calls", "lower", 0.0, None, settings.count)
+    return BenchmarkRow(
+        "priors.second_run_evaluations", float(second.count), "calls", "lower", 0.0, None, settings.count
+    )

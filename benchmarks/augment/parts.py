@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .. import Parts
-from . import captions as _augment_words
-from . import images as _augment_pictures
+from ..harness.rows import Parts
+from . import captions, images
 
 
 def parts(quick: bool) -> Parts:
-    return _augment_pictures.parts(quick) | _augment_words.parts(quick)
+    return images.parts(quick) | captions.parts(quick)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .. import Row, module_of
+from .. import module_of
+from ..harness.rows import BenchmarkRow
 from ..harness.workshop import GUIDANCE, STEPS
 from .table import CLAIMS, Claim, chosen
 
@@ -26,7 +27,7 @@ class Part:
     """
 
     name: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[BenchmarkRow, ...] = ()
     date: str = ""
     commit: str = ""
     failed: str = ""
@@ -97,7 +98,7 @@ def besides(bench: str, parts: Sequence[Part]) -> list[str]:
     return [f"| measured besides ({bench}) | | {_row(row, part)} |" for row, part in rest]
 
 
-def _row(row: Row, part: Part) -> str:
+def _row(row: BenchmarkRow, part: Part) -> str:
     interval = "" if row.interval is None else f"{row.interval[0]:.3g} to {row.interval[1]:.3g}"
     verdict = {None: "", True: ", met", False: ", not met"}[row.met]
     goal = "" if row.goal is None else f"{'≥' if row.better == 'higher' else '≤'} {row.goal:g}{verdict}"

@@ -23,7 +23,8 @@ from pathlib import Path
 from PIL import Image
 
 from ...core.atomic import write_whole
-from .. import HERE, Parts, Row, file_of, measured, names, parts_of
+from .. import HERE, file_of, measure_parts, names, parts_of
+from ..harness.rows import BenchmarkRow, Parts
 from ..harness.workshop import FOLDER, ROOT, sources_key, weights_key
 from .page import Part, Sheet, page
 from .table import CLAIMS
@@ -41,11 +42,16 @@ class Book:
     """The page and what is kept of its benches; each bench has an equal share of the time that `--quick` has.
 
     Args:
-        run: gives the rows of some parts of a bench, as `measured` does.
+        run: gives the rows of some parts of a bench, as `measure_parts` does.
         seconds: the time of `--quick`.
     """
 
-    def __init__(self, quick: bool, run: Callable[..., Iterator[list[Row]]] = measured, seconds: float = QUICK_SECONDS):
+    def __init__(
+        self,
+        quick: bool,
+        run: Callable[..., Iterator[list[BenchmarkRow]]] = measure_parts,
+        seconds: float = QUICK_SECONDS,
+    ):
         self.quick, self.run, self.seconds = quick, run, seconds
         self.began = time.monotonic()
         benches = {claim.bench for claim in CLAIMS}
@@ -56,14 +62,14 @@ class Book:
     def file(self) -> Path:
         return DOCS / ("claims_quick.md" if self.quick else "claims.md")
 
-    def measure(self, bench: str) -> list[Row]:
+    def measure(self, bench: str) -> list[BenchmarkRow]:
         """A bench's rows: kept ones of the same sources and weights, else measured now, part after part.
 
         Raises RuntimeError, after the page is written, where none of its parts gave rows.
         """
         self.failed[bench] = []
         names_of_parts = list(parts_of(bench, self.quick)) if bench in names() else []
-        rows: list[Row] = []
+        rows: list[BenchmarkRow] = []
         for name in names_of_parts:
             part = self._kept(bench, name)
             if part and not part.older:
@@ -85,7 +91,7 @@ class Book:
             rows = [row for found in self.run(bench, self.quick, [name]) for row in found]
         except Exception as error:
             log.exception("%s, %s failed", bench, name)
-            cause = error.__cause__ or error  # what `measured` met
+            cause = error.__cause__ or error  # what `measure_parts` raised from
             self._fail(bench, name, f"{type(cause).__name__}: {cause}")
             return None
         today, place = datetime.date.today().isoformat(), self._place(bench, name)
@@ -111,7 +117,9 @@ class Book:
         if not file.is_file():
             return None
         values = json.loads(file.read_text(encoding="utf-8"))
-        rows = [Row(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in values["rows"]]
+        rows = [
+            BenchmarkRow(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in values["rows"]
+        ]
         sheets = [Sheet(sheet["file"], tuple(sheet["prompts"])) for sheet in values["sheets"]]
         part = Part(**values | {"rows": tuple(rows), "sheets": tuple(sheets), "older": False})
         return replace(part, older=part.code != measured_by(bench)) if part.weights == weights_key() else None

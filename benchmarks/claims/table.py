@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .. import Row
+from ..harness.rows import BenchmarkRow
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def chosen(claim: Claim, found: Sequence[Row]) -> list[Row]:
+def chosen(claim: Claim, found: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
     """The rows of a claim; a pattern ends in *."""
     return [
         row

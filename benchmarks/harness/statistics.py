@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Iterable, Sequence
 
 from ...core.statistics import Interval, bootstrap_interval, paired_interval
-from .. import Row
+from .rows import BenchmarkRow
 
 DOUBTFUL = 0.05
 """share of the samples on which the judges may differ without a word about it"""
 
 
-def row(name: str, found: Interval, unit: str, goal: float | None = None, scale: float = 1.0, note: str = "") -> Row:
+def row(
+    name: str, found: Interval, unit: str, goal: float | None = None, scale: float = 1.0, note: str = ""
+) -> BenchmarkRow:
     """A row of a mean, higher being better."""
     ends = None if found.low is None or found.high is None else (scale * found.low, scale * found.high)
-    return Row(name, scale * found.mean, unit, "higher", goal, ends, found.n, note)
+    return BenchmarkRow(name, scale * found.mean, unit, "higher", goal, ends, found.n, note)
 
 
 def share(
     name: str, values: Sequence[float], groups: Sequence[object], goal: float | None = None, note: str = ""
-) -> Row:
+) -> BenchmarkRow:
     """A share in percent, its interval over runs."""
     return row(name, bootstrap_interval(values, groups), "%", goal, 100, note)
 
@@ -32,12 +35,14 @@ def gain(
     groups: Sequence[object],
     goal: float | None = None,
     note: str = "",
-) -> Row:
+) -> BenchmarkRow:
     """A difference in points, paired by prompt and seed, its interval over runs."""
     return row(name, paired_interval(after, before, groups), "points", goal, 100, note)
 
 
-def ratio(name: str, above: Sequence[float], below: Sequence[float], goal: float | None = None, note: str = "") -> Row:
+def ratio(
+    name: str, above: Sequence[float], below: Sequence[float], goal: float | None = None, note: str = ""
+) -> BenchmarkRow:
     """The mean of `above` over that of `below`, run by run paired in the bootstrap; lower is better."""
     rng, drawn = random.Random(0), []
     for _ in range(2000):
@@ -45,7 +50,7 @@ def ratio(name: str, above: Sequence[float], below: Sequence[float], goal: float
         drawn.append(_over(sum(above[i] for i in picked), sum(below[i] for i in picked)))
     drawn.sort()
     ends = (drawn[50], drawn[1949]) if len(above) > 1 else None
-    return Row(name, _over(sum(above), sum(below)), "ratio", "lower", goal, ends, len(above), note)
+    return BenchmarkRow(name, _over(sum(above), sum(below)), "ratio", "lower", goal, ends, len(above), note)
 
 
 def _over(above: float, below: float) -> float:
@@ -58,3 +63,10 @@ def doubted(doubts: Iterable[Sequence[float]]) -> str:
     flat = [one for some in doubts for one in some]
     part = sum(flat) / len(flat) if flat else 0.0
     return f"the judges disagree on {part:.0%} of the samples" if part > DOUBTFUL else ""
+
+
+def median_interval(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median."""
+    rng = random.Random(seed)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
+    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]

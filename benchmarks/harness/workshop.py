@@ -32,8 +32,8 @@ from ...models.sampling import sample
 from ...models.stable_diffusion.attention_maps import captured, shares_on_grid
 from ...models.stable_diffusion.prompts import denoise, encode_prompts
 from ...pocket import gallery
-from ...pocket.assemble import WEIGHTS
 from ...pocket.models import judge
+from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import world
 from ...trainers.auto.rules import MORE_SUBJECTS
 from ...trainers.data.encoded_set import build_pool

@@ -14,7 +14,7 @@ from ...evaluation.reward import Reward, RewardTerm
 from ...models.adapters.formats import read_lora
 from ...models.adapters.merge import summed
 from ...models.open import open_base
-from ...pocket.assemble import WEIGHTS
+from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import world
 from ...trainers.auto.inspect import gather_facts
 from ...trainers.auto.rules import resolve
@@ -24,8 +24,8 @@ from ...trainers.run import TrainingResult
 from ...trainers.state.run_folder import Run as Folder
 from ...trainers.subject.method import train_subject
 from ...trainers.validation.image_metrics import Validator
-from .. import Row
 from ..harness.parallel import each
+from ..harness.rows import BenchmarkRow
 from ..harness.statistics import gain
 from ..harness.workshop import Workshop
 from ..subject.bench import Bench as Subjects
@@ -183,7 +183,7 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------------------ headline
 
-    def headline(self) -> list[Row]:
+    def headline(self) -> list[BenchmarkRow]:
         """Over the start, the automatic checkpoint, and the start at lowered strength."""
         runs = self.headline_runs
         found = each(self.against_start, runs)
@@ -228,7 +228,7 @@ class Bench:
 
     # --------------------------------------------------------------------------------------------- mix of identifiers
 
-    def id_mix(self) -> list[Row]:
+    def id_mix(self) -> list[BenchmarkRow]:
         """Samples that mixed prompts need to reach what prompts with the identifier alone end with."""
         runs = self.subjects.table_runs
         first, *others = runs  # whose start the headline has trained: the others' begin at once, beside its curves

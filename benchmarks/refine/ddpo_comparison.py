@@ -34,8 +34,8 @@ from ...trainers.refine.readings import Reader
 from ...trainers.refine.rollout import Painter
 from ...trainers.refine.sampler_policy import DdimPolicy
 from ...trainers.refine.settings import DDPO, RefinementSettings
-from .. import Row
 from ..harness.parallel import each
+from ..harness.rows import BenchmarkRow
 from ..subject.lessons import Run
 from ..subject.sets import references
 from .costs import samples
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def baseline(bench: Bench) -> list[Row]:
+def baseline(bench: Bench) -> list[BenchmarkRow]:
     """Evaluations to reach the best that it reaches at the best of its learning rates, and samples a second."""
     run = bench.subjects.table_runs[0]
     bench.trained(run)

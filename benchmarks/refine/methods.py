@@ -14,8 +14,8 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ...trainers.refine.settings import DEFAULT_METHOD, METHODS, RefinementSettings
-from .. import Row
 from ..harness.parallel import each
+from ..harness.rows import BenchmarkRow
 from ..subject.lessons import Run
 from .costs import per_round
 from .curves import gains
@@ -32,7 +32,7 @@ SWEPT = {"thrice": 3.0}
 """other learning rates, as shares of a method's own: what nft was raised by"""
 
 
-def methods(bench: Bench) -> list[Row]:
+def methods(bench: Bench) -> list[BenchmarkRow]:
     """The reward's gain and the judged gain of each method for what it spent; and the default among them."""
     runs = bench.subjects.table_runs
     each(bench.prepare, runs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from .. import Parts
+from ..harness.rows import Parts
 from ..harness.workshop import Workshop
 from .bench import FULL, QUICK, Bench
 from .ddpo_comparison import baseline

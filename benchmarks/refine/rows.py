@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.statistics import bootstrap_interval
-from .. import Row
+from ..harness.rows import BenchmarkRow
 from ..harness.statistics import row
 
 NEVER = 2.0
@@ -22,12 +22,12 @@ def told(found: Sequence[Mapping[str, Any]], first: str = "") -> str:
 
 def measured(
     name: str, values: Sequence[float], unit: str, goal: float | None, note: str = "", scale: float = 1.0
-) -> Row:
+) -> BenchmarkRow:
     """A row of a mean; without any value NaN, which meets no goal."""
     if not values:
-        return Row(name, float("nan"), unit, "higher", goal, None, 0, note)
+        return BenchmarkRow(name, float("nan"), unit, "higher", goal, None, 0, note)
     return replace(row(name, bootstrap_interval(values), unit, goal, scale), note=note)
 
 
-def lower(found: Row) -> Row:
+def lower(found: BenchmarkRow) -> BenchmarkRow:
     return replace(found, better="lower")

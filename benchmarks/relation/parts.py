@@ -19,8 +19,8 @@ from ...pocket.world import pictures, world
 from ...trainers.relation.method import RelationTraining, train_relation
 from ...trainers.relation.settings import RelationSettings
 from ...trainers.run import train_with
-from .. import Row
 from ..harness.parallel import each
+from ..harness.rows import BenchmarkRow
 from ..harness.statistics import gain, share
 from ..harness.workshop import Workshop
 from .sets import EXPANDED, LEAKING, PLAIN, WORD, set_of
@@ -146,7 +146,7 @@ class Bench:
 
     # ---------------------------------------------------------------------------------------------------------- rows
 
-    def method(self, name: str) -> list[Row]:
+    def method(self, name: str) -> list[BenchmarkRow]:
         """`entity.NAME` and `relation.NAME`."""
         found = self.found([name])[name]
         rows = [
@@ -155,7 +155,7 @@ class Bench:
         ]
         return noted(rows, NOTES[TAUGHT[name].captions] if name in TAUGHT else "", found)
 
-    def gains(self) -> list[Row]:
+    def gains(self) -> list[BenchmarkRow]:
         """Direction only and captions without leaks, over the paper's way."""
         both = self.found(["ours", "reversion"])
         ours, paper = both["ours"], both["reversion"]
@@ -165,7 +165,7 @@ class Bench:
         ]
         return noted(rows, "", ours, paper)
 
-    def ten(self) -> list[Row]:
+    def ten(self) -> list[BenchmarkRow]:
         """The paper's way with as many pictures as it was published with."""
         found = self.found([TEN_PICTURES])[TEN_PICTURES]
         rows = [
@@ -174,10 +174,10 @@ class Bench:
         ]
         return noted(rows, "", found)
 
-    def ablations(self) -> list[Row]:
+    def ablations(self) -> list[BenchmarkRow]:
         """Our way with and without one of its parts."""
         found = self.found(["ours", *(f"no_{name}" for name in ABLATIONS)])
-        rows: list[Row] = []
+        rows: list[BenchmarkRow] = []
         for name in ABLATIONS:
             on, off = found["ours"], found[f"no_{name}"]
             relation = gain(f"{name}.on_off", on.relation, off.relation, on.groups)
@@ -186,7 +186,7 @@ class Bench:
         return rows
 
     @property
-    def parts(self) -> dict[str, Callable[[], list[Row]]]:
+    def parts(self) -> dict[str, Callable[[], list[BenchmarkRow]]]:
         """The headline first, so that a bench that is stopped has it."""
         first, rest = ["ours", "reversion"], [name for name in METHODS if name not in ("ours", "reversion")]
         return {
@@ -211,7 +211,7 @@ def together(found: Sequence[Found]) -> Found:
     return Found(*every, mean(one.doubt for one in found))
 
 
-def noted(rows: Sequence[Row], note: str, *found: Found) -> list[Row]:
+def noted(rows: Sequence[BenchmarkRow], note: str, *found: Found) -> list[BenchmarkRow]:
     """`rows` with what is to be known of them: `note`, and whether the judges often disagree."""
     doubt = max(one.doubt for one in found)
     said = [note] if note else []
@@ -226,5 +226,5 @@ def unseen_pairs(count: int) -> list[tuple[str, str]]:
     return [pair for pair in pictures.PAIRS if frozenset(pair) not in shown]
 
 
-def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
+def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
     return Bench(Workshop(steps=40 if quick else STEPS), quick).parts

@@ -11,8 +11,8 @@ from typing import Any
 from ...core.statistics import bootstrap_interval
 from ...core.values import Adapter
 from ...pocket.world import world
-from .. import Row
 from ..harness.parallel import each
+from ..harness.rows import BenchmarkRow
 from ..harness.statistics import doubted, gain, ratio, row, share
 from ..harness.workshop import Workshop
 from .lessons import (
@@ -117,7 +117,9 @@ class Bench:
         found = iter(self.learned(lessons))
         return {name: [next(found) for _ in runs] for name in ways}
 
-    def both_rows(self, prefix: str, ways: Mapping[str, tuple[str, Mapping[str, Any]]], note: str = "") -> list[Row]:
+    def both_rows(
+        self, prefix: str, ways: Mapping[str, tuple[str, Mapping[str, Any]]], note: str = ""
+    ) -> list[BenchmarkRow]:
         """`prefix`.name.subject and `prefix`.name.prompt of every way."""
         rows = []
         for name, found in self.table(ways).items():
@@ -141,17 +143,17 @@ class Bench:
             return Lesson(run, "one place, pasted", wanted, {**PLAIN, **LOCAL, **settings})
         return Lesson(run, "one place", wanted, {**PLAIN, **settings})
 
-    def poster(self) -> list[Row]:
+    def poster(self) -> list[BenchmarkRow]:
         """References in one place, prompts in new places: paste and L_local against plain DreamBooth."""
         return self.against_plain("poster", self.all_runs, (15.0, -8.0))
 
-    def poster_word(self) -> list[Row]:
+    def poster_word(self) -> list[BenchmarkRow]:
         """The same with a learned word on both sides."""
         return self.against_plain("poster.word", self.one_each, (None, None), token="free")
 
     def against_plain(
         self, prefix: str, runs: Sequence[Run], goals: tuple[float | None, float | None], **settings: Any
-    ) -> list[Row]:
+    ) -> list[BenchmarkRow]:
         """Gains of paste and L_local over plain training, and both sides' fidelities; `settings` hold for both sides.
 
         `both` counts a sample where the subject and all that was asked for are right at once.
@@ -173,7 +175,7 @@ class Bench:
                 rows.append(share(f"{prefix}.{side}.{kind}", *self.flat(found, kind), note=own))
         return rows
 
-    def priors(self) -> list[Row]:
+    def priors(self) -> list[BenchmarkRow]:
         """How much of the class itself turns into the subject, with priors over without."""
         lessons = []
         for run in self.one_each:
@@ -184,7 +186,7 @@ class Bench:
         above, below = ([statistics.mean(one.subject) for one in found[side::2]] for side in (0, 1))
         return [ratio("priors.drift_ratio", above, below, self.goal(0.33), doubted(one.doubts for one in found))]
 
-    def local(self) -> list[Row]:
+    def local(self) -> list[BenchmarkRow]:
         """How well the subject's attention meets its mask on held-out pictures, before and after L_local."""
         found = each(partial(looked_at, self.shop), [self.elsewhere(run, True) for run in self.one_each])
         before, after = zip(*found, strict=True)
@@ -193,7 +195,7 @@ class Bench:
             row("local.iou_after", bootstrap_interval(after), "IoU", self.goal(0.7)),
         ]
 
-    def multi(self) -> list[Row]:
+    def multi(self) -> list[BenchmarkRow]:
         """Two subjects in one picture, not mixed: composites and L_local, and its gain over plain joint training.
 
         Beside them what the untrained base shows of the same pairs when it is told both looks in words.
@@ -209,7 +211,7 @@ class Bench:
             share("multi.described", *flat_pairs(in_words), note=doubted(doubts for _, doubts in in_words)),
         ]
 
-    def description(self) -> list[Row]:
+    def description(self) -> list[BenchmarkRow]:
         """Rare subjects taught with their looks in words, against taught without; each is asked for as it was taught.
 
         The second row tells how much of that the words do in the prompt alone, without having been taught.
@@ -227,7 +229,7 @@ class Bench:
             gain("description.in_the_prompt_only", asked, before, groups, note=note),
         ]
 
-    def tuning(self) -> list[Row]:
+    def tuning(self) -> list[BenchmarkRow]:
         """Subject fidelity by what is tuned, and whether it rises from the least to the most."""
         found = self.table({name: ("anywhere", how) for name, how in TUNED.items()})
         rows = [

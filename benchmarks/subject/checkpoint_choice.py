@@ -17,8 +17,8 @@ from ...trainers.state.run_folder import Run as Folder
 from ...trainers.subject.method import train_subject
 from ...trainers.subject.presets import PRESETS, with_preset
 from ...trainers.validation.image_metrics import Validator
-from .. import Row
 from ..harness.parallel import each
+from ..harness.rows import BenchmarkRow
 from ..harness.statistics import doubted
 from ..harness.workshop import Workshop
 from .lessons import Run, shown, taught_set
@@ -35,7 +35,7 @@ GOAL = 3.0
 Judged = tuple[dict[int, float], int, list[float]]
 
 
-def auto_gap(bench: Bench) -> list[Row]:
+def auto_gap(bench: Bench) -> list[BenchmarkRow]:
     """How many points the chosen steps lie behind the best step count that is the same for all subjects.
 
     A step's points are the mean of both fidelities. The best fixed count is found on the judged samples themselves,
@@ -49,7 +49,7 @@ def auto_gap(bench: Bench) -> list[Row]:
     mean = bootstrap_interval([100 * gap for gap in gaps])
     ends = None if mean.low is None or mean.high is None else (mean.low, mean.high)
     note = doubted(doubts for _, _, doubts in found)
-    return [Row("auto.gap", mean.mean, "points", "lower", bench.goal(GOAL), ends, mean.n, note)]
+    return [BenchmarkRow("auto.gap", mean.mean, "points", "lower", bench.goal(GOAL), ends, mean.n, note)]
 
 
 def gaps_of(tables: Sequence[Mapping[int, float]], chosen: Sequence[int]) -> list[float]:
@@ -84,7 +84,7 @@ def judged_steps(shop: Workshop, run: Run) -> Judged:
 # -------------------------------------------------------------------------------------------------------- presets
 
 
-def presets(bench: Bench) -> list[Row]:
+def presets(bench: Bench) -> list[BenchmarkRow]:
     """Both fidelities of every preset, each with the pictures that it is made for."""
     return bench.both_rows("preset", {row_name(name): (kind_of(name), settings_of(name)) for name in PRESETS})
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from .. import Row
+from ..harness.rows import BenchmarkRow
 from ..harness.workshop import Workshop
 from .bench import Bench
 from .checkpoint_choice import auto_gap, presets
@@ -23,11 +23,11 @@ STEPS, QUICK_STEPS = 500, 300
 """of a training of one subject; all else follows from it"""
 
 
-def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
+def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
     return parts_of(Bench(Workshop(steps=QUICK_STEPS if quick else STEPS), quick))
 
 
-def parts_of(bench: Bench) -> dict[str, Callable[[], list[Row]]]:
+def parts_of(bench: Bench) -> dict[str, Callable[[], list[BenchmarkRow]]]:
     """The headline first, so that a bench that is stopped has it; the quick one leaves out most tables."""
     first = {one.__name__: one for one in (bench.poster, bench.priors, bench.local, bench.multi, bench.description)}
     tables = {"tuning": bench.tuning, "baselines": partial(baseline_rows, bench)}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import Row
 from ..harness.parallel import each
+from ..harness.rows import BenchmarkRow
 from ..harness.statistics import doubted, share
 from .lessons import LOCAL, joined
 
@@ -50,22 +50,22 @@ OPTIMISERS: Mapping[str, Mapping[str, Any]] = {
 FUSED = ("fused", "summed", "orthogonal")
 
 
-def baseline_rows(bench: Bench) -> list[Row]:
+def baseline_rows(bench: Bench) -> list[BenchmarkRow]:
     """The plain methods: both fidelities each."""
     return bench.both_rows("baseline", {name: ("anywhere", how) for name, how in BASELINES.items()}, NETI)
 
 
-def loss_rows(bench: Bench) -> list[Row]:
+def loss_rows(bench: Bench) -> list[BenchmarkRow]:
     """Both fidelities with each loss."""
     return bench.both_rows("loss", {name: ("anywhere", {**LORA, **how}) for name, how in LOSSES.items()})
 
 
-def optimiser_rows(bench: Bench) -> list[Row]:
+def optimiser_rows(bench: Bench) -> list[BenchmarkRow]:
     """Both fidelities with each optimiser and schedule, and with a learned word or direction besides the layers."""
     return bench.both_rows("optimiser", {name: ("anywhere", {**LORA, **how}) for name, how in OPTIMISERS.items()})
 
 
-def fused_rows(bench: Bench) -> list[Row]:
+def fused_rows(bench: Bench) -> list[BenchmarkRow]:
     """Both subjects in one picture, of adapters that were trained apart: fused, added, added from blocks."""
     asked = [(bench.pairs[0], seed, way) for way in FUSED for seed in bench.seeds]
     found = each(partial(joined, bench.shop), asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL
 
-from ..supply import stream, to_signed
+from ..world.scene_batches import stream, to_signed
 
 SEED = 11
 KL_WEIGHT = 2e-5

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..assemble import WEIGHTS
 from ..world import world
 from ..world.pictures import subject_named
 from .reader import ACCESSORIES, COLOURS, LAYOUTS, NOUNS, PLACES, SceneReader, split
+from .weights import WEIGHTS
 
 NAMES = ("reader_a", "reader_b")
 

@@ -12,7 +12,7 @@ from comfyui_fewshot.evaluation.metrics.diversity import apart
 from comfyui_fewshot.evaluation.metrics.vlm_questions import SaidYes
 from comfyui_fewshot.evaluation.score import CHUNK, Reading, awake, model_of, scored, seeing_once
 from comfyui_fewshot.evaluation.set_metrics import varied
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.tests.vision import tiny
 from comfyui_fewshot.vision.captioners import open_captioner
 from comfyui_fewshot.vision.embedders.clip import Clip

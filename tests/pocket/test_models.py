@@ -7,9 +7,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from comfyui_fewshot.pocket import assemble, fitting, supply, train
+from comfyui_fewshot.pocket import assemble, train
+from comfyui_fewshot.pocket.fit_loop import FitSettings, fit
 from comfyui_fewshot.pocket.models import diffusion, judge, reader
-from comfyui_fewshot.pocket.world import drawing, pictures, words, world
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
+from comfyui_fewshot.pocket.world import drawing, pictures, scene_batches, words, world
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +53,8 @@ def test_unseen_tokens_are_as_long_as_known_words(folder):
 
 
 def test_shipped_unseen_tokens_are_as_long_as_known_words():
-    tokenizer = CLIPTokenizer.from_pretrained(assemble.WEIGHTS / "tokenizer")
-    text = CLIPTextModel.from_pretrained(assemble.WEIGHTS / "text_encoder", torch_dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    text = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder", torch_dtype=torch.float32)
     lengths, seen = text.get_input_embeddings().weight.detach().norm(dim=1), words.seen_tokens(tokenizer)
     assert 0.95 < lengths.mean() / lengths[seen].mean() < 1.05
 
@@ -78,7 +80,7 @@ def test_the_folder_holds_ordinary_classes(folder):
 
 
 def test_shipped_files_stay_small():
-    files = [f for f in assemble.WEIGHTS.rglob("*") if f.is_file()]
+    files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
     assert files, "the pocket's weights are missing"
     assert max(f.stat().st_size for f in files) <= 16 * 2**20
     assert sum(f.stat().st_size for f in files) <= 48 * 2**20
@@ -133,7 +135,7 @@ def test_training_resumes_where_it_was_cut(tmp_path):
             seen.append(step)
             return module(torch.ones(8, 4)).square().mean(), {}
 
-        fitting.fit(module, loss, state=state, minutes=minutes, rate=1e-2)
+        fit(module, loss, FitSettings(1e-2), state, minutes)
         return module, seen
 
     _, first = run(0.005, tmp_path / "state.safetensors")
@@ -187,9 +189,9 @@ def test_the_denoiser_learns(folder, tmp_path):
 
 
 def test_batches_are_functions_of_their_number():
-    first, second = (supply.Batches(3, 4, masked=True)[5] for _ in range(2))
+    first, second = (scene_batches.SceneBatches(3, 4, masked=True)[5] for _ in range(2))
     assert first[0] == second[0] and torch.equal(first[1], second[1]) and torch.equal(first[2], second[2])
-    assert first[0] == supply.Batches(3, 4, first=5)[0][0]
+    assert first[0] == scene_batches.SceneBatches(3, 4, first=5)[0][0]
 
 
 def test_the_command_refuses_an_unknown_part(capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from comfyui_fewshot.benchmarks import HERE, Row, evaluate
+from comfyui_fewshot.benchmarks import HERE, evaluate
 from comfyui_fewshot.benchmarks.claims import parts as claims
 from comfyui_fewshot.benchmarks.claims.page import Part, Sheet, page, trained
 from comfyui_fewshot.benchmarks.claims.table import CLAIMS
@@ -22,9 +22,10 @@ from comfyui_fewshot.benchmarks.evaluate import (
     watermark,
     worn,
 )
+from comfyui_fewshot.benchmarks.harness.rows import BenchmarkRow
 from comfyui_fewshot.benchmarks.harness.workshop import Workshop
 
-GAIN = Row("poster.prompt_gain", 17.5, "points", "higher", 15, (4.0, 30.0), 26)
+GAIN = BenchmarkRow("poster.prompt_gain", 17.5, "points", "higher", 15, (4.0, 30.0), 26)
 
 
 def test_rank_correlation():
@@ -86,8 +87,8 @@ def test_the_rows_of_the_watermark():
 
 
 def test_the_page_tells_every_claim_and_what_is_missing():
-    noted = Row("baseline.lora.subject", 80, "%", "higher", note="judges | disagree")
-    loose = Row("something.else", 1, "s", "lower")
+    noted = BenchmarkRow("baseline.lora.subject", 80, "%", "higher", note="judges | disagree")
+    loose = BenchmarkRow("something.else", 1, "s", "lower")
     sheet = Sheet("claims_quick/subject-poster_1.jpg", ("a photo of a sks cat",))
     parts = [Part("poster", (GAIN, noted, loose), "2026-11-25", "abc+", sheets=(sheet,))]
     found = {"subject": [*parts, Part("local", failed="MemoryError: none left")], "relation": None, "refine": []}
@@ -125,7 +126,7 @@ def sheet(place, number):
 
 
 class Measured:
-    """Gives a row a part, as `measured` would; what is named in `broken` fails."""
+    """Gives a row a part, as `measure_parts` would; what is named in `broken` fails."""
 
     def __init__(self, place, broken=()):
         self.place, self.broken, self.calls = place, broken, []
@@ -135,7 +136,7 @@ class Measured:
         if (bench, *only) in self.broken:
             raise RuntimeError("no part could be measured") from OSError("disk full")
         sheet(self.place, len(self.calls))
-        yield [Row(f"{bench}.{only[0]}", len(self.calls), "points", "higher", None, (0.0, 1.0))]
+        yield [BenchmarkRow(f"{bench}.{only[0]}", len(self.calls), "points", "higher", None, (0.0, 1.0))]
 
 
 def test_parts_are_kept_and_the_quick_page_lies_beside(place):
