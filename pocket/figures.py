@@ -54,7 +54,7 @@ def row(name: str, values, unit: str = "share", better: str = "higher") -> dict:
     return {**result, "interval": interval, "n": len(values)}
 
 
-def reading_rows(prefix: str, readings: list[judge.Reading], scenes: list[world.Scene], answers) -> list[dict]:
+def reading_rows(prefix: str, readings: list[judge.SceneReading], scenes: list[world.Scene], answers) -> list[dict]:
     """Shares of scenes whose every thing's class or pattern, whose place, or whose layout is read right."""
     pairs = list(zip(readings, scenes, strict=True))
     right = {
@@ -80,7 +80,7 @@ def truth_rows(weights: Path, count: int) -> list[dict]:
     return [*rows, row("autoencoder.psnr", psnr.numpy(), "dB")]
 
 
-def asked(count: int, two: bool) -> tuple[list[world.Scene], list[str]]:
+def held_out_prompts(count: int, two: bool) -> tuple[list[world.Scene], list[str]]:
     """Held-out prompts that name looks and place; the scenes say what each prompt asks for."""
     scenes, prompts, index = [], [], 0
     while len(prompts) < count:
@@ -113,7 +113,7 @@ def one_rows(readings, scenes) -> list[dict]:
     ]
 
 
-def relation_right(reading: judge.Reading, scene: world.Scene) -> bool:
+def relation_right(reading: judge.SceneReading, scene: world.Scene) -> bool:
     """The asked layout, with the two classes in the asked order (any order side by side)."""
     seen, wanted = [t.noun for t in reading.things], [t.noun for t in scene.things]
     ordered = seen == wanted or (scene.layout == "beside" and seen == wanted[::-1])
@@ -124,7 +124,10 @@ def sample_rows(weights: Path, count: int) -> list[dict]:
     """What samples show of `count` prompts, half with one thing and half with two, and how long 32 samples take."""
     judged = judge.SubjectJudge(weights)
     with loading.open_base(loading.base_from_path(weights), torch.device("cpu")) as networks:
-        (ones, one_prompts), (twos, two_prompts) = asked(count // 2, False), asked(count // 2, True)
+        (ones, one_prompts), (twos, two_prompts) = (
+            held_out_prompts(count // 2, False),
+            held_out_prompts(count // 2, True),
+        )
         one, two = pictures_of(networks, one_prompts), pictures_of(networks, two_prompts, 10_000)
         started = time.perf_counter()
         pictures_of(networks, one_prompts[:32])
