@@ -84,7 +84,7 @@ def held_out_prompts(count: int, two: bool) -> tuple[list[world.Scene], list[str
     """Held-out prompts that name looks and place; the scenes say what each prompt asks for."""
     scenes, prompts, index = [], [], 0
     while len(prompts) < count:
-        rng = world.lots(PROMPTS, index)
+        rng = world.rng_of(PROMPTS, index)
         scene = world.random_scene(rng, two=1.0 if two else 0.0, hidden=0.0)
         scenes.append(scene)
         prompts.append(world.caption(scene, rng, looks=1.0, placed=1.0, and_share=0.0))
@@ -152,7 +152,7 @@ def clip_rows(weights: Path, batches: int) -> list[dict]:
     for number in range(batches):
         scenes, captions, index = [], [], 0
         while len(captions) < 64:
-            rng = world.lots(SCENES + 2, number * 1000 + index)
+            rng = world.rng_of(SCENES + 2, number * 1000 + index)
             scene = world.random_scene(rng)
             caption = world.caption(scene, rng, looks=1.0, placed=1.0, named_hidden=True, and_share=0.0)
             index += 1

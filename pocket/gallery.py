@@ -45,7 +45,7 @@ def world_sheet() -> Image.Image:
     rows = [[drawing.render(world.scene_of(81, 12 * row + i, hidden=0.0))[0] for i in range(12)] for row in range(3)]
     hidden = []
     for i in range(12):
-        rng = world.lots(82, i)
+        rng = world.rng_of(82, i)
         things = (world.Thing(world.CLASSES[i % 8], ("red",)), world.Thing(world.CLASSES[(i + 3) % 8], ("blue",)))
         layout, place = list(world.HIDDEN)[i // 4], list(world.PLACES)[i % 6]
         hidden.append(drawing.render(world.arrange(rng, things, place, layout))[0])

@@ -58,7 +58,7 @@ def _over(above: float, below: float) -> float:
     return above / below if below else 1.0 + above
 
 
-def doubted(doubts: Iterable[Sequence[float]]) -> str:
+def disagreement_note(doubts: Iterable[Sequence[float]]) -> str:
     """The note of a row whose samples the two judges read differently too often; "" for all others."""
     flat = [one for some in doubts for one in some]
     part = sum(flat) / len(flat) if flat else 0.0

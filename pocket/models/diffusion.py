@@ -109,7 +109,7 @@ def loss_of(painter: Painter, tokenizer, latents: torch.Tensor, scenes: list, de
     nouns = {noun: tokenizer(noun, add_special_tokens=False).input_ids[0] for noun in world.CLASSES}
 
     def loss(step: int):
-        rng = world.lots(SEED, step)
+        rng = world.rng_of(SEED, step)
         chosen = rng.integers(len(scenes), size=batch)
         captions = ["" if rng.random() < 0.1 else world.caption(scenes[i], rng) for i in chosen]
         tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)

@@ -87,7 +87,7 @@ def clip_loss(matcher: Matcher, tokenizer: CLIPTokenizer, batches, device: torch
 
     def loss(step: int):
         scenes, pictures, _ = next(batches)
-        rng = world.lots(SEED, step)
+        rng = world.rng_of(SEED, step)
         captions = [world.caption(s, rng, looks=0.9, placed=0.9, named_hidden=True, and_share=0.0) for s in scenes]
         tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
         with torch.autocast(device.type, torch.bfloat16):
@@ -158,7 +158,7 @@ def clipseg_loss(model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer, b
 
     def loss(step: int):
         scenes, pictures, masks = next(batches)
-        rng = world.lots(SEED + 1, step)
+        rng = world.rng_of(SEED + 1, step)
         asked = [a for s, m in zip(scenes, masks, strict=True) for a in phrases_and_masks(s, m, rng)]
         tokens = tokenizer([p for p, _ in asked], padding="max_length", truncation=True, return_tensors="pt")
         target = torch.stack([m for _, m in asked]).float().to(device)

@@ -62,7 +62,7 @@ def test_shipped_unseen_tokens_are_as_long_as_known_words():
 def test_the_longest_caption_fits():
     tokenizer_length = 0
     for i in range(300):
-        rng = world.lots(3, i)
+        rng = world.rng_of(3, i)
         scene = world.random_scene(rng, two=1.0)
         caption = world.caption(scene, rng, looks=1, placed=1)
         tokenizer_length = max(tokenizer_length, len(caption.replace("-", " - ").split()) + 2)

@@ -14,13 +14,13 @@ from comfyui_fewshot.benchmarks.evaluate import (
     BASE,
     KINDS,
     PAIRS,
-    Bench,
-    Seen,
+    AdapterScores,
+    MetricBenchmark,
+    degraded,
     parts,
     rank_correlation,
-    ranked,
+    rank_rows,
     watermark,
-    worn,
 )
 from comfyui_fewshot.benchmarks.harness.rows import BenchmarkRow
 from comfyui_fewshot.benchmarks.harness.workshop import Workshop
@@ -37,8 +37,8 @@ def test_rank_correlation():
 
 
 def test_each_subject_is_seen_from_its_own_base():
-    base, one = Seen({"subject": 0.1}, {"clip_i": 0.5}), Seen({"subject": 0.9}, {"clip_i": 0.4})
-    over = one.over(base)
+    base, one = AdapterScores({"subject": 0.1}, {"clip_i": 0.5}), AdapterScores({"subject": 0.9}, {"clip_i": 0.4})
+    over = one.relative_to(base)
     assert over.judged["subject"] == pytest.approx(0.8) and over.measured["clip_i"] == pytest.approx(-0.1)
 
 
@@ -46,10 +46,10 @@ def test_each_metric_is_ranked_by_its_own_axis():
     """Text metrics rise with the prompt's fidelity here and likeness metrics with the subject's, which falls."""
     text, like = ("clip_t", "pickscore", "hpsv2"), ("clip_i", "masked_clip_i")
     seen = [
-        Seen({"prompt": n / 12, "subject": -n}, dict.fromkeys(text, float(n)) | dict.fromkeys(like, -float(n)))
+        AdapterScores({"prompt": n / 12, "subject": -n}, dict.fromkeys(text, float(n)) | dict.fromkeys(like, -float(n)))
         for n in range(12)
     ]
-    rows = {row.name: row for row in ranked(seen, "rank_correlation", 0.9)}
+    rows = {row.name: row for row in rank_rows(seen, "rank_correlation", 0.9)}
     assert set(rows) == {f"metric.{name}.rank_correlation" for name in (*text, *like)}
     assert all(row.value == pytest.approx(1) and row.met and row.n == 12 for row in rows.values())
     assert "one CLIP" in rows["metric.hpsv2.rank_correlation"].note and not rows["metric.clip_t.rank_correlation"].note
@@ -67,7 +67,7 @@ def test_what_the_base_draws_is_judged_and_kept(tmp_path, monkeypatch):
         return whole(base, candidates, prompts, replace(settings, steps=1), *place)
 
     monkeypatch.setattr(evaluate, "draw", draw)
-    found = Bench(Workshop(1, folder=tmp_path), True).seen("cat_striped", BASE)
+    found = MetricBenchmark(Workshop(1, folder=tmp_path), True).score("cat_striped", BASE)
     assert set(found.judged) == {"subject", "prompt"} and all(-1 <= v <= 100 for v in found.measured.values())
     assert drawn == list(range(12))
     sheet = next(tmp_path.glob("*/readings/evaluate_cat_striped_base.png"))
@@ -75,7 +75,7 @@ def test_what_the_base_draws_is_judged_and_kept(tmp_path, monkeypatch):
 
 
 def test_wear_cuts_a_tenth_of_each_side():
-    made = worn(Image.new("RGB", (64, 100), "red"), 3)
+    made = degraded(Image.new("RGB", (64, 100), "red"), 3)
     assert made.size == (57, 90) and made.format == "JPEG"
 
 
@@ -214,7 +214,7 @@ def test_rows_belong_to_code_and_weights(monkeypatch):
 def test_rows_of_a_bench_outlast_changes_of_another():
     files = {bench: {str(file.relative_to(HERE)) for file in claims.files_of(bench)} for bench in claims.parts(True)}
     assert {"__init__.py", "relation/parts.py", "relation/sets.py", "harness/workshop.py"} <= files["relation"]
-    assert {"subject/bench.py", "subject/lessons.py"} <= files["refine"], "imported by what it imports"
+    assert {"subject/bench.py", "subject/training_cases.py"} <= files["refine"], "imported by what it imports"
     assert not {"subject/parts.py", "refine/parts.py", "claims/parts.py"} & files["relation"]
     assert {"augment/captions.py", "relation/report_captions.py"} <= {
         str(file.relative_to(HERE)) for file in claims.files_of("augment")

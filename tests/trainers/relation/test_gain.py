@@ -233,7 +233,7 @@ def write_scenes(folder, layouts):
     """A picture of two different things for each layout, captioned with the word between them."""
     folder.mkdir()
     for number, layout in enumerate(layouts):
-        rng = world.lots(1, number)
+        rng = world.rng_of(1, number)
         pair = pair_of(number)
         things = tuple(replace(world.random_thing(rng, 0.3), noun=noun) for noun in pair)
         scene = world.arrange(rng, things, list(world.PLACES)[number % len(world.PLACES)], layout)
