@@ -1,6 +1,6 @@
-"""The judge of the pocket: what two independent scene readers see in pictures.
+"""The judge of the pocket: two independent scene readers.
 
-A judge measures. It never gives a reward, a training signal or a choice of checkpoint.
+A judge measures. It is never a reward, a training signal or a criterion for checkpoints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMES = ("reader_a", "reader_b")
 
 @dataclass(frozen=True)
 class ThingReading:
-    """One thing as a reader sees it."""
+    """A reader's output for one thing."""
 
     noun: str
     pattern: str
@@ -38,7 +38,7 @@ class ThingReading:
 
 @dataclass(frozen=True)
 class SceneReading:
-    """A picture as a reader sees it; things in the order of the layout, missing ones left out."""
+    """A reader's output for one picture; things in the order of the layout, missing ones left out."""
 
     things: tuple[ThingReading, ...]
     place: str
@@ -46,12 +46,12 @@ class SceneReading:
 
 
 def same_judgement(first: SceneReading, second: SceneReading) -> bool:
-    """Whether two readings say the same of all that fidelities are made of: looks, accessories, place and layout."""
+    """Whether two readings agree in everything that fidelities depend on: looks, accessories, place and layout."""
     return _judged_answers(first) == _judged_answers(second)
 
 
 def same_scene(first: SceneReading, second: SceneReading) -> bool:
-    """Whether two readings say the same of classes, place and layout."""
+    """Whether two readings agree in classes, place and layout."""
     return _scene_answers(first) == _scene_answers(second)
 
 
@@ -93,7 +93,7 @@ def as_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
 
 
 class SubjectJudge:
-    """Reads pictures with both readers; the first one's word counts, the second one's says how sure it is."""
+    """Reads pictures with both readers; the first one judges, the second one measures how certain it is."""
 
     name = "judge"
 
@@ -106,7 +106,7 @@ class SubjectJudge:
         return tuple(SceneReader.from_pretrained(self.weights / name).eval() for name in NAMES)
 
     def readings(self, images: Sequence[Image.Image]) -> list[list[SceneReading]]:
-        """What each reader sees in each picture."""
+        """Each reader's reading of each picture."""
         pictures = as_tensor(images)
         return [read(reader, pictures) for reader in self.readers]
 
@@ -120,5 +120,5 @@ class SubjectJudge:
         return float(np.mean(self.shows(images, subject)))
 
     def agree(self, images: Sequence[Image.Image]) -> list[bool]:
-        """Whether both readers see the same classes, place and layout in each picture."""
+        """Whether both readers agree in classes, place and layout of each picture."""
         return [same_scene(a, b) for a, b in zip(*self.readings(images), strict=True)]

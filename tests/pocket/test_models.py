@@ -40,23 +40,23 @@ def test_a_used_tokenizer_is_saved_as_a_new_one(tmp_path):
 def test_unseen_tokens_are_as_long_as_known_words(folder):
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
-    table, seen = text.get_input_embeddings().weight, words.seen_tokens(tokenizer)
+    table, trained = text.get_input_embeddings().weight, words.caption_tokens(tokenizer)
     with torch.no_grad():
-        table[seen] *= 5
+        table[trained] *= 5
     before = table.detach().clone()
-    words.lift_unseen(text, tokenizer)
-    unseen = [i for i in range(len(tokenizer)) if i not in seen]
-    assert all(tokenizer(word).input_ids[1] in unseen for word in world.IDENTIFIERS)
-    assert torch.allclose(table[unseen].norm(dim=1), before[seen].norm(dim=1).mean().expand(len(unseen)))
-    assert torch.equal(table[seen], before[seen])
-    assert torch.allclose(torch.cosine_similarity(table[unseen], before[unseen]), torch.ones(len(unseen)))
+    words.rescale_untrained_tokens(text, tokenizer)
+    untrained = [i for i in range(len(tokenizer)) if i not in trained]
+    assert all(tokenizer(word).input_ids[1] in untrained for word in world.IDENTIFIERS)
+    assert torch.allclose(table[untrained].norm(dim=1), before[trained].norm(dim=1).mean().expand(len(untrained)))
+    assert torch.equal(table[trained], before[trained])
+    assert torch.allclose(torch.cosine_similarity(table[untrained], before[untrained]), torch.ones(len(untrained)))
 
 
 def test_shipped_unseen_tokens_are_as_long_as_known_words():
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
     text = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder", torch_dtype=torch.float32)
-    lengths, seen = text.get_input_embeddings().weight.detach().norm(dim=1), words.seen_tokens(tokenizer)
-    assert 0.95 < lengths.mean() / lengths[seen].mean() < 1.05
+    lengths, trained = text.get_input_embeddings().weight.detach().norm(dim=1), words.caption_tokens(tokenizer)
+    assert 0.95 < lengths.mean() / lengths[trained].mean() < 1.05
 
 
 def test_the_longest_caption_fits():
@@ -129,14 +129,14 @@ def test_training_resumes_where_it_was_cut(tmp_path):
     def run(minutes, state):
         torch.manual_seed(0)
         module = torch.nn.Linear(4, 1)
-        seen = []
+        trained = []
 
         def loss(step):
-            seen.append(step)
+            trained.append(step)
             return module(torch.ones(8, 4)).square().mean(), {}
 
         fit(module, loss, FitSettings(1e-2), state, minutes)
-        return module, seen
+        return module, trained
 
     _, first = run(0.005, tmp_path / "state.safetensors")
     module, second = run(0.01, tmp_path / "state.safetensors")
@@ -163,9 +163,9 @@ def test_latents_are_known_by_their_encoder(folder, tmp_path):
 def test_beside_a_denoiser_only_the_decoder_learns(tmp_path):
     weights = assemble.random_folder(tmp_path / "weights")
     before = {name: t.clone() for name, t in AutoencoderKL.from_pretrained(weights / "vae").state_dict().items()}
-    place = train.Workplace(weights, tmp_path / "state", torch.device("cpu"), scenes=0)
-    place.cache.mkdir()
-    train.train_autoencoder(place, minutes=0.05)
+    paths = train.TrainingPaths(weights, tmp_path / "state", torch.device("cpu"), scenes=0)
+    paths.cache.mkdir()
+    train.train_autoencoder(paths, minutes=0.05)
     after = AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=torch.float32).state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed and changed <= {"decoder", "post_quant_conv"}
@@ -174,10 +174,10 @@ def test_beside_a_denoiser_only_the_decoder_learns(tmp_path):
 def test_the_denoiser_learns(folder, tmp_path):
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    painter = diffusion.Painter(diffusion.build_text(tokenizer), diffusion.build_unet())
+    model = diffusion.TextConditionedDenoiser(diffusion.build_text(tokenizer), diffusion.build_unet())
     scenes = [world.scene_of(31, i) for i in range(8)]
-    loss = diffusion.loss_of(painter, tokenizer, torch.randn(8, 8, 8, 8).half(), scenes, torch.device("cpu"), batch=8)
-    optimizer = torch.optim.AdamW(painter.parameters(), lr=1e-3)
+    loss = diffusion.loss_of(model, tokenizer, torch.randn(8, 8, 8, 8).half(), scenes, torch.device("cpu"), batch=8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     values = []
     for step in range(12):
         value, _ = loss(step)
