@@ -29,8 +29,8 @@ def names() -> list[str]:
 
 def file_of(name: str) -> Path:
     """The file of the bench: a module of its name, or `parts.py` in a folder of its name."""
-    places = (HERE / name / "parts.py", HERE / f"{name}.py", HERE / f"{name}_.py")
-    return next(place for place in places if place.is_file())
+    candidates = (HERE / name / "parts.py", HERE / f"{name}.py", HERE / f"{name}_.py")
+    return next(candidate for candidate in candidates if candidate.is_file())
 
 
 def module_of(name: str) -> ModuleType:
@@ -58,17 +58,17 @@ def measure_parts(name: str, quick: bool, only: Sequence[str] = ()) -> Iterator[
     failed = []
     for part, call in chosen.items():
         try:
-            found = call()
+            rows = call()
         except Exception as error:
             log.exception("the part %r of the bench %r failed", part, name)
             failed.append((part, error))
             continue
-        log.info("%s: %s", part, "; ".join(f"{row.name} {row.value:.3g}" for row in found))
-        yield found
+        log.info("%s: %s", part, "; ".join(f"{row.name} {row.value:.3g}" for row in rows))
+        yield rows
     if failed and len(failed) == len(chosen):
         raise RuntimeError(f"no part of the bench {name!r} could be measured") from failed[0][1]
 
 
 def measure(name: str, quick: bool, only: Sequence[str] = ()) -> list[BenchmarkRow]:
     """All rows of a bench, or of the parts `only`."""
-    return [row for found in measure_parts(name, quick, only) for row in found]
+    return [row for rows in measure_parts(name, quick, only) for row in rows]

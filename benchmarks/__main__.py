@@ -27,8 +27,8 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         parser.error(str(error))
     rows: list[BenchmarkRow] = []
-    for found in measure_parts(chosen.name, chosen.quick, only):
-        rows += found
+    for part_rows in measure_parts(chosen.name, chosen.quick, only):
+        rows += part_rows
         write_rows(rows, file)  # after each part, so that a bench that is stopped leaves what it has
     sys.stdout.write(format_table(rows) + "\n")
     sys.stdout.write(f"written to {file.absolute()}\n")

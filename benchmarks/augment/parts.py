@@ -1,4 +1,4 @@
-"""What makes more of few pictures: how true masks are, how fast composites, and that nothing is drawn twice."""
+"""Augmentation: accuracy of masks, speed of composites, and that no prior is sampled twice."""
 
 from __future__ import annotations
 

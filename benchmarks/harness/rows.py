@@ -11,9 +11,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """One measured number. `goal` is what it shall reach, `interval` its 95 % interval, `n` the number of runs.
+    """One measured number. `goal` is its target, `interval` its 95 % interval, `n` the number of runs.
 
-    `note` is what a reader has to know beside it, for instance that the judges often disagree.
+    `note` qualifies it, for instance that the judges often disagree.
     """
 
     name: str
@@ -57,10 +57,10 @@ def format_table(rows: Sequence[BenchmarkRow]) -> str:
 
 
 def write_rows(rows: Sequence[BenchmarkRow], file: Path) -> None:
-    """The rows as a JSON list of objects; a note stands in those that have one."""
-    told = [asdict(row) for row in rows]
-    for row in told:
+    """The rows as a JSON list of objects; only those with a note have the key "note"."""
+    records = [asdict(row) for row in rows]
+    for row in records:
         if not row["note"]:
             del row["note"]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")

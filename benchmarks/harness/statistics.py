@@ -1,4 +1,4 @@
-"""How readings become rows: shares, paired gains and ratios, with intervals over runs and what the judges doubt."""
+"""Rows of readings: shares, paired gains and ratios, with intervals over runs and the judges' disagreement."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from ...core.statistics import Interval, bootstrap_interval, paired_interval
 from .rows import BenchmarkRow
 
-DOUBTFUL = 0.05
-"""share of the samples on which the judges may differ without a word about it"""
+DOUBTFUL = 0.05  # share of the samples on which the judges may disagree without a note
 
 
 def row(
@@ -54,12 +53,12 @@ def ratio(
 
 
 def _over(above: float, below: float) -> float:
-    """Where nothing drifts without priors either, there is nothing to hold: 1 says that priors changed nothing."""
+    """Without drift even without priors the ratio is 1: priors changed nothing."""
     return above / below if below else 1.0 + above
 
 
 def disagreement_note(doubts: Iterable[Sequence[float]]) -> str:
-    """The note of a row whose samples the two judges read differently too often; "" for all others."""
+    """The note of a row on whose samples the two judges disagree too often; "" for all others."""
     flat = [one for some in doubts for one in some]
     part = sum(flat) / len(flat) if flat else 0.0
     return f"the judges disagree on {part:.0%} of the samples" if part > DOUBTFUL else ""

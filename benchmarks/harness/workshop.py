@@ -1,6 +1,6 @@
-"""One unit of a bench of training: train an adapter on the pocket, sample with it, judge. Everything is kept on disk.
+"""One unit of a training bench: train an adapter on the pocket, sample with it, judge. All results are saved on disk.
 
-A run is found by its content key and by the sources that made it, so that a bench that was stopped goes on there.
+A run is identified by its content key and by the hash of its sources, so that an interrupted bench resumes.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "output" / "benchmarks" / "runs"
 SOURCES = ("core", "vision", "augmentation", "evaluation", "models", "trainers", "pocket")
 STEPS, GUIDANCE, PRIORS = 30, 3.0, 64
+# Timesteps at which attention is compared with the true masks: the picture is still visible.
 ATTENTION_TIMESTEPS = (50, 200, 400)
-"""timesteps at which attention is compared with the true masks: the picture is still to be seen"""
 
 
 @cache
 def weights_key(folder: Path = WEIGHTS) -> str:
-    """All of the pocket's models, those that judge among them."""
+    """Hash of all the pocket's models, the judges included."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         digest.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
@@ -61,7 +61,7 @@ def weights_key(folder: Path = WEIGHTS) -> str:
 
 @cache
 def sources_key() -> str:
-    """What the code does, without its comments and docstrings."""
+    """Hash of the code without its comments and docstrings."""
     digest = hashlib.sha256()
     for file in sorted(path for room in SOURCES for path in (ROOT / room).rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def sources_key() -> str:
 
 
 class Workshop:
-    """Trains, samples and judges on the pocket; what was done before is read from disk.
+    """Trains, samples and judges on the pocket; finished results are read from disk.
 
     Args:
         steps: of a training of one subject, the same for all that are compared.
@@ -102,7 +102,7 @@ class Workshop:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Of several processes only one at a time makes what is called `name`; the next one finds it made."""
+        """A lock between processes: only one at a time makes the result called `name`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{name}.lock"):
             yield
@@ -119,7 +119,7 @@ class Workshop:
     def readings(
         self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0
     ) -> list[judge.SceneReading]:
-        """What the first judge sees in one picture for each prompt."""
+        """The first judge's reading of one sample for each prompt."""
         return self.judged(adapter, prompts, seed, strength)[0]
 
     def judge_samples(
@@ -130,7 +130,7 @@ class Workshop:
         strength: float = 1.0,
         same: Callable[[judge.SceneReading, judge.SceneReading], bool] = judge.same_judgement,
     ) -> tuple[list[judge.SceneReading], list[float]]:
-        """What the first judge sees in one picture for each prompt, and 1 for each that the second one sees otherwise.
+        """The first judge's reading of one sample for each prompt, and 1 where the second one disagrees, else 0.
 
         `same` compares two readings, by default in all that the fidelities depend on. Frequent disagreement is logged.
         """
@@ -169,7 +169,9 @@ class Workshop:
         adapters = [(adapter, 1.0)] if adapter else []
         with open_base(self.base, self.device) as networks, applied(networks, adapters):
             pool = build_pool(networks, samples, networks.resolution, Silent())
-            supervision = supervise(networks, pool, samples, pictures.concepts)  # where its learned words stand
+            supervision = supervise(
+                networks, pool, samples, pictures.concepts
+            )  # with the positions of its learned tokens
             size = (pool.mean.shape[-2], pool.mean.shape[-1])
             noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0)).to(pool.mean.device)
             conditioning = encode_prompts(networks, pool.prompts)
@@ -186,7 +188,7 @@ class Workshop:
 
 @torch.no_grad()
 def difference(before: BaseModelRef, after: BaseModelRef, adapter: Adapter) -> Adapter:
-    """What a trained base adds to the one it came from, as an adapter besides what `adapter` holds."""
+    """The weights' change from the base to the trained base, as an adapter together with `adapter`'s own factors."""
     with open_base(before, "cpu") as old, open_base(after, "cpu") as new:
         factors: dict[str, Factor] = {}
         for path in paths_of_set(old, EVERYTHING):

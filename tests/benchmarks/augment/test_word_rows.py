@@ -60,12 +60,12 @@ def test_a_mask_that_is_one_pixel_off_is_seen():
     pixels = np.full((20, 30, 3), 100.0)
     pixels[5:15, 5:15], pixels[5:15, 15:25] = images.FLAT[0], images.FLAT[1]
     red, blue = (pixels == images.FLAT[0]).all(2), (pixels == images.FLAT[1]).all(2)
-    assert images.seen_iou(pixels, {0: red, 1: blue}) == (1.0, 0)
-    assert images.seen_iou(pixels, {0: np.roll(red, 1, 1), 1: blue})[0] < 0.95
-    assert images.seen_iou(pixels, {0: red})[0] == 0.0, "a subject that no mask tells of"
+    assert images.visible_iou(pixels, {0: red, 1: blue}) == (1.0, 0)
+    assert images.visible_iou(pixels, {0: np.roll(red, 1, 1), 1: blue})[0] < 0.95
+    assert images.visible_iou(pixels, {0: red})[0] == 0.0, "a subject that no mask tells of"
     half = pixels.copy()
     half[5:15, 25] = 0.4 * images.FLAT[1] + 0.6 * 100
-    assert images.seen_iou(half, {0: red, 1: blue})[0] == 1.0
+    assert images.visible_iou(half, {0: red, 1: blue})[0] == 1.0
     wide = blue.copy()
     wide[5:15, 25] = True
-    assert images.seen_iou(half, {0: red, 1: wide})[0] < 1.0
+    assert images.visible_iou(half, {0: red, 1: wide})[0] < 1.0
