@@ -119,8 +119,8 @@ class MetricBenchmark:
         rows = []
         for number, prompt in enumerate(prompts):
             settings = DrawSettings(self.count, number * self.count, SAMPLING_STEPS, GUIDANCE, batch=self.count)
-            place = (self.shop.folder / "samples", self.shop.device)
-            rows += draw(self.shop.base, [candidate], PromptSet((prompt,)), settings, *place)
+            folder = self.shop.folder / "samples"
+            rows += draw(self.shop.base, [candidate], PromptSet((prompt,)), settings, folder, self.shop.device)
         name = f"evaluate_{subject}_{kind.replace(' ', '_')}"
         self._save_sheet(name, rows, [candidate.text(prompt) for prompt in prompts])
         images = [image for row in rows for image in row]

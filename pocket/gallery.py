@@ -57,8 +57,8 @@ def samples_sheet(weights: Path = WEIGHTS) -> Image.Image:
     """Four samples of each of the prompts."""
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
     with loading.open_base(loading.base_from_path(weights), torch.device("cpu")) as networks:
-        found = figures.pictures_of(networks, prompts)
-    return sheet([[found[4 * column + row] for column in range(len(PROMPTS))] for row in range(4)])
+        samples = figures.pictures_of(networks, prompts)
+    return sheet([[samples[4 * column + row] for column in range(len(PROMPTS))] for row in range(4)])
 
 
 if __name__ == "__main__":

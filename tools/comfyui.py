@@ -63,9 +63,9 @@ def choose(given: str | None, environ: Mapping[str, str], root: Path) -> Choice 
         return Choice(check_version(Path(given), "--comfyui"), "--comfyui names it")
     if environ.get("COMFYUI_PATH"):
         return Choice(check_version(Path(environ["COMFYUI_PATH"]), "COMFYUI_PATH"), "COMFYUI_PATH names it")
-    for place in (root, root.resolve()):
-        host = place.parent.parent
-        if place.parent.name == "custom_nodes" and version_of(host):
+    for pack in (root, root.resolve()):
+        host = pack.parent.parent
+        if pack.parent.name == "custom_nodes" and version_of(host):
             return Choice(check_version(host, "The ComfyUI around this pack"), "the pack lies in its custom_nodes")
     brought = root / ".comfyui" / "ComfyUI"
     if version_of(brought) == VERSION:
@@ -145,15 +145,15 @@ def unpack(archive: Path, folder: str, target: Path) -> None:
             unsafe = [part for part in parts if part == ".." or "\\" in part or ":" in part]
             if unsafe or path.is_absolute() or not (member.isfile() or member.isdir()):
                 raise Stop(f"{archive.name} holds {member.name!r}, no plain file under {folder}. Nothing was used.")
-            place = target.joinpath(*parts)
+            target_path = target.joinpath(*parts)
             if member.isdir():
-                place.mkdir(parents=True, exist_ok=True)
+                target_path.mkdir(parents=True, exist_ok=True)
                 continue
-            place.parent.mkdir(parents=True, exist_ok=True)
+            target_path.parent.mkdir(parents=True, exist_ok=True)
             source = tar.extractfile(member)
             if source is None:
                 raise Stop(f"{archive.name}: {member.name!r} cannot be read.")
-            with source, place.open("wb") as out:
+            with source, target_path.open("wb") as out:
                 shutil.copyfileobj(source, out)
     if not target.is_dir():
         raise Stop(f"{archive.name} holds no {folder}.")

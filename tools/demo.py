@@ -114,10 +114,10 @@ def run_in_env(python: Path, work: Path, command: str, request: dict[str, Any]) 
 
 
 def nodes_of(workflow: dict[str, dict], kind: str) -> list[str]:
-    found = [name for name, node in workflow.items() if node["class_type"] == kind]
-    if not found:
+    names = [name for name, node in workflow.items() if node["class_type"] == kind]
+    if not names:
         raise Stop(f"the demo's workflow holds no node {kind}; restore workflows/api as it was")
-    return found
+    return names
 
 
 def fill(workflow: dict[str, dict], pictures: str, user_job: UserJob | None) -> None:

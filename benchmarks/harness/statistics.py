@@ -13,11 +13,11 @@ DOUBTFUL = 0.05  # share of the samples on which the judges may disagree without
 
 
 def row(
-    name: str, found: Interval, unit: str, goal: float | None = None, scale: float = 1.0, note: str = ""
+    name: str, interval: Interval, unit: str, goal: float | None = None, scale: float = 1.0, note: str = ""
 ) -> BenchmarkRow:
     """A row of a mean, higher being better."""
-    ends = None if found.low is None or found.high is None else (scale * found.low, scale * found.high)
-    return BenchmarkRow(name, scale * found.mean, unit, "higher", goal, ends, found.n, note)
+    ends = None if interval.low is None or interval.high is None else (scale * interval.low, scale * interval.high)
+    return BenchmarkRow(name, scale * interval.mean, unit, "higher", goal, ends, interval.n, note)
 
 
 def share(

@@ -156,16 +156,16 @@ class Workshop:
         side = world.SIZE
         with open_base(self.base, self.device) as networks:
             with applied(networks, [(adapter, strength)] if adapter else []):
-                found = sample(
+                images = sample(
                     networks, prompts, seeds, width=side, height=side, steps=STEPS, guidance=GUIDANCE, batch=32
                 )
-        arrays = (found.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+        arrays = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
         return [Image.fromarray(array) for array in arrays]
 
     @torch.no_grad()
     def attention_iou(self, adapter: Adapter | None, pictures: TrainingSet) -> float:
         """Mean intersection over union of thresholded subject attention with the true masks at the latents' grid."""
-        samples, found = pictures.references, []
+        samples, predicted = pictures.references, []
         adapters = [(adapter, 1.0)] if adapter else []
         with open_base(self.base, self.device) as networks, applied(networks, adapters):
             pool = build_pool(networks, samples, networks.resolution, Silent())
@@ -180,9 +180,9 @@ class Workshop:
                 with captured(networks.unet, supervision.layers) as captured_maps:
                     denoise(networks, networks.schedule.add_noise(pool.mean, noise, times), times, conditioning)
                 rows = (supervision.wanted, supervision.known, supervision.member)
-                found.append(shares_on_grid(captured_maps, slice(len(samples)), size, *rows)[:, 0] > 0.5)
+                predicted.append(shares_on_grid(captured_maps, slice(len(samples)), size, *rows)[:, 0] > 0.5)
             true = supervision.masks[:, 0] > 0.5
-        each = [((f & true).sum((1, 2)) / (f | true).sum((1, 2)).clamp(min=1)).mean() for f in found]
+        each = [((f & true).sum((1, 2)) / (f | true).sum((1, 2)).clamp(min=1)).mean() for f in predicted]
         return float(torch.stack(each).mean())
 
 

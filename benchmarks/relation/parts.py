@@ -113,15 +113,15 @@ class RelationBenchmark:
         method = TRAINED_METHODS[name]
         settings = RelationSettings.from_mapping({"steps": self.shop.steps, "seed": run.seed, **method.settings})
         with self.shop.locked(f"relation_{run.relation}_{method.count}"):
-            folder = self.shop.sets / f"{run.relation}_{method.count}"
-            made = set_of(folder, run.relation, method.count, method.captions)
-        place = (self.shop.folder / "trained", self.shop.device)
+            set_folder = self.shop.sets / f"{run.relation}_{method.count}"
+            made = set_of(set_folder, run.relation, method.count, method.captions)
+        base, folder, device = self.shop.base, self.shop.folder / "trained", self.shop.device
         with self.shop.locked(f"word_{name}_{run.relation}_{run.seed}"):
             if method.captions == LEAKING:  # Train Relation itself would drop the leaking ones
                 settings = replace(settings, preview_prompt=made.references[0].caption)
-                result = train_with(RelationTraining(), self.shop.base, made, settings, *place, name="relation")
+                result = train_with(RelationTraining(), base, made, settings, folder, device, name="relation")
             else:
-                result = train_relation(self.shop.base, made, settings, *place, name="relation")
+                result = train_relation(base, made, settings, folder, device, name="relation")
         log.info("%s of %s %d: %.0f s", name, run.relation, run.seed, result.seconds)
         return result.adapter
 

@@ -70,8 +70,9 @@ def fused_rows(bench: SubjectBenchmark) -> list[BenchmarkRow]:
     judged = each(partial(judge_merged, bench.shop), jobs)
     rows = []
     for way in FUSED:
-        own = [one for one, (_, _, how) in zip(judged, jobs, strict=True) if how == way]
-        values = [right for right, _ in own]
+        results = [one for one, (_, _, how) in zip(judged, jobs, strict=True) if how == way]
+        values = [right for right, _ in results]
         groups = [number for number, one in enumerate(values) for _ in one]
-        rows.append(share(f"multi.{way}", sum(values, []), groups, note=disagreement_note(doubts for _, doubts in own)))
+        note = disagreement_note(doubts for _, doubts in results)
+        rows.append(share(f"multi.{way}", sum(values, []), groups, note=note))
     return rows

@@ -115,8 +115,8 @@ def build_clipseg(clip: CLIPModel) -> CLIPSegForImageSegmentation:
         use_complex_transposed_convolution=True,
     )
     model = CLIPSegForImageSegmentation(config)
-    own = model.clip.state_dict()
-    model.clip.load_state_dict({k: v for k, v in clip.state_dict().items() if k in own}, strict=True)
+    towers = model.clip.state_dict()
+    model.clip.load_state_dict({k: v for k, v in clip.state_dict().items() if k in towers}, strict=True)
     for part in model.decoder.modules():
         if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             part.reset_parameters()  # transformers starts them with a deviation of 1, from which little is learned

@@ -48,12 +48,12 @@ def write_subject(
     return folder
 
 
+# Every ordered pair of classes, so that the first ones have each class in both positions.
 PAIRS = tuple(
     (first, second)
     for step in range(1, len(world.CLASSES))
     for first, second in zip(world.CLASSES, world.CLASSES[step:] + world.CLASSES[:step], strict=True)
 )
-"""every ordered pair of classes, so that the first ones hold each class in both places"""
 
 
 def relation_scene(relation: str, pair: tuple[str, str], seed: int, index: int) -> world.Scene:
