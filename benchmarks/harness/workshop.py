@@ -120,7 +120,7 @@ class Workshop:
         self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0
     ) -> list[judge.SceneReading]:
         """The first judge's reading of one sample for each prompt."""
-        return self.judged(adapter, prompts, seed, strength)[0]
+        return self.judge_samples(adapter, prompts, seed, strength)[0]
 
     def judge_samples(
         self,
