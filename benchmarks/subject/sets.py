@@ -32,7 +32,7 @@ class PromptCheck:
     other: str | None = None
     first: bool = True
 
-    def passes(self, reading: judge.Reading, noun: str) -> bool:
+    def passes(self, reading: judge.SceneReading, noun: str) -> bool:
         """Whether place, accessory and relation are those of the prompt; the subject counts by its class only."""
         if self.place is not None and reading.place != self.place:
             return False
