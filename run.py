@@ -25,9 +25,9 @@ if sys.version_info < (3, 10):  # noqa: UP036 - an older Python shall hear the r
     sys.exit("run.py needs Python 3.10 or newer; this is " + sys.version.split()[0])
 
 from tools import comfyui, demo, publishing, testing
+from tools.console import Stop, say
 from tools.environment import Environment, lower_environment
-from tools.said import Stop, say
-from tools.server import MODEL_FOLDERS, Server, has_accelerator
+from tools.server import MODEL_FOLDERS, ComfyServer, Installation, has_accelerator
 
 ROOT = Path(__file__).absolute().parent
 OUTPUT = ROOT / "output"
@@ -98,7 +98,7 @@ def prepare(given: str | None, extra: str = "") -> tuple[Environment, Path]:
     env.make()
     env.install_torch()
     choice = choice or comfyui.bring(ROOT, env.python)
-    say(f"ComfyUI {comfyui.version_of(choice.folder)} in {choice.folder} ({choice.why})")
+    say(f"ComfyUI {comfyui.version_of(choice.folder)} in {choice.folder} ({choice.reason})")
     env.install_comfyui(choice.folder)
     env.install_pack(ROOT, extra)
     return env, choice.folder
@@ -106,19 +106,20 @@ def prepare(given: str | None, extra: str = "") -> tuple[Environment, Path]:
 
 def run_demo(chosen: argparse.Namespace) -> int:
     began = time.monotonic()
-    own = demo.own_job(chosen) if chosen.base else None  # complains about wrong paths before anything is fetched
+    user_job = demo.user_job_from(chosen) if chosen.base else None  # refuses wrong paths before any download
     env, host = prepare(chosen.comfyui)
-    demo.run(env.python, host, ROOT, OUTPUT, own)
+    demo.run(env.python, host, ROOT, OUTPUT, user_job)
     say(f"Done in {time.monotonic() - began:.0f} s.")
     return 0
 
 
 def run_comfy(chosen: argparse.Namespace) -> int:
     env, host = prepare(chosen.comfyui)
-    own = {kind: host / "models" / kind for kind in MODEL_FOLDERS}  # a person's models; only read
-    models = {kind: [folder] for kind, folder in own.items() if folder.is_dir()}
+    user_folders = {kind: host / "models" / kind for kind in MODEL_FOLDERS}  # a person's models; only read
+    models = {kind: [folder] for kind, folder in user_folders.items() if folder.is_dir()}
     cpu = not has_accelerator(env.python)
-    server = Server(env.python, host, ROOT, output=OUTPUT, models=models, port=chosen.port, cpu=cpu)
+    installation = Installation(env.python, host, ROOT)
+    server = ComfyServer(installation, output=OUTPUT, models=models, port=chosen.port, cpu=cpu)
     if server.port != chosen.port:
         say(f"Port {chosen.port} is taken.")
     if (ROOT / "pocket" / "weights" / "model_index.json").is_file():

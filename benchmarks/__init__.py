@@ -1,57 +1,24 @@
 """Benches: `run.py bench NAME` measures the parts of the module NAME here, prints a table and writes it as JSON.
 
 A new bench is one file in this folder, or `parts.py` in a folder of its name, with a function `parts(quick: bool)`
-that gives functions by names, each of which measures some rows; one that has a single part may have `rows(quick) ->
-list[Row]` instead. A trailing underscore of the file's name is not part of the bench's name (`import_.py` is the bench
-`import`); files that begin with one help others.
+that gives functions by names, each of which measures some rows; a bench with a single part may have `rows(quick) ->
+list[BenchmarkRow]` instead. A trailing underscore of the file's name is not part of the bench's name (`import_.py` is
+the bench `import`).
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import logging
-import random
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+
+from .harness.rows import BenchmarkRow, Parts
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured number. `goal` is what it shall reach, `interval` its 95 % interval, `n` the number of runs.
-
-    `note` is what a reader has to know beside it, for instance that the judges often disagree.
-    """
-
-    name: str
-    value: float
-    unit: str
-    better: Literal["lower", "higher"]
-    goal: float | None = None
-    interval: tuple[float, float] | None = None
-    n: int = 1
-    note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the goal is reached; None without a goal.
-
-        A gain in points reaches it when the value does and the interval lies above zero; a goal below zero ("not
-        lower") is reached when the whole interval lies above it.
-        """
-        if self.goal is None:
-            return None
-        if self.unit == "points" and self.better == "higher" and self.interval is not None:
-            return self.interval[0] > min(self.goal, 0) and (self.goal < 0 or self.value >= self.goal)
-        return self.value <= self.goal if self.better == "lower" else self.value >= self.goal
 
 
 def names() -> list[str]:
@@ -62,16 +29,13 @@ def names() -> list[str]:
 
 def file_of(name: str) -> Path:
     """The file of the bench: a module of its name, or `parts.py` in a folder of its name."""
-    places = (HERE / name / "parts.py", HERE / f"{name}.py", HERE / f"{name}_.py")
-    return next(place for place in places if place.is_file())
+    candidates = (HERE / name / "parts.py", HERE / f"{name}.py", HERE / f"{name}_.py")
+    return next(candidate for candidate in candidates if candidate.is_file())
 
 
 def module_of(name: str) -> ModuleType:
     """The module of the bench."""
     return importlib.import_module(".".join((__name__, *file_of(name).relative_to(HERE).with_suffix("").parts)))
-
-
-Parts = Mapping[str, Callable[[], list[Row]]]
 
 
 def parts_of(name: str, quick: bool, only: Sequence[str] = ()) -> Parts:
@@ -85,7 +49,7 @@ def parts_of(name: str, quick: bool, only: Sequence[str] = ()) -> Parts:
     return {part: call for part, call in parts.items() if not only or part in only}
 
 
-def measured(name: str, quick: bool, only: Sequence[str] = ()) -> Iterator[list[Row]]:
+def measure_parts(name: str, quick: bool, only: Sequence[str] = ()) -> Iterator[list[BenchmarkRow]]:
     """The rows of one part of a bench after the other, or of the parts `only`. A part that fails is named in the log.
 
     Raises ValueError for an unknown part, and RuntimeError at the end where nothing at all could be measured.
@@ -94,48 +58,17 @@ def measured(name: str, quick: bool, only: Sequence[str] = ()) -> Iterator[list[
     failed = []
     for part, call in chosen.items():
         try:
-            found = call()
+            rows = call()
         except Exception as error:
             log.exception("the part %r of the bench %r failed", part, name)
             failed.append((part, error))
             continue
-        log.info("%s: %s", part, "; ".join(f"{row.name} {row.value:.3g}" for row in found))
-        yield found
+        log.info("%s: %s", part, "; ".join(f"{row.name} {row.value:.3g}" for row in rows))
+        yield rows
     if failed and len(failed) == len(chosen):
         raise RuntimeError(f"no part of the bench {name!r} could be measured") from failed[0][1]
 
 
-def measure(name: str, quick: bool, only: Sequence[str] = ()) -> list[Row]:
+def measure(name: str, quick: bool, only: Sequence[str] = ()) -> list[BenchmarkRow]:
     """All rows of a bench, or of the parts `only`."""
-    return [row for found in measured(name, quick, only) for row in found]
-
-
-def median_interval(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the median."""
-    rng = random.Random(seed)
-    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text."""
-    lines = [("row", "value", "unit", "better", "goal", "interval", "n", "", "")]
-    for row in rows:
-        interval = "" if row.interval is None else f"{row.interval[0]:.4g} .. {row.interval[1]:.4g}"
-        goal = "" if row.goal is None else f"{row.goal:.4g}"
-        verdict = {None: "", True: "met", False: "not met"}[row.met]
-        lines.append(
-            (row.name, f"{row.value:.4g}", row.unit, row.better, goal, interval, str(row.n), verdict, row.note)
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def write(rows: Sequence[Row], file: Path) -> None:
-    """The rows as a JSON list of objects; a note stands in those that have one."""
-    told = [asdict(row) for row in rows]
-    for row in told:
-        if not row["note"]:
-            del row["note"]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    return [row for rows in measure_parts(name, quick, only) for row in rows]

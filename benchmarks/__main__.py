@@ -7,7 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
-from . import Row, measured, names, parts_of, table, write
+from . import measure_parts, names, parts_of
+from .harness.rows import BenchmarkRow, format_table, write_rows
 
 
 def main(arguments: list[str]) -> int:
@@ -25,11 +26,11 @@ def main(arguments: list[str]) -> int:
         parts_of(chosen.name, chosen.quick, only)
     except ValueError as error:
         parser.error(str(error))
-    rows: list[Row] = []
-    for found in measured(chosen.name, chosen.quick, only):
-        rows += found
-        write(rows, file)  # after each part, so that a bench that is stopped leaves what it has
-    sys.stdout.write(table(rows) + "\n")
+    rows: list[BenchmarkRow] = []
+    for part_rows in measure_parts(chosen.name, chosen.quick, only):
+        rows += part_rows
+        write_rows(rows, file)  # after each part, so that a bench that is stopped leaves what it has
+    sys.stdout.write(format_table(rows) + "\n")
     sys.stdout.write(f"written to {file.absolute()}\n")
     return 0
 

@@ -1,12 +1,12 @@
-"""Whether the metrics say what the judge says, and whether the watermark is found.
+"""Whether the metrics agree with the judge, and whether the watermark is detected.
 
 Twelve adapters of three subjects (under-trained, good, over-trained, of another subject of the same class) draw the
 same prompts. `metric.<name>.rank_correlation` is Spearman's, over adapters, of the metric's mean and the judge's own
-axis: likeness metrics against the share of pictures that show the subject, text metrics against the share that shows
-what was asked for. `metric.<name>.over_base` is the same of both sides relative to the untrained base on the same
-prompts, since each subject has its own references and prompts. `watermark.detected` is the share of samples found after
-JPEG of quality 80 and a crop of 10 %, of scenes that went through the autoencoder as every sample does;
-`watermark.drawn.*` of the scenes themselves, whose edges are sharper than any sample's.
+axis: likeness metrics against the share of samples that show the subject, text metrics against the share that shows
+what the prompt says. `metric.<name>.over_base` is the same of both sides relative to the untrained base on the same
+prompts, since each subject has its own references and prompts. `watermark.detected` is the share detected after JPEG of
+quality 80 and a crop of 10 %, of scenes passed through the autoencoder, as every sample is; `watermark.drawn.*` of the
+scenes themselves, whose edges are sharper than any sample's.
 """
 
 from __future__ import annotations
@@ -38,34 +38,33 @@ from ..evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
 from ..evaluation.watermark import add_watermark, has_watermark
 from ..models.open import base_from_path, open_base
 from ..pocket import gallery
-from ..pocket.assemble import WEIGHTS
 from ..pocket.models import judge
+from ..pocket.models.weights import WEIGHTS
 from ..pocket.world import drawing, pictures, world
 from ..vision.embedders.clip import Clip
 from ..vision.segmenters import open_finder
 from ..vision.segmenters.interface import Finder
-from . import Parts, Row
 from .harness.parallel import each
+from .harness.rows import BenchmarkRow, Parts
 from .harness.workshop import GUIDANCE, Workshop
-from .harness.workshop import STEPS as SAMPLING
-from .subject.sets import asks, references
+from .harness.workshop import STEPS as SAMPLING_STEPS
+from .subject.sets import prompt_checks, references
 
 log = logging.getLogger(__name__)
 
-STEPS, QUICK_STEPS = 1000, 60
-"""of the good adapters"""
+STEPS, QUICK_STEPS = 1000, 60  # of the good adapters
+# Each subject, and another one of its class.
 PAIRS = (("cat_striped", "cat_patched"), ("bird_dotted", "bird_two"), ("fish_striped", "fish_patched"))
-"""each subject, and another one of its class"""
 BASE, WRONG = "base", "wrong subject"
+# Share of `STEPS` and other settings; the longest first, since they are trained in parallel.
 KINDS: dict[str, tuple[float, dict[str, Any]]] = {
     "over-trained": (1.5, {"prior_weight": 0.0, "learning_rate": 1e-3}),
     "good": (1.0, {}),
     WRONG: (1.0, {}),
     "under-trained": (0.1, {}),
 }
-"""the share of `STEPS` and what else differs; the longest first, since they are trained side by side"""
 SUBJECT, PROMPT = "subject", "prompt"
-COUNT = 6  # pictures of each prompt
+PICTURES_PER_PROMPT = 6
 MARKED, CLEAN = 300, 1000
 GOAL = 0.9
 ONE_CLIP = "ranks as clip_t: the pocket has one CLIP, so this tests the metric's code and not a model of its own"
@@ -77,32 +76,32 @@ NOTES = {
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one adapter drew, as the judge and the metrics see it: means over its pictures, by axis and by metric."""
+class AdapterScores:
+    """Means over one adapter's samples: the judge's by axis, and the metrics'."""
 
     judged: dict[str, float]
     measured: dict[str, float]
 
-    def over(self, base: Seen) -> Seen:
-        return Seen(
+    def relative_to(self, base: AdapterScores) -> AdapterScores:
+        return AdapterScores(
             {name: value - base.judged[name] for name, value in self.judged.items()},
             {name: value - base.measured[name] for name, value in self.measured.items()},
         )
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The adapters and what they draw; everything is kept on disk by the workshop."""
+class MetricBenchmark:
+    """The adapters and their samples; the workshop saves everything on disk."""
 
     shop: Workshop
     quick: bool
 
     @property
     def count(self) -> int:
-        return 1 if self.quick else COUNT
+        return 1 if self.quick else PICTURES_PER_PROMPT
 
     def adapter(self, subject: str, kind: str) -> Adapter:
-        """Trained, or read where it was trained before."""
+        """Trained now, or read from disk."""
         share, settings = KINDS[kind]
         made = references(self.shop.sets, dict(PAIRS)[subject] if kind == WRONG else subject)
         if settings.get("prior_weight", 1.0):
@@ -110,37 +109,38 @@ class Bench:
         steps = max(1, round(share * self.shop.steps))
         return self.shop.train(made, steps=steps, **settings)
 
-    def seen(self, subject: str, kind: str) -> Seen:
-        """What the adapter of this kind, or the base, drew for the subject's prompts; every picture has its seed."""
+    def score(self, subject: str, kind: str) -> AdapterScores:
+        """Samples of the adapter of this kind, or of the base, judged and measured; every sample has its own seed."""
         one, noun = references(self.shop.sets, subject), pictures.subject_named(subject).thing.noun
-        worn = Candidate(BASE) if kind == BASE else Candidate(kind, self.adapter(subject, kind))
-        wanted = asks(noun, f"sks {noun}")
-        prompts = [prompt_of(ask.prompt, one.concepts) for ask in wanted]
+        candidate = Candidate(BASE) if kind == BASE else Candidate(kind, self.adapter(subject, kind))
+        checks = prompt_checks(noun, f"sks {noun}")
+        prompts = [prompt_of(check.prompt, one.concepts) for check in checks]
         rows = []
         for number, prompt in enumerate(prompts):
-            settings = DrawSettings(self.count, number * self.count, SAMPLING, GUIDANCE, batch=self.count)
+            settings = DrawSettings(self.count, number * self.count, SAMPLING_STEPS, GUIDANCE, batch=self.count)
             context = SamplingContext(self.shop.folder / "samples", self.shop.device)
-            rows += draw(self.shop.base, [worn], PromptSet((prompt,)), settings, context)
-        self._keep(f"evaluate_{subject}_{kind.replace(' ', '_')}", rows, [worn.text(prompt) for prompt in prompts])
+            rows += draw(self.shop.base, [candidate], PromptSet((prompt,)), settings, context)
+        name = f"evaluate_{subject}_{kind.replace(' ', '_')}"
+        self._save_sheet(name, rows, [candidate.text(prompt) for prompt in prompts])
         images = [image for row in rows for image in row]
-        asked = [(ask, prompt) for ask, prompt in zip(wanted, prompts, strict=True) for _ in range(self.count)]
-        read = self.shop.judge.readings(images)[0]
+        checked = [pair for pair in zip(checks, prompts, strict=True) for _ in range(self.count)]
+        readings = self.shop.judge.readings(images)[0]
         doubt = 1 - statistics.mean(self.shop.judge.agree(images))
         if doubt > 0.05:
             log.warning("the judges disagree on %.0f %% of the samples of %s, %s", 100 * doubt, subject, kind)
         judged = {
             SUBJECT: self.shop.judge.subject_fidelity(images, subject),
-            PROMPT: statistics.mean(ask.met(r, noun) for (ask, _), r in zip(asked, read, strict=True)),
+            PROMPT: statistics.mean(check.passes(r, noun) for (check, _), r in zip(checked, readings, strict=True)),
         }
         known = [load_picture(sample.image) for sample in one.references]
         scored = {
-            name: float(metric.scores(images, [prompt for _, prompt in asked], known).mean())
+            name: float(metric.scores(images, [prompt for _, prompt in checked], known).mean())
             for name, (metric, _) in metrics(noun).items()
         }
-        log.info("%s, %s: judged %s, measured %s", subject, kind, said(judged), said(scored))
-        return Seen(judged, scored)
+        log.info("%s, %s: judged %s, measured %s", subject, kind, format_values(judged), format_values(scored))
+        return AdapterScores(judged, scored)
 
-    def _keep(self, name: str, rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> None:
+    def _save_sheet(self, name: str, rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> None:
         """A sheet of the samples beside those of other benches."""
         file = self.shop.folder / "readings" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ class Bench:
 
 
 def metrics(noun: str) -> dict[str, tuple[Metric, str]]:
-    """The metrics on the pocket's CLIP, each with the judge's axis that it shall rank adapters by."""
+    """The metrics on the pocket's CLIP, each with the judge's axis by which it must rank adapters."""
     clip, finder = Clip(WEIGHTS / "clip"), open_finder(WEIGHTS / "clipseg", torch.device("cpu"))
     return {
         "clip_t": (ClipText(clip), PROMPT),
@@ -161,46 +161,46 @@ def metrics(noun: str) -> dict[str, tuple[Metric, str]]:
 
 
 def segmenter(finder: Finder, noun: str) -> Callable[[Image.Image], Image.Image | None]:
-    """The mask of the best that is found of the noun."""
+    """Segments the detection of the noun with the highest score."""
 
     def segment(picture: Image.Image) -> Image.Image | None:
-        found = [one for one in finder.find(picture, [noun], finder.threshold) if one.mask is not None]
-        if not found:
+        detections = [one for one in finder.find(picture, [noun], finder.threshold) if one.mask is not None]
+        if not detections:
             return None
-        best = max(found, key=lambda one: one.score)
+        best = max(detections, key=lambda one: one.score)
         return Image.fromarray((np.asarray(best.mask) * 255).astype(np.uint8))
 
     return segment
 
 
-def seen_of(quick: bool, one: tuple[str, str]) -> Seen:
-    """What a subject's adapter of some kind drew, in a process of its own."""
-    return Bench(Workshop(steps=QUICK_STEPS if quick else STEPS), quick).seen(*one)
+def score_adapter(quick: bool, adapter: tuple[str, str]) -> AdapterScores:
+    """Scores of a subject's adapter of some kind, for a process of its own."""
+    return MetricBenchmark(Workshop(steps=QUICK_STEPS if quick else STEPS), quick).score(*adapter)
 
 
-def correlations(quick: bool) -> list[Row]:
+def correlations(quick: bool) -> list[BenchmarkRow]:
     """Rows of each metric, with intervals by resampling adapters."""
     subjects = [subject for subject, _ in PAIRS[: 1 if quick else None]]
-    wanted = [(subject, kind) for kind in (*KINDS, BASE) for subject in subjects]
-    found = dict(zip(wanted, each(partial(seen_of, quick), wanted), strict=True))
+    adapters = [(subject, kind) for kind in (*KINDS, BASE) for subject in subjects]
+    scores = dict(zip(adapters, each(partial(score_adapter, quick), adapters), strict=True))
     for kind in (*KINDS, BASE):
         for axis in (SUBJECT, PROMPT):
-            means = {subject: found[subject, kind].judged[axis] for subject in subjects}
-            log.info("%s: %s fidelity %s", kind, axis, said(means))
-    worn = [one for one in wanted if one[1] != BASE]
-    plain = [found[one] for one in worn]
-    relative = [found[one].over(found[one[0], BASE]) for one in worn]
-    return [*ranked(plain, "rank_correlation", None if quick else GOAL), *ranked(relative, "over_base", None)]
+            means = {subject: scores[subject, kind].judged[axis] for subject in subjects}
+            log.info("%s: %s fidelity %s", kind, axis, format_values(means))
+    trained = [adapter for adapter in adapters if adapter[1] != BASE]
+    plain = [scores[adapter] for adapter in trained]
+    relative = [scores[adapter].relative_to(scores[adapter[0], BASE]) for adapter in trained]
+    return [*rank_rows(plain, "rank_correlation", None if quick else GOAL), *rank_rows(relative, "over_base", None)]
 
 
-def ranked(seen: Sequence[Seen], title: str, goal: float | None) -> list[Row]:
-    """`metric.<name>.<title>` of what each adapter drew."""
+def rank_rows(scores: Sequence[AdapterScores], title: str, goal: float | None) -> list[BenchmarkRow]:
+    """`metric.<name>.<title>` over the scores of all adapters."""
     rows = []
     for name, (_, axis) in metrics(next(iter(world.CLASSES))).items():
-        pairs = [(one.measured[name], one.judged[axis]) for one in seen]
+        pairs = [(one.measured[name], one.judged[axis]) for one in scores]
         value, ends = rank_correlation(pairs)
         full, note = f"metric.{name}.{title}", NOTES.get(name, "")
-        rows.append(Row(full, value, "rho", "higher", goal, ends, len(pairs), note))
+        rows.append(BenchmarkRow(full, value, "rho", "higher", goal, ends, len(pairs), note))
     return rows
 
 
@@ -221,16 +221,16 @@ def _rho(values: np.ndarray) -> float:
     return float(spearmanr(values[:, 0], values[:, 1]).statistic)
 
 
-def said(values: dict[str, float]) -> str:
+def format_values(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 # ------------------------------------------------------------------------------------------------------ watermark
 
 
-def worn(picture: Image.Image, seed: int) -> Image.Image:
+def degraded(picture: Image.Image, seed: int) -> Image.Image:
     """A tenth of each side cut away somewhere, then JPEG of quality 80."""
-    rng = world.lots(95, seed)
+    rng = world.rng_of(95, seed)
     width, height = (int(0.9 * side) for side in picture.size)
     left, top = int(rng.integers(picture.width - width + 1)), int(rng.integers(picture.height - height + 1))
     data = io.BytesIO()
@@ -239,34 +239,36 @@ def worn(picture: Image.Image, seed: int) -> Image.Image:
 
 
 @torch.no_grad()
-def decoded(scenes: Sequence[Image.Image]) -> list[Image.Image]:
-    """The scenes through the pocket's autoencoder: what a sample looks like that shows them."""
-    found = []
+def through_autoencoder(scenes: Sequence[Image.Image]) -> list[Image.Image]:
+    """The scenes encoded and decoded by the pocket's autoencoder, as a sample of them would look."""
+    copies = []
     with open_base(base_from_path(WEIGHTS), "cpu") as networks:
         for start in range(0, len(scenes), 50):
             mean, _ = networks.encode_images(judge.as_tensor(scenes[start : start + 50]) / 2 + 0.5)
             made = networks.decode(mean).permute(0, 2, 3, 1)
-            found += [Image.fromarray(values.numpy()) for values in (made * 255).round().to(torch.uint8)]
-    return found
+            copies += [Image.fromarray(values.numpy()) for values in (made * 255).round().to(torch.uint8)]
+    return copies
 
 
-def watermark(quick: bool) -> list[Row]:
-    """The share of marked pictures that are found after wear, and of clean ones that are found all the same."""
+def watermark(quick: bool) -> list[BenchmarkRow]:
+    """The share of marked pictures detected after degradation, and of clean pictures falsely detected."""
     marks, clean = (MARKED // 10, CLEAN // 10) if quick else (MARKED, CLEAN)
     scenes = [drawing.render(world.scene_of(94, number))[0] for number in range(clean)]
     rows = []
-    for name, made in (("watermark", decoded(scenes)), ("watermark.drawn", scenes)):
-        found = [has_watermark(worn(add_watermark(picture), number)) for number, picture in enumerate(made[:marks])]
+    for name, made in (("watermark", through_autoencoder(scenes)), ("watermark.drawn", scenes)):
+        detections = [
+            has_watermark(degraded(add_watermark(picture), number)) for number, picture in enumerate(made[:marks])
+        ]
         goal = None if quick or made is scenes else 0.01
-        rows.append(_share(f"{name}.detected", found, "higher", None))
+        rows.append(_share(f"{name}.detected", detections, "higher", None))
         rows.append(_share(f"{name}.false", [has_watermark(picture) for picture in made], "lower", goal))
     return rows
 
 
-def _share(name: str, values: Sequence[bool], better: Any, goal: float | None) -> Row:
-    found = wilson(sum(values), len(values))
-    assert found.low is not None and found.high is not None
-    return Row(name, found.mean, "share", better, goal, (found.low, found.high), len(values))
+def _share(name: str, values: Sequence[bool], better: Any, goal: float | None) -> BenchmarkRow:
+    interval = wilson(sum(values), len(values))
+    assert interval.low is not None and interval.high is not None
+    return BenchmarkRow(name, interval.mean, "share", better, goal, (interval.low, interval.high), len(values))
 
 
 def parts(quick: bool) -> Parts:

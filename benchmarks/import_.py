@@ -13,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import Row, median_interval
+from .harness.rows import BenchmarkRow
+from .harness.statistics import median_interval
 
 ROOT = Path(__file__).parent.parent
 GOAL = 0.3  # seconds
@@ -51,7 +52,7 @@ def one_start(comfyui: Path, base: Path) -> dict:
     return result
 
 
-def rows(quick: bool) -> list[Row]:
+def rows(quick: bool) -> list[BenchmarkRow]:
     if "COMFYUI_PATH" not in os.environ:
         raise RuntimeError("COMFYUI_PATH must name a ComfyUI; `run.py bench import` sets it")
     with tempfile.TemporaryDirectory() as base:
@@ -60,6 +61,8 @@ def rows(quick: bool) -> list[Row]:
     seconds = [start["seconds"] for start in starts]
     goal = None if quick else GOAL
     return [
-        Row("import.seconds", statistics.median(seconds), "s", "lower", goal, median_interval(seconds), len(seconds)),
-        Row("schemas.count", starts[0]["count"], "nodes", "higher", None, None, len(starts)),
+        BenchmarkRow(
+            "import.seconds", statistics.median(seconds), "s", "lower", goal, median_interval(seconds), len(seconds)
+        ),
+        BenchmarkRow("schemas.count", starts[0]["count"], "nodes", "higher", None, None, len(starts)),
     ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 
 from ..pocket.figures import measure
-from . import Row
+from .harness.rows import BenchmarkRow
 
 
-def rows(quick: bool) -> list[Row]:
+def rows(quick: bool) -> list[BenchmarkRow]:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return [
-        Row(**{**row, "interval": tuple(row["interval"]) if row["interval"] else None}) for row in measure(quick=quick)
+        BenchmarkRow(**{**row, "interval": tuple(row["interval"]) if row["interval"] else None})
+        for row in measure(quick=quick)
     ]

@@ -1,4 +1,4 @@
-"""Folders of pocket models: the layout of `pocket/weights`, with whatever weights are given."""
+"""Diffusers folders of the pocket's base model, laid out as `pocket/weights`, with any weights."""
 
 from __future__ import annotations
 
@@ -10,15 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .models import autoencoder, diffusion
+from .models.weights import SHARD, remove_origin
 from .world import words
-
-WEIGHTS = Path(__file__).parent / "weights"
-SHARD = "15MB"  # no file of the repository is larger than 16 MB
-
-
-def available(weights: Path = WEIGHTS) -> bool:
-    """Whether the pocket's base model lies on disk (it is left out of the published pack)."""
-    return (weights / "model_index.json").is_file()
 
 
 def write_base(
@@ -39,16 +32,8 @@ def write_base(
         "scheduler": ["diffusers", "DDIMScheduler"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    forget_origin(folder)
+    remove_origin(folder)
     return folder
-
-
-def forget_origin(folder: Path) -> None:
-    """Take out of the configurations where on this machine the weights came from."""
-    for file in folder.rglob("*config.json"):
-        config = json.loads(file.read_text())
-        if config.pop("_name_or_path", None) is not None:
-            file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def random_folder(folder: Path, seed: int = 0) -> Path:

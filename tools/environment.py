@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .said import Stop, say
+from .console import Stop, say
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 PYTHONS = ((3, 10), (3, 14))  # the first and the last Python that these have wheels for
@@ -92,10 +92,10 @@ class Environment:
 
     def pip(self, *arguments: str) -> None:
         """Run pip; the torch set is held as it is by a constraint."""
-        held = self.folder / "held.txt"
-        held.write_text("\n".join(TORCH) + "\n", encoding="utf-8")
+        constraints = self.folder / "held.txt"
+        constraints.write_text("\n".join(TORCH) + "\n", encoding="utf-8")
         quiet = [] if sys.stdout.isatty() else ["--quiet"]
-        common = ["--no-input", "--disable-pip-version-check", "--no-warn-script-location", "-c", str(held)]
+        common = ["--no-input", "--disable-pip-version-check", "--no-warn-script-location", "-c", str(constraints)]
         done = subprocess.run([str(self.python), "-m", "pip", "install", *quiet, *common, *arguments])
         if done.returncode:
             raise Stop(

@@ -8,9 +8,9 @@ import time
 import uuid
 from typing import Any
 
-from .progress import Bar
-from .said import Stop, say
-from .server import Server
+from .console import Stop, say
+from .progress import ProgressBar
+from .server import ComfyServer
 from .websocket import Closed, WebSocket
 
 TEXT_EVENT = 3  # ComfyUI's BinaryEventTypes.TEXT
@@ -21,14 +21,14 @@ class Refused(Stop):
     """The server would not take the prompt, or a node of it failed."""
 
 
-def run(server: Server, workflow: dict[str, dict]) -> dict[str, Any]:
+def run(server: ComfyServer, workflow: dict[str, dict]) -> dict[str, Any]:
     """Run an API-form workflow to its end and give its history entry. Ctrl-C interrupts it and is passed on."""
     client = uuid.uuid4().hex
     socket = WebSocket(server.port, f"/ws?clientId={client}")
     try:
         prompt_id = submit(server, workflow, client)
         try:
-            Watch(server, workflow, prompt_id).until_done(socket)
+            PromptWatcher(server, workflow, prompt_id).until_done(socket)
         except KeyboardInterrupt:
             interrupt(server, prompt_id)
             raise
@@ -37,7 +37,7 @@ def run(server: Server, workflow: dict[str, dict]) -> dict[str, Any]:
     return written_history(server, prompt_id)
 
 
-def submit(server: Server, workflow: dict[str, dict], client: str) -> str:
+def submit(server: ComfyServer, workflow: dict[str, dict], client: str) -> str:
     status, answer = server.post("/prompt", {"prompt": workflow, "client_id": client})
     if status != 200 or answer.get("node_errors"):
         raise Refused(f"ComfyUI refused the workflow:\n{complaint(answer or {}, workflow)}")
@@ -59,11 +59,11 @@ def title(workflow: dict[str, dict], node: str) -> str:
     return entry.get("_meta", {}).get("title") or entry.get("class_type") or f"node {node}"
 
 
-def history(server: Server, prompt_id: str) -> dict[str, Any] | None:
+def history(server: ComfyServer, prompt_id: str) -> dict[str, Any] | None:
     return server.get(f"/history/{prompt_id}").get(prompt_id)
 
 
-def written_history(server: Server, prompt_id: str, patience: float = 30) -> dict[str, Any]:
+def written_history(server: ComfyServer, prompt_id: str, patience: float = 30) -> dict[str, Any]:
     """The entry of a prompt that has ended; ComfyUI writes it a moment after its last message."""
     end = time.monotonic() + patience
     while (entry := history(server, prompt_id)) is None:
@@ -73,7 +73,7 @@ def written_history(server: Server, prompt_id: str, patience: float = 30) -> dic
     return entry
 
 
-def interrupt(server: Server, prompt_id: str, patience: float = 60) -> None:
+def interrupt(server: ComfyServer, prompt_id: str, patience: float = 60) -> None:
     """Ask for the end of the prompt and wait for it, so that what was learned is on disk."""
     say("\nInterrupting: the step in hand is finished and what was learned is written.")
     server.post("/interrupt", {})
@@ -82,16 +82,16 @@ def interrupt(server: Server, prompt_id: str, patience: float = 60) -> None:
         time.sleep(0.5)
 
 
-class Watch:
+class PromptWatcher:
     """Follows the messages about one prompt."""
 
-    def __init__(self, server: Server, workflow: dict[str, dict], prompt_id: str):
+    def __init__(self, server: ComfyServer, workflow: dict[str, dict], prompt_id: str):
         self.server, self.workflow, self.prompt_id = server, workflow, prompt_id
-        self.bar = Bar()
+        self.bar = ProgressBar()
         self.done = False
 
     def until_done(self, socket: WebSocket) -> None:
-        heard = time.monotonic()
+        last_message = time.monotonic()
         try:
             while not self.done:
                 try:
@@ -100,33 +100,33 @@ class Watch:
                     words = self.server.last_words()
                     raise Stop(f"ComfyUI ended in the middle of the work ({error}):\n{words}") from error
                 if message is not None:
-                    heard = time.monotonic()
-                    self.take(message)
-                elif time.monotonic() - heard > SILENCE:
-                    heard = time.monotonic()
-                    self.ask()
+                    last_message = time.monotonic()
+                    self.handle_message(message)
+                elif time.monotonic() - last_message > SILENCE:
+                    last_message = time.monotonic()
+                    self.ask_history()
         finally:
             self.bar.close()
 
-    def ask(self) -> None:
+    def ask_history(self) -> None:
         """Messages can be lost; the history is not."""
         entry = history(self.server, self.prompt_id)
         if entry is None:
             return
         for kind, data in entry.get("status", {}).get("messages", []):
-            self.event(kind, data)
+            self.handle_event(kind, data)
         self.done = True
 
-    def take(self, message: str | bytes) -> None:
+    def handle_message(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
             if len(message) > 8 and struct.unpack_from(">I", message)[0] == TEXT_EVENT:
                 length = struct.unpack_from(">I", message, 4)[0]
                 self.bar.note(message[8 + length :].decode("utf-8", "replace"))
             return
         content = json.loads(message)
-        self.event(content.get("type", ""), content.get("data") or {})
+        self.handle_event(content.get("type", ""), content.get("data") or {})
 
-    def event(self, kind: str, data: dict[str, Any]) -> None:
+    def handle_event(self, kind: str, data: dict[str, Any]) -> None:
         if data.get("prompt_id") not in (None, self.prompt_id):
             return
         if kind == "executing" and data.get("node"):

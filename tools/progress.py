@@ -16,8 +16,8 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-class Bar:
-    """Shows what runs, how far it is, what it last said (the loss) and how long it will take."""
+class ProgressBar:
+    """Shows the running node, its progress, its last line of text (the loss) and the remaining time."""
 
     def __init__(self):
         self.live = sys.stdout.isatty()
@@ -51,9 +51,9 @@ class Bar:
             self._draw()
 
     def eta(self) -> str:
-        """How long the rest takes at the speed since the first step, unless the node says it itself."""
-        said = re.search(r"ETA|\bleft\b", self.text)
-        if said or self.first is None or not self.first[0] < self.value < self.total:
+        """How long the rest takes at the speed since the first step, unless the node's text gives it."""
+        has_eta = re.search(r"ETA|\bleft\b", self.text)
+        if has_eta or self.first is None or not self.first[0] < self.value < self.total:
             return ""
         speed = (self.value - self.first[0]) / max(time.monotonic() - self.first[1], 1e-6)
         return f"ETA {clock((self.total - self.value) / speed)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .said import Stop, say
+from .console import Stop, say
 
 BLANK = "FILL-IN"
 BLANKS = {
@@ -18,16 +18,16 @@ def blanks(pyproject: str) -> list[str]:
     """The fields that still hold the mark, or nothing at all."""
     left = []
     for field in BLANKS:
-        found = re.search(rf'^{field}\s*=\s*"([^"]*)"', pyproject, re.MULTILINE)
-        if found is None or not found.group(1).strip() or BLANK in found.group(1):
+        match = re.search(rf'^{field}\s*=\s*"([^"]*)"', pyproject, re.MULTILINE)
+        if match is None or not match.group(1).strip() or BLANK in match.group(1):
             left.append(field)
     return left
 
 
 def dependencies(pyproject: str) -> list[str]:
     """The project's own dependencies; the standard library reads TOML from Python 3.11 on only."""
-    found = re.search(r"^dependencies = \[\n(.*?)^\]", pyproject, re.MULTILINE | re.DOTALL)
-    return re.findall(r'^\s*"([^"]+)",$', found[1], re.MULTILINE) if found else []
+    match = re.search(r"^dependencies = \[\n(.*?)^\]", pyproject, re.MULTILINE | re.DOTALL)
+    return re.findall(r'^\s*"([^"]+)",$', match[1], re.MULTILINE) if match else []
 
 
 def check(root: Path) -> None:

@@ -12,10 +12,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .said import Stop
+from .console import Stop
 
 PATIENCE = 300.0  # seconds until the server must answer; the first start on a cold disk is slow
 MODEL_FOLDERS = ("checkpoints", "clip", "diffusers", "embeddings", "loras", "vae")
@@ -42,14 +43,21 @@ def extra_paths(root: Path, models: dict[str, list[Path]]) -> str:
     return json.dumps({"fewshot": {"custom_nodes": str(root.parent), **folders}}, indent=2)
 
 
-class Server:
-    """`with Server(...) as server:` starts it, waits until it answers, and stops it in every case."""
+@dataclass(frozen=True)
+class Installation:
+    """What a server runs: the Python interpreter, the folder of ComfyUI and the root of this pack."""
+
+    python: Path
+    comfyui: Path
+    pack: Path
+
+
+class ComfyServer:
+    """`with ComfyServer(...) as server:` starts it, waits until it answers, and stops it in every case."""
 
     def __init__(
         self,
-        python: Path,
-        comfyui: Path,
-        root: Path,
+        installation: Installation,
         *,
         output: Path,
         base: Path | None = None,
@@ -57,8 +65,8 @@ class Server:
         port: int = 0,
         cpu: bool = False,
     ):
-        self.python, self.comfyui, self.root, self.output, self.cpu = python, comfyui, root, output, cpu
-        self.base = base or root / ".comfyui" / "base"
+        self.installation, self.output, self.cpu = installation, output, cpu
+        self.base = base or installation.pack / ".comfyui" / "base"
         self.models = models or {}
         self.port = free_port(port)
         self.log = self.base / "server.log"
@@ -70,19 +78,21 @@ class Server:
 
     def command(self) -> list[str]:
         extra = self.base / "extra_model_paths.yaml"
-        command = [str(self.python), "-u", str(self.comfyui / "main.py")]
+        command = [str(self.installation.python), "-u", str(self.installation.comfyui / "main.py")]
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch", "--disable-api-nodes"]
         command += ["--base-directory", str(self.base), "--output-directory", str(self.output)]
         command += ["--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"]
         command += ["--extra-model-paths-config", str(extra)]
-        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", self.root.name]
+        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", self.installation.pack.name]
         return command + (["--cpu"] if self.cpu else [])
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> ComfyServer:
         for name in ("input", "user", "temp", "custom_nodes", *(f"models/{folder}" for folder in MODEL_FOLDERS)):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         self.output.mkdir(parents=True, exist_ok=True)
-        (self.base / "extra_model_paths.yaml").write_text(extra_paths(self.root, self.models), encoding="utf-8")
+        (self.base / "extra_model_paths.yaml").write_text(
+            extra_paths(self.installation.pack, self.models), encoding="utf-8"
+        )
         group: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
@@ -120,7 +130,7 @@ class Server:
         """ComfyUI goes on without a pack that fails to load, and says so only in its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         bad = [line for line in lines if "IMPORT FAILED" in line or "Cannot import" in line]
-        if any(self.root.name in line for line in bad):
+        if any(self.installation.pack.name in line for line in bad):
             raise Stop(f"ComfyUI could not load the pack. The end of {self.log}:\n{self.last_words(60)}")
 
     @property

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from .console import say
 from .environment import Environment
-from .said import say
 
 # pytest without the current folder on sys.path: the repository's folder `nodes` would shadow ComfyUI's module `nodes`.
 PYTEST = "import sys; sys.path.pop(0); import pytest; sys.exit(pytest.main(sys.argv[1:]))"

@@ -20,21 +20,21 @@ from ...augmentation.images.load import load_mask, load_picture, stored_picture
 from ...augmentation.priors.generate import PriorSettings, make_priors
 from ...core.values import Concept, Sample, TrainingSet
 from ...models.open import base_from_path
-from ...pocket import assemble
+from ...pocket.models import weights as pocket_weights
 from ...pocket.world import drawing, world
-from .. import Row
+from ..harness.rows import BenchmarkRow
 
 SCENES = 611  # a stream of scenes of its own
 PHOTOGRAPH = 512  # pixels
-FLAT = np.array([[255, 0, 0], [0, 0, 255]], np.float64)  # colours of two subjects that no ground has
+FLAT = np.array([[255, 0, 0], [0, 0, 255]], np.float64)  # colours of two subjects that no background has
 ROUNDING = 0.006  # of a share in [0, 1], by which a pixel's 8 bits and an opacity's may be off
 GRAIN = 8.0  # standard deviation of a camera's noise, of 255: without it drawn pictures are written too fast
 
 
-def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
+def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
     """`paste.*` and `priors.*`."""
 
-    def measured(row: Callable[[bool, Path], Row]) -> list[Row]:
+    def measured(row: Callable[[bool, Path], BenchmarkRow]) -> list[BenchmarkRow]:
         with tempfile.TemporaryDirectory() as scratch:
             return [row(quick, Path(scratch))]
 
@@ -77,11 +77,11 @@ def flat_subjects(folder: Path, count: int, size: int) -> TrainingSet:
     return TrainingSet(tuple(samples), (Concept("sks", "cat"), Concept("zwx", "car")))
 
 
-def iou_row(quick: bool, folder: Path) -> Row:
+def iou_row(quick: bool, folder: Path) -> BenchmarkRow:
     """The lowest IoU of the masks that `paste` writes with what the pixels that it writes show of each subject.
 
-    Subjects are flat and red or blue, and the ground is of one colour, so that each pixel of a file tells how much of
-    which it is.
+    Subjects are flat and red or blue, and the ground is of one colour, so that each pixel of a file gives the shares of
+    both.
     """
     ious, undecided = [], 0
     for size in (world.SIZE, PHOTOGRAPH):
@@ -89,18 +89,18 @@ def iou_row(quick: bool, folder: Path) -> Row:
         settings = PasteSettings(variants=3 if quick else 12, size=size, together=0.5, background="solid")
         for sample in paste(some, settings, folder / "composites").made:
             masks = {number: np.asarray(load_mask(mask)) >= 128 for number, mask in sample.masks.items()}
-            found, unclear = seen_iou(np.asarray(load_picture(sample.image), np.float64), masks)
-            ious.append(found)
+            iou, unclear = visible_iou(np.asarray(load_picture(sample.image), np.float64), masks)
+            ious.append(iou)
             undecided += unclear
     note = f"{undecided} pixels that are just half a subject are not counted"
-    return Row("paste.mask_iou", min(ious), "IoU", "higher", None if quick else 1.0, None, len(ious), note)
+    return BenchmarkRow("paste.mask_iou", min(ious), "IoU", "higher", None if quick else 1.0, None, len(ious), note)
 
 
-def seen_iou(pixels: np.ndarray, masks: Mapping[int, np.ndarray]) -> tuple[float, int]:
-    """The lowest IoU of `masks` with what `pixels` (H, W, 3) shows, and how many pixels do not tell.
+def visible_iou(pixels: np.ndarray, masks: Mapping[int, np.ndarray]) -> tuple[float, int]:
+    """The lowest IoU of `masks` with what `pixels` (H, W, 3) shows, and how many pixels are undecided.
 
     A pixel is a mix of the ground and of the two subjects' colours; the three shares solve a linear system. Which
-    subject lies in front is not known from one pixel, so the order that fits better counts.
+    subject is in front is unknown from one pixel, so the order that fits better counts.
     """
     plain = pixels.reshape(-1, 3)
     others = plain[~(plain[:, None] == FLAT).all(2).any(1)]
@@ -111,10 +111,12 @@ def seen_iou(pixels: np.ndarray, masks: Mapping[int, np.ndarray]) -> tuple[float
     for front in (0, 1):
         back = 1 - front
         behind = shares[back] / np.maximum(1 - shares[front], 1e-9)  # opacity of the one behind
-        seen = {front: shares[front] >= 0.5, back: (shares[front] < 0.5) & (behind >= 0.5)}
+        visible = {front: shares[front] >= 0.5, back: (shares[front] < 0.5) & (behind >= 0.5)}
         clear = np.abs(shares[front] - 0.5) > ROUNDING
         clear &= (np.abs(behind - 0.5) > ROUNDING / np.maximum(1 - shares[front], ROUNDING)) | (shares[front] > 0.5)
-        lowest = min(_iou(masks.get(number, np.zeros_like(clear)) & clear, seen[number] & clear) for number in seen)
+        lowest = min(
+            _iou(masks.get(number, np.zeros_like(clear)) & clear, visible[number] & clear) for number in visible
+        )
         if lowest >= best:
             best, unclear = lowest, int((~clear).sum())
     return best, unclear
@@ -124,7 +126,7 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / (one | other).sum()) if (one | other).any() else 1.0
 
 
-def speed_row(quick: bool, folder: Path) -> Row:
+def speed_row(quick: bool, folder: Path) -> BenchmarkRow:
     """Composites of 512 px a minute of processor time, with masks, captions and files."""
     variants = 6 if quick else 100
     some = subjects(folder, 8, PHOTOGRAPH)
@@ -132,7 +134,9 @@ def speed_row(quick: bool, folder: Path) -> Row:
     began = time.process_time()
     made = paste(some, settings, folder / "composites").made
     minutes = (time.process_time() - began) / 60
-    return Row("paste.per_minute", len(made) / minutes, "pictures", "higher", None if quick else 1000, None, len(made))
+    return BenchmarkRow(
+        "paste.per_minute", len(made) / minutes, "pictures", "higher", None if quick else 1000, None, len(made)
+    )
 
 
 @dataclass
@@ -153,18 +157,20 @@ def counted() -> Iterator[Calls]:
         yield calls
 
 
-def second_run_row(quick: bool, folder: Path) -> Row:
-    """Evaluations of the denoiser when the same priors are asked for again, and then fewer of them."""
-    base = base_from_path(assemble.WEIGHTS)
+def second_run_row(quick: bool, folder: Path) -> BenchmarkRow:
+    """Evaluations of the denoiser when the same priors are requested again, and then fewer of them."""
+    base = base_from_path(pocket_weights.WEIGHTS)
     settings = PriorSettings(count=2 if quick else 8, steps=2 if quick else 8)
-    asked = TrainingSet((), (Concept("sks", "cat"),))
+    concept_set = TrainingSet((), (Concept("sks", "cat"),))
     with counted() as first:
-        made = make_priors(base, asked, settings, folder / "priors", torch.device("cpu"))
+        made = make_priors(base, concept_set, settings, folder / "priors", torch.device("cpu"))
     if not first.count or made.drawn != settings.count:
         raise RuntimeError(f"the first run drew {made.drawn} pictures in {first.count} evaluations; the row is void")
     with counted() as second:
-        again = make_priors(base, asked, settings, folder / "priors", torch.device("cpu"))
-        make_priors(base, asked, replace(settings, count=1), folder / "priors", torch.device("cpu"))
+        again = make_priors(base, concept_set, settings, folder / "priors", torch.device("cpu"))
+        make_priors(base, concept_set, replace(settings, count=1), folder / "priors", torch.device("cpu"))
     if again.pictures.key != made.pictures.key:
         raise RuntimeError("the second run gave other pictures; the row is void")
-    return Row("priors.second_run_evaluations", float(second.count), "calls", "lower", 0.0, None, settings.count)
+    return BenchmarkRow(
+        "priors.second_run_evaluations", float(second.count), "calls", "lower", 0.0, None, settings.count
+    )

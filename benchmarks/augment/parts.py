@@ -1,11 +1,10 @@
-"""What makes more of few pictures: how true masks are, how fast composites, and that nothing is drawn twice."""
+"""Augmentation: accuracy of masks, speed of composites, and that no prior is sampled twice."""
 
 from __future__ import annotations
 
-from .. import Parts
-from . import captions as _augment_words
-from . import images as _augment_pictures
+from ..harness.rows import Parts
+from . import captions, images
 
 
 def parts(quick: bool) -> Parts:
-    return _augment_pictures.parts(quick) | _augment_words.parts(quick)
+    return images.parts(quick) | captions.parts(quick)

@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .. import Row, module_of
+from .. import module_of
+from ..harness.rows import BenchmarkRow
 from ..harness.workshop import GUIDANCE, STEPS
-from .table import CLAIMS, Claim, chosen
+from .table import CLAIMS, Claim, rows_of_claim
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A sheet of judged samples, by its place beside the page, and the prompts that it shows."""
+    """A sheet of judged samples, by its path beside the page, and its prompts."""
 
     file: str
     prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a part of a bench gave, when, by which code and weights; `failed` says why it gave nothing.
+class PartResult:
+    """The rows of a part of a bench, with the date, code and weights; `failed` is the reason where there are none.
 
     `older` is set where that code has changed since.
     """
 
     name: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[BenchmarkRow, ...] = ()
     date: str = ""
     commit: str = ""
     failed: str = ""
@@ -36,13 +37,13 @@ class Part:
     older: bool = False
 
 
-Found = Mapping[str, Sequence[Part] | None]
-"""By bench the parts that were begun; None where there is no such bench."""
+# By bench the parts that were started; None where there is no such bench.
+PartsByBench = Mapping[str, Sequence[PartResult] | None]
 
 
-def page(found: Found, quick: bool, weights: str) -> str:
+def page(parts_by_bench: PartsByBench, quick: bool, weights: str) -> str:
     """The whole text; `weights` is the content key of the pocket's models."""
-    steps = ", ".join(f"{bench} {count}" for bench, count in trained(found).items())
+    steps = ", ".join(f"{bench} {count}" for bench, count in training_steps(parts_by_bench).items())
     lines = [
         f"# Claims, measured{' quickly' if quick else ''}",
         "",
@@ -64,25 +65,27 @@ def page(found: Found, quick: bool, weights: str) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for claim in CLAIMS:
-        lines += claim_lines(claim, found.get(claim.bench))
-    for bench, parts in found.items():
-        lines += besides(bench, parts or ())
-    lines += [line for bench, parts in found.items() for part in parts or () for line in picture_lines(bench, part)]
+        lines += claim_lines(claim, parts_by_bench.get(claim.bench))
+    for bench, parts in parts_by_bench.items():
+        lines += unclaimed_rows(bench, parts or ())
+    lines += [
+        line for bench, parts in parts_by_bench.items() for part in parts or () for line in sheet_lines(bench, part)
+    ]
     return "\n".join(lines) + "\n"
 
 
-def trained(found: Found) -> dict[str, int | str]:
+def training_steps(parts_by_bench: PartsByBench) -> dict[str, int | str]:
     """The training steps of each bench that has any."""
-    modules = {bench: module_of(bench) for bench, parts in found.items() if parts}
+    modules = {bench: module_of(bench) for bench, parts in parts_by_bench.items() if parts}
     return {bench: module.STEPS for bench, module in modules.items() if hasattr(module, "STEPS")}
 
 
-def claim_lines(claim: Claim, parts: Sequence[Part] | None) -> list[str]:
+def claim_lines(claim: Claim, parts: Sequence[PartResult] | None) -> list[str]:
     """The rows of a claim, or why there are none."""
-    told = [(row, part) for part in parts or () for row in chosen(claim, part.rows)]
-    if told:
-        said = [f"{claim.text} | {claim.theirs}", *[" | "] * (len(told) - 1)]
-        return [f"| {words} | {_row(row, part)} |" for words, (row, part) in zip(said, told, strict=True)]
+    claimed = [(row, part) for part in parts or () for row in rows_of_claim(claim, part.rows)]
+    if claimed:
+        cells = [f"{claim.text} | {claim.theirs}", *[" | "] * (len(claimed) - 1)]
+        return [f"| {words} | {_row(row, part)} |" for words, (row, part) in zip(cells, claimed, strict=True)]
     if parts is None:
         reason = f"no bench {claim.bench}"
     else:
@@ -90,14 +93,20 @@ def claim_lines(claim: Claim, parts: Sequence[Part] | None) -> list[str]:
     return [f"| {claim.text} | {claim.theirs} | {', '.join(claim.rows)} | {_cell(reason)} | | | | | |"]
 
 
-def besides(bench: str, parts: Sequence[Part]) -> list[str]:
-    """The rows of a bench that no claim names, so that no measured row is missing."""
-    known = {row.name for claim in CLAIMS if claim.bench == bench for part in parts for row in chosen(claim, part.rows)}
+def unclaimed_rows(bench: str, parts: Sequence[PartResult]) -> list[str]:
+    """The rows of a bench that belong to no claim, so that no measured row is missing."""
+    known = {
+        row.name
+        for claim in CLAIMS
+        if claim.bench == bench
+        for part in parts
+        for row in rows_of_claim(claim, part.rows)
+    }
     rest = [(row, part) for part in parts for row in part.rows if row.name not in known]
     return [f"| measured besides ({bench}) | | {_row(row, part)} |" for row, part in rest]
 
 
-def _row(row: Row, part: Part) -> str:
+def _row(row: BenchmarkRow, part: PartResult) -> str:
     interval = "" if row.interval is None else f"{row.interval[0]:.3g} to {row.interval[1]:.3g}"
     verdict = {None: "", True: ", met", False: ", not met"}[row.met]
     goal = "" if row.goal is None else f"{'≥' if row.better == 'higher' else '≤'} {row.goal:g}{verdict}"
@@ -105,12 +114,12 @@ def _row(row: Row, part: Part) -> str:
     return f"{row.name} | {row.value:.3g} {row.unit} | {interval} | {row.n} | {goal} | {when} | {_cell(row.note)}"
 
 
-def picture_lines(bench: str, part: Part) -> list[str]:
-    """The sheets of a part, under the claims that it tells of."""
+def sheet_lines(bench: str, part: PartResult) -> list[str]:
+    """The sheets of a part, under the claims that it measures."""
     if not part.sheets:
         return []
-    told = [claim.text for claim in CLAIMS if claim.bench == bench and chosen(claim, part.rows)]
-    lines = ["", f"## {bench}: {part.name}", "", "; ".join(told) or ", ".join(row.name for row in part.rows)]
+    claimed = [claim.text for claim in CLAIMS if claim.bench == bench and rows_of_claim(claim, part.rows)]
+    lines = ["", f"## {bench}: {part.name}", "", "; ".join(claimed) or ", ".join(row.name for row in part.rows)]
     for sheet in part.sheets:
         lines += ["", f"![{bench}: {part.name}]({sheet.file})", "", f"Row by row: {'; '.join(sheet.prompts)}."]
     return lines

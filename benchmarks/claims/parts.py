@@ -1,9 +1,9 @@
 """All claims of the methods in one table: `run.py bench claims [--quick]` writes docs/claims.md.
 
-Each claim is a row of another bench beside the figure of the document that made it. Every part of a bench is kept in
-docs/claims with its date and commit, so that a stopped run goes on; one that fails is named in the page and loses no
-other. A part is measured anew when its code has changed; until then the page shows it as one of older code. `--quick`
-writes docs/claims_quick.md beside it, and begins no part after its time.
+Each claim is a row of another bench beside the figure of the document that made it. Every part of a bench is saved in
+docs/claims with its date and commit, so that an interrupted run resumes; one that fails is named in the page and does
+not affect the others. A part is measured anew when its code has changed; until then the page shows it as one of older
+code. `--quick` writes docs/claims_quick.md beside it, and starts no part after its time.
 """
 
 from __future__ import annotations
@@ -23,53 +23,58 @@ from pathlib import Path
 from PIL import Image
 
 from ...core.atomic import write_whole
-from .. import HERE, Parts, Row, file_of, measured, names, parts_of
+from .. import HERE, file_of, measure_parts, names, parts_of
+from ..harness.rows import BenchmarkRow, Parts
 from ..harness.workshop import FOLDER, ROOT, sources_key, weights_key
-from .page import Part, Sheet, page
+from .page import PartResult, Sheet, page
 from .table import CLAIMS
 
 log = logging.getLogger(__name__)
 
 DOCS = ROOT / "docs"
-MOST_PICTURES = 2
-"""sheets of samples of one part on the page"""
+MAX_SHEETS = 2  # sheets of samples of one part on the page
+# After this time `--quick` starts no further part; with the part that runs then it ends within 20 minutes.
 QUICK_SECONDS = 15 * 60
-"""after which `--quick` begins no further part: with the part that runs then it ends within 20 minutes"""
 
 
-class Book:
-    """The page and what is kept of its benches; each bench has an equal share of the time that `--quick` has.
+class ClaimsReport:
+    """The page and the saved parts of its benches; each bench has an equal share of the time of `--quick`.
 
     Args:
-        run: gives the rows of some parts of a bench, as `measured` does.
+        run: gives the rows of some parts of a bench, as `measure_parts` does.
         seconds: the time of `--quick`.
     """
 
-    def __init__(self, quick: bool, run: Callable[..., Iterator[list[Row]]] = measured, seconds: float = QUICK_SECONDS):
+    def __init__(
+        self,
+        quick: bool,
+        run: Callable[..., Iterator[list[BenchmarkRow]]] = measure_parts,
+        seconds: float = QUICK_SECONDS,
+    ):
         self.quick, self.run, self.seconds = quick, run, seconds
         self.began = time.monotonic()
         benches = {claim.bench for claim in CLAIMS}
         self.benches = sorted(benches, key=lambda name: (name != "evaluate", name))  # the shortest first
-        self.failed: dict[str, list[Part]] = {}
+        self.failed: dict[str, list[PartResult]] = {}
 
     @property
     def file(self) -> Path:
         return DOCS / ("claims_quick.md" if self.quick else "claims.md")
 
-    def measure(self, bench: str) -> list[Row]:
-        """A bench's rows: kept ones of the same sources and weights, else measured now, part after part.
+    def measure(self, bench: str) -> list[BenchmarkRow]:
+        """A bench's rows: saved ones of the same sources and weights, else measured now, part after part.
 
         Raises RuntimeError, after the page is written, where none of its parts gave rows.
         """
         self.failed[bench] = []
         names_of_parts = list(parts_of(bench, self.quick)) if bench in names() else []
-        rows: list[Row] = []
+        rows: list[BenchmarkRow] = []
         for name in names_of_parts:
-            part = self._kept(bench, name)
+            part = self._load_part(bench, name)
             if part and not part.older:
-                log.info("%s, %s was measured before: %s", bench, name, self._place(bench, name))
-            elif self._late(bench):
-                self._fail(bench, name, "the time of --quick was over; run it again to go on")
+                log.info("%s, %s was measured before: %s", bench, name, self._part_file(bench, name))
+            elif self._over_time(bench):
+                self._record_failure(bench, name, "the time of --quick was over; run it again to go on")
             else:
                 part = self._measure_part(bench, name)
             rows += part.rows if part and not part.older else ()
@@ -78,81 +83,83 @@ class Book:
             raise RuntimeError("; ".join(f"{part.name} failed: {part.failed}" for part in self.failed[bench]))
         return rows
 
-    def _measure_part(self, bench: str, name: str) -> Part | None:
-        """The part, kept with its pictures; None where it fails."""
+    def _measure_part(self, bench: str, name: str) -> PartResult | None:
+        """Measures a part and saves it with its sheets; None where it fails."""
         began = time.time()
         try:
-            rows = [row for found in self.run(bench, self.quick, [name]) for row in found]
+            rows = [row for part_rows in self.run(bench, self.quick, [name]) for row in part_rows]
         except Exception as error:
             log.exception("%s, %s failed", bench, name)
-            cause = error.__cause__ or error  # what `measured` met
-            self._fail(bench, name, f"{type(cause).__name__}: {cause}")
+            cause = error.__cause__ or error  # what `measure_parts` raised from
+            self._record_failure(bench, name, f"{type(cause).__name__}: {cause}")
             return None
-        today, place = datetime.date.today().isoformat(), self._place(bench, name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        sheets = drawn_since(began, FOLDER, place)
-        part = Part(name, tuple(rows), today, commit(), "", sheets, measured_by(bench), weights_key())
-        write_whole(place, (json.dumps(asdict(part), indent=2) + "\n").encode())
+        today, file = datetime.date.today().isoformat(), self._part_file(bench, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sheets = sheets_since(began, FOLDER, file)
+        part = PartResult(name, tuple(rows), today, commit(), "", sheets, code_key(bench), weights_key())
+        write_whole(file, (json.dumps(asdict(part), indent=2) + "\n").encode())
         return part
 
-    def _fail(self, bench: str, name: str, reason: str) -> None:
-        self.failed[bench].append(Part(name, failed=reason))
+    def _record_failure(self, bench: str, name: str, reason: str) -> None:
+        self.failed[bench].append(PartResult(name, failed=reason))
 
-    def _late(self, bench: str) -> bool:
+    def _over_time(self, bench: str) -> bool:
         share = (self.benches.index(bench) + 1) / len(self.benches)
         return self.quick and time.monotonic() - self.began > share * self.seconds
 
-    def _place(self, bench: str, part: str) -> Path:
+    def _part_file(self, bench: str, part: str) -> Path:
         return self.file.with_suffix("") / f"{bench}-{part}.json"
 
-    def _kept(self, bench: str, name: str) -> Part | None:
+    def _load_part(self, bench: str, name: str) -> PartResult | None:
         """A part as it was last measured with these weights."""
-        file = self._place(bench, name)
+        file = self._part_file(bench, name)
         if not file.is_file():
             return None
         values = json.loads(file.read_text(encoding="utf-8"))
-        rows = [Row(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in values["rows"]]
+        rows = [
+            BenchmarkRow(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in values["rows"]
+        ]
         sheets = [Sheet(sheet["file"], tuple(sheet["prompts"])) for sheet in values["sheets"]]
-        part = Part(**values | {"rows": tuple(rows), "sheets": tuple(sheets), "older": False})
-        return replace(part, older=part.code != measured_by(bench)) if part.weights == weights_key() else None
+        part = PartResult(**values | {"rows": tuple(rows), "sheets": tuple(sheets), "older": False})
+        return replace(part, older=part.code != code_key(bench)) if part.weights == weights_key() else None
 
     def write(self) -> None:
-        """The page of all that is kept; a part that failed now is not shown as it was."""
-        found: dict[str, list[Part] | None] = {}
+        """Write the page of all saved parts; a part that failed now is shown as failed."""
+        parts_by_bench: dict[str, list[PartResult] | None] = {}
         for bench in self.benches:
-            found[bench] = None
+            parts_by_bench[bench] = None
             if bench in names():
                 failed = {part.name: part for part in self.failed.get(bench, [])}
-                parts = [failed.get(name) or self._kept(bench, name) for name in parts_of(bench, self.quick)]
-                found[bench] = [part for part in parts if part]
+                parts = [failed.get(name) or self._load_part(bench, name) for name in parts_of(bench, self.quick)]
+                parts_by_bench[bench] = [part for part in parts if part]
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(page(found, self.quick, weights_key()), encoding="utf-8")
+        self.file.write_text(page(parts_by_bench, self.quick, weights_key()), encoding="utf-8")
         log.info("written: %s", self.file)
 
 
 @cache
-def measured_by(bench: str) -> str:
-    """The code that trains, draws and measures for a bench, without comments, and the pocket's weights."""
+def code_key(bench: str) -> str:
+    """Hash of the code that trains, samples and measures for a bench, without comments, and of the pocket's weights."""
     digest = hashlib.sha256(f"{sources_key()}\n{weights_key()}\n".encode())
-    for file in files_of(bench):
+    for file in imported_files(bench):
         digest.update(f"{file.relative_to(HERE)}\n{ast.dump(ast.parse(file.read_text(encoding='utf-8')))}\n".encode())
     return digest.hexdigest()[:12]
 
 
-def files_of(bench: str) -> list[Path]:
-    """The bench's file and those of all benches that it imports, themselves or through others, by name."""
-    found: set[Path] = set()
-    ahead = [file_of(bench), HERE / "__init__.py"]
-    while ahead:
-        file = ahead.pop()
-        if file not in found:
-            found.add(file)
+def imported_files(bench: str) -> list[Path]:
+    """The bench's file and all files of benches that it imports, directly or through others."""
+    files: set[Path] = set()
+    pending = [file_of(bench), HERE / "__init__.py"]
+    while pending:
+        file = pending.pop()
+        if file not in files:
+            files.add(file)
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ImportFrom) and node.level:
-                    place = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-                    files = [place.with_suffix(".py"), *(place / f"{alias.name}.py" for alias in node.names)]
-                    ahead += [file for file in files if file.is_file() and HERE in file.parents]
-    return sorted(found)
+                    target = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                    modules = [target.with_suffix(".py"), *(target / f"{alias.name}.py" for alias in node.names)]
+                    pending += [module for module in modules if module.is_file() and HERE in module.parents]
+    return sorted(files)
 
 
 def commit() -> str:
@@ -169,24 +176,24 @@ def commit() -> str:
         return "unknown"
 
 
-def drawn_since(began: float, folder: Path, place: Path) -> tuple[Sheet, ...]:
-    """The first sheets of samples that were judged since `began` (s since 1970), beside a part's `place`.
+def sheets_since(began: float, folder: Path, part_file: Path) -> tuple[Sheet, ...]:
+    """The first sheets of samples that were judged since `began` (s since 1970), beside a part's file.
 
-    They are JPEG: they are many, and enter the history.
+    They are JPEG, since they are many and are committed.
     """
     sheets = sorted((folder / sources_key()[:12] / "readings").glob("*.png"), key=lambda path: path.stat().st_mtime)
-    found: list[Sheet] = []
+    copied: list[Sheet] = []
     for sheet in [path for path in sheets if path.stat().st_mtime >= began]:
-        told = sheet.with_suffix(".json")
-        if told.is_file() and len(found) < MOST_PICTURES:
-            file = place.with_name(f"{place.stem}_{len(found) + 1}.jpg")
+        description = sheet.with_suffix(".json")
+        if description.is_file() and len(copied) < MAX_SHEETS:
+            file = part_file.with_name(f"{part_file.stem}_{len(copied) + 1}.jpg")
             Image.open(sheet).convert("RGB").save(file, quality=85)
-            prompts = json.loads(told.read_text(encoding="utf-8"))["prompts"]
-            found.append(Sheet(f"{place.parent.name}/{file.name}", tuple(prompts)))
-    return tuple(found)
+            prompts = json.loads(description.read_text(encoding="utf-8"))["prompts"]
+            copied.append(Sheet(f"{file.parent.name}/{file.name}", tuple(prompts)))
+    return tuple(copied)
 
 
 def parts(quick: bool) -> Parts:
-    """One part for each bench that tells of claims."""
-    book = Book(quick)
-    return {bench: partial(book.measure, bench) for bench in book.benches}
+    """One part for each bench that measures claims."""
+    report = ClaimsReport(quick)
+    return {bench: partial(report.measure, bench) for bench in report.benches}

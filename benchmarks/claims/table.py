@@ -1,16 +1,16 @@
-"""What the methods' documents claim, each with the rows of the bench that tells."""
+"""The claims of the methods' documents, each with the rows that measure it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .. import Row
+from ..harness.rows import BenchmarkRow
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed, by whom and with which figure, and the rows (of one bench) that tell."""
+    """A claim, its author and published figure, and the rows (of one bench) that measure it."""
 
     text: str
     theirs: str
@@ -60,11 +60,11 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def chosen(claim: Claim, found: Sequence[Row]) -> list[Row]:
+def rows_of_claim(claim: Claim, rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
     """The rows of a claim; a pattern ends in *."""
     return [
         row
         for pattern in claim.rows
-        for row in found
+        for row in rows
         if (row.name.startswith(pattern[:-1]) if pattern.endswith("*") else row.name == pattern)
     ]

@@ -1,1 +1,1 @@
-"""What benches share: runs that are kept, several processes, statistics."""
+"""What benches share: rows, cached runs, parallel processes, statistics."""

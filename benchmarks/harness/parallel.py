@@ -1,4 +1,4 @@
-"""Work of a bench on all processors: one process an item, each with one thread.
+"""Parallel work of a bench: one process an item, each with one thread.
 
 Trainings of small models leave most of a second thread idle, so that two at once are done in little more than the time
 of one. Results do not depend on how many processes there are, since each computes with one thread.

@@ -1,6 +1,6 @@
-"""One unit of a bench of training: train an adapter on the pocket, sample with it, judge. Everything is kept on disk.
+"""One unit of a training bench: train an adapter on the pocket, sample with it, judge. All results are saved on disk.
 
-A run is found by its content key and by the sources that made it, so that a bench that was stopped goes on there.
+A run is identified by its content key and by the hash of its sources, so that an interrupted bench resumes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from ...models.open import base_from_path, open_base
 from ...models.sampling import sample
 from ...models.stable_diffusion.attention_maps import shares_on_grid
 from ...pocket import gallery
-from ...pocket.assemble import WEIGHTS
 from ...pocket.models import judge
+from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import world
 from ...trainers.auto.rules import MORE_SUBJECTS
 from ...trainers.data.encoded_set import build_pool
@@ -45,13 +45,13 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "output" / "benchmarks" / "runs"
 SOURCES = ("core", "vision", "augmentation", "evaluation", "models", "trainers", "pocket")
 STEPS, GUIDANCE, PRIORS = 30, 3.0, 64
-LOOKED_AT = (50, 200, 400)
-"""timesteps at which attention is compared with the true masks: the picture is still to be seen"""
+# Timesteps at which attention is compared with the true masks: the picture is still visible.
+ATTENTION_TIMESTEPS = (50, 200, 400)
 
 
 @cache
 def weights_key(folder: Path = WEIGHTS) -> str:
-    """All of the pocket's models, those that judge among them."""
+    """Hash of all the pocket's models, the judges included."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         digest.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
@@ -60,7 +60,7 @@ def weights_key(folder: Path = WEIGHTS) -> str:
 
 @cache
 def sources_key() -> str:
-    """What the code does, without its comments and docstrings."""
+    """Hash of the code without its comments and docstrings."""
     digest = hashlib.sha256()
     for file in sorted(path for room in SOURCES for path in (ROOT / room).rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def sources_key() -> str:
 
 
 class Workshop:
-    """Trains, samples and judges on the pocket; what was done before is read from disk.
+    """Trains, samples and judges on the pocket; finished results are read from disk.
 
     Args:
         steps: of a training of one subject, the same for all that are compared.
@@ -96,12 +96,12 @@ class Workshop:
     def with_priors(self, pictures: TrainingSet, count: int = PRIORS) -> TrainingSet:
         """The set with the base's own pictures of its class nouns."""
         nouns = "_".join(sorted({concept.noun for concept in pictures.concepts}))
-        with self.alone(f"priors_{nouns}"):
+        with self.locked(f"priors_{nouns}"):
             return generate_priors(self.base, pictures, PriorSettings(count=count), self.folder / "priors", self.device)
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
-        """Of several processes only one at a time makes what is called `name`; the next one finds it made."""
+    def locked(self, name: str) -> Iterator[None]:
+        """A lock between processes: only one at a time makes the result called `name`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{name}.lock"):
             yield
@@ -110,42 +110,42 @@ class Workshop:
         """The adapter that these pictures and settings give; names and values are those of SubjectSettings."""
         steps = round(self.steps * len(pictures.concepts) ** MORE_SUBJECTS)
         chosen = SubjectSettings.from_mapping({"steps": steps, **settings})
-        with self.alone(f"train_{content_key(pictures.key, chosen.key())[:24]}"):
+        with self.locked(f"train_{content_key(pictures.key, chosen.key())[:24]}"):
             result = train_subject(self.base, pictures, chosen, self.folder / "trained", self.device, name="bench")
         log.info("trained on %s: loss %.4f, %.0f s", pictures.trigger, result.losses[-1], result.seconds)
         return result.adapter if result.base is None else difference(self.base, result.base, result.adapter)
 
     def readings(
         self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0
-    ) -> list[judge.Reading]:
-        """What the first judge sees in one picture for each prompt."""
-        return self.judged(adapter, prompts, seed, strength)[0]
+    ) -> list[judge.SceneReading]:
+        """The first judge's reading of one sample for each prompt."""
+        return self.judge_samples(adapter, prompts, seed, strength)[0]
 
-    def judged(
+    def judge_samples(
         self,
         adapter: Adapter | None,
         prompts: Sequence[str],
         seed: int = 0,
         strength: float = 1.0,
-        alike: Callable[[judge.Reading, judge.Reading], bool] = judge.alike,
-    ) -> tuple[list[judge.Reading], list[float]]:
-        """What the first judge sees in one picture for each prompt, and 1 for each that the second one sees otherwise.
+        same: Callable[[judge.SceneReading, judge.SceneReading], bool] = judge.same_judgement,
+    ) -> tuple[list[judge.SceneReading], list[float]]:
+        """The first judge's reading of one sample for each prompt, and 1 where the second one disagrees, else 0.
 
-        `alike` says what counts, by default all that fidelities are made of. Where they often differ, the log says so.
+        `same` compares two readings, by default in all that the fidelities depend on. Frequent disagreement is logged.
         """
         name = adapter.key if adapter else "base"
         key = content_key(weights_key(self.weights), name, list(prompts), seed, strength, STEPS, GUIDANCE)[:24]
         file = self.folder / "readings" / f"{key}.json"
         if not file.is_file():
             images = self._sample(adapter, prompts, seed, strength)
-            both = [[_plain(reading) for reading in reader] for reader in self.judge.readings(images)]
+            both = [[_to_json(reading) for reading in reader] for reader in self.judge.readings(images)]
             file.parent.mkdir(parents=True, exist_ok=True)
             gallery.sheet([images[i : i + 12] for i in range(0, len(images), 12)]).save(file.with_suffix(".png"))
-            told = {"prompts": list(prompts), "seen": both}
-            write_whole(file, json.dumps(told).encode())
-        told = json.loads(file.read_text(encoding="utf-8"))
-        first, second = ([_reading(values) for values in reader] for reader in told["seen"])
-        doubts = [float(not alike(a, b)) for a, b in zip(first, second, strict=True)]
+            record = {"prompts": list(prompts), "seen": both}
+            write_whole(file, json.dumps(record).encode())
+        record = json.loads(file.read_text(encoding="utf-8"))
+        first, second = ([_from_json(values) for values in reader] for reader in record["seen"])
+        doubts = [float(not same(a, b)) for a, b in zip(first, second, strict=True)]
         if np.mean(doubts) > 0.05:
             log.warning("the judges disagree on %.0f %% of %s", 100 * np.mean(doubts), file.with_suffix(".png"))
         return first, doubts
@@ -155,37 +155,39 @@ class Workshop:
         side = world.SIZE
         with open_base(self.base, self.device) as networks:
             with applied(networks, [(adapter, strength)] if adapter else []):
-                found = sample(
+                images = sample(
                     networks, prompts, seeds, width=side, height=side, steps=STEPS, guidance=GUIDANCE, batch=32
                 )
-        arrays = (found.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+        arrays = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
         return [Image.fromarray(array) for array in arrays]
 
     @torch.no_grad()
     def attention_iou(self, adapter: Adapter | None, pictures: TrainingSet) -> float:
         """Mean intersection over union of thresholded subject attention with the true masks at the latents' grid."""
-        samples, found = pictures.references, []
+        samples, predicted = pictures.references, []
         adapters = [(adapter, 1.0)] if adapter else []
         with open_base(self.base, self.device) as networks, applied(networks, adapters):
             pool = build_pool(networks, samples, networks.resolution, Silent())
-            told = supervise(networks, pool, samples, pictures.concepts)  # where its learned words stand
+            supervision = supervise(
+                networks, pool, samples, pictures.concepts
+            )  # with the positions of its learned tokens
             size = (pool.mean.shape[-2], pool.mean.shape[-1])
             noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0)).to(pool.mean.device)
             conditioning = networks.encode_prompts(pool.prompts)
-            for t in LOOKED_AT:
+            for t in ATTENTION_TIMESTEPS:
                 times = torch.full((len(samples),), t, device=pool.mean.device)
-                with networks.record_attention(told.layers) as kept:
+                with networks.record_attention(supervision.layers) as captured_maps:
                     networks.predict(networks.process.add_noise(pool.mean, noise, times), times, conditioning)
-                rows = (told.wanted, told.known, told.member)
-                found.append(shares_on_grid(kept, slice(len(samples)), size, *rows)[:, 0] > 0.5)
-            true = told.masks[:, 0] > 0.5
-        each = [((f & true).sum((1, 2)) / (f | true).sum((1, 2)).clamp(min=1)).mean() for f in found]
+                rows = (supervision.wanted, supervision.known, supervision.member)
+                predicted.append(shares_on_grid(captured_maps, slice(len(samples)), size, *rows)[:, 0] > 0.5)
+            true = supervision.masks[:, 0] > 0.5
+        each = [((f & true).sum((1, 2)) / (f | true).sum((1, 2)).clamp(min=1)).mean() for f in predicted]
         return float(torch.stack(each).mean())
 
 
 @torch.no_grad()
 def difference(before: BaseModelRef, after: BaseModelRef, adapter: Adapter) -> Adapter:
-    """What a trained base adds to the one it came from, as an adapter besides what `adapter` holds."""
+    """The weights' change from the base to the trained base, as an adapter together with `adapter`'s own factors."""
     with open_base(before, "cpu") as old, open_base(after, "cpu") as new:
         factors: dict[str, Factor] = {}
         for path in paths_of_set(old, EVERYTHING):
@@ -195,11 +197,11 @@ def difference(before: BaseModelRef, after: BaseModelRef, adapter: Adapter) -> A
     return replace(adapter, factors={**factors, **adapter.factors})
 
 
-def _plain(reading: judge.Reading) -> dict:
+def _to_json(reading: judge.SceneReading) -> dict:
     things = [asdict(thing) | {"colours": sorted(thing.colours)} for thing in reading.things]
     return {"things": things, "place": reading.place, "layout": reading.layout}
 
 
-def _reading(values: dict) -> judge.Reading:
-    things = [judge.Seen(**{**thing, "colours": frozenset(thing["colours"])}) for thing in values["things"]]
-    return judge.Reading(tuple(things), values["place"], values["layout"])
+def _from_json(values: dict) -> judge.SceneReading:
+    things = [judge.ThingReading(**{**thing, "colours": frozenset(thing["colours"])}) for thing in values["things"]]
+    return judge.SceneReading(tuple(things), values["place"], values["layout"])

@@ -1,4 +1,4 @@
-"""What a refinement costs in evaluations of the denoiser, so that methods are compared at the same cost.
+"""The cost of a refinement in evaluations of the denoiser, so that methods are compared at equal cost.
 
 Every forward counts, both branches of guidance and recomputation too, and a backward counts as two.
 """
@@ -18,7 +18,7 @@ def samples(settings: RefinementSettings) -> int:
 
 
 def per_round(settings: RefinementSettings) -> int:
-    """Evaluations of a round: drawing it, and all updates on it."""
+    """Evaluations of a round: sampling it, and all updates on it."""
     guided = 2 if settings.guidance > 1 else 1
     return samples(settings) * settings.sampling_steps * guided + _learning(settings, guided)
 
@@ -41,5 +41,5 @@ def _learning(settings: RefinementSettings, guided: int) -> int:
 
 
 def within(settings: RefinementSettings, evaluations: int) -> RefinementSettings:
-    """The settings with as many whole rounds as `evaluations` pay for, at least one."""
+    """The settings with as many complete rounds as `evaluations` allow, at least one."""
     return replace(settings, steps=max(1, evaluations // per_round(settings)) * settings.updates)

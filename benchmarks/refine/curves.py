@@ -1,4 +1,4 @@
-"""How curves of the bench of refinement are read: fidelities against each other, and rewards against what was spent."""
+"""Reading the curves of the refinement bench: fidelities against each other, and rewards against evaluations."""
 
 from __future__ import annotations
 
@@ -6,36 +6,35 @@ from collections.abc import Mapping, Sequence
 
 from ...trainers.refine.method import RefinementResult
 
-Point = tuple[float, float]
-"""subject fidelity and prompt fidelity"""
+Point = tuple[float, float]  # subject fidelity and prompt fidelity
 
 
-def envelope(points: Sequence[Point], subject: float) -> float | None:
+def best_at(points: Sequence[Point], subject: float) -> float | None:
     """The best prompt fidelity that `points` and mixtures of two of them have at that subject fidelity or above.
 
-    For a baseline: nothing that it could have is left out. None where no point keeps the subject so well, or all keep
-    it better, so that there is nothing to compare with.
+    For a baseline: the most favourable reading. None where no point reaches that subject fidelity, or all exceed it, so
+    that there is nothing to compare with.
     """
     if not min(points)[0] <= subject <= max(points)[0]:
         return None
-    found = [y for x, y in points if x >= subject]
+    values = [y for x, y in points if x >= subject]
     for x0, y0 in points:
         for x1, y1 in points:
             if x0 < subject < x1:
-                found.append(y0 + (y1 - y0) * (subject - x0) / (x1 - x0))
-    return max(found)
+                values.append(y0 + (y1 - y0) * (subject - x0) / (x1 - x0))
+    return max(values)
 
 
-def along(way: Sequence[Point], subject: float) -> float | None:
-    """The worst prompt fidelity where a way of neighbouring points crosses that subject fidelity; None: it does not.
+def worst_at(curve: Sequence[Point], subject: float) -> float | None:
+    """The worst prompt fidelity where a curve of neighbouring points crosses that subject fidelity; None: it does not.
 
-    For what is measured: where it passes more than once, nothing speaks for the better passage.
+    For the measured side: where it crosses more than once, the better crossing may not count.
     """
-    found = []
-    for (x0, y0), (x1, y1) in zip(way, way[1:], strict=False):
+    values = []
+    for (x0, y0), (x1, y1) in zip(curve, curve[1:], strict=False):
         if min(x0, x1) <= subject <= max(x0, x1):
-            found.append(min(y0, y1) if x0 == x1 else y0 + (y1 - y0) * (subject - x0) / (x1 - x0))
-    return min(found, default=None)
+            values.append(min(y0, y1) if x0 == x1 else y0 + (y1 - y0) * (subject - x0) / (x1 - x0))
+    return min(values, default=None)
 
 
 def gains(result: RefinementResult) -> dict[float, float]:
@@ -45,8 +44,8 @@ def gains(result: RefinementResult) -> dict[float, float]:
     return {reading["step"]: reading["gain"] for reading in readings}
 
 
-def first_at(curve: Mapping[float, float], wanted: float) -> float | None:
-    """Where on a curve the gain is first reached, between readings; None where it is not, or nothing was gained."""
+def steps_to_reach(curve: Mapping[float, float], wanted: float) -> float | None:
+    """The step at which a gain is first reached, interpolated; None where it is not, or where it is not positive."""
     if wanted <= 0:
         return None
     steps = sorted(curve)
@@ -57,11 +56,11 @@ def first_at(curve: Mapping[float, float], wanted: float) -> float | None:
     return None
 
 
-def times(curve: Mapping[float, float], factor: float) -> dict[float, float]:
-    """The curve by what its steps cost, `factor` each."""
+def scale_steps(curve: Mapping[float, float], factor: float) -> dict[float, float]:
+    """The curve over cost, `factor` a step."""
     return {step * factor: value for step, value in curve.items()}
 
 
-def rises_to_the_end(curve: Mapping[float, float]) -> bool:
-    """Whether the last reading is the best one, so that more might still come."""
+def rises_at_the_end(curve: Mapping[float, float]) -> bool:
+    """Whether the last reading is the best one, so that more training might still gain."""
     return max(curve, key=lambda step: (curve[step], -step)) == max(curve)

@@ -1,7 +1,7 @@
-"""Rows against kvablack/ddpo-pytorch: what it spends to earn what it earns, and how fast equal work is done.
+"""Rows against kvablack/ddpo-pytorch: evaluations to reach its gain, and samples a second for equal work.
 
-Both sides learn the same prompts by the same reward, CLIP-T contrast, from the same start; their held-out rewards are
-read from the same noise by the same sampler. Readings count neither as evaluations nor as time.
+Both sides train on the same prompts with the same reward, CLIP-T contrast, from the same start; their held-out rewards
+are measured with the same noise by the same sampler. Readings count neither as evaluations nor as time.
 """
 
 from __future__ import annotations
@@ -34,77 +34,87 @@ from ...trainers.refine.readings import Reader
 from ...trainers.refine.rollout import Painter
 from ...trainers.refine.sampler_policy import SamplerPolicy
 from ...trainers.refine.settings import DDPO, RefinementSettings
-from .. import Row
 from ..harness.parallel import each
-from ..subject.lessons import Run
+from ..harness.rows import BenchmarkRow
 from ..subject.sets import references
+from ..subject.training_cases import SubjectRun
 from .costs import samples
-from .curves import first_at, rises_to_the_end, times
-from .ddpo_reference import Ddpo, DdpoSettings
+from .curves import rises_at_the_end, scale_steps, steps_to_reach
+from .ddpo_reference import DdpoSettings, DdpoTrainer, RewardTask
 from .prompts import prompts
-from .rows import NEVER, lower, measured
+from .rows import NEVER, lower_is_better, mean_row
 
 if TYPE_CHECKING:
-    from .bench import Bench
+    from .bench import RefinementBenchmark
 
 log = logging.getLogger(__name__)
 
 
-def baseline(bench: Bench) -> list[Row]:
-    """Evaluations to reach the best that it reaches at the best of its learning rates, and samples a second."""
+def ddpo_rows(bench: RefinementBenchmark) -> list[BenchmarkRow]:
+    """Our evaluations over DDPO's to reach its best gain at its best learning rate, and samples a second."""
     run = bench.subjects.table_runs[0]
-    bench.trained(run)
-    calls: list[Callable[[], dict[float, float]]] = [partial(theirs, bench, run, rate) for rate in bench.size.rates]
-    *curves, ours = each(_called, [*calls, partial(bench.rewarded, run)])
-    rate, best = max(zip(bench.size.rates, curves, strict=True), key=lambda one: max(one[1].values()))
+    bench.train_start(run)
+    calls: list[Callable[[], dict[float, float]]] = [
+        partial(ddpo_curve, bench, run, rate) for rate in bench.size.ddpo.learning_rates
+    ]
+    *curves, our_curve = each(_call, [*calls, partial(bench.reward_curve, run)])
+    rate, best = max(zip(bench.size.ddpo.learning_rates, curves, strict=True), key=lambda one: max(one[1].values()))
     wanted = max(best.values())
-    mine, its = first_at(ours, wanted), first_at(best, wanted)
+    our_cost, ddpo_cost = steps_to_reach(our_curve, wanted), steps_to_reach(best, wanted)
+    our_best = max(our_curve.values())
     notes = [f"one subject and seed; its best learning rate is {rate:g}"]
-    if its is None:
-        notes.append(f"it gained nothing with any rate, so there is nothing to reach (ours {max(ours.values()):.2f})")
-    elif mine is None:
-        notes.append(f"its gain of {wanted:.2f} deviations was not reached (best {max(ours.values()):.2f})")
-    if rises_to_the_end(best):
+    if ddpo_cost is None:
+        notes.append(f"it gained nothing with any rate, so there is nothing to reach (ours {our_best:.2f})")
+    elif our_cost is None:
+        notes.append(f"its gain of {wanted:.2f} deviations was not reached (best {our_best:.2f})")
+    if rises_at_the_end(best):
         notes.append("it still rose at its last reading: its plateau lies higher")
-    value = NEVER if mine is None or its is None else mine / its
-    cost = lower(measured("ddpo_baseline.evaluations_ratio", [value], "ratio", bench.goal(0.5), "; ".join(notes)))
-    note = f"{bench.size.pace_steps} sampling steps, all trained, on both sides, taken in turn"
-    return [cost, measured("ddpo_baseline.speed_ratio", pace(bench, run), "ratio", bench.goal(1.5), note)]
+    value = NEVER if our_cost is None or ddpo_cost is None else our_cost / ddpo_cost
+    row = mean_row("ddpo_baseline.evaluations_ratio", [value], "ratio", bench.goal(0.5), "; ".join(notes))
+    note = f"{bench.size.ddpo.speed_steps} sampling steps, all trained, on both sides, taken in turn"
+    return [
+        lower_is_better(row),
+        mean_row("ddpo_baseline.speed_ratio", speed_ratios(bench, run), "ratio", bench.goal(1.5), note),
+    ]
 
 
-def _called(call: Callable[[], dict[float, float]]) -> dict[float, float]:
+def _call(call: Callable[[], dict[float, float]]) -> dict[float, float]:
     return call()
 
 
 # ---------------------------------------------------------------------------------------------------------- rewards
 
 
-def theirs(bench: Bench, run: Run, rate: float) -> dict[float, float]:
-    """The held-out reward's gain by evaluations; kept on disk when it is whole."""
+def ddpo_curve(bench: RefinementBenchmark, run: SubjectRun, rate: float) -> dict[float, float]:
+    """The held-out reward's gain of DDPO by evaluations; saved on disk when it is complete."""
     settings = DdpoSettings(learning_rate=rate)
     if bench.size.settings:  # a quick one
         settings = replace(settings, sampling_steps=4, sample_batch=2, batches=2, train_batch=2, guidance=1.0)
-    asked, reward = prompts(run.noun, bench.size.activities, bench.size.judged), bench.reward(run, likeness=False)
-    reading = bench.settings(bench.size.reward_budget, patience=0)
+    prompt_set, reward = prompts(run.noun, bench.size.activities, bench.size.judged), bench.reward(run, likeness=False)
+    reading = bench.settings(bench.size.budgets.reward, patience=0)
     start = bench.start(run)
-    key = content_key(start.key, asked.key, reward.key, reading.key(), list(astuple(settings)), bench.size.epochs)
+    key = content_key(
+        start.key, prompt_set.key, reward.key, reading.key(), list(astuple(settings)), bench.size.ddpo.epochs
+    )
     file = bench.shop.folder / "ddpo" / f"{key[:24]}.json"
     if not file.is_file():
-        with opened(bench, run, reading) as (networks, chosen):
+        with open_resolved(bench, run, reading) as (networks, chosen):
             injected = inject(networks, {"attention": (settings.rank, float(settings.rank))}, run.seed, beneath=start)
-            learned, held_out = split(asked)
-            judge = reward.open(networks.device, [load_picture(picture) for picture in reward.references], learned)
-            ddpo = Ddpo(networks, injected, learned, judge, settings, chosen.resolution, run.seed)
-            read = reader(bench, run, ddpo.painter, judge, held_out, chosen)
-            curve = _watched(ddpo, read, bench.size.epochs)
+            training, held_out = split(prompt_set)
+            reference_images = [load_picture(picture) for picture in reward.references]
+            reward_models = reward.open(networks.device, reference_images, training)
+            task = RewardTask(training, reward_models)
+            ddpo = DdpoTrainer(networks, injected, task, settings, chosen.resolution, run.seed)
+            read = held_out_reader(bench, run, ddpo.painter, reward_models, held_out, chosen)
+            curve = _train_and_read(ddpo, read, bench.size.ddpo.epochs)
             injected.remove()
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(curve).encode())
     curve = {float(epoch): gain for epoch, gain in json.loads(file.read_text(encoding="utf-8")).items()}
-    return times(curve, settings.evaluations)
+    return scale_steps(curve, settings.evaluations)
 
 
-def _watched(ddpo: Ddpo, read: Reader, epochs: int) -> dict[int, float]:
+def _train_and_read(ddpo: DdpoTrainer, read: Reader, epochs: int) -> dict[int, float]:
     """The gain after each epoch, in deviations of the start's pictures."""
     first, spreads = read(0)
     readings = Readings((first,), (1.0,), spreads, Floors())
@@ -116,19 +126,25 @@ def _watched(ddpo: Ddpo, read: Reader, epochs: int) -> dict[int, float]:
     return curve
 
 
-def reader(bench: Bench, run: Run, painter: Painter, judge, held_out, chosen: RefinementSettings) -> Reader:
-    """The readings of ours: the same prompts, noise and sampler."""
+def held_out_reader(
+    bench: RefinementBenchmark, run: SubjectRun, painter: Painter, reward_models, held_out, chosen: RefinementSettings
+) -> Reader:
+    """Reads the held-out reward as our method does: the same prompts, noise and sampler."""
     policy = SamplerPolicy(painter.networks.process, chosen.sampling_steps, painter.size, chosen.eta, chosen.skip_last)
     random = Randomness(run.seed, painter.networks.device)
-    asked = held_out[: chosen.guard_prompts]
-    watching = Painter(painter.networks, asked, policy, chosen.guidance, chosen.resolution, 16, random, Silent())
+    guard_prompts = held_out[: chosen.guard_prompts]
+    held_out_painter = Painter(
+        painter.networks, guard_prompts, policy, chosen.guidance, chosen.resolution, 16, random, Silent()
+    )
     folder = bench.shop.folder / "ddpo" / f"{run.subject}_{run.seed}"
-    return Reader(watching, judge, asked, chosen, Silent(), None, (), (), folder)
+    return Reader(held_out_painter, reward_models, guard_prompts, chosen, Silent(), None, (), (), folder)
 
 
 @contextmanager
-def opened(bench: Bench, run: Run, settings: RefinementSettings) -> Iterator[tuple[DiffusionModel, RefinementSettings]]:
-    """The base, and the settings with a number for all that is left open."""
+def open_resolved(
+    bench: RefinementBenchmark, run: SubjectRun, settings: RefinementSettings
+) -> Iterator[tuple[DiffusionModel, RefinementSettings]]:
+    """The base, and the settings with every automatic value resolved."""
     pictures = references(bench.shop.sets, run.subject)
     with open_base(bench.shop.base, bench.shop.device) as networks:
         chosen, _ = resolve(settings, gather_facts(networks, pictures, settings))
@@ -139,24 +155,25 @@ def opened(bench: Bench, run: Run, settings: RefinementSettings) -> Iterator[tup
 # ------------------------------------------------------------------------------------------------------------ speed
 
 
-def pace(bench: Bench, run: Run) -> list[float]:
+def speed_ratios(bench: RefinementBenchmark, run: SubjectRun) -> list[float]:
     """Our samples a second over theirs in pairs of rounds, by one process, in turn: the same sampling steps, trained
     steps, guidance and algorithm, so that only the code differs."""
-    steps, start, reward = bench.size.pace_steps, bench.start(run), bench.reward(run, likeness=False)
-    asked = prompts(run.noun, bench.size.activities, bench.size.judged)
+    steps, start, reward = bench.size.ddpo.speed_steps, bench.start(run), bench.reward(run, likeness=False)
+    prompt_set = prompts(run.noun, bench.size.activities, bench.size.judged)
     wanted = bench.settings(
-        bench.size.budget, method=DDPO, updates=1, sampling_steps=steps, trained_steps=steps, skip_last=0
+        bench.size.budgets.headline, method=DDPO, updates=1, sampling_steps=steps, trained_steps=steps, skip_last=0
     )
     settings = DdpoSettings(sampling_steps=steps, guidance=wanted.guidance)
-    with opened(bench, run, wanted) as (networks, chosen), opened(bench, run, wanted) as (others, _):
-        step, injected = Refinement(start, *split(asked), reward).prepare(
+    with open_resolved(bench, run, wanted) as (networks, chosen), open_resolved(bench, run, wanted) as (others, _):
+        step, injected = Refinement(start, *split(prompt_set), reward).prepare(
             networks, references(bench.shop.sets, run.subject), replace(chosen, seed=run.seed), None, Silent()
         )
-        beside = inject(others, {"attention": (chosen.rank, float(chosen.rank))}, run.seed, beneath=start)
-        ddpo = Ddpo(others, beside, split(asked)[0], step.judge, settings, chosen.resolution, run.seed)
+        ddpo_injected = inject(others, {"attention": (chosen.rank, float(chosen.rank))}, run.seed, beneath=start)
+        task = RewardTask(split(prompt_set)[0], step.judge)
+        ddpo = DdpoTrainer(others, ddpo_injected, task, settings, chosen.resolution, run.seed)
         optimizer = torch.optim.AdamW(list(injected.parameters.values()), lr=chosen.learning_rate)
 
-        def ours(number: int) -> None:
+        def our_round(number: int) -> None:
             for terms in step.passes(number, Alone().share):
                 torch.stack([step.weights[name] * value for name, value in terms.items()]).sum().backward()
             torch.nn.utils.clip_grad_norm_(list(injected.parameters.values()), chosen.max_gradient_norm)
@@ -164,10 +181,10 @@ def pace(bench: Bench, run: Run) -> list[float]:
             optimizer.zero_grad()
 
         ratios = []
-        for number in range(bench.size.pace_rounds):
-            spent = [_seconds(call) for call in (partial(ours, number), ddpo.epoch)]
-            ratios.append((samples(chosen) / spent[0]) / (settings.samples / spent[1]))
-        beside.remove()
+        for number in range(bench.size.ddpo.speed_rounds):
+            seconds = [_seconds(call) for call in (partial(our_round, number), ddpo.epoch)]
+            ratios.append((samples(chosen) / seconds[0]) / (settings.samples / seconds[1]))
+        ddpo_injected.remove()
         injected.remove()
     return ratios
 

@@ -1,6 +1,6 @@
 """The algorithm and the settings of kvablack/ddpo-pytorch on this project's networks and rewards, in a loop of its own.
 
-50 DDIM steps with eta 1 and guidance 5 in drawing and in training; log-probabilities are kept while drawing; rewards
+50 DDIM steps with eta 1 and guidance 5 in sampling and in training; log-probabilities are those of sampling; rewards
 are compared with the last ones of their prompt, or with the epoch's where a prompt has few; samples and each sample's
 timesteps are shuffled; gradients of all timesteps of two batches are one step of AdamW. One thing is in its favour: the
 clip range, which is written for latents of 64 x 64 x 4, is scaled to the pocket's; and one is left out: the last
@@ -18,7 +18,6 @@ from torch import Tensor
 from ...core.progress import Silent
 from ...core.randomness import Randomness
 from ...core.values import Prompt
-from ...evaluation.reward import RewardModels
 from ...models.adapters.inject import Injected
 from ...models.contract import DiffusionModel
 from ...trainers.refine.advantages import PromptStatistics
@@ -37,14 +36,14 @@ class DdpoSettings:
     sample_batch: int = 8
     batches: int = 4  # an epoch
     train_batch: int = 4
-    accumulated: int = 2
+    accumulation_steps: int = 2
     rank: int = 4
     weight_decay: float = 1e-4
     max_gradient_norm: float = 1.0
     clip_range: float = 1e-4
     advantage_clip: float = 5.0
     buffer: int = 32
-    enough: int = 16
+    min_samples: int = 16
 
     @property
     def samples(self) -> int:
@@ -59,8 +58,16 @@ class DdpoSettings:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """An epoch's samples: latents (n, steps + 1, C, h, w) and log-probabilities (n, steps) as they were drawn."""
+class RewardTask:
+    """The training prompts and the reward of their samples."""
+
+    prompts: Sequence[Prompt]
+    reward_models: RewardModels
+
+
+@dataclass(frozen=True)
+class EpochSamples:
+    """An epoch's samples: latents (n, steps + 1, C, h, w) and log-probabilities (n, steps) of their sampling."""
 
     latents: Tensor
     log_probs: Tensor
@@ -68,27 +75,26 @@ class Drawn:
     advantages: Tensor
 
 
-class Ddpo:
-    """One process of it. `injected` is what it trains, `prompts` are drawn at random."""
+class DdpoTrainer:
+    """One process of it. `injected` holds the trained parameters; prompts are drawn at random."""
 
     def __init__(
         self,
         networks: DiffusionModel,
         injected: Injected,
-        prompts: Sequence[Prompt],
-        judge: RewardModels,
+        task: RewardTask,
         settings: DdpoSettings,
         side: int,
         seed: int,
     ):
-        self.settings, self.prompts, self.judge = settings, list(prompts), judge
+        self.settings, self.prompts, self.reward_models = settings, list(task.prompts), task.reward_models
         policy = SamplerPolicy(networks.process, settings.sampling_steps, (side, side), 1.0, skip_last=0)
         rows = settings.sample_batch * 2
         self.painter = Painter(
-            networks, prompts, policy, settings.guidance, side, rows, Randomness(seed, networks.device), Silent()
+            networks, task.prompts, policy, settings.guidance, side, rows, Randomness(seed, networks.device), Silent()
         )
-        self.lots = torch.Generator().manual_seed(seed)
-        self.statistics = PromptStatistics(len(self.prompts), settings.buffer, settings.enough)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.statistics = PromptStatistics(len(self.prompts), settings.buffer, settings.min_samples)
         self.clip = clip_for(settings.clip_range, torch.Size(self.painter.shape).numel())
         self.parameters = list(injected.parameters.values())
         self.optimizer = torch.optim.AdamW(
@@ -96,53 +102,54 @@ class Ddpo:
         )
 
     def epoch(self) -> float:
-        """Draw, reward, learn; gives the mean reward."""
-        drawn, reward = self._drawn()
-        self._learn(drawn)
+        """Sample, score, train; gives the mean reward."""
+        samples, reward = self._sample()
+        self._train(samples)
         return reward
 
     @torch.no_grad()
-    def _drawn(self) -> tuple[Drawn, float]:
+    def _sample(self) -> tuple[EpochSamples, float]:
         batches = [self._batch() for _ in range(self.settings.batches)]
-        latents, log_probs = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
+        latents, log_probs = (torch.cat([batch[index] for batch in batches]) for index in (0, 1))
         prompts = [prompt for batch in batches for prompt in batch[2]]
         pictures = self.painter.pictures(latents[:, -1])
-        rewards = self.judge.scores(pictures, [self.prompts[i] for i in prompts]).nanmean(0)
+        rewards = self.reward_models.scores(pictures, [self.prompts[i] for i in prompts]).nanmean(0)
         bound = self.settings.advantage_clip
         advantages = self.statistics.advantages(rewards, prompts).clamp(-bound, bound)
-        return Drawn(latents, log_probs, prompts, advantages), float(rewards.mean())
+        return EpochSamples(latents, log_probs, prompts, advantages), float(rewards.mean())
 
     def _batch(self) -> tuple[Tensor, Tensor, list[int]]:
         painter, count = self.painter, self.settings.sample_batch
-        prompts = torch.randint(len(self.prompts), (count,), generator=self.lots).tolist()
-        latents = torch.randn(count, *painter.shape, generator=self.lots).to(painter.networks.device)
-        way, said = [latents], []
-        for place in range(len(painter.policy)):
-            places = torch.full((count,), place, device=latents.device)
-            step = painter.policy.step(painter.predict(latents, places, prompts), latents, places)
-            latents = step.draw(torch.randn(latents.shape, generator=self.lots).to(latents.device))
-            said.append(step.log_prob(latents))
-            way.append(latents)
-        return torch.stack(way, 1), torch.stack(said, 1), prompts
+        prompts = torch.randint(len(self.prompts), (count,), generator=self.generator).tolist()
+        latents = torch.randn(count, *painter.shape, generator=self.generator).to(painter.networks.device)
+        trajectory, log_probs = [latents], []
+        for index in range(len(painter.policy)):
+            indices = torch.full((count,), index, device=latents.device)
+            step = painter.policy.step(painter.predict(latents, indices, prompts), latents, indices)
+            latents = step.draw(torch.randn(latents.shape, generator=self.generator).to(latents.device))
+            log_probs.append(step.log_prob(latents))
+            trajectory.append(latents)
+        return torch.stack(trajectory, 1), torch.stack(log_probs, 1), prompts
 
-    def _learn(self, drawn: Drawn) -> None:
-        settings, able = self.settings, torch.tensor(self.painter.policy.trainable)
-        order = torch.randperm(settings.samples, generator=self.lots)
-        shuffled = torch.stack([able[torch.randperm(len(able), generator=self.lots)] for _ in range(settings.samples)])
-        for number, some in enumerate(order.split(settings.train_batch)):
-            for places in shuffled[some].T:
-                loss = self._loss(drawn, some, places)
-                (loss / (len(able) * settings.accumulated)).backward()
-            if (number + 1) % settings.accumulated == 0:
+    def _train(self, samples: EpochSamples) -> None:
+        settings, trainable = self.settings, torch.tensor(self.painter.policy.trainable)
+        order = torch.randperm(settings.samples, generator=self.generator)
+        orders = [torch.randperm(len(trainable), generator=self.generator) for _ in range(settings.samples)]
+        shuffled = torch.stack([trainable[order] for order in orders])
+        for number, batch in enumerate(order.split(settings.train_batch)):
+            for indices in shuffled[batch].T:
+                loss = self._loss(samples, batch, indices)
+                (loss / (len(trainable) * settings.accumulation_steps)).backward()
+            if (number + 1) % settings.accumulation_steps == 0:
                 torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_gradient_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
 
-    def _loss(self, drawn: Drawn, some: Tensor, places: Tensor) -> Tensor:
+    def _loss(self, samples: EpochSamples, batch: Tensor, indices: Tensor) -> Tensor:
         painter, device = self.painter, self.painter.networks.device
-        before, after = drawn.latents[some, places], drawn.latents[some, places + 1]
-        places = places.to(device)
-        prediction = painter.predict(before, places, [drawn.prompts[i] for i in some.tolist()])
-        now = painter.policy.step(prediction, before, places).log_prob(after)
-        old, advantage = drawn.log_probs[some, places.cpu()], drawn.advantages[some].to(device)
+        before, after = samples.latents[batch, indices], samples.latents[batch, indices + 1]
+        indices = indices.to(device)
+        prediction = painter.predict(before, indices, [samples.prompts[i] for i in batch.tolist()])
+        now = painter.policy.step(prediction, before, indices).log_prob(after)
+        old, advantage = samples.log_probs[batch, indices.cpu()], samples.advantages[batch].to(device)
         return importance_loss(now, old.to(device), advantage, self.clip)[0].mean()

@@ -1,9 +1,9 @@
-"""Rows of refinement's methods: what each earns, and shows, for each 1,000 evaluations of the denoiser.
+"""Rows of refinement's methods: the reward's and the judged gain for each 1,000 evaluations of the denoiser.
 
-All are compared at one cost on one subject and two seeds, each with the settings that it takes by itself: its learning
-rate, and strengths of the subject below 1 where it explores. Of the first seed it is told how thrice that rate does, at
-half of the cost: rates are constant and what is drawn depends on the round alone, so that a reading on the way of the
-longer run is that of a shorter one.
+All are compared at equal cost on one subject and two seeds, each with its default settings: its learning rate, and
+strengths of the subject below 1 where it explores. For the first seed a note gives the gain at three times that rate,
+at half of the cost: rates are constant and samples depend on the round alone, so that an intermediate reading of the
+longer run equals that of a shorter one.
 """
 
 from __future__ import annotations
@@ -14,59 +14,60 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ...trainers.refine.settings import DEFAULT_METHOD, METHODS, RefinementSettings
-from .. import Row
 from ..harness.parallel import each
-from ..subject.lessons import Run
+from ..harness.rows import BenchmarkRow
+from ..subject.training_cases import SubjectRun
 from .costs import per_round
 from .curves import gains
-from .ddpo_comparison import opened
-from .rows import measured, told
+from .ddpo_comparison import open_resolved
+from .rows import largest_disagreement_note, mean_row
 
 if TYPE_CHECKING:
-    from .bench import Bench
+    from .bench import RefinementBenchmark
 
-COMPARED = dict(patience=0, statistics_from=12)
-"""no early end"""
+COMMON_SETTINGS = dict(patience=0, statistics_from=12)  # no early stopping
 READINGS = 4
-SWEPT = {"thrice": 3.0}
-"""other learning rates, as shares of a method's own: what nft was raised by"""
+# Other learning rates, as factors of a method's default: the factor by which nft's was raised.
+RATE_FACTORS = {"thrice": 3.0}
 
 
-def methods(bench: Bench) -> list[Row]:
-    """The reward's gain and the judged gain of each method for what it spent; and the default among them."""
+def methods(bench: RefinementBenchmark) -> list[BenchmarkRow]:
+    """The reward's gain and the judged gain of each method for its cost; and the default method's lead."""
     runs = bench.subjects.table_runs
     each(bench.prepare, runs)
-    whole = [partial(method, bench, run, name) for name in METHODS for run in runs]
-    parts = [partial(swept, bench, runs[0], name, share) for name in METHODS for share in SWEPT.values()]
-    done = each(_called, [*whole, *parts])
-    found, tried = done[: len(whole)], iter(done[len(whole) :])
+    jobs = [partial(measure_method, bench, run, name) for name in METHODS for run in runs]
+    factors = RATE_FACTORS.values()
+    sweep_jobs = [partial(gain_at_rate, bench, runs[0], name, factor) for name in METHODS for factor in factors]
+    results = each(_call, [*jobs, *sweep_jobs])
+    measured, swept_gains = results[: len(jobs)], iter(results[len(jobs) :])
     rows, judged = [], {}
     for number, name in enumerate(METHODS):
-        own = found[number * len(runs) : (number + 1) * len(runs)]
-        rates = rates_told(bench, name, own[0]["gains"], [next(tried) for _ in SWEPT])
-        rewards, values = ([one[kind] for one in own] for kind in ("reward", "judge"))
-        rows.append(measured(f"method.{name}.reward", rewards, "deviations / 1000", None, rates))
-        rows.append(measured(f"method.{name}.judge", values, "points / 1000 evaluations", None, told(own)))
+        by_run = measured[number * len(runs) : (number + 1) * len(runs)]
+        rates = rates_note(bench, name, by_run[0]["gains"], [next(swept_gains) for _ in factors])
+        rewards, values = ([one[kind] for one in by_run] for kind in ("reward", "judge"))
+        note = largest_disagreement_note(by_run)
+        rows.append(mean_row(f"method.{name}.reward", rewards, "deviations / 1000", None, rates))
+        rows.append(mean_row(f"method.{name}.judge", values, "points / 1000 evaluations", None, note))
         judged[name] = mean(values)
     best = max(judged, key=judged.__getitem__)
     lead = judged[DEFAULT_METHOD] - max(value for name, value in judged.items() if name != DEFAULT_METHOD)
     note = f"the default is {DEFAULT_METHOD}, the best judged is {best}"
-    return [*rows, measured("method.default_lead", [lead], "points / 1000 evaluations", bench.goal(0), note)]
+    return [*rows, mean_row("method.default_lead", [lead], "points / 1000 evaluations", bench.goal(0), note)]
 
 
-def _called(call: partial) -> Any:
+def _call(call: partial) -> Any:
     return call()
 
 
-def settings_of(bench: Bench, name: str) -> RefinementSettings:
-    """Those that a method is compared with."""
-    return bench.settings(bench.size.method_budget, READINGS, method=name, **COMPARED)
+def settings_of(bench: RefinementBenchmark, name: str) -> RefinementSettings:
+    """The settings of a method in the comparison."""
+    return bench.settings(bench.size.budgets.method, READINGS, method=name, **COMMON_SETTINGS)
 
 
-def method(bench: Bench, run: Run, name: str) -> dict[str, Any]:
-    """Gains of one method for each 1,000 evaluations that were spent: of the reward that all methods are given."""
+def measure_method(bench: RefinementBenchmark, run: SubjectRun, name: str) -> dict[str, Any]:
+    """Gains of one method for each 1,000 evaluations, of the reward that all methods share."""
     settings = settings_of(bench, name)
-    result = bench.refined(run, settings, bench.size.few)
+    result = bench.refined(run, settings, bench.size.few_activities)
     assert result.combined is not None
     thousands = len(result.training.losses) / settings.updates * per_round(settings) / 1000
     before, after = (bench.fidelities(run, one)[1] for one in (bench.start(run), result.combined))
@@ -82,24 +83,25 @@ def method(bench: Bench, run: Run, name: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- rates
 
 
-def shorter(settings: RefinementSettings) -> RefinementSettings:
-    """About half as long, ending where the whole one has a reading."""
+def half_as_long(settings: RefinementSettings) -> RefinementSettings:
+    """About half as long, ending where the full run has a reading."""
     rounds = settings.steps // settings.updates // 2
     rounds = settings.guard_every * max(1, rounds // settings.guard_every)
     return replace(settings, steps=rounds * settings.updates)
 
 
-def swept(bench: Bench, run: Run, name: str, share: float) -> float:
-    """The held-out reward's gain at a share of the method's own learning rate, after `shorter` steps."""
-    settings = shorter(settings_of(bench, name))
-    with opened(bench, run, settings) as (_, chosen):
+def gain_at_rate(bench: RefinementBenchmark, run: SubjectRun, name: str, factor: float) -> float:
+    """The held-out reward's gain at a multiple of the method's own learning rate, after `half_as_long` steps."""
+    settings = half_as_long(settings_of(bench, name))
+    with open_resolved(bench, run, settings) as (_, chosen):
         rate = chosen.learning_rate
-    return gains(bench.refined(run, replace(settings, learning_rate=share * rate), bench.size.few))[settings.steps]
+    result = bench.refined(run, replace(settings, learning_rate=factor * rate), bench.size.few_activities)
+    return gains(result)[settings.steps]
 
 
-def rates_told(bench: Bench, name: str, own: dict[float, float], tried: list[float]) -> str:
-    """How the method's own learning rate did beside others."""
-    settings = shorter(settings_of(bench, name))
+def rates_note(bench: RefinementBenchmark, name: str, own_gains: dict[float, float], swept_gains: list[float]) -> str:
+    """The gains at the method's own learning rate and at others."""
+    settings = half_as_long(settings_of(bench, name))
     spent = settings.steps // settings.updates * per_round(settings)
-    others = ", ".join(f"{gain:+.2f} at {word} of it" for word, gain in zip(SWEPT, tried, strict=True))
-    return f"deviations after {spent} evaluations: {own[settings.steps]:+.2f} at its own learning rate, {others}"
+    others = ", ".join(f"{gain:+.2f} at {word} of it" for word, gain in zip(RATE_FACTORS, swept_gains, strict=True))
+    return f"deviations after {spent} evaluations: {own_gains[settings.steps]:+.2f} at its own learning rate, {others}"

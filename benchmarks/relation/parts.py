@@ -1,8 +1,8 @@
-"""Relation inversion on the pocket: hidden relations from a few pictures, judged on pairs of things they do not show.
+"""Relation inversion on the pocket: hidden relations from a few pictures, judged on unseen pairs of things.
 
-`entity.*` is the share of samples that show both things asked for, `relation.*` the share that show the relation, in
-percent and as a scene reader sees them. Where a relation has a direction, things in changed places do not show it. All
-methods get the same pictures, steps and batch.
+`entity.*` is the share of samples that show both things of the prompt, `relation.*` the share that show the relation,
+in percent and as read by a scene reader. Where a relation has a direction, swapped things do not show it. All methods
+get the same pictures, steps and batch.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from functools import partial
 from statistics import mean
 
 from ...core.values import Adapter
-from ...pocket.models.judge import Reading, same_scene
+from ...pocket.models.judge import SceneReading, same_scene
 from ...pocket.world import pictures, world
 from ...trainers.relation.method import RelationTraining, train_relation
 from ...trainers.relation.settings import RelationSettings
 from ...trainers.run import train_with
-from .. import Row
 from ..harness.parallel import each
+from ..harness.rows import BenchmarkRow
 from ..harness.statistics import gain, share
 from ..harness.workshop import Workshop
 from .sets import EXPANDED, LEAKING, PLAIN, WORD, set_of
 
 log = logging.getLogger(__name__)
 
-STEPS, FEW, TEN = 400, 2, 10
+STEPS, FEW, MANY = 400, 2, 10
 JUDGED = 40
-DOUBTFUL = 0.05  # share of samples on which the judges disagree, above which a row says so
+DOUBTFUL = 0.05  # share of samples on which the judges disagree, above which a row has a note
+# Hidden relations whose pictures show which thing is the first; two things that are tied look alike either way.
 DIRECTED = frozenset(("dream", "framed"))
-"""hidden relations in which it shows which thing is the first; two things that are tied look alike either way"""
 
 
 @dataclass(frozen=True)
-class Method:
-    """What is taught: settings of Train Relation, which captions, how many pictures."""
+class RelationMethod:
+    """What is trained: settings of Train Relation, which captions, how many pictures."""
 
     settings: dict = field(default_factory=dict)
     captions: str = PLAIN
@@ -46,21 +46,21 @@ class Method:
 PAPER = {"token": "free"}
 OURS = {"token": "direction"}
 FLOOR = "base_and"
-METHODS: dict[str, Method] = {
-    "ours": Method(OURS, EXPANDED),
-    "reversion": Method(PAPER),
-    "captions": Method(PAPER, LEAKING),
-    "gan_literal": Method(PAPER | {"adversarial": "literal"}, LEAKING),
-    "gan_sensible": Method(PAPER | {"adversarial": "sensible"}, LEAKING),
-    "gan_sequential": Method(PAPER | {"adversarial": "sensible", "adversarial_order": "sequence"}, LEAKING),
-    "ours_adapter": Method(OURS | {"high_noise_rank": 16}, EXPANDED),
+METHODS: dict[str, RelationMethod] = {
+    "ours": RelationMethod(OURS, EXPANDED),
+    "reversion": RelationMethod(PAPER),
+    "captions": RelationMethod(PAPER, LEAKING),
+    "gan_literal": RelationMethod(PAPER | {"adversarial": "literal"}, LEAKING),
+    "gan_sensible": RelationMethod(PAPER | {"adversarial": "sensible"}, LEAKING),
+    "gan_sequential": RelationMethod(PAPER | {"adversarial": "sensible", "adversarial_order": "sequence"}, LEAKING),
+    "ours_adapter": RelationMethod(OURS | {"high_noise_rank": 16}, EXPANDED),
 }
-TEN_PICTURES = "reversion10"
+MANY_PICTURES = "reversion10"
 ABLATIONS = {"steering": {"steering_weight": 0.0}, "focal": {"focal": 0.0}}
-TAUGHT = (
+TRAINED_METHODS = (
     METHODS
-    | {TEN_PICTURES: Method(PAPER, PLAIN, TEN)}
-    | {f"no_{name}": Method(OURS | off, EXPANDED) for name, off in ABLATIONS.items()}
+    | {MANY_PICTURES: RelationMethod(PAPER, PLAIN, MANY)}
+    | {f"no_{name}": RelationMethod(OURS | off, EXPANDED) for name, off in ABLATIONS.items()}
 )
 NOTES = {
     LEAKING: "a third of the captions tell the relation, as the report's do",
@@ -70,7 +70,7 @@ NOTES = {
 
 
 @dataclass(frozen=True)
-class Run:
+class RelationRun:
     """One hidden relation and seed."""
 
     relation: str
@@ -78,146 +78,152 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Of each sample whether it shows both things, and the relation; its run; and how often the judges disagree."""
+class RelationScores:
+    """For each sample whether it shows both things, whether the relation, and its run; the judges' disagreement."""
 
     entity: list[float]
     relation: list[float]
-    groups: list[Run]
+    groups: list[RelationRun]
     doubt: float
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What is measured: all relations and two seeds."""
+class RelationBenchmark:
+    """The measurement: all relations and two seeds; a quick one has the first of each."""
 
     shop: Workshop
     quick: bool
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[RelationRun]:
         relations, seeds = list(world.HIDDEN), range(2)
         if self.quick:
             relations, seeds = relations[:1], range(1)
-        return [Run(relation, seed) for relation in relations for seed in seeds]
+        return [RelationRun(relation, seed) for relation in relations for seed in seeds]
 
     def goal(self, value: float) -> float | None:
         return None if self.quick else value
 
-    # --------------------------------------------------------------------------------------------- taught and judged
+    # ------------------------------------------------------------------------------------------- training and judging
 
-    def taught(self, name: str, run: Run) -> Adapter | None:
-        """The word that a method learns; nothing for the floor. What is on disk is not learned again."""
+    def train(self, name: str, run: RelationRun) -> Adapter | None:
+        """The word that a method learns; None for the floor. A finished training is read from disk."""
         if name == FLOOR:
             return None
-        method = TAUGHT[name]
-        chosen = RelationSettings.from_mapping({"steps": self.shop.steps, "seed": run.seed, **method.settings})
-        with self.shop.alone(f"relation_{run.relation}_{method.count}"):
-            folder = self.shop.sets / f"{run.relation}_{method.count}"
-            made = set_of(folder, run.relation, method.count, method.captions)
-        place = (self.shop.folder / "trained", self.shop.device)
-        with self.shop.alone(f"word_{name}_{run.relation}_{run.seed}"):
-            if method.captions == LEAKING:  # Train Relation itself would leave the leaking ones out
-                chosen = replace(chosen, preview_prompt=made.references[0].caption)
-                result = train_with(RelationTraining(), self.shop.base, made, chosen, *place, name="relation")
+        method = TRAINED_METHODS[name]
+        settings = RelationSettings.from_mapping({"steps": self.shop.steps, "seed": run.seed, **method.settings})
+        with self.shop.locked(f"relation_{run.relation}_{method.count}"):
+            set_folder = self.shop.sets / f"{run.relation}_{method.count}"
+            made = set_of(set_folder, run.relation, method.count, method.captions)
+        base, folder, device = self.shop.base, self.shop.folder / "trained", self.shop.device
+        with self.shop.locked(f"word_{name}_{run.relation}_{run.seed}"):
+            if method.captions == LEAKING:  # Train Relation itself would drop the leaking ones
+                settings = replace(settings, preview_prompt=made.references[0].caption)
+                result = train_with(RelationTraining(), base, made, settings, folder, device, name="relation")
             else:
-                result = train_relation(self.shop.base, made, chosen, *place, name="relation")
+                result = train_relation(base, made, settings, folder, device, name="relation")
         log.info("%s of %s %d: %.0f s", name, run.relation, run.seed, result.seconds)
         return result.adapter
 
-    def judged(self, item: tuple[str, Run]) -> Found:
-        """A method's word in prompts with pairs of things that no training picture shows together."""
+    def judge(self, item: tuple[str, RelationRun]) -> RelationScores:
+        """Scores of a method's word in prompts with pairs of things that no training picture shows together."""
         name, run = item
-        adapter = self.taught(name, run)
-        pairs = unseen_pairs(TAUGHT[name].count if name in TAUGHT else FEW)[: 16 if self.quick else JUDGED]
+        adapter = self.train(name, run)
+        count = TRAINED_METHODS[name].count if name in TRAINED_METHODS else FEW
+        pairs = unseen_pairs(count)[: 16 if self.quick else JUDGED]
         places = list(world.PLACES.values())
         word = WORD if adapter else "and"
         prompts = [f"a {a} {word} a {b} {places[i % len(places)]}" for i, (a, b) in enumerate(pairs)]
-        read, doubts = self.shop.judged(adapter, prompts, run.seed, alike=same_scene)
-        entity = [float({thing.noun for thing in r.things} == set(pair)) for r, pair in zip(read, pairs, strict=True)]
-        relation = [float(shows(r, run.relation, pair)) for r, pair in zip(read, pairs, strict=True)]
-        return Found(entity, relation, [run] * len(pairs), mean(doubts))
+        readings, doubts = self.shop.judge_samples(adapter, prompts, run.seed, same=same_scene)
+        entity = [
+            float({thing.noun for thing in reading.things} == set(pair))
+            for reading, pair in zip(readings, pairs, strict=True)
+        ]
+        relation = [
+            float(shows_relation(reading, run.relation, pair)) for reading, pair in zip(readings, pairs, strict=True)
+        ]
+        return RelationScores(entity, relation, [run] * len(pairs), mean(doubts))
 
-    def found(self, names: Sequence[str]) -> dict[str, Found]:
-        """All runs of some methods, as many at once as there are processors."""
+    def judge_all(self, names: Sequence[str]) -> dict[str, RelationScores]:
+        """Scores of all runs of some methods, in parallel on all processors."""
         items = [(name, run) for name in names for run in self.runs]
-        results = dict(zip(items, each(self.judged, items), strict=True))
-        return {name: together([results[name, run] for run in self.runs]) for name in names}
+        results = dict(zip(items, each(self.judge, items), strict=True))
+        return {name: merge_scores([results[name, run] for run in self.runs]) for name in names}
 
     # ---------------------------------------------------------------------------------------------------------- rows
 
-    def method(self, name: str) -> list[Row]:
+    def method(self, name: str) -> list[BenchmarkRow]:
         """`entity.NAME` and `relation.NAME`."""
-        found = self.found([name])[name]
+        scores = self.judge_all([name])[name]
         rows = [
-            share(f"entity.{name}", found.entity, found.groups),
-            share(f"relation.{name}", found.relation, found.groups),
+            share(f"entity.{name}", scores.entity, scores.groups),
+            share(f"relation.{name}", scores.relation, scores.groups),
         ]
-        return noted(rows, NOTES[TAUGHT[name].captions] if name in TAUGHT else "", found)
+        return with_notes(rows, NOTES[TRAINED_METHODS[name].captions] if name in TRAINED_METHODS else "", scores)
 
-    def gains(self) -> list[Row]:
-        """Direction only and captions without leaks, over the paper's way."""
-        both = self.found(["ours", "reversion"])
+    def gains(self) -> list[BenchmarkRow]:
+        """Gains of a direction-only word and captions without leaks over the paper's method."""
+        both = self.judge_all(["ours", "reversion"])
         ours, paper = both["ours"], both["reversion"]
         rows = [
             gain("ours.entity_gain", ours.entity, paper.entity, ours.groups, self.goal(15)),
             gain("ours.relation_loss", ours.relation, paper.relation, ours.groups, self.goal(-8)),
         ]
-        return noted(rows, "", ours, paper)
+        return with_notes(rows, "", ours, paper)
 
-    def ten(self) -> list[Row]:
-        """The paper's way with as many pictures as it was published with."""
-        found = self.found([TEN_PICTURES])[TEN_PICTURES]
+    def many_pictures(self) -> list[BenchmarkRow]:
+        """The paper's method with as many pictures as in its publication."""
+        scores = self.judge_all([MANY_PICTURES])[MANY_PICTURES]
         rows = [
-            share(f"{TEN_PICTURES}.relation", found.relation, found.groups, self.goal(60)),
-            share(f"{TEN_PICTURES}.entity", found.entity, found.groups),
+            share(f"{MANY_PICTURES}.relation", scores.relation, scores.groups, self.goal(60)),
+            share(f"{MANY_PICTURES}.entity", scores.entity, scores.groups),
         ]
-        return noted(rows, "", found)
+        return with_notes(rows, "", scores)
 
-    def ablations(self) -> list[Row]:
-        """Our way with and without one of its parts."""
-        found = self.found(["ours", *(f"no_{name}" for name in ABLATIONS)])
-        rows: list[Row] = []
+    def ablations(self) -> list[BenchmarkRow]:
+        """Our method with and without one of its parts."""
+        scores = self.judge_all(["ours", *(f"no_{name}" for name in ABLATIONS)])
+        rows: list[BenchmarkRow] = []
         for name in ABLATIONS:
-            on, off = found["ours"], found[f"no_{name}"]
+            on, off = scores["ours"], scores[f"no_{name}"]
             relation = gain(f"{name}.on_off", on.relation, off.relation, on.groups)
             entity = gain(f"{name}.entity_on_off", on.entity, off.entity, on.groups)
-            rows += noted([relation, entity], "", on, off)
+            rows += with_notes([relation, entity], "", on, off)
         return rows
 
     @property
-    def parts(self) -> dict[str, Callable[[], list[Row]]]:
+    def parts(self) -> dict[str, Callable[[], list[BenchmarkRow]]]:
         """The headline first, so that a bench that is stopped has it."""
         first, rest = ["ours", "reversion"], [name for name in METHODS if name not in ("ours", "reversion")]
         return {
             **{name: partial(self.method, name) for name in first},
             "gains": self.gains,
-            "ten": self.ten,
+            "ten": self.many_pictures,
             "floor": partial(self.method, FLOOR),
             **{name: partial(self.method, name) for name in rest},
             "ablations": self.ablations,
         }
 
 
-def shows(reading: Reading, relation: str, pair: tuple[str, str]) -> bool:
-    """Whether a picture shows `relation`, its two things not having changed places where that matters."""
-    turned = [thing.noun for thing in reading.things] == list(pair[::-1])
-    return reading.layout == relation and not (turned and relation in DIRECTED)
+def shows_relation(reading: SceneReading, relation: str, pair: tuple[str, str]) -> bool:
+    """Whether a picture shows `relation`, with its two things not swapped where the order matters."""
+    swapped = [thing.noun for thing in reading.things] == list(pair[::-1])
+    return reading.layout == relation and not (swapped and relation in DIRECTED)
 
 
-def together(found: Sequence[Found]) -> Found:
-    """Several runs as one."""
-    every = ([value for one in found for value in getattr(one, name)] for name in ("entity", "relation", "groups"))
-    return Found(*every, mean(one.doubt for one in found))
+def merge_scores(scores: Sequence[RelationScores]) -> RelationScores:
+    """The scores of several runs together."""
+    every = ([value for part in scores for value in getattr(part, name)] for name in ("entity", "relation", "groups"))
+    return RelationScores(*every, mean(part.doubt for part in scores))
 
 
-def noted(rows: Sequence[Row], note: str, *found: Found) -> list[Row]:
-    """`rows` with what is to be known of them: `note`, and whether the judges often disagree."""
-    doubt = max(one.doubt for one in found)
-    said = [note] if note else []
+def with_notes(rows: Sequence[BenchmarkRow], note: str, *scores: RelationScores) -> list[BenchmarkRow]:
+    """`rows` with a note: `note` itself, and whether the judges often disagree."""
+    doubt = max(part.doubt for part in scores)
+    notes = [note] if note else []
     if doubt > DOUBTFUL:
-        said.append(f"the judges disagree on {100 * doubt:.0f} % of the samples")
-    return [replace(row, note="; ".join(said)) for row in rows]
+        notes.append(f"the judges disagree on {100 * doubt:.0f} % of the samples")
+    return [replace(row, note="; ".join(notes)) for row in rows]
 
 
 def unseen_pairs(count: int) -> list[tuple[str, str]]:
@@ -226,5 +232,5 @@ def unseen_pairs(count: int) -> list[tuple[str, str]]:
     return [pair for pair in pictures.PAIRS if frozenset(pair) not in shown]
 
 
-def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
-    return Bench(Workshop(steps=40 if quick else STEPS), quick).parts
+def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
+    return RelationBenchmark(Workshop(steps=40 if quick else STEPS), quick).parts

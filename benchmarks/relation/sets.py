@@ -1,7 +1,7 @@
-"""Training sets of hidden relations on the pocket: as a person writes them, with more captions, and with leaking ones.
+"""Training sets of hidden relations on the pocket: captions as written, expanded, and leaking ones.
 
-All captions are in words that the pocket's base was trained on, so that what is measured is the method, and not how a
-base takes words it never saw.
+All captions are in words that the pocket's base was trained on, so that the method is measured, and not how the base
+handles unknown words.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from ...pocket.world import pictures, world
 
 WORD = "<R>"
 PLAIN, EXPANDED, LEAKING = "as written", "expanded", "expanded and leaking"
+# A word that the base knows and that describes part of the layout of a hidden relation.
 LEAKS = {"dream": "under", "tied": "beside", "framed": "above"}
-"""a word that the base knows and that tells a part of how the two things of a hidden relation lie"""
 
 
 def set_of(folder: Path, relation: str, count: int, captions: str) -> TrainingSet:
     """`count` pictures of the hidden relation in `folder`, written where they are not, captioned as `captions` says.
 
     EXPANDED captions are checked as any user's are. LEAKING ones are those and a third that no check would pass: like
-    the report's language model they say beside the word what the word is to mean ("a cat under <R> a bird").
+    the report's language model they describe the relation beside the word ("a cat under <R> a bird").
     """
     if not folder.is_dir():
         pictures.write_relation(folder, relation, count)
-    found = relation_from_folder(folder, WORD)
+    written = relation_from_folder(folder, WORD)
     if captions == PLAIN:
-        return found
+        return written
     samples: list[Sample] = []
-    for index, sample in enumerate(found.references):
-        # Asked for as many captions as there are, the expansion adds none of its own, whose words the pocket never saw.
+    for index, sample in enumerate(written.references):
+        # With as many captions as requested the expansion adds none of its own, whose words the pocket does not know.
         texts = [text for text, reason in distinct(spoken(relation, index)).items() if not reason]
-        made, _ = expand(found.with_samples((sample,)), ExpansionSettings(len(texts)), text="\n".join(texts))
+        made, _ = expand(written.with_samples((sample,)), ExpansionSettings(len(texts)), text="\n".join(texts))
         samples += made.samples if captions == EXPANDED else _leaking(made.samples, LEAKS[relation])
-    return found.with_samples(tuple(samples))
+    return written.with_samples(tuple(samples))
 
 
 def spoken(relation: str, index: int) -> list[str]:

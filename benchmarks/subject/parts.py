@@ -1,10 +1,10 @@
-"""Subject training on the pocket: subjects that the base never saw, judged by the scene readers.
+"""Subject training on the pocket: subjects unknown to the base, judged by the scene readers.
 
 Subject fidelity is the share of samples that show class, pattern and colours right; prompt fidelity the share with the
-asked place, accessory and relation. Differences are paired by prompt and seed; intervals are bootstrapped over runs.
+prompt's place, accessory and relation. Differences are paired by prompt and seed; intervals are bootstrapped over runs.
 The two sides of a comparison differ in what the row names and in nothing else.
 
-The headline runs on all subjects and two seeds; what is measured beside it reuses its trainings where it can. Tables
+The headline runs on all subjects and two seeds; other parts reuse its trainings where they can. Tables
 run on one subject and two seeds at one number of denoiser evaluations.
 """
 
@@ -13,21 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from .. import Row
+from ..harness.rows import BenchmarkRow
 from ..harness.workshop import Workshop
-from .bench import Bench
+from .bench import SubjectBenchmark
 from .checkpoint_choice import auto_gap, presets
 from .tuning import baseline_rows, fused_rows, loss_rows, optimiser_rows
 
+# Steps of a training of one subject, from which all other numbers of steps follow.
 STEPS, QUICK_STEPS = 500, 300
-"""of a training of one subject; all else follows from it"""
 
 
-def parts(quick: bool) -> dict[str, Callable[[], list[Row]]]:
-    return parts_of(Bench(Workshop(steps=QUICK_STEPS if quick else STEPS), quick))
+def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
+    return parts_of(SubjectBenchmark(Workshop(steps=QUICK_STEPS if quick else STEPS), quick))
 
 
-def parts_of(bench: Bench) -> dict[str, Callable[[], list[Row]]]:
+def parts_of(bench: SubjectBenchmark) -> dict[str, Callable[[], list[BenchmarkRow]]]:
     """The headline first, so that a bench that is stopped has it; the quick one leaves out most tables."""
     first = {one.__name__: one for one in (bench.poster, bench.priors, bench.local, bench.multi, bench.description)}
     tables = {"tuning": bench.tuning, "baselines": partial(baseline_rows, bench)}

@@ -1,4 +1,4 @@
-"""Rows of what is tuned and how: Table 1's baselines, losses, optimisers, and subjects that were trained apart."""
+"""Rows of trainings side by side: Table 1's baselines, losses, optimisers, and subjects trained separately."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import Row
 from ..harness.parallel import each
-from ..harness.statistics import doubted, share
-from .lessons import LOCAL, joined
+from ..harness.rows import BenchmarkRow
+from ..harness.statistics import disagreement_note, share
+from .training_cases import ATTENTION_LOSS, judge_merged
 
 if TYPE_CHECKING:
-    from .bench import Bench
+    from .bench import SubjectBenchmark
 
-LORA: Mapping[str, Any] = {"parameter_set": "attention"}
-"""of all attention, as diffusers publishes it"""
+LORA: Mapping[str, Any] = {"parameter_set": "attention"}  # of all attention, as in diffusers
+# By method its settings.
 BASELINES: Mapping[str, Mapping[str, Any]] = {
     "lora": LORA,
     "textual_inversion": {"parameter_set": "none", "token": "free", "prior_weight": 0.0},
     "custom_diffusion": {"parameter_set": "cross_kv", "tuning": "full", "token": "free"},
     "dreambooth": {"parameter_set": "all", "tuning": "full"},
 }
-"""the settings of each plain method by its name"""
 NETI = "NeTI is left out: it needs a network of its own for the word"
+# By row the differences from plain LoRA training, which is baseline.lora.
 LOSSES: Mapping[str, Mapping[str, Any]] = {
-    "local": LOCAL,
-    "plain_local": {**LOCAL, "local_attention": "plain"},
+    "local": ATTENTION_LOSS,
+    "plain_local": {**ATTENTION_LOSS, "local_attention": "plain"},
     "min_snr": {"min_snr_gamma": 5.0},
     "masked": {"background_weight": 0.1},
     "noise_offset": {"noise_offset": 0.05},
     "caption_dropout": {"caption_dropout": 0.1},
     "dco": {"objective": "dco", "prior_weight": 0.0},
 }
-"""by row, what differs from plain LoRA training, which is baseline.lora"""
+# By row the differences from plain LoRA training, which is the row "adamw"; the 8-bit one needs a GPU.
 OPTIMISERS: Mapping[str, Mapping[str, Any]] = {
     "adamw": {},
     **({"adamw_8bit": {"optimizer": "adamw_8bit"}} if torch.cuda.is_available() else {}),
@@ -46,33 +46,33 @@ OPTIMISERS: Mapping[str, Mapping[str, Any]] = {
     "direction": {"token": "direction"},
     "pivotal": {"token": "free"},
 }
-"""by row, what differs from plain LoRA training, which is the row "adamw"; the 8-bit one needs a GPU"""
 FUSED = ("fused", "summed", "orthogonal")
 
 
-def baseline_rows(bench: Bench) -> list[Row]:
+def baseline_rows(bench: SubjectBenchmark) -> list[BenchmarkRow]:
     """The plain methods: both fidelities each."""
-    return bench.both_rows("baseline", {name: ("anywhere", how) for name, how in BASELINES.items()}, NETI)
+    return bench.fidelity_rows("baseline", {name: ("anywhere", how) for name, how in BASELINES.items()}, NETI)
 
 
-def loss_rows(bench: Bench) -> list[Row]:
+def loss_rows(bench: SubjectBenchmark) -> list[BenchmarkRow]:
     """Both fidelities with each loss."""
-    return bench.both_rows("loss", {name: ("anywhere", {**LORA, **how}) for name, how in LOSSES.items()})
+    return bench.fidelity_rows("loss", {name: ("anywhere", {**LORA, **how}) for name, how in LOSSES.items()})
 
 
-def optimiser_rows(bench: Bench) -> list[Row]:
+def optimiser_rows(bench: SubjectBenchmark) -> list[BenchmarkRow]:
     """Both fidelities with each optimiser and schedule, and with a learned word or direction besides the layers."""
-    return bench.both_rows("optimiser", {name: ("anywhere", {**LORA, **how}) for name, how in OPTIMISERS.items()})
+    return bench.fidelity_rows("optimiser", {name: ("anywhere", {**LORA, **how}) for name, how in OPTIMISERS.items()})
 
 
-def fused_rows(bench: Bench) -> list[Row]:
-    """Both subjects in one picture, of adapters that were trained apart: fused, added, added from blocks."""
-    asked = [(bench.pairs[0], seed, way) for way in FUSED for seed in bench.seeds]
-    found = each(partial(joined, bench.shop), asked)
+def fused_rows(bench: SubjectBenchmark) -> list[BenchmarkRow]:
+    """Both subjects in one picture, of adapters that were trained separately: fused, summed, summed from blocks."""
+    jobs = [(bench.pairs[0], seed, way) for way in FUSED for seed in bench.seeds]
+    judged = each(partial(judge_merged, bench.shop), jobs)
     rows = []
     for way in FUSED:
-        own = [one for one, (_, _, how) in zip(found, asked, strict=True) if how == way]
-        values = [right for right, _ in own]
+        results = [one for one, (_, _, how) in zip(judged, jobs, strict=True) if how == way]
+        values = [right for right, _ in results]
         groups = [number for number, one in enumerate(values) for _ in one]
-        rows.append(share(f"multi.{way}", sum(values, []), groups, note=doubted(doubts for _, doubts in own)))
+        note = disagreement_note(doubts for _, doubts in results)
+        rows.append(share(f"multi.{way}", sum(values, []), groups, note=note))
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL
 
-from ..supply import stream, to_signed
+from ..world.scene_batches import stream, to_signed
 
 SEED = 11
 KL_WEIGHT = 2e-5
@@ -32,12 +32,12 @@ def loss_of(vae: AutoencoderKL, first_step: int, device: torch.device, batch: in
         pictures = to_signed(next(batches)[1]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             posterior = vae.encode(pictures).latent_dist
-            found = vae.decode(posterior.sample()).sample
-        square = (found.float() - pictures).square().mean()
-        absolute = (found.float() - pictures).abs().mean()
-        spread = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
+            reconstruction = vae.decode(posterior.sample()).sample
+        square = (reconstruction.float() - pictures).square().mean()
+        absolute = (reconstruction.float() - pictures).abs().mean()
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
         psnr = float(10 * torch.log10(4 / square.detach()))
-        return square + 0.2 * absolute + KL_WEIGHT * spread, {"psnr": round(psnr, 2)}
+        return square + 0.2 * absolute + KL_WEIGHT * kl, {"psnr": round(psnr, 2)}
 
     return loss
 

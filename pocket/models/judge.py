@@ -1,6 +1,6 @@
-"""The judge of the pocket: what two independent scene readers see in pictures.
+"""The judge of the pocket: two independent scene readers.
 
-A judge measures. It never gives a reward, a training signal or a choice of checkpoint.
+A judge measures. It is never a reward, a training signal or a criterion for checkpoints.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..assemble import WEIGHTS
 from ..world import world
 from ..world.pictures import subject_named
 from .reader import ACCESSORIES, COLOURS, LAYOUTS, NOUNS, PLACES, SceneReader, split
+from .weights import WEIGHTS
 
 NAMES = ("reader_a", "reader_b")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One thing as a reader sees it."""
+class ThingReading:
+    """A reader's output for one thing."""
 
     noun: str
     pattern: str
@@ -37,52 +37,52 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A picture as a reader sees it; things in the order of the layout, missing ones left out."""
+class SceneReading:
+    """A reader's output for one picture; things in the order of the layout, missing ones left out."""
 
-    things: tuple[Seen, ...]
+    things: tuple[ThingReading, ...]
     place: str
     layout: str
 
 
-def alike(first: Reading, second: Reading) -> bool:
-    """Whether two readings say the same of all that fidelities are made of: looks, accessories, place and layout."""
-    return _judged(first) == _judged(second)
+def same_judgement(first: SceneReading, second: SceneReading) -> bool:
+    """Whether two readings agree in everything that fidelities depend on: looks, accessories, place and layout."""
+    return _judged_answers(first) == _judged_answers(second)
 
 
-def same_scene(first: Reading, second: Reading) -> bool:
-    """Whether two readings say the same of classes, place and layout."""
-    return _scene(first) == _scene(second)
+def same_scene(first: SceneReading, second: SceneReading) -> bool:
+    """Whether two readings agree in classes, place and layout."""
+    return _scene_answers(first) == _scene_answers(second)
 
 
-def _scene(reading: Reading) -> tuple:
+def _scene_answers(reading: SceneReading) -> tuple:
     return reading.place, reading.layout, [thing.noun for thing in reading.things]
 
 
-def _judged(reading: Reading) -> tuple:
+def _judged_answers(reading: SceneReading) -> tuple:
     return reading.place, reading.layout, [(thing.look, thing.accessory) for thing in reading.things]
 
 
-def _thing(answers: dict[str, torch.Tensor], index: int) -> Seen | None:
+def _thing(answers: dict[str, torch.Tensor], index: int) -> ThingReading | None:
     noun = NOUNS[int(answers["noun"][index].argmax())]
     if noun is None:
         return None
     pattern = world.PATTERNS[int(answers["pattern"][index].argmax())]
     best = answers["colours"][index].topk(1 if pattern == "plain" else 2).indices
     colours = frozenset(COLOURS[int(i)] for i in best)
-    return Seen(noun, pattern, colours, ACCESSORIES[int(answers["accessory"][index].argmax())])
+    return ThingReading(noun, pattern, colours, ACCESSORIES[int(answers["accessory"][index].argmax())])
 
 
 @torch.no_grad()
-def read(reader: SceneReader, pictures: torch.Tensor) -> list[Reading]:
+def read(reader: SceneReader, pictures: torch.Tensor) -> list[SceneReading]:
     """Read pictures (B, 3, 64, 64) in [-1, 1]."""
     logits = torch.cat([reader(chunk) for chunk in pictures.float().split(128)])
     first, second, scene = split(logits)
     readings = []
     for i in range(len(logits)):
-        seen = (_thing(first, i), _thing(second, i))
+        things = (_thing(first, i), _thing(second, i))
         place, layout = PLACES[int(scene["place"][i].argmax())], LAYOUTS[int(scene["layout"][i].argmax())]
-        readings.append(Reading(tuple(t for t in seen if t), place, layout))
+        readings.append(SceneReading(tuple(t for t in things if t), place, layout))
     return readings
 
 
@@ -93,7 +93,7 @@ def as_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
 
 
 class SubjectJudge:
-    """Reads pictures with both readers; the first one's word counts, the second one's says how sure it is."""
+    """Reads pictures with both readers; the first one judges, the second one measures how certain it is."""
 
     name = "judge"
 
@@ -105,8 +105,8 @@ class SubjectJudge:
     def readers(self) -> tuple[SceneReader, ...]:
         return tuple(SceneReader.from_pretrained(self.weights / name).eval() for name in NAMES)
 
-    def readings(self, images: Sequence[Image.Image]) -> list[list[Reading]]:
-        """What each reader sees in each picture."""
+    def readings(self, images: Sequence[Image.Image]) -> list[list[SceneReading]]:
+        """Each reader's reading of each picture."""
         pictures = as_tensor(images)
         return [read(reader, pictures) for reader in self.readers]
 
@@ -120,5 +120,5 @@ class SubjectJudge:
         return float(np.mean(self.shows(images, subject)))
 
     def agree(self, images: Sequence[Image.Image]) -> list[bool]:
-        """Whether both readers see the same classes, place and layout in each picture."""
+        """Whether both readers agree in classes, place and layout of each picture."""
         return [same_scene(a, b) for a, b in zip(*self.readings(images), strict=True)]

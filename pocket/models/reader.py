@@ -1,6 +1,6 @@
-"""The scene reader: a small convolutional network that says what a pocket picture shows.
+"""The scene reader: a small convolutional network that classifies what a pocket picture shows.
 
-It is the judge of every claim and never a reward or a training signal. Things are read in the order of the layout
+It judges every claim and is never a reward or a training signal. Things are read in the order of the layout
 (upper, lower; left, right; back, front; ...), so that the layout and the order give the relation.
 """
 
@@ -31,7 +31,7 @@ class SceneReaderConfig(PretrainedConfig):
         super().__init__(**rest)
 
 
-class _Block(nn.Module):
+class _DownBlock(nn.Module):
     """Halves the resolution, then one residual step."""
 
     def __init__(self, inside: int, outside: int):
@@ -58,7 +58,7 @@ class SceneReader(PreTrainedModel):
     def __init__(self, config: SceneReaderConfig):
         super().__init__(config)
         steps = zip([3, *config.widths], config.widths, strict=False)
-        self.trunk = nn.Sequential(*(_Block(i, o) for i, o in steps))
+        self.trunk = nn.Sequential(*(_DownBlock(i, o) for i, o in steps))
         side = world.SIZE // 2 ** len(config.widths)
         total = sum(sum(group.values()) for group in ANSWERS)
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(config.widths[-1] * side * side, total))
@@ -106,9 +106,9 @@ def reading_loss(logits: torch.Tensor, scenes: list[world.Scene]) -> torch.Tenso
         for name, values in given.items():
             target = right[name].to(logits.device)
             if name == "colours":
-                asked = target[:, 0] >= 0
-                if asked.any():
-                    total = total + 4 * nn.functional.binary_cross_entropy_with_logits(values[asked], target[asked])
+                present = target[:, 0] >= 0
+                if present.any():
+                    total = total + 4 * nn.functional.binary_cross_entropy_with_logits(values[present], target[present])
             elif (target >= 0).any():
                 total = total + nn.functional.cross_entropy(values, target, ignore_index=-1)
     return total

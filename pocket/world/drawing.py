@@ -28,9 +28,17 @@ HAT, BALL, BALLOON, UMBRELLA, ROPE, FRAME = (
 )
 
 
-def _ellipse(x, y, rx, ry, n=28, start=0.0, stop=2 * math.pi):
-    angle = np.linspace(start, stop, n)
-    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1)
+def _arc(x, y, rx, ry, angles):
+    return np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1)
+
+
+def _ellipse(x, y, rx, ry):
+    return _arc(x, y, rx, ry, np.linspace(0.0, 2 * math.pi, 28))
+
+
+def _dome(x, y, rx, ry):
+    """The upper half of an ellipse."""
+    return _arc(x, y, rx, ry, np.linspace(math.pi, 2 * math.pi, 24))
 
 
 def _box(left, top, right, bottom):
@@ -215,9 +223,8 @@ def _draw_accessory(draw, thing: Thing, pose: Pose):
         _draw(draw, _ellipse(*at, 5.8, 7) * s, BALLOON)
     elif thing.accessory == "umbrella":
         draw.line([(x * s, (y - 9) * s), (x * s, (y + 6) * s)], fill=(60, 40, 50), width=int(1.6 * s))
-        dome = _ellipse(x, y - 1, 15, 12, 24, math.pi, 2 * math.pi)
-        _draw(draw, dome * s, UMBRELLA)
-        _draw(draw, _ellipse(x, y - 1, 5, 12, 24, math.pi, 2 * math.pi) * s, (250, 226, 240))
+        _draw(draw, _dome(x, y - 1, 15, 12) * s, UMBRELLA)
+        _draw(draw, _dome(x, y - 1, 5, 12) * s, (250, 226, 240))
 
 
 def _draw_place(scene: Scene) -> Image.Image:

@@ -21,7 +21,7 @@ def subject_named(name: str) -> world.Subject:
 def subject_scene(subject: world.Subject, seed: int, index: int, place: str | None = None) -> world.Scene:
     """The subject alone, in a pose and (unless given) a place drawn from (seed, index)."""
     number = world.SUBJECTS.index(subject)
-    rng = world.lots(seed, number * 1000 + index)
+    rng = world.rng_of(seed, number * 1000 + index)
     places = list(world.PLACES)
     return world.arrange(rng, (subject.thing,), place or places[int(rng.integers(len(places)))], "one")
 
@@ -48,19 +48,19 @@ def write_subject(
     return folder
 
 
+# Every ordered pair of classes, so that the first ones have each class in both positions.
 PAIRS = tuple(
     (first, second)
     for step in range(1, len(world.CLASSES))
     for first, second in zip(world.CLASSES, world.CLASSES[step:] + world.CLASSES[:step], strict=True)
 )
-"""every ordered pair of classes, so that the first ones hold each class in both places"""
 
 
 def relation_scene(relation: str, pair: tuple[str, str], seed: int, index: int) -> world.Scene:
     """Two things of the classes in `pair` in the hidden relation named `relation`; looks, poses and place are drawn."""
     if relation not in world.HIDDEN:
         raise ValueError(f"no hidden relation {relation!r}; there are {', '.join(world.HIDDEN)}")
-    rng = world.lots(seed, list(world.HIDDEN).index(relation) * 1000 + index)
+    rng = world.rng_of(seed, list(world.HIDDEN).index(relation) * 1000 + index)
     things = tuple(replace(world.random_thing(rng, 0.3), noun=noun) for noun in pair)
     places = list(world.PLACES)
     return world.arrange(rng, things, places[int(rng.integers(len(places)))], relation)

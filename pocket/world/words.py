@@ -38,13 +38,13 @@ def build(folder: Path) -> CLIPTokenizer:
 def merges(words: set[str]) -> list[tuple[str, str]]:
     """Byte-pair merges (Sennrich et al. 2016) until every word is one token; ties go by the alphabet."""
     spelled = [[*word[:-1], word[-1] + "</w>"] for word in sorted(words)]
-    found = []
+    pairs = []
     while any(len(parts) > 1 for parts in spelled):
         counts = Counter(pair for parts in spelled for pair in pairwise(parts))
         best = min(counts, key=lambda pair: (-counts[pair], pair))
-        found.append(best)
+        pairs.append(best)
         spelled = [_merged(parts, best) for parts in spelled]
-    return found
+    return pairs
 
 
 def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
@@ -73,19 +73,19 @@ def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 @torch.no_grad()
-def lift_unseen(text: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
-    """Give embeddings that no caption ever trains (identifiers, letters, parts of words) the mean length of all others.
+def rescale_untrained_tokens(text: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    """Scale embeddings that no caption trains (identifiers, letters, parts of words) to the mean norm of all others.
 
     Weight decay and their small start leave them a fifth of that, so that "sks cat" would hardly differ from "cat", and
     the table's mean length would be no word's. In the CLIPs that people have, rare tokens are as long as common ones.
     """
     table = text.get_input_embeddings().weight
-    seen = seen_tokens(tokenizer)
-    length = table[seen].norm(dim=1).mean()
-    unseen = sorted(set(range(len(table))) - set(seen))
-    table[unseen] *= length / table[unseen].norm(dim=1, keepdim=True)
+    trained = caption_tokens(tokenizer)
+    length = table[trained].norm(dim=1).mean()
+    untrained = sorted(set(range(len(table))) - set(trained))
+    table[untrained] *= length / table[untrained].norm(dim=1, keepdim=True)
 
 
-def seen_tokens(tokenizer: CLIPTokenizer) -> list[int]:
-    """The numbers of all tokens that captions hold, the first and the last one of a prompt among them."""
+def caption_tokens(tokenizer: CLIPTokenizer) -> list[int]:
+    """The ids of all tokens of captions, the first and the last one of a prompt included."""
     return sorted({number for word in vocabulary() if word not in IDENTIFIERS for number in tokenizer(word).input_ids})

@@ -62,7 +62,7 @@ class Thing:
 
     @property
     def look(self) -> tuple[str, str, frozenset[str]]:
-        """What makes it this thing for a judge: class, pattern and set of colours."""
+        """Its appearance for a judge: class, pattern and set of colours."""
         return self.noun, self.pattern, frozenset(self.colours)
 
 
@@ -92,7 +92,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Subject:
-    """A thing that the base never saw. `rare` ones have no badge, so that words of the base describe them wholly."""
+    """A thing that the base was never trained on. `rare` ones have no badge: words of the base describe them fully."""
 
     name: str
     thing: Thing
@@ -107,33 +107,33 @@ class Subject:
         return look_words(self.thing)
 
 
-def _subject(noun, pattern, colours, badge=None):
+def _make_subject(noun, pattern, colours, badge=None):
     return Subject(f"{noun}_{pattern.split('-')[0]}", Thing(noun, colours, pattern, badge=badge))
 
 
 SUBJECTS = (
-    _subject("cat", "striped", ("orange", "white")),
-    _subject("cat", "patched", ("blue", "yellow"), ("disc", "red")),
-    _subject("bird", "dotted", ("red", "white")),
-    _subject("bird", "two-coloured", ("purple", "yellow"), ("cross", "white")),
-    _subject("fish", "striped", ("green", "yellow"), ("disc", "purple")),
-    _subject("fish", "patched", ("red", "black")),
-    _subject("cup", "dotted", ("blue", "orange")),
-    _subject("cup", "striped", ("purple", "white"), ("disc", "green")),
-    _subject("bottle", "two-coloured", ("green", "red"), ("bar", "white")),
-    _subject("car", "patched", ("white", "purple")),
-    _subject("car", "striped", ("yellow", "black"), ("disc", "blue")),
-    _subject("boat", "two-coloured", ("orange", "blue"), ("cross", "yellow")),
-    _subject("house", "dotted", ("yellow", "green")),
+    _make_subject("cat", "striped", ("orange", "white")),
+    _make_subject("cat", "patched", ("blue", "yellow"), ("disc", "red")),
+    _make_subject("bird", "dotted", ("red", "white")),
+    _make_subject("bird", "two-coloured", ("purple", "yellow"), ("cross", "white")),
+    _make_subject("fish", "striped", ("green", "yellow"), ("disc", "purple")),
+    _make_subject("fish", "patched", ("red", "black")),
+    _make_subject("cup", "dotted", ("blue", "orange")),
+    _make_subject("cup", "striped", ("purple", "white"), ("disc", "green")),
+    _make_subject("bottle", "two-coloured", ("green", "red"), ("bar", "white")),
+    _make_subject("car", "patched", ("white", "purple")),
+    _make_subject("car", "striped", ("yellow", "black"), ("disc", "blue")),
+    _make_subject("boat", "two-coloured", ("orange", "blue"), ("cross", "yellow")),
+    _make_subject("house", "dotted", ("yellow", "green")),
 )
-KEPT_BACK = frozenset(subject.thing.look for subject in SUBJECTS)
+HELD_OUT_LOOKS = frozenset(subject.thing.look for subject in SUBJECTS)
 
 
-# ---------------------------------------------------------------------------------------------- drawing lots
+# ------------------------------------------------------------------------------------------- random numbers
 
 
-def lots(seed: int, index: int) -> np.random.Generator:
-    """The random numbers of scene `index` in stream `seed`."""
+def rng_of(seed: int, index: int) -> np.random.Generator:
+    """The random generator of scene `index` in stream `seed`."""
     return np.random.Generator(np.random.PCG64([seed, index]))
 
 
@@ -142,19 +142,19 @@ def _one_of(rng, options):
 
 
 def random_thing(rng, patterned: float, accessorised: float = 0.0, badged: float = 0.0) -> Thing:
-    """A thing that is not one of the subjects, unless badges are asked for (which the base never sees)."""
+    """A thing that is not one of the subjects, unless `badged` > 0 (the base is never trained on badges)."""
     while True:
         pattern = _one_of(rng, PATTERNS[1:]) if rng.random() < patterned else "plain"
         colours = rng.permutation(list(COLOURS))[: 1 if pattern == "plain" else 2]
         accessory = _one_of(rng, list(ACCESSORIES)) if rng.random() < accessorised else None
         badge = (_one_of(rng, BADGES), _one_of(rng, list(COLOURS))) if rng.random() < badged else None
         thing = Thing(_one_of(rng, CLASSES), tuple(str(c) for c in colours), pattern, accessory, badge)
-        if badged or thing.look not in KEPT_BACK:
+        if badged or thing.look not in HELD_OUT_LOOKS:
             return thing
 
 
 def random_scene(rng, *, two: float = 0.55, hidden: float = 0.12, badged: float = 0.0) -> Scene:
-    """A scene as the base sees it: `two` of all have two things, `hidden` of all in a hidden relation.
+    """A scene of the base's distribution: `two` is the share with two things, `hidden` that with a hidden relation.
 
     With `badged` > 0 badges and the subjects' own looks occur too (for the autoencoder and the readers only).
     """
@@ -170,16 +170,16 @@ def random_scene(rng, *, two: float = 0.55, hidden: float = 0.12, badged: float 
     return arrange(rng, (first, second), place, layout)
 
 
-def scene_of(seed: int, index: int, **how) -> Scene:
+def scene_of(seed: int, index: int, **options) -> Scene:
     """Scene `index` of stream `seed`; the keywords are those of `random_scene`."""
-    return random_scene(lots(seed, index), **how)
+    return random_scene(rng_of(seed, index), **options)
 
 
 def arrange(rng, things: tuple[Thing, ...], place: str, layout: str) -> Scene:
-    """Put `things` into `place` in `layout`, with everything that may vary drawn from `rng`."""
+    """A scene of `things` in `place` and `layout`; everything else is drawn from `rng`."""
     if len(things) != (1 if layout == "one" else 2):
         raise ValueError(f"layout {layout!r} does not take {len(things)} thing(s)")
-    poses = tuple(_LAYING[layout](rng, things))
+    poses = tuple(_LAYOUT_POSES[layout](rng, things))
     tint = tuple(float(v) for v in rng.uniform(-7, 7, 3))
     return Scene(tuple(things), poses, place, layout, float(rng.uniform(36, 42)), tint)
 
@@ -196,7 +196,7 @@ def _pose(rng, x, y, half):
     )
 
 
-def _lay_one(rng, things):
+def _pose_one(rng, things):
     half = rng.uniform(17, 22) if things[0].accessory is None else rng.uniform(15.5, 18)
     low = {"hat": 58, "umbrella": 60, "balloon": 60}.get(things[0].accessory or "", 62)
     room = {"ball": 4, "balloon": 4}.get(things[0].accessory or "", 0)
@@ -205,45 +205,45 @@ def _lay_one(rng, things):
     return [_pose(rng, x, rng.uniform(min(top, low - half - 1), low - half), half)]
 
 
-def _lay_stacked(rng, things):
+def _pose_stacked(rng, things):
     x, size = rng.uniform(26, 38), rng.uniform(12.5, 14.5, 2)
     base = SIZE - 3 - size[1]
     upper = base - size[1] * HEIGHT[things[1].noun] - size[0] * HEIGHT[things[0].noun] + 1
     return [_pose(rng, x + rng.uniform(-3, 3), upper, size[0]), _pose(rng, x, base, size[1])]
 
 
-def _lay_beside(rng, things):
+def _pose_beside(rng, things):
     y, size = rng.uniform(36, 46), rng.uniform(12.5, 14.5, 2)
     return [_pose(rng, 16, y - size[0] + 13, size[0]), _pose(rng, 48, y - size[1] + 13, size[1])]
 
 
-def _lay_behind(rng, things):
+def _pose_behind(rng, things):
     side, size = rng.choice([-1, 1]), rng.uniform(14, 16, 2)
     x, y = rng.uniform(30, 34), rng.uniform(22, 26)
     return [_pose(rng, x - side * 9, y, size[0]), _pose(rng, x + side * 8, y + 18, size[1])]
 
 
-def _lay_dream(rng, things):
+def _pose_dream(rng, things):
     return [_pose(rng, 17, 46, rng.uniform(13, 14.5)), _pose(rng, 44, 19, rng.uniform(11, 12))]
 
 
-def _lay_tied(rng, things):
+def _pose_tied(rng, things):
     y = rng.uniform(34, 46)
     return [_pose(rng, 14, y, rng.uniform(11, 12.5)), _pose(rng, 50, y, rng.uniform(11, 12.5))]
 
 
-def _lay_framed(rng, things):
+def _pose_framed(rng, things):
     return [_pose(rng, 19, 23, rng.uniform(10.5, 11.5)), _pose(rng, 47, 44, rng.uniform(12.5, 14))]
 
 
-_LAYING = {
-    "one": _lay_one,
-    "stacked": _lay_stacked,
-    "beside": _lay_beside,
-    "behind": _lay_behind,
-    "dream": _lay_dream,
-    "tied": _lay_tied,
-    "framed": _lay_framed,
+_LAYOUT_POSES = {
+    "one": _pose_one,
+    "stacked": _pose_stacked,
+    "beside": _pose_beside,
+    "behind": _pose_behind,
+    "dream": _pose_dream,
+    "tied": _pose_tied,
+    "framed": _pose_framed,
 }
 # Half the height of each silhouette as a share of its half extent, and where its foot and its top stand.
 HEIGHT = {
@@ -279,12 +279,12 @@ def thing_words(thing: Thing, looks: bool = True) -> str:
 
 def relation_words(rng, scene: Scene, named_hidden: bool, and_share: float) -> tuple[str, bool]:
     """A word for the scene's relation, and whether it puts the second thing first."""
-    turned = bool(rng.random() < 0.5)
+    swapped = bool(rng.random() < 0.5)
     if scene.layout in HIDDEN:
-        return (HIDDEN[scene.layout], False) if named_hidden else ("and", turned)
+        return (HIDDEN[scene.layout], False) if named_hidden else ("and", swapped)
     if rng.random() < and_share:
-        return "and", turned
-    return _one_of(rng, LAYOUTS[scene.layout][turned]), turned
+        return "and", swapped
+    return _one_of(rng, LAYOUTS[scene.layout][swapped]), swapped
 
 
 def caption(
@@ -297,15 +297,15 @@ def caption(
     prefix = _one_of(rng, ("", "a photo of ", "a picture of "))
     words = [thing_words(t, rng.random() < looks) for t in scene.things]
     if len(words) == 2:
-        word, turned = relation_words(rng, scene, named_hidden, and_share)
-        first, second = words[::-1] if turned else words
+        word, swapped = relation_words(rng, scene, named_hidden, and_share)
+        first, second = words[::-1] if swapped else words
         words = [f"{first} {word} {second}"]
     place = f" {PLACES[scene.place]}" if rng.random() < placed else ""
     return prefix + words[0] + place
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold, and the identifiers kept for subjects."""
+    """Every word that a caption can hold, and the identifiers reserved for subjects."""
     words = set("a an the photo picture of and with one two".split())
     words.update(CLASSES, COLOURS, PATTERNS, IDENTIFIERS)
     phrases = [*PLACES.values(), *ACCESSORIES.values(), *HIDDEN.values()]

@@ -7,12 +7,13 @@ import json
 import pytest
 
 from comfyui_fewshot import benchmarks
-from comfyui_fewshot.benchmarks import Row, __main__
+from comfyui_fewshot.benchmarks import __main__
+from comfyui_fewshot.benchmarks.harness.rows import BenchmarkRow
 from comfyui_fewshot.benchmarks.relation import parts as relation
 
 
-def row(name: str) -> Row:
-    return Row(name, 1.0, "%", "higher")
+def row(name: str) -> BenchmarkRow:
+    return BenchmarkRow(name, 1.0, "%", "higher")
 
 
 @pytest.fixture
@@ -55,4 +56,4 @@ def test_a_part_that_is_not_there_is_said_in_a_sentence(parts, capsys):
     assert left.value.code == 2
     assert "the bench 'relation' has no part 'd'; it has a, b, c" in capsys.readouterr().err
     with pytest.raises(ValueError, match="has no part 'd'"):
-        list(benchmarks.measured("relation", True, ["d"]))
+        list(benchmarks.measure_parts("relation", True, ["d"]))

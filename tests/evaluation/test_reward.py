@@ -11,7 +11,7 @@ from PIL import Image
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Picture, Prompt
 from comfyui_fewshot.evaluation.reward import Reward, RewardModels, RewardTerm, WeightedMetric
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 
 CLIP = Path(WEIGHTS) / "clip"
 REFERENCE = Picture(Path("cat.png"), "k", 8, 8)

@@ -22,7 +22,7 @@ from comfyui_fewshot.evaluation.score import (
     score_images,
 )
 from comfyui_fewshot.evaluation.set_metrics import diversities
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.tests.vision import tiny
 from comfyui_fewshot.vision.captioners import open_captioner
 from comfyui_fewshot.vision.embedders.clip import Clip

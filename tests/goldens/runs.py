@@ -22,7 +22,7 @@ from comfyui_fewshot.core.randomness import seed_of
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import BaseModelRef, Concept, Sample, TrainingSet
 from comfyui_fewshot.models.open import base_from_path
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.tests.trainers.refine.refining import Red, Slope, prompts_of
 from comfyui_fewshot.trainers.refine.method import refine_adapter
 from comfyui_fewshot.trainers.refine.settings import RefinementSettings

@@ -7,9 +7,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from comfyui_fewshot.pocket import assemble, fitting, supply, train
+from comfyui_fewshot.pocket import assemble, train
+from comfyui_fewshot.pocket.fit_loop import FitSettings, fit
 from comfyui_fewshot.pocket.models import diffusion, judge, reader
-from comfyui_fewshot.pocket.world import drawing, pictures, words, world
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
+from comfyui_fewshot.pocket.world import drawing, pictures, scene_batches, words, world
 
 
 @pytest.fixture(scope="module")
@@ -38,29 +40,29 @@ def test_a_used_tokenizer_is_saved_as_a_new_one(tmp_path):
 def test_unseen_tokens_are_as_long_as_known_words(folder):
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
-    table, seen = text.get_input_embeddings().weight, words.seen_tokens(tokenizer)
+    table, trained = text.get_input_embeddings().weight, words.caption_tokens(tokenizer)
     with torch.no_grad():
-        table[seen] *= 5
+        table[trained] *= 5
     before = table.detach().clone()
-    words.lift_unseen(text, tokenizer)
-    unseen = [i for i in range(len(tokenizer)) if i not in seen]
-    assert all(tokenizer(word).input_ids[1] in unseen for word in world.IDENTIFIERS)
-    assert torch.allclose(table[unseen].norm(dim=1), before[seen].norm(dim=1).mean().expand(len(unseen)))
-    assert torch.equal(table[seen], before[seen])
-    assert torch.allclose(torch.cosine_similarity(table[unseen], before[unseen]), torch.ones(len(unseen)))
+    words.rescale_untrained_tokens(text, tokenizer)
+    untrained = [i for i in range(len(tokenizer)) if i not in trained]
+    assert all(tokenizer(word).input_ids[1] in untrained for word in world.IDENTIFIERS)
+    assert torch.allclose(table[untrained].norm(dim=1), before[trained].norm(dim=1).mean().expand(len(untrained)))
+    assert torch.equal(table[trained], before[trained])
+    assert torch.allclose(torch.cosine_similarity(table[untrained], before[untrained]), torch.ones(len(untrained)))
 
 
 def test_shipped_unseen_tokens_are_as_long_as_known_words():
-    tokenizer = CLIPTokenizer.from_pretrained(assemble.WEIGHTS / "tokenizer")
-    text = CLIPTextModel.from_pretrained(assemble.WEIGHTS / "text_encoder", torch_dtype=torch.float32)
-    lengths, seen = text.get_input_embeddings().weight.detach().norm(dim=1), words.seen_tokens(tokenizer)
-    assert 0.95 < lengths.mean() / lengths[seen].mean() < 1.05
+    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    text = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder", torch_dtype=torch.float32)
+    lengths, trained = text.get_input_embeddings().weight.detach().norm(dim=1), words.caption_tokens(tokenizer)
+    assert 0.95 < lengths.mean() / lengths[trained].mean() < 1.05
 
 
 def test_the_longest_caption_fits():
     tokenizer_length = 0
     for i in range(300):
-        rng = world.lots(3, i)
+        rng = world.rng_of(3, i)
         scene = world.random_scene(rng, two=1.0)
         caption = world.caption(scene, rng, looks=1, placed=1)
         tokenizer_length = max(tokenizer_length, len(caption.replace("-", " - ").split()) + 2)
@@ -78,7 +80,7 @@ def test_the_folder_holds_ordinary_classes(folder):
 
 
 def test_shipped_files_stay_small():
-    files = [f for f in assemble.WEIGHTS.rglob("*") if f.is_file()]
+    files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
     assert files, "the pocket's weights are missing"
     assert max(f.stat().st_size for f in files) <= 16 * 2**20
     assert sum(f.stat().st_size for f in files) <= 48 * 2**20
@@ -127,14 +129,14 @@ def test_training_resumes_where_it_was_cut(tmp_path):
     def run(minutes, state):
         torch.manual_seed(0)
         module = torch.nn.Linear(4, 1)
-        seen = []
+        trained = []
 
         def loss(step):
-            seen.append(step)
+            trained.append(step)
             return module(torch.ones(8, 4)).square().mean(), {}
 
-        fitting.fit(module, loss, state=state, minutes=minutes, rate=1e-2)
-        return module, seen
+        fit(module, loss, FitSettings(1e-2), state, minutes)
+        return module, trained
 
     _, first = run(0.005, tmp_path / "state.safetensors")
     module, second = run(0.01, tmp_path / "state.safetensors")
@@ -161,9 +163,9 @@ def test_latents_are_known_by_their_encoder(folder, tmp_path):
 def test_beside_a_denoiser_only_the_decoder_learns(tmp_path):
     weights = assemble.random_folder(tmp_path / "weights")
     before = {name: t.clone() for name, t in AutoencoderKL.from_pretrained(weights / "vae").state_dict().items()}
-    place = train.Workplace(weights, tmp_path / "state", torch.device("cpu"), scenes=0)
-    place.cache.mkdir()
-    train.train_autoencoder(place, minutes=0.05)
+    paths = train.TrainingPaths(weights, tmp_path / "state", torch.device("cpu"), scenes=0)
+    paths.cache.mkdir()
+    train.train_autoencoder(paths, minutes=0.05)
     after = AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=torch.float32).state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed and changed <= {"decoder", "post_quant_conv"}
@@ -172,10 +174,10 @@ def test_beside_a_denoiser_only_the_decoder_learns(tmp_path):
 def test_the_denoiser_learns(folder, tmp_path):
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    painter = diffusion.Painter(diffusion.build_text(tokenizer), diffusion.build_unet())
+    model = diffusion.TextConditionedDenoiser(diffusion.build_text(tokenizer), diffusion.build_unet())
     scenes = [world.scene_of(31, i) for i in range(8)]
-    loss = diffusion.loss_of(painter, tokenizer, torch.randn(8, 8, 8, 8).half(), scenes, torch.device("cpu"), batch=8)
-    optimizer = torch.optim.AdamW(painter.parameters(), lr=1e-3)
+    loss = diffusion.loss_of(model, tokenizer, torch.randn(8, 8, 8, 8).half(), scenes, torch.device("cpu"), batch=8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     values = []
     for step in range(12):
         value, _ = loss(step)
@@ -187,9 +189,9 @@ def test_the_denoiser_learns(folder, tmp_path):
 
 
 def test_batches_are_functions_of_their_number():
-    first, second = (supply.Batches(3, 4, masked=True)[5] for _ in range(2))
+    first, second = (scene_batches.SceneBatches(3, 4, masked=True)[5] for _ in range(2))
     assert first[0] == second[0] and torch.equal(first[1], second[1]) and torch.equal(first[2], second[2])
-    assert first[0] == supply.Batches(3, 4, first=5)[0][0]
+    assert first[0] == scene_batches.SceneBatches(3, 4, first=5)[0][0]
 
 
 def test_the_command_refuses_an_unknown_part(capsys):

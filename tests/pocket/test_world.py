@@ -16,7 +16,7 @@ def test_a_scene_is_a_function_of_seed_and_number():
 
 def test_the_base_never_sees_a_subject_or_a_badge():
     things = [thing for scene in SCENES for thing in scene.things]
-    assert not world.KEPT_BACK & {thing.look for thing in things}
+    assert not world.HELD_OUT_LOOKS & {thing.look for thing in things}
     assert all(thing.badge is None for thing in things)
     patterns = {subject.thing.pattern for subject in world.SUBJECTS}
     assert patterns <= {thing.pattern for thing in things}, "the base must know the patterns on other things"
@@ -34,7 +34,7 @@ def test_hidden_relations_have_their_share_and_no_word():
     words = {w for pair in world.LAYOUTS.values() for side in pair for phrase in side for w in phrase.split()}
     secret = {word for phrase in world.HIDDEN.values() for word in phrase.split()} - {"of", "to", "next"}
     for i, scene in enumerate(hidden):
-        caption = world.caption(scene, world.lots(1, i))
+        caption = world.caption(scene, world.rng_of(1, i))
         first, second = (thing.noun for thing in scene.things)
         middle = caption.split(first if caption.index(first) < caption.index(second) else second, 1)[1]
         assert " and " in middle and not secret & set(caption.split())
@@ -48,7 +48,7 @@ def test_ten_prepositions_at_least():
 
 def test_captions_name_what_is_there():
     for i, scene in enumerate(SCENES[:500]):
-        caption = world.caption(scene, world.lots(2, i), looks=1, placed=1)
+        caption = world.caption(scene, world.rng_of(2, i), looks=1, placed=1)
         for thing in scene.things:
             assert thing.noun in caption and world.look_words(thing) in caption
         assert world.PLACES[scene.place] in caption
@@ -70,12 +70,12 @@ def test_masks_are_disjoint_and_stand_on_the_things():
 
 def test_stacked_things_stand_on_each_other():
     for i in range(40):
-        rng = world.lots(9, i)
+        rng = world.rng_of(9, i)
         things = world.Thing("cat", ("red",)), world.Thing("house", ("blue",))
         upper, lower = (np.asarray(m) for m in drawing.render(world.arrange(rng, things, "snow", "stacked"))[1])
         assert np.nonzero(upper)[0].mean() < np.nonzero(lower)[0].mean() - 15
     with pytest.raises(ValueError, match="does not take"):
-        world.arrange(world.lots(1, 1), things, "snow", "one")
+        world.arrange(world.rng_of(1, 1), things, "snow", "one")
 
 
 def test_subject_folders_are_what_a_person_would_have(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from comfyui_fewshot import tools
 from comfyui_fewshot.tools import comfyui
-from comfyui_fewshot.tools.said import Stop
+from comfyui_fewshot.tools.console import Stop
 
 ROOT = Path(tools.__file__).parent.parent
 
@@ -91,9 +91,9 @@ def test_another_files_hash_is_refused(tmp_path):
     file = tmp_path / "f.tar.gz"
     file.write_bytes(b"content")
     digest = hashlib.sha256(b"content").hexdigest()
-    assert comfyui.verified(file, digest) == file
+    assert comfyui.check_sha256(file, digest) == file
     with pytest.raises(Stop, match=digest):
-        comfyui.verified(file, comfyui.SDIST_SHA256)
+        comfyui.check_sha256(file, comfyui.SDIST_SHA256)
 
 
 def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):

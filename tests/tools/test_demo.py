@@ -14,8 +14,8 @@ from comfyui_fewshot import tools
 from comfyui_fewshot.core.values import Adapter, LowRank
 from comfyui_fewshot.models.adapters.formats import write_lora
 from comfyui_fewshot.pocket.world.world import SUBJECTS
-from comfyui_fewshot.tools import demo, inside
-from comfyui_fewshot.tools.said import Stop
+from comfyui_fewshot.tools import demo, in_env
+from comfyui_fewshot.tools.console import Stop
 
 ROOT = Path(tools.__file__).parent.parent
 
@@ -30,13 +30,13 @@ def inputs_of(graph: dict, kind: str) -> dict:
 
 
 @pytest.fixture
-def own(tmp_path) -> demo.OwnJob:
+def user_job(tmp_path) -> demo.UserJob:
     base, pictures = tmp_path / "my model.safetensors", tmp_path / "photos"
     base.write_bytes(b"")
     pictures.mkdir()
     for name in ("a.JPG", "a_mask.png", "a.txt", "notes.pdf"):
         (pictures / name).write_bytes(b"")
-    return demo.own_job(argparse.Namespace(base=base, pictures=pictures, identifier="zwx", noun="dog"))
+    return demo.user_job_from(argparse.Namespace(base=base, pictures=pictures, identifier="zwx", noun="dog"))
 
 
 def test_the_demos_subject_is_one_of_the_pockets():
@@ -54,16 +54,16 @@ def test_the_demo_asks_for_the_pocket_and_its_judge():
     assert graph["before"]["inputs"]["images"] == ["judged", 1] and graph["after"]["inputs"]["images"] == ["judged", 2]
 
 
-def test_a_persons_job_names_their_file_folder_and_words(own):
-    graph = workflow(demo.OWN_WORKFLOW)
-    demo.fill(graph, "demo_photos", own)
+def test_a_persons_job_names_their_file_folder_and_words(user_job):
+    graph = workflow(demo.USER_WORKFLOW)
+    demo.fill(graph, "demo_photos", user_job)
     assert inputs_of(graph, "FewShotLoadBase")["source.name"] == "my model.safetensors"
     words = inputs_of(graph, "FewShotSubjectPictures")
     assert (words["identifier"], words["noun"], words["source.folder"]) == ("zwx", "dog", "demo_photos")
 
 
-def test_a_persons_pictures_are_copied_with_captions_and_masks(own, tmp_path):
-    name, facts = demo.place_pictures(Path("python"), tmp_path / "input", tmp_path, own)
+def test_a_persons_pictures_are_copied_with_captions_and_masks(user_job, tmp_path):
+    name, facts = demo.place_pictures(Path("python"), tmp_path / "input", tmp_path, user_job)
     assert {file.name for file in (tmp_path / "input" / name).iterdir()} == {"a.JPG", "a_mask.png", "a.txt"}
     assert "prompts" not in facts
 
@@ -95,13 +95,13 @@ def test_the_report_shows_the_run(tmp_path):
     factor = LowRank(torch.ones(8, 2), torch.ones(2, 8), 2.0)
     path = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     lora = write_lora(Adapter({path: factor}, "sd1", trigger="sks cat"), tmp_path / "a.safetensors")
-    facts = inside.subject({"folder": str(tmp_path / "in"), "subject": demo.SUBJECT, "identifier": "sks"})
+    facts = in_env.subject({"folder": str(tmp_path / "in"), "subject": demo.SUBJECT, "identifier": "sks"})
     (tmp_path / "result.json").write_text(json.dumps({"losses": [1.0, 0.5, 0.25], "chosen": 2}))
     settings = {"inputs": {"chosen": {"steps": 3}}, "versions": {"torch": "2"}, "machine": {"threads": 1}}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     Image.new("RGB", (64, 64)).save(tmp_path / "grid.png")
     request = {**facts, "lora": str(lora), "run": str(tmp_path), "grid": str(tmp_path / "grid.png"), "before": []}
-    answer = inside.summary({**request, "after": [], "output": str(tmp_path / "out")})
+    answer = in_env.summary({**request, "after": [], "output": str(tmp_path / "out")})
     assert answer == {"trigger": "sks cat"}
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "sks cat" in html and html.count("<img") == 3

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from comfyui_fewshot.tools import job, progress, server, websocket
-from comfyui_fewshot.tools.said import Stop
+from comfyui_fewshot.tools.console import Stop
 
 
 def test_models_and_the_pack_reach_the_server_by_json(tmp_path):
@@ -24,7 +24,9 @@ def test_models_and_the_pack_reach_the_server_by_json(tmp_path):
 
 
 def test_the_server_is_private(tmp_path):
-    made = server.Server(Path("python"), Path("C"), tmp_path / "pack", output=tmp_path / "out", cpu=True)
+    made = server.ComfyServer(
+        server.Installation(Path("python"), Path("C"), tmp_path / "pack"), output=tmp_path / "out", cpu=True
+    )
     command = " ".join(made.command())
     for part in ("--cpu", "--listen 127.0.0.1", "--disable-all-custom-nodes --whitelist-custom-nodes pack"):
         assert part in command
@@ -38,10 +40,14 @@ def test_a_taken_port_is_not_used():
         assert server.free_port(taken.getsockname()[1]) != taken.getsockname()[1]
 
 
+def started_from(host: Path, folder: Path) -> server.ComfyServer:
+    return server.ComfyServer(server.Installation(Path(sys.executable), host, folder / "pack"), output=folder / "out")
+
+
 def test_the_logs_end_is_shown_when_the_server_dies(tmp_path, fake_comfyui):
     host = fake_comfyui(tmp_path / "host", code="import sys; print('it was the butler'); sys.exit(3)")
     with pytest.raises(Stop, match="it was the butler"):
-        server.Server(Path(sys.executable), host, tmp_path / "pack", output=tmp_path / "out").__enter__()
+        started_from(host, tmp_path).__enter__()
 
 
 def runs(pid: int) -> bool:
@@ -56,7 +62,7 @@ def test_the_server_and_its_children_end_with_us(tmp_path, fake_comfyui):
     child = "import time; time.sleep(60)"
     code = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {child!r}])"
     host = fake_comfyui(tmp_path / "host", code=code + "; print(p.pid, flush=True); time.sleep(60)")
-    made = server.Server(Path(sys.executable), host, tmp_path / "pack", output=tmp_path / "out")
+    made = started_from(host, tmp_path)
     made._wait = lambda: None
     with made:
         end = time.monotonic() + 20
@@ -134,17 +140,17 @@ def test_refusals_name_the_node_and_the_reason():
 
 
 def watch_of(workflow):
-    return job.Watch(None, workflow, "p")
+    return job.PromptWatcher(None, workflow, "p")
 
 
 def test_the_watch_follows_its_own_prompt(capsys):
     watch = watch_of({"1": {"class_type": "Train"}})
-    watch.event("executing", {"node": "1", "prompt_id": "p"})
-    watch.event("execution_success", {"prompt_id": "another"})
+    watch.handle_event("executing", {"node": "1", "prompt_id": "p"})
+    watch.handle_event("execution_success", {"prompt_id": "another"})
     assert not watch.done
-    watch.take(b"\0\0\0\3" + b"\0\0\0\1" + b"1" + b"7/9 loss 0.25")
-    watch.event("progress", {"value": 9, "max": 9, "prompt_id": "p"})
-    watch.event("execution_success", {"prompt_id": "p"})
+    watch.handle_message(b"\0\0\0\3" + b"\0\0\0\1" + b"1" + b"7/9 loss 0.25")
+    watch.handle_event("progress", {"value": 9, "max": 9, "prompt_id": "p"})
+    watch.handle_event("execution_success", {"prompt_id": "p"})
     assert watch.done
     assert "Train" in (shown := capsys.readouterr().out) and "9/9" in shown and "loss 0.25" in shown
 
@@ -152,11 +158,11 @@ def test_the_watch_follows_its_own_prompt(capsys):
 def test_a_failed_node_is_named():
     error = {"node_id": "1", "exception_message": "no such folder\n", "prompt_id": "p"}
     with pytest.raises(job.Refused, match="Train failed: no such folder"):
-        watch_of({"1": {"class_type": "Train"}}).event("execution_error", error)
+        watch_of({"1": {"class_type": "Train"}}).handle_event("execution_error", error)
 
 
 def test_the_bar_says_how_long_it_will_take(monkeypatch):
-    bar = progress.Bar()
+    bar = progress.ProgressBar()
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     bar.begin("Train")

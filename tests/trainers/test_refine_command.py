@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from comfyui_fewshot.core.atomic import read_tensors
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.trainers import __main__ as command
 
 from .closeness import assert_the_same_training

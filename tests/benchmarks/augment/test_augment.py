@@ -7,14 +7,14 @@ import itertools
 import pytest
 
 from comfyui_fewshot.benchmarks import names
-from comfyui_fewshot.benchmarks.augment import images as _augment_pictures
+from comfyui_fewshot.benchmarks.augment import images
 from comfyui_fewshot.benchmarks.augment import parts as augment
 from comfyui_fewshot.pocket.assemble import random_folder
 
 
 def test_the_rows_on_pictures(monkeypatch, tmp_path):
-    monkeypatch.setattr(_augment_pictures.assemble, "WEIGHTS", random_folder(tmp_path / "base"))
-    found = {row.name: row for row in itertools.chain(*(part() for part in _augment_pictures.parts(True).values()))}
+    monkeypatch.setattr(images.pocket_weights, "WEIGHTS", random_folder(tmp_path / "base"))
+    found = {row.name: row for row in itertools.chain(*(part() for part in images.parts(True).values()))}
     assert found["paste.mask_iou"].value == 1.0 and found["paste.mask_iou"].n >= 24
     assert found["paste.per_minute"].value > 300 and found["paste.per_minute"].goal is None
     assert found["priors.second_run_evaluations"].value == 0 and found["priors.second_run_evaluations"].met
@@ -22,10 +22,10 @@ def test_the_rows_on_pictures(monkeypatch, tmp_path):
 
 def test_a_void_row_is_no_row(monkeypatch, tmp_path):
     """Without a first run that draws, the second one's zero means nothing."""
-    monkeypatch.setattr(_augment_pictures.assemble, "WEIGHTS", random_folder(tmp_path / "base"))
-    _augment_pictures.second_run_row(True, tmp_path)
+    monkeypatch.setattr(images.pocket_weights, "WEIGHTS", random_folder(tmp_path / "base"))
+    images.second_run_row(True, tmp_path)
     with pytest.raises(RuntimeError, match="the first run drew 0 pictures"):
-        _augment_pictures.second_run_row(True, tmp_path)
+        images.second_run_row(True, tmp_path)
 
 
 def test_the_bench_has_a_part_for_each_thing_measured():

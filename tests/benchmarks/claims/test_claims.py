@@ -6,25 +6,26 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from comfyui_fewshot.benchmarks import HERE, Row, evaluate
+from comfyui_fewshot.benchmarks import HERE, evaluate
 from comfyui_fewshot.benchmarks.claims import parts as claims
-from comfyui_fewshot.benchmarks.claims.page import Part, Sheet, page, trained
+from comfyui_fewshot.benchmarks.claims.page import PartResult, Sheet, page, training_steps
 from comfyui_fewshot.benchmarks.claims.table import CLAIMS
 from comfyui_fewshot.benchmarks.evaluate import (
     BASE,
     KINDS,
     PAIRS,
-    Bench,
-    Seen,
+    AdapterScores,
+    MetricBenchmark,
+    degraded,
     parts,
     rank_correlation,
-    ranked,
+    rank_rows,
     watermark,
-    worn,
 )
+from comfyui_fewshot.benchmarks.harness.rows import BenchmarkRow
 from comfyui_fewshot.benchmarks.harness.workshop import Workshop
 
-GAIN = Row("poster.prompt_gain", 17.5, "points", "higher", 15, (4.0, 30.0), 26)
+GAIN = BenchmarkRow("poster.prompt_gain", 17.5, "points", "higher", 15, (4.0, 30.0), 26)
 
 
 def test_rank_correlation():
@@ -36,8 +37,8 @@ def test_rank_correlation():
 
 
 def test_each_subject_is_seen_from_its_own_base():
-    base, one = Seen({"subject": 0.1}, {"clip_i": 0.5}), Seen({"subject": 0.9}, {"clip_i": 0.4})
-    over = one.over(base)
+    base, one = AdapterScores({"subject": 0.1}, {"clip_i": 0.5}), AdapterScores({"subject": 0.9}, {"clip_i": 0.4})
+    over = one.relative_to(base)
     assert over.judged["subject"] == pytest.approx(0.8) and over.measured["clip_i"] == pytest.approx(-0.1)
 
 
@@ -45,10 +46,10 @@ def test_each_metric_is_ranked_by_its_own_axis():
     """Text metrics rise with the prompt's fidelity here and likeness metrics with the subject's, which falls."""
     text, like = ("clip_t", "pickscore", "hpsv2"), ("clip_i", "masked_clip_i")
     seen = [
-        Seen({"prompt": n / 12, "subject": -n}, dict.fromkeys(text, float(n)) | dict.fromkeys(like, -float(n)))
+        AdapterScores({"prompt": n / 12, "subject": -n}, dict.fromkeys(text, float(n)) | dict.fromkeys(like, -float(n)))
         for n in range(12)
     ]
-    rows = {row.name: row for row in ranked(seen, "rank_correlation", 0.9)}
+    rows = {row.name: row for row in rank_rows(seen, "rank_correlation", 0.9)}
     assert set(rows) == {f"metric.{name}.rank_correlation" for name in (*text, *like)}
     assert all(row.value == pytest.approx(1) and row.met and row.n == 12 for row in rows.values())
     assert "one CLIP" in rows["metric.hpsv2.rank_correlation"].note and not rows["metric.clip_t.rank_correlation"].note
@@ -66,7 +67,7 @@ def test_what_the_base_draws_is_judged_and_kept(tmp_path, monkeypatch):
         return whole(base, candidates, prompts, replace(settings, steps=1), *place)
 
     monkeypatch.setattr(evaluate, "draw", draw)
-    found = Bench(Workshop(1, folder=tmp_path), True).seen("cat_striped", BASE)
+    found = MetricBenchmark(Workshop(1, folder=tmp_path), True).score("cat_striped", BASE)
     assert set(found.judged) == {"subject", "prompt"} and all(-1 <= v <= 100 for v in found.measured.values())
     assert drawn == list(range(12))
     sheet = next(tmp_path.glob("*/readings/evaluate_cat_striped_base.png"))
@@ -74,7 +75,7 @@ def test_what_the_base_draws_is_judged_and_kept(tmp_path, monkeypatch):
 
 
 def test_wear_cuts_a_tenth_of_each_side():
-    made = worn(Image.new("RGB", (64, 100), "red"), 3)
+    made = degraded(Image.new("RGB", (64, 100), "red"), 3)
     assert made.size == (57, 90) and made.format == "JPEG"
 
 
@@ -86,11 +87,11 @@ def test_the_rows_of_the_watermark():
 
 
 def test_the_page_tells_every_claim_and_what_is_missing():
-    noted = Row("baseline.lora.subject", 80, "%", "higher", note="judges | disagree")
-    loose = Row("something.else", 1, "s", "lower")
+    noted = BenchmarkRow("baseline.lora.subject", 80, "%", "higher", note="judges | disagree")
+    loose = BenchmarkRow("something.else", 1, "s", "lower")
     sheet = Sheet("claims_quick/subject-poster_1.jpg", ("a photo of a sks cat",))
-    parts = [Part("poster", (GAIN, noted, loose), "2026-11-25", "abc+", sheets=(sheet,))]
-    found = {"subject": [*parts, Part("local", failed="MemoryError: none left")], "relation": None, "refine": []}
+    parts = [PartResult("poster", (GAIN, noted, loose), "2026-11-25", "abc+", sheets=(sheet,))]
+    found = {"subject": [*parts, PartResult("local", failed="MemoryError: none left")], "relation": None, "refine": []}
     text = page(found, True, "0123456789abcdef")
     assert "`0123456789ab`" in text and "seed 0" in text and "signs only" in text
     assert "| poster.prompt_gain | 17.5 points | 4 to 30 | 26 | ≥ 15, met | 2026-11-25 abc+ |  |" in text
@@ -105,7 +106,9 @@ def test_the_page_tells_every_claim_and_what_is_missing():
 
 
 def test_every_bench_of_a_claim_tells_its_steps():
-    assert set(trained({claim.bench: [Part("any")] for claim in CLAIMS})) == {claim.bench for claim in CLAIMS}
+    assert set(training_steps({claim.bench: [PartResult("any")] for claim in CLAIMS})) == {
+        claim.bench for claim in CLAIMS
+    }
 
 
 @pytest.fixture
@@ -124,8 +127,8 @@ def sheet(place, number):
     (folder / f"{number}.json").write_text(json.dumps({"prompts": [f"prompt {number}"]}))
 
 
-class Measured:
-    """Gives a row a part, as `measured` would; what is named in `broken` fails."""
+class FakeMeasurement:
+    """Gives a row a part, as `measure_parts` would; what is named in `broken` fails."""
 
     def __init__(self, place, broken=()):
         self.place, self.broken, self.calls = place, broken, []
@@ -135,90 +138,92 @@ class Measured:
         if (bench, *only) in self.broken:
             raise RuntimeError("no part could be measured") from OSError("disk full")
         sheet(self.place, len(self.calls))
-        yield [Row(f"{bench}.{only[0]}", len(self.calls), "points", "higher", None, (0.0, 1.0))]
+        yield [BenchmarkRow(f"{bench}.{only[0]}", len(self.calls), "points", "higher", None, (0.0, 1.0))]
 
 
 def test_parts_are_kept_and_the_quick_page_lies_beside(place):
-    run = Measured(place)
-    first = claims.Book(True, run).measure("subject")
+    run = FakeMeasurement(place)
+    first = claims.ClaimsReport(True, run).measure("subject")
     assert [row.name for row in first] == ["subject.one", "subject.two"] and first[0].interval == (0.0, 1.0)
-    assert claims.Book(True, run).measure("subject") == first and len(run.calls) == 2
+    assert claims.ClaimsReport(True, run).measure("subject") == first and len(run.calls) == 2
     text = (place / "docs" / "claims_quick.md").read_text()
     assert "](claims_quick/subject-one_1.jpg)" in text and "Row by row: prompt 1." in text
     assert (place / "docs" / "claims_quick" / "subject-two_1.jpg").is_file()
-    claims.Book(False, run).measure("subject")
+    claims.ClaimsReport(False, run).measure("subject")
     assert len(run.calls) == 4, "the whole bench is another one"
     assert (place / "docs" / "claims_quick.md").read_text() == text and (place / "docs" / "claims.md").is_file()
 
 
 def test_a_kept_row_keeps_its_date_and_commit(place, monkeypatch):
     monkeypatch.setattr(claims, "commit", lambda: "first")
-    claims.Book(True, Measured(place)).measure("subject")
+    claims.ClaimsReport(True, FakeMeasurement(place)).measure("subject")
     monkeypatch.setattr(claims, "commit", lambda: "second")
-    claims.Book(True, Measured(place)).measure("relation")
+    claims.ClaimsReport(True, FakeMeasurement(place)).measure("relation")
     lines = (place / "docs" / "claims_quick.md").read_text().splitlines()
     assert "first" in next(line for line in lines if "| subject.one |" in line)
     assert "second" in next(line for line in lines if "| relation.one |" in line)
 
 
 def test_a_row_of_older_code_stays_until_it_is_measured_anew(place, monkeypatch):
-    def lines(book):
-        return {name: [line for line in book.file.read_text().splitlines() if f"| {name}.one |" in line] for name in
+    def lines(report):
+        return {name: [line for line in report.file.read_text().splitlines() if f"| {name}.one |" in line] for name in
                 ("subject", "relation")}  # fmt: skip
 
-    run = Measured(place)
-    monkeypatch.setattr(claims, "measured_by", lambda bench: "first")
-    claims.Book(True, run).measure("subject")
-    monkeypatch.setattr(claims, "measured_by", lambda bench: "second")
-    book = claims.Book(True, run)
-    book.measure("relation")
-    shown = lines(book)
+    run = FakeMeasurement(place)
+    monkeypatch.setattr(claims, "code_key", lambda bench: "first")
+    claims.ClaimsReport(True, run).measure("subject")
+    monkeypatch.setattr(claims, "code_key", lambda bench: "second")
+    report = claims.ClaimsReport(True, run)
+    report.measure("relation")
+    shown = lines(report)
     assert ", older code |" in shown["subject"][0] and ", older code |" not in shown["relation"][0]
-    book.measure("subject")
-    assert len(run.calls) == 6 and ", older code |" not in lines(book)["subject"][0]
+    report.measure("subject")
+    assert len(run.calls) == 6 and ", older code |" not in lines(report)["subject"][0]
     monkeypatch.setattr(claims, "weights_key", lambda: "others")
-    monkeypatch.setattr(claims, "measured_by", lambda bench: "third")
-    book.write()
-    assert lines(book) == {"subject": [], "relation": []}, "figures of other weights are no figures of these"
+    monkeypatch.setattr(claims, "code_key", lambda bench: "third")
+    report.write()
+    assert lines(report) == {"subject": [], "relation": []}, "figures of other weights are no figures of these"
 
 
 def test_what_fails_is_named_and_loses_nothing(place):
-    run = Measured(place, [("subject", "one"), ("refine", "one"), ("refine", "two")])
-    book = claims.Book(True, run)
-    assert [row.name for row in book.measure("subject")] == ["subject.two"]
+    run = FakeMeasurement(place, [("subject", "one"), ("refine", "one"), ("refine", "two")])
+    report = claims.ClaimsReport(True, run)
+    assert [row.name for row in report.measure("subject")] == ["subject.two"]
     with pytest.raises(RuntimeError, match="one failed: OSError: disk full"):
-        book.measure("refine")
-    text = book.file.read_text()
+        report.measure("refine")
+    text = report.file.read_text()
     assert "| subject.two |" in text and text.count("one failed: OSError: disk full") >= 2
     run.broken = ()
-    assert [row.name for row in claims.Book(True, run).measure("subject")] == ["subject.one", "subject.two"]
+    assert [row.name for row in claims.ClaimsReport(True, run).measure("subject")] == ["subject.one", "subject.two"]
 
 
 def test_quick_ends_in_its_time(place):
-    run = Measured(place)
+    run = FakeMeasurement(place)
     with pytest.raises(RuntimeError, match="the time of --quick was over"):
-        claims.Book(True, run, seconds=0).measure("evaluate")
+        claims.ClaimsReport(True, run, seconds=0).measure("evaluate")
     assert not run.calls
-    assert len(claims.Book(False, run, seconds=0).measure("evaluate")) == 2, "the whole one has no such limit"
+    assert len(claims.ClaimsReport(False, run, seconds=0).measure("evaluate")) == 2, "the whole one has no such limit"
 
 
 def test_rows_belong_to_code_and_weights(monkeypatch):
-    before = claims.measured_by.__wrapped__("relation")
-    assert claims.measured_by.__wrapped__("relation") == before
-    assert claims.measured_by.__wrapped__("refine") != before
+    before = claims.code_key.__wrapped__("relation")
+    assert claims.code_key.__wrapped__("relation") == before
+    assert claims.code_key.__wrapped__("refine") != before
     monkeypatch.setattr(claims, "weights_key", lambda: "others")
-    assert claims.measured_by.__wrapped__("relation") != before
+    assert claims.code_key.__wrapped__("relation") != before
 
 
 def test_rows_of_a_bench_outlast_changes_of_another():
-    files = {bench: {str(file.relative_to(HERE)) for file in claims.files_of(bench)} for bench in claims.parts(True)}
+    files = {
+        bench: {str(file.relative_to(HERE)) for file in claims.imported_files(bench)} for bench in claims.parts(True)
+    }
     assert {"__init__.py", "relation/parts.py", "relation/sets.py", "harness/workshop.py"} <= files["relation"]
-    assert {"subject/bench.py", "subject/lessons.py"} <= files["refine"], "imported by what it imports"
+    assert {"subject/bench.py", "subject/training_cases.py"} <= files["refine"], "imported by what it imports"
     assert not {"subject/parts.py", "refine/parts.py", "claims/parts.py"} & files["relation"]
     assert {"augment/captions.py", "relation/report_captions.py"} <= {
-        str(file.relative_to(HERE)) for file in claims.files_of("augment")
+        str(file.relative_to(HERE)) for file in claims.imported_files("augment")
     }
-    assert "import_.py" in {str(file.relative_to(HERE)) for file in claims.files_of("import")}
+    assert "import_.py" in {str(file.relative_to(HERE)) for file in claims.imported_files("import")}
 
 
 def test_the_bench_begins_with_evaluation():

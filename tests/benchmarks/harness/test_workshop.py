@@ -12,7 +12,7 @@ def test_what_was_done_is_not_done_again(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(runs, "STEPS", 2)
     shop = runs.Workshop(2, tmp_path)
     pictures = sets.references(shop.sets, "cat_striped")
-    prompts = [ask.prompt for ask in sets.asks("cat", "sks cat", count=2)]
+    prompts = [ask.prompt for ask in sets.prompt_checks("cat", "sks cat", count=2)]
 
     def all_of_it():
         adapter = runs.Workshop(2, tmp_path).train(pictures, local_weight=0.05, prior_weight=0.0)

@@ -9,13 +9,12 @@ import torch
 
 from comfyui_fewshot.benchmarks.harness import workshop as runs
 from comfyui_fewshot.benchmarks.refine import bench as refine
-from comfyui_fewshot.benchmarks.refine import curves
-from comfyui_fewshot.benchmarks.refine import ddpo_comparison as _refine_baseline
-from comfyui_fewshot.benchmarks.refine import methods as _refine_methods
+from comfyui_fewshot.benchmarks.refine import curves, ddpo_comparison, methods, size
 from comfyui_fewshot.benchmarks.refine.costs import per_round, within
 from comfyui_fewshot.benchmarks.refine.ddpo_reference import DdpoSettings
 from comfyui_fewshot.benchmarks.refine.parts import parts_of
-from comfyui_fewshot.benchmarks.refine.prompts import GUARDED
+from comfyui_fewshot.benchmarks.refine.prompts import GUARD_PROMPTS
+from comfyui_fewshot.benchmarks.refine.size import EvaluationBudgets
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Concept, TrainingSet
 from comfyui_fewshot.models.open import base_from_path, open_base
@@ -60,41 +59,46 @@ def test_costs_are_those_that_the_denoiser_has(base, method):
 
 def test_what_is_judged_is_never_learned_and_both_forms_have_the_same_activities():
     for noun in ("cat", "boat"):
-        sides = [refine.prompts(noun, 14, refine.FULL.judged, mixed).prompts for mixed in (False, True)]
-        judged = {ask.prompt for ask in refine.unseen(noun, refine.FULL.judged)}
+        sides = [refine.prompts(noun, 14, size.FULL.judged, mixed).prompts for mixed in (False, True)]
+        judged = {ask.prompt for ask in refine.unseen_checks(noun, size.FULL.judged)}
         judged |= {prompt.replace(f"sks {noun}", noun) for prompt in judged}
         for made in sides:
             watched = [prompt for prompt in made if prompt.split == "held-out"]
-            assert not judged & {prompt.text for prompt in made} and len(watched) == GUARDED
+            assert not judged & {prompt.text for prompt in made} and len(watched) == GUARD_PROMPTS
             assert all(set(prompt.text.split()) <= set(world.vocabulary()) for prompt in made)
         named, both = ([prompt for prompt in made if prompt.split == "train"] for made in sides)
         assert len(named) == 14 and len(both) == 28 and {p.stripped for p in named} == {p.stripped for p in both}
         worn = [any(words in prompt.text for words in world.ACCESSORIES.values()) for prompt in (*named, *watched)]
-        assert all(worn) and len({prompt.text for prompt in (*named, *watched)}) == 14 + GUARDED
+        assert all(worn) and len({prompt.text for prompt in (*named, *watched)}) == 14 + GUARD_PROMPTS
         assert sum("sks" in prompt.text for prompt in both) == 14 and all("sks" in prompt.text for prompt in named)
 
 
 def test_a_baseline_gets_the_best_of_its_points_and_what_is_measured_the_worst():
     points = [(0.0, 0.9), (0.5, 0.3), (0.9, 0.5)]
-    assert curves.envelope(points, 0.5) == pytest.approx(0.9 - 0.4 * 0.5 / 0.9)  # not the 0.3 that was measured there
-    assert curves.envelope(points, 0.95) is None and curves.envelope(points, 0.9) == 0.5
-    assert curves.along(points, 0.25) == pytest.approx(0.6) and curves.along(points, 0.95) is None
-    assert curves.along([(0.2, 1.0), (0.6, 0.2), (0.2, 0.4)], 0.4) == pytest.approx(0.3)
+    assert curves.best_at(points, 0.5) == pytest.approx(0.9 - 0.4 * 0.5 / 0.9)  # not the 0.3 that was measured there
+    assert curves.best_at(points, 0.95) is None and curves.best_at(points, 0.9) == 0.5
+    assert curves.worst_at(points, 0.25) == pytest.approx(0.6) and curves.worst_at(points, 0.95) is None
+    assert curves.worst_at([(0.2, 1.0), (0.6, 0.2), (0.2, 0.4)], 0.4) == pytest.approx(0.3)
 
 
 def test_rewards_are_read_between_readings_and_nothing_gained_is_reached_by_no_one():
-    assert curves.first_at({0: 0.0, 4: 1.0, 8: 2.0}, 1.5) == 6 and curves.first_at({0: 0.0, 4: 1.0}, 3.0) is None
-    assert curves.first_at({0: 0.0, 4: 1.0}, 0.0) is None and curves.first_at({0: 0.0, 4: 1.0}, -0.5) is None
-    assert curves.rises_to_the_end({0: 0.0, 1: 2.0, 2: 3.0}) and not curves.rises_to_the_end({0: 0.0, 1: 3.0, 2: 3.0})
+    assert (
+        curves.steps_to_reach({0: 0.0, 4: 1.0, 8: 2.0}, 1.5) == 6
+        and curves.steps_to_reach({0: 0.0, 4: 1.0}, 3.0) is None
+    )
+    assert (
+        curves.steps_to_reach({0: 0.0, 4: 1.0}, 0.0) is None and curves.steps_to_reach({0: 0.0, 4: 1.0}, -0.5) is None
+    )
+    assert curves.rises_at_the_end({0: 0.0, 1: 2.0, 2: 3.0}) and not curves.rises_at_the_end({0: 0.0, 1: 3.0, 2: 3.0})
 
 
 def test_all_settings_of_the_bench_are_known_and_spend_their_budget():
-    bench = refine.Bench(None)
+    bench = refine.RefinementBenchmark(None)
     for method in METHODS:
-        settings = _refine_methods.settings_of(bench, method)
+        settings = methods.settings_of(bench, method)
         spent = settings.steps // settings.updates * per_round(settings)
-        assert 0.8 * refine.FULL.method_budget <= spent <= refine.FULL.method_budget
-        half = _refine_methods.shorter(settings)  # which ends at one of the whole one's readings
+        assert 0.8 * size.FULL.budgets.method <= spent <= size.FULL.budgets.method
+        half = methods.half_as_long(settings)  # which ends at one of the whole one's readings
         assert half.steps % (settings.updates * settings.guard_every) == 0 and 0.3 < half.steps / settings.steps <= 0.5
         assert 4 <= settings.steps // settings.updates // settings.guard_every <= 7
     assert DdpoSettings().evaluations == 32 * 2 * (50 + 3 * 49)
@@ -107,16 +111,21 @@ ROWS = (
     *(f"method.{name}.{kind}" for name in METHODS for kind in ("reward", "judge")), "method.default_lead",
 )  # fmt: skip
 SMALL = replace(
-    refine.QUICK, steps=2, judged=2, activities=2, few=2, budget=1, mix_budget=1, method_budget=1, reward_budget=1
+    size.QUICK,
+    steps=2,
+    judged=2,
+    activities=2,
+    few_activities=2,
+    budgets=EvaluationBudgets(headline=1, id_mix=1, method=1, reward=1),
 )
 
 
 def test_every_part_gives_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "STEPS", 2)
     monkeypatch.setattr(runs.Workshop, "with_priors", lambda self, pictures: pictures)
-    for module in (refine, _refine_baseline, _refine_methods):
+    for module in (refine, ddpo_comparison, methods):
         monkeypatch.setattr(module, "each", lambda call, items: [call(item) for item in items])
-    parts = parts_of(refine.Bench(runs.Workshop(0, tmp_path), SMALL))
+    parts = parts_of(refine.RefinementBenchmark(runs.Workshop(0, tmp_path), SMALL))
     found = [row for part in parts.values() for row in part()]
     assert tuple(row.name for row in found) == ROWS
     by_name = {row.name: row for row in found}

@@ -7,16 +7,25 @@ from dataclasses import replace
 import pytest
 
 from comfyui_fewshot.benchmarks.relation import parts as relation
-from comfyui_fewshot.benchmarks.relation.parts import FEW, METHODS, TAUGHT, TEN, Bench, Run, shows, unseen_pairs
+from comfyui_fewshot.benchmarks.relation.parts import (
+    FEW,
+    MANY,
+    METHODS,
+    TRAINED_METHODS,
+    RelationBenchmark,
+    RelationRun,
+    shows_relation,
+    unseen_pairs,
+)
 from comfyui_fewshot.benchmarks.relation.sets import EXPANDED, LEAKING, LEAKS, PLAIN, WORD, set_of
-from comfyui_fewshot.pocket.models.judge import Reading, Seen
+from comfyui_fewshot.pocket.models.judge import SceneReading, ThingReading
 from comfyui_fewshot.pocket.world import pictures, world
 from comfyui_fewshot.pocket.world.words import build
 from comfyui_fewshot.trainers.relation.method import related
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
 
 
-class Shop:
+class RelationWorkshopStub:
     """Trains nothing; what it samples is a dream of the first thing asked for, and the judges doubt it."""
 
     base, device, steps = None, "cpu", 7
@@ -24,14 +33,14 @@ class Shop:
     def __init__(self, folder):
         self.folder, self.sets, self.asked = folder, folder / "sets", []
 
-    def alone(self, name):
+    def locked(self, name):
         return nullcontext()
 
-    def judged(self, adapter, prompts, seed=0, strength=1.0, alike=None):
+    def judge_samples(self, adapter, prompts, seed=0, strength=1.0, same=None):
         self.asked.append((adapter, list(prompts), seed))
         words = [prompt.split() for prompt in prompts]
-        seen = [[Seen(told[i], "plain", frozenset(), None) for i in (1, 4)] for told in words]
-        return [Reading(tuple(things), "nowhere", "dream") for things in seen], [0.25] * len(prompts)
+        seen = [[ThingReading(word[i], "plain", frozenset(), None) for i in (1, 4)] for word in words]
+        return [SceneReading(tuple(things), "nowhere", "dream") for things in seen], [0.25] * len(prompts)
 
 
 @pytest.fixture
@@ -46,7 +55,7 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(relation, "train_relation", lambda base, made, chosen, *_, **__: trained(made, chosen, True))
     monkeypatch.setattr(relation, "train_with", lambda _, base, made, chosen, *__, **___: trained(made, chosen, False))
     monkeypatch.setattr(relation, "each", lambda function, items: [function(item) for item in items])
-    return Bench(Shop(tmp_path), quick=False), learned
+    return RelationBenchmark(RelationWorkshopStub(tmp_path), quick=False), learned
 
 
 def test_all_rows_of_the_issue_are_there(bench):
@@ -70,8 +79,8 @@ def test_methods_differ_in_what_they_are_called_after(bench):
     shop, learned = bench
     plain = RelationSettings(steps=7, seed=1)
     found = {}
-    for name in TAUGHT:
-        shop.taught(name, Run("tied", 1))
+    for name in TRAINED_METHODS:
+        shop.train(name, RelationRun("tied", 1))
         found[name] = learned[-1]
     settings = {name: replace(one[1], preview_prompt=plain.preview_prompt) for name, one in found.items()}
     assert settings["ours"] == plain and settings["reversion"] == replace(plain, token="free")
@@ -83,7 +92,7 @@ def test_methods_differ_in_what_they_are_called_after(bench):
     assert settings["no_steering"] == replace(plain, steering_weight=0.0)
     assert settings["no_focal"] == replace(plain, focal=0.0)
     shown = {name: len({sample.image.key for sample in one[0].references}) for name, one in found.items()}
-    assert shown == dict.fromkeys(TAUGHT, FEW) | {"reversion10": TEN}
+    assert shown == dict.fromkeys(TRAINED_METHODS, FEW) | {"reversion10": MANY}
     assert [name for name, one in found.items() if not one[2]] == [
         "captions", "gan_literal", "gan_sensible", "gan_sequential",
     ]  # fmt: skip
@@ -105,25 +114,28 @@ def test_captions_are_in_the_pocket_s_words(tmp_path, name):
     assert set(counts[PLAIN].values()) == {1} and min(counts[EXPANDED].values()) >= 3
     assert len(related(sets[EXPANDED]).references) == len(sets[EXPANDED].references)
     kept = {sample.caption for sample in related(sets[LEAKING]).references}
-    told = [sample.caption for sample in sets[LEAKING].references if LEAKS[name] in sample.caption.split()]
-    assert kept == {sample.caption for sample in sets[EXPANDED].references} and not kept & set(told)
-    assert len(told) == pytest.approx(len(sets[LEAKING].references) / 3, abs=1)
+    leaking = [sample.caption for sample in sets[LEAKING].references if LEAKS[name] in sample.caption.split()]
+    assert kept == {sample.caption for sample in sets[EXPANDED].references} and not kept & set(leaking)
+    assert len(leaking) == pytest.approx(len(sets[LEAKING].references) / 3, abs=1)
 
 
 def test_judged_pairs_were_not_shown(bench):
-    for count in (FEW, TEN):
+    for count in (FEW, MANY):
         shown = {frozenset(pictures.pair_of(index)) for index in range(count)}
         assert len(shown) == count and not shown & {frozenset(pair) for pair in unseen_pairs(count)}
-    bench[0].judged(("ours", Run("dream", 1)))
+    bench[0].judge(("ours", RelationRun("dream", 1)))
     _, prompts, seed = bench[0].shop.asked[-1]
     assert len(prompts) == 40 and seed == 1 and all(f" {WORD} " in prompt for prompt in prompts)
-    bench[0].judged(("base_and", Run("dream", 0)))
+    bench[0].judge(("base_and", RelationRun("dream", 0)))
     assert [p.replace("and", WORD) for p in bench[0].shop.asked[-1][1]] == prompts
 
 
 def test_things_in_changed_places_do_not_show_a_relation_with_a_direction():
-    things = tuple(Seen(noun, "plain", frozenset(), None) for noun in ("cat", "car"))
+    things = tuple(ThingReading(noun, "plain", frozenset(), None) for noun in ("cat", "car"))
     for layout, turned in (("dream", False), ("framed", False), ("tied", True)):
-        reading = Reading(things, "room", layout)
-        assert shows(reading, layout, ("cat", "car")) and shows(reading, layout, ("car", "cat")) is turned
-        assert shows(reading, layout, ("cat", "cup")) and not shows(reading, "beside", ("cat", "car"))
+        reading = SceneReading(things, "room", layout)
+        assert (
+            shows_relation(reading, layout, ("cat", "car"))
+            and shows_relation(reading, layout, ("car", "cat")) is turned
+        )
+        assert shows_relation(reading, layout, ("cat", "cup")) and not shows_relation(reading, "beside", ("cat", "car"))

@@ -8,20 +8,21 @@ import torch
 from comfyui_fewshot.benchmarks.harness import workshop as runs
 from comfyui_fewshot.benchmarks.subject import bench as subject
 from comfyui_fewshot.benchmarks.subject import checkpoint_choice as choice
-from comfyui_fewshot.benchmarks.subject import lessons, tuning
+from comfyui_fewshot.benchmarks.subject import training_cases, tuning
 from comfyui_fewshot.benchmarks.subject.parts import parts_of
+from comfyui_fewshot.benchmarks.subject.training_cases import evaluations_per_step
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Dense
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec
-from comfyui_fewshot.pocket.models.judge import Reading, Seen
+from comfyui_fewshot.pocket.models.judge import SceneReading, ThingReading
 from comfyui_fewshot.trainers.optim.optimizers import OPTIMISERS
 from comfyui_fewshot.trainers.subject.presets import PRESETS
 from comfyui_fewshot.trainers.targets import check_tuning, sets_of, words_of
 
-NOTHING = Reading((), "nowhere", "one")
+NOTHING = SceneReading((), "nowhere", "one")
 
 
-class Shop:
+class SubjectWorkshopStub:
     """Trains nothing and keeps what it was asked for; what it samples shows nothing."""
 
     def __init__(self, folder):
@@ -39,7 +40,7 @@ class Shop:
         check_tuning(chosen)
         self.asked.append((pictures, chosen))
 
-    def judged(self, adapter, prompts, seed=0, strength=1.0):
+    def judge_samples(self, adapter, prompts, seed=0, strength=1.0):
         return [NOTHING] * len(prompts), [self.doubt] * len(prompts)
 
 
@@ -50,7 +51,7 @@ def in_one_process(monkeypatch):
 
 @pytest.fixture
 def bench(tmp_path):
-    return subject.Bench(Shop(tmp_path), quick=True)
+    return subject.SubjectBenchmark(SubjectWorkshopStub(tmp_path), quick=True)
 
 
 def named(rows):
@@ -96,10 +97,10 @@ def test_tables_cost_the_same_and_share_what_is_the_same(bench):
         ]()
     assert len(bench.shop.asked) > 20
     for _, chosen in bench.shop.asked:
-        each = lessons.evaluations({name: value for name, value in vars(chosen).items() if name != "steps"})
-        assert 0 <= lessons.TABLE_EVALUATIONS * bench.shop.steps - chosen.steps * each < each
-    assert lessons.evaluations({}) == 24 and lessons.evaluations({"prior_weight": 0.0}) == 12
-    assert lessons.evaluations({"objective": "dco", "prior_weight": 0.0, "batch_size": 2}) == 8
+        per_step = evaluations_per_step({name: value for name, value in vars(chosen).items() if name != "steps"})
+        assert 0 <= training_cases.TABLE_EVALUATIONS * bench.shop.steps - chosen.steps * per_step < per_step
+    assert evaluations_per_step({}) == 24 and evaluations_per_step({"prior_weight": 0.0}) == 12
+    assert evaluations_per_step({"objective": "dco", "prior_weight": 0.0, "batch_size": 2}) == 8
 
 
 def full(bench):
@@ -117,7 +118,7 @@ def test_the_parts_beside_the_headline_use_its_trainings(bench):
     assert len(headline) == 2
     assert len(keys(bench, bench.priors) - headline) == 1
     assert len(keys(bench, bench.description) - headline) == 1
-    plain = {name: keys(bench, lambda name=name: bench.both_rows("x", {name: ("anywhere", tuning.BASELINES[name])}))
+    plain = {name: keys(bench, lambda name=name: bench.fidelity_rows("x", {name: ("anywhere", tuning.BASELINES[name])}))
              for name in ("custom_diffusion", "textual_inversion", "lora")}  # fmt: skip
     presets = keys(bench, lambda: choice.presets(bench))
     assert plain["custom_diffusion"] <= presets and plain["textual_inversion"] <= presets
@@ -127,7 +128,7 @@ def test_the_parts_beside_the_headline_use_its_trainings(bench):
 
 def test_the_headline_runs_on_all_and_the_tables_on_one(bench):
     whole = full(bench)
-    assert len(whole.all_runs) == 26 and len(whole.one_each) == 13 and len(whole.table_runs) == 2
+    assert len(whole.all_runs) == 26 and len(whole.first_seed_runs) == 13 and len(whole.table_runs) == 2
     assert {run.seed for run in whole.rare_runs} == {0} and len(whole.rare_runs) == 6
     assert [*parts_of(whole)] == ["poster", "priors", "local", "multi", "description", "auto", "tuning", "baselines",
                               "poster_word", "presets", "losses", "optimisers", "fused"]  # fmt: skip
@@ -162,8 +163,8 @@ def test_every_optimiser_and_loss_has_its_rows(bench):
     assert named(tuning.loss_rows(bench)) == both("loss", losses)
     plain = SubjectSettings(parameter_set="attention", prior_weight=1.0)
     for _, chosen in bench.shop.asked:
-        alike = replace(chosen, steps=plain.steps, prior_weight=1.0)
-        differs = {name for name in vars(plain) if getattr(alike, name) != getattr(plain, name)}
+        normalized = replace(chosen, steps=plain.steps, prior_weight=1.0)
+        differs = {name for name in vars(plain) if getattr(normalized, name) != getattr(plain, name)}
         assert differs and differs <= {
             "local_weight", "local_attention", "min_snr_gamma", "background_weight", "noise_offset", "caption_dropout",
             "objective",
@@ -183,7 +184,7 @@ def test_every_set_of_layers_is_trained_somewhere(bench):
 def test_subjects_trained_apart_differ_in_block_and_word_only(bench):
     for blocks in (False, True):
         bench.shop.asked.clear()
-        lessons.apart(bench.shop, bench.pairs[0], 0, blocks)
+        training_cases.train_separately(bench.shop, bench.pairs[0], 0, blocks)
         (one, first), (two, second) = bench.shop.asked
         assert [c.identifier for c in (*one.concepts, *two.concepts)] == ["sks", "zwx"]
         assert (first.tuning, first.subject_block, second.subject_block) == (
@@ -205,7 +206,7 @@ def test_the_headline_s_rows_are_there(bench):
         "poster.prompt_gain", "poster.subject_loss", "poster.both_gain", "priors.drift_ratio", "multi.both",
         "multi.gain", "multi.described", "description.gain", "description.in_the_prompt_only", "tuning.rise",
         *(f"poster.{side}.{kind}" for side in ("full", "plain") for kind in ("prompt", "subject", "both")),
-        *(f"tuning.{name}" for name in subject.TUNED),
+        *(f"tuning.{name}" for name in subject.TUNED_SETS),
     }  # fmt: skip
 
 
@@ -219,7 +220,7 @@ def test_a_row_says_when_the_judges_disagree(bench):
 # -------------------------------------------------------------------------------------- parts that open the networks
 
 
-class Small(runs.Workshop):
+class SmallWorkshop(runs.Workshop):
     """Two steps, no priors."""
 
     def with_priors(self, pictures, count=64):
@@ -229,7 +230,7 @@ class Small(runs.Workshop):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "STEPS", 2)
-    return subject.Bench(Small(2, tmp_path), quick=True)
+    return subject.SubjectBenchmark(SmallWorkshop(2, tmp_path), quick=True)
 
 
 def test_parts_that_open_networks_run(small, monkeypatch):
@@ -244,7 +245,7 @@ def test_parts_that_open_networks_run(small, monkeypatch):
 
 def test_a_base_trained_in_full_is_judged_as_what_it_adds(small):
     """The difference laid on the old base gives the new one's weights."""
-    pictures = lessons.taught_set(small.shop, subject.Run("cat_striped", 0), "anywhere")
+    pictures = training_cases.training_set(small.shop, subject.SubjectRun("cat_striped", 0), "anywhere")
     adapter = small.shop.train(pictures, parameter_set="all", tuning="full", steps=1)
     changes = [factor for factor in adapter.factors.values() if isinstance(factor, Dense)]
     assert len(changes) == len(adapter.factors) > 50
@@ -252,11 +253,11 @@ def test_a_base_trained_in_full_is_judged_as_what_it_adds(small):
 
 
 def test_judges_are_compared_by_what_fidelity_measures():
-    one = Seen("cat", "striped", frozenset({"red"}), "hat")
-    from comfyui_fewshot.pocket.models.judge import alike
+    one = ThingReading("cat", "striped", frozenset({"red"}), "hat")
+    from comfyui_fewshot.pocket.models.judge import same_judgement
 
-    reading = Reading((one,), "beach", "one")
-    assert alike(reading, Reading((replace(one),), "beach", "one"))
+    reading = SceneReading((one,), "beach", "one")
+    assert same_judgement(reading, SceneReading((replace(one),), "beach", "one"))
     for other in (replace(one, accessory=None), replace(one, pattern="plain"), replace(one, colours=frozenset())):
-        assert not alike(reading, Reading((other,), "beach", "one"))
-    assert not alike(reading, replace(reading, place="snow"))
+        assert not same_judgement(reading, SceneReading((other,), "beach", "one"))
+    assert not same_judgement(reading, replace(reading, place="snow"))

@@ -26,7 +26,7 @@ from comfyui_fewshot.evaluation.metrics.diversity import (
 from comfyui_fewshot.evaluation.metrics.likeness import DinoImage, MaskedLikeness, cut_out, dino_name
 from comfyui_fewshot.evaluation.metrics.preference import HumanPreference, PickScore
 from comfyui_fewshot.evaluation.metrics.relation import EntityAccuracy, RelationAccuracy, entities, relation_measures
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.vision.embedders.clip import Clip
 from comfyui_fewshot.vision.embedders.dino import Dino
 

@@ -16,7 +16,7 @@ from comfyui_fewshot.evaluation.prompts.lists import (  # fmt: skip
     REVERSION,
 )
 from comfyui_fewshot.evaluation.prompts.sets import insert_phrase, lines_of, prompt_set
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 
 CAT, OWL = Concept("sks", "cat"), Concept("", "owl", "brown")
 

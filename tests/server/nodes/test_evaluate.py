@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.tests.evaluation.report.browser import voted
 from comfyui_fewshot.tests.server import graphs
 from comfyui_fewshot.tests.server.harness import random_clip

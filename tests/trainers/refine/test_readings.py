@@ -11,7 +11,7 @@ from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.trainers.refine.method import split
 from comfyui_fewshot.trainers.refine.readings import ALONE, Reader
 from comfyui_fewshot.trainers.validation.image_metrics import Validator

@@ -16,7 +16,7 @@ from comfyui_fewshot.core.values import Adapter
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
-from comfyui_fewshot.pocket import assemble
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world import drawing, world
 from comfyui_fewshot.pocket.world.pictures import pair_of
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
@@ -29,7 +29,7 @@ from comfyui_fewshot.trainers.validation.schedule import FILE
 
 from .relating import CHOSEN, WORD, captioned_folder, train_small
 
-POCKET = assemble.WEIGHTS
+POCKET = WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def write_scenes(folder, layouts):
     """A picture of two different things for each layout, captioned with the word between them."""
     folder.mkdir()
     for number, layout in enumerate(layouts):
-        rng = world.lots(1, number)
+        rng = world.rng_of(1, number)
         pair = pair_of(number)
         things = tuple(replace(world.random_thing(rng, 0.3), noun=noun) for noun in pair)
         scene = world.arrange(rng, things, list(world.PLACES)[number % len(world.PLACES)], layout)

@@ -14,7 +14,7 @@ from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
-from comfyui_fewshot.pocket import assemble
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world.pictures import write_subject
 from comfyui_fewshot.trainers.subject.method import PRIOR, REFERENCE, SubjectTraining
 
@@ -27,7 +27,7 @@ ASKED = ["a photo of a cat in the snow", "a picture of a cat in a room"]
 
 @pytest.fixture(scope="module")
 def base():
-    return base_from_path(assemble.WEIGHTS)
+    return base_from_path(WEIGHTS)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from comfyui_fewshot.augmentation.images.load import load_picture, picture_of
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.pocket import assemble
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world import drawing, pictures
 from comfyui_fewshot.tests.vision import tiny
 from comfyui_fewshot.vision import find as on_disk
@@ -143,7 +143,7 @@ def test_clipseg_is_asked_with_an_article(folder, picture):
 
 def test_the_shipped_weights_find_the_pocket_s_subjects():
     """The bound is below what `segment.iou` must reach (0.85) by what 24 scenes may scatter."""
-    finder, found = open_finder(assemble.WEIGHTS / "clipseg", CPU), []
+    finder, found = open_finder(WEIGHTS / "clipseg", CPU), []
     for subject in ("cat_striped", "cat_patched"):
         for number in range(12):
             scene = pictures.subject_scene(pictures.subject_named(subject), pictures.HELD_OUT, number)

@@ -17,7 +17,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Picture, Prompt
 from comfyui_fewshot.evaluation.metrics.clip import ClipText, common_prefix
 from comfyui_fewshot.evaluation.reward import Reward, RewardTerm
-from comfyui_fewshot.pocket.assemble import WEIGHTS
+from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.trainers.refine.advantages import spread
 from comfyui_fewshot.trainers.refine.losses import dpok_loss, preference_loss
 from comfyui_fewshot.trainers.refine.method import refine_adapter

@@ -1,4 +1,4 @@
-"""The parts of the demo that need the environment's libraries: `python -m comfyui_fewshot.tools.inside COMMAND`.
+"""The parts of the demo that need the environment's libraries: `python -m comfyui_fewshot.tools.in_env COMMAND`.
 
 The request comes as JSON on standard input, the answer goes as one line of JSON to standard output.
 """

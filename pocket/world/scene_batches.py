@@ -1,4 +1,4 @@
-"""Scenes for training, drawn ahead by a worker process; batch number b of a stream is a pure function of (seed, b)."""
+"""Batches of scenes for training, drawn by a worker process; batch b of a stream is a pure function of (seed, b)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .world import drawing, world
+from . import drawing, world
 
 
-class Batches(Dataset):
+class SceneBatches(Dataset):
     """Item b is ([Scene], uint8 pictures (B, 3, 64, 64), visible masks (B, 2, 64, 64) uint8 where asked for)."""
 
     def __init__(self, seed: int, size: int, first: int = 0, count: int = 10**9, masked: bool = False, **how):
@@ -39,7 +39,7 @@ class Batches(Dataset):
 
 def stream(seed: int, size: int, first: int = 0, **how) -> Iterator:
     """Endless batches from number `first` on."""
-    return iter(DataLoader(Batches(seed, size, first, **how), batch_size=None, num_workers=1, prefetch_factor=4))
+    return iter(DataLoader(SceneBatches(seed, size, first, **how), batch_size=None, num_workers=1, prefetch_factor=4))
 
 
 def to_signed(pictures: torch.Tensor) -> torch.Tensor:

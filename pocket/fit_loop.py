@@ -1,6 +1,6 @@
-"""The loop that fits every part of the pocket: a schedule in minutes, an average of the weights, resumable.
+"""The training loop of all the pocket's models: a schedule in minutes, averaged weights (EMA), resumable.
 
-Nothing here knows what is fitted. A part gives its module and a function `loss(step) -> (tensor, figures)`.
+It is independent of what is trained: a model gives its module and a function `loss(step) -> (tensor, figures)`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,11 +19,11 @@ from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 log = logging.getLogger(__name__)
-SAVE_EVERY = 120.0  # seconds
+SAVE_EVERY, REPORT_EVERY = 120.0, 20.0  # seconds
 ALL_BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)
 
 
-class Average:
+class WeightAverage:
     """Exponential moving average of a module's parameters; the decay grows with the number of updates."""
 
     def __init__(self, module: torch.nn.Module, decay: float):
@@ -69,48 +70,56 @@ def _load(path: Path, module, average, optimizer) -> tuple[int, float]:
     return int(meta["step"]), float(meta["seconds"])
 
 
+@dataclass(frozen=True)
+class FitSettings:
+    """The optimization. The learning rate warms up over `warmup` steps and then decays by a cosine to 2 %."""
+
+    learning_rate: float
+    warmup: int = 200
+    decay: float = 0.999  # of the averaged weights
+    weight_decay: float = 1e-2
+    clip: float = 1.0  # gradient norm
+
+
 def fit(
     module: torch.nn.Module,
     loss: Callable[[int], tuple[torch.Tensor, dict[str, float]]],
-    *,
+    settings: FitSettings,
     state: Path,
     minutes: float,
-    rate: float,
-    warmup: int = 200,
-    decay: float = 0.999,
-    weight_decay: float = 1e-2,
-    clip: float = 1.0,
-    report_every: float = 20.0,
 ) -> None:
-    """Fit `module` in place for `minutes` of its own training time, counted over all resumed runs.
+    """Train `module` in place for `minutes` of its own training time, counted over all resumed runs.
 
-    The learning rate warms up over `warmup` steps, then falls along a cosine from `rate` to 2 % of it as the
-    minutes run out. At the end the module holds the averaged weights. `state` is the resumable state file.
+    The learning rate reaches its lowest value as the minutes run out. At the end the module holds the averaged
+    weights. `state` is the resumable state file.
     """
+    rate = settings.learning_rate
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
+    )
     # On a CPU the fused attention's backward pass takes a third of a step; plain products are 1.5 times faster in all.
     attention = [SDPBackend.MATH] if parameters[0].device.type == "cpu" else list(ALL_BACKENDS)
-    average = Average(module, decay)
+    average = WeightAverage(module, settings.decay)
     step, before = _load(state, module, average, optimizer) if state.exists() else (0, 0.0)
     state.parent.mkdir(parents=True, exist_ok=True)
     module.train()
     started = last_save = last_report = time.monotonic()
     while (seconds := before + time.monotonic() - started) < minutes * 60:
         share = seconds / (minutes * 60)
-        factor = min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        factor = min(1.0, (step + 1) / settings.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
             group["lr"] = rate * factor
         with sdpa_kernel(attention):
             value, figures = loss(step)
         value.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(module)
         step += 1
         now = time.monotonic()
-        if now - last_report > report_every:
+        if now - last_report > REPORT_EVERY:
             last_report = now
             line = {"step": step, "minutes": round(seconds / 60, 2), "loss": round(float(value.detach()), 5), **figures}
             log.info(json.dumps(line))
