@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 
-class Resting:
+class Offloaded:
     """`parts` wait in host memory and come to `device` where they are needed; without parts nothing happens."""
 
     def __init__(self, parts: Sequence[nn.Module], device: torch.device):
         self.parts, self.device = tuple(parts), device
 
-    def rest(self) -> None:
+    def offload(self) -> None:
         """Off the GPU; what they held there is free for others."""
         for part in self.parts:
             part.to("cpu")
@@ -23,7 +23,7 @@ class Resting:
             torch.cuda.empty_cache()
 
     @contextmanager
-    def awake(self, *needed: nn.Module) -> Iterator[None]:
+    def on_device(self, *needed: nn.Module) -> Iterator[None]:
         """Within this context they can compute; if some are named, only those of them."""
         for part in self.parts:
             if not needed or any(part is one for one in needed):
@@ -31,4 +31,4 @@ class Resting:
         try:
             yield
         finally:
-            self.rest()
+            self.offload()

@@ -34,7 +34,7 @@ from ..core.settings import SubjectSettings, refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
 from ..models.adapters.formats import read_lora
 from ..models.open import base_from_path
-from .distributed import Several, launched
+from .distributed import MultiProcess, launched
 from .refine_command import read_refinement, refine_run
 from .relation_command import check_relation, relation_run
 from .run import TrainingResult
@@ -116,7 +116,7 @@ def read_run(path: Path) -> dict[str, Any]:
     return run | {name: folder / run[name] for name in PATHS if run[name] is not None}
 
 
-def train_run(run: Mapping[str, Any], processes: Several) -> TrainingResult:
+def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult:
     """Do what a run says, together with the other processes."""
     base = base_from_path(run["base"], run["dtype"], run["clip_skip"])
     if run["relation"] is not None:
@@ -142,12 +142,14 @@ def train_run(run: Mapping[str, Any], processes: Several) -> TrainingResult:
     )
 
 
-def _with_priors(run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: Several) -> TrainingSet:
+def _with_priors(
+    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: MultiProcess
+) -> TrainingSet:
     """The main process makes the priors; the others then find them."""
     refuse_unknown(run["priors"], {about.name: about for about in fields(PriorSettings)}, "entry of priors")
     wanted = PriorSettings(**run["priors"])
     if not processes.main:
-        processes.wait()
+        processes.barrier()
     found = generate_priors(
         base,
         pictures,
@@ -158,7 +160,7 @@ def _with_priors(run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingS
         tokenizer_folder=run["tokenizer_folder"],
     )
     if processes.main:
-        processes.wait()
+        processes.barrier()
     return found
 
 

@@ -22,7 +22,7 @@ from ..evaluation.prompts.lists import REFINING
 from ..evaluation.prompts.refinement import refinement_prompts
 from ..evaluation.reward import Reward, RewardTerm
 from ..models.adapters.formats import read_lora, write_lora
-from .distributed import Several
+from .distributed import MultiProcess
 from .refine.method import RefinementResult, refine_adapter
 from .refine.settings import RefinementSettings
 from .run import TrainingResult
@@ -78,7 +78,7 @@ def _number(what: str, value: Any) -> float:
 
 
 def refine_run(
-    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: Several, watcher: Watcher | None
+    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: MultiProcess, watcher: Watcher | None
 ) -> TrainingResult:
     """Do what the entry says, together with the other processes; the result's adapter is the refining one."""
     about = run["refine"]

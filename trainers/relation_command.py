@@ -21,7 +21,7 @@ from ..core.values import Adapter, BaseModelRef
 from ..core.weight_files import LORA, open_tensors, other_kind
 from ..models.adapters.formats import read_lora
 from ..models.adapters.token_files import read_embedding
-from .distributed import Several
+from .distributed import MultiProcess
 from .relation.gain import explained
 from .relation.method import train_relation
 from .relation.settings import RelationSettings
@@ -42,7 +42,7 @@ def check_relation(run: Mapping[str, Any]) -> None:
 
 
 def relation_run(
-    run: Mapping[str, Any], base: BaseModelRef, processes: Several, watcher: Watcher | None
+    run: Mapping[str, Any], base: BaseModelRef, processes: MultiProcess, watcher: Watcher | None
 ) -> TrainingResult:
     """Train the word together with the other processes; the main one says whether it explains its pictures."""
     pictures = relation_from_folder(run["pictures"], run["identifier"], run["relation"])

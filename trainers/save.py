@@ -16,7 +16,7 @@ from ..models.adapters.metadata import BASE_KEY, BASE_NAME
 from ..models.adapters.token_files import write_parts
 from ..models.export import write_checkpoint
 from ..models.extract import low_rank
-from .optim.optimizers import OPTIMISERS
+from .optim.optimizers import OPTIMIZERS
 
 log = logging.getLogger(__name__)
 ERROR = "fewshot.extraction_error"
@@ -85,7 +85,7 @@ def describe(base: BaseModelRef, chosen: SubjectSettings, pictures: TrainingSet)
         "ss_text_encoder_lr": chosen.text_learning_rate if chosen.text_encoder else None,
         "ss_lr_scheduler": chosen.schedule,
         "ss_lr_warmup_steps": round(chosen.warmup * chosen.steps),
-        "ss_optimizer": f"{OPTIMISERS[chosen.optimizer]}.{chosen.optimizer}",
+        "ss_optimizer": f"{OPTIMIZERS[chosen.optimizer]}.{chosen.optimizer}",
         "ss_max_grad_norm": chosen.max_gradient_norm,
         "ss_seed": chosen.seed,
         "ss_resolution": f"({chosen.resolution}, {chosen.resolution})",

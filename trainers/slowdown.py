@@ -8,7 +8,7 @@ SLOWDOWN = 5.0  # times the usual; what memory that spills costs is 10 to 100 ti
 USUAL = 5  # intervals that the usual time is the median of
 
 
-class Pace:
+class SlowdownDetector:
     """The time of a step over the log's intervals. The first interval warms up and does not count."""
 
     def __init__(self) -> None:
@@ -16,7 +16,7 @@ class Pace:
         self._seen: list[float] = []
         self._told = False
 
-    def note(self, seconds: float) -> str | None:
+    def observe(self, seconds: float) -> str | None:
         """Seconds a step took over one interval; a warning, once, when that is suddenly much more than usual."""
         if self._first:
             self._first = False

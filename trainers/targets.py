@@ -8,7 +8,7 @@ from ..core.errors import FewShotError
 from ..core.settings import SubjectSettings
 from ..core.values import TrainingSet
 from ..models.adapters.inject import EVERYTHING, Full, LoraSpec, Spec
-from ..models.adapters.learned_tokens import WordSpec
+from ..models.adapters.learned_tokens import TokenSpec
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "attention": ("cross", "self"),
@@ -86,14 +86,14 @@ def _spec(settings: SubjectSettings, name: str, block: int | None) -> LoraSpec:
     return LoraSpec(rank, alpha, block)
 
 
-def words_of(settings: SubjectSettings, pictures: TrainingSet) -> tuple[WordSpec, ...]:
+def words_of(settings: SubjectSettings, pictures: TrainingSet) -> tuple[TokenSpec, ...]:
     """The words that are learned: the identifier of every subject."""
     if settings.token == "none":
         return ()
-    named: dict[str, WordSpec] = {}
+    named: dict[str, TokenSpec] = {}
     for concept in pictures.concepts:
         start = settings.token_start or concept.noun
-        named[concept.identifier] = WordSpec(
+        named[concept.identifier] = TokenSpec(
             concept.identifier, start, settings.token_vectors, settings.token == "direction"
         )
     return tuple(named.values())

@@ -16,12 +16,12 @@ from ...models.adapters.merge import summed
 from ...models.open import open_base
 from ...pocket.assemble import WEIGHTS
 from ...pocket.world import world
-from ...trainers.auto.inspect import gather_facts
+from ...trainers.auto.inputs import gather_auto_inputs
 from ...trainers.auto.rules import resolve
 from ...trainers.refine.method import RefinementResult, refine_adapter
 from ...trainers.refine.settings import DEFAULT_METHOD, DRAFT, NFT, ONLY, RefinementSettings
 from ...trainers.run import TrainingResult
-from ...trainers.state.run_folder import Run as Folder
+from ...trainers.state.run_folder import RunFolder
 from ...trainers.subject.method import train_subject
 from ...trainers.validation.image_metrics import Validator
 from .. import Row
@@ -131,12 +131,12 @@ class Bench:
     def chosen_steps(self, pictures: TrainingSet) -> int:
         settings = SubjectSettings()
         with open_base(self.shop.base, self.shop.device) as networks:
-            return resolve(settings, gather_facts(networks, pictures, settings))[0].steps
+            return resolve(settings, gather_auto_inputs(networks, pictures, settings))[0].steps
 
     def start(self, run: Run) -> Adapter:
         """That after the last step."""
         result = self.trained(run)
-        return read_lora(Folder(result.folder, "").validated(len(result.losses)))
+        return read_lora(RunFolder(result.folder, "").validated(len(result.losses)))
 
     def auto(self, run: Run) -> Adapter:
         """That which validation chose of the same training."""

@@ -20,7 +20,7 @@ from ...core.values import NOISY_FROM, Adapter, Factor, LowRank
 from ..stable_diffusion.names import with_text_model
 from .apply import applied, unwrapped
 from .dense import EVERYTHING, DenseWeights, modules_with_weights
-from .learned_tokens import LearnedWords, WordRule
+from .learned_tokens import LearnedTokens, TokenConstraint
 from .lora_layers import LoraSpec, place, start, unwrap, up_of, within_widths, wrap
 from .timestep_range import only_noisy
 
@@ -94,13 +94,13 @@ class Injected:
     _pairs: dict[str, tuple[LoraSpec, nn.Parameter, nn.Parameter]]
     _kept: Adapter | None
     _networks: Networks
-    _words: LearnedWords
+    _words: LearnedTokens
     _dense: DenseWeights
     _stack: ExitStack = field(default_factory=ExitStack)
     _noisy_from: float = 0.0
 
     @property
-    def rules(self) -> Mapping[str, WordRule]:
+    def rules(self) -> Mapping[str, TokenConstraint]:
         """What holds for the words' parameters, by their names."""
         return self._words.rules
 
@@ -161,7 +161,7 @@ def inject(
     sets: Mapping[str, Spec | tuple[int, float]],
     seed: int,
     start_from: Adapter | None = None,
-    words: LearnedWords | None = None,
+    words: LearnedTokens | None = None,
     beneath: Adapter | None = None,
     noisy_from: float = 0.0,
 ) -> Injected:
@@ -178,7 +178,7 @@ def inject(
     if beneath is not None:
         stack.enter_context(applied(networks, [(beneath, 1.0)]))
     try:
-        words = LearnedWords(networks, (), start_from) if words is None else words
+        words = LearnedTokens(networks, (), start_from) if words is None else words
     except BaseException:
         stack.close()
         raise

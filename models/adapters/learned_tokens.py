@@ -28,7 +28,7 @@ _STRANGE = re.compile(r"[\s.,:;()|]")
 
 
 @dataclass(frozen=True)
-class WordSpec:
+class TokenSpec:
     """A word to learn: how many `vectors` it has, whose vectors it begins with, and what of them is learned.
 
     One that is learned freely becomes at most `longest` times as long as the vocabulary's words are.
@@ -48,23 +48,23 @@ class WordSpec:
 
 
 @dataclass(frozen=True)
-class WordRule:
+class TokenConstraint:
     """What holds for a word's parameter (n, width): unit rows that begin at `start`, or rows of at most `longest`."""
 
     start: Tensor | None = None
     longest: float | None = None
 
 
-class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
+class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
     """Words as `prompts.Embeddings`, always as they are now; `parameters` are what is trained of them, by stable names.
 
     The names are "token.<word>.<clip_l, clip_g or clip_h>". The networks know the words from the start until `remove`;
     those of the adapter that training starts from, and are not trained, stay known.
     """
 
-    def __init__(self, networks: Networks, specs: Sequence[WordSpec], start_from: Adapter | None = None):
+    def __init__(self, networks: Networks, specs: Sequence[TokenSpec], start_from: Adapter | None = None):
         self.parameters: dict[str, nn.Parameter] = {}
-        self.rules: dict[str, WordRule] = {}
+        self.rules: dict[str, TokenConstraint] = {}
         self._lengths: dict[str, Tensor] = {}
         self._names: dict[str, dict[str, str]] = {}
         given = start_from.embeddings if start_from is not None else {}
@@ -75,7 +75,7 @@ class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
         self._networks, self._before = networks, networks.words
         networks.words = {**self._before, **self.kept} if not specs else self
 
-    def _begin(self, networks: Networks, spec: WordSpec, given: Mapping[str, Tensor] | None) -> None:
+    def _begin(self, networks: Networks, spec: TokenSpec, given: Mapping[str, Tensor] | None) -> None:
         """Parameters of one word, from what is given or from the vectors of `spec.start`."""
         self._names[spec.word] = {}
         encoders = zip(networks.text_encoders, networks.tokenizers, networks.family.text_encoders, strict=True)
@@ -88,9 +88,9 @@ class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
                 usual = table.norm(dim=1).mean().expand(len(first), 1)
                 self._lengths[name] = usual.clone() if given is None else first.norm(dim=1, keepdim=True)
                 first = nn.functional.normalize(first, dim=1)
-                self.rules[name] = WordRule(start=first.clone())
+                self.rules[name] = TokenConstraint(start=first.clone())
             else:
-                self.rules[name] = WordRule(longest=spec.longest * float(table.norm(dim=1).mean()))
+                self.rules[name] = TokenConstraint(longest=spec.longest * float(table.norm(dim=1).mean()))
             self.parameters[name] = nn.Parameter(first.clone())
 
     def __getitem__(self, word: str) -> Mapping[str, Tensor]:
@@ -129,7 +129,7 @@ class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
         self._networks.words = self._before
 
 
-def _first(table: Tensor, tokenizer, spec: WordSpec) -> Tensor:
+def _first(table: Tensor, tokenizer, spec: TokenSpec) -> Tensor:
     """First vectors (n, width): those of the start's tokens in turn, or their mean where they are more than n."""
     ids = tokenizer(spec.start, add_special_tokens=False).input_ids
     if not ids:
@@ -140,7 +140,7 @@ def _first(table: Tensor, tokenizer, spec: WordSpec) -> Tensor:
     return rows[[i % len(ids) for i in range(spec.vectors)]]
 
 
-def _given(given: Mapping[str, Tensor], kind: str, table: Tensor, spec: WordSpec) -> Tensor:
+def _given(given: Mapping[str, Tensor], kind: str, table: Tensor, spec: TokenSpec) -> Tensor:
     vectors = given.get(kind)
     if vectors is None or vectors.shape[-1] != table.shape[1]:
         raise FewShotError(

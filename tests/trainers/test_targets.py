@@ -13,11 +13,11 @@ from comfyui_fewshot.core.values import Concept, Dense, LowRank
 from comfyui_fewshot.models.adapters import formats
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec, inject
-from comfyui_fewshot.models.adapters.learned_tokens import LearnedWords
+from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens
 from comfyui_fewshot.models.adapters.token_files import read_embedding
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
-from comfyui_fewshot.trainers.auto.inspect import gather_facts
+from comfyui_fewshot.trainers.auto.inputs import gather_auto_inputs
 from comfyui_fewshot.trainers.subject.presets import PRESETS, with_preset
 from comfyui_fewshot.trainers.targets import check_tuning, sets_of, words_of
 
@@ -135,17 +135,17 @@ KINDS = {
 def test_what_is_trained_is_counted_before_it_is_made(networks, pictures, kind):
     two = replace(pictures, concepts=(*pictures.concepts, Concept("zwx", "car")))
     chosen = SubjectSettings(**{"rank": 4, **KINDS[kind]})
-    words = LearnedWords(networks, words_of(chosen, two))
+    words = LearnedTokens(networks, words_of(chosen, two))
     injected = inject(networks, sets_of(chosen), 0, words=words)
     made = sum(parameter.numel() for parameter in injected.parameters.values())
     injected.remove()
-    assert gather_facts(networks, two, chosen).trained == made
+    assert gather_auto_inputs(networks, two, chosen).trainable_parameters == made
 
 
 def test_a_picture_with_several_captions_is_one_picture(networks, pictures):
     many = [replace(s, caption=f"{s.caption} {n}") for s in pictures.references for n in range(12)]
     expanded = pictures.with_samples((*many, *pictures.priors))
-    once, often = (gather_facts(networks, each, SubjectSettings()) for each in (pictures, expanded))
+    once, often = (gather_auto_inputs(networks, each, SubjectSettings()) for each in (pictures, expanded))
     assert once == often and once.references == 3
 
 

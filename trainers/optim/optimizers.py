@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ...core.errors import FewShotError
-from ...models.adapters.learned_tokens import GROUP, WordRule
-from .token_optimizers import BoundedAdamW, Directions
+from ...models.adapters.learned_tokens import GROUP, TokenConstraint
+from .token_optimizers import BoundedAdamW, RiemannianDescent
 
-OPTIMISERS = {"adamw": "torch", "adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}
+OPTIMIZERS = {"adamw": "torch", "adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}
 """the library that each comes from"""
 DISCRIMINATOR = "discriminator"
 OPPONENT = {"betas": (0.0, 0.99)}
@@ -25,7 +25,7 @@ OPPONENT = {"betas": (0.0, 0.99)}
 
 
 @dataclass(frozen=True)
-class Rates:
+class LearningRates:
     """The learning rate of each group of parameters, and how it goes over the steps."""
 
     rates: Mapping[str, float]
@@ -45,14 +45,14 @@ class Rates:
     def at(self, step: int) -> dict[str, float]:
         return {group: rate * self.factor(step) for group, rate in self.rates.items()}
 
-    def set(self, optimizer: Optimisers, step: int) -> None:
+    def set(self, optimizer: OptimizerGroup, step: int) -> None:
         """Give each of the optimiser's groups its rate at `step`."""
         rates = self.at(step)
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]]
 
 
-class Optimisers:
+class OptimizerGroup:
     """One optimiser a group of parameters, used as one. Its scalars (`numbers`) and slots are all there is to save."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]):
@@ -72,14 +72,14 @@ class Optimisers:
             part.step()
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def ema(self) -> Iterator[None]:
         """With the weights that are to be used in place; afterwards those that are trained on are back, bit for bit.
 
         They differ where the optimiser averages them (schedule-free).
         """
         parts = [part for part in self.parts if hasattr(part, "eval")]
         kept = [(p, p.detach().clone()) for part in parts for group in part.param_groups for p in group["params"]]
-        self.settle()
+        self.eval_weights()
         try:
             yield
         finally:
@@ -89,7 +89,7 @@ class Optimisers:
                 for parameter, value in kept:
                     parameter.copy_(value)
 
-    def settle(self) -> None:
+    def eval_weights(self) -> None:
         """Put the weights that are to be used in place, to stay."""
         for part in self.parts:
             if hasattr(part, "eval"):
@@ -145,11 +145,11 @@ def _from_tensor(key: str, value: Tensor, device: torch.device) -> tuple[str, An
 
 def make_optimizer(
     parameters: Mapping[str, Parameter],
-    rates: Rates,
+    rates: LearningRates,
     weight_decay: float = 0.0,
     kind: str = "adamw",
-    rules: Mapping[str, WordRule] | None = None,
-) -> Optimisers:
+    rules: Mapping[str, TokenConstraint] | None = None,
+) -> OptimizerGroup:
     """One optimiser of `kind` for each name of `rates`, and for learned words their own, whatever the kind.
 
     A parameter belongs to the group whose name its own begins with. "adamw" is AdamW (Loshchilov & Hutter 2019),
@@ -175,16 +175,16 @@ def make_optimizer(
     left = [name for name in parameters if not name.startswith(tuple(rates.rates))]
     if left:
         raise ValueError(f"no learning rate for {left[0]}")
-    return Optimisers(parts)
+    return OptimizerGroup(parts)
 
 
-def _of_words(members: Mapping[str, Parameter], rate: float, rules: Mapping[str, WordRule]) -> list:
+def _of_words(members: Mapping[str, Parameter], rate: float, rules: Mapping[str, TokenConstraint]) -> list:
     starts = {id(p): start for name, p in members.items() if (start := rules[name].start) is not None}
     longest = {id(p): most for name, p in members.items() if (most := rules[name].longest) is not None}
     directions, free = ([p for p in members.values() if id(p) in told] for told in (starts, longest))
     made: list[torch.optim.Optimizer] = []
     if directions:
-        made.append(Directions([{"name": GROUP, "params": directions, "lr": rate}], starts))
+        made.append(RiemannianDescent([{"name": GROUP, "params": directions, "lr": rate}], starts))
     if free:
         made.append(BoundedAdamW([{"name": GROUP, "params": free, "lr": rate}], longest))
     return made
@@ -195,7 +195,7 @@ def _of_weights(kind: str, group: dict[str, Any], weight_decay: float) -> torch.
     devices = {p.device.type for p in group["params"]}
     if kind == "adamw":
         return torch.optim.AdamW([group], weight_decay=weight_decay, fused=devices <= {"cpu", "cuda"})
-    library = OPTIMISERS[kind]
+    library = OPTIMIZERS[kind]
     if importlib.util.find_spec(library) is None:
         raise FewShotError(
             f"the optimiser {kind} needs the package {library}, which is not installed: pip install {library}, or "

@@ -35,7 +35,7 @@ class BoundedAdamW(torch.optim.AdamW):
                 parameter.mul_((bound / parameter.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
 
 
-class Directions(torch.optim.Optimizer):
+class RiemannianDescent(torch.optim.Optimizer):
     """Riemannian descent of unit rows (Directional Textual Inversion, arXiv:2512.13672).
 
     The gradient of the loss and of a von Mises-Fisher prior, g - kappa * mu, loses its part along the row, is divided

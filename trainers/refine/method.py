@@ -32,12 +32,12 @@ from ...models.adapters.merge import summed
 from ...models.adapters.metadata import SOURCES
 from ...models.contract import Networks
 from ..data.encoded_set import build_pool
-from ..distributed import Alone, Processes
+from ..distributed import Processes, SingleProcess
 from ..run import TrainingResult, train_with
-from ..state.run_folder import Run
+from ..state.run_folder import RunFolder
 from ..targets import sets_of
 from ..validation.image_metrics import Validator
-from ..validation.schedule import FILE, kept_readings
+from ..validation.schedule import FILE, read_readings
 from .guards import Floors, GuardedCourse
 from .methods.dpo import PairsStep
 from .methods.draft import DirectRewardStep
@@ -87,7 +87,7 @@ class Refinement:
     held_out: tuple[Prompt, ...]
     rewards: Rewards
     validator: Validator | None = None
-    processes: Processes = field(default_factory=Alone)
+    processes: Processes = field(default_factory=SingleProcess)
     name: str = "refinement"
     revision: int = 4
 
@@ -118,7 +118,7 @@ class Refinement:
             references = [load_picture(picture) for picture in self.rewards.references]
             judge = self.rewards.open(networks.device, references, self.train)
 
-            def guard(run: Run) -> GuardedCourse:
+            def guard(run: RunFolder) -> GuardedCourse:
                 return self._guard(painter, judge, pictures, references, settings, watcher, run)
 
             kind = STEPS[settings.method]
@@ -173,7 +173,7 @@ class Refinement:
         references: Sequence[Image.Image],
         settings: RefinementSettings,
         watcher: Watcher,
-        run: Run,
+        run: RunFolder,
     ) -> GuardedCourse:
         looks = [load_picture(s.image) for s in pictures.references] or list(references)
         rewarded = [path.resolve() for path in self.rewards.folders]
@@ -221,7 +221,7 @@ def refine_adapter(
     trigger = trigger_of(adapter, pictures)
     learned, held_out = split(naming(for_trigger(prompts, trigger), trigger, pictures))
     watched = pictures or TrainingSet((), (Concept("", trigger or "subject"),))
-    method = Refinement(adapter, learned, held_out, rewards, validator, processes or Alone())
+    method = Refinement(adapter, learned, held_out, rewards, validator, processes or SingleProcess())
     trained = train_with(
         method,
         base,
@@ -237,7 +237,7 @@ def refine_adapter(
     )
     trained = replace(trained, adapter=replace(trained.adapter, trigger=trigger))
     combined, apart = together(replace(adapter, trigger=trigger) if adapter else None, trained.adapter)
-    return RefinementResult(trained, combined, apart, kept_readings(trained.folder / FILE))
+    return RefinementResult(trained, combined, apart, read_readings(trained.folder / FILE))
 
 
 def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None, str]:

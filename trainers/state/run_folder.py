@@ -63,7 +63,7 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """One run's folder."""
 
     folder: Path
@@ -134,19 +134,19 @@ class Run:
             return None
 
 
-def find_run(runs: Path, key: str) -> Run | None:
+def find_run(runs: Path, key: str) -> RunFolder | None:
     """The run with this key in the folder of runs, whatever its name; one that ended wins."""
     found = []
     for folder in sorted(runs.glob(f"*_{key[:SHORT]}")):
         try:
             if json.loads((folder / "settings.json").read_text(encoding="utf-8"))["key"] == key:
-                found.append(Run(folder, key))
+                found.append(RunFolder(folder, key))
         except (OSError, ValueError, KeyError) as error:
             log.warning("%s holds no readable settings.json and is left alone (%s)", folder, error)
     return max(found, key=lambda run: run._result.exists(), default=None)
 
 
-def open_run(runs: Path, name: str, key: str, inputs: Mapping[str, Any], needed: int = 0) -> Run:
+def open_run(runs: Path, name: str, key: str, inputs: Mapping[str, Any], needed: int = 0) -> RunFolder:
     """The run with this key, found or made as <runs>/<name>_<key12>/ with its settings.json.
 
     Args:
@@ -158,7 +158,7 @@ def open_run(runs: Path, name: str, key: str, inputs: Mapping[str, Any], needed:
     """
     if not name or name != Path(name).name or name in (".", "..") or "\\" in name:
         raise FewShotError(f"a run cannot be named {name!r}: use a plain name without folders.")
-    run = find_run(runs, key) or Run(runs / f"{name}_{key[:SHORT]}", key)
+    run = find_run(runs, key) or RunFolder(runs / f"{name}_{key[:SHORT]}", key)
     make_folder(run.folder)
     free = shutil.disk_usage(run.folder).free
     if free < needed + SPARE:

@@ -21,7 +21,7 @@ from ...core.randomness import Randomness
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.inject import Injected, inject
-from ...models.adapters.learned_tokens import LearnedWords
+from ...models.adapters.learned_tokens import LearnedTokens
 from ...models.conditioning import Conditioning
 from ...models.contract import Networks
 from ...models.stable_diffusion.attention_maps import Captured, captured, shares_on_grid
@@ -248,7 +248,7 @@ class SubjectTraining:
     ) -> tuple[SubjectStep, Injected]:
         """Put in what is trained, and encode pictures and prompts."""
         _tell(pictures, chosen)
-        words = LearnedWords(networks, words_of(chosen, pictures), start_from)
+        words = LearnedTokens(networks, words_of(chosen, pictures), start_from)
         try:
             pictures = captioned(networks, pictures)
             base = base_words(networks, pictures) if chosen.objective == "dco" else None

@@ -35,7 +35,7 @@ from ...vision.embedders.clip import Clip
 from ...vision.embedders.clip_vision import ClipVision, eyes_in
 from ...vision.embedders.dino import Dino
 from ...vision.memory import looking_bytes, numbers_in
-from ..auto.fit import drawn_at_once
+from ..auto.fit import sampling_batch
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Validation:
 
     Args:
         folder: where the drawn pictures are kept, a sheet for each validation.
-        awake: the context in which all networks can compute, or those that it is given.
+        on_device: the context with all networks on the device, or with those that it is given.
     """
 
     def __init__(
@@ -148,10 +148,10 @@ class Validation:
         validator: Validator,
         watcher: Watcher,
         folder: Path,
-        awake: Callable[..., AbstractContextManager] = nullcontext,
+        on_device: Callable[..., AbstractContextManager] = nullcontext,
     ):
         self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
-        self.awake = awake
+        self.on_device = on_device
         known = one_token_words(networks.tokenizers[0])
         rows = held_out(pictures, settings.validation_pictures, known, settings.validation_prompts)
         self.prompts = tuple(prompt for prompt, _ in rows)
@@ -199,15 +199,15 @@ class Validation:
     def draw(self) -> list[Image.Image]:
         """One picture for each prompt, always from the same noise."""
         on_cpu = self.networks.device.type == "cpu"
-        drawn = drawn_pictures(
+        drawn = sample_pictures(
             self.networks,
-            self.awake,
+            self.on_device,
             [prompt.text for prompt in self.prompts],
             self.seeds,
             self.settings.resolution,
             steps=STEPS,
             guidance=GUIDANCE,
-            batch=AT_ONCE if on_cpu else drawn_at_once(self.settings.micro_batch),
+            batch=AT_ONCE if on_cpu else sampling_batch(self.settings.micro_batch),
             watcher=Checked(self.watcher),
         )
         if not drawn.isfinite().all():
@@ -239,9 +239,9 @@ class Validation:
         self.eyes.move("cpu")
 
 
-def drawn_pictures(
+def sample_pictures(
     networks: Networks,
-    awake: Callable[..., AbstractContextManager],
+    on_device: Callable[..., AbstractContextManager],
     prompts: Sequence[str],
     seeds: Sequence[int],
     side: int,
@@ -254,15 +254,15 @@ def drawn_pictures(
     """Pictures (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
 
     Args:
-        awake: the context in which all networks can compute, or those that it is given. The decoder works alone in it:
-            it takes more memory than the denoiser, and nothing else needs be there.
+        on_device: the context with all networks on the device, or with those that it is given: the decoder runs alone,
+            since it takes more memory than the denoiser.
     """
-    with awake():
+    with on_device():
         latents = sample_latents(
             networks, prompts, seeds,
             width=side, height=side, steps=steps, guidance=guidance, batch=batch, watcher=watcher,
         )  # fmt: skip
-    with awake(networks.vae), torch.no_grad():
+    with on_device(networks.vae), torch.no_grad():
         return torch.cat([decode_latents(networks, chunk).cpu() for chunk in latents.split(batch)])
 
 

@@ -25,7 +25,7 @@ BEST = "best/"
 FILE = "readings.json"
 
 
-class Course(ABC):
+class BestCheckpoint(ABC):
     """A training is looked at every `every` steps, before the first one and after the last; the best weights, where a
     course knows which these are, are kept on the host and returned.
 
@@ -54,28 +54,28 @@ class Course(ABC):
         return None
 
     @abstractmethod
-    def visit(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
+    def evaluate(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Look at the weights as they are after `step` steps."""
 
     def is_due(self, step: int) -> bool:
         """Whether it should be looked at after `step` whole steps, and was not."""
         return (step % self.every == 0 or step == self.last) and step not in self.steps
 
-    def shared(
+    def broadcast(
         self, values: Sequence[float], parameters: Mapping[str, torch.Tensor], processes: Processes
     ) -> list[float]:
         """What the main process saw, in all of them: the others give zeros."""
         numbers = torch.tensor(values, device=next(iter(parameters.values())).device)
-        processes.add_up(numbers)
+        processes.all_reduce(numbers)
         return numbers.tolist()
 
-    def keep(self, step: int, parameters: Mapping[str, torch.Tensor]) -> None:
+    def store(self, step: int, parameters: Mapping[str, torch.Tensor]) -> None:
         """Take these weights for the best so far."""
         self.best_step = step
         self.weights = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
 
     @torch.no_grad()
-    def settle(self, step: int, parameters: Mapping[str, torch.Tensor]) -> int:
+    def restore_best(self, step: int, parameters: Mapping[str, torch.Tensor]) -> int:
         """Put the best weights into `parameters` and give their step; where none were kept all stays as it is."""
         if self.best_step is None:
             return step
@@ -96,7 +96,7 @@ class Course(ABC):
         self.weights = {name.removeprefix(BEST): t for name, t in state.items() if name.startswith(BEST)}
 
 
-class ValidatedCourse(Course):
+class ValidatedCheckpoint(BestCheckpoint):
     """The best weights are those on the frontier between likeness and following prompts.
 
     Args:
@@ -122,13 +122,13 @@ class ValidatedCourse(Course):
     def is_over(self) -> bool:
         return self.seen.is_over(self.patience)
 
-    def visit(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
+    def evaluate(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Validate, and keep the weights if no earlier ones were better."""
         values = self.measure(step) if processes.main else (0.0, 0.0, 0.0)
-        point = Point(step, *self.shared(values, parameters, processes))
+        point = Point(step, *self.broadcast(values, parameters, processes))
         self.seen = Curve((*self.seen.points, point), self.seen.likeness)
         if self.seen.best is point:
-            self.keep(step, parameters)
+            self.store(step, parameters)
         log.info(
             "validation after step %d: subject %.4f, prompt %.4f, score %.3f",
             step, point.subject, point.prompt, self.seen.scores[-1],
@@ -136,10 +136,10 @@ class ValidatedCourse(Course):
         if self.is_over:
             log.info("%d validations brought nothing better than step %s: enough", self.patience, self.best_step)
 
-    def settle(self, step: int, parameters: Mapping[str, torch.Tensor]) -> int:
+    def restore_best(self, step: int, parameters: Mapping[str, torch.Tensor]) -> int:
         if self.best_step is None:
             log.warning("no validation saw a gain in likeness to the pictures, so the last step is returned")
-        return super().settle(step, parameters)
+        return super().restore_best(step, parameters)
 
     def state(self) -> dict[str, torch.Tensor]:
         rows = [[p.step, p.subject, p.prompt, p.unrelated] for p in self.seen.points]
@@ -155,12 +155,12 @@ class ValidatedCourse(Course):
         super().load(state)
 
 
-def keep_readings(file: Path, readings: Mapping[str, Any]) -> None:
+def write_readings(file: Path, readings: Mapping[str, Any]) -> None:
     """Write what a course saw, for people and for the node's text."""
     write_whole(file, (json.dumps(readings, indent=1) + "\n").encode())
 
 
-def kept_readings(file: Path) -> dict[str, Any]:
+def read_readings(file: Path) -> dict[str, Any]:
     """What a run's course wrote; nothing where it was removed."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))

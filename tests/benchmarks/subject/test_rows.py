@@ -14,7 +14,7 @@ from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Dense
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec
 from comfyui_fewshot.pocket.models.judge import Reading, Seen
-from comfyui_fewshot.trainers.optim.optimizers import OPTIMISERS
+from comfyui_fewshot.trainers.optim.optimizers import OPTIMIZERS
 from comfyui_fewshot.trainers.subject.presets import PRESETS
 from comfyui_fewshot.trainers.targets import check_tuning, sets_of, words_of
 
@@ -156,7 +156,7 @@ def test_every_optimiser_and_loss_has_its_rows(bench):
     usual = SubjectSettings()
     beside = {"direction", "pivotal"}
     schedules = set(choices("schedule")) - {usual.schedule}
-    assert named(optimisers) == both("optimiser", ({*OPTIMISERS} - {"adamw_8bit"}) | schedules | beside)
+    assert named(optimisers) == both("optimiser", ({*OPTIMIZERS} - {"adamw_8bit"}) | schedules | beside)
     bench.shop.asked.clear()
     losses = ["local", "plain_local", "min_snr", "masked", "noise_offset", "caption_dropout", "dco"]
     assert named(tuning.loss_rows(bench)) == both("loss", losses)

@@ -14,7 +14,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Concept, Sample
-from comfyui_fewshot.models.offload import Resting
+from comfyui_fewshot.models.offload import Offloaded
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.sampling import sample
 from comfyui_fewshot.pocket.world.words import build
@@ -27,10 +27,10 @@ from comfyui_fewshot.trainers.validation.image_metrics import (
     PLACES,
     Validation,
     Validator,
-    drawn_pictures,
     held_out,
     interval,
     mutual,
+    sample_pictures,
 )
 from comfyui_fewshot.vision.memory import looking_bytes, seen_bytes
 
@@ -219,7 +219,7 @@ def test_a_validation_that_fails_harms_nothing(uncut, validated, tmp_path, monke
     def broken(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(validation, "drawn_pictures", broken)
+    monkeypatch.setattr(validation, "sample_pictures", broken)
     result = validated(tmp_path)
     assert result.adapter.key == uncut.adapter.key and result.chosen == 8
     assert "the validation after step 2 failed and does not count: no memory" in caplog.text
@@ -251,8 +251,8 @@ def test_what_is_drawn_is_what_is_returned(validated, tmp_path, monkeypatch, cha
 
         return drawing
 
-    monkeypatch.setattr(validation, "drawn_pictures", watched("validation", validation.drawn_pictures))
-    monkeypatch.setattr(training, "drawn_pictures", watched("preview", training.drawn_pictures))
+    monkeypatch.setattr(validation, "sample_pictures", watched("validation", validation.sample_pictures))
+    monkeypatch.setattr(training, "sample_pictures", watched("preview", training.sample_pictures))
     learned = dict(token="free", token_learning_rate=0.05)
     result = validated(tmp_path, preview_every=2, **learned, **changes)
     assert len(seen["validation"]) == 5 and len(seen["preview"]) == 4
@@ -299,7 +299,7 @@ def test_a_reference_of_another_subject_is_not_compared_with(networks, pictures,
 
 def test_only_the_autoencoder_is_awake_to_decode(base):
     """What rests is told apart by what each part's device was; pictures are those that `sample` draws."""
-    awake, resting = [], None
+    on_device, offloaded = [], None
 
     class Watched(torch.nn.Identity):
         def to(self, device):
@@ -308,20 +308,20 @@ def test_only_the_autoencoder_is_awake_to_decode(base):
 
     with open_base(base, "cpu") as networks:
         parts = [Watched(), Watched()]
-        resting = Resting(parts, torch.device("cuda"))
+        offloaded = Offloaded(parts, torch.device("cuda"))
         drawn = ["a ball", "a cup"], [1, 2]
 
         @contextmanager
         def context(*needed):
-            with resting.awake(*(parts[:1] if needed else ())):
+            with offloaded.on_device(*(parts[:1] if needed else ())):
                 assert not needed or needed == (networks.vae,)
-                awake.append([part.place for part in parts])
+                on_device.append([part.place for part in parts])
                 yield
 
-        resting.rest()
-        found = drawn_pictures(networks, context, *drawn, 32, steps=2, guidance=5.0, batch=1)
+        offloaded.offload()
+        found = sample_pictures(networks, context, *drawn, 32, steps=2, guidance=5.0, batch=1)
         same = sample(networks, *drawn, width=32, height=32, steps=2, guidance=5.0, batch=1)
-    assert awake == [["cuda", "cuda"], ["cuda", "cpu"]] and [part.place for part in parts] == ["cpu", "cpu"]
+    assert on_device == [["cuda", "cuda"], ["cuda", "cpu"]] and [part.place for part in parts] == ["cpu", "cpu"]
     assert torch.equal(found, same)
 
 
