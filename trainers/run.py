@@ -28,12 +28,12 @@ from .auto.rules import resolve
 from .distributed import Processes, SingleProcess
 from .health import Divergence
 from .loop import Diverged, Memory, Outcome, Plan, Step, train
-from .open import complete, opened
+from .open import move_to_device, opened
 from .optim.optimizers import LearningRates
-from .save import describe, extracted, write_base, write_learned
+from .save import extract_lora, training_metadata, write_base, write_learned
 from .state.checkpoint import Checkpoints
 from .state.run_folder import RunFolder, find_run, open_run
-from .validation.image_metrics import Validation, Validator, interval, sample_pictures
+from .validation.image_metrics import Validation, Validator, sample_pictures, validation_interval
 from .validation.report import report
 from .validation.schedule import BestCheckpoint, ValidatedCheckpoint
 
@@ -160,7 +160,7 @@ def train_with(
             for reason in reasons:
                 log.info("auto: %s", reason)
             inputs = dict(base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=device)
-            complete(networks, chosen)
+            move_to_device(networks, chosen)
             step, injected = method.prepare(networks, pictures, chosen, start_from, watcher)
             try:
                 job = _Job(
@@ -266,7 +266,7 @@ class _Job:
             return None
         chosen = self.chosen
         rows = chosen.batch_size * (2 if self.pictures.priors and chosen.prior_weight else 1)
-        every = interval(chosen, rows)
+        every = validation_interval(chosen, rows)
         log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
         self.offloaded.offload()  # before the models that validate come to the device
         look = Validation(
@@ -290,7 +290,7 @@ class _Job:
         write_learned(self.networks.ref, adapter, path, self.described(), self.everything)
 
     def described(self) -> dict[str, str]:
-        return describe(self.networks.ref, self.chosen, self.pictures)
+        return training_metadata(self.networks.ref, self.chosen, self.pictures)
 
     @property
     def everything(self) -> bool:
@@ -359,7 +359,7 @@ class _Job:
                 write_base(self.networks.ref, adapter, run.model, self.described())
             self.processes.barrier()
             base = trained_base(self.networks.ref, run.model)
-            adapter = extracted(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)
+            adapter = extract_lora(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)
         if self.processes.main:
             if not run.lora.exists() and (adapter.factors or adapter.embeddings):
                 write_parts(adapter, run.lora)

@@ -15,7 +15,7 @@ from ..core.values import Adapter, BaseModelRef, Dense, TrainingSet
 from ..models.adapters.metadata import BASE_KEY, BASE_NAME
 from ..models.adapters.token_files import write_parts
 from ..models.export import write_checkpoint
-from ..models.extract import low_rank
+from ..models.svd_extract import svd_low_rank
 from .optim.optimizers import OPTIMIZERS
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def write_learned(
     """
     if everything:
         write_base(base, adapter, path.with_name(f"{path.stem}_model{path.suffix}"), metadata)
-        adapter = extracted(adapter)
+        adapter = extract_lora(adapter)
     if not path.exists() and (adapter.factors or adapter.embeddings):
         write_parts(adapter, path)
 
@@ -50,7 +50,7 @@ def write_base(base: BaseModelRef, adapter: Adapter, path: Path, metadata: Mappi
     log.info("the trained base is %s", path)
 
 
-def extracted(
+def extract_lora(
     adapter: Adapter, rank: int = 0, device: torch.device | str = "cpu", watcher: Watcher | None = None
 ) -> Adapter:
     """The adapter without what the trained base holds, or with that in its nearest low-rank form."""
@@ -58,7 +58,7 @@ def extracted(
     rest = {path: factor for path, factor in adapter.factors.items() if path not in mine}
     metadata = dict(adapter.metadata)
     if rank:
-        pairs, error = low_rank(mine, rank, device, watcher)
+        pairs, error = svd_low_rank(mine, rank, device, watcher)
         log.info("an adapter of rank %d misses %.1f %% of what was trained", rank, 100 * error)
         metadata[ERROR] = f"{error:.4f}"
         rest = {**pairs, **rest}
@@ -70,7 +70,7 @@ def _of_denoiser(adapter: Adapter) -> dict[str, Dense]:
     return {path: f for path, f in adapter.factors.items() if isinstance(f, Dense) and path.startswith("unet.")}
 
 
-def describe(base: BaseModelRef, chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:
+def training_metadata(base: BaseModelRef, chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:
     """What a LoRA's metadata says of its training, by the names other tools read.
 
     Of files it names the base alone: no pictures and no captions.

@@ -20,7 +20,7 @@ RANKED, SIZES = frozenset({"cross", "self", "feed_forward", "text"}), ("rank", "
 """parts whose adapters may have a rank and an alpha of their own"""
 
 
-def check_tuning(settings: SubjectSettings) -> None:
+def check_targets(settings: SubjectSettings) -> None:
     """Raise FewShotError where settings of what is trained contradict each other."""
     full, everything = settings.tuning == "full", settings.parameter_set == EVERYTHING
     if settings.parameter_set == "none" and not settings.reads_text:
@@ -72,7 +72,7 @@ def sets_of(settings: SubjectSettings) -> dict[str, Spec]:
     return sets | ({"text": _spec(settings, "text", block)} if settings.text_encoder else {})
 
 
-def adapted(settings: SubjectSettings) -> frozenset[str]:
+def adapted_parts(settings: SubjectSettings) -> frozenset[str]:
     """The parts of the denoiser whose inputs are kept for what is trained in them; keys and values read the text."""
     names = PARTS.get(settings.parameter_set, (settings.parameter_set,))
     every = ("self", "cross", "feed_forward")
@@ -86,7 +86,7 @@ def _spec(settings: SubjectSettings, name: str, block: int | None) -> LoraSpec:
     return LoraSpec(rank, alpha, block)
 
 
-def words_of(settings: SubjectSettings, pictures: TrainingSet) -> tuple[TokenSpec, ...]:
+def token_specs(settings: SubjectSettings, pictures: TrainingSet) -> tuple[TokenSpec, ...]:
     """The words that are learned: the identifier of every subject."""
     if settings.token == "none":
         return ()

@@ -12,7 +12,7 @@ from ...core.settings import SubjectSettings
 from ...core.values import Adapter, TrainingSet, content_key
 from ...evaluation.reward import Reward, RewardTerm
 from ...models.adapters.formats import read_lora
-from ...models.adapters.merge import summed
+from ...models.adapters.merge import sum_adapters
 from ...models.open import open_base
 from ...pocket.assemble import WEIGHTS
 from ...pocket.world import world
@@ -266,4 +266,4 @@ def mixture(start: Adapter, result: RefinementResult, strength: float, more: flo
         return start
     if (strength, more) == (1.0, 1.0) and result.combined is not None:
         return result.combined
-    return summed([(start, strength), (replace(result.adapter, trigger="refinement"), more)])
+    return sum_adapters([(start, strength), (replace(result.adapter, trigger="refinement"), more)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.values import Adapter
-from ...models.adapters.metadata import BASE_KEY, BASE_NAME, sources_in
+from ...models.adapters.metadata import BASE_KEY, BASE_NAME, read_sources
 
 SAID = {
     "trigger": ("modelspec.trigger_phrase",),
@@ -46,7 +46,7 @@ def provenance(adapter: Adapter) -> Provenance:
     said = {name: _first(adapter.metadata, entries) for name, entries in SAID.items()}
     said["trigger"] = said["trigger"] or adapter.trigger
     said["base"] = _base(adapter.metadata) or said["base"] or adapter.family
-    if sources := sources_in(adapter.metadata):
+    if sources := read_sources(adapter.metadata):
         said |= _of_several(sources, said["base"])
     left = (OPEN, "")
     missing = tuple(name for name in NEEDED if any(part in left for part in said[name].split(" + ")))

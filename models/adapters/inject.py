@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ...core.errors import FewShotError
 from ...core.values import NOISY_FROM, Adapter, Factor, LowRank
 from ..stable_diffusion.names import with_text_model
-from .apply import applied, unwrapped
-from .dense import EVERYTHING, DenseWeights, modules_with_weights
+from .apply import applied, base_layer_of
+from .full_weights import EVERYTHING, FullWeights, modules_with_weights
 from .learned_tokens import LearnedTokens, TokenConstraint
-from .lora_layers import LoraSpec, place, start, unwrap, up_of, within_widths, wrap
-from .timestep_range import only_noisy
+from .lora_layers import LoraSpec, clamp_ranks, initial_weights, lora_up, set_weights, unwrap, wrap
+from .timestep_range import gate_output
 
 if TYPE_CHECKING:
     from ..contract import Networks
@@ -72,7 +72,7 @@ def paths_of_set(networks: Networks, name: str) -> tuple[str, ...]:
 
 def _module_paths(root: str, network: nn.Module) -> Iterator[str]:
     for name, module in network.named_modules():
-        if isinstance(unwrapped(module), nn.Linear) and not re.search(r"\.(base_layer|lora_[AB])\b", name):
+        if isinstance(base_layer_of(module), nn.Linear) and not re.search(r"\.(base_layer|lora_[AB])\b", name):
             yield f"{root}.{with_text_model(name) if root != 'unet' else name}"
 
 
@@ -95,7 +95,7 @@ class Injected:
     _kept: Adapter | None
     _networks: Networks
     _words: LearnedTokens
-    _dense: DenseWeights
+    _dense: FullWeights
     _stack: ExitStack = field(default_factory=ExitStack)
     _noisy_from: float = 0.0
 
@@ -136,11 +136,11 @@ class Injected:
         for layer in self._layers.values():
             layer.enable_adapters(False)
         self._dense.use(False)
-        self._words.forget()
+        self._words.hide()
         try:
             yield
         finally:
-            self._words.recall()
+            self._words.show()
             self._dense.use(True)
             for layer in self._layers.values():
                 layer.enable_adapters(True)
@@ -173,7 +173,7 @@ def inject(
     trained on or off, and is no part of `extract`. With `noisy_from` above 0 low-rank layers count from that share of
     the schedule on, and so do those of `start_from`.
     """
-    _check_span(start_from, bool(sets), noisy_from)
+    _check_same_range(start_from, bool(sets), noisy_from)
     stack, layers = ExitStack(), {}
     if beneath is not None:
         stack.enter_context(applied(networks, [(beneath, 1.0)]))
@@ -184,7 +184,7 @@ def inject(
         raise
     try:
         specs = _specs_by_path(networks, sets, bool(words.parameters))
-        low_rank = within_widths(networks, {path: s for path, s in specs.items() if isinstance(s, LoraSpec)})
+        low_rank = clamp_ranks(networks, {path: s for path, s in specs.items() if isinstance(s, LoraSpec)})
         full = [path for path, spec in specs.items() if isinstance(spec, Full)]
         begin, dense_begin, kept = _split(start_from, low_rank, full, networks)
         if kept is not None and kept.factors:
@@ -193,11 +193,11 @@ def inject(
             pairs = {}
             layers = wrap(networks, low_rank)
             for path, spec in low_rank.items():
-                first = start(layers[path].base_layer, spec, seed, path, begin.get(path))
-                pairs[path] = (spec, *place(layers[path], spec, first))
+                first = initial_weights(layers[path].base_layer, spec, seed, path, begin.get(path))
+                pairs[path] = (spec, *set_weights(layers[path], spec, first))
                 if noisy_from:
-                    only_noisy(up_of(layers[path]), networks, noisy_from)
-            dense = DenseWeights(networks, iter(full), dense_begin)
+                    gate_output(lora_up(layers[path]), networks, noisy_from)
+            dense = FullWeights(networks, iter(full), dense_begin)
     except BaseException:
         unwrap(networks, layers)
         stack.close()
@@ -211,7 +211,7 @@ def inject(
     return Injected(parameters, networks.family.name, layers, pairs, kept, networks, words, dense, stack, span)
 
 
-def _check_span(start_from: Adapter | None, layers: bool, noisy_from: float) -> None:
+def _check_same_range(start_from: Adapter | None, layers: bool, noisy_from: float) -> None:
     """Raise FewShotError where an adapter to train on from counts at other timesteps than what is trained."""
     if start_from is not None and start_from.factors and layers and start_from.noisy_from != noisy_from:
         given, wanted = (

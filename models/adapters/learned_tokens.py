@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GROUP = "token"
 """what the names of the vectors' parameters begin with"""
-LONGEST = 1.4
+MAX_NORM = 1.4
 """how many times the vocabulary's mean length a freely learned vector may reach, unless more is asked for"""
 _STRANGE = re.compile(r"[\s.,:;()|]")
 
@@ -31,14 +31,14 @@ _STRANGE = re.compile(r"[\s.,:;()|]")
 class TokenSpec:
     """A word to learn: how many `vectors` it has, whose vectors it begins with, and what of them is learned.
 
-    One that is learned freely becomes at most `longest` times as long as the vocabulary's words are.
+    One that is learned freely becomes at most `max_norm` times as long as the vocabulary's words are.
     """
 
     word: str
     start: str
     vectors: int = 1
     direction: bool = False
-    longest: float = LONGEST
+    max_norm: float = MAX_NORM
 
     def __post_init__(self):
         if not self.word or _STRANGE.search(self.word):
@@ -49,10 +49,10 @@ class TokenSpec:
 
 @dataclass(frozen=True)
 class TokenConstraint:
-    """What holds for a word's parameter (n, width): unit rows that begin at `start`, or rows of at most `longest`."""
+    """What holds for a word's parameter (n, width): unit rows that begin at `start`, or rows of at most `max_norm`."""
 
     start: Tensor | None = None
-    longest: float | None = None
+    max_norm: float | None = None
 
 
 class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
@@ -90,7 +90,7 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
                 first = nn.functional.normalize(first, dim=1)
                 self.rules[name] = TokenConstraint(start=first.clone())
             else:
-                self.rules[name] = TokenConstraint(longest=spec.longest * float(table.norm(dim=1).mean()))
+                self.rules[name] = TokenConstraint(max_norm=spec.max_norm * float(table.norm(dim=1).mean()))
             self.parameters[name] = nn.Parameter(first.clone())
 
     def __getitem__(self, word: str) -> Mapping[str, Tensor]:
@@ -116,11 +116,11 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
             for word, of in own.items()
         }
 
-    def forget(self) -> None:
+    def hide(self) -> None:
         """The networks know only what they knew before and what is kept."""
         self._networks.words = {**self._before, **self.kept}
 
-    def recall(self) -> None:
+    def show(self) -> None:
         """The networks know the words again."""
         self._networks.words = self if self._names else {**self._before, **self.kept}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...core.errors import FewShotError
 from ...core.values import LowRank
-from .apply import find, parent_of
+from .apply import find_module, parent_of
 
 if TYPE_CHECKING:
     from ..contract import Networks
@@ -51,12 +51,12 @@ class LoraSpec:
         return self.alpha / self.rank
 
 
-def within_widths(networks: Networks, specs: Mapping[str, LoraSpec]) -> dict[str, LoraSpec]:
+def clamp_ranks(networks: Networks, specs: Mapping[str, LoraSpec]) -> dict[str, LoraSpec]:
     """The specs with no rank above its layer's width, which holds all there is; alpha / rank stays. Logged."""
     roots = networks.roots()
     fitting, lowered = {}, []
     for path, spec in specs.items():
-        most = min(find(roots, path).get_parameter("weight").shape)
+        most = min(find_module(roots, path).get_parameter("weight").shape)
         if spec.rank > most:
             lowered.append((path, most))
             spec = replace(spec, rank=most, alpha=spec.scale * most)
@@ -80,7 +80,7 @@ def wrap(networks: Networks, paths: Iterable[str]) -> dict[str, Any]:
             continue
         if hasattr(network, "peft_config"):
             raise FewShotError("the networks are being trained already: remove the other layers first")
-        inner = {path: _own_name(network, path) for path in mine}
+        inner = {path: _submodule_name(network, path) for path in mine}
         config = LoraConfig(target_modules="|".join(map(re.escape, inner.values())), r=1, lora_alpha=1)
         inject_adapter_in_model(config, network, adapter_name=_NAME, low_cpu_mem_usage=True)
         layers |= {path: network.get_submodule(name) for path, name in inner.items()}
@@ -97,13 +97,15 @@ def unwrap(networks: Networks, layers: Mapping[str, Any]) -> None:
             del network.peft_config
 
 
-def _own_name(network: nn.Module, path: str) -> str:
+def _submodule_name(network: nn.Module, path: str) -> str:
     """A module's name within its network, whichever transformers release built it."""
     name = path.partition(".")[2]
     return name if hasattr(network, "text_model") else name.removeprefix("text_model.")
 
 
-def start(base: nn.Linear, spec: LoraSpec, seed: int, path: str, begin: LowRank | None) -> tuple[Tensor, Tensor]:
+def initial_weights(
+    base: nn.Linear, spec: LoraSpec, seed: int, path: str, begin: LowRank | None
+) -> tuple[Tensor, Tensor]:
     """First values of down (rank, in) and up (out, rank): a fresh pair, whose head is what is trained on from."""
     if spec.block is not None:
         down = basis_block(path, base.in_features, spec.rank, spec.block)
@@ -151,7 +153,7 @@ def _stream(name: str) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def place(layer: Any, spec: LoraSpec, first: tuple[Tensor, Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
+def set_weights(layer: Any, spec: LoraSpec, first: tuple[Tensor, Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
     """Give a peft layer its weights: float32, on the device of the layer that it wraps. A block's `down` is frozen."""
     device = layer.base_layer.weight.device
     down, up = (nn.Parameter(tensor.to(device)) for tensor in first)
@@ -161,6 +163,6 @@ def place(layer: Any, spec: LoraSpec, first: tuple[Tensor, Tensor]) -> tuple[nn.
     return down, up
 
 
-def up_of(layer: Any) -> nn.Module:
+def lora_up(layer: Any) -> nn.Module:
     """The part of a peft layer that gives what is added to the layer it wraps, before it is scaled."""
     return layer.lora_B[_NAME]

@@ -18,7 +18,7 @@ KERNELS = {"hada_t1", "hada_t2"}
 KRONECKER = {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}
 
 
-def is_known(tensors: Mapping[str, Tensor]) -> bool:
+def is_lycoris(tensors: Mapping[str, Tensor]) -> bool:
     """Whether these are the tensors of a whole LoHa or LoKr."""
     names = set(tensors) - {"alpha"}
     if names & HADAMARD:
@@ -27,8 +27,8 @@ def is_known(tensors: Mapping[str, Tensor]) -> bool:
     return both and names <= KRONECKER
 
 
-def product(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Tensor:
-    """The difference in float32: (out, in), or (out, in, kh, kw) where a kernel is stored; see `is_known`."""
+def lycoris_delta(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Tensor:
+    """The difference in float32: (out, in), or (out, in, kh, kw) where a kernel is stored; see `is_lycoris`."""
     own = {name: value.to(device, torch.float32) for name, value in tensors.items()}
     if "hada_w1_a" in own:
         first, second = (_pair(own[f"hada_w{n}_a"], own[f"hada_w{n}_b"], own.get(f"hada_t{n}")) for n in (1, 2))
@@ -40,7 +40,7 @@ def product(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -
     return torch.kron(first, second.contiguous()) * (1.0 if rank is None else _strength(tensors, rank))
 
 
-def width(tensors: Mapping[str, Tensor]) -> int:
+def input_width(tensors: Mapping[str, Tensor]) -> int:
     """How many numbers a layer with this difference reads."""
     if "hada_w1_b" in tensors:
         return tensors["hada_w1_b"].shape[1]

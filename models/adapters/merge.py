@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ...core.errors import FewShotError
 from ...core.progress import Silent, Watcher
 from ...core.values import Adapter, Dense, Factor, Kept, LowRank
-from .apply import delta, find, words_in, words_of
-from .gram import ROOM, Drawing, by_input, bytes_of, inputs_of, rounds
-from .metadata import SOURCES, lines_of
+from .apply import checked_embeddings, delta, find_module, merged_embeddings
+from .gram import GRAM_BYTES, GramSampling, gram_bytes, group_by_input, input_grams, plan_rounds
+from .metadata import SOURCES, source_lines
 
 if TYPE_CHECKING:
     from ..contract import Networks
@@ -39,7 +39,7 @@ REPORT = "fewshot.fusion_error"
 """in the metadata: the share of its change to its own inputs that each adapter loses"""
 
 
-def summed(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
+def sum_adapters(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
     """The plain sum of adapters at their strengths, exactly: low-rank pairs stand side by side.
 
     What was learned in different blocks (`LoraSpec.block`) adds up without mixing.
@@ -57,13 +57,13 @@ def summed(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
     return _joined(adapters, factors, {"fewshot.fusion": "sum"})
 
 
-def fused(
+def fuse_adapters(
     networks: Networks,
     adapters: Sequence[tuple[Adapter, float]],
-    drawing: Drawing | None = None,
+    drawing: GramSampling | None = None,
     watcher: Watcher | None = None,
     ridge: float = RIDGE,
-    room: int = ROOM,
+    room: int = GRAM_BYTES,
 ) -> tuple[Adapter, tuple[float, ...]]:
     """The adapters fused by least squares, and for each the relative error that is left on its own inputs.
 
@@ -73,16 +73,16 @@ def fused(
     Raises:
         FewShotError: an adapter has no trigger phrase to draw its subject with, or does not fit the base.
     """
-    drawing, watcher = drawing or Drawing(), watcher or Silent()
+    drawing, watcher = drawing or GramSampling(), watcher or Silent()
     _check(adapters)
-    words_of(networks, adapters)
+    checked_embeddings(networks, adapters)
     for factor in (factor for adapter, _ in adapters for factor in adapter.factors.values()):
         if isinstance(factor, Kept):
             _shape(factor)  # which says that it cannot be fused, before anything is drawn
     roots, paths = networks.roots(), _paths(adapters)
-    linear = [path for path in paths if isinstance(find(roots, path), nn.Linear)]
-    parts = rounds(roots, linear, len(adapters), room)
-    _announce([len(adapters) * bytes_of(roots, part) for part in parts], len(adapters), len(linear))
+    linear = [path for path in paths if isinstance(find_module(roots, path), nn.Linear)]
+    parts = plan_rounds(roots, linear, len(adapters), room)
+    _announce([len(adapters) * gram_bytes(roots, part) for part in parts], len(adapters), len(linear))
     factors: dict[str, Factor] = {}
     lost, whole = [0.0] * len(adapters), [0.0] * len(adapters)
     for number, part in enumerate(parts):
@@ -90,7 +90,7 @@ def fused(
         for i, (adapter, strength) in enumerate(adapters):
             text = f"looking at what {adapter.trigger} makes the layers see (round {number + 1} of {len(parts)})"
             watcher.progress(number * len(adapters) + i, len(parts) * len(adapters), text)
-            seen.append(inputs_of(networks, adapter, strength, part, drawing, watcher))
+            seen.append(input_grams(networks, adapter, strength, part, drawing, watcher))
         factors |= _solved(adapters, part, seen, ridge, networks.device, lost, whole, watcher)
         del seen  # before the next round's, for which there may be no room beside them
     rest = [path for path in paths if path not in factors]
@@ -136,7 +136,7 @@ def _solved(
     """The fused changes of some layers, solved once for each input; `lost` and `whole` grow by their squares."""
     factors: dict[str, Factor] = {}
     place = device if device.type == "cuda" else torch.device("cpu")  # not every other device knows float64
-    for members in by_input(paths).values():
+    for members in group_by_input(paths).values():
         grams = [gram[members[0]].to(place) for gram in seen]
         system = _system(grams, ridge)
         for path in members:
@@ -289,6 +289,6 @@ def _size(factor: Factor) -> str:
 def _joined(
     adapters: Sequence[tuple[Adapter, float]], factors: Mapping[str, Factor], metadata: Mapping[str, str]
 ) -> Adapter:
-    words = words_in([(adapter, 1.0) for adapter, _ in adapters])
+    words = merged_embeddings([(adapter, 1.0) for adapter, _ in adapters])
     trigger = ", ".join(adapter.trigger for adapter, _ in adapters)
-    return Adapter(dict(factors), adapters[0][0].family, trigger, words, {**metadata, SOURCES: lines_of(adapters)})
+    return Adapter(dict(factors), adapters[0][0].family, trigger, words, {**metadata, SOURCES: source_lines(adapters)})

@@ -30,7 +30,7 @@ def noisy_rows(networks: Networks, start: float, like: Tensor) -> Tensor:
     return rows.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
-def only_noisy(layer: nn.Module, networks: Networks, start: float) -> RemovableHandle:
+def gate_output(layer: nn.Module, networks: Networks, start: float) -> RemovableHandle:
     """Let what `layer` gives count for noisy rows only: exact zeros for the others, and no gradient from them."""
 
     def switch(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def only_noisy(layer: nn.Module, networks: Networks, start: float) -> RemovableH
     return layer.register_forward_hook(switch)
 
 
-def check_span(path: str, factor: Factor) -> LowRank:
+def check_gated(path: str, factor: Factor) -> LowRank:
     """The factor, where it can be used at some timesteps only. Raises FewShotError for other forms and networks."""
     if not path.startswith("unet.") or not isinstance(factor, LowRank) or factor.mid is not None or factor.up.dim() > 2:
         raise FewShotError(
@@ -49,22 +49,22 @@ def check_span(path: str, factor: Factor) -> LowRank:
     return factor
 
 
-def noisy_pairs(
+def add_gated_pairs(
     layer: nn.Module, pairs: Sequence[tuple[LowRank, float]], networks: Networks, start: float
 ) -> RemovableHandle:
     """Add low-rank pairs at their strengths to what a linear layer gives for noisy rows, until the handle is gone."""
-    there = [(moved(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
+    there = [(pair_on(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
 
     def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         rows = noisy_rows(networks, start, output)
         for factor, strength in there:
-            output = output + rows * pair_of(factor, strength, given[0], output)
+            output = output + rows * pair_output(factor, strength, given[0], output)
         return output
 
     return layer.register_forward_hook(add)
 
 
-def moved(factor: LowRank, weight: Tensor) -> LowRank:
+def pair_on(factor: LowRank, weight: Tensor) -> LowRank:
     """The pair on the device of `weight`, so that no call waits for the host.
 
     ComfyUI reads files under inference mode, whose tensors no gradient may pass: they are copied.
@@ -74,7 +74,7 @@ def moved(factor: LowRank, weight: Tensor) -> LowRank:
     return replace(factor, up=up, down=down)
 
 
-def pair_of(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> Tensor:
+def pair_output(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> Tensor:
     """What a pair adds to a linear layer's `output` for its input `given`."""
     down, up = (part.to(output.device, output.dtype) for part in (factor.down, factor.up))
     return functional.linear(functional.linear(given.to(output.dtype), down), up) * (
@@ -82,7 +82,7 @@ def pair_of(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> 
     )
 
 
-def switched(pairs: Mapping[str, LowRank], strength: float, first: float) -> Callable[..., Tensor]:
+def timestep_gated(pairs: Mapping[str, LowRank], strength: float, first: float) -> Callable[..., Tensor]:
     """What ComfyUI wraps around each call of a denoiser, so that pairs count for rows from timestep `first` on.
 
     Args:
@@ -90,11 +90,11 @@ def switched(pairs: Mapping[str, LowRank], strength: float, first: float) -> Cal
 
     A compiled denoiser would keep the hooks of its first call for all timesteps, so those calls are not compiled.
     """
-    return cast("Callable[..., Tensor]", torch.compiler.disable(_Switched(dict(pairs), strength, first)))
+    return cast("Callable[..., Tensor]", torch.compiler.disable(_TimestepGate(dict(pairs), strength, first)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Switched:
+class _TimestepGate:
     pairs: dict[str, LowRank]
     strength: float
     first: float
@@ -120,7 +120,7 @@ class _Switched:
     def _on(self, name: str, x: Tensor) -> LowRank:
         place = (name, x.device)
         if place not in self.there:
-            self.there[place] = moved(self.pairs[name], x)
+            self.there[place] = pair_on(self.pairs[name], x)
         return self.there[place]
 
     def _beside(
@@ -132,7 +132,7 @@ class _Switched:
         """
 
         def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            more = pair_of(factor, self.strength, given[0], output)
+            more = pair_output(factor, self.strength, given[0], output)
             if rows is None:
                 return output + more
             if len(rows) not in (1, len(output)):

@@ -10,11 +10,11 @@ import torch
 
 from ...core.settings import SubjectSettings
 from ...core.values import TrainingSet
-from ...models.adapters.apply import find
+from ...models.adapters.apply import find_module
 from ...models.adapters.inject import Full, paths_of_set
 from ...models.adapters.learned_tokens import TokenSpec
 from ...models.contract import Networks
-from ..targets import check_tuning, sets_of, words_of
+from ..targets import check_targets, sets_of, token_specs
 from .fit import free_memory
 from .unet_costs import text_activation_bytes
 
@@ -74,7 +74,7 @@ def gather_auto_inputs(
     Raises:
         FewShotError: settings of what is trained contradict each other.
     """
-    check_tuning(settings)
+    check_targets(settings)
     offloadable = offloadable_parts(networks, settings.reads_text)
     return AutoInputs(
         references=len({s.image.key for s in pictures.references if not s.others and not s.pasted}),
@@ -89,7 +89,7 @@ def gather_auto_inputs(
         free_bytes=free_with_all(networks),
         vae_config=networks.vae.config,
         vae_itemsize=networks.vae.dtype.itemsize,
-        trainable_parameters=trainable_parameters(networks, settings, words_of(settings, pictures)),
+        trainable_parameters=trainable_parameters(networks, settings, token_specs(settings, pictures)),
         denoiser_bytes=weight_bytes(networks.unet),
         offloadable_bytes=sum(map(weight_bytes, offloadable)),
         text_encoder_bytes=sum(map(weight_bytes, offloadable[1:])),
@@ -130,7 +130,7 @@ def trainable_parameters(networks: Networks, settings: SubjectSettings, words: S
     roots, counts = networks.roots(), dict[str, int]()
     for name, spec in sets_of(settings).items():
         for path in paths_of_set(networks, name):
-            layer = find(roots, path)
+            layer = find_module(roots, path)
             if isinstance(spec, Full):
                 counts.setdefault(path, sum(p.numel() for p in layer.parameters(recurse=False)))
             else:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from ...core.settings import SubjectSettings
-from ..targets import adapted
+from ..targets import adapted_parts
 from .fit import EMA_TEMPORARY, BatchSplit, MemoryOptions, PhaseMemory, autocast_bytes, split_batch, trained_bytes
 from .inputs import AutoInputs
 from .unet_costs import decoding_bytes, encoding_bytes, inference_bytes, training_activations
@@ -178,7 +178,7 @@ def split_of(settings: SubjectSettings, inputs: AutoInputs) -> BatchSplit:
     cells = settings.resolution // inputs.vae_scale_factor
     phases = phase_memory(settings, inputs)
     trained = trained_bytes(inputs.trainable_parameters, settings.optimizer)
-    image = training_activations(inputs.unet_config, cells, cells, inputs.is_half, adapted(settings))
+    image = training_activations(inputs.unet_config, cells, cells, inputs.is_half, adapted_parts(settings))
     options = MemoryOptions(
         settings.gradient_checkpointing,
         settings.micro_batch,
@@ -210,7 +210,7 @@ def phase_memory(settings: SubjectSettings, inputs: AutoInputs) -> PhaseMemory:
     copied = autocast_bytes(inputs.trainable_parameters, inputs.is_half)
     return PhaseMemory(
         encoding,
-        2 * inference_bytes(inputs.unet_config, cells, cells, inputs.is_half, adapted(settings)),
+        2 * inference_bytes(inputs.unet_config, cells, cells, inputs.is_half, adapted_parts(settings)),
         decoding_bytes(inputs.vae_config, pixels, inputs.vae_itemsize),
         inputs.validator_bytes,
         copied if settings.tuning == "full" else 0.0,  # adapters sample in fp32

@@ -180,13 +180,13 @@ def make_optimizer(
 
 def _of_words(members: Mapping[str, Parameter], rate: float, rules: Mapping[str, TokenConstraint]) -> list:
     starts = {id(p): start for name, p in members.items() if (start := rules[name].start) is not None}
-    longest = {id(p): most for name, p in members.items() if (most := rules[name].longest) is not None}
-    directions, free = ([p for p in members.values() if id(p) in told] for told in (starts, longest))
+    max_norm = {id(p): most for name, p in members.items() if (most := rules[name].max_norm) is not None}
+    directions, free = ([p for p in members.values() if id(p) in told] for told in (starts, max_norm))
     made: list[torch.optim.Optimizer] = []
     if directions:
         made.append(RiemannianDescent([{"name": GROUP, "params": directions, "lr": rate}], starts))
     if free:
-        made.append(BoundedAdamW([{"name": GROUP, "params": free, "lr": rate}], longest))
+        made.append(BoundedAdamW([{"name": GROUP, "params": free, "lr": rate}], max_norm))
     return made
 
 

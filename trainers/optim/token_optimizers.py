@@ -22,16 +22,16 @@ class BoundedAdamW(torch.optim.AdamW):
         longest: the bound of each parameter's rows, by its id.
     """
 
-    def __init__(self, groups: Sequence[dict], longest: Mapping[int, float]):
+    def __init__(self, groups: Sequence[dict], max_norm: Mapping[int, float]):
         super().__init__(groups, weight_decay=0.0)
-        self.longest = longest
+        self.max_norm = max_norm
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[override]
         super().step(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
-                bound = self.longest[id(parameter)]
+                bound = self.max_norm[id(parameter)]
                 parameter.mul_((bound / parameter.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
 
 

@@ -25,13 +25,13 @@ from ..auto.inputs import AutoInputs, gather_auto_inputs, offloadable_parts
 from ..auto.rules import resolve, rows_of, split_of
 from ..data.caption_check import with_identifiers
 from ..data.sampling_weights import drawing_weights
-from ..open import complete, opened
+from ..open import move_to_device, opened
 from ..optim.optimizers import make_optimizer
 from ..run import rates_of
 from ..subject.attention_supervision import check_usable, usable
 from ..subject.method import SubjectTraining
-from ..targets import words_of
-from ..validation.image_metrics import STEPS, Validator, interval
+from ..targets import token_specs
+from ..validation.image_metrics import STEPS, Validator, validation_interval
 from .forecast import CARDS, CardFit, ParameterCounts, Phases, host_memory, on_card, on_device, phases
 
 TIMED = 5
@@ -131,7 +131,7 @@ def plan_training(
     trained = trained_bytes(inputs.trainable_parameters, chosen.optimizer)
     demands = phases(chosen, split, inputs, weights)
     drawn = chosen.steps * chosen.batch_size
-    every = interval(chosen, rows_of(chosen, inputs.priors)) if validates else 0
+    every = validation_interval(chosen, rows_of(chosen, inputs.priors)) if validates else 0
     return DryRun(
         chosen=chosen,
         reasons=reasons,
@@ -182,7 +182,7 @@ def _planned_references(
 ) -> tuple[PlannedReference, ...]:
     weights = drawing_weights(pictures.references, chosen.composite_share)
     drawn = chosen.steps * chosen.batch_size / sum(weights)
-    words, side = words_of(chosen, pictures), chosen.resolution
+    words, side = token_specs(chosen, pictures), chosen.resolution
     rows = []
     for sample, weight in zip(pictures.references, weights, strict=True):
         watcher.check()
@@ -236,7 +236,7 @@ def time_steps(
     Float8 weights and offloaded encoders are as in the training itself; `networks` stay so.
     """
     subset = timing_subset(networks, pictures, chosen)
-    complete(networks, chosen)
+    move_to_device(networks, chosen)
     step, injected = SubjectTraining().prepare(networks, subset, chosen, start_from, watcher)
     cuda = networks.device.type == "cuda"
     offloaded = offloadable_parts(networks, step.reads_text) if chosen.offload == "on" else []

@@ -28,7 +28,7 @@ from ...evaluation.prompts.sets import for_trigger
 from ...evaluation.reward import Judge, Rewards, names_subject
 from ...models.adapters.apply import check_form, has_effect
 from ...models.adapters.inject import Injected, applied, inject
-from ...models.adapters.merge import summed
+from ...models.adapters.merge import sum_adapters
 from ...models.adapters.metadata import SOURCES
 from ...models.contract import Networks
 from ..data.encoded_set import build_pool
@@ -246,7 +246,7 @@ def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None
         return None, "the subject is in the base itself: the refining adapter goes on top of it"
     try:
         named = (replace(subject, trigger=subject.trigger or "subject"), replace(refining, trigger="refinement"))
-        both = summed([(one, 1.0) for one in named])  # which asks for triggers that tell its adapters apart
+        both = sum_adapters([(one, 1.0) for one in named])  # which asks for triggers that tell its adapters apart
     except FewShotError as error:
         return None, f"the subject and the refining adapter stay two files: {error}"
     told = {**subject.metadata, **refining.metadata, SOURCES: both.metadata[SOURCES]}

@@ -188,7 +188,7 @@ class RelationTraining:
 def _spec(concept: Concept, chosen: RelationSettings) -> TokenSpec:
     """The word to learn; one learned freely may become as long as it likes, as in ReVersion."""
     return TokenSpec(
-        concept.identifier, chosen.token_start, chosen.token_vectors, chosen.token == "direction", longest=math.inf
+        concept.identifier, chosen.token_start, chosen.token_vectors, chosen.token == "direction", max_norm=math.inf
     )
 
 

@@ -35,7 +35,7 @@ from ..distributed import Processes
 from ..health import Divergence
 from ..loop import Share
 from ..run import TrainingResult, train_with
-from ..targets import sets_of, words_of
+from ..targets import sets_of, token_specs
 from ..validation.image_metrics import Validator
 from .attention_supervision import Supervision, supervise
 
@@ -248,7 +248,7 @@ class SubjectTraining:
     ) -> tuple[SubjectStep, Injected]:
         """Put in what is trained, and encode pictures and prompts."""
         _tell(pictures, chosen)
-        words = LearnedTokens(networks, words_of(chosen, pictures), start_from)
+        words = LearnedTokens(networks, token_specs(chosen, pictures), start_from)
         try:
             pictures = captioned(networks, pictures)
             base = base_words(networks, pictures) if chosen.objective == "dco" else None

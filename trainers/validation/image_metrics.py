@@ -87,7 +87,7 @@ class Validator:
         ]
 
 
-def held_out(
+def held_out_prompts(
     pictures: TrainingSet, count: int, known: Callable[[str], bool] = lambda _: True, own: str = ""
 ) -> tuple[tuple[Prompt, int], ...]:
     """`count` prompts, each with the concept it asks for; the subjects take turns, used-up prompts begin again.
@@ -119,7 +119,7 @@ def _by_turns(places: Sequence[str], changes: Sequence[str]) -> list[str]:
     return [group[i] for i in range(longest) for group in (places, changes) if i < len(group)]
 
 
-def interval(settings: SubjectSettings, rows: int) -> int:
+def validation_interval(settings: SubjectSettings, rows: int) -> int:
     """Steps between validations: as set, else as many validations as a quarter of the training pays for, 3 to 12.
 
     A picture drawn costs two evaluations of the denoiser a sampling step (guidance), one trained on three a step (a
@@ -153,12 +153,14 @@ class Validation:
         self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
         self.on_device = on_device
         known = one_token_words(networks.tokenizers[0])
-        rows = held_out(pictures, settings.validation_pictures, known, settings.validation_prompts)
+        rows = held_out_prompts(pictures, settings.validation_pictures, known, settings.validation_prompts)
         self.prompts = tuple(prompt for prompt, _ in rows)
         self.concepts = tuple(concept for _, concept in rows)
         self.seeds = tuple(seed_of("validation", i) for i in range(len(rows)))
         self.clip = Clip(validator.clip, networks.device)
-        self.eyes: Clip | ClipVision | Dino = eyes_in(validator.dino, networks.device) if validator.dino else self.clip
+        self.embedder: Clip | ClipVision | Dino = (
+            eyes_in(validator.dino, networks.device) if validator.dino else self.clip
+        )
         self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
         self.references = self._references(pictures)
         self._rest()
@@ -171,13 +173,13 @@ class Validation:
             samples = alone or list(pictures.references)
             few = samples[:: math.ceil(len(samples) / MOST_REFERENCES)]
             self.watcher.check()
-            found[concept] = self.eyes.images([load_picture(sample.image) for sample in few])
+            found[concept] = self.embedder.images([load_picture(sample.image) for sample in few])
         return found
 
     @property
     def likeness(self) -> float:
         """The mean cosine of different references of a concept, over the concepts; 1 for a single picture."""
-        return sum(map(mutual, self.references.values())) / len(self.references)
+        return sum(map(mean_pairwise_cosine, self.references.values())) / len(self.references)
 
     def __call__(self, step: int) -> tuple[float, float, float]:
         """(subject, prompt, unrelated) of `selection.Point`; a validation that fails is named in the log: NaN."""
@@ -220,7 +222,7 @@ class Validation:
         self._wake()
         try:
             seen = self.clip.images(images)
-            looks = seen if self.eyes is self.clip else self.eyes.images(images)
+            looks = seen if self.embedder is self.clip else self.embedder.images(images)
         finally:
             self._rest()
         like = [(look @ self.references[c].T).mean() for look, c in zip(looks, self.concepts, strict=True)]
@@ -231,12 +233,12 @@ class Validation:
 
     def _wake(self) -> None:
         self.clip.move(self.networks.device)
-        self.eyes.move(self.networks.device)
+        self.embedder.move(self.networks.device)
 
     def _rest(self) -> None:
         """Off the GPU, whose memory the training needs."""
         self.clip.move("cpu")
-        self.eyes.move("cpu")
+        self.embedder.move("cpu")
 
 
 def sample_pictures(
@@ -266,7 +268,7 @@ def sample_pictures(
         return torch.cat([decode_latents(networks, chunk).cpu() for chunk in latents.split(batch)])
 
 
-def mutual(embeddings: torch.Tensor) -> float:
+def mean_pairwise_cosine(embeddings: torch.Tensor) -> float:
     """The mean cosine of different rows of unit vectors (n, D); 1 for a single row."""
     n = len(embeddings)
     if n == 1:

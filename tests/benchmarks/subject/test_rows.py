@@ -16,7 +16,7 @@ from comfyui_fewshot.models.adapters.inject import Full, LoraSpec
 from comfyui_fewshot.pocket.models.judge import Reading, Seen
 from comfyui_fewshot.trainers.optim.optimizers import OPTIMIZERS
 from comfyui_fewshot.trainers.subject.presets import PRESETS
-from comfyui_fewshot.trainers.targets import check_tuning, sets_of, words_of
+from comfyui_fewshot.trainers.targets import check_targets, sets_of, token_specs
 
 NOTHING = Reading((), "nowhere", "one")
 
@@ -36,7 +36,7 @@ class Shop:
 
     def train(self, pictures, **settings):
         chosen = SubjectSettings.from_mapping(settings)
-        check_tuning(chosen)
+        check_targets(chosen)
         self.asked.append((pictures, chosen))
 
     def judged(self, adapter, prompts, seed=0, strength=1.0):
@@ -83,7 +83,7 @@ def test_the_baselines_are_what_they_are_called(bench):
     assert sets == [
         {"cross": LoraSpec(16, 16.0), "self": LoraSpec(16, 16.0)}, {}, {"cross_kv": Full()}, {"all": Full()},
     ]  # fmt: skip
-    words = [[(w.word, w.direction) for w in words_of(chosen, pictures)] for pictures, chosen in bench.shop.asked]
+    words = [[(w.word, w.direction) for w in token_specs(chosen, pictures)] for pictures, chosen in bench.shop.asked]
     assert words == [[], [("sks", False)], [("sks", False)], []]
     assert [bool(chosen.prior_weight) for _, chosen in bench.shop.asked] == [True, False, True, True]
 

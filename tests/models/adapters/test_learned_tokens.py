@@ -7,7 +7,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Adapter
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec, inject
-from comfyui_fewshot.models.adapters.learned_tokens import LONGEST, LearnedTokens, TokenSpec
+from comfyui_fewshot.models.adapters.learned_tokens import MAX_NORM, LearnedTokens, TokenSpec
 from comfyui_fewshot.models.stable_diffusion.prompts import content_tokens, encode_prompts
 
 PROMPT = "a photo of a sks cat"
@@ -61,7 +61,7 @@ def test_directions_keep_the_usual_length(opened_pocket, begin):
     )
     assert words.rules["token.sks.clip_l"].start is not None
     free = begin(TokenSpec("zwx", "cat"))
-    assert free.rules["token.zwx.clip_l"].longest == pytest.approx(LONGEST * float(usual))
+    assert free.rules["token.zwx.clip_l"].max_norm == pytest.approx(MAX_NORM * float(usual))
 
 
 def test_gradients_reach_the_vectors_and_nothing_else(opened_pocket, begin):
@@ -76,9 +76,9 @@ def test_the_networks_forget(opened_pocket, begin):
     kept = {"zwx": {"clip_l": torch.randn(1, table(opened_pocket).shape[1])}}
     words = begin(TokenSpec("sks", "cat"), start_from=Adapter({}, "sd1", "zwx car", kept))
     assert set(opened_pocket.words) == {"sks", "zwx"}
-    words.forget()
+    words.hide()
     assert set(opened_pocket.words) == {"zwx"}
-    words.recall()
+    words.show()
     found = words.extract()
     assert set(found) == {"sks", "zwx"} and torch.equal(found["zwx"]["clip_l"], kept["zwx"]["clip_l"])
     words.remove()

@@ -58,7 +58,7 @@ def run(folder, kind, steps=40, stop=None, visits=(), schedule="constant", cut=N
     rates = {"unet": RATES[kind], "text_encoder": RATES[kind] / (1 if kind == "prodigy" else 2), "token": 0.02}
     rules = {
         "token.sks.clip_l": TokenConstraint(start=parameters["token.sks.clip_l"].detach().clone()),
-        "token.zwx.clip_l": TokenConstraint(longest=1.5),
+        "token.zwx.clip_l": TokenConstraint(max_norm=1.5),
     }
     plan = Plan(
         steps, LearningRates(rates, steps, 4, schedule), weight_decay=0.01, optimizer=kind, rules=rules,
@@ -125,7 +125,7 @@ def test_schedule_free_gives_the_average(tmp_path):
 
 
 def test_prodigy_finds_its_step_for_each_group(tmp_path):
-    rules = {f"token.{word}.clip_l": TokenConstraint(longest=1.0) for word in ("sks", "zwx")}
+    rules = {f"token.{word}.clip_l": TokenConstraint(max_norm=1.0) for word in ("sks", "zwx")}
     rates = LearningRates({"unet": 1.0, "text_encoder": 0.5, "token": 0.1}, 5)
     optimizer = make_optimizer(start(), rates, 0.0, "prodigy", rules)
     names = [type(part).__name__ for part in optimizer.parts]

@@ -12,7 +12,7 @@ from ..core.progress import Silent, Watcher
 from ..core.values import Dense, Factor, LowRank
 
 
-def low_rank(
+def svd_low_rank(
     differences: Mapping[str, Dense], rank: int, device: torch.device | str = "cpu", watcher: Watcher | None = None
 ) -> tuple[dict[str, Factor], float]:
     """The nearest pairs of at most `rank` to differences of weights (Eckart & Young 1936), and what they miss.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...core.values import Dense, Factor
 from ..stable_diffusion.names import with_text_model
-from .apply import check_fits, delta, find
+from .apply import check_fits, delta, find_module
 
 if TYPE_CHECKING:
     from ..contract import Networks
@@ -19,7 +19,7 @@ EVERYTHING = "all"
 """the set of all parameters of the denoiser, which only full training has"""
 
 
-class DenseWeights:
+class FullWeights:
     """The weights and biases of some modules, trained in full; `parameters` by "<path>.weight" and "<path>.bias".
 
     The denoiser then computes under autocast, since its trained weights are float32 whatever its compute type is.
@@ -33,7 +33,7 @@ class DenseWeights:
         roots = networks.roots()
         with torch.inference_mode(False), torch.no_grad():
             for path in paths:
-                module = find(roots, path)
+                module = find_module(roots, path)
                 for name, original in list(module.named_parameters(recurse=False)):
                     trained = original.float() + _change(begin.get(path), name, original, path)
                     self.parameters[f"{path}.{name}"] = nn.Parameter(trained.clone())
