@@ -1,8 +1,8 @@
-"""Frozen weights in 8 bits: linear and convolution layers that keep float8 and compute in the type of their input.
+"""Frozen weights in float8: linear and convolution layers that store float8 and compute in their input's type.
 
-Each output row has a scale of its own, so that its largest weight is float8's largest number (448 in e4m3); a weight is
-then off by at most 1/16 of itself. The backward pass to the input takes the 8 bits apart again instead of keeping the
-wide copy, which autograd would hold for every layer until the backward pass.
+Each output row has a scale of its own, so that its largest weight is float8's maximum (448 in e4m3); the relative error
+of a weight is then at most 1/16. The backward pass dequantizes again, since autograd would hold every layer's
+dequantized copy until then.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def _saved(ctx: Any, dtype: torch.dtype) -> Tensor:
 
 
 def dequantize(stored: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weights (out, ...) that 8 bits and their scales (out, 1, ...) stand for."""
+    """The weights (out, ...) of float8 values and their scales (out, 1, ...)."""
     return stored.to(dtype) * scale.to(dtype)
 
 
 class Float8Linear(nn.Linear):
-    """A frozen nn.Linear whose weight is kept in 8 bits."""
+    """A frozen nn.Linear whose weight is stored in float8."""
 
     scale: Tensor
 
@@ -74,7 +74,7 @@ class Float8Linear(nn.Linear):
 
 
 class Float8Conv2d(nn.Conv2d):
-    """A frozen nn.Conv2d, zero-padded, whose kernel is kept in 8 bits."""
+    """A frozen zero-padded nn.Conv2d whose kernel is stored in float8."""
 
     scale: Tensor
 
@@ -85,13 +85,13 @@ class Float8Conv2d(nn.Conv2d):
 
 
 def _autocast(x: Tensor) -> Tensor:
-    """`x` in autocast's type, where that is on: own functions are not cast by it."""
+    """`x` in autocast's type where autocast is on: it does not cast for custom autograd functions."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def add_unmerged_pairs(layer: nn.Module, parts: Sequence[tuple[Factor, float]]) -> RemovableHandle:
-    """Add low-rank pairs at their strengths to what a layer gives, until the handle is removed."""
+    """Add low-rank pairs at their strengths to a layer's output, until the handle is removed."""
     assert isinstance(layer, (nn.Linear, nn.Conv2d))
     kernel, pairs = layer.weight.shape[2:], []
     for factor, strength in parts:
@@ -117,9 +117,9 @@ FLOAT8_LAYERS: dict[type, type] = {nn.Linear: Float8Linear, nn.Conv2d: Float8Con
 
 
 def quantize_to_float8(network: nn.Module) -> int:
-    """Keep the frozen linear and convolution weights of `network` in 8 bits from now on; gives how many layers do.
+    """Convert the frozen linear and convolution weights of `network` to float8; returns the number of layers.
 
-    Its other parameters (norms, biases) stay as they are. It must be done before layers are put around these.
+    Norms and biases are unchanged. Call it before adapter layers are injected.
     """
     done = 0
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""One process or several: who computes which samples, and how gradients are added up."""
+"""One process or several: shard samples, all-reduce gradients."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """What the loop needs to know of the other processes."""
+    """What the loop needs of its processes; `main` writes files and logs."""
 
     main: bool
 
     def shard(self, rows: Sequence[T]) -> list[T]:
-        """The rows this process computes; the shares of all processes are all rows, each once."""
+        """The rows this process computes; the shards of all processes are all rows, each once."""
         ...
 
     def all_reduce(self, buffer: torch.Tensor) -> None:
@@ -25,7 +25,7 @@ class Processes(Protocol):
         ...
 
     def barrier(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes reach this point."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""When a training is lost though its losses are finite numbers: they stay where a denoiser that knows nothing is."""
+"""Detect divergence of a training with finite losses: they stay at the error of a denoiser that predicts nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from ..core.errors import FewShotError
 
+# Steps: of the start, of each of the two windows that must be high, and of those that show a healthy training.
 START, WINDOW, LATEST = 4, 8, 4
-"""steps: of the start, of each of the two windows that must be bad, and of those that say that all is well"""
 
 
 class Diverged(FewShotError):

@@ -357,7 +357,7 @@ class _Run:
         names = {id(p): name for name, p in self.parameters.items()}
         slots = self.optimizer.slots(names)
         rows = dict(zip(self.rows, self.record[:, : self.step], strict=True))
-        extra = {**self.scaler.state_dict(), **self.optimizer.numbers()}
+        extra = {**self.scaler.state_dict(), **self.optimizer.scalars()}
         course = self.plan.course.state() if self.plan.course is not None else {}
         memory = self.plan.memory.state(self.step) if self.plan.memory is not None else {}
         return State(self.step, self.parameters, slots, rows, extra, self.seconds(), course, memory)

@@ -33,7 +33,7 @@ from .optim.optimizers import LearningRates
 from .save import extract_lora, training_metadata, write_base, write_learned
 from .state.checkpoint import Checkpoints
 from .state.run_folder import RunFolder, find_run, open_run
-from .validation.image_metrics import Validation, Validator, sample_pictures, validation_interval
+from .validation.image_metrics import SamplingOptions, Validation, Validator, sample_pictures, validation_interval
 from .validation.report import report
 from .validation.schedule import BestCheckpoint, ValidatedCheckpoint
 
@@ -323,8 +323,8 @@ class _Job:
         side = self.chosen.resolution
         try:
             pixels = sample_pictures(
-                self.networks, self.offloaded.on_device, [prompt], [PREVIEW_SEED], side,
-                steps=PREVIEW_STEPS, guidance=PREVIEW_GUIDANCE, batch=1,
+                self.networks, self.offloaded.on_device, [prompt], [PREVIEW_SEED],
+                SamplingOptions(side, PREVIEW_STEPS, PREVIEW_GUIDANCE),
             )  # fmt: skip
             picture = Image.fromarray((pixels[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
             picture.save(make_folder(run.samples) / f"step_{step:08d}.png")

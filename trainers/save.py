@@ -1,4 +1,4 @@
-"""What was learned, as files: adapters, words, and the base itself where it was trained."""
+"""Save results: adapters, learned tokens, and the base itself where it was trained."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..models.svd_extract import svd_low_rank
 from .optim.optimizers import OPTIMIZERS
 
 log = logging.getLogger(__name__)
-ERROR = "fewshot.extraction_error"
-"""in an adapter's metadata: the share of the trained difference that its rank misses"""
+# Metadata key: the relative error of the extracted low-rank adapter.
+ERROR_KEY = "fewshot.extraction_error"
 
 
 def write_learned(
@@ -53,14 +53,14 @@ def write_base(base: BaseModelRef, adapter: Adapter, path: Path, metadata: Mappi
 def extract_lora(
     adapter: Adapter, rank: int = 0, device: torch.device | str = "cpu", watcher: Watcher | None = None
 ) -> Adapter:
-    """The adapter without what the trained base holds, or with that in its nearest low-rank form."""
+    """The adapter without the trained base's differences, or with them approximated at `rank`."""
     mine = _of_denoiser(adapter)
     rest = {path: factor for path, factor in adapter.factors.items() if path not in mine}
     metadata = dict(adapter.metadata)
     if rank:
         pairs, error = svd_low_rank(mine, rank, device, watcher)
         log.info("an adapter of rank %d misses %.1f %% of what was trained", rank, 100 * error)
-        metadata[ERROR] = f"{error:.4f}"
+        metadata[ERROR_KEY] = f"{error:.4f}"
         rest = {**pairs, **rest}
     return replace(adapter, factors=rest, metadata=metadata)
 

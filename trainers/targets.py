@@ -1,4 +1,4 @@
-"""What the settings of a training mean in parameter sets, ranks and learned words."""
+"""Resolve settings to what is trained: parameter sets, ranks and learned tokens."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..core.values import TrainingSet
 from ..models.adapters.inject import EVERYTHING, Full, LoraSpec, Spec
 from ..models.adapters.learned_tokens import TokenSpec
 
+# The sets that a parameter_set consists of, where it is not one itself.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "attention": ("cross", "self"),
     "attention_ff": ("cross", "self", "feed_forward"),
     "none": (),
 }
-"""the sets that a choice consists of, where it is not one itself"""
+# Parts whose adapters may have their own rank and alpha.
 RANKED, SIZES = frozenset({"cross", "self", "feed_forward", "text"}), ("rank", "alpha")
-"""parts whose adapters may have a rank and an alpha of their own"""
 
 
 def check_targets(settings: SubjectSettings) -> None:
@@ -87,7 +87,7 @@ def _spec(settings: SubjectSettings, name: str, block: int | None) -> LoraSpec:
 
 
 def token_specs(settings: SubjectSettings, pictures: TrainingSet) -> tuple[TokenSpec, ...]:
-    """The words that are learned: the identifier of every subject."""
+    """The tokens to learn: the identifier of every subject."""
     if settings.token == "none":
         return ()
     named: dict[str, TokenSpec] = {}

@@ -1,4 +1,4 @@
-"""What layers see while an adapter draws its subject: for each the Gram matrix of its inputs, in the host's memory.
+"""Gram matrices of the layers' inputs while an adapter samples images of its subject, in host memory.
 
 A Gram matrix is as wide as the layer's input. That of the last layer of a feed-forward in SDXL takes 105 MB, and those
 of all its transformers' layers 8.7 GB an adapter, which ordinary GPUs do not have beside the denoiser. So the device
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from ..contract import Networks
 
 PROMPTS = ("a photo of {}", "a close-up photo of {}", "{}, a wide shot", "{} on a plain background")
+# Bytes of host memory for the matrices of one round; a host with a GPU that samples with SDXL has them to spare.
 GRAM_BYTES = 6_000_000_000
-"""bytes of host memory for the matrices of one round; a host beside a GPU that draws with SDXL has them to spare"""
-NUMBER = 4  # bytes, in float32
+ITEMSIZE = 4  # bytes of a float32
 PROJECTIONS = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj")
 
 
@@ -73,7 +73,7 @@ def plan_rounds(roots: Mapping[str, nn.Module], paths: Sequence[str], count: int
 def gram_bytes(roots: Mapping[str, nn.Module], paths: Sequence[str]) -> int:
     """What the Gram matrices of the linear layers at `paths` take for one adapter: 4 in^2 bytes an input."""
     layers = [cast("nn.Linear", find_module(roots, members[0])) for members in group_by_input(paths).values()]
-    return sum(NUMBER * layer.in_features**2 for layer in layers)
+    return sum(ITEMSIZE * layer.in_features**2 for layer in layers)
 
 
 def group_by_input(paths: Sequence[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""What is trained: parameter sets, LoRA layers put into the networks and taken out again, and adapters switched on.
+"""Inject what is trained into the networks, and take it out again: parameter sets, LoRA layers, learned tokens.
 
 Module paths are those of `Adapter`: diffusers' names with the network in front, text encoders always with `text_model`.
 """
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EVERYTHING", "PARAMETER_SETS", "Full", "Injected", "LoraSpec", "applied", "inject", "paths_of_set"]
 
+# Which linear layers a set trains, as a regular expression on whole module paths. "cross_kv" are the projections of the
+# prompt (Kumari et al. 2023, Custom Diffusion); "attention" is the usual choice (Hu et al. 2021).
 PARAMETER_SETS: Mapping[str, str] = MappingProxyType(
     {
         "cross_kv": r"unet\..*attn2\.to_[kv]",
@@ -40,13 +42,11 @@ PARAMETER_SETS: Mapping[str, str] = MappingProxyType(
         "text": r"text_encoder(_2)?\..*self_attn\.(q|k|v|out)_proj",
     }
 )
-"""Which linear layers a set trains, as a regular expression on whole module paths. "cross_kv" are the projections of
-the prompt (Kumari et al. 2023, Custom Diffusion); "attention" is the usual choice (Hu et al. 2021)."""
 
 
 @dataclass(frozen=True)
 class Full:
-    """Trained in full: the weights themselves, not a low-rank update of them."""
+    """The weights themselves are trained, not a low-rank update of them."""
 
 
 Spec = LoraSpec | Full
@@ -163,16 +163,18 @@ def inject(
     start_from: Adapter | None = None,
     words: LearnedTokens | None = None,
     beneath: Adapter | None = None,
-    noisy_from: float = 0.0,
 ) -> Injected:
-    """Train the chosen parameter sets, low-rank or in full, and `words`; where sets overlap the first one counts.
+    """Make the chosen parameter sets trainable, low-rank or in full, and `words`; where sets overlap the first counts.
 
-    A new low-rank layer does nothing at first: `up` is zero and `down` is drawn as nn.Linear's weight, from a stream
-    that depends on `seed` and the layer's path alone. `start_from` is trained on: its factors in the chosen layers
-    become the start, those elsewhere stay applied. `beneath` stays applied as it is until `remove`, with what is
-    trained on or off, and is no part of `extract`. With `noisy_from` above 0 low-rank layers count from that share of
-    the schedule on, and so do those of `start_from`.
+    A new low-rank layer has no effect at first: `up` is zero and `down` is drawn as nn.Linear's weight, from a stream
+    that depends on `seed` and the layer's path alone.
+
+    Args:
+        start_from: the adapter to continue from: its factors in the chosen layers become the initial weights, those
+            elsewhere stay applied. It counts at the same timesteps as the sets' specs.
+        beneath: stays applied until `remove`, whether what is trained is on or off, and is no part of `extract`.
     """
+    noisy_from = _noisy_from(sets)
     _check_same_range(start_from, bool(sets), noisy_from)
     stack, layers = ExitStack(), {}
     if beneath is not None:
@@ -195,8 +197,8 @@ def inject(
             for path, spec in low_rank.items():
                 first = initial_weights(layers[path].base_layer, spec, seed, path, begin.get(path))
                 pairs[path] = (spec, *set_weights(layers[path], spec, first))
-                if noisy_from:
-                    gate_output(lora_up(layers[path]), networks, noisy_from)
+                if spec.noisy_from:
+                    gate_output(lora_up(layers[path]), networks, spec.noisy_from)
             dense = FullWeights(networks, iter(full), dense_begin)
     except BaseException:
         unwrap(networks, layers)
@@ -209,6 +211,14 @@ def inject(
     parameters |= {**dense.parameters, **words.parameters}
     span = noisy_from or (start_from.noisy_from if start_from is not None else 0.0)
     return Injected(parameters, networks.family.name, layers, pairs, kept, networks, words, dense, stack, span)
+
+
+def _noisy_from(sets: Mapping[str, Spec | tuple[int, float]]) -> float:
+    """The share of the schedule from which on all low-rank sets count."""
+    shares = {spec.noisy_from if isinstance(spec, LoraSpec) else 0.0 for spec in sets.values()}
+    if len(shares) > 1:
+        raise ValueError("all parameter sets of one adapter count at the same timesteps")
+    return shares.pop() if shares else 0.0
 
 
 def _check_same_range(start_from: Adapter | None, layers: bool, noisy_from: float) -> None:

@@ -1,4 +1,4 @@
-"""Low-rank layers: peft's around chosen modules, and the numbers that they begin with."""
+"""Low-rank layers: peft's layers around chosen modules, and their initial weights."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# The name of our adapter within peft's layers.
 _NAME = "fewshot"
-"""peft's name of our layers"""
 
 
 @dataclass(frozen=True)
 class LoraSpec:
     """Rank and alpha of a low-rank update; its strength is alpha / rank (Hu et al. 2021, section 4.1).
 
-    With a `block` the update reads only that block of a basis of the layer's inputs which is the same in every training
-    and stays fixed, so that what is learned in different blocks adds up without mixing (Po et al. 2024, Orthogonal
-    Adaptation).
+    Args:
+        block: the update reads only this block of an orthonormal basis of the layer's inputs. The basis is the same in
+            every training, so adapters of different blocks add up without mixing (Po et al. 2024).
+        noisy_from: the share of the schedule from which on the update counts; 0 for all timesteps.
     """
 
     rank: int
     alpha: float
     block: int | None = None
+    noisy_from: float = 0.0
 
     def __post_init__(self):
         if self.rank < 1:
@@ -52,7 +54,7 @@ class LoraSpec:
 
 
 def clamp_ranks(networks: Networks, specs: Mapping[str, LoraSpec]) -> dict[str, LoraSpec]:
-    """The specs with no rank above its layer's width, which holds all there is; alpha / rank stays. Logged."""
+    """The specs with each rank lowered to at most its layer's width, alpha / rank unchanged; logs what it lowered."""
     roots = networks.roots()
     fitting, lowered = {}, []
     for path, spec in specs.items():
@@ -71,7 +73,7 @@ def clamp_ranks(networks: Networks, specs: Mapping[str, LoraSpec]) -> dict[str, 
 
 
 def wrap(networks: Networks, paths: Iterable[str]) -> dict[str, Any]:
-    """peft's layers around the modules at `paths`, still without weights."""
+    """Put peft's layers, still without weights, around the modules at `paths`."""
     layers = {}
     paths = list(paths)
     for root, network in networks.roots().items():
@@ -106,7 +108,7 @@ def _submodule_name(network: nn.Module, path: str) -> str:
 def initial_weights(
     base: nn.Linear, spec: LoraSpec, seed: int, path: str, begin: LowRank | None
 ) -> tuple[Tensor, Tensor]:
-    """First values of down (rank, in) and up (out, rank): a fresh pair, whose head is what is trained on from."""
+    """Initial down (rank, in) and up (out, rank): a new pair, its first rows those of the adapter to continue from."""
     if spec.block is not None:
         down = basis_block(path, base.in_features, spec.rank, spec.block)
     else:

@@ -1,4 +1,4 @@
-"""How learned words move: freely but not too far out, or on the sphere of their length."""
+"""Optimizers of learned tokens: norm-bounded AdamW, and Riemannian descent on the sphere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import normalize
 
+# kappa: the weight of the prior towards the initial direction (the paper's value).
 PRIOR = 1e-4
-"""kappa: how strongly a direction is drawn to where it began (the paper's value)"""
 BETA, EPSILON, ROUNDING = 0.999, 1e-8, 1e-5
 
 

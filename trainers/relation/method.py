@@ -162,9 +162,8 @@ class RelationTraining:
         concept = pictures.concepts[0]
         words = LearnedTokens(networks, [_spec(concept, chosen)], start_from)
         rank = chosen.high_noise_rank
-        sets = {"cross_kv": LoraSpec(rank, float(rank))} if rank else {}
-        span = HIGH_NOISE if rank else 0.0
-        injected = inject(networks, sets, chosen.seed, start_from, words, noisy_from=span)
+        sets = {"cross_kv": LoraSpec(rank, float(rank), noisy_from=HIGH_NOISE)} if rank else {}
+        injected = inject(networks, sets, chosen.seed, start_from, words)
         try:
             for sample in pictures.references:
                 _check_window(networks, sample, concept)

@@ -1,6 +1,6 @@
-"""The fixed validation of a training: the same few held-out prompts from the same noise, seen by a CLIP (and a DINO).
+"""Image validation of a training: fixed held-out prompts from fixed noise, scored by a CLIP (and a DINO).
 
-The models that validate choose a checkpoint, so they are never those that judge the result.
+The validators choose a checkpoint, so they are never the models that evaluate the result.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 
 REVISION = 1  # of the prompts, the drawing and the score; raised when any of them changes
 STEPS, GUIDANCE = 16, 5.0
-AT_ONCE = 4  # pictures drawn together on a CPU
-MOST_REFERENCES = 32  # that are compared with
-SHARE = 0.25  # of the training's evaluations of the denoiser that validation may cost
+CPU_BATCH = 4  # images sampled together on a CPU
+MOST_REFERENCES = 32  # that images are compared with
+SHARE = 0.25  # of the training's denoiser evaluations that validation may cost
 FEWEST, MOST = 3, 12  # validations
 PLACES = (
     "in the snow", "on the beach", "on the street", "at night", "in a kitchen", "in the meadow", "in a room",
@@ -55,7 +55,7 @@ TRIGGER = "{trigger}"
 
 @dataclass(frozen=True)
 class Validator:
-    """The models that validate: a CLIP's folder; and what sees likeness in its place, a DINO's or a file of a CLIP's
+    """The models that validate: a CLIP's folder; and in its place for likeness, a DINO's folder or a file of a CLIP's
     vision tower."""
 
     clip: Path = field(compare=False)
@@ -68,12 +68,12 @@ class Validator:
 
     @property
     def bytes(self) -> int:
-        """What the models' weights take in fp32, which they are opened in."""
+        """Bytes of the models' weights in fp32, in which they are loaded."""
         return sum(4 * numbers_in(folder) for folder in self.folders)
 
     @property
     def resident(self) -> float:
-        """The most that they take on the device while they look at pictures."""
+        """Peak bytes on the device while they score."""
         return self.bytes + max(map(looking_bytes, self.folders))
 
     @property
@@ -101,7 +101,7 @@ def held_out_prompts(
     if not lines:
         captions = " / ".join(sample.caption for sample in pictures.references)
         groups = [[p for p in group if known(p) and not find_word(p, captions)] for group in (PLACES, CHANGES)]
-        phrases = _by_turns(*groups) or list(PLACES)
+        phrases = _interleaved(*groups) or list(PLACES)
         lines = [f"a photo of {TRIGGER} {phrase}" for phrase in phrases]
     rows = []
     for i in range(count):
@@ -113,7 +113,7 @@ def held_out_prompts(
     return tuple(rows)
 
 
-def _by_turns(places: Sequence[str], changes: Sequence[str]) -> list[str]:
+def _interleaved(places: Sequence[str], changes: Sequence[str]) -> list[str]:
     """place, change, place, change, ... and what is left of the longer one."""
     longest = max(len(places), len(changes))
     return [group[i] for i in range(longest) for group in (places, changes) if i < len(group)]
@@ -133,10 +133,10 @@ def validation_interval(settings: SubjectSettings, rows: int) -> int:
 
 
 class Validation:
-    """Draws and scores with the networks as they are. What is the same each time is computed once.
+    """Samples and scores with the current weights. What stays the same is computed once.
 
     Args:
-        folder: where the drawn pictures are kept, a sheet for each validation.
+        folder: where a contact sheet of each validation is saved.
         on_device: the context with all networks on the device, or with those that it is given.
     """
 
@@ -163,10 +163,10 @@ class Validation:
         )
         self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
         self.references = self._references(pictures)
-        self._rest()
+        self._offload()
 
     def _references(self, pictures: TrainingSet) -> Mapping[int, torch.Tensor]:
-        """Unit embeddings (n, D) of each asked concept's pictures; of many, evenly chosen ones."""
+        """Unit embeddings (n, D) of each prompted concept's images; evenly spaced ones if there are many."""
         found = {}
         for concept in sorted(set(self.concepts)):
             alone = [s for s in pictures.references if s.concept == concept and not s.others and not s.pasted]
@@ -199,18 +199,16 @@ class Validation:
         return scores
 
     def draw(self) -> list[Image.Image]:
-        """One picture for each prompt, always from the same noise."""
+        """One image for each prompt, always from the same noise."""
         on_cpu = self.networks.device.type == "cpu"
+        batch = CPU_BATCH if on_cpu else sampling_batch(self.settings.micro_batch)
         drawn = sample_pictures(
             self.networks,
             self.on_device,
             [prompt.text for prompt in self.prompts],
             self.seeds,
-            self.settings.resolution,
-            steps=STEPS,
-            guidance=GUIDANCE,
-            batch=AT_ONCE if on_cpu else sampling_batch(self.settings.micro_batch),
-            watcher=Checked(self.watcher),
+            SamplingOptions(self.settings.resolution, STEPS, GUIDANCE, batch),
+            Checked(self.watcher),
         )
         if not drawn.isfinite().all():
             raise ArithmeticError("the pictures hold no numbers (NaN)")
@@ -218,27 +216,37 @@ class Validation:
         return [Image.fromarray(value) for value in values]
 
     def score(self, images: Sequence[Image.Image]) -> tuple[float, float, float]:
-        """Mean cosines of pictures, one for each prompt; see `selection.Point`."""
-        self._wake()
+        """Mean cosines of images, one for each prompt; see `selection.Point`."""
+        self._load()
         try:
             seen = self.clip.images(images)
             looks = seen if self.embedder is self.clip else self.embedder.images(images)
         finally:
-            self._rest()
+            self._offload()
         like = [(look @ self.references[c].T).mean() for look, c in zip(looks, self.concepts, strict=True)]
         fits = seen @ self.texts.T
         others = torch.tensor([[a.stripped != b.stripped for b in self.prompts] for a in self.prompts])
         unrelated = fits[others].mean().item() if others.any() else 0.0
         return torch.stack(like).mean().item(), fits.diagonal().mean().item(), unrelated
 
-    def _wake(self) -> None:
+    def _load(self) -> None:
         self.clip.move(self.networks.device)
         self.embedder.move(self.networks.device)
 
-    def _rest(self) -> None:
-        """Off the GPU, whose memory the training needs."""
+    def _offload(self) -> None:
+        """Move the validators off the GPU, whose memory the training needs."""
         self.clip.move("cpu")
         self.embedder.move("cpu")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How images are sampled: their side in pixels, and how many together."""
+
+    side: int
+    steps: int
+    guidance: float
+    batch: int = 1
 
 
 def sample_pictures(
@@ -246,23 +254,20 @@ def sample_pictures(
     on_device: Callable[..., AbstractContextManager],
     prompts: Sequence[str],
     seeds: Sequence[int],
-    side: int,
-    *,
-    steps: int,
-    guidance: float,
-    batch: int,
+    options: SamplingOptions,
     watcher: Watcher | None = None,
 ) -> torch.Tensor:
-    """Pictures (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
+    """Images (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
 
     Args:
         on_device: the context with all networks on the device, or with those that it is given: the decoder runs alone,
             since it takes more memory than the denoiser.
     """
+    side, batch = options.side, options.batch
     with on_device():
         latents = sample_latents(
             networks, prompts, seeds,
-            width=side, height=side, steps=steps, guidance=guidance, batch=batch, watcher=watcher,
+            width=side, height=side, steps=options.steps, guidance=options.guidance, batch=batch, watcher=watcher,
         )  # fmt: skip
     with on_device(networks.vae), torch.no_grad():
         return torch.cat([decode_latents(networks, chunk).cpu() for chunk in latents.split(batch)])

@@ -157,7 +157,7 @@ def test_rounds_give_what_one_gives_and_let_go_of_each_before_the_next(small_sdx
         held.append(sum(gram.nbytes for gram in (ref() for ref in alive) if gram is not None))
         return found
 
-    monkeypatch.setattr(fusion, "inputs_of", watched)
+    monkeypatch.setattr(fusion, "input_grams", watched)
     other, again = fuse_adapters(small_sdxl, given, SHORT, room=whole // 3)
     assert "in 4 rounds of drawing" in caplog.text and len(held) == 8
     assert max(held) <= whole // 3

@@ -12,7 +12,7 @@ from comfyui_fewshot.models.adapters.apply import applied, delta, find_module
 from comfyui_fewshot.models.adapters.gram import PROMPTS, GramSampling, input_grams
 from comfyui_fewshot.models.adapters.inject import LoraSpec, inject
 from comfyui_fewshot.models.adapters.lora_layers import basis_block
-from comfyui_fewshot.models.adapters.merge import _square, fuse_adapters, least_squares, sum_adapters
+from comfyui_fewshot.models.adapters.merge import _mean_square, fuse_adapters, least_squares, sum_adapters
 from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
 
 from ..conftest import random_adapter
@@ -96,8 +96,8 @@ def test_the_square_of_a_sum_is_that_of_what_it_does(dense):
     one, other = pair(1), Dense(change(pair(2, rank=3)).float()) if dense else pair(2, rank=3)
     x = inputs(3, 20)
     wanted = ((x @ (change(one) - 0.5 * change(other)).T) ** 2).sum()
-    assert _square([(one, 1.0), (other, -0.5)], x.T @ x) == pytest.approx(float(wanted), rel=1e-5)
-    assert 0 <= _square([(other, 1.0), (other, -1.0)], x.T @ x) < 1e-9
+    assert _mean_square([(one, 1.0), (other, -0.5)], x.T @ x) == pytest.approx(float(wanted), rel=1e-5)
+    assert 0 <= _mean_square([(other, 1.0), (other, -1.0)], x.T @ x) < 1e-9
 
 
 def adapters(networks):

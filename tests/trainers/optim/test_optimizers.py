@@ -130,7 +130,7 @@ def test_prodigy_finds_its_step_for_each_group(tmp_path):
     optimizer = make_optimizer(start(), rates, 0.0, "prodigy", rules)
     names = [type(part).__name__ for part in optimizer.parts]
     assert names == ["Prodigy", "Prodigy", "BoundedAdamW"]
-    assert {"unet/d", "unet/k", "text_encoder/d_max"} <= set(optimizer.numbers())
+    assert {"unet/d", "unet/k", "text_encoder/d_max"} <= set(optimizer.scalars())
 
 
 def test_a_missing_library_is_named(monkeypatch):

@@ -25,6 +25,7 @@ from comfyui_fewshot.trainers.validation import image_metrics as validation
 from comfyui_fewshot.trainers.validation.image_metrics import (
     CHANGES,
     PLACES,
+    SamplingOptions,
     Validation,
     Validator,
     held_out_prompts,
@@ -319,7 +320,7 @@ def test_only_the_autoencoder_is_awake_to_decode(base):
                 yield
 
         offloaded.offload()
-        found = sample_pictures(networks, context, *drawn, 32, steps=2, guidance=5.0, batch=1)
+        found = sample_pictures(networks, context, *drawn, SamplingOptions(32, 2, 5.0))
         same = sample(networks, *drawn, width=32, height=32, steps=2, guidance=5.0, batch=1)
     assert on_device == [["cuda", "cuda"], ["cuda", "cpu"]] and [part.place for part in parts] == ["cpu", "cpu"]
     assert torch.equal(found, same)
