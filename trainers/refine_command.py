@@ -34,7 +34,7 @@ OTHERS: Mapping[str, Any] = {"activities": None, "kind": None, "share": 0.5, "he
 
 
 def read_refinement(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The entry, complete and with whole paths.
+    """The entry, with defaults and absolute paths.
 
     Raises:
         FewShotError: a name is unknown, no activities are named, or a reward has no folder.
@@ -80,7 +80,7 @@ def _number(what: str, value: Any) -> float:
 def refine_run(
     run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: MultiProcess, watcher: Watcher | None
 ) -> TrainingResult:
-    """Do what the entry says, together with the other processes; the result's adapter is the refining one."""
+    """Refine, together with the other processes; the result's adapter is the refining one."""
     about = run["refine"]
     adapter = read_lora(run["adapter"]) if run["adapter"] else None
     concept = pictures.concepts[0]
@@ -105,12 +105,12 @@ def refine_run(
         validator,
     )
     if processes.main:
-        keep_combined(result)
+        write_combined(result)
     return result.training
 
 
-def keep_combined(result: RefinementResult) -> None:
-    """Write subject and refinement as one LoRA beside the refining one, or tell why they stay apart."""
+def write_combined(result: RefinementResult) -> None:
+    """Write subject and refinement as one LoRA beside the refining one, or log why they are not combined."""
     if result.combined is None:
         log.info("%s", result.apart)
         return

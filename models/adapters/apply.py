@@ -1,4 +1,4 @@
-"""Adapters added to a network's weights, and taken off again without a trace."""
+"""Apply adapters to a network's weights, and restore these exactly."""
 
 from __future__ import annotations
 

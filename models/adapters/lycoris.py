@@ -1,4 +1,4 @@
-"""Differences stored as products of other kinds than one low-rank pair: LoHa and LoKr (Yeh et al. 2023, LyCORIS).
+"""LoHa and LoKr weight differences (Yeh et al. 2023, LyCORIS).
 
     LoHa: (alpha / rank) (A1 B1) * (A2 B2), multiplied element by element (Hyeon-Woo et al. 2022, FedPara)
     LoKr: (alpha / rank) W1 (x) W2, Kronecker's product; each whole, or the product A B of a low-rank pair
@@ -19,7 +19,7 @@ KRONECKER = {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_
 
 
 def is_lycoris(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the tensors of a whole LoHa or LoKr."""
+    """Whether these are the tensors of a complete LoHa or LoKr."""
     names = set(tensors) - {"alpha"}
     if names & HADAMARD:
         return names in (HADAMARD, HADAMARD | KERNELS)
@@ -41,7 +41,7 @@ def lycoris_delta(tensors: Mapping[str, Tensor], device: torch.device | str = "c
 
 
 def input_width(tensors: Mapping[str, Tensor]) -> int:
-    """How many numbers a layer with this difference reads."""
+    """The input width of a layer with this difference."""
     if "hada_w1_b" in tensors:
         return tensors["hada_w1_b"].shape[1]
     parts = (tensors.get(f"lokr_{side}", tensors.get(f"lokr_{side}_b")) for side in ("w1", "w2"))

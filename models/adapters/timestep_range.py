@@ -1,7 +1,7 @@
-"""Adapters that count at noisy timesteps only, where a picture's layout is decided; below, the base is as it is.
+"""Adapters active at noisy timesteps only, where an image's layout is decided.
 
-Their low-rank pairs are not added to weights but computed beside them, and each row of a batch takes them by its own
-timestep, so that a batch may hold both kinds.
+Their low-rank pairs are not merged into weights but computed separately, and gated for each row of a batch by its own
+timestep.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def noisy_rows(networks: Networks, start: float, like: Tensor) -> Tensor:
 
 
 def gate_output(layer: nn.Module, networks: Networks, start: float) -> RemovableHandle:
-    """Let what `layer` gives count for noisy rows only: exact zeros for the others, and no gradient from them."""
+    """Gate the output of `layer`: exact zeros, and no gradient, for rows that are not noisy."""
 
     def switch(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output * noisy_rows(networks, start, output)
@@ -40,7 +40,7 @@ def gate_output(layer: nn.Module, networks: Networks, start: float) -> Removable
 
 
 def check_gated(path: str, factor: Factor) -> LowRank:
-    """The factor, where it can be used at some timesteps only. Raises FewShotError for other forms and networks."""
+    """The factor, if it can be gated by timestep. Raises FewShotError for other forms and networks."""
     if not path.startswith("unet.") or not isinstance(factor, LowRank) or factor.mid is not None or factor.up.dim() > 2:
         raise FewShotError(
             f"the adapter counts at noisy timesteps only, and {path} of it is no plain low-rank pair of a linear layer "
@@ -52,12 +52,12 @@ def check_gated(path: str, factor: Factor) -> LowRank:
 def add_gated_pairs(
     layer: nn.Module, pairs: Sequence[tuple[LowRank, float]], networks: Networks, start: float
 ) -> RemovableHandle:
-    """Add low-rank pairs at their strengths to what a linear layer gives for noisy rows, until the handle is gone."""
-    there = [(pair_on(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
+    """Add low-rank pairs at their strengths to a linear layer's output for noisy rows, until the handle is removed."""
+    pairs_here = [(pair_on(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
 
     def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         rows = noisy_rows(networks, start, output)
-        for factor, strength in there:
+        for factor, strength in pairs_here:
             output = output + rows * pair_output(factor, strength, given[0], output)
         return output
 

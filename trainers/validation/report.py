@@ -1,4 +1,4 @@
-"""What a validated run tells of itself, as a page beside its files."""
+"""The HTML report of a validated run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RULE = (
 
 
 def report(run: RunFolder, chosen: SubjectSettings, losses: Sequence[float], curve: Curve, step: int) -> Path:
-    """Write report.html: which step was chosen and why, the curves, and what was drawn with it."""
+    """Write report.html: the chosen step, the curves, and the images sampled with it."""
     rows = [
         (p.step, p.subject, p.prompt, score, "chosen" if p.step == step else "")
         for p, score in zip(curve.points, curve.scores, strict=True)

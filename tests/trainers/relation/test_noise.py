@@ -23,7 +23,7 @@ from comfyui_fewshot.pocket.world import words
 from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.trainers.refine.method import _check_effect
 from comfyui_fewshot.trainers.relation.method import RelationTraining, train_relation
-from comfyui_fewshot.trainers.relation_command import learned
+from comfyui_fewshot.trainers.relation_command import read_relation
 from comfyui_fewshot.trainers.state.run_folder import read_adapter, write_adapter
 
 from .relating import CHOSEN, WORD, captioned_folder, train_small
@@ -168,7 +168,7 @@ def test_what_counts_at_other_timesteps_is_not_mixed(opened, result, train, tmp_
 def test_the_command_trains_on_from_either_file(result):
     """The LoRA with the word in it, or the word's own."""
     (word,) = (path for path in result.folder.glob("*.safetensors") if path != result.lora)
-    both, alone = learned(result.lora, "sd1"), learned(word, "sd1")
+    both, alone = read_relation(result.lora, "sd1"), read_relation(word, "sd1")
     assert both.noisy_from == 0.5 and set(both.factors) == set(result.adapter.factors) and not alone.factors
     assert set(both.embeddings) == set(alone.embeddings) == {WORD}
 
