@@ -23,12 +23,12 @@ from .stable_diffusion.variants import Family, family_named
 
 log = logging.getLogger(__name__)
 
+# Names of empty tensors that tell loaders the prediction type, and that the last step is pure noise.
 VELOCITY, ZERO_SNR = "v_pred", "ztsnr"
-"""empty tensors by which loaders know what a checkpoint predicts, and that its last step is pure noise"""
-STATED = {"epsilon": "epsilon", "v_prediction": "v"}
-"""the same in metadata, as ModelSpec has it"""
-Named = tuple[str, Tensor, str | None]
-"""an original name, its tensor, and the UNet's parameter that it is"""
+# ModelSpec's metadata values for the prediction type.
+PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v"}
+# An original name, its tensor, and the UNet's parameter it holds, if any.
+NamedTensor = tuple[str, Tensor, str | None]
 
 
 def write_checkpoint(
@@ -36,9 +36,9 @@ def write_checkpoint(
 ) -> Path:
     """Write `base` with `changes` added to its denoiser: float16, read back and checked before it gets its name.
 
-    `changes` go by the UNet's parameters in diffusers' names. Everything else is copied. What the base predicts is told
-    by the marks and the metadata that loaders look for; the log says where ComfyUI looks for none. A name once used is
-    never written over.
+    `changes` are by the UNet's parameters in diffusers' names; everything else is copied. The prediction type goes into
+    the marker tensors and the metadata that loaders read; the log says where ComfyUI reads none. An existing file is
+    never overwritten.
 
     Raises:
         FewShotError: a change has no place in the base, the result is not finite in float16, or the disk refuses.
@@ -67,14 +67,14 @@ def write_checkpoint(
             "eps" if base.prediction == "epsilon" else base.prediction,
             str(base.zero_snr).lower(),
         )
-    told = {"modelspec.sai_model_spec": "1.0.1", **(metadata or {})}
-    told["modelspec.prediction_type"] = STATED[base.prediction]
+    header = {"modelspec.sai_model_spec": "1.0.1", **(metadata or {})}
+    header["modelspec.prediction_type"] = PREDICTION_TYPES[base.prediction]
 
     def check(draft: Path) -> None:
         with open_tensors(draft) as (written, _):
             same(written, tensors)
 
-    return write_checked(path, tensors, told, check)
+    return write_checked(path, tensors, header, check)
 
 
 def _marked(tensors: Mapping[str, Tensor], base: BaseModelRef) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def assumed_by_comfyui(tensors: Mapping[str, Tensor], family: Family) -> tuple[s
     return "v_prediction" if family.name == "sd2" and looks_like_velocity(tensors) else "epsilon", False
 
 
-def _named(source: Source, family: Family) -> Iterator[Named]:
+def _named(source: Source, family: Family) -> Iterator[NamedTensor]:
     """All tensors of a base by their original names. Averages that were kept for training on are left out."""
     if isinstance(source, OriginalCheckpoint):
         layers = source.unet()[0]["layers_per_block"]

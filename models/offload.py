@@ -1,4 +1,4 @@
-"""Networks that only wait: off the GPU between the times they are needed."""
+"""Move unused sub-models to the CPU, and back to the GPU while they are needed."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch
 from torch import nn
 
 
-class Resting:
-    """`parts` wait in host memory and come to `device` where they are needed; without parts nothing happens."""
+class Offloaded:
+    """`parts` are kept in host memory and moved to `device` on demand; without parts nothing happens."""
 
     def __init__(self, parts: Sequence[nn.Module], device: torch.device):
         self.parts, self.device = tuple(parts), device
 
-    def rest(self) -> None:
-        """Off the GPU; what they held there is free for others."""
+    def offload(self) -> None:
+        """Move all parts to the CPU and free their GPU memory."""
         for part in self.parts:
             part.to("cpu")
         if self.parts and self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @contextmanager
-    def awake(self, *needed: nn.Module) -> Iterator[None]:
-        """Within this context they can compute; if some are named, only those of them."""
+    def on_device(self, *needed: nn.Module) -> Iterator[None]:
+        """Parts are on the device within this context: all of them, or only those in `needed`."""
         for part in self.parts:
             if not needed or any(part is one for one in needed):
                 part.to(self.device)
         try:
             yield
         finally:
-            self.rest()
+            self.offload()

@@ -1,8 +1,8 @@
-"""Frozen weights in 8 bits: linear and convolution layers that keep float8 and compute in the type of their input.
+"""Frozen weights in float8: linear and convolution layers that store float8 and compute in their input's type.
 
-Each output row has a scale of its own, so that its largest weight is float8's largest number (448 in e4m3); a weight is
-then off by at most 1/16 of itself. The backward pass to the input takes the 8 bits apart again instead of keeping the
-wide copy, which autograd would hold for every layer until the backward pass.
+Each output row has a scale of its own, so that its largest weight is float8's maximum (448 in e4m3); the relative error
+of a weight is then at most 1/16. The backward pass dequantizes again, since autograd would hold every layer's
+dequantized copy until then.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from ..core.values import Factor, LowRank
 
 log = logging.getLogger(__name__)
 
-FORMAT = torch.float8_e4m3fn
-LARGEST = torch.finfo(FORMAT).max
+FLOAT8 = torch.float8_e4m3fn
+FLOAT8_MAX = torch.finfo(FLOAT8).max
 
 
-class _Linear(torch.autograd.Function):
+class _Float8Matmul(torch.autograd.Function):
     """x W^T for a frozen W."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, stored: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(stored, scale)
-        return functional.linear(x, widened(stored, scale, x.dtype))
+        return functional.linear(x, dequantize(stored, scale, x.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         return gradient @ _saved(ctx, gradient.dtype), None, None
 
 
-class _Convolution(torch.autograd.Function):
+class _Float8Conv(torch.autograd.Function):
     """The convolution of x with a frozen kernel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, stored: Tensor, scale: Tensor, how: tuple) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(stored, scale)
         ctx.shape, ctx.how = x.shape, how
-        return functional.conv2d(x, widened(stored, scale, x.dtype), None, *how)
+        return functional.conv2d(x, dequantize(stored, scale, x.dtype), None, *how)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
@@ -54,44 +54,44 @@ class _Convolution(torch.autograd.Function):
 
 def _saved(ctx: Any, dtype: torch.dtype) -> Tensor:
     stored, scale = ctx.saved_tensors
-    return widened(stored, scale, dtype)
+    return dequantize(stored, scale, dtype)
 
 
-def widened(stored: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weights (out, ...) that 8 bits and their scales (out, 1, ...) stand for."""
+def dequantize(stored: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights (out, ...) of float8 values and their scales (out, 1, ...)."""
     return stored.to(dtype) * scale.to(dtype)
 
 
 class Float8Linear(nn.Linear):
-    """A frozen nn.Linear whose weight is kept in 8 bits."""
+    """A frozen nn.Linear whose weight is stored in float8."""
 
     scale: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        x = _computing(input)
-        y = _Linear.apply(x, self.weight, self.scale)
+        x = _autocast(input)
+        y = _Float8Matmul.apply(x, self.weight, self.scale)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
 class Float8Conv2d(nn.Conv2d):
-    """A frozen nn.Conv2d, zero-padded, whose kernel is kept in 8 bits."""
+    """A frozen zero-padded nn.Conv2d whose kernel is stored in float8."""
 
     scale: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        x = _computing(input)
-        y = _Convolution.apply(x, self.weight, self.scale, (self.stride, self.padding, self.dilation, self.groups))
+        x = _autocast(input)
+        y = _Float8Conv.apply(x, self.weight, self.scale, (self.stride, self.padding, self.dilation, self.groups))
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 
 
-def _computing(x: Tensor) -> Tensor:
-    """`x` in autocast's type, where that is on: own functions are not cast by it."""
+def _autocast(x: Tensor) -> Tensor:
+    """`x` in autocast's type where autocast is on: it does not cast for custom autograd functions."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-def pairs_beside(layer: nn.Module, parts: Sequence[tuple[Factor, float]]) -> RemovableHandle:
-    """Add low-rank pairs at their strengths to what a layer gives, until the handle is removed."""
+def add_unmerged_pairs(layer: nn.Module, parts: Sequence[tuple[Factor, float]]) -> RemovableHandle:
+    """Add low-rank pairs at their strengths to a layer's output, until the handle is removed."""
     assert isinstance(layer, (nn.Linear, nn.Conv2d))
     kernel, pairs = layer.weight.shape[2:], []
     for factor, strength in parts:
@@ -113,23 +113,23 @@ def pairs_beside(layer: nn.Module, parts: Sequence[tuple[Factor, float]]) -> Rem
     return layer.register_forward_hook(add)
 
 
-KINDS: dict[type, type] = {nn.Linear: Float8Linear, nn.Conv2d: Float8Conv2d}
+FLOAT8_LAYERS: dict[type, type] = {nn.Linear: Float8Linear, nn.Conv2d: Float8Conv2d}
 
 
-def keep_in_float8(network: nn.Module) -> int:
-    """Keep the frozen linear and convolution weights of `network` in 8 bits from now on; gives how many layers do.
+def quantize_to_float8(network: nn.Module) -> int:
+    """Convert the frozen linear and convolution weights of `network` to float8; returns the number of layers.
 
-    Its other parameters (norms, biases) stay as they are. It must be done before layers are put around these.
+    Norms and biases are unchanged. Call it before adapter layers are injected.
     """
     done = 0
     for module in network.modules():
-        kind = KINDS.get(type(module))
+        kind = FLOAT8_LAYERS.get(type(module))
         if kind is None or not isinstance(module, (nn.Linear, nn.Conv2d)) or module.weight.requires_grad:
             continue
         weight = module.weight.detach().float()
-        scale = weight.abs().flatten(1).amax(1).clamp(min=1e-12) / LARGEST
+        scale = weight.abs().flatten(1).amax(1).clamp(min=1e-12) / FLOAT8_MAX
         scale = scale.view(-1, *[1] * (weight.dim() - 1))
-        module.weight = nn.Parameter((weight / scale).to(FORMAT), requires_grad=False)
+        module.weight = nn.Parameter((weight / scale).to(FLOAT8), requires_grad=False)
         module.register_buffer("scale", scale)
         module.__class__ = kind
         done += 1

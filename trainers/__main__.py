@@ -34,7 +34,7 @@ from ..core.settings import SubjectSettings, refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
 from ..models.adapters.formats import read_lora
 from ..models.open import base_from_path
-from .distributed import Several, launched
+from .distributed import MultiProcess, launched
 from .refine_command import read_refinement, refine_run
 from .relation_command import check_relation, relation_run
 from .run import TrainingResult
@@ -65,11 +65,11 @@ KINDS: Mapping[str, type] = {
     **dict.fromkeys(("priors", "settings", "refine"), dict),
     "clip_skip": int,
 }
-SAID = {str: "text in quotes", dict: "an object in braces", int: "a whole number"}
+TYPE_NAMES = {str: "text in quotes", dict: "an object in braces", int: "a whole number"}
 
 
 class LogWatcher:
-    """Tells of progress in the log, a line whenever there is a new one."""
+    """Logs progress, a line whenever the text changes."""
 
     def __init__(self) -> None:
         self._last = ""
@@ -84,7 +84,7 @@ class LogWatcher:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """The run that a JSON file describes, complete and with whole paths.
+    """The run that a JSON file describes, with defaults and absolute paths.
 
     Raises:
         FewShotError: the file cannot be read, a name is unknown, or a needed one is missing.
@@ -98,15 +98,15 @@ def read_run(path: Path) -> dict[str, Any]:
     refuse_unknown(given, dict.fromkeys((*NEEDED, *OTHERS)), "entry")
     for name, value in given.items():
         if type(value) is not KINDS[name] and not (value is None and name in OTHERS and OTHERS[name] is None):
-            raise FewShotError(f"{path}: {name} is {json.dumps(value)}, and shall be {SAID[KINDS[name]]}.")
-    told = "relation" in given  # which has no noun
-    missing = [name for name in NEEDED if name not in given and not (told and name == "noun")]
+            raise FewShotError(f"{path}: {name} is {json.dumps(value)}, and shall be {TYPE_NAMES[KINDS[name]]}.")
+    is_relation = "relation" in given  # a relation has no noun
+    missing = [name for name in NEEDED if name not in given and not (is_relation and name == "noun")]
     if missing:
         raise FewShotError(f"{path} lacks {', '.join(missing)}. Add what is missing.")
     if given.get("validation_dino") and not given.get("validation_clip"):
         raise FewShotError(f"{path} names a DINO to validate with, which reads no prompts: name validation_clip too.")
     run = OTHERS | dict(given)
-    if told:
+    if is_relation:
         check_relation(run)
     folder = path.resolve().parent
     if run["refine"] is not None:
@@ -116,8 +116,8 @@ def read_run(path: Path) -> dict[str, Any]:
     return run | {name: folder / run[name] for name in PATHS if run[name] is not None}
 
 
-def train_run(run: Mapping[str, Any], processes: Several) -> TrainingResult:
-    """Do what a run says, together with the other processes."""
+def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult:
+    """Train a run, together with the other processes."""
     base = base_from_path(run["base"], run["dtype"], run["clip_skip"])
     if run["relation"] is not None:
         return relation_run(run, base, processes, LogWatcher() if processes.main else None)
@@ -142,28 +142,30 @@ def train_run(run: Mapping[str, Any], processes: Several) -> TrainingResult:
     )
 
 
-def _with_priors(run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: Several) -> TrainingSet:
-    """The main process makes the priors; the others then find them."""
+def _with_priors(
+    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: MultiProcess
+) -> TrainingSet:
+    """Add priors: the main process generates them, the others then load them."""
     refuse_unknown(run["priors"], {about.name: about for about in fields(PriorSettings)}, "entry of priors")
-    wanted = PriorSettings(**run["priors"])
+    settings = PriorSettings(**run["priors"])
     if not processes.main:
-        processes.wait()
+        processes.barrier()
     found = generate_priors(
         base,
         pictures,
-        wanted,
+        settings,
         run["runs"] / "priors",
         processes.device,
         LogWatcher(),
         tokenizer_folder=run["tokenizer_folder"],
     )
     if processes.main:
-        processes.wait()
+        processes.barrier()
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train what the file says. The exit status is 0, 1 for an error that is told, 130 when it was interrupted."""
+    """Train a run file. The exit status is 0, 1 for a reported error, 130 when interrupted."""
     parser = argparse.ArgumentParser(
         prog="comfyui_fewshot.trainers", description="Train a subject's LoRA or a relation's word."
     )

@@ -1,4 +1,4 @@
-"""One process or several: who computes which samples, and how gradients are added up."""
+"""One process or several: shard samples, all-reduce gradients."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """What the loop needs to know of the other processes."""
+    """What the loop needs of its processes; `main` writes files and logs."""
 
     main: bool
 
-    def share(self, rows: Sequence[T]) -> list[T]:
-        """The rows this process computes; the shares of all processes are all rows, each once."""
+    def shard(self, rows: Sequence[T]) -> list[T]:
+        """The rows this process computes; the shards of all processes are all rows, each once."""
         ...
 
-    def add_up(self, buffer: torch.Tensor) -> None:
+    def all_reduce(self, buffer: torch.Tensor) -> None:
         """Replace `buffer` by its sum over all processes."""
         ...
 
-    def wait(self) -> None:
-        """Go on when all processes have come here."""
+    def barrier(self) -> None:
+        """Wait until all processes reach this point."""
         ...
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
     main = True
 
-    def share(self, rows: Sequence[T]) -> list[T]:
+    def shard(self, rows: Sequence[T]) -> list[T]:
         return list(rows)
 
-    def add_up(self, buffer: torch.Tensor) -> None:
+    def all_reduce(self, buffer: torch.Tensor) -> None:
         pass
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         pass
 
 
-class Several:
+class MultiProcess:
     """The processes that `accelerate launch` started. The network is not prepared: only one buffer is reduced.
 
     They give what one process gives with the same global batch, but for rounding: its passes hold other rows at once,
@@ -64,19 +64,19 @@ class Several:
     def count(self) -> int:
         return self.accelerator.num_processes
 
-    def share(self, rows: Sequence[T]) -> list[T]:
+    def shard(self, rows: Sequence[T]) -> list[T]:
         return list(rows[self.accelerator.process_index :: self.count])
 
-    def add_up(self, buffer: torch.Tensor) -> None:
+    def all_reduce(self, buffer: torch.Tensor) -> None:
         if self.count > 1:
             buffer.copy_(self.accelerator.reduce(buffer, reduction="sum"))
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         self.accelerator.wait_for_everyone()
 
 
 @contextmanager
-def launched(cpu: bool = False) -> Iterator[Several]:
+def launched(cpu: bool = False) -> Iterator[MultiProcess]:
     """The processes accelerate knows of; its global state is cleared at the end.
 
     Of the environment accelerate changes one variable in a process that it did not launch, on Apple's devices; that one
@@ -89,7 +89,7 @@ def launched(cpu: bool = False) -> Iterator[Several]:
     with patch_environment(PYTORCH_ENABLE_MPS_FALLBACK="1"):
         accelerator = Accelerator(cpu=cpu, mixed_precision="no")
         try:
-            yield Several(accelerator)
+            yield MultiProcess(accelerator)
         finally:
             PartialState().destroy_process_group()
             AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,4 +1,4 @@
-"""When a training is lost though its losses are finite numbers: they stay where a denoiser that knows nothing is."""
+"""Detect divergence of a training with finite losses: they stay at the error of a denoiser that predicts nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from ..core.errors import FewShotError
 
+# Steps: of the start, of each of the two windows that must be high, and of those that show a healthy training.
 START, WINDOW, LATEST = 4, 8, 4
-"""steps: of the start, of each of the two windows that must be bad, and of those that say that all is well"""
 
 
 class Diverged(FewShotError):
@@ -21,10 +21,12 @@ class Diverged(FewShotError):
         self.step = step
 
 
-def told_of(where: int, steps: int, values: Mapping[str, float], kept: int, rates: Mapping[str, float]) -> str:
-    """What is said of a training of `steps` that is lost at step `where` (from 0): what was seen, kept, and to be done.
+def divergence_message(
+    where: int, steps: int, values: Mapping[str, float], kept: int, rates: Mapping[str, float]
+) -> str:
+    """The error message for a training of `steps` that diverged at step `where` (from 0), and what to do about it.
 
-    In the first step no learning rate has done anything yet: numbers are too large for the compute type.
+    In the first step no learning rate has had an effect: the values overflow the compute type.
     """
     seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     lower = f"Lower the learning rate (now {', '.join(f'{group} {rate:.3g}' for group, rate in rates.items())})"

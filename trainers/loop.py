@@ -13,14 +13,14 @@ import torch
 from torch.nn import Parameter
 
 from ..core.progress import Silent, Watcher
-from ..models.adapters.learned_tokens import WordRule
-from .distributed import Alone, Processes
-from .health import START, WINDOW, Diverged, Divergence, told_of
-from .optim.optimizers import DISCRIMINATOR, FlatGradients, Rates, make_optimizer
-from .slowdown import Pace
+from ..models.adapters.learned_tokens import TokenConstraint
+from .distributed import Processes, SingleProcess
+from .health import START, WINDOW, Diverged, Divergence, divergence_message
+from .optim.optimizers import DISCRIMINATOR, FlatGradients, LearningRates, make_optimizer
+from .slowdown import SlowdownDetector
 from .state.checkpoint import Checkpoints, State
 from .state.run_folder import Journal
-from .validation.schedule import Course
+from .validation.schedule import BestCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +69,20 @@ class Plan:
     """
 
     steps: int
-    rates: Rates
+    rates: LearningRates
     weight_decay: float = 0.0
     optimizer: str = "adamw"
-    rules: Mapping[str, WordRule] = field(default_factory=dict)  # of learned words, by their parameters' names
+    rules: Mapping[str, TokenConstraint] = field(default_factory=dict)  # of learned words, by their parameters' names
     max_gradient_norm: float = 1.0
     save_every: int = 100
     log_every: int = 10
     scale_losses: bool = False  # fp16 gradients would vanish without
     visits: Sequence[tuple[int, Callable[[int], None]]] = ()
     cut: Callable[[int], None] | None = None
-    course: Course | None = None
+    course: BestCheckpoint | None = None
     memory: Memory | None = None
     divergence: Divergence | None = None
-    pace: Pace | None = None
+    pace: SlowdownDetector | None = None
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ def train(
         Diverged: a loss or gradient was not finite, or the losses are those of a lost training.
         BaseException: whatever `watcher.check` raises.
     """
-    watcher, processes = watcher or Silent(), processes or Alone()
+    watcher, processes = watcher or Silent(), processes or SingleProcess()
     run = _Run(task.weights, parameters, plan, checkpoints, journal, processes)
     run.go_on(checkpoints.latest())
-    processes.wait()
+    processes.barrier()
     resumed_from = run.first = run.step
     try:
         run.validate()
@@ -129,9 +129,9 @@ def train(
             watcher.check()
             plan.rates.set(run.optimizer, step)
             run.gradients.zero()
-            for terms in task.passes(step, processes.share):
+            for terms in task.passes(step, processes.shard):
                 run.backward(terms)
-            processes.add_up(run.gradients.buffer)
+            processes.all_reduce(run.gradients.buffer)
             run.clip_and_note(step)
             if run.check_is_due(step):
                 run.check(step)
@@ -195,7 +195,7 @@ class _Run:
         self.gradients = FlatGradients(members, list(self.weights), sum(apart))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.scale_losses)
         self.record = torch.zeros(len(self.rows), self.plan.steps, device=self.device)
-        self.pace = plan.pace or (Pace() if self.device.type == "cuda" else None)
+        self.pace = plan.pace or (SlowdownDetector() if self.device.type == "cuda" else None)
         self.begun = self.told_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- one step
@@ -272,7 +272,7 @@ class _Run:
     def _diverged(self, where: int, values: Mapping[str, float]) -> Diverged:
         """With the last good weights put back."""
         self._put_back()
-        return Diverged(told_of(where, self.plan.steps, values, self.step, self.plan.rates.rates), self.step)
+        return Diverged(divergence_message(where, self.plan.steps, values, self.step, self.plan.rates.rates), self.step)
 
     # -------------------------------------------------------------------------------------------- telling, saving
 
@@ -289,7 +289,7 @@ class _Run:
         mean = self.record[:, self.told : self.step].mean(1).tolist()
         speed = (self.step - self.told) / max(now - self.told_at, 1e-9)
         left = (self.plan.steps - self.step) * (1 / speed + self.aside / max(1, self.step - self.first))
-        if self.pace is not None and self.processes.main and (slow := self.pace.note(1 / speed)):
+        if self.pace is not None and self.processes.main and (slow := self.pace.observe(1 / speed)):
             log.warning("step %d: %s", self.step, slow)
         terms = dict(zip(self.rows, mean, strict=True))
         norm = terms.pop(NORM)
@@ -324,7 +324,7 @@ class _Run:
         """Call who wants to be called."""
         due = [call for every, call in self.plan.visits if self.step % every == 0]
         if due:
-            with self.apart(), self.optimizer.averaged():
+            with self.apart(), self.optimizer.ema():
                 for call in due:
                     call(self.step)
 
@@ -337,14 +337,14 @@ class _Run:
         """A validation that is due, before the state is saved that holds it."""
         course = self.plan.course
         if course is not None and course.is_due(self.step):
-            with self.apart(), self.optimizer.averaged():
-                course.visit(self.step, self.parameters, self.processes)
+            with self.apart(), self.optimizer.ema():
+                course.evaluate(self.step, self.parameters, self.processes)
 
     def choose(self) -> int:
         """Put the best weights in place, where there was validation, else the last ones; gives their step."""
         course = self.plan.course
-        self.optimizer.settle()
-        return self.step if course is None else course.settle(self.step, self.parameters)
+        self.optimizer.eval_weights()
+        return self.step if course is None else course.restore_best(self.step, self.parameters)
 
     def save(self) -> None:
         """Save the state after the last whole step; a large one takes as long as many steps."""
@@ -357,7 +357,7 @@ class _Run:
         names = {id(p): name for name, p in self.parameters.items()}
         slots = self.optimizer.slots(names)
         rows = dict(zip(self.rows, self.record[:, : self.step], strict=True))
-        extra = {**self.scaler.state_dict(), **self.optimizer.numbers()}
+        extra = {**self.scaler.state_dict(), **self.optimizer.scalars()}
         course = self.plan.course.state() if self.plan.course is not None else {}
         memory = self.plan.memory.state(self.step) if self.plan.memory is not None else {}
         return State(self.step, self.parameters, slots, rows, extra, self.seconds(), course, memory)
@@ -396,5 +396,5 @@ class _Run:
         finally:
             early = 0 < self.step < self.plan.steps and not self.complete
             if self.plan.cut and early and self.processes.main:
-                with nullcontext() if self.spoiled else self.optimizer.averaged():
+                with nullcontext() if self.spoiled else self.optimizer.ema():
                     self.plan.cut(self.step)

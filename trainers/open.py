@@ -1,4 +1,4 @@
-"""Opening a base to train on it: the encoders come to the device after the denoiser has the precision it keeps."""
+"""Open a base for training: encoders move to the device only after the denoiser has its final precision."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..core.settings import SubjectSettings
 from ..core.values import BaseModelRef
 from ..models.contract import DiffusionModel
 from ..models.open import open_base
-from ..models.quantization import keep_in_float8
+from ..models.quantization import quantize_to_float8
 
 
 @contextmanager
 def opened(
     base: BaseModelRef, device: torch.device | str, watcher: Watcher, tokenizer_folder: Path | None = None
 ) -> Iterator[DiffusionModel]:
-    """The networks of `base`: the denoiser on `device`, text encoders and autoencoder on the host until `complete`."""
+    """The networks of `base`: the denoiser on `device`, the encoders on the host until `move_to_device`."""
     with open_base(base, device, watcher, tokenizer_folder, host=True) as networks:
         yield networks
 
 
-def complete(networks: DiffusionModel, chosen: SubjectSettings) -> None:
-    """The denoiser into 8 bits, where that is chosen; then all networks are on the device."""
+def move_to_device(networks: DiffusionModel, chosen: SubjectSettings) -> None:
+    """Convert the denoiser to float8 where that is chosen, and move all networks to their device."""
     if chosen.weights == "float8":
-        keep_in_float8(networks.denoiser)
+        quantize_to_float8(networks.denoiser)
     for part in (networks.autoencoder, *networks.text_encoders):
         part.to(networks.device)

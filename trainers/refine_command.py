@@ -22,7 +22,7 @@ from ..evaluation.prompts.lists import REFINING
 from ..evaluation.prompts.refinement import refinement_prompts
 from ..evaluation.reward import Reward, RewardTerm
 from ..models.adapters.formats import read_lora, write_lora
-from .distributed import Several
+from .distributed import MultiProcess
 from .refine.method import RefinementResult, refine_adapter
 from .refine.settings import RefinementSettings
 from .run import TrainingResult
@@ -34,7 +34,7 @@ OTHERS: Mapping[str, Any] = {"activities": None, "kind": None, "share": 0.5, "he
 
 
 def read_refinement(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The entry, complete and with whole paths.
+    """The entry, with defaults and absolute paths.
 
     Raises:
         FewShotError: a name is unknown, no activities are named, or a reward has no folder.
@@ -78,9 +78,9 @@ def _number(what: str, value: Any) -> float:
 
 
 def refine_run(
-    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: Several, watcher: Watcher | None
+    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: MultiProcess, watcher: Watcher | None
 ) -> TrainingResult:
-    """Do what the entry says, together with the other processes; the result's adapter is the refining one."""
+    """Refine, together with the other processes; the result's adapter is the refining one."""
     about = run["refine"]
     adapter = read_lora(run["adapter"]) if run["adapter"] else None
     concept = pictures.concepts[0]
@@ -105,12 +105,12 @@ def refine_run(
         validator,
     )
     if processes.main:
-        keep_combined(result)
+        write_combined(result)
     return result.training
 
 
-def keep_combined(result: RefinementResult) -> None:
-    """Write subject and refinement as one LoRA beside the refining one, or tell why they stay apart."""
+def write_combined(result: RefinementResult) -> None:
+    """Write subject and refinement as one LoRA beside the refining one, or log why they are not combined."""
     if result.combined is None:
         log.info("%s", result.apart)
         return

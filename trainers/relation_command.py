@@ -21,7 +21,7 @@ from ..core.values import Adapter, BaseModelRef
 from ..core.weight_files import LORA, open_tensors, other_kind
 from ..models.adapters.formats import read_lora
 from ..models.adapters.token_files import read_embedding
-from .distributed import Several
+from .distributed import MultiProcess
 from .relation.gain import explained
 from .relation.method import train_relation
 from .relation.settings import RelationSettings
@@ -29,22 +29,22 @@ from .run import TrainingResult
 
 log = logging.getLogger(__name__)
 
-SUBJECTS = ("noun", "description", "priors", "refine", "validation_clip", "validation_dino")
-"""entries that are of no use to a relation"""
+# Entries that are of no use to a relation.
+SUBJECT_ONLY = ("noun", "description", "priors", "refine", "validation_clip", "validation_dino")
 
 
 def check_relation(run: Mapping[str, Any]) -> None:
     """Raises FewShotError where a run of a relation holds what only a subject has, or no words for the relation."""
     if not isinstance(run["relation"], str):
         raise FewShotError(f'"relation" is {run["relation"]!r}; write what it means in words, such as "painted on"')
-    if useless := [name for name in SUBJECTS if run.get(name)]:
+    if useless := [name for name in SUBJECT_ONLY if run.get(name)]:
         raise FewShotError(f"a relation has no use for {', '.join(useless)}: leave them out, or leave relation out")
 
 
 def relation_run(
-    run: Mapping[str, Any], base: BaseModelRef, processes: Several, watcher: Watcher | None
+    run: Mapping[str, Any], base: BaseModelRef, processes: MultiProcess, watcher: Watcher | None
 ) -> TrainingResult:
-    """Train the word together with the other processes; the main one says whether it explains its pictures."""
+    """Train the word together with the other processes; the main one logs how well it explains its images."""
     pictures = relation_from_folder(run["pictures"], run["identifier"], run["relation"])
     settings = RelationSettings.from_mapping(run["settings"])
     result = train_relation(
@@ -55,7 +55,7 @@ def relation_run(
         processes.device,
         watcher,
         run["name"],
-        learned(run["adapter"], base.family) if run["adapter"] else None,
+        read_relation(run["adapter"], base.family) if run["adapter"] else None,
         run["tokenizer_folder"],
         processes,
     )
@@ -64,8 +64,8 @@ def relation_run(
     return result
 
 
-def learned(path: Path, family: str) -> Adapter:
-    """What a run of a relation left in a file: its word, or with `high_noise_rank` a LoRA with the word in it."""
+def read_relation(path: Path, family: str) -> Adapter:
+    """Read the result of a relation run: its word, or with `high_noise_rank` a LoRA with the word in it."""
     with open_tensors(path) as (tensors, _):
         kind = other_kind(tensors)
     return read_lora(path) if kind == LORA else read_embedding(path, family)

@@ -22,20 +22,20 @@ from ..models.adapters.inject import EVERYTHING, Injected
 from ..models.adapters.token_files import write_parts
 from ..models.contract import DiffusionModel
 from ..models.export import trained_base
-from ..models.offload import Resting
-from .auto.inspect import gather_facts, waiting_parts
+from ..models.offload import Offloaded
+from .auto.inputs import gather_auto_inputs, offloadable_parts
 from .auto.rules import resolve
-from .distributed import Alone, Processes
+from .distributed import Processes, SingleProcess
 from .health import Divergence
 from .loop import Diverged, Memory, Outcome, Plan, Step, train
-from .open import complete, opened
-from .optim.optimizers import Rates
-from .save import describe, extracted, write_base, write_learned
+from .open import move_to_device, opened
+from .optim.optimizers import LearningRates
+from .save import extract_lora, training_metadata, write_base, write_learned
 from .state.checkpoint import Checkpoints
-from .state.run_folder import Run, find_run, open_run
-from .validation.image_metrics import Validation, Validator, drawn_pictures, interval
+from .state.run_folder import RunFolder, find_run, open_run
+from .validation.image_metrics import SamplingOptions, Validation, Validator, sample_pictures, validation_interval
 from .validation.report import report
-from .validation.schedule import Course, ValidatedCourse
+from .validation.schedule import BestCheckpoint, ValidatedCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,12 @@ class TrainingResult:
     @property
     def lora(self) -> Path:
         """The LoRA file in the run's folder; where only a word was learned, its embedding."""
-        return Run(self.folder, "").lora
+        return RunFolder(self.folder, "").lora
 
     @property
     def model(self) -> Path | None:
         """The checkpoint in the run's folder, where the base was trained."""
-        return Run(self.folder, "").model if self.base is not None else None
+        return RunFolder(self.folder, "").model if self.base is not None else None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -96,7 +96,7 @@ class TrainingStep(Step, Protocol):
     @property
     def divergence(self) -> Divergence | None: ...
 
-    def course(self, run: Run, awake: Callable[[], AbstractContextManager]) -> Course | None:
+    def course(self, run: RunFolder, awake: Callable[[], AbstractContextManager]) -> BestCheckpoint | None:
         """A course of the method's own in place of the validation on held-out prompts.
 
         Args:
@@ -156,14 +156,16 @@ def train_with(
         watcher = watcher or Silent()
         with opened(base, torch.device(device), watcher, tokenizer_folder) as networks:
             judges = validator.resident if validator is not None else None
-            chosen, reasons = resolve(settings, gather_facts(networks, pictures, settings, judges))
+            chosen, reasons = resolve(settings, gather_auto_inputs(networks, pictures, settings, judges))
             for reason in reasons:
                 log.info("auto: %s", reason)
             inputs = dict(base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=device)
-            complete(networks, chosen)
+            move_to_device(networks, chosen)
             step, injected = method.prepare(networks, pictures, chosen, start_from, watcher)
             try:
-                job = _Job(networks, injected, step, pictures, chosen, watcher, processes or Alone(), name, validator)
+                job = _Job(
+                    networks, injected, step, pictures, chosen, watcher, processes or SingleProcess(), name, validator
+                )
                 return job.run(runs, key, inputs)
             finally:
                 injected.remove()
@@ -185,7 +187,7 @@ def run_key(
     return content_key(*own, *method.inputs)
 
 
-def _result_again(run: Run, base: BaseModelRef, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:
+def _result_again(run: RunFolder, base: BaseModelRef, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:
     log.info("a finished run with the same inputs lies in %s and is returned", run.folder)
     terms = {name: tuple(values) for name, values in result["terms"].items()}
     losses = tuple(result["losses"])
@@ -211,8 +213,8 @@ class _Job:
     validator: Validator | None = None
 
     def __post_init__(self) -> None:
-        parts = waiting_parts(self.networks, self.step.reads_text) if self.chosen.offload == "on" else []
-        self.resting = Resting(parts, self.networks.device)
+        parts = offloadable_parts(self.networks, self.step.reads_text) if self.chosen.offload == "on" else []
+        self.offloaded = Offloaded(parts, self.networks.device)
 
     def run(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> TrainingResult:
         run = self.open(runs, key, inputs)
@@ -220,7 +222,7 @@ class _Job:
             self.networks.checkpointing(True)
         checkpoints = Checkpoints(run.checkpoints, key)
         course = self.course(run)
-        self.resting.rest()
+        self.offloaded.offload()
         try:
             outcome = train(
                 self.step,
@@ -237,7 +239,7 @@ class _Job:
             raise Diverged(f"{error} What was learned so far is {run.parts()[0]}.", error.step) from error
         return self.finish(run, outcome, course)
 
-    def open(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> Run:
+    def open(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> RunFolder:
         """The run's folder; the main process makes it, and all of them see it."""
         if self.processes.main:
             trained = sum(p.numel() for p in self.injected.parameters.values())
@@ -246,15 +248,15 @@ class _Job:
             checkpoints.tidy()
             newest = checkpoints.latest()
             run.journal.cut(newest.step if newest else 0)
-        self.processes.wait()
+        self.processes.barrier()
         found = find_run(runs, key)
         if found is None:
             raise FewShotError(f"not every process sees the run's folder under {runs}. Use a folder they share.")
         return found
 
-    def course(self, run: Run) -> Course | None:
+    def course(self, run: RunFolder) -> BestCheckpoint | None:
         """The validations of the run, where there is a model for them."""
-        own = self.step.course(run, self.resting.awake)
+        own = self.step.course(run, self.offloaded.on_device)
         if own is not None:
             return own
         if self.validator is None:
@@ -264,11 +266,11 @@ class _Job:
             return None
         chosen = self.chosen
         rows = chosen.batch_size * (2 if self.pictures.priors and chosen.prior_weight else 1)
-        every = interval(chosen, rows)
+        every = validation_interval(chosen, rows)
         log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
-        self.resting.rest()  # before the models that validate come to the device
+        self.offloaded.offload()  # before the models that validate come to the device
         look = Validation(
-            self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples, self.resting.awake
+            self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples, self.offloaded.on_device
         )
 
         def measure(step: int) -> tuple[float, float, float]:
@@ -276,9 +278,9 @@ class _Job:
                 self.keep_validated(run, step)
             return look(step)
 
-        return ValidatedCourse(measure, every, chosen.steps, chosen.patience, look.likeness)
+        return ValidatedCheckpoint(measure, every, chosen.steps, chosen.patience, look.likeness)
 
-    def keep_validated(self, run: Run, step: int) -> None:
+    def keep_validated(self, run: RunFolder, step: int) -> None:
         """The LoRA as it is now, beside those of the other validated steps."""
         path = run.validated(step)
         if not path.exists():
@@ -288,14 +290,14 @@ class _Job:
         write_learned(self.networks.ref, adapter, path, self.described(), self.everything)
 
     def described(self) -> dict[str, str]:
-        return describe(self.networks.ref, self.chosen, self.pictures)
+        return training_metadata(self.networks.ref, self.chosen, self.pictures)
 
     @property
     def everything(self) -> bool:
         """Whether the denoiser itself is trained, not an adapter of it."""
         return self.chosen.parameter_set == EVERYTHING
 
-    def plan(self, run: Run, course: Course | None) -> Plan:
+    def plan(self, run: RunFolder, course: BestCheckpoint | None) -> Plan:
         chosen = self.chosen
         previews = [(chosen.preview_every, lambda step: self.preview(run, step))]
         return Plan(
@@ -315,14 +317,14 @@ class _Job:
             divergence=self.step.divergence,
         )
 
-    def preview(self, run: Run, step: int) -> None:
+    def preview(self, run: RunFolder, step: int) -> None:
         """Sample with the adapter as it is. A preview that fails is named in the log and harms nothing."""
         prompt = self.chosen.preview_prompt or f"a photo of {self.pictures.trigger}"
         side = self.chosen.resolution
         try:
-            pixels = drawn_pictures(
-                self.networks, self.resting.awake, [prompt], [PREVIEW_SEED], side,
-                steps=PREVIEW_STEPS, guidance=PREVIEW_GUIDANCE, batch=1,
+            pixels = sample_pictures(
+                self.networks, self.offloaded.on_device, [prompt], [PREVIEW_SEED],
+                SamplingOptions(side, PREVIEW_STEPS, PREVIEW_GUIDANCE),
             )  # fmt: skip
             picture = Image.fromarray((pixels[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
             picture.save(make_folder(run.samples) / f"step_{step:08d}.png")
@@ -336,7 +338,7 @@ class _Job:
         said = self.described() | {"ss_steps": str(step)}
         return self.injected.extract(self.pictures.trigger, said)
 
-    def keep_part(self, run: Run, step: int) -> None:
+    def keep_part(self, run: RunFolder, step: int) -> None:
         """The LoRA of a run that was cut, beside its state; it takes the place of an earlier part."""
         path = run.part(step)
         earlier = [part for part in run.parts() if not part.name.startswith(path.stem)]
@@ -345,7 +347,7 @@ class _Job:
             part.unlink()
         log.info("training was cut after step %d; what was learned so far is %s", step, path)
 
-    def finish(self, run: Run, outcome: Outcome, course: Course | None) -> TrainingResult:
+    def finish(self, run: RunFolder, outcome: Outcome, course: BestCheckpoint | None) -> TrainingResult:
         adapter = self.extract(outcome.chosen)
         curve = course.curve if course is not None else None
         weights = self.step.weights
@@ -355,9 +357,9 @@ class _Job:
         if self.everything:
             if self.processes.main:
                 write_base(self.networks.ref, adapter, run.model, self.described())
-            self.processes.wait()
+            self.processes.barrier()
             base = trained_base(self.networks.ref, run.model)
-            adapter = extracted(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)
+            adapter = extract_lora(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)
         if self.processes.main:
             if not run.lora.exists() and (adapter.factors or adapter.embeddings):
                 write_parts(adapter, run.lora)
@@ -380,6 +382,6 @@ class _Job:
         )
 
 
-def rates_of(chosen: SubjectSettings) -> Rates:
+def rates_of(chosen: SubjectSettings) -> LearningRates:
     """The learning rate of each group of parameters over the steps."""
-    return Rates(chosen.rates, chosen.steps, round(chosen.warmup * chosen.steps), chosen.schedule)
+    return LearningRates(chosen.rates, chosen.steps, round(chosen.warmup * chosen.steps), chosen.schedule)

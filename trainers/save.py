@@ -1,4 +1,4 @@
-"""What was learned, as files: adapters, words, and the base itself where it was trained."""
+"""Save results: adapters, learned tokens, and the base itself where it was trained."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..core.values import Adapter, BaseModelRef, Dense, TrainingSet
 from ..models.adapters.metadata import BASE_KEY, BASE_NAME
 from ..models.adapters.token_files import write_parts
 from ..models.export import write_checkpoint
-from ..models.extract import low_rank
-from .optim.optimizers import OPTIMISERS
+from ..models.svd_extract import svd_low_rank
+from .optim.optimizers import OPTIMIZERS
 
 log = logging.getLogger(__name__)
-ERROR = "fewshot.extraction_error"
-"""in an adapter's metadata: the share of the trained difference that its rank misses"""
+# Metadata key: the relative error of the extracted low-rank adapter.
+ERROR_KEY = "fewshot.extraction_error"
 
 
 def write_learned(
@@ -33,7 +33,7 @@ def write_learned(
     """
     if everything:
         write_base(base, adapter, path.with_name(f"{path.stem}_model{path.suffix}"), metadata)
-        adapter = extracted(adapter)
+        adapter = extract_lora(adapter)
     if not path.exists() and (adapter.factors or adapter.embeddings):
         write_parts(adapter, path)
 
@@ -50,17 +50,17 @@ def write_base(base: BaseModelRef, adapter: Adapter, path: Path, metadata: Mappi
     log.info("the trained base is %s", path)
 
 
-def extracted(
+def extract_lora(
     adapter: Adapter, rank: int = 0, device: torch.device | str = "cpu", watcher: Watcher | None = None
 ) -> Adapter:
-    """The adapter without what the trained base holds, or with that in its nearest low-rank form."""
+    """The adapter without the trained base's differences, or with them approximated at `rank`."""
     mine = _of_denoiser(adapter)
     rest = {path: factor for path, factor in adapter.factors.items() if path not in mine}
     metadata = dict(adapter.metadata)
     if rank:
-        pairs, error = low_rank(mine, rank, device, watcher)
+        pairs, error = svd_low_rank(mine, rank, device, watcher)
         log.info("an adapter of rank %d misses %.1f %% of what was trained", rank, 100 * error)
-        metadata[ERROR] = f"{error:.4f}"
+        metadata[ERROR_KEY] = f"{error:.4f}"
         rest = {**pairs, **rest}
     return replace(adapter, factors=rest, metadata=metadata)
 
@@ -70,7 +70,7 @@ def _of_denoiser(adapter: Adapter) -> dict[str, Dense]:
     return {path: f for path, f in adapter.factors.items() if isinstance(f, Dense) and path.startswith("unet.")}
 
 
-def describe(base: BaseModelRef, chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:
+def training_metadata(base: BaseModelRef, chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:
     """What a LoRA's metadata says of its training, by the names other tools read.
 
     Of files it names the base alone: no pictures and no captions.
@@ -85,7 +85,7 @@ def describe(base: BaseModelRef, chosen: SubjectSettings, pictures: TrainingSet)
         "ss_text_encoder_lr": chosen.text_learning_rate if chosen.text_encoder else None,
         "ss_lr_scheduler": chosen.schedule,
         "ss_lr_warmup_steps": round(chosen.warmup * chosen.steps),
-        "ss_optimizer": f"{OPTIMISERS[chosen.optimizer]}.{chosen.optimizer}",
+        "ss_optimizer": f"{OPTIMIZERS[chosen.optimizer]}.{chosen.optimizer}",
         "ss_max_grad_norm": chosen.max_gradient_norm,
         "ss_seed": chosen.seed,
         "ss_resolution": f"({chosen.resolution}, {chosen.resolution})",

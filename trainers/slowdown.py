@@ -1,34 +1,35 @@
-"""Notices when steps suddenly become slow, as they do when a driver moves GPU memory to the host's without a word."""
+"""Detect steps that suddenly become slow, as when a driver silently moves GPU memory to the host."""
 
 from __future__ import annotations
 
 import statistics
 
-SLOWDOWN = 5.0  # times the usual; what memory that spills costs is 10 to 100 times
-USUAL = 5  # intervals that the usual time is the median of
+SLOWDOWN = 5.0  # times the baseline that trigger a warning; spilled memory costs 10 to 100 times
+BASELINE = 5  # intervals whose median is the baseline
 
 
-class Pace:
-    """The time of a step over the log's intervals. The first interval warms up and does not count."""
+class SlowdownDetector:
+    """Watches the time of a step over the log's intervals; the first is a warm-up and does not count."""
 
     def __init__(self) -> None:
         self._first = True
-        self._seen: list[float] = []
-        self._told = False
+        self._intervals: list[float] = []
+        self._warned = False
 
-    def note(self, seconds: float) -> str | None:
-        """Seconds a step took over one interval; a warning, once, when that is suddenly much more than usual."""
+    def observe(self, seconds: float) -> str | None:
+        """Record the seconds of a step over one interval; returns a warning, once, if far above the baseline."""
         if self._first:
             self._first = False
             return None
-        usual = statistics.median(self._seen) if self._seen else None
-        if usual is not None and seconds > SLOWDOWN * usual and not self._told:
-            self._told = True
+        baseline = statistics.median(self._intervals) if self._intervals else None
+        if baseline is not None and seconds > SLOWDOWN * baseline and not self._warned:
+            self._warned = True
             return (
-                f"a step suddenly takes {seconds:.2f} s, {seconds / usual:.0f} times as long as before ({usual:.2f} s)"
-                ": GPU memory probably spills to the host's. Close other programs that use the GPU, or cancel and set "
-                "micro_batch to 1, gradient_checkpointing and offload to on; the training goes on from here"
+                f"a step suddenly takes {seconds:.2f} s, {seconds / baseline:.0f} times as long as before "
+                f"({baseline:.2f} s): GPU memory probably spills to the host's. Close other programs that use the GPU, "
+                "or cancel and set micro_batch to 1, gradient_checkpointing and offload to on; the training goes on "
+                "from here"
             )
-        if len(self._seen) < USUAL:
-            self._seen.append(seconds)
+        if len(self._intervals) < BASELINE:
+            self._intervals.append(seconds)
         return None

@@ -1,4 +1,4 @@
-"""What the settings of a training mean in parameter sets, ranks and learned words."""
+"""Resolve settings to what is trained: parameter sets, ranks and learned tokens."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from ..core.errors import FewShotError
 from ..core.settings import SubjectSettings
 from ..core.values import TrainingSet
 from ..models.adapters.inject import EVERYTHING, Full, LoraSpec, Spec
-from ..models.adapters.learned_tokens import WordSpec
+from ..models.adapters.learned_tokens import TokenSpec
 
+# The sets that a parameter_set consists of, where it is not one itself.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "attention": ("cross", "self"),
     "attention_ff": ("cross", "self", "feed_forward"),
     "none": (),
 }
-"""the sets that a choice consists of, where it is not one itself"""
+# Parts whose adapters may have their own rank and alpha.
 RANKED, SIZES = frozenset({"cross", "self", "feed_forward", "text"}), ("rank", "alpha")
-"""parts whose adapters may have a rank and an alpha of their own"""
 
 
-def check_tuning(settings: SubjectSettings) -> None:
+def check_targets(settings: SubjectSettings) -> None:
     """Raise FewShotError where settings of what is trained contradict each other."""
     full, everything = settings.tuning == "full", settings.parameter_set == EVERYTHING
     if settings.parameter_set == "none" and not settings.reads_text:
@@ -72,7 +72,7 @@ def sets_of(settings: SubjectSettings) -> dict[str, Spec]:
     return sets | ({"text": _spec(settings, "text", block)} if settings.text_encoder else {})
 
 
-def adapted(settings: SubjectSettings) -> frozenset[str]:
+def adapted_parts(settings: SubjectSettings) -> frozenset[str]:
     """The parts of the denoiser whose inputs are kept for what is trained in them; keys and values read the text."""
     names = PARTS.get(settings.parameter_set, (settings.parameter_set,))
     every = ("self", "cross", "feed_forward")
@@ -86,14 +86,14 @@ def _spec(settings: SubjectSettings, name: str, block: int | None) -> LoraSpec:
     return LoraSpec(rank, alpha, block)
 
 
-def words_of(settings: SubjectSettings, pictures: TrainingSet) -> tuple[WordSpec, ...]:
-    """The words that are learned: the identifier of every subject."""
+def token_specs(settings: SubjectSettings, pictures: TrainingSet) -> tuple[TokenSpec, ...]:
+    """The tokens to learn: the identifier of every subject."""
     if settings.token == "none":
         return ()
-    named: dict[str, WordSpec] = {}
+    named: dict[str, TokenSpec] = {}
     for concept in pictures.concepts:
         start = settings.token_start or concept.noun
-        named[concept.identifier] = WordSpec(
+        named[concept.identifier] = TokenSpec(
             concept.identifier, start, settings.token_vectors, settings.token == "direction"
         )
     return tuple(named.values())

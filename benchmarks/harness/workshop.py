@@ -25,7 +25,7 @@ from ...core.atomic import write_whole
 from ...core.progress import Silent
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Dense, Factor, TrainingSet, content_key
-from ...models.adapters.apply import applied, find
+from ...models.adapters.apply import applied, find_module
 from ...models.adapters.inject import EVERYTHING, paths_of_set
 from ...models.open import base_from_path, open_base
 from ...models.sampling import sample
@@ -191,7 +191,7 @@ def difference(before: BaseModelRef, after: BaseModelRef, adapter: Adapter) -> A
     with open_base(before, "cpu") as old, open_base(after, "cpu") as new:
         factors: dict[str, Factor] = {}
         for path in paths_of_set(old, EVERYTHING):
-            parts = [dict(find(one.parts(), path).named_parameters(recurse=False)) for one in (old, new)]
+            parts = [dict(find_module(one.parts(), path).named_parameters(recurse=False)) for one in (old, new)]
             change = {name: parts[1][name] - value for name, value in parts[0].items()}
             factors[path] = Dense(change["weight"], change.get("bias"))
     return replace(adapter, factors={**factors, **adapter.factors})

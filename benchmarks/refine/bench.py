@@ -11,16 +11,16 @@ from ...core.settings import SubjectSettings
 from ...core.values import Adapter, TrainingSet, content_key
 from ...evaluation.reward import Reward, RewardTerm
 from ...models.adapters.formats import read_lora
-from ...models.adapters.merge import summed
+from ...models.adapters.merge import sum_adapters
 from ...models.open import open_base
 from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import world
-from ...trainers.auto.inspect import gather_facts
+from ...trainers.auto.inputs import gather_auto_inputs
 from ...trainers.auto.rules import resolve
 from ...trainers.refine.method import RefinementResult, refine_adapter
 from ...trainers.refine.settings import DEFAULT_METHOD, DRAFT, NFT, ONLY, RefinementSettings
 from ...trainers.run import TrainingResult
-from ...trainers.state.run_folder import Run as Folder
+from ...trainers.state.run_folder import RunFolder
 from ...trainers.subject.method import train_subject
 from ...trainers.validation.image_metrics import Validator
 from ..harness.parallel import each
@@ -95,12 +95,12 @@ class RefinementBenchmark:
     def chosen_steps(self, pictures: TrainingSet) -> int:
         settings = SubjectSettings()
         with open_base(self.shop.base, self.shop.device) as networks:
-            return resolve(settings, gather_facts(networks, pictures, settings))[0].steps
+            return resolve(settings, gather_auto_inputs(networks, pictures, settings))[0].steps
 
     def start(self, run: SubjectRun) -> Adapter:
         """The adapter after the last step."""
         result = self.train_start(run)
-        return read_lora(Folder(result.folder, "").validated(len(result.losses)))
+        return read_lora(RunFolder(result.folder, "").validated(len(result.losses)))
 
     def auto(self, run: SubjectRun) -> Adapter:
         """The checkpoint of the same training that validation chose."""
@@ -236,4 +236,4 @@ def mixture(start: Adapter, result: RefinementResult, strength: float, more: flo
         return start
     if (strength, more) == (1.0, 1.0) and result.combined is not None:
         return result.combined
-    return summed([(start, strength), (replace(result.adapter, trigger="refinement"), more)])
+    return sum_adapters([(start, strength), (replace(result.adapter, trigger="refinement"), more)])

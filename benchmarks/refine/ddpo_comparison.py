@@ -25,9 +25,9 @@ from ...core.values import content_key
 from ...models.adapters.inject import inject
 from ...models.contract import DiffusionModel
 from ...models.open import open_base
-from ...trainers.auto.inspect import gather_facts
+from ...trainers.auto.inputs import gather_auto_inputs
 from ...trainers.auto.rules import resolve
-from ...trainers.distributed import Alone
+from ...trainers.distributed import SingleProcess
 from ...trainers.refine.guards import Floors, Readings
 from ...trainers.refine.method import Refinement, split
 from ...trainers.refine.readings import Reader
@@ -147,7 +147,7 @@ def open_resolved(
     """The base, and the settings with every automatic value resolved."""
     pictures = references(bench.shop.sets, run.subject)
     with open_base(bench.shop.base, bench.shop.device) as networks:
-        chosen, _ = resolve(settings, gather_facts(networks, pictures, settings))
+        chosen, _ = resolve(settings, gather_auto_inputs(networks, pictures, settings))
         assert isinstance(chosen, RefinementSettings)
         yield networks, chosen
 
@@ -174,7 +174,7 @@ def speed_ratios(bench: RefinementBenchmark, run: SubjectRun) -> list[float]:
         optimizer = torch.optim.AdamW(list(injected.parameters.values()), lr=chosen.learning_rate)
 
         def our_round(number: int) -> None:
-            for terms in step.passes(number, Alone().share):
+            for terms in step.passes(number, SingleProcess().shard):
                 torch.stack([step.weights[name] * value for name, value in terms.items()]).sum().backward()
             torch.nn.utils.clip_grad_norm_(list(injected.parameters.values()), chosen.max_gradient_norm)
             optimizer.step()

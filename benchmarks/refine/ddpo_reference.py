@@ -18,6 +18,7 @@ from torch import Tensor
 from ...core.progress import Silent
 from ...core.randomness import Randomness
 from ...core.values import Prompt
+from ...evaluation.reward import RewardModels
 from ...models.adapters.inject import Injected
 from ...models.contract import DiffusionModel
 from ...trainers.refine.advantages import PromptStatistics

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.settings import SubjectSettings
 from ...core.statistics import bootstrap_interval
 from ...models.adapters.formats import read_lora
-from ...trainers.state.run_folder import Run as Folder
+from ...trainers.state.run_folder import RunFolder
 from ...trainers.subject.method import train_subject
 from ...trainers.subject.presets import PRESETS, with_preset
 from ...trainers.validation.image_metrics import Validator
@@ -75,7 +75,7 @@ def judged_steps(shop: Workshop, run: SubjectRun) -> Judged:
     assert result.validation is not None
     checks, points, doubts = prompt_checks(run.noun, f"sks {run.noun}"), {}, []
     for point in result.validation.points[1:]:
-        fidelities = judge_fidelities(shop, run, read_lora(Folder(result.folder, "").validated(point.step)), checks)
+        fidelities = judge_fidelities(shop, run, read_lora(RunFolder(result.folder, "").validated(point.step)), checks)
         points[point.step] = fidelities.point
         doubts += fidelities.doubts
     return points, result.chosen, doubts

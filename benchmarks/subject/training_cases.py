@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, TrainingSet
-from ...models.adapters.merge import Drawing, fused, summed
+from ...models.adapters.merge import GramSampling, fuse_adapters, sum_adapters
 from ...models.open import open_base
 from ...pocket.world import pictures, world
 from ...trainers.auto.rules import MOST_PICTURES
@@ -171,9 +171,9 @@ def judge_merged(shop: Workshop, job: tuple[SubjectPair, int, str]) -> tuple[lis
     pair, seed, way = job
     adapters = train_separately(shop, pair, seed, way == "orthogonal")
     if way != "fused":
-        return judge_both(shop, summed(adapters), pair, seed)
+        return judge_both(shop, sum_adapters(adapters), pair, seed)
     with open_base(shop.base, shop.device) as networks:
-        one = fused(networks, adapters, Drawing())[0]
+        one = fuse_adapters(networks, adapters, GramSampling())[0]
     return judge_both(shop, one, pair, seed)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.values import Adapter
-from ...models.adapters.metadata import BASE_KEY, BASE_NAME, sources_in
+from ...models.adapters.metadata import BASE_KEY, BASE_NAME, read_sources
 
 # what the metadata states: by title its entries, the preferred first
 ENTRIES = {
@@ -46,7 +46,7 @@ def provenance(adapter: Adapter) -> Provenance:
     stated = {name: _first(adapter.metadata, entries) for name, entries in ENTRIES.items()}
     stated["trigger"] = stated["trigger"] or adapter.trigger
     stated["base"] = _base(adapter.metadata) or stated["base"] or adapter.family
-    if sources := sources_in(adapter.metadata):
+    if sources := read_sources(adapter.metadata):
         stated |= _of_several(sources, stated["base"])
     unknown = (UNKNOWN, "")
     missing = tuple(name for name in NEEDED if any(part in unknown for part in stated[name].split(" + ")))

@@ -1,4 +1,4 @@
-"""Adapters added to a network's weights, and taken off again without a trace."""
+"""Apply adapters to a network's weights, and restore these exactly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ...core.errors import FewShotError
 from ...core.values import Adapter, Dense, Factor, Kept, LowRank
-from ..quantization import pairs_beside
-from .lycoris import is_known, product
-from .timestep_range import NoiseGate, check_span, noisy_pairs
+from ..quantization import add_unmerged_pairs
+from .lycoris import is_lycoris, lycoris_delta
+from .timestep_range import NoiseGate, add_gated_pairs, check_gated
 
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
@@ -41,19 +41,19 @@ def applied(
     words = networks.words
     try:
         own = cast("MutableMapping", words)  # never written to; a view of it, since words that are learned move on
-        networks.words = ChainMap(dict(words_of(networks, adapters)), own)
+        networks.words = ChainMap(dict(checked_embeddings(networks, adapters)), own)
         with torch.inference_mode(False), torch.no_grad():
             for module, name, parts in changes:
                 original = getattr(module, name)
                 plain = isinstance(module, (nn.Linear, nn.Conv2d)) and all(_is_pair(factor) for factor, _ in parts)
                 if original.dtype.itemsize == 1 or (beside and plain):
-                    hooks.append(pairs_beside(module, parts))
+                    hooks.append(add_unmerged_pairs(module, parts))
                     continue
                 before.append((module, name, original))
                 setattr(module, name, _merged(original, parts))
             for (adapter, _), module, pairs in noisy:
                 gate = NoiseGate(networks, adapter.noisy_from)
-                hooks += [noisy_pairs(module, pairs, gate), gate]
+                hooks += [add_gated_pairs(module, pairs, gate), gate]
         yield
     finally:
         networks.words = words
@@ -63,12 +63,14 @@ def applied(
             setattr(module, name, original)
 
 
-def words_of(networks: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Mapping[str, Tensor]]:
+def checked_embeddings(
+    networks: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]
+) -> dict[str, Mapping[str, Tensor]]:
     """The learned words of the adapters; those of one with strength 0 are not known.
 
     Raises FewShotError when two adapters mean different things by one word, or a word is for encoders of other widths.
     """
-    found = words_in(adapters)
+    found = merged_embeddings(adapters)
     for word, vectors in found.items():
         for encoder, names in zip(networks.text_encoders, networks.family.text_encoders, strict=True):
             width = encoder.config.hidden_size
@@ -80,7 +82,7 @@ def words_of(networks: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]
     return found
 
 
-def words_in(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Mapping[str, Tensor]]:
+def merged_embeddings(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Mapping[str, Tensor]]:
     """The learned words of adapters whose strength is not 0; FewShotError when two mean different things by one."""
     found: dict[str, Mapping[str, Tensor]] = {}
     for adapter, strength in adapters:
@@ -117,7 +119,7 @@ def _changes(
                 found.setdefault((path, "bias"), []).append((Dense(factor.bias), strength))
     changes = []
     for (path, name), parts in found.items():
-        module = find(roots, path)
+        module = find_module(roots, path)
         parameter = getattr(module, name, None)
         if parameter is None:
             raise FewShotError(f"{path} has no {name}, which the LoRA changes: it is for another base model")
@@ -141,9 +143,9 @@ def _noisy_changes(
     networks: DiffusionModel, adapter: tuple[Adapter, float]
 ) -> list[tuple[nn.Module, list[tuple[LowRank, float]]]]:
     """The layers that an adapter of noisy timesteps changes, and its pairs."""
-    pairs = {path: check_span(path, factor) for path, factor in adapter[0].factors.items()}
+    pairs = {path: check_gated(path, factor) for path, factor in adapter[0].factors.items()}
     _changes(networks, [adapter])  # which sees whether they fit
-    return [(find(networks.parts(), path), [(factor, adapter[1])]) for path, factor in pairs.items()]
+    return [(find_module(networks.parts(), path), [(factor, adapter[1])]) for path, factor in pairs.items()]
 
 
 def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:
@@ -163,7 +165,7 @@ def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:
 
 def check_form(path: str, factor: Factor) -> None:
     """Raise FewShotError where a factor is no difference that can be added to a weight, saying why."""
-    if not isinstance(factor, Kept) or is_known(factor.tensors):
+    if not isinstance(factor, Kept) or is_lycoris(factor.tensors):
         return
     if DORA in factor.tensors:
         raise FewShotError(
@@ -176,7 +178,7 @@ def check_form(path: str, factor: Factor) -> None:
 
 def _product_fits(factor: Kept, shape: torch.Size) -> bool:
     try:
-        found = product(factor.tensors, "meta").shape
+        found = lycoris_delta(factor.tensors, "meta").shape
     except RuntimeError:  # its parts do not fit each other
         return False
     return found[0] == shape[0] and found.numel() == shape.numel()
@@ -195,7 +197,7 @@ def delta(factor: Factor, device: torch.device, shape: torch.Size) -> Tensor:
         return factor.weight.to(device, torch.float32).reshape(shape)
     if isinstance(factor, Kept):
         check_form("a factor", factor)
-        return product(factor.tensors, device).reshape(shape)
+        return lycoris_delta(factor.tensors, device).reshape(shape)
     up, down = factor.up.to(device, torch.float32).flatten(1), factor.down.to(device, torch.float32).flatten(1)
     if factor.mid is None:
         change = up @ down
@@ -209,7 +211,7 @@ def has_effect(factor: Factor) -> bool:
     if isinstance(factor, Dense):
         return bool(factor.weight.any()) or (factor.bias is not None and bool(factor.bias.any()))
     if isinstance(factor, Kept):
-        return not is_known(factor.tensors) or bool(product(factor.tensors).any())
+        return not is_lycoris(factor.tensors) or bool(lycoris_delta(factor.tensors).any())
     if not factor.alpha:
         return False
     middle = factor.mid is None or bool(factor.mid.any())
@@ -240,12 +242,12 @@ def parent_of(roots: Mapping[str, nn.Module], path: str) -> tuple[nn.Module, str
     return parent, last
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def base_layer_of(module: nn.Module) -> nn.Module:
     """The module inside a layer that peft put around it."""
     return getattr(module, "base_layer", module)
 
 
-def find(roots: Mapping[str, nn.Module], path: str) -> nn.Module:
+def find_module(roots: Mapping[str, nn.Module], path: str) -> nn.Module:
     """The module at an adapter's path, without what training put around it."""
     parent, name = parent_of(roots, path)
-    return unwrapped(getattr(parent, name))
+    return base_layer_of(getattr(parent, name))

@@ -19,7 +19,7 @@ from ...core.values import Adapter, Dense, Factor, Kept, LowRank
 from ...core.weight_files import LORA, open_tensors, other_kind
 from ..stable_diffusion.lora_names import flat_name, known_name, path_of
 from ..stable_diffusion.variants import FAMILIES, Family, family_named
-from .lycoris import is_known, width
+from .lycoris import input_width, is_lycoris
 from .metadata import lora_metadata
 
 __all__ = ["from_tensors", "read_lora", "to_kohya", "write_lora"]
@@ -185,7 +185,7 @@ def _width(factor: Factor) -> int | None:
         return factor.down.flatten(1).shape[1]
     if "lora_down.weight" in factor.tensors:  # a DoRA
         return factor.tensors["lora_down.weight"].flatten(1).shape[1]
-    return width(factor.tensors) if is_known(factor.tensors) else None
+    return input_width(factor.tensors) if is_lycoris(factor.tensors) else None
 
 
 # ----------------------------------------------------------------------------------------------------------- files

@@ -1,4 +1,4 @@
-"""What layers see while an adapter draws its subject: for each the Gram matrix of its inputs, in the host's memory.
+"""Gram matrices of the layers' inputs while an adapter samples images of its subject, in host memory.
 
 A Gram matrix is as wide as the layer's input. That of the last layer of a feed-forward in SDXL takes 105 MB, and those
 of all its transformers' layers 8.7 GB an adapter, which ordinary GPUs do not have beside the denoiser. So the device
@@ -21,20 +21,20 @@ from ...core.errors import FewShotError
 from ...core.progress import Checked, Watcher
 from ...core.values import Adapter
 from ..sampling import sample_latents
-from .apply import applied, find
+from .apply import applied, find_module
 
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
 
 PROMPTS = ("a photo of {}", "a close-up photo of {}", "{}, a wide shot", "{} on a plain background")
-ROOM = 6_000_000_000
-"""bytes of host memory for the matrices of one round; a host beside a GPU that draws with SDXL has them to spare"""
-NUMBER = 4  # bytes, in float32
+# Bytes of host memory for the matrices of one round; a host with a GPU that samples with SDXL has them to spare.
+GRAM_BYTES = 6_000_000_000
+ITEMSIZE = 4  # bytes of a float32
 PROJECTIONS = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
-class Drawing:
+class GramSampling:
     """How the layers' inputs are recorded: steps of sampling and side in pixels (0: the base's own)."""
 
     steps: int = 20
@@ -42,7 +42,7 @@ class Drawing:
     seed: int = 0
 
 
-def input_of(path: str) -> str:
+def input_name(path: str) -> str:
     """The name of what the layer at `path` reads: queries, keys and values of one self-attention read the same, and the
     keys and values of every cross-attention read the prompts' states."""
     parent, _, name = path.rpartition(".")
@@ -53,15 +53,15 @@ def input_of(path: str) -> str:
     return path
 
 
-def rounds(roots: Mapping[str, nn.Module], paths: Sequence[str], count: int, room: int) -> list[list[str]]:
+def plan_rounds(roots: Mapping[str, nn.Module], paths: Sequence[str], count: int, room: int) -> list[list[str]]:
     """The linear layers at `paths`, in rounds whose Gram matrices of `count` adapters take at most `room` bytes.
 
     Layers that read the same are in one round. An input whose matrices take more than `room` has a round of its own.
     """
     found: list[list[str]] = []
     used = 0
-    for members in by_input(paths).values():
-        size = count * bytes_of(roots, members)
+    for members in group_by_input(paths).values():
+        size = count * gram_bytes(roots, members)
         if not found or used + size > room:
             found.append([])
             used = 0
@@ -70,27 +70,27 @@ def rounds(roots: Mapping[str, nn.Module], paths: Sequence[str], count: int, roo
     return found
 
 
-def bytes_of(roots: Mapping[str, nn.Module], paths: Sequence[str]) -> int:
+def gram_bytes(roots: Mapping[str, nn.Module], paths: Sequence[str]) -> int:
     """What the Gram matrices of the linear layers at `paths` take for one adapter: 4 in^2 bytes an input."""
-    layers = [cast("nn.Linear", find(roots, members[0])) for members in by_input(paths).values()]
-    return sum(NUMBER * layer.in_features**2 for layer in layers)
+    layers = [cast("nn.Linear", find_module(roots, members[0])) for members in group_by_input(paths).values()]
+    return sum(ITEMSIZE * layer.in_features**2 for layer in layers)
 
 
-def by_input(paths: Sequence[str]) -> dict[str, list[str]]:
+def group_by_input(paths: Sequence[str]) -> dict[str, list[str]]:
     """The layers at `paths` by what they read."""
     found: dict[str, list[str]] = {}
     for path in paths:
-        found.setdefault(input_of(path), []).append(path)
+        found.setdefault(input_name(path), []).append(path)
     return found
 
 
 @torch.no_grad()
-def inputs_of(
+def input_grams(
     networks: DiffusionModel,
     adapter: Adapter,
     strength: float,
     paths: Sequence[str],
-    drawing: Drawing,
+    drawing: GramSampling,
     watcher: Watcher,
 ) -> dict[str, Tensor]:
     """The mean of x x^T (in, in) over all inputs x that the layers at `paths` see while the adapter draws its subject.
@@ -112,11 +112,11 @@ def inputs_of(
             watcher=Checked(watcher),
         )
     means = record.means()
-    return {path: means[input_of(path)] for path in paths}
+    return {path: means[input_name(path)] for path in paths}
 
 
 @dataclass
-class _Record:
+class _GramRecord:
     """Sums by input. Of the layers that read one, the first that is called adds to its sum."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class _Record:
     latest: dict[str, weakref.ref[Tensor]] = field(default_factory=dict)
 
     def add(self, path: str, states: Tensor) -> None:
-        name = input_of(path)
+        name = input_name(path)
         if self.first.setdefault(name, path) != path:
             if self.latest[name]() is not states:
                 raise FewShotError(
@@ -148,8 +148,8 @@ class _Record:
 
 
 @contextmanager
-def _recorded(networks: DiffusionModel, paths: Sequence[str]) -> Iterator[_Record]:
-    record, roots, handles = _Record(), networks.parts(), []
+def _recorded(networks: DiffusionModel, paths: Sequence[str]) -> Iterator[_GramRecord]:
+    record, roots, handles = _GramRecord(), networks.parts(), []
 
     def hook(path: str):
         def keep(_: nn.Module, given: tuple[Any, ...]) -> None:
@@ -159,7 +159,7 @@ def _recorded(networks: DiffusionModel, paths: Sequence[str]) -> Iterator[_Recor
 
     try:
         for path in paths:
-            handles.append(find(roots, path).register_forward_pre_hook(hook(path)))
+            handles.append(find_module(roots, path).register_forward_pre_hook(hook(path)))
         yield record
     finally:
         for handle in handles:

@@ -1,4 +1,4 @@
-"""What is trained: parameter sets, LoRA layers put into the networks and taken out again, and adapters switched on.
+"""Inject what is trained into the networks, and take it out again: parameter sets, LoRA layers, learned tokens.
 
 Module paths are those of `Adapter`: diffusers' names with the network in front, text encoders always with `text_model`.
 """
@@ -17,10 +17,10 @@ from ...core.errors import FewShotError
 from ...core.settings import PARAMETER_SETS
 from ...core.values import NOISY_FROM, Adapter, Factor, LowRank
 from .apply import applied
-from .dense import EVERYTHING, DenseWeights
-from .learned_tokens import LearnedWords, WordRule
-from .lora_layers import LoraSpec, place, start, unwrap, up_of, within_widths, wrap
-from .timestep_range import NoiseGate, only_noisy
+from .full_weights import EVERYTHING, FullWeights
+from .learned_tokens import LearnedTokens, TokenConstraint
+from .lora_layers import LoraSpec, clamp_ranks, initial_weights, lora_up, set_weights, unwrap, wrap
+from .timestep_range import NoiseGate, gate_output
 
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
@@ -30,7 +30,7 @@ __all__ = ["EVERYTHING", "Full", "Injected", "LoraSpec", "applied", "inject", "p
 
 @dataclass(frozen=True)
 class Full:
-    """Trained in full: the weights themselves, not a low-rank update of them."""
+    """The weights themselves are trained, not a low-rank update of them."""
 
 
 Spec = LoraSpec | Full
@@ -64,13 +64,13 @@ class Injected:
     _pairs: dict[str, tuple[LoraSpec, nn.Parameter, nn.Parameter]]
     _kept: Adapter | None
     _networks: DiffusionModel
-    _words: LearnedWords
-    _dense: DenseWeights
+    _words: LearnedTokens
+    _dense: FullWeights
     _stack: ExitStack = field(default_factory=ExitStack)
     _noisy_from: float = 0.0
 
     @property
-    def rules(self) -> Mapping[str, WordRule]:
+    def rules(self) -> Mapping[str, TokenConstraint]:
         """What holds for the words' parameters, by their names."""
         return self._words.rules
 
@@ -106,11 +106,11 @@ class Injected:
         for layer in self._layers.values():
             layer.enable_adapters(False)
         self._dense.use(False)
-        self._words.forget()
+        self._words.hide()
         try:
             yield
         finally:
-            self._words.recall()
+            self._words.show()
             self._dense.use(True)
             for layer in self._layers.values():
                 layer.enable_adapters(True)
@@ -131,30 +131,32 @@ def inject(
     sets: Mapping[str, Spec | tuple[int, float]],
     seed: int,
     start_from: Adapter | None = None,
-    words: LearnedWords | None = None,
+    words: LearnedTokens | None = None,
     beneath: Adapter | None = None,
-    noisy_from: float = 0.0,
 ) -> Injected:
-    """Train the chosen parameter sets, low-rank or in full, and `words`; where sets overlap the first one counts.
+    """Make the chosen parameter sets trainable, low-rank or in full, and `words`; where sets overlap the first counts.
 
-    A new low-rank layer does nothing at first: `up` is zero and `down` is drawn as nn.Linear's weight, from a stream
-    that depends on `seed` and the layer's path alone. `start_from` is trained on: its factors in the chosen layers
-    become the start, those elsewhere stay applied. `beneath` stays applied as it is until `remove`, with what is
-    trained on or off, and is no part of `extract`. With `noisy_from` above 0 low-rank layers count from that share of
-    the schedule on, and so do those of `start_from`.
+    A new low-rank layer has no effect at first: `up` is zero and `down` is drawn as nn.Linear's weight, from a stream
+    that depends on `seed` and the layer's path alone.
+
+    Args:
+        start_from: the adapter to continue from: its factors in the chosen layers become the initial weights, those
+            elsewhere stay applied. It counts at the same timesteps as the sets' specs.
+        beneath: stays applied until `remove`, whether what is trained is on or off, and is no part of `extract`.
     """
-    _check_span(start_from, bool(sets), noisy_from)
+    noisy_from = _noisy_from(sets)
+    _check_same_range(start_from, bool(sets), noisy_from)
     stack, layers = ExitStack(), {}
     if beneath is not None:
         stack.enter_context(applied(networks, [(beneath, 1.0)]))
     try:
-        words = LearnedWords(networks, (), start_from) if words is None else words
+        words = LearnedTokens(networks, (), start_from) if words is None else words
     except BaseException:
         stack.close()
         raise
     try:
         specs = _specs_by_path(networks, sets, bool(words.parameters))
-        low_rank = within_widths(networks, {path: s for path, s in specs.items() if isinstance(s, LoraSpec)})
+        low_rank = clamp_ranks(networks, {path: s for path, s in specs.items() if isinstance(s, LoraSpec)})
         full = [path for path, spec in specs.items() if isinstance(spec, Full)]
         begin, dense_begin, kept = _split(start_from, low_rank, full, networks)
         if kept is not None and kept.factors:
@@ -165,11 +167,11 @@ def inject(
             gate = NoiseGate(networks, noisy_from)
             stack.callback(gate.remove)
             for path, spec in low_rank.items():
-                first = start(layers[path].base_layer, spec, seed, path, begin.get(path))
-                pairs[path] = (spec, *place(layers[path], spec, first))
-                if noisy_from:
-                    only_noisy(up_of(layers[path]), gate)
-            dense = DenseWeights(networks, iter(full), dense_begin)
+                first = initial_weights(layers[path].base_layer, spec, seed, path, begin.get(path))
+                pairs[path] = (spec, *set_weights(layers[path], spec, first))
+                if spec.noisy_from:
+                    gate_output(lora_up(layers[path]), gate)
+            dense = FullWeights(networks, iter(full), dense_begin)
     except BaseException:
         unwrap(networks, layers)
         stack.close()
@@ -183,7 +185,15 @@ def inject(
     return Injected(parameters, networks.family.name, layers, pairs, kept, networks, words, dense, stack, span)
 
 
-def _check_span(start_from: Adapter | None, layers: bool, noisy_from: float) -> None:
+def _noisy_from(sets: Mapping[str, Spec | tuple[int, float]]) -> float:
+    """The share of the schedule from which on all low-rank sets count."""
+    shares = {spec.noisy_from if isinstance(spec, LoraSpec) else 0.0 for spec in sets.values()}
+    if len(shares) > 1:
+        raise ValueError("all parameter sets of one adapter count at the same timesteps")
+    return shares.pop() if shares else 0.0
+
+
+def _check_same_range(start_from: Adapter | None, layers: bool, noisy_from: float) -> None:
     """Raise FewShotError where an adapter to train on from counts at other timesteps than what is trained."""
     if start_from is not None and start_from.factors and layers and start_from.noisy_from != noisy_from:
         given, wanted = (

@@ -1,7 +1,7 @@
-"""Words that are learned: vectors in place of a word's own in the text encoders' tables (Gal et al. 2022).
+"""Learned tokens: trained embeddings for a word in the text encoders (Textual Inversion, Gal et al. 2022).
 
-A word's vectors move freely, or only in their direction: long vectors drown what stands beside them in a prompt, so
-their length stays that of ordinary words (Directional Textual Inversion, arXiv:2512.13672).
+Vectors are trained freely up to a maximum norm, or in their direction only: long vectors dominate the rest of a prompt,
+so their norm stays that of ordinary words (Directional Textual Inversion, arXiv:2512.13672).
 """
 
 from __future__ import annotations
@@ -20,51 +20,54 @@ from ...core.values import Adapter
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
 
+# Prefix of the parameters' names.
 GROUP = "token"
-"""what the names of the vectors' parameters begin with"""
-LONGEST = 1.4
-"""how many times the vocabulary's mean length a freely learned vector may reach, unless more is asked for"""
-_STRANGE = re.compile(r"[\s.,:;()|]")
+# Default bound of a freely trained vector's norm, in multiples of the vocabulary's mean norm.
+MAX_NORM = 1.4
+_FORBIDDEN = re.compile(r"[\s.,:;()|]")
 
 
 @dataclass(frozen=True)
-class WordSpec:
-    """A word to learn: how many `vectors` it has, whose vectors it begins with, and what of them is learned.
+class TokenSpec:
+    """A word to learn.
 
-    One that is learned freely becomes at most `longest` times as long as the vocabulary's words are.
+    Args:
+        start: the text whose embeddings are the initial vectors.
+        direction: only the vectors' directions are trained, else the vectors.
+        max_norm: of vectors that are trained freely, in multiples of the vocabulary's mean norm.
     """
 
     word: str
     start: str
     vectors: int = 1
     direction: bool = False
-    longest: float = LONGEST
+    max_norm: float = MAX_NORM
 
     def __post_init__(self):
-        if not self.word or _STRANGE.search(self.word):
+        if not self.word or _FORBIDDEN.search(self.word):
             raise FewShotError(
                 f"'{self.word}' cannot be learned as a word: choose an identifier without spaces and . , : ; ( ) |"
             )
 
 
 @dataclass(frozen=True)
-class WordRule:
-    """What holds for a word's parameter (n, width): unit rows that begin at `start`, or rows of at most `longest`."""
+class TokenConstraint:
+    """The constraint on a parameter (n, width): unit rows with the prior `start`, or norms of at most `max_norm`."""
 
     start: Tensor | None = None
-    longest: float | None = None
+    max_norm: float | None = None
 
 
-class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
-    """Words as `prompts.Embeddings`, always as they are now; `parameters` are what is trained of them, by stable names.
+class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
+    """A live mapping from words to their current vectors, as `prompts.Embeddings`, with `parameters` by stable names.
 
-    The names are "token.<word>.<clip_l, clip_g or clip_h>". The networks know the words from the start until `remove`;
-    those of the adapter that training starts from, and are not trained, stay known.
+    The names are "token.<word>.<clip_l, clip_g or clip_h>". The networks use the words until `remove`, and also the
+    untrained words of the adapter that training continues from.
     """
 
-    def __init__(self, networks: DiffusionModel, specs: Sequence[WordSpec], start_from: Adapter | None = None):
+    def __init__(self, networks: DiffusionModel, specs: Sequence[TokenSpec], start_from: Adapter | None = None):
         self.parameters: dict[str, nn.Parameter] = {}
-        self.rules: dict[str, WordRule] = {}
+        self.rules: dict[str, TokenConstraint] = {}
         self._lengths: dict[str, Tensor] = {}
         self._names: dict[str, dict[str, str]] = {}
         given = start_from.embeddings if start_from is not None else {}
@@ -75,22 +78,24 @@ class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
         self._networks, self._before = networks, networks.words
         networks.words = {**self._before, **self.kept} if not specs else self
 
-    def _begin(self, networks: DiffusionModel, spec: WordSpec, given: Mapping[str, Tensor] | None) -> None:
-        """Parameters of one word, from what is given or from the vectors of `spec.start`."""
+    def _begin(self, networks: DiffusionModel, spec: TokenSpec, given: Mapping[str, Tensor] | None) -> None:
+        """Parameters of one word, from `given` vectors or from those of `spec.start`."""
         self._names[spec.word] = {}
         encoders = zip(networks.text_encoders, networks.tokenizers, networks.family.text_encoders, strict=True)
         for encoder, tokenizer, which in encoders:
             table = encoder.get_input_embeddings().weight.float()
-            first = _first(table, tokenizer, spec) if given is None else _given(given, which.embedding, table, spec)
+            first = (
+                _initial(table, tokenizer, spec) if given is None else _continued(given, which.embedding, table, spec)
+            )
             name = f"{GROUP}.{spec.word}.{which.embedding}"
             self._names[spec.word][which.embedding] = name
             if spec.direction:
                 usual = table.norm(dim=1).mean().expand(len(first), 1)
                 self._lengths[name] = usual.clone() if given is None else first.norm(dim=1, keepdim=True)
                 first = nn.functional.normalize(first, dim=1)
-                self.rules[name] = WordRule(start=first.clone())
+                self.rules[name] = TokenConstraint(start=first.clone())
             else:
-                self.rules[name] = WordRule(longest=spec.longest * float(table.norm(dim=1).mean()))
+                self.rules[name] = TokenConstraint(max_norm=spec.max_norm * float(table.norm(dim=1).mean()))
             self.parameters[name] = nn.Parameter(first.clone())
 
     def __getitem__(self, word: str) -> Mapping[str, Tensor]:
@@ -109,28 +114,28 @@ class LearnedWords(Mapping[str, Mapping[str, Tensor]]):
         return len(list(iter(self)))
 
     def extract(self) -> dict[str, dict[str, Tensor]]:
-        """The words as they are now, and those that were kept: copies on the CPU in float32."""
+        """Trained and untrained words as they are now: copies on the CPU in float32."""
         own = {word: self[word] for word in (*self._names, *self.kept)}
         return {
             word: {kind: vectors.detach().to("cpu", torch.float32, copy=True) for kind, vectors in of.items()}
             for word, of in own.items()
         }
 
-    def forget(self) -> None:
-        """The networks know only what they knew before and what is kept."""
+    def hide(self) -> None:
+        """Let the networks use the untrained words only."""
         self._networks.words = {**self._before, **self.kept}
 
-    def recall(self) -> None:
-        """The networks know the words again."""
+    def show(self) -> None:
+        """Let the networks use the trained words again."""
         self._networks.words = self if self._names else {**self._before, **self.kept}
 
     def remove(self) -> None:
-        """The networks know the words that they knew before."""
+        """Restore the words that the networks had before."""
         self._networks.words = self._before
 
 
-def _first(table: Tensor, tokenizer, spec: WordSpec) -> Tensor:
-    """First vectors (n, width): those of the start's tokens in turn, or their mean where they are more than n."""
+def _initial(table: Tensor, tokenizer, spec: TokenSpec) -> Tensor:
+    """Initial vectors (n, width): the start's tokens in turn, or their mean where there are more than n."""
     ids = tokenizer(spec.start, add_special_tokens=False).input_ids
     if not ids:
         raise FewShotError(f"the word '{spec.word}' is to begin as '{spec.start}', which is no word: name one")
@@ -140,7 +145,7 @@ def _first(table: Tensor, tokenizer, spec: WordSpec) -> Tensor:
     return rows[[i % len(ids) for i in range(spec.vectors)]]
 
 
-def _given(given: Mapping[str, Tensor], kind: str, table: Tensor, spec: WordSpec) -> Tensor:
+def _continued(given: Mapping[str, Tensor], kind: str, table: Tensor, spec: TokenSpec) -> Tensor:
     vectors = given.get(kind)
     if vectors is None or vectors.shape[-1] != table.shape[1]:
         raise FewShotError(

@@ -1,4 +1,4 @@
-"""Low-rank layers: peft's around chosen modules, and the numbers that they begin with."""
+"""Low-rank layers: peft's layers around chosen modules, and their initial weights."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ from torch import Tensor, nn
 
 from ...core.errors import FewShotError
 from ...core.values import LowRank
-from .apply import find, parent_of
+from .apply import find_module, parent_of
 
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
 
 log = logging.getLogger(__name__)
 
+# The name of our adapter within peft's layers.
 _NAME = "fewshot"
-"""peft's name of our layers"""
 
 
 @dataclass(frozen=True)
 class LoraSpec:
     """Rank and alpha of a low-rank update; its strength is alpha / rank (Hu et al. 2021, section 4.1).
 
-    With a `block` the update reads only that block of a basis of the layer's inputs which is the same in every training
-    and stays fixed, so that what is learned in different blocks adds up without mixing (Po et al. 2024, Orthogonal
-    Adaptation).
+    Args:
+        block: the update reads only this block of an orthonormal basis of the layer's inputs. The basis is the same in
+            every training, so adapters of different blocks add up without mixing (Po et al. 2024).
+        noisy_from: the share of the schedule from which on the update counts; 0 for all timesteps.
     """
 
     rank: int
     alpha: float
     block: int | None = None
+    noisy_from: float = 0.0
 
     def __post_init__(self):
         if self.rank < 1:
@@ -51,12 +53,12 @@ class LoraSpec:
         return self.alpha / self.rank
 
 
-def within_widths(networks: DiffusionModel, specs: Mapping[str, LoraSpec]) -> dict[str, LoraSpec]:
-    """The specs with no rank above its layer's width, which holds all there is; alpha / rank stays. Logged."""
+def clamp_ranks(networks: DiffusionModel, specs: Mapping[str, LoraSpec]) -> dict[str, LoraSpec]:
+    """The specs with each rank lowered to at most its layer's width, alpha / rank unchanged; logs what it lowered."""
     roots = networks.parts()
     fitting, lowered = {}, []
     for path, spec in specs.items():
-        most = min(find(roots, path).get_parameter("weight").shape)
+        most = min(find_module(roots, path).get_parameter("weight").shape)
         if spec.rank > most:
             lowered.append((path, most))
             spec = replace(spec, rank=most, alpha=spec.scale * most)
@@ -71,7 +73,7 @@ def within_widths(networks: DiffusionModel, specs: Mapping[str, LoraSpec]) -> di
 
 
 def wrap(networks: DiffusionModel, paths: Iterable[str]) -> dict[str, Any]:
-    """peft's layers around the modules at `paths`, still without weights."""
+    """Put peft's layers, still without weights, around the modules at `paths`."""
     layers = {}
     paths = list(paths)
     for root, network in networks.parts().items():
@@ -80,7 +82,7 @@ def wrap(networks: DiffusionModel, paths: Iterable[str]) -> dict[str, Any]:
             continue
         if hasattr(network, "peft_config"):
             raise FewShotError("the networks are being trained already: remove the other layers first")
-        inner = {path: _own_name(network, path) for path in mine}
+        inner = {path: _submodule_name(network, path) for path in mine}
         config = LoraConfig(target_modules="|".join(map(re.escape, inner.values())), r=1, lora_alpha=1)
         inject_adapter_in_model(config, network, adapter_name=_NAME, low_cpu_mem_usage=True)
         layers |= {path: network.get_submodule(name) for path, name in inner.items()}
@@ -97,14 +99,16 @@ def unwrap(networks: DiffusionModel, layers: Mapping[str, Any]) -> None:
             del network.peft_config
 
 
-def _own_name(network: nn.Module, path: str) -> str:
+def _submodule_name(network: nn.Module, path: str) -> str:
     """A module's name within its network, whichever transformers release built it."""
     name = path.partition(".")[2]
     return name if hasattr(network, "text_model") else name.removeprefix("text_model.")
 
 
-def start(base: nn.Linear, spec: LoraSpec, seed: int, path: str, begin: LowRank | None) -> tuple[Tensor, Tensor]:
-    """First values of down (rank, in) and up (out, rank): a fresh pair, whose head is what is trained on from."""
+def initial_weights(
+    base: nn.Linear, spec: LoraSpec, seed: int, path: str, begin: LowRank | None
+) -> tuple[Tensor, Tensor]:
+    """Initial down (rank, in) and up (out, rank): a new pair, its first rows those of the adapter to continue from."""
     if spec.block is not None:
         down = basis_block(path, base.in_features, spec.rank, spec.block)
     else:
@@ -151,7 +155,7 @@ def _stream(name: str) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def place(layer: Any, spec: LoraSpec, first: tuple[Tensor, Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
+def set_weights(layer: Any, spec: LoraSpec, first: tuple[Tensor, Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
     """Give a peft layer its weights: float32, on the device of the layer that it wraps. A block's `down` is frozen."""
     device = layer.base_layer.weight.device
     down, up = (nn.Parameter(tensor.to(device)) for tensor in first)
@@ -161,6 +165,6 @@ def place(layer: Any, spec: LoraSpec, first: tuple[Tensor, Tensor]) -> tuple[nn.
     return down, up
 
 
-def up_of(layer: Any) -> nn.Module:
+def lora_up(layer: Any) -> nn.Module:
     """The part of a peft layer that gives what is added to the layer it wraps, before it is scaled."""
     return layer.lora_B[_NAME]

@@ -1,4 +1,4 @@
-"""Differences stored as products of other kinds than one low-rank pair: LoHa and LoKr (Yeh et al. 2023, LyCORIS).
+"""LoHa and LoKr weight differences (Yeh et al. 2023, LyCORIS).
 
     LoHa: (alpha / rank) (A1 B1) * (A2 B2), multiplied element by element (Hyeon-Woo et al. 2022, FedPara)
     LoKr: (alpha / rank) W1 (x) W2, Kronecker's product; each whole, or the product A B of a low-rank pair
@@ -18,8 +18,8 @@ KERNELS = {"hada_t1", "hada_t2"}
 KRONECKER = {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}
 
 
-def is_known(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the tensors of a whole LoHa or LoKr."""
+def is_lycoris(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are the tensors of a complete LoHa or LoKr."""
     names = set(tensors) - {"alpha"}
     if names & HADAMARD:
         return names in (HADAMARD, HADAMARD | KERNELS)
@@ -27,8 +27,8 @@ def is_known(tensors: Mapping[str, Tensor]) -> bool:
     return both and names <= KRONECKER
 
 
-def product(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Tensor:
-    """The difference in float32: (out, in), or (out, in, kh, kw) where a kernel is stored; see `is_known`."""
+def lycoris_delta(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Tensor:
+    """The difference in float32: (out, in), or (out, in, kh, kw) where a kernel is stored; see `is_lycoris`."""
     own = {name: value.to(device, torch.float32) for name, value in tensors.items()}
     if "hada_w1_a" in own:
         first, second = (_pair(own[f"hada_w{n}_a"], own[f"hada_w{n}_b"], own.get(f"hada_t{n}")) for n in (1, 2))
@@ -40,8 +40,8 @@ def product(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -
     return torch.kron(first, second.contiguous()) * (1.0 if rank is None else _strength(tensors, rank))
 
 
-def width(tensors: Mapping[str, Tensor]) -> int:
-    """How many numbers a layer with this difference reads."""
+def input_width(tensors: Mapping[str, Tensor]) -> int:
+    """The input width of a layer with this difference."""
     if "hada_w1_b" in tensors:
         return tensors["hada_w1_b"].shape[1]
     parts = (tensors.get(f"lokr_{side}", tensors.get(f"lokr_{side}_b")) for side in ("w1", "w2"))

@@ -56,28 +56,28 @@ def embedding_metadata(adapter: Adapter, title: str) -> dict[str, str]:
     """The header of an embedding file: what the adapter says of its training, and nothing of a LoRA's network."""
     family = FAMILIES[adapter.family]
     of_several = {SOURCES: adapter.metadata[SOURCES]} if SOURCES in adapter.metadata else {}
-    told = facts_of(adapter.metadata) | of_several
+    told = training_facts(adapter.metadata) | of_several
     return told | _model_spec(adapter, family, title, family.architectures[1])
 
 
-def facts_of(metadata: Mapping[str, str]) -> dict[str, str]:
+def training_facts(metadata: Mapping[str, str]) -> dict[str, str]:
     """The facts of a training that are told."""
     return {name: metadata[name] for name in FACTS if name in metadata}
 
 
-def lines_of(adapters: Sequence[tuple[Adapter, float]]) -> str:
+def source_lines(adapters: Sequence[tuple[Adapter, float]]) -> str:
     """What goes under `SOURCES` of an adapter made of these at these strengths.
 
     One that is made of several itself gives its own lines, at strengths that are multiplied.
     """
     told: list[dict[str, Any]] = []
     for adapter, strength in adapters:
-        own = sources_in(adapter.metadata) or [{"trigger": adapter.trigger, **facts_of(adapter.metadata)}]
+        own = read_sources(adapter.metadata) or [{"trigger": adapter.trigger, **training_facts(adapter.metadata)}]
         told += [{**one, "strength": round(strength * one.get("strength", 1.0), 4)} for one in own]
     return "\n".join(json.dumps(one, ensure_ascii=False) for one in told)
 
 
-def sources_in(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+def read_sources(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
     """Those lines, read; none where there are none or another tool wrote something else there."""
     try:
         found = [json.loads(line) for line in metadata.get(SOURCES, "").splitlines()]

@@ -1,7 +1,7 @@
-"""Adapters that count at noisy timesteps only, where a picture's layout is decided; below, the base is as it is.
+"""Adapters active at noisy timesteps only, where an image's layout is decided.
 
-Their low-rank pairs are not added to weights but computed beside them, and each row of a batch takes them by its own
-timestep, so that a batch may hold both kinds.
+Their low-rank pairs are not merged into weights but computed separately, and gated for each row of a batch by its own
+timestep.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class NoiseGate:
         self._listeners.remove(self._take)
 
 
-def only_noisy(layer: nn.Module, gate: NoiseGate) -> RemovableHandle:
-    """Let what `layer` gives count for noisy rows only: exact zeros for the others, and no gradient from them."""
+def gate_output(layer: nn.Module, gate: NoiseGate) -> RemovableHandle:
+    """Gate the output of `layer`: exact zeros, and no gradient, for rows that are not noisy."""
 
     def switch(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output * gate.rows(output)
@@ -53,8 +53,8 @@ def only_noisy(layer: nn.Module, gate: NoiseGate) -> RemovableHandle:
     return layer.register_forward_hook(switch)
 
 
-def check_span(path: str, factor: Factor) -> LowRank:
-    """The factor, where it can be used at some timesteps only. Raises FewShotError for other forms and networks."""
+def check_gated(path: str, factor: Factor) -> LowRank:
+    """The factor, if it can be gated by timestep. Raises FewShotError for other forms and networks."""
     if not path.startswith("unet.") or not isinstance(factor, LowRank) or factor.mid is not None or factor.up.dim() > 2:
         raise FewShotError(
             f"the adapter counts at noisy timesteps only, and {path} of it is no plain low-rank pair of a linear layer "
@@ -63,20 +63,20 @@ def check_span(path: str, factor: Factor) -> LowRank:
     return factor
 
 
-def noisy_pairs(layer: nn.Module, pairs: Sequence[tuple[LowRank, float]], gate: NoiseGate) -> RemovableHandle:
-    """Add low-rank pairs at their strengths to what a linear layer gives for noisy rows, until the handle is gone."""
-    there = [(moved(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
+def add_gated_pairs(layer: nn.Module, pairs: Sequence[tuple[LowRank, float]], gate: NoiseGate) -> RemovableHandle:
+    """Add low-rank pairs at their strengths to a linear layer's output for noisy rows, until the handle is removed."""
+    pairs_here = [(pair_on(factor, layer.get_parameter("weight")), strength) for factor, strength in pairs]
 
     def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         rows = gate.rows(output)
-        for factor, strength in there:
-            output = output + rows * pair_of(factor, strength, given[0], output)
+        for factor, strength in pairs_here:
+            output = output + rows * pair_output(factor, strength, given[0], output)
         return output
 
     return layer.register_forward_hook(add)
 
 
-def moved(factor: LowRank, weight: Tensor) -> LowRank:
+def pair_on(factor: LowRank, weight: Tensor) -> LowRank:
     """The pair on the device of `weight`, so that no call waits for the host.
 
     ComfyUI reads files under inference mode, whose tensors no gradient may pass: they are copied.
@@ -86,7 +86,7 @@ def moved(factor: LowRank, weight: Tensor) -> LowRank:
     return replace(factor, up=up, down=down)
 
 
-def pair_of(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> Tensor:
+def pair_output(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> Tensor:
     """What a pair adds to a linear layer's `output` for its input `given`."""
     down, up = (part.to(output.device, output.dtype) for part in (factor.down, factor.up))
     return functional.linear(functional.linear(given.to(output.dtype), down), up) * (
@@ -94,7 +94,7 @@ def pair_of(factor: LowRank, strength: float, given: Tensor, output: Tensor) -> 
     )
 
 
-def switched(pairs: Mapping[str, LowRank], strength: float, first: float) -> Callable[..., Tensor]:
+def timestep_gated(pairs: Mapping[str, LowRank], strength: float, first: float) -> Callable[..., Tensor]:
     """What ComfyUI wraps around each call of a denoiser, so that pairs count for rows from timestep `first` on.
 
     Args:
@@ -102,11 +102,11 @@ def switched(pairs: Mapping[str, LowRank], strength: float, first: float) -> Cal
 
     A compiled denoiser would keep the hooks of its first call for all timesteps, so those calls are not compiled.
     """
-    return cast("Callable[..., Tensor]", torch.compiler.disable(_Switched(dict(pairs), strength, first)))
+    return cast("Callable[..., Tensor]", torch.compiler.disable(_TimestepGate(dict(pairs), strength, first)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Switched:
+class _TimestepGate:
     pairs: dict[str, LowRank]
     strength: float
     first: float
@@ -132,7 +132,7 @@ class _Switched:
     def _on(self, name: str, x: Tensor) -> LowRank:
         place = (name, x.device)
         if place not in self.there:
-            self.there[place] = moved(self.pairs[name], x)
+            self.there[place] = pair_on(self.pairs[name], x)
         return self.there[place]
 
     def _beside(
@@ -144,7 +144,7 @@ class _Switched:
         """
 
         def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            more = pair_of(factor, self.strength, given[0], output)
+            more = pair_output(factor, self.strength, given[0], output)
             if rows is None:
                 return output + more
             if len(rows) not in (1, len(output)):

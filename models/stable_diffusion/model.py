@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters.dense import EVERYTHING, modules_with_weights
+from ..adapters.full_weights import EVERYTHING, modules_with_weights
 from ..conditioning import Conditioning
 from .attention_maps import Layer, captured, chosen_layers
 from .latents import decode_latents, encode_pictures

@@ -28,14 +28,14 @@ def with_timestep_range(model: Any, adapter: Any, strength: float) -> Any:
     Raises:
         FewShotError: it holds what cannot be switched, or does not fit the model.
     """
-    from ...models.adapters.timestep_range import check_span, switched
+    from ...models.adapters.timestep_range import check_gated, timestep_gated
     from ...models.stable_diffusion.lora_names import flat_name
     from ...models.stable_diffusion.variants import family_named
 
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     pairs = {}
     for path, factor in adapter.factors.items():
-        check_span(path, factor)
+        check_gated(path, factor)
         weight = keys.get(flat_name(path, family_named(adapter.family)))
         if not isinstance(weight, str):
             raise FewShotError(f"this MODEL has no {path}, which the adapter changes: it is for another model")
@@ -45,7 +45,7 @@ def with_timestep_range(model: Any, adapter: Any, strength: float) -> Any:
         pairs[weight.removeprefix("diffusion_model.").removesuffix(".weight")] = factor
     model = model.clone()
     first = adapter.noisy_from * timestep_count(model.get_model_object("model_sampling"))
-    model.add_wrapper_with_key(WRAPPER, f"{WRAPPER_KEY}{adapter.key}", switched(pairs, strength, first))
+    model.add_wrapper_with_key(WRAPPER, f"{WRAPPER_KEY}{adapter.key}", timestep_gated(pairs, strength, first))
     return model
 
 

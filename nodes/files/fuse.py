@@ -72,18 +72,18 @@ class FuseAdapters(io.ComfyNode):
     @classmethod
     def execute(cls, base: Any, method: dict[str, Any] | None = None, **adapters: Any) -> io.NodeOutput:
         from ...models.adapters.formats import to_kohya
-        from ...models.adapters.merge import Drawing, fused, summed
+        from ...models.adapters.merge import GramSampling, fuse_adapters, sum_adapters
         from ...models.open import open_base
 
         method = method or {}
         given = [(adapters[name], 1.0) for name in sorted(adapters) if adapters[name] is not None]
         if method.get("method") == SUM:
-            adapter, report = summed(given), f"{len(given)} adapters added"
+            adapter, report = sum_adapters(given), f"{len(given)} adapters added"
         elif method.get("method") == LEAST_SQUARES:
-            drawing = Drawing(method.get("steps", 20), method.get("size", 0))
+            drawing = GramSampling(method.get("steps", 20), method.get("size", 0))
             with host.engine(cls.hidden.unique_id) as watcher:
                 with open_base(base, host.device(), watcher, tokenizer_folder=host.TOKENIZER) as networks:
-                    adapter, errors = fused(networks, given, drawing, watcher)
+                    adapter, errors = fuse_adapters(networks, given, drawing, watcher)
             lines = [f"{one.trigger}: loses {error:.1%}" for (one, _), error in zip(given, errors, strict=True)]
             report = "\n".join(lines)
         else:

@@ -17,11 +17,11 @@ from comfyui_fewshot.core.values import Dense, LowRank
 from comfyui_fewshot.core.weight_files import open_tensors
 from comfyui_fewshot.models.adapters.apply import delta
 from comfyui_fewshot.models.export import assumed_by_comfyui, trained_base, write_checkpoint
-from comfyui_fewshot.models.extract import low_rank
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.stable_diffusion import names
 from comfyui_fewshot.models.stable_diffusion.names_back import original_text, original_unet_names, original_vae
 from comfyui_fewshot.models.stable_diffusion.variants import FAMILIES
+from comfyui_fewshot.models.svd_extract import svd_low_rank
 
 from . import checkpoints
 from .checkpoints import TextShape, UNetShape, VaeShape
@@ -205,7 +205,7 @@ def test_a_low_rank_difference_is_found_whole():
     random = torch.Generator().manual_seed(0)
     thin = torch.randn(12, 3, generator=random) @ torch.randn(3, 20, generator=random)
     conv = (torch.randn(8, 2, generator=random) @ torch.randn(2, 36, generator=random)).reshape(8, 4, 3, 3)
-    pairs, error = low_rank({"unet.a": Dense(thin), "unet.b": Dense(conv), "unet.n": Dense(torch.ones(5))}, 3)
+    pairs, error = svd_low_rank({"unet.a": Dense(thin), "unet.b": Dense(conv), "unet.n": Dense(torch.ones(5))}, 3)
     assert error < 1e-5 and isinstance(pairs["unet.n"], Dense)
     for name, whole in (("unet.a", thin), ("unet.b", conv)):
         assert isinstance(pairs[name], LowRank)
@@ -215,6 +215,6 @@ def test_a_low_rank_difference_is_found_whole():
 def test_the_error_is_what_is_missing():
     """Of a diagonal matrix the smaller entries; of a bias everything."""
     change = Dense(torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0])), torch.tensor([1.0, 1.0]))
-    _, error = low_rank({"unet.a": change}, 2)
+    _, error = svd_low_rank({"unet.a": change}, 2)
     assert error == pytest.approx(((4 + 1 + 2) / (16 + 9 + 4 + 1 + 2)) ** 0.5)
-    assert low_rank({"unet.a": Dense(torch.zeros(3, 3))}, 2)[1] == 0.0
+    assert svd_low_rank({"unet.a": Dense(torch.zeros(3, 3))}, 2)[1] == 0.0

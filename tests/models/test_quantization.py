@@ -9,7 +9,13 @@ from torch import nn
 
 from comfyui_fewshot.core.values import LowRank
 from comfyui_fewshot.models.adapters.apply import delta
-from comfyui_fewshot.models.quantization import Float8Conv2d, Float8Linear, keep_in_float8, pairs_beside, widened
+from comfyui_fewshot.models.quantization import (
+    Float8Conv2d,
+    Float8Linear,
+    add_unmerged_pairs,
+    dequantize,
+    quantize_to_float8,
+)
 
 
 def layers():
@@ -26,18 +32,18 @@ def test_a_weight_is_off_by_a_sixteenth_of_itself_at_most(seed, size):
     with torch.no_grad():
         layer.weight.mul_(size)
     before = layer.weight.clone()
-    keep_in_float8(nn.Sequential(layer))
-    after = widened(layer.weight, layer.scale, torch.float32)
+    quantize_to_float8(nn.Sequential(layer))
+    after = dequantize(layer.weight, layer.scale, torch.float32)
     smallest = before.abs().amax(1, keepdim=True) * 1e-5
     assert ((after - before).abs() <= before.abs() / 16 + smallest).all()
 
 
 def test_values_and_gradients_are_those_of_the_widened_layers():
     small, wide = layers(), layers()
-    assert keep_in_float8(small) == 2
+    assert quantize_to_float8(small) == 2
     assert isinstance(small[0], Float8Conv2d) and isinstance(small[3], Float8Linear)
     for i in (0, 3):
-        wide[i].weight.copy_(widened(small[i].weight, small[i].scale, torch.float32))
+        wide[i].weight.copy_(dequantize(small[i].weight, small[i].scale, torch.float32))
     x = torch.randn(4, 3, 4, 4)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
     outputs = [network(given) for network, given in zip((small, wide), inputs, strict=True)]
@@ -48,14 +54,14 @@ def test_values_and_gradients_are_those_of_the_widened_layers():
 
 def test_memory_is_a_quarter_of_float32():
     network = nn.Sequential(nn.Linear(64, 64, bias=False)).requires_grad_(False)
-    keep_in_float8(network)
+    quantize_to_float8(network)
     assert network[0].weight.element_size() == 1
 
 
 def test_a_lora_trains_on_top():
     network = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)).requires_grad_(False)
     x = torch.randn(2, 6)
-    keep_in_float8(network)
+    quantize_to_float8(network)
     plain = network(x)
     config = LoraConfig(target_modules="1", r=2, lora_alpha=2)
     inject_adapter_in_model(config, network, low_cpu_mem_usage=True)
@@ -70,7 +76,7 @@ def test_a_lora_trains_on_top():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_it_computes_in_autocast_s_type(dtype):
     network = layers()
-    keep_in_float8(network)
+    quantize_to_float8(network)
     with torch.autocast("cpu", dtype):
         assert network[3](torch.randn(2, 32)).dtype == dtype
 
@@ -79,7 +85,7 @@ def test_under_autocast_it_computes_in_autocast_s_type(dtype):
 def test_pairs_beside_8_bits_add_what_they_would_to_wide_weights(shaped):
     """Two at their strengths, around a linear layer and a convolution; afterwards all is as before."""
     small, wide = layers(), layers()
-    keep_in_float8(small)
+    quantize_to_float8(small)
     x = torch.randn(4, 3, 4, 4)
     before, handles = small(x), []
     for i, (out, inside, kernel) in {0: (8, 3, (3, 3)), 3: (5, 32, ())}.items():
@@ -90,10 +96,10 @@ def test_pairs_beside_8_bits_add_what_they_would_to_wide_weights(shaped):
         ]
         if not shaped:  # as some files store them
             parts = [(LowRank(f.up.flatten(1), f.down.flatten(1), f.alpha), strength) for f, strength in parts]
-        wide[i].weight.copy_(widened(small[i].weight, small[i].scale, torch.float32))
+        wide[i].weight.copy_(dequantize(small[i].weight, small[i].scale, torch.float32))
         for factor, strength in parts:
             wide[i].weight.add_(strength * delta(factor, torch.device("cpu"), wide[i].weight.shape))
-        handles.append(pairs_beside(small[i], parts))
+        handles.append(add_unmerged_pairs(small[i], parts))
     assert torch.allclose(small(x), wide(x), atol=1e-4) and not torch.allclose(small(x), before, atol=0.1)
     for handle in handles:
         handle.remove()
@@ -102,4 +108,4 @@ def test_pairs_beside_8_bits_add_what_they_would_to_wide_weights(shaped):
 
 def test_trained_layers_stay_wide():
     layer = nn.Linear(3, 3)
-    assert keep_in_float8(nn.Sequential(layer)) == 0 and type(layer) is nn.Linear
+    assert quantize_to_float8(nn.Sequential(layer)) == 0 and type(layer) is nn.Linear

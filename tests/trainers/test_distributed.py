@@ -11,7 +11,7 @@ import torch
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.trainers import __main__ as command
-from comfyui_fewshot.trainers.distributed import Alone, launched
+from comfyui_fewshot.trainers.distributed import SingleProcess, launched
 from comfyui_fewshot.trainers.state.run_folder import read_adapter
 
 VALUES = dict(steps=4, learning_rate=1e-3, rank=4, batch_size=2, save_every=2, seed=5, parameter_set="attention")
@@ -36,7 +36,7 @@ def adapter_under(folder):
 
 
 def test_one_process_shares_nothing():
-    assert Alone().share(range(3)) == [0, 1, 2] and Alone().main
+    assert SingleProcess().shard(range(3)) == [0, 1, 2] and SingleProcess().main
 
 
 def test_accelerate_leaves_nothing_behind():
@@ -44,11 +44,11 @@ def test_accelerate_leaves_nothing_behind():
 
     environment = dict(os.environ)
     with launched(cpu=True) as processes:
-        assert processes.main and processes.share(range(3)) == [0, 1, 2]
+        assert processes.main and processes.shard(range(3)) == [0, 1, 2]
         assert processes.device.type == "cpu"
         buffer = torch.ones(2)
-        processes.add_up(buffer)
-        processes.wait()
+        processes.all_reduce(buffer)
+        processes.barrier()
         assert buffer.tolist() == [1, 1]
     assert dict(os.environ) == environment
     assert not (AcceleratorState._shared_state or PartialState._shared_state or GradientState._shared_state)

@@ -13,14 +13,14 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.tests.trainers.auto.test_unet_costs import Held
 from comfyui_fewshot.trainers import loop as loops
-from comfyui_fewshot.trainers.auto.fit import AVERAGED, trained_bytes
+from comfyui_fewshot.trainers.auto.fit import EMA_TEMPORARY, trained_bytes
 from comfyui_fewshot.trainers.loop import Diverged, Plan, train
-from comfyui_fewshot.trainers.optim.optimizers import FlatGradients, Rates, make_optimizer
-from comfyui_fewshot.trainers.slowdown import Pace
+from comfyui_fewshot.trainers.optim.optimizers import FlatGradients, LearningRates, make_optimizer
+from comfyui_fewshot.trainers.slowdown import SlowdownDetector
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
 from comfyui_fewshot.trainers.state.run_folder import Journal
 from comfyui_fewshot.trainers.subject.method import SubjectTraining
-from comfyui_fewshot.trainers.validation.schedule import ValidatedCourse
+from comfyui_fewshot.trainers.validation.schedule import ValidatedCheckpoint
 
 
 class Pull:
@@ -62,7 +62,9 @@ def start():
 def run(folder, parameters=None, steps=10, watcher=None, save_every=4, cut=None, scale=False, **task):
     folder.mkdir(exist_ok=True)
     parameters = parameters or start()
-    plan = Plan(steps, Rates({"unet": 0.1}, steps), save_every=save_every, log_every=4, scale_losses=scale, cut=cut)
+    plan = Plan(
+        steps, LearningRates({"unet": 0.1}, steps), save_every=save_every, log_every=4, scale_losses=scale, cut=cut
+    )
     work = Pull(parameters["unet.x"], **task)
     outcome = train(work, parameters, plan, Checkpoints(folder / "c", "key"), Journal(folder / "log.jsonl"), watcher)
     return parameters["unet.x"].detach().clone(), outcome
@@ -93,7 +95,9 @@ def test_a_trained_number_takes_what_is_counted(tmp_path, unwatched, kind, more)
     """Beside the weight: its gradient, its last good value, moments, and for a while what averaging needs."""
     count, seen = 300_000, []
     x = Parameter(torch.ones(count))
-    plan = Plan(9, Rates({"unet": 0.1}, 9), optimizer=kind, save_every=100, log_every=2, visits=[(4, seen.append)])
+    plan = Plan(
+        9, LearningRates({"unet": 0.1}, 9), optimizer=kind, save_every=100, log_every=2, visits=[(4, seen.append)]
+    )
 
     class Sum:
         weights = {"all": 1.0}
@@ -107,7 +111,7 @@ def test_a_trained_number_takes_what_is_counted(tmp_path, unwatched, kind, more)
 
     with Held(x) as held:
         train(Sum(), {"unet.x": x}, plan, Nowhere(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
-    assert seen == [4, 8] and AVERAGED.get(kind, 0) == more
+    assert seen == [4, 8] and EMA_TEMPORARY.get(kind, 0) == more
     assert held.most == pytest.approx(trained_bytes(count, kind) - x.nbytes + more * count, rel=0.01)
 
 
@@ -223,17 +227,23 @@ def test_only_steps_that_become_slow_are_told_of(tmp_path, monkeypatch, caplog, 
             clock.now += 300.0
             super().save(state)
 
-    class SlowLooks(ValidatedCourse):
-        def visit(self, step, parameters, processes):
+    class SlowLooks(ValidatedCheckpoint):
+        def evaluate(self, step, parameters, processes):
             clock.now += 500.0
-            super().visit(step, parameters, processes)
+            super().evaluate(step, parameters, processes)
 
     def preview(step):
         clock.now += 200.0
 
     course = SlowLooks(lambda step: (0.5, 0.5, 0.0), 5, 40)
     plan = Plan(
-        40, Rates({"unet": 0.1}, 40), save_every=7, log_every=4, visits=[(6, preview)], course=course, pace=Pace()
+        40,
+        LearningRates({"unet": 0.1}, 40),
+        save_every=7,
+        log_every=4,
+        visits=[(6, preview)],
+        course=course,
+        pace=SlowdownDetector(),
     )
     parameters = start()
     store, journal = SlowSaves(tmp_path, "k"), Journal(tmp_path / "log.jsonl")
@@ -286,7 +296,7 @@ def test_the_time_left_counts_what_is_done_beside_steps(tmp_path, monkeypatch):
         now[0] += 6.0
 
     parameters = start()
-    plan = Plan(9, Rates({"unet": 0.1}, 9), visits=[(3, visit)], log_every=2)
+    plan = Plan(9, LearningRates({"unet": 0.1}, 9), visits=[(3, visit)], log_every=2)
     train(Pull(parameters["unet.x"]), parameters, plan, Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {line["step"]: round(line["seconds_left"], 3) for line in lines} == {2: 0, 4: 7.5, 6: 3, 8: 1.5, 9: 0}
@@ -295,7 +305,7 @@ def test_the_time_left_counts_what_is_done_beside_steps(tmp_path, monkeypatch):
 def test_visits_follow_their_steps(tmp_path):
     seen = []
     parameters = start()
-    plan = Plan(7, Rates({"unet": 0.1}, 7), visits=[(3, seen.append)])
+    plan = Plan(7, LearningRates({"unet": 0.1}, 7), visits=[(3, seen.append)])
     train(Pull(parameters["unet.x"]), parameters, plan, Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
     assert seen == [3, 6]
 
@@ -306,18 +316,18 @@ def test_half_precision_weights_are_refused(tmp_path):
 
 
 def test_rates():
-    constant = Rates({"unet": 2.0}, 10, 4)
+    constant = LearningRates({"unet": 2.0}, 10, 4)
     assert [constant.factor(s) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    cosine = Rates({"unet": 2.0}, 12, 2, "cosine")
+    cosine = LearningRates({"unet": 2.0}, 12, 2, "cosine")
     assert cosine.factor(2) == 1.0 and cosine.factor(7) == pytest.approx(0.5) and cosine.factor(11) < 0.03
-    linear = Rates({"unet": 2.0}, 12, 2, "linear")
+    linear = LearningRates({"unet": 2.0}, 12, 2, "linear")
     assert [linear.factor(s) for s in (2, 7, 11)] == pytest.approx([1.0, 0.5, 0.1])
     assert linear.at(7) == {"unet": pytest.approx(1.0)}
 
 
 def test_groups_have_their_own_rates():
     parameters = {name: Parameter(torch.zeros(1)) for name in ("unet.a", "text_encoder.b", "text_encoder_2.c")}
-    rates = Rates({"unet": 1.0, "text_encoder": 0.5}, 10, 2)
+    rates = LearningRates({"unet": 1.0, "text_encoder": 0.5}, 10, 2)
     optimizer = make_optimizer(parameters, rates)
     rates.set(optimizer, 0)
     assert [(len(g["params"]), g["lr"]) for g in optimizer.param_groups] == [(1, 0.5), (2, 0.25)]
@@ -359,7 +369,7 @@ def test_nothing_touches_the_host_between_log_points(networks, pictures, setting
     chosen = replace(settings, resolution=32, alpha=4.0, micro_batch=3, noise_offset=0.1, min_snr_gamma=5.0, **kind)
     step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, Silent())
     plan = Plan(
-        9, Rates(dict.fromkeys(("unet", "text_encoder", "token"), 1e-3), 9), save_every=100, log_every=8,
+        9, LearningRates(dict.fromkeys(("unet", "text_encoder", "token"), 1e-3), 9), save_every=100, log_every=8,
         rules=injected.rules,
     )  # fmt: skip
     touches = Touches()

@@ -257,7 +257,7 @@ def test_a_preview_that_fails_harms_nothing(train, uncut, tmp_path, monkeypatch,
     def broken(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(training, "drawn_pictures", broken)
+    monkeypatch.setattr(training, "sample_pictures", broken)
     assert train(tmp_path, preview_every=4).adapter.key == uncut.adapter.key
     assert "no preview at step 4: no memory" in caplog.text
 

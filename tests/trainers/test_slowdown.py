@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyui_fewshot.trainers.slowdown import SLOWDOWN, Pace
+from comfyui_fewshot.trainers.slowdown import SLOWDOWN, SlowdownDetector
 
 
 def told(times):
-    pace = Pace()
-    return [line for line in map(pace.note, times) if line]
+    pace = SlowdownDetector()
+    return [line for line in map(pace.observe, times) if line]
 
 
 def test_a_sudden_slowdown_is_told_once():

@@ -13,13 +13,13 @@ from comfyui_fewshot.core.values import Concept, Dense, LowRank
 from comfyui_fewshot.models.adapters import formats
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec, inject
-from comfyui_fewshot.models.adapters.learned_tokens import LearnedWords
+from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens
 from comfyui_fewshot.models.adapters.token_files import read_embedding
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
-from comfyui_fewshot.trainers.auto.inspect import gather_facts
+from comfyui_fewshot.trainers.auto.inputs import gather_auto_inputs
 from comfyui_fewshot.trainers.subject.presets import PRESETS, with_preset
-from comfyui_fewshot.trainers.targets import check_tuning, sets_of, words_of
+from comfyui_fewshot.trainers.targets import check_targets, sets_of, token_specs
 
 
 def test_each_set_has_its_rank_and_alpha():
@@ -50,7 +50,7 @@ def test_each_set_has_its_rank_and_alpha():
 )
 def test_settings_that_contradict_each_other(train, tmp_path, changes, said):
     with pytest.raises(FewShotError, match=said):
-        check_tuning(SubjectSettings(**changes))
+        check_targets(SubjectSettings(**changes))
     with pytest.raises(FewShotError, match=said):
         train(tmp_path, **changes)
 
@@ -75,15 +75,15 @@ IDLE = {
 @pytest.mark.parametrize("name", IDLE)
 def test_a_value_that_would_do_nothing_is_refused(name):
     with pytest.raises(FewShotError, match=rf"^{name} is .*, but does nothing: .*Set it to"):
-        check_tuning(SubjectSettings(**IDLE[name]))
+        check_targets(SubjectSettings(**IDLE[name]))
 
 
 def test_values_that_do_something_are_taken():
-    check_tuning(SubjectSettings(text_encoder=True, text_rank=4, text_learning_rate=1e-5, tuning="full"))
-    check_tuning(SubjectSettings(parameter_set="cross_kv", cross_rank=4, token="free", token_start="toy"))
-    check_tuning(SubjectSettings(parameter_set="attention_ff", feed_forward_rank=4, self_alpha=2.0, patience=2))
+    check_targets(SubjectSettings(text_encoder=True, text_rank=4, text_learning_rate=1e-5, tuning="full"))
+    check_targets(SubjectSettings(parameter_set="cross_kv", cross_rank=4, token="free", token_start="toy"))
+    check_targets(SubjectSettings(parameter_set="attention_ff", feed_forward_rank=4, self_alpha=2.0, patience=2))
     for name, values in PRESETS.items():
-        check_tuning(SubjectSettings(**with_preset(name, values)))
+        check_targets(SubjectSettings(**with_preset(name, values)))
 
 
 def test_what_a_setting_needs_of_the_pictures_is_told(train, pictures, tmp_path, caplog):
@@ -99,12 +99,12 @@ def test_what_a_setting_needs_of_the_pictures_is_told(train, pictures, tmp_path,
 
 def test_the_words_of_several_subjects(pictures):
     two = replace(pictures, concepts=(*pictures.concepts, Concept("zwx", "car")))
-    specs = words_of(SubjectSettings(token="direction", token_vectors=2), two)
+    specs = token_specs(SubjectSettings(token="direction", token_vectors=2), two)
     assert [(spec.word, spec.start, spec.vectors, spec.direction) for spec in specs] == [
         ("sks", "ball", 2, True), ("zwx", "car", 2, True),
     ]  # fmt: skip
-    assert words_of(SubjectSettings(token="free", token_start="toy"), two)[1].start == "toy"
-    assert words_of(SubjectSettings(), two) == ()
+    assert token_specs(SubjectSettings(token="free", token_start="toy"), two)[1].start == "toy"
+    assert token_specs(SubjectSettings(), two) == ()
 
 
 def test_a_direction_is_learned_beside_a_lora_of_layers(train, tmp_path):
@@ -135,17 +135,17 @@ KINDS = {
 def test_what_is_trained_is_counted_before_it_is_made(networks, pictures, kind):
     two = replace(pictures, concepts=(*pictures.concepts, Concept("zwx", "car")))
     chosen = SubjectSettings(**{"rank": 4, **KINDS[kind]})
-    words = LearnedWords(networks, words_of(chosen, two))
+    words = LearnedTokens(networks, token_specs(chosen, two))
     injected = inject(networks, sets_of(chosen), 0, words=words)
     made = sum(parameter.numel() for parameter in injected.parameters.values())
     injected.remove()
-    assert gather_facts(networks, two, chosen).trained == made
+    assert gather_auto_inputs(networks, two, chosen).trainable_parameters == made
 
 
 def test_a_picture_with_several_captions_is_one_picture(networks, pictures):
     many = [replace(s, caption=f"{s.caption} {n}") for s in pictures.references for n in range(12)]
     expanded = pictures.with_samples((*many, *pictures.priors))
-    once, often = (gather_facts(networks, each, SubjectSettings()) for each in (pictures, expanded))
+    once, often = (gather_auto_inputs(networks, each, SubjectSettings()) for each in (pictures, expanded))
     assert once == often and once.references == 3
 
 
@@ -228,9 +228,9 @@ def test_everything_gives_a_base_that_is_what_was_trained(train, tmp_path, base)
     with open_base(base, "cpu") as networks:
         before = drawn(networks)
         with applied(networks, [(result.adapter, 1.0)]):
-            adapted = drawn(networks)
+            adapted_parts = drawn(networks)
     far = (trained - before).norm()
-    assert far > 0.05 and (trained - adapted).norm() < 0.3 * far
+    assert far > 0.05 and (trained - adapted_parts).norm() < 0.3 * far
     again = train(tmp_path, **EVERYTHING, extract_rank=512)
     assert again.base.key == result.base.key and again.adapter.key == result.adapter.key
 

@@ -1,4 +1,4 @@
-"""What a training may take of a device, and how a batch is split to fit."""
+"""Split a batch into passes that fit into the memory of a device."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from types import MappingProxyType
 
 import torch
 
-from .unet_costs import Picture
+from .unet_costs import ActivationMemory
 
 HEADROOM = 600_000_000  # bytes left free: the driver spills to slow memory when a card is full
-TRAINED = 12  # bytes a trained number: itself, its gradient and its last good value, in fp32
-KEPT = MappingProxyType({"adamw": 8, "adamw_8bit": 2, "prodigy": 16, "schedule_free": 8})
-"""bytes that each optimiser keeps of a trained number: moments, and Prodigy's distance from the start"""
-COPIED = 2  # bytes of a trained number's copy in half precision, which autocast keeps while a pass computes
-AVERAGED = MappingProxyType({"schedule_free": 4})
-"""bytes of a trained number for a while: what its update computes with, and later what is trained on, while the average
-is looked at in its place"""
+TRAINED = 12  # bytes a trained parameter: itself, its gradient and its last good value, in fp32
+# Bytes of optimizer state a trained parameter: moments, and Prodigy's distance from the start.
+OPTIMIZER_STATE = MappingProxyType({"adamw": 8, "adamw_8bit": 2, "prodigy": 16, "schedule_free": 8})
+AUTOCAST_COPY = 2  # bytes of a trained parameter's half-precision copy, which autocast caches during a pass
+# Temporary bytes a trained parameter: for the update, and for the training weights while the average is evaluated.
+EMA_TEMPORARY = MappingProxyType({"schedule_free": 4})
 CONTEXT = 600_000_000  # bytes that CUDA, its libraries and their kernels take
 
 
 @dataclass(frozen=True)
-class Split:
-    """How a step fits: pictures in one pass of the denoiser, whether activations are computed twice, whether encoders
-    that are not trained wait on the host, whether the frozen denoiser is kept in 8 bits.
+class BatchSplit:
+    """How a step fits into memory.
 
-    `why` is one line; `bytes` is what the passes take by formula; `fits` is false where even the last resort does not,
-    in a step or in another phase.
+    Args:
+        micro_batch: images in one pass of the denoiser.
+        why: one line for the log.
+        offload: frozen encoders are moved to the host during steps.
+        float8: the frozen denoiser is stored in 8 bits.
+        bytes: estimated activations of the passes.
+        fits: false where even the last resort does not fit, in a step or in another phase.
     """
 
     micro_batch: int
@@ -39,108 +42,132 @@ class Split:
     fits: bool = True
 
 
-def trained_bytes(numbers: int, optimizer: str) -> int:
-    """What so many trained numbers take beside the frozen networks."""
-    return numbers * (TRAINED + KEPT[optimizer])
-
-
-def split(
-    rows: int,
-    picture: Picture,
-    free: int | None,
-    checkpointing: str,
-    micro_batch: int,
-    offload: tuple[str, float] = ("off", 0.0),
-    float8: tuple[str, float] = ("full", 0.0),
-    beside: Callable[[int, bool], float] | None = None,
-) -> Split:
-    """How `rows` pictures go through the denoiser with `free` bytes (None: not known, nothing is split).
-
-    What costs next to nothing comes first: smaller passes, then encoders that wait on the host. Then gradient
-    checkpointing too, which costs a second forward pass; last 8 bits for frozen weights, which change the result a
-    little.
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Which means of saving memory a step may use, and how much two of them save.
 
     Args:
         checkpointing: "auto", "on" or "off".
-        micro_batch: a fixed number of pictures in a pass, or 0.
-        offload: "auto", "on" or "off", and the bytes that encoders give back while they wait.
-        float8: "auto", "full" or "float8", and the bytes that 8 bits save.
-        beside: the most bytes that another phase of the training needs beyond what all networks take, by the pictures
-            in a pass and by whether encoders wait in a step.
+        micro_batch: a fixed number of images in a pass, or 0.
+        offload: "auto", "on" or "off".
+        weights: "auto", "full" or "float8".
+        offloadable_bytes: what moving the encoders to the host frees.
+        float8_saves: bytes that storing the denoiser in 8 bits saves.
     """
-    if free is None:
-        whole = min(micro_batch or rows, rows)
-        on = checkpointing == "on"
+
+    checkpointing: str
+    micro_batch: int = 0
+    offload: str = "off"
+    weights: str = "full"
+    offloadable_bytes: float = 0.0
+    float8_saves: float = 0.0
+
+    def ways(self) -> list[tuple[bool, bool, bool]]:
+        """(checkpointing, offload, float8) from the cheapest to the last resort, of those that are allowed."""
+        order = [(False, False, False), (False, True, False), (True, True, False), (True, True, True)]
+        order = [
+            (c or self.checkpointing == "on", o or self.offload == "on", f or self.weights == "float8")
+            for c, o, f in order
+        ]
+        order = [
+            (c and self.checkpointing != "off", o and self.offload != "off", f and self.weights != "full")
+            for c, o, f in order
+        ]
+        return list(dict.fromkeys(order))
+
+
+def trained_bytes(parameters: int, optimizer: str) -> int:
+    """Bytes of trained parameters, with gradients and optimizer state."""
+    return parameters * (TRAINED + OPTIMIZER_STATE[optimizer])
+
+
+def split_batch(
+    rows: int,
+    image: ActivationMemory,
+    free_bytes: int | None,
+    options: MemoryOptions,
+    peak_elsewhere: Callable[[int, bool], float] | None = None,
+) -> BatchSplit:
+    """How `rows` images go through the denoiser with `free_bytes` (None: not known, nothing is split).
+
+    What costs next to nothing comes first: smaller passes, then encoders on the host. Then gradient checkpointing,
+    which costs a second forward pass; last float8 for frozen weights, which changes the result a little.
+
+    Args:
+        image: activations of one image.
+        peak_elsewhere: the most bytes that another phase needs beyond the weights of all networks, by `micro_batch`
+            and by whether encoders are offloaded in a step.
+    """
+    fixed = options.micro_batch
+    if free_bytes is None:
+        together = min(fixed or rows, rows)
+        checkpointing = options.checkpointing == "on"
         why = "free memory is not known here, so nothing is split unasked"
-        return Split(whole, on, why, offload[0] == "on", float8[0] == "float8", picture.together(whole, on))
+        offload, float8 = options.offload == "on", options.weights == "float8"
+        return BatchSplit(together, checkpointing, why, offload, float8, image.together(together, checkpointing))
     tried = []
-    for on, waiting, small in _ways(checkpointing, offload[0], float8[0]):
-        room = max(0.0, free - HEADROOM + small * float8[1])
-        each, left = picture.bytes(on), room + waiting * offload[1] - picture.once
-        fitting = min(rows, micro_batch or max(1, int(left // each)))
-        while beside and not micro_batch and fitting > 1 and beside(fitting, waiting) > room:
+    for checkpointing, offload, float8 in options.ways():
+        room = max(0.0, free_bytes - HEADROOM + float8 * options.float8_saves)
+        each, left = image.bytes(checkpointing), room + offload * options.offloadable_bytes - image.once
+        fitting = min(rows, fixed or max(1, int(left // each)))
+        while peak_elsewhere and not fixed and fitting > 1 and peak_elsewhere(fitting, offload) > room:
             fitting -= 1
-        why = f"{free / 1e9:.1f} GB are free, a picture takes about {each / 1e9:.2f} GB"
-        fits = (micro_batch or 1) * each <= left
-        fits = fits and (beside is None or beside(fitting, waiting) <= room)
-        tried.append(Split(fitting, on, why, waiting, small, picture.together(fitting, on), fits))
+        why = f"{free_bytes / 1e9:.1f} GB are free, a picture takes about {each / 1e9:.2f} GB"
+        fits = (fixed or 1) * each <= left
+        fits = fits and (peak_elsewhere is None or peak_elsewhere(fitting, offload) <= room)
+        passes = image.together(fitting, checkpointing)
+        tried.append(BatchSplit(fitting, checkpointing, why, offload, float8, passes, fits))
         if fits:
             break
     return tried[-1]
 
 
-def drawn_at_once(micro_batch: int) -> int:
-    """Pictures that a validation draws together on a GPU: guidance runs the denoiser on two rows for each."""
+def sampling_batch(micro_batch: int) -> int:
+    """Images that a validation samples together on a GPU: guidance runs the denoiser on two rows for each."""
     return max(1, micro_batch // 2)
 
 
-def copied_bytes(numbers: int, half: bool) -> int:
-    """What a pass takes for so many trained numbers, which are fp32, where networks compute in half precision."""
-    return COPIED * numbers if half else 0
+def autocast_bytes(parameters: int, is_half: bool) -> int:
+    """What autocast caches of trained fp32 parameters in a pass, where the networks are in half precision."""
+    return AUTOCAST_COPY * parameters if is_half else 0
 
 
 @dataclass(frozen=True)
-class Work:
-    """Bytes that a training takes beyond its weights where it does not step.
+class PhaseMemory:
+    """Bytes beyond the weights in the phases other than the training step.
 
-    encoding: pictures into latents, once; prompts take less. denoising, decoding: a picture that is drawn for a
-    validation or a preview, 0 where none is. judging: the models that look at drawn pictures. copied: of trained
-    weights, once for all that are drawn together. averaged: what an optimiser takes for its update, and while pictures
-    are drawn and looked at.
+    Args:
+        encoding: images into latents, once; prompts take less.
+        denoising: one image that is sampled for a validation or preview; 0 where none is.
+        decoding: the same image in the autoencoder's decoder.
+        scoring: the models that validate.
+        autocast: copies of trained weights, once for all images that are sampled together.
+        optimizer: temporary bytes of the update, and of the weights while their average is evaluated.
     """
 
     encoding: float = 0.0
     denoising: float = 0.0
     decoding: float = 0.0
-    judging: float = 0.0
-    copied: float = 0.0
-    averaged: float = 0.0
+    scoring: float = 0.0
+    autocast: float = 0.0
+    optimizer: float = 0.0
 
-    def drawing(self, together: int) -> float:
-        """To draw so many pictures together."""
-        return together * self.denoising + self.copied + self.averaged
+    def sampling(self, batch: int) -> float:
+        """To sample `batch` images together."""
+        return batch * self.denoising + self.autocast + self.optimizer
 
-    def most(self, micro_batch: int, waits: float, text: float) -> float:
-        """The most of these, less what waits on the host then: `waits` all encoders, of which `text` are no
-        autoencoder."""
-        phases = [self.encoding, self.averaged - waits]
-        if self.denoising or self.decoding or self.judging:
-            drawn = drawn_at_once(micro_batch)
-            looked_at = max(drawn * self.decoding - text, self.judging - waits)
-            phases += [self.drawing(drawn), looked_at + self.averaged]
+    def peak(self, micro_batch: int, offloaded: float, text: float) -> float:
+        """The most of these, less what is on the host then: `offloaded` all encoders, `text` the text encoders."""
+        phases = [self.encoding, self.optimizer - offloaded]
+        if self.denoising or self.decoding or self.scoring:
+            batch = sampling_batch(micro_batch)
+            finished = max(batch * self.decoding - text, self.scoring - offloaded)
+            phases += [self.sampling(batch), finished + self.optimizer]
         return max(phases)
 
 
-def _ways(checkpointing: str, offload: str, float8: str) -> list[tuple[bool, bool, bool]]:
-    """(checkpointing, offload, float8) from the cheapest to the last resort, of those that are allowed."""
-    order = [(False, False, False), (False, True, False), (True, True, False), (True, True, True)]
-    order = [(on or checkpointing == "on", w or offload == "on", s or float8 == "float8") for on, w, s in order]
-    order = [(on and checkpointing != "off", w and offload != "off", s and float8 != "full") for on, w, s in order]
-    return list(dict.fromkeys(order))
-
-
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a CUDA device, what torch holds unused included; None on other devices."""
+    """Free bytes of a CUDA device, torch's unused cache included; None on other devices."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,4 +1,4 @@
-"""What `auto` means: numbers in place of settings left open, each a function of the data or the base, with its reason.
+"""Resolve settings left at auto: each a function of the data or the base, with its reason.
 
 Only how a step fits into memory depends on the machine, and that does not change what is learned; so settings left
 open give the same content key and the same result everywhere, up to the precision that a machine computes in.
@@ -7,63 +7,28 @@ open give the same content key and the same result everywhere, up to the precisi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ...core.errors import FewShotError
 from ...core.settings import SubjectSettings
-from ..targets import adapted
-from .fit import AVERAGED, Split, Work, copied_bytes, split, trained_bytes
-from .unet_costs import decoding_bytes, encoding_bytes, passing_bytes, step_of_picture
+from ..targets import adapted_parts
+from .fit import EMA_TEMPORARY, BatchSplit, MemoryOptions, PhaseMemory, autocast_bytes, split_batch, trained_bytes
+from .inputs import AutoInputs
+from .unet_costs import decoding_bytes, encoding_bytes, inference_bytes, training_activations
 
-REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which the usual values were found
-REFERENCE_CELLS = 64 * 64  # latent places of its pictures
+REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which common settings were tuned
+REFERENCE_CELLS = 64 * 64  # latent cells of its images
 REFERENCE_RATE = 1e-4
 HIGHEST_RATE = 1e-3
-MOST_PICTURES = 4  # a step averages over its noise well enough by then
+MOST_PICTURES = 4  # the largest automatic batch: it averages over a step's noise well enough
 STEPS_PER_REFERENCE = 120
 FEWEST_STEPS, MOST_STEPS = 400, 1500
 FLOAT8_SAVES = 0.48  # share of a half-precision denoiser that 8 bits save: all but norms, biases and scales
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the choices depend on. `config` is the UNet's; `pixels` are along a latent cell's side; `free` bytes, if
-    known.
-
-    `references` are the different pictures of `concepts` subjects, without composites of them and each once, however
-    many captions it has. `trained` counts the numbers that are trained; `denoiser` and `encoders` are bytes of frozen
-    weights, the encoders' of those that may wait, `text` of these without the autoencoder. `autoencoder` is its
-    configuration, and a number in it takes `wide` bytes. `reading` are the bytes that text encoders keep of a prompt
-    in a step, `judges` those of models that validate; `draws` says whether pictures are drawn while training.
-    `token_scale` is the vocabulary's usual number, if it is read.
-    """
-
-    references: int
-    priors: int
-    parameters: int
-    config: Mapping[str, Any]
-    pixels: int
-    native_resolution: int
-    text_encoders: int
-    half: bool
-    free: int | None
-    autoencoder: Mapping[str, Any]
-    wide: int
-    concepts: int = 1
-    trained: int = 0
-    denoiser: float = 0.0
-    encoders: float = 0.0
-    text: float = 0.0
-    reading: float = 0.0
-    judges: float = 0.0
-    draws: bool = True
-    token_scale: float | None = 0.0
-
-
-def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, tuple[str, ...]]:
-    """The settings with a number for everything left open, and a line for each choice.
+def resolve(settings: SubjectSettings, inputs: AutoInputs) -> tuple[SubjectSettings, tuple[str, ...]]:
+    """The settings with a value for everything left open, and a line for each choice.
 
     Raises:
         FewShotError: the resolution does not fit the base.
@@ -77,23 +42,23 @@ def resolve(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, t
             chosen = replace(chosen, **{name: value})
             reasons.append(f"{name} = {value} ({why})")
 
-    choose("resolution", facts.native_resolution, "the base's own")
-    _check_resolution(chosen.resolution, facts)
+    choose("resolution", inputs.native_resolution, "the base's own")
+    _check_resolution(chosen.resolution, inputs)
     for name in chosen.denoiser_rates:
-        choose(name, *_denoiser_rate(chosen, facts))
+        choose(name, *_denoiser_rate(chosen, inputs))
     choose("alpha", float(chosen.rank), "equal to rank: the adapter is not scaled")
     if chosen.text_encoder:
-        choose("text_learning_rate", *_text_rate(chosen, facts))
-    if chosen.token == "free" and facts.token_scale is None:
+        choose("text_learning_rate", *_text_rate(chosen, inputs))
+    if chosen.token == "free" and inputs.embedding_rms is None:
         reasons.append(f"token_learning_rate: {TOKEN_SHARE:g} of the vocabulary's usual number, when that is read")
     elif chosen.token != "none":
-        choose("token_learning_rate", *_token_rate(chosen, facts))
-    choose("batch_size", batch_size(facts.parameters, (chosen.resolution // facts.pixels) ** 2), BATCH_RULE)
-    several = f" of {facts.concepts} subjects" if facts.concepts > 1 else ""
+        choose("token_learning_rate", *_token_rate(chosen, inputs))
+    choose("batch_size", batch_size(inputs.parameters, (chosen.resolution // inputs.vae_scale_factor) ** 2), BATCH_RULE)
+    several = f" of {inputs.concepts} subjects" if inputs.concepts > 1 else ""
     if chosen.is_auto("steps"):
-        number = steps(facts.references, chosen.batch_size, facts.concepts, facts.parameters)
-        choose("steps", number, f"{facts.references} references{several}; {STEPS_RULE}")
-    chosen, why = _split(chosen, facts)
+        number = steps(inputs.references, chosen.batch_size, inputs.concepts, inputs.parameters)
+        choose("steps", number, f"{inputs.references} references{several}; {STEPS_RULE}")
+    chosen, why = _split(chosen, inputs)
     return chosen, (*reasons, why)
 
 
@@ -111,10 +76,10 @@ FULL_SHARE, EVERYTHING_SHARE = 0.1, 0.05  # of a LoRA's rate, where weights them
 TOKEN_SHARE, TOKEN_ANGLE = 0.07, 0.01
 
 
-def _denoiser_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
+def _denoiser_rate(chosen: SubjectSettings, inputs: AutoInputs) -> tuple[float, str]:
     if chosen.optimizer == "prodigy":
         return 1.0, "a factor: Prodigy finds the step size"
-    rate, why = learning_rate(facts.parameters), f"{facts.parameters / 1e6:.0f} M parameters; {RATE_RULE}"
+    rate, why = learning_rate(inputs.parameters), f"{inputs.parameters / 1e6:.0f} M parameters; {RATE_RULE}"
     if chosen.rate_share != 1:
         rate, why = _rounded(rate * chosen.rate_share), f"{why}; {chosen.rate_share:g} of that with this method"
     if chosen.tuning != "full":
@@ -123,28 +88,28 @@ def _denoiser_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
     return _rounded(rate * share), f"{why}; {share:g} of that where weights are trained in full"
 
 
-def _text_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
+def _text_rate(chosen: SubjectSettings, inputs: AutoInputs) -> tuple[float, str]:
     if chosen.optimizer == "prodigy":
         return 1.0, "a factor: Prodigy finds the step size"
-    share = 0.5 if facts.text_encoders == 1 else 0.05
+    share = 0.5 if inputs.text_encoders == 1 else 0.05
     if chosen.tuning == "full":  # the text encoder's adapter is low-rank all the same
-        return _rounded(learning_rate(facts.parameters) * share), f"{share:g} of a low-rank learning_rate"
+        return _rounded(learning_rate(inputs.parameters) * share), f"{share:g} of a low-rank learning_rate"
     return _rounded(chosen.learning_rate * share), f"{share:g} of learning_rate"
 
 
-def _token_rate(chosen: SubjectSettings, facts: Facts) -> tuple[float, str]:
+def _token_rate(chosen: SubjectSettings, inputs: AutoInputs) -> tuple[float, str]:
     if chosen.token == "direction":
         return TOKEN_ANGLE, "radians a step"
-    assert facts.token_scale is not None
-    rate = _rounded(TOKEN_SHARE * facts.token_scale)
-    return rate, f"{TOKEN_SHARE:g} of the vocabulary's usual number, {facts.token_scale:.3g}"
+    assert inputs.embedding_rms is not None
+    rate = _rounded(TOKEN_SHARE * inputs.embedding_rms)
+    return rate, f"{TOKEN_SHARE:g} of the vocabulary's usual number, {inputs.embedding_rms:.3g}"
 
 
 RATE_RULE = "1e-4 at 860 M and above, rising as 1 / sqrt(parameters) to at most 1e-3"
 
 
 def batch_size(parameters: int, cells: int) -> int:
-    """As many references as take the work (parameters x latent places) of one SD 1.x picture of 512 x 512; 1 to 4."""
+    """As many references as take the work (parameters x latent cells) of one SD 1.x picture of 512 x 512; 1 to 4."""
     affordable = int(REFERENCE_SIZE * REFERENCE_CELLS / (parameters * cells))
     return min(max(affordable, 1), MOST_PICTURES)
 
@@ -175,19 +140,19 @@ def _rounded(rate: float) -> float:
     return float(f"{rate:.2g}")
 
 
-def _check_resolution(resolution: int, facts: Facts) -> None:
-    multiple = facts.pixels * 2 ** (len(facts.config["block_out_channels"]) - 1)
+def _check_resolution(resolution: int, inputs: AutoInputs) -> None:
+    multiple = inputs.vae_scale_factor * 2 ** (len(inputs.unet_config["block_out_channels"]) - 1)
     if resolution % multiple or resolution < multiple:
         near = max(multiple, round(resolution / multiple) * multiple)
         raise FewShotError(
             f"resolution is {resolution}, but this base takes multiples of {multiple} pixels. Use {near}, or 0 for its "
-            f"own ({facts.native_resolution})."
+            f"own ({inputs.native_resolution})."
         )
 
 
-def _split(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, str]:
-    rows = rows_of(settings, facts.priors)
-    plan = split_of(settings, facts)
+def _split(settings: SubjectSettings, inputs: AutoInputs) -> tuple[SubjectSettings, str]:
+    rows = rows_of(settings, inputs.priors)
+    plan = split_of(settings, inputs)
     checkpointing, offload = ("on" if flag else "off" for flag in (plan.checkpointing, plan.offload))
     weights = "float8" if plan.float8 else "full"
     line = (
@@ -204,49 +169,55 @@ def _split(settings: SubjectSettings, facts: Facts) -> tuple[SubjectSettings, st
 
 
 def rows_of(settings: SubjectSettings, priors: int) -> int:
-    """Pictures of one step."""
+    """Images in one step, priors included."""
     return settings.batch_size * (2 if priors and settings.prior_weight else 1)
 
 
-def split_of(settings: SubjectSettings, facts: Facts) -> Split:
-    """How a step of these settings fits into `facts.free` bytes; batch_size and resolution are chosen already."""
-    cells = settings.resolution // facts.pixels
-    work = work_of(settings, facts)
-    free = None if facts.free is None else int(facts.free - trained_bytes(facts.trained, settings.optimizer))
-    return split(
-        rows_of(settings, facts.priors),
-        step_of_picture(facts.config, cells, cells, facts.half, adapted(settings)).beside(
-            facts.reading, copied_bytes(facts.trained, facts.half)
-        ),
-        free,
+def split_of(settings: SubjectSettings, inputs: AutoInputs) -> BatchSplit:
+    """How a step of these settings fits into `inputs.free_bytes`; batch_size and resolution are chosen already."""
+    cells = settings.resolution // inputs.vae_scale_factor
+    phases = phase_memory(settings, inputs)
+    trained = trained_bytes(inputs.trainable_parameters, settings.optimizer)
+    image = training_activations(inputs.unet_config, cells, cells, inputs.is_half, adapted_parts(settings))
+    options = MemoryOptions(
         settings.gradient_checkpointing,
         settings.micro_batch,
-        (settings.offload, facts.encoders),
-        (
-            "full" if settings.tuning == "full" else settings.weights,
-            facts.denoiser * FLOAT8_SAVES if facts.half else 0.0,
-        ),
-        lambda micro_batch, waiting: work.most(micro_batch, waiting * facts.encoders, waiting * facts.text),
+        settings.offload,
+        "full" if settings.tuning == "full" else settings.weights,
+        inputs.offloadable_bytes,
+        inputs.denoiser_bytes * FLOAT8_SAVES if inputs.is_half else 0.0,
+    )
+
+    def peak_elsewhere(micro_batch: int, offload: bool) -> float:
+        return phases.peak(micro_batch, offload * inputs.offloadable_bytes, offload * inputs.text_encoder_bytes)
+
+    return split_batch(
+        rows_of(settings, inputs.priors),
+        image.beside(inputs.text_activation_bytes, autocast_bytes(inputs.trainable_parameters, inputs.is_half)),
+        None if inputs.free_bytes is None else int(inputs.free_bytes - trained),
+        options,
+        peak_elsewhere,
     )
 
 
-def work_of(settings: SubjectSettings, facts: Facts) -> Work:
-    """What the training takes beyond its weights where it does not step; the resolution is chosen already."""
-    cells, pixels = settings.resolution // facts.pixels, settings.resolution**2
-    encoding = encoded_at_once(settings.resolution) * encoding_bytes(facts.autoencoder, pixels, facts.wide)
-    averaged = AVERAGED.get(settings.optimizer, 0) * facts.trained
-    if not facts.draws:
-        return Work(encoding, averaged=averaged)
-    return Work(
+def phase_memory(settings: SubjectSettings, inputs: AutoInputs) -> PhaseMemory:
+    """Bytes beyond the weights in the phases other than the training step; the resolution is chosen already."""
+    cells, pixels = settings.resolution // inputs.vae_scale_factor, settings.resolution**2
+    encoding = encoding_batch(settings.resolution) * encoding_bytes(inputs.vae_config, pixels, inputs.vae_itemsize)
+    optimizer = EMA_TEMPORARY.get(settings.optimizer, 0) * inputs.trainable_parameters
+    if not inputs.samples_images:
+        return PhaseMemory(encoding, optimizer=optimizer)
+    copied = autocast_bytes(inputs.trainable_parameters, inputs.is_half)
+    return PhaseMemory(
         encoding,
-        2 * passing_bytes(facts.config, cells, cells, facts.half, adapted(settings)),
-        decoding_bytes(facts.autoencoder, pixels, facts.wide),
-        facts.judges,
-        copied_bytes(facts.trained, facts.half) if settings.tuning == "full" else 0.0,  # adapters draw in fp32
-        averaged,
+        2 * inference_bytes(inputs.unet_config, cells, cells, inputs.is_half, adapted_parts(settings)),
+        decoding_bytes(inputs.vae_config, pixels, inputs.vae_itemsize),
+        inputs.validator_bytes,
+        copied if settings.tuning == "full" else 0.0,  # adapters sample in fp32
+        optimizer,
     )
 
 
-def encoded_at_once(resolution: int) -> int:
-    """Pictures that are encoded together: four of 512 px, or as many pixels."""
+def encoding_batch(resolution: int) -> int:
+    """Images that are encoded together: four of 512 px, or as many pixels."""
     return max(1, min(4, 4 * 512 * 512 // resolution**2))

@@ -18,7 +18,7 @@ from ...core.progress import Watcher
 from ...core.values import BESIDE, Sample
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
-from ..auto.rules import encoded_at_once
+from ..auto.rules import encoding_batch
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def build_pool(
         if done % 10 == 0:
             watcher.progress(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
     _tell_fitting(samples, resolution)
-    at_once = at_once or encoded_at_once(resolution)
+    at_once = at_once or encoding_batch(resolution)
     moments = []
     for start in range(0, len(fitted), at_once):
         watcher.check()

@@ -1,4 +1,4 @@
-"""The optimisers, their learning rates, and the one flat buffer in which all gradients lie."""
+"""Optimizers, learning-rate schedules, and one flat buffer for all gradients."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ...core.errors import FewShotError
-from ...models.adapters.learned_tokens import GROUP, WordRule
-from .token_optimizers import BoundedAdamW, Directions
+from ...models.adapters.learned_tokens import GROUP, TokenConstraint
+from .token_optimizers import BoundedAdamW, RiemannianDescent
 
-OPTIMISERS = {"adamw": "torch", "adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}
-"""the library that each comes from"""
+# The library of each optimizer.
+OPTIMIZERS = {"adamw": "torch", "adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}
 DISCRIMINATOR = "discriminator"
-OPPONENT = {"betas": (0.0, 0.99)}
-"""a discriminator follows what it is told to tell apart, without momentum (Karras et al. 2018)"""
+# Options of a discriminator's optimizer: no momentum (Karras et al. 2018).
+DISCRIMINATOR_OPTIONS = {"betas": (0.0, 0.99)}
 
 
 @dataclass(frozen=True)
-class Rates:
-    """The learning rate of each group of parameters, and how it goes over the steps."""
+class LearningRates:
+    """The learning rate of each parameter group, and its schedule."""
 
     rates: Mapping[str, float]
     steps: int
@@ -34,7 +34,7 @@ class Rates:
     schedule: str = "constant"
 
     def factor(self, step: int) -> float:
-        """What the rates are multiplied with at `step` (counted from 0): a linear rise, then the schedule."""
+        """The schedule's factor at `step` (from 0): a linear warm-up, then the schedule."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.schedule == "constant":
@@ -45,15 +45,15 @@ class Rates:
     def at(self, step: int) -> dict[str, float]:
         return {group: rate * self.factor(step) for group, rate in self.rates.items()}
 
-    def set(self, optimizer: Optimisers, step: int) -> None:
-        """Give each of the optimiser's groups its rate at `step`."""
+    def set(self, optimizer: OptimizerGroup, step: int) -> None:
+        """Set the learning rate of each of the optimizer's groups for `step`."""
         rates = self.at(step)
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]]
 
 
-class Optimisers:
-    """One optimiser a group of parameters, used as one. Its scalars (`numbers`) and slots are all there is to save."""
+class OptimizerGroup:
+    """One optimizer for each parameter group, used as one. Its state is `scalars` and `slots`."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]):
         self.parts = tuple(parts)
@@ -72,14 +72,14 @@ class Optimisers:
             part.step()
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """With the weights that are to be used in place; afterwards those that are trained on are back, bit for bit.
+    def ema(self) -> Iterator[None]:
+        """Within this context parameters hold the averaged weights; afterwards the training weights, bit for bit.
 
-        They differ where the optimiser averages them (schedule-free).
+        They differ only where the optimizer averages (schedule-free).
         """
         parts = [part for part in self.parts if hasattr(part, "eval")]
         kept = [(p, p.detach().clone()) for part in parts for group in part.param_groups for p in group["params"]]
-        self.settle()
+        self.eval_weights()
         try:
             yield
         finally:
@@ -89,8 +89,8 @@ class Optimisers:
                 for parameter, value in kept:
                     parameter.copy_(value)
 
-    def settle(self) -> None:
-        """Put the weights that are to be used in place, to stay."""
+    def eval_weights(self) -> None:
+        """Switch parameters to the averaged weights for good."""
         for part in self.parts:
             if hasattr(part, "eval"):
                 part.eval()
@@ -98,14 +98,14 @@ class Optimisers:
     # ------------------------------------------------------------------------------------------------------- saving
 
     def slots(self, names: Mapping[int, str]) -> dict[str, dict[str, Tensor]]:
-        """What is kept of each parameter, by its name; numbers as tensors without dimensions, marked."""
+        """The state tensors of each parameter, by its name; scalars as marked 0-dimensional tensors."""
         return {
             names[id(parameter)]: dict(_as_tensor(key, value) for key, value in state.items())
             for parameter, state in self.state.items()
         }
 
-    def numbers(self) -> dict[str, float]:
-        """What is kept of each group besides: the numbers that some optimisers change as they go."""
+    def scalars(self) -> dict[str, float]:
+        """The state of each group: scalars that some optimizers change."""
         return {
             f"{group['name']}/{key}": value
             for group in self.param_groups
@@ -114,43 +114,43 @@ class Optimisers:
         }
 
     def load(
-        self, parameters: Mapping[str, Parameter], slots: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]
+        self, parameters: Mapping[str, Parameter], slots: Mapping[str, Mapping[str, Tensor]], scalars: Mapping[str, Any]
     ) -> None:
-        """Take up what `slots` and `numbers` gave."""
+        """Restore what `slots` and `scalars` returned."""
         owner = {id(p): part for part in self.parts for group in part.param_groups for p in group["params"]}
         for name, state in slots.items():
             parameter = parameters[name]
             values = dict(_from_tensor(key, value, parameter.device) for key, value in state.items())
             owner[id(parameter)].state[parameter] = values
         for group in self.param_groups:
-            saved = {key: numbers.get(f"{group['name']}/{key}") for key, value in group.items()}
+            saved = {key: scalars.get(f"{group['name']}/{key}") for key, value in group.items()}
             group.update({key: type(group[key])(value) for key, value in saved.items() if value is not None})
 
 
-PLAIN = "#"
-"""marks a slot that is a plain number"""
+# Marks a slot that is a Python number.
+SCALAR = "#"
 
 
 def _as_tensor(key: str, value: Any) -> tuple[str, Tensor]:
     if isinstance(value, Tensor):
         return key, value
-    return key + PLAIN, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+    return key + SCALAR, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
 
 
 def _from_tensor(key: str, value: Tensor, device: torch.device) -> tuple[str, Any]:
-    if key.endswith(PLAIN):
-        return key.removesuffix(PLAIN), value.item()
+    if key.endswith(SCALAR):
+        return key.removesuffix(SCALAR), value.item()
     return key, value.to(device)
 
 
 def make_optimizer(
     parameters: Mapping[str, Parameter],
-    rates: Rates,
+    rates: LearningRates,
     weight_decay: float = 0.0,
     kind: str = "adamw",
-    rules: Mapping[str, WordRule] | None = None,
-) -> Optimisers:
-    """One optimiser of `kind` for each name of `rates`, and for learned words their own, whatever the kind.
+    rules: Mapping[str, TokenConstraint] | None = None,
+) -> OptimizerGroup:
+    """One optimizer of `kind` for each group of `rates`; learned tokens and discriminators have their own kinds.
 
     A parameter belongs to the group whose name its own begins with. "adamw" is AdamW (Loshchilov & Hutter 2019),
     "adamw_8bit" the same with 8-bit moments (Dettmers et al. 2022), "prodigy" finds the step size itself and takes the
@@ -158,44 +158,44 @@ def make_optimizer(
     al. 2024).
 
     Raises:
-        FewShotError: the optimiser's library is not installed, or does not work on this device.
+        FewShotError: the optimizer's library is not installed, or does not work on this device.
     """
     parts: list[torch.optim.Optimizer] = []
     rules = rules or {}
     for group, rate in rates.rates.items():
         members = {name: p for name, p in parameters.items() if name.split(".")[0].startswith(group)}
         if group == GROUP:
-            parts += _of_words(members, rate, rules)
+            parts += _token_optimizers(members, rate, rules)
         elif members:
             own = {"name": group, "params": list(members.values()), "lr": rate}
             if group == DISCRIMINATOR:
-                parts.append(_of_weights("adamw", own | OPPONENT, 0.0))
+                parts.append(_weight_optimizer("adamw", own | DISCRIMINATOR_OPTIONS, 0.0))
             else:
-                parts.append(_of_weights(kind, own, weight_decay))
+                parts.append(_weight_optimizer(kind, own, weight_decay))
     left = [name for name in parameters if not name.startswith(tuple(rates.rates))]
     if left:
         raise ValueError(f"no learning rate for {left[0]}")
-    return Optimisers(parts)
+    return OptimizerGroup(parts)
 
 
-def _of_words(members: Mapping[str, Parameter], rate: float, rules: Mapping[str, WordRule]) -> list:
+def _token_optimizers(members: Mapping[str, Parameter], rate: float, rules: Mapping[str, TokenConstraint]) -> list:
     starts = {id(p): start for name, p in members.items() if (start := rules[name].start) is not None}
-    longest = {id(p): most for name, p in members.items() if (most := rules[name].longest) is not None}
-    directions, free = ([p for p in members.values() if id(p) in told] for told in (starts, longest))
+    max_norms = {id(p): most for name, p in members.items() if (most := rules[name].max_norm) is not None}
+    directions, free = ([p for p in members.values() if id(p) in ids] for ids in (starts, max_norms))
     made: list[torch.optim.Optimizer] = []
     if directions:
-        made.append(Directions([{"name": GROUP, "params": directions, "lr": rate}], starts))
+        made.append(RiemannianDescent([{"name": GROUP, "params": directions, "lr": rate}], starts))
     if free:
-        made.append(BoundedAdamW([{"name": GROUP, "params": free, "lr": rate}], longest))
+        made.append(BoundedAdamW([{"name": GROUP, "params": free, "lr": rate}], max_norms))
     return made
 
 
-def _of_weights(kind: str, group: dict[str, Any], weight_decay: float) -> torch.optim.Optimizer:
-    """The optimiser of one group."""
+def _weight_optimizer(kind: str, group: dict[str, Any], weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer of one group."""
     devices = {p.device.type for p in group["params"]}
     if kind == "adamw":
         return torch.optim.AdamW([group], weight_decay=weight_decay, fused=devices <= {"cpu", "cuda"})
-    library = OPTIMISERS[kind]
+    library = OPTIMIZERS[kind]
     if importlib.util.find_spec(library) is None:
         raise FewShotError(
             f"the optimiser {kind} needs the package {library}, which is not installed: pip install {library}, or "
@@ -229,13 +229,13 @@ def _eight_bit(group: dict[str, Any], weight_decay: float, devices: set[str]) ->
 
 
 class FlatGradients:
-    """All gradients, and after them one number for each loss term, in one fp32 buffer.
+    """All gradients, followed by one value for each loss term, in one fp32 buffer.
 
-    One buffer makes zeroing, clipping and adding up over processes one operation each. The last `apart` parameters are
-    those of an opponent: their gradients are clipped by themselves.
+    Zeroing, clipping and all-reduce are then one operation each. The last `discriminator` parameters are those of a
+    discriminator, whose gradients are clipped separately.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], terms: Sequence[str], apart: int = 0):
+    def __init__(self, parameters: Sequence[Parameter], terms: Sequence[str], discriminator: int = 0):
         size = sum(p.numel() for p in parameters)
         device = parameters[0].device
         self.buffer = torch.zeros(size + len(terms), dtype=torch.float32, device=device)
@@ -245,15 +245,15 @@ class FlatGradients:
         for parameter in parameters:
             parameter.grad = self.buffer[start : start + parameter.numel()].view_as(parameter)
             start += parameter.numel()
-        last = sum(p.numel() for p in parameters[len(parameters) - apart :])
+        last = sum(p.numel() for p in parameters[len(parameters) - discriminator :])
         self.groups = [part for part in self.gradients.split([size - last, last]) if part.numel()]
 
     def zero(self) -> None:
         self.buffer.zero_()
 
-    def clip(self, most: float) -> torch.Tensor:
-        """Scale the gradients so that their norm is at most `most`; gives the norm before, on the device."""
+    def clip(self, max_norm: float) -> torch.Tensor:
+        """Clip the gradients' norm to `max_norm`; returns the norm before, on the device."""
         norms = [torch.linalg.vector_norm(group) for group in self.groups]
         for group, norm in zip(self.groups, norms, strict=True):
-            group.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+            group.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norms[0]

@@ -1,4 +1,4 @@
-"""How learned words move: freely but not too far out, or on the sphere of their length."""
+"""Optimizers of learned tokens: norm-bounded AdamW, and Riemannian descent on the sphere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import normalize
 
+# kappa: the weight of the prior towards the initial direction (the paper's value).
 PRIOR = 1e-4
-"""kappa: how strongly a direction is drawn to where it began (the paper's value)"""
 BETA, EPSILON, ROUNDING = 0.999, 1e-8, 1e-5
 
 
@@ -22,20 +22,20 @@ class BoundedAdamW(torch.optim.AdamW):
         longest: the bound of each parameter's rows, by its id.
     """
 
-    def __init__(self, groups: Sequence[dict], longest: Mapping[int, float]):
+    def __init__(self, groups: Sequence[dict], max_norm: Mapping[int, float]):
         super().__init__(groups, weight_decay=0.0)
-        self.longest = longest
+        self.max_norm = max_norm
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[override]
         super().step(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
-                bound = self.longest[id(parameter)]
+                bound = self.max_norm[id(parameter)]
                 parameter.mul_((bound / parameter.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
 
 
-class Directions(torch.optim.Optimizer):
+class RiemannianDescent(torch.optim.Optimizer):
     """Riemannian descent of unit rows (Directional Textual Inversion, arXiv:2512.13672).
 
     The gradient of the loss and of a von Mises-Fisher prior, g - kappa * mu, loses its part along the row, is divided

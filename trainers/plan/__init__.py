@@ -1,1 +1,1 @@
-"""What a training would do and need, told before it runs."""
+"""Dry runs: what a training would do and need."""

@@ -1,4 +1,4 @@
-"""A dry run: what a training would do with these pictures on this machine, before it begins."""
+"""A dry run: the settings, time and memory of a training on this machine, before it starts."""
 
 from __future__ import annotations
 
@@ -16,41 +16,47 @@ from ...core.errors import FewShotError
 from ...core.progress import Silent, Watcher
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
-from ...models.adapters.learned_tokens import WordSpec
+from ...models.adapters.learned_tokens import TokenSpec
 from ...models.contract import DiffusionModel
-from ...models.offload import Resting
+from ...models.offload import Offloaded
 from ...models.open import autoencoder_dtype, compute_dtype
 from ..auto.fit import CONTEXT, free_memory, trained_bytes
-from ..auto.inspect import gather_facts, waiting_parts
-from ..auto.rules import Facts, resolve, rows_of, split_of
+from ..auto.inputs import AutoInputs, gather_auto_inputs, offloadable_parts
+from ..auto.rules import resolve, rows_of, split_of
 from ..data.caption_check import with_identifiers
 from ..data.sampling_weights import drawing_weights
-from ..open import complete, opened
+from ..open import move_to_device, opened
 from ..optim.optimizers import make_optimizer
 from ..run import rates_of
 from ..subject.attention_supervision import check_usable, usable
 from ..subject.method import SubjectTraining
-from ..targets import words_of
-from ..validation.image_metrics import STEPS, Validator, interval
-from .forecast import CARDS, Card, Phases, Weights, host_memory, on_card, phases, placed
+from ..targets import token_specs
+from ..validation.image_metrics import STEPS, Validator, validation_interval
+from .forecast import CARDS, CardFit, ParameterCounts, Phases, host_memory, on_card, on_device, phases
 
 TIMED = 5
-FEW = 4  # pictures of each kind that steps are timed with
+FEW = 4  # images of each kind that steps are timed with
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """One reference: its size, how often it is enlarged (above 1), tokens of its caption, and times it is drawn."""
+class PlannedReference:
+    """One reference.
+
+    Args:
+        scale: by which it is resized; enlarged above 1.
+        tokens: of its caption.
+        draws: how often training is expected to draw it.
+    """
 
     sample: Sample
     scale: float
     tokens: int
-    seen: float
+    draws: float
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a step, measured; on a GPU the most bytes that were in use."""
+    """Measured seconds a step, and on a GPU the peak of allocated bytes."""
 
     seconds: float
     steps: int
@@ -58,19 +64,19 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """What `plan_training` found. `room` is how many tokens of a caption are read."""
+class DryRun:
+    """The result of `plan_training`; `token_limit` is the number of tokens of a caption that are read."""
 
     chosen: SubjectSettings
     reasons: tuple[str, ...]
-    references: tuple[Fitted, ...]
+    references: tuple[PlannedReference, ...]
     priors: int
-    prior_seen: float
-    room: int
-    trained: int
+    prior_draws: float
+    token_limit: int
+    trainable_parameters: int
     gpu: Phases | None
     host: float
-    cards: tuple[Card, ...]
+    cards: tuple[CardFit, ...]
     timing: Timing | None
     validations: int
     device: str
@@ -95,11 +101,10 @@ def plan_training(
     validator: Validator | None = None,
     timed: int = TIMED,
     start_from: Adapter | None = None,
-) -> TrainingPlan:
-    """Look at everything that training looks at, and take `timed` steps whose result is thrown away.
+) -> DryRun:
+    """Check everything that training checks, and time `timed` steps whose result is discarded.
 
-    With `timed` 0 only the weights' shapes are read: no memory is taken, on the device or off it. The steps go on from
-    `start_from`, where it is given.
+    With `timed` 0 only the weights' shapes are read, on the meta device. The steps start from `start_from`, if given.
 
     Raises:
         FewShotError: what would stop the training before its first step.
@@ -107,111 +112,112 @@ def plan_training(
     if not pictures.references:
         raise FewShotError("there are no reference pictures to plan for. Give at least one, better three to ten.")
     watcher, device = watcher or Silent(), torch.device(device)
+    validates = validator is not None and settings.validate_every != 0
     with torch.inference_mode(False), torch.enable_grad():
         where = device if timed else torch.device("meta")
         with opened(base, where, watcher, tokenizer_folder) as networks:
-            weights = _weights(networks)
-            judges = validator.resident if validator is not None and settings.validate_every != 0 else None
-            facts = _facts(networks, pictures, settings, device, weights, judges)
-            chosen, reasons = resolve(settings, facts)
-            references = _fitted(networks, pictures, chosen, watcher)
+            weights = _parameter_counts(networks)
+            validator_bytes = validator.resident if validator is not None and validates else None
+            inputs = _auto_inputs(networks, pictures, settings, device, weights, validator_bytes)
+            chosen, reasons = resolve(settings, inputs)
+            references = _planned_references(networks, pictures, chosen, watcher)
             if chosen.local_weight > 0:
-                told = [with_identifiers(sample, pictures.concepts) for sample in pictures.references]
-                check_usable(networks, told, pictures.concepts, chosen.local_attention == "content")
+                samples = [with_identifiers(sample, pictures.concepts) for sample in pictures.references]
+                check_usable(networks, samples, pictures.concepts, chosen.local_attention == "content")
             timing = time_steps(networks, pictures, chosen, watcher, timed, start_from) if timed else None
-            room = networks.text_encoders[0].config.max_position_embeddings - 2
-    asked = replace(chosen, **{name: getattr(settings, name) for name in LEFT_TO_MEMORY})
-    cards = tuple(on_card(asked, facts, weights, size * 1e9) for size in CARDS)
-    split, on_gpu = split_of(chosen, facts), device.type == "cuda"
-    taken, needed = trained_bytes(facts.trained, chosen.optimizer), phases(chosen, split, facts, weights)
+            token_limit = networks.text_encoders[0].config.max_position_embeddings - 2
+    unresolved = replace(chosen, **{name: getattr(settings, name) for name in MEMORY_SETTINGS})
+    split, on_gpu = split_of(chosen, inputs), device.type == "cuda"
+    trained = trained_bytes(inputs.trainable_parameters, chosen.optimizer)
+    demands = phases(chosen, split, inputs, weights)
     drawn = chosen.steps * chosen.batch_size
-    validated = validator is not None and settings.validate_every != 0
-    every = interval(chosen, rows_of(chosen, facts.priors)) if validated else 0
-    return TrainingPlan(
+    every = validation_interval(chosen, rows_of(chosen, inputs.priors)) if validates else 0
+    return DryRun(
         chosen=chosen,
         reasons=reasons,
         references=references,
-        priors=facts.priors,
-        prior_seen=drawn / facts.priors if facts.priors and chosen.prior_weight else 0.0,
-        room=room,
-        trained=facts.trained,
-        gpu=needed if on_gpu else None,
-        host=host_memory(needed, split, taken, facts, on_gpu, validator.bytes if validator else 0),
-        cards=cards,
+        priors=inputs.priors,
+        prior_draws=drawn / inputs.priors if inputs.priors and chosen.prior_weight else 0.0,
+        token_limit=token_limit,
+        trainable_parameters=inputs.trainable_parameters,
+        gpu=demands if on_gpu else None,
+        host=host_memory(demands, split, trained, inputs, on_gpu, validator.bytes if validator else 0),
+        cards=tuple(on_card(unresolved, inputs, weights, size * 1e9) for size in CARDS),
         timing=timing,
         validations=1 + -(-chosen.steps // every) if every else 0,
         device=device.type,
     )
 
 
-LEFT_TO_MEMORY = ("micro_batch", "gradient_checkpointing", "offload", "weights")
-"""The settings that `auto` chooses by the memory of a device"""
+# The settings that `auto` chooses by the memory of a device.
+MEMORY_SETTINGS = ("micro_batch", "gradient_checkpointing", "offload", "weights")
 
 
-def _facts(
+def _auto_inputs(
     networks: DiffusionModel,
     pictures: TrainingSet,
     settings: SubjectSettings,
     device: torch.device,
-    weights: Weights,
-    judges: float | None,
-) -> Facts:
+    weights: ParameterCounts,
+    validator_bytes: float | None,
+) -> AutoInputs:
     """What `auto` depends on, as if the networks were open on `device` where only their shapes were read."""
-    facts = gather_facts(networks, pictures, settings, judges)
+    inputs = gather_auto_inputs(networks, pictures, settings, validator_bytes)
     if networks.device == device:
-        return facts
+        return inputs
     dtype = compute_dtype(networks.ref.dtype, device)
-    wide = autoencoder_dtype(networks.autoencoder.config, dtype)
-    return placed(facts, weights, dtype.itemsize, wide.itemsize, settings.reads_text, free_memory(device))
+    vae_dtype = autoencoder_dtype(networks.autoencoder.config, dtype)
+    return on_device(inputs, weights, dtype.itemsize, vae_dtype.itemsize, settings.reads_text, free_memory(device))
 
 
-def _weights(networks: DiffusionModel) -> Weights:
+def _parameter_counts(networks: DiffusionModel) -> ParameterCounts:
     def count(*parts: torch.nn.Module) -> int:
         return sum(p.numel() for part in parts for p in part.parameters())
 
-    return Weights(count(networks.denoiser), count(networks.autoencoder), count(*networks.text_encoders))
+    return ParameterCounts(count(networks.denoiser), count(networks.autoencoder), count(*networks.text_encoders))
 
 
-def _fitted(
+def _planned_references(
     networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher
-) -> tuple[Fitted, ...]:
+) -> tuple[PlannedReference, ...]:
     weights = drawing_weights(pictures.references, chosen.composite_share)
     drawn = chosen.steps * chosen.batch_size / sum(weights)
-    words, side = words_of(chosen, pictures), chosen.resolution
+    words, side = token_specs(chosen, pictures), chosen.resolution
     rows = []
     for sample, weight in zip(pictures.references, weights, strict=True):
         watcher.check()
         scale = max(side / sample.image.width, side / sample.image.height)
         tokens = _tokens(networks.tokenizers[0], sample.caption, words)
-        rows.append(Fitted(sample, scale, tokens, drawn * weight))
+        rows.append(PlannedReference(sample, scale, tokens, drawn * weight))
     return tuple(rows)
 
 
-def _tokens(tokenizer: Any, caption: str, words: Sequence[WordSpec]) -> int:
+def _tokens(tokenizer: Any, caption: str, words: Sequence[TokenSpec]) -> int:
     """How many tokens a caption has; a learned word has as many as it has vectors."""
     count = len(tokenizer(caption, add_special_tokens=False).input_ids)
-    for one in words:
-        if find_word(one.word, caption):
-            count += one.vectors - len(tokenizer(one.word, add_special_tokens=False).input_ids)
+    for spec in words:
+        if find_word(spec.word, caption):
+            count += spec.vectors - len(tokenizer(spec.word, add_special_tokens=False).input_ids)
     return count
 
 
-def few_of(networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings) -> TrainingSet:
-    """Some pictures of each kind that stand for all: one of each subject, then the first ones, to `FEW`.
+def timing_subset(networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings) -> TrainingSet:
+    """A few images of each kind: one of each subject, then the first ones, at most `FEW` references and priors.
 
-    Where L_local has a weight, the one of a subject is its first that counts for it: of a set in which some do, some
-    are then among the few, and the plan is not refused where the training only warns.
+    Where L_local has a weight, the first usable image of each subject is taken, so that the plan is not refused where
+    the training only warns.
     """
     content = chosen.local_attention == "content"
 
-    def counts(sample: Sample) -> bool:
-        told = with_identifiers(sample, pictures.concepts)
-        return chosen.local_weight == 0 or usable(networks, told, pictures.concepts, content)
+    def is_usable(sample: Sample) -> bool:
+        if chosen.local_weight == 0:
+            return True
+        return usable(networks, with_identifiers(sample, pictures.concepts), pictures.concepts, content)
 
     first = []
     for subject in dict.fromkeys(sample.concept for sample in pictures.references):
         own = [sample for sample in pictures.references if sample.concept == subject]
-        first.append(next(filter(counts, own), own[0]))
+        first.append(next(filter(is_usable, own), own[0]))
     others = [sample for sample in pictures.references if sample not in first]
     references = (*first, *others[: max(0, FEW - len(first))])
     return pictures.with_samples(references + pictures.priors[:FEW])
@@ -225,16 +231,16 @@ def time_steps(
     count: int,
     start_from: Adapter | None = None,
 ) -> Timing:
-    """The median time of `count` steps after one that warms up, with a few of the pictures; nothing is kept.
+    """The median time of `count` steps after a warm-up step, on a few of the images; what is trained is discarded.
 
-    Weights are in 8 bits and encoders wait on the host as in the training itself; `networks` stay so.
+    Float8 weights and offloaded encoders are as in the training itself; `networks` stay so.
     """
-    few = few_of(networks, pictures, chosen)
-    complete(networks, chosen)
-    step, injected = SubjectTraining().prepare(networks, few, chosen, start_from, watcher)
+    subset = timing_subset(networks, pictures, chosen)
+    move_to_device(networks, chosen)
+    step, injected = SubjectTraining().prepare(networks, subset, chosen, start_from, watcher)
     cuda = networks.device.type == "cuda"
-    waiting = waiting_parts(networks, step.reads_text) if chosen.offload == "on" else []
-    Resting(waiting, networks.device).rest()
+    offloaded = offloadable_parts(networks, step.reads_text) if chosen.offload == "on" else []
+    Offloaded(offloaded, networks.device).offload()
     try:
         if chosen.gradient_checkpointing == "on":
             networks.checkpointing(True)

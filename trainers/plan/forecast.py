@@ -1,7 +1,7 @@
-"""What a training will take, by formula: memory on the GPU and on the host, for this device and for cards of any size.
+"""Estimate the memory of a training by formula: on the GPU and on the host, for this device and for cards of any size.
 
-GPU memory is that of the phase that needs most. Formulas are good to about a quarter; whatever was not measured is
-called estimated where it is shown.
+GPU memory is the peak over the phases. Formulas are good to about a quarter; values that were not measured are shown as
+estimated.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...core.settings import SubjectSettings
-from ..auto.fit import CONTEXT, HEADROOM, Split, drawn_at_once, trained_bytes
-from ..auto.rules import FLOAT8_SAVES, Facts, split_of, work_of
+from ..auto.fit import CONTEXT, HEADROOM, BatchSplit, sampling_batch, trained_bytes
+from ..auto.inputs import AutoInputs
+from ..auto.rules import FLOAT8_SAVES, phase_memory, split_of
 
 LIBRARIES = 2_000_000_000  # bytes of host memory that Python, torch and what they load take
-STATES = 3 * 0.8  # of what is trained, while a state is written: all but gradients, and copied twice
+STATES = 3 * 0.8  # share of the trained bytes while a state is written: all but gradients, and copied twice
 CARDS = (8, 12, 16, 24)  # GB
-BARE = 4  # bytes of a trained number before the first step
-LOADING, ENCODING, STEP, DRAWING, DECODING, JUDGING = (
+BARE = 4  # bytes of a trained parameter before the first step
+LOADING, ENCODING, STEP, SAMPLING, DECODING, SCORING = (
     "loading the base", "encoding the pictures", "the training step", "drawing pictures", "decoding drawn pictures",
     "validating drawn pictures",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Weights:
-    """How many numbers the frozen networks have."""
+class ParameterCounts:
+    """Parameters of the frozen networks."""
 
     denoiser: int
     autoencoder: int
@@ -33,7 +34,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Demand:
+class MemoryDemand:
     """Bytes of GPU memory by what they are for."""
 
     context: float
@@ -46,21 +47,21 @@ class Demand:
         return self.context + self.frozen + self.trained + self.activations
 
 
-Phases = Mapping[str, Demand]
-"""By phase, in the order in which they come, what each takes"""
+# The demand of each phase, in the order in which they run.
+Phases = Mapping[str, MemoryDemand]
 
 
 def largest(phases: Phases) -> str:
-    """The phase that needs most, the first of equals."""
+    """The phase with the highest peak, the first of equals."""
     return max(phases, key=lambda name: phases[name].total)
 
 
 @dataclass(frozen=True)
-class Card:
-    """How a training fits on a card of so many bytes."""
+class CardFit:
+    """How a training fits on a card of `size` bytes."""
 
     size: float
-    split: Split
+    split: BatchSplit
     phases: Phases
 
     @property
@@ -68,8 +69,8 @@ class Card:
         return largest(self.phases)
 
     @property
-    def demand(self) -> Demand:
-        """Of the phase that needs most."""
+    def demand(self) -> MemoryDemand:
+        """The demand of the phase with the highest peak."""
         return self.phases[self.phase]
 
     @property
@@ -81,66 +82,77 @@ class Card:
         return self.headroom >= HEADROOM
 
 
-def on_card(settings: SubjectSettings, facts: Facts, weights: Weights, size: float) -> Card:
+def on_card(settings: SubjectSettings, inputs: AutoInputs, weights: ParameterCounts, size: float) -> CardFit:
     """What `auto` chooses on a CUDA card of `size` bytes that nothing else uses, in half precision (bfloat16).
 
-    `settings` have batch_size and resolution chosen, and what is left to memory as the person set it.
+    `settings` have batch_size and resolution resolved, and the settings that depend on memory as the user set them.
     """
-    there = placed(facts, weights, 2, 2, settings.reads_text, size - CONTEXT)
-    split = split_of(settings, there)
-    return Card(size, split, phases(settings, split, there, weights))
+    on_it = on_device(inputs, weights, 2, 2, settings.reads_text, size - CONTEXT)
+    split = split_of(settings, on_it)
+    return CardFit(size, split, phases(settings, split, on_it, weights))
 
 
-def placed(facts: Facts, weights: Weights, width: int, wide: int, reads_text: bool, room: float | None) -> Facts:
-    """`facts` as on a device with `room` bytes (None: not known) for networks whose numbers take `width` bytes, the
-    autoencoder's `wide`."""
-    text, seeing = width * weights.text, wide * weights.autoencoder
-    waiting = 0 if reads_text else text
+def on_device(
+    inputs: AutoInputs,
+    weights: ParameterCounts,
+    itemsize: int,
+    vae_itemsize: int,
+    reads_text: bool,
+    capacity: float | None,
+) -> AutoInputs:
+    """`inputs` as on a device of `capacity` bytes (None: not known), with `itemsize` bytes a parameter."""
+    denoiser, text, vae = itemsize * weights.denoiser, itemsize * weights.text, vae_itemsize * weights.autoencoder
+    offloadable_text = 0 if reads_text else text
     return replace(
-        facts,
-        half=width == 2,
-        wide=wide,
-        free=None if room is None else int(room - width * weights.denoiser - text - seeing),
-        denoiser=width * weights.denoiser,
-        encoders=seeing + waiting,
-        text=waiting,
+        inputs,
+        is_half=itemsize == 2,
+        vae_itemsize=vae_itemsize,
+        free_bytes=None if capacity is None else int(capacity - denoiser - text - vae),
+        denoiser_bytes=denoiser,
+        offloadable_bytes=vae + offloadable_text,
+        text_encoder_bytes=offloadable_text,
     )
 
 
-def phases(settings: SubjectSettings, split: Split, facts: Facts, weights: Weights) -> dict[str, Demand]:
-    """What each phase of a training takes that is split so; pictures are drawn and validated where that is asked for.
+def phases(
+    settings: SubjectSettings, split: BatchSplit, inputs: AutoInputs, weights: ParameterCounts
+) -> dict[str, MemoryDemand]:
+    """The demand of each phase of a training with this split; of sampling and validation only where there is any.
 
-    The denoiser is loaded alone, before it is brought to 8 bits. Encoders are there to encode and to draw, and wait
-    on the host in a step and while models that validate look, if they wait at all; to decode, only the autoencoder is.
+    The denoiser is loaded alone, before it is converted to float8. Encoders are on the device to encode and to sample,
+    and on the host in a step and while validators score, if they are offloaded; only the autoencoder stays to decode.
     """
-    width, work = 2 if facts.half else 4, work_of(settings, facts)
-    denoiser = width * weights.denoiser * (1 - FLOAT8_SAVES if split.float8 else 1)
-    seeing, text = facts.wide * weights.autoencoder, width * weights.text
-    whole = denoiser + seeing + text
-    resting = whole - (facts.encoders if split.offload else 0)
-    decoding = whole - (facts.text if split.offload else 0)
-    bare, trained = BARE * facts.trained, trained_bytes(facts.trained, settings.optimizer)
-    found = {
-        LOADING: Demand(CONTEXT, width * weights.denoiser, 0, 0),
-        ENCODING: Demand(CONTEXT, whole, bare, work.encoding),
-        STEP: Demand(CONTEXT, resting, trained, max(split.bytes, work.averaged)),  # a pass, and later the update
+    itemsize, memory = 2 if inputs.is_half else 4, phase_memory(settings, inputs)
+    denoiser = itemsize * weights.denoiser * (1 - FLOAT8_SAVES if split.float8 else 1)
+    vae, text = inputs.vae_itemsize * weights.autoencoder, itemsize * weights.text
+    everything = denoiser + vae + text
+    offloaded = everything - (inputs.offloadable_bytes if split.offload else 0)
+    decoding = everything - (inputs.text_encoder_bytes if split.offload else 0)
+    bare, trained = BARE * inputs.trainable_parameters, trained_bytes(inputs.trainable_parameters, settings.optimizer)
+    demands = {
+        LOADING: MemoryDemand(CONTEXT, itemsize * weights.denoiser, 0, 0),
+        ENCODING: MemoryDemand(CONTEXT, everything, bare, memory.encoding),
+        STEP: MemoryDemand(CONTEXT, offloaded, trained, max(split.bytes, memory.optimizer)),  # a pass, then the update
     }
-    if not facts.draws:
-        return found
-    drawn = drawn_at_once(split.micro_batch)
-    found[DRAWING] = Demand(CONTEXT, whole, trained, work.drawing(drawn))
-    found[DECODING] = Demand(CONTEXT, decoding, trained, drawn * work.decoding + work.averaged)
-    if work.judging:
-        found[JUDGING] = Demand(CONTEXT, resting, trained, work.judging + work.averaged)
-    return found
+    if not inputs.samples_images:
+        return demands
+    batch = sampling_batch(split.micro_batch)
+    demands[SAMPLING] = MemoryDemand(CONTEXT, everything, trained, memory.sampling(batch))
+    demands[DECODING] = MemoryDemand(CONTEXT, decoding, trained, batch * memory.decoding + memory.optimizer)
+    if memory.scoring:
+        demands[SCORING] = MemoryDemand(CONTEXT, offloaded, trained, memory.scoring + memory.optimizer)
+    return demands
 
 
-def host_memory(phases: Phases, split: Split, trained: int, facts: Facts, on_gpu: bool, validator: int) -> float:
-    """Bytes of host memory: what waits there, a state while it is written, a validating model; on a CPU, everything.
+def host_memory(
+    phases: Phases, split: BatchSplit, trained: int, inputs: AutoInputs, on_gpu: bool, validator: int
+) -> float:
+    """Bytes of host memory: offloaded encoders, a state while it is written, validators; on a CPU, everything.
 
-    `trained` are the bytes of `trained_bytes`.
+    Args:
+        trained: of `trained_bytes`.
     """
     fixed = LIBRARIES + STATES * trained + validator
     if not on_gpu:
         return fixed + phases[largest(phases)].total - CONTEXT
-    return fixed + (facts.encoders if split.offload else 0)
+    return fixed + (inputs.offloadable_bytes if split.offload else 0)

@@ -1,4 +1,4 @@
-"""A training plan for people: lines, and a sheet of the pictures as training sees them."""
+"""A dry run as text, and a contact sheet of the images as training crops them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from PIL import Image
 from ...augmentation.images.crop import fit_to
 from ...augmentation.images.load import load_mask, load_picture
 from ...evaluation.report.grids import contact_sheet
-from .dry_run import TrainingPlan
-from .forecast import Card, Phases, largest
+from .dry_run import DryRun
+from .forecast import CardFit, Phases, largest
 
 MOST_SHOWN = 24
 
 
-def described(plan: TrainingPlan) -> str:
+def described(plan: DryRun) -> str:
     """The plan in lines."""
     lines = [*_pictures(plan), *_size(plan), *_time(plan), "", "chosen:"]
     return "\n".join([*lines, *(f"  {reason}" for reason in plan.reasons)])
 
 
-def _pictures(plan: TrainingPlan) -> list[str]:
+def _pictures(plan: DryRun) -> list[str]:
     side = plan.chosen.resolution
     pictures = {one.sample.image.key: one for one in plan.references}.values()  # one may have many captions
     sizes = Counter((one.sample.image.width, one.sample.image.height) for one in pictures)
@@ -38,31 +38,31 @@ def _pictures(plan: TrainingPlan) -> list[str]:
         most = max(one.scale for one in large)
         lines.append(f"warning: {len(large)} are smaller than that and are enlarged, up to {most:.1f} times: blurred")
     tokens = [one.tokens for one in plan.references]
-    lines.append(f"captions: {min(tokens)} to {max(tokens)} tokens of {plan.room} that are read")
-    long = [one for one in plan.references if one.tokens > plan.room]
+    lines.append(f"captions: {min(tokens)} to {max(tokens)} tokens of {plan.token_limit} that are read")
+    long = [one for one in plan.references if one.tokens > plan.token_limit]
     if long:
         name = long[0].sample.image.path.name
         lines.append(f"warning: {len(long)} captions are too long and lose their end, first that of {name}")
-    seen = list(times_seen(plan).values())
-    text = f"seen: each reference about {_range(seen)} times in {plan.chosen.steps} steps of {plan.chosen.batch_size}"
-    lines.append(text + (f", each prior {plan.prior_seen:.1f}" if plan.prior_seen else ""))
-    if len(seen) == 1:
+    draws = list(draws_per_image(plan).values())
+    text = f"seen: each reference about {_range(draws)} times in {plan.chosen.steps} steps of {plan.chosen.batch_size}"
+    lines.append(text + (f", each prior {plan.prior_draws:.1f}" if plan.prior_draws else ""))
+    if len(draws) == 1:
         lines.append("warning: one picture only: its pose and place will be learned with the subject")
-    elif max(seen) < 10:
+    elif max(draws) < 10:
         lines.append("warning: that is seldom for so many pictures: raise steps, or choose the best ten pictures")
     return lines
 
 
-def times_seen(plan: TrainingPlan) -> Counter[str]:
-    """How often each reference is drawn, by its picture's key: with whichever of its captions."""
+def draws_per_image(plan: DryRun) -> Counter[str]:
+    """How often each reference is drawn with any of its captions, by its image's key."""
     total: Counter[str] = Counter()
     for one in plan.references:
-        total[one.sample.image.key] += one.seen  # type: ignore[assignment]
+        total[one.sample.image.key] += one.draws  # type: ignore[assignment]
     return total
 
 
-def _size(plan: TrainingPlan) -> list[str]:
-    lines = [f"trained: {plan.trained / 1e6:.2f} M numbers"]
+def _size(plan: DryRun) -> list[str]:
+    lines = [f"trained: {plan.trainable_parameters / 1e6:.2f} M numbers"]
     if plan.gpu is not None:
         lines += _phases(plan.gpu)
         if plan.timing is not None and plan.timing.peak is not None:
@@ -72,7 +72,7 @@ def _size(plan: TrainingPlan) -> list[str]:
 
 
 def _phases(phases: Phases) -> list[str]:
-    """The phase that needs most, by what it is for, and then all of them."""
+    """The phase with the highest peak in its parts, then all phases."""
     most = largest(phases)
     d = phases[most]
     each = ", ".join(f"{name} {one.total / 1e9:.1f}" for name, one in phases.items())
@@ -83,7 +83,7 @@ def _phases(phases: Phases) -> list[str]:
     ]
 
 
-def _card(card: Card) -> str:
+def _card(card: CardFit) -> str:
     split = card.split
     ways = [f"{split.micro_batch} in a pass"]
     ways += ["gradient checkpointing"] if split.checkpointing else []
@@ -93,7 +93,7 @@ def _card(card: Card) -> str:
     return f"{', '.join(ways)}: {card.demand.total / 1e9:.1f} GB for {card.phase}, {verdict}"
 
 
-def _time(plan: TrainingPlan) -> list[str]:
+def _time(plan: DryRun) -> list[str]:
     if plan.timing is None or plan.seconds is None:
         return ["time: no step was timed"]
     lines = [
@@ -117,8 +117,8 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def crops(plan: TrainingPlan) -> Image.Image:
-    """The references as training sees them, each with its size, tokens and how often it is drawn."""
+def crops(plan: DryRun) -> Image.Image:
+    """The references as training crops them, each with its size, tokens and expected number of draws."""
     shown = plan.references[:MOST_SHOWN]
     side, images, labels = plan.chosen.resolution, [], []
     for one in shown:
@@ -126,5 +126,5 @@ def crops(plan: TrainingPlan) -> Image.Image:
         fitted, _, _ = fit_to(load_picture(one.sample.image), mask, side, side, centre="mask" if mask else "centre")
         images.append(fitted)
         size = f"{one.sample.image.width} x {one.sample.image.height}"
-        labels.append(f"{size}, {one.tokens} tokens, {one.seen:.0f} times: {one.sample.caption}")
+        labels.append(f"{size}, {one.tokens} tokens, {one.draws:.0f} times: {one.sample.caption}")
     return contact_sheet(images, labels)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..validation.schedule import Course, keep_readings
+from ..validation.schedule import BestCheckpoint, write_readings
 
 if TYPE_CHECKING:
     from ..distributed import Processes
@@ -104,7 +104,7 @@ Read = Callable[[int], tuple[Reading, tuple[float, ...]]]
 """Takes the reading after a step, with the standard deviation of each reward among its pictures."""
 
 
-class GuardedCourse(Course):
+class GuardedCourse(BestCheckpoint):
     """A course whose points are readings.
 
     Args:
@@ -139,15 +139,15 @@ class GuardedCourse(Course):
     def is_over(self) -> bool:
         return self.readings.is_over(self.patience)
 
-    def visit(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
+    def evaluate(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Take a reading, and keep the weights if it is the best so far."""
         row = self._row(*self.read(step)) if processes.main else [0.0] * (2 * len(self.names) + len(AXES))
-        self._take(step, self.shared(row, parameters, processes))
+        self._take(step, self.broadcast(row, parameters, processes))
         if self.readings.best.step == step:
-            self.keep(step, parameters)
+            self.store(step, parameters)
         if processes.main:
             plain = self.readings.plain(self.names)
-            keep_readings(self.file, plain)
+            write_readings(self.file, plain)
             row = plain["readings"][-1]
             self.tell(step, "reading after " + line(step, row["gain"], row, row["failed"]))
         self._tell()
@@ -169,10 +169,10 @@ class GuardedCourse(Course):
         if self.is_over:
             log.warning("%d readings in a row failed: back to step %s", self.patience, self.best_step)
 
-    def settle(self, step: int, parameters: Mapping[str, torch.Tensor]) -> int:
+    def restore_best(self, step: int, parameters: Mapping[str, torch.Tensor]) -> int:
         if self.best_step == 0:
             log.warning("no reading was better than the start and kept the subject: the refining adapter does nothing")
-        return super().settle(step, parameters)
+        return super().restore_best(step, parameters)
 
     def state(self) -> dict[str, torch.Tensor]:
         rows = [[r.step, *self._row(r, self.readings.spreads)] for r in self.readings.readings]

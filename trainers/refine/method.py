@@ -28,16 +28,16 @@ from ...evaluation.prompts.sets import for_trigger
 from ...evaluation.reward import RewardModels, Rewards, names_subject
 from ...models.adapters.apply import check_form, has_effect
 from ...models.adapters.inject import Injected, applied, inject
-from ...models.adapters.merge import summed
+from ...models.adapters.merge import sum_adapters
 from ...models.adapters.metadata import SOURCES
 from ...models.contract import DiffusionModel
 from ..data.encoded_set import build_pool
-from ..distributed import Alone, Processes
+from ..distributed import Processes, SingleProcess
 from ..run import TrainingResult, train_with
-from ..state.run_folder import Run
+from ..state.run_folder import RunFolder
 from ..targets import sets_of
 from ..validation.image_metrics import Validator
-from ..validation.schedule import FILE, kept_readings
+from ..validation.schedule import FILE, read_readings
 from .guards import Floors, GuardedCourse
 from .methods.dpo import PairsStep
 from .methods.draft import DirectRewardStep
@@ -87,7 +87,7 @@ class Refinement:
     held_out: tuple[Prompt, ...]
     rewards: Rewards
     validator: Validator | None = None
-    processes: Processes = field(default_factory=Alone)
+    processes: Processes = field(default_factory=SingleProcess)
     name: str = "refinement"
     revision: int = 4
 
@@ -121,7 +121,7 @@ class Refinement:
             references = [load_picture(picture) for picture in self.rewards.references]
             judge = self.rewards.open(networks.device, references, self.train)
 
-            def guard(run: Run) -> GuardedCourse:
+            def guard(run: RunFolder) -> GuardedCourse:
                 return self._guard(painter, judge, pictures, references, settings, watcher, run)
 
             kind = STEPS[settings.method]
@@ -178,7 +178,7 @@ class Refinement:
         references: Sequence[Image.Image],
         settings: RefinementSettings,
         watcher: Watcher,
-        run: Run,
+        run: RunFolder,
     ) -> GuardedCourse:
         looks = [load_picture(s.image) for s in pictures.references] or list(references)
         rewarded = [path.resolve() for path in self.rewards.folders]
@@ -226,7 +226,7 @@ def refine_adapter(
     trigger = trigger_of(adapter, pictures)
     learned, held_out = split(naming(for_trigger(prompts, trigger), trigger, pictures))
     watched = pictures or TrainingSet((), (Concept("", trigger or "subject"),))
-    method = Refinement(adapter, learned, held_out, rewards, validator, processes or Alone())
+    method = Refinement(adapter, learned, held_out, rewards, validator, processes or SingleProcess())
     trained = train_with(
         method,
         base,
@@ -242,7 +242,7 @@ def refine_adapter(
     )
     trained = replace(trained, adapter=replace(trained.adapter, trigger=trigger))
     combined, apart = together(replace(adapter, trigger=trigger) if adapter else None, trained.adapter)
-    return RefinementResult(trained, combined, apart, kept_readings(trained.folder / FILE))
+    return RefinementResult(trained, combined, apart, read_readings(trained.folder / FILE))
 
 
 def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None, str]:
@@ -251,7 +251,7 @@ def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None
         return None, "the subject is in the base itself: the refining adapter goes on top of it"
     try:
         named = (replace(subject, trigger=subject.trigger or "subject"), replace(refining, trigger="refinement"))
-        both = summed([(one, 1.0) for one in named])  # which asks for triggers that tell its adapters apart
+        both = sum_adapters([(one, 1.0) for one in named])  # which asks for triggers that tell its adapters apart
     except FewShotError as error:
         return None, f"the subject and the refining adapter stay two files: {error}"
     told = {**subject.metadata, **refining.metadata, SOURCES: both.metadata[SOURCES]}

@@ -20,8 +20,8 @@ from ...models.adapters.inject import Injected
 from ..distributed import Processes
 from ..loop import Memory, Share
 from ..losses import part_of_mean
-from ..state.run_folder import Run
-from ..validation.schedule import Course
+from ..state.run_folder import RunFolder
+from ..validation.schedule import BestCheckpoint
 from .advantages import PromptStatistics, group_advantages, mixed, pooled_advantages, spread
 from .rollout import Painter, Way, asked, rewarded
 from .settings import DDPO, NFT, RefinementSettings
@@ -75,7 +75,7 @@ class RefiningStep(ABC):
         settings: RefinementSettings,
         processes: Processes,
         watcher: Watcher,
-        guard: Callable[[Run], Course],
+        guard: Callable[[RunFolder], BestCheckpoint],
     ):
         self.painter, self.prompts, self.judge, self.injected = painter, prompts, judge, injected
         self.settings, self.processes, self.watcher, self.guard = settings, processes, watcher, guard
@@ -98,7 +98,7 @@ class RefiningStep(ABC):
     def memory(self) -> Memory:
         return self
 
-    def course(self, run: Run, awake: Callable[[], AbstractContextManager]) -> Course:
+    def course(self, run: RunFolder, awake: Callable[[], AbstractContextManager]) -> BestCheckpoint:
         """The guards'; see `guards`."""
         self.painter.awake = awake
         return self.guard(run)
@@ -205,7 +205,7 @@ class RefiningStep(ABC):
         pictures = self.painter.pictures(way.latents[:, -1]) if own else []
         table = torch.zeros(len(self.judge.terms), len(prompts), dtype=torch.float64, device=self._exact)
         rewards = rewarded(self.judge, pictures, own, [self.prompts[prompts[i]] for i in own], table)
-        self.processes.add_up(rewards)
+        self.processes.all_reduce(rewards)
         rewards = rewards.cpu()
         advantages, mean = self._advantages(rewards, prompts), self._mean(rewards)
         told = f"round {number + 1}: reward {mean:.4f}"

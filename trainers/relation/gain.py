@@ -29,12 +29,12 @@ from ...models.stable_diffusion.tokens import pieces_of
 from ..data.batch import rows_of
 from ..data.encoded_set import Pool
 from ..losses import squared_error
-from ..validation.schedule import FILE, Course, keep_readings, kept_readings
+from ..validation.schedule import FILE, BestCheckpoint, read_readings, write_readings
 from .settings import RelationSettings
 
 if TYPE_CHECKING:
     from ..distributed import Processes
-    from ..state.run_folder import Run
+    from ..state.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def between_pictures(shares: Sequence[float], pictures: Sequence[int]) -> tuple[
     return mean, math.sqrt(spread / len(values))
 
 
-class GainCourse(Course):
+class GainCourse(BestCheckpoint):
     """A course whose points are readings of the word; it returns the last step and never ends a training.
 
     Args:
@@ -200,12 +200,12 @@ class GainCourse(Course):
     def steps(self) -> list[int]:
         return [gain.step for gain in self.gains]
 
-    def visit(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
+    def evaluate(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Take a reading; all processes know what the main one saw."""
         seen = self.read(step) if processes.main else Gain(step, 0.0, 0.0)
-        gains = (*self.gains, Gain(step, *self.shared((seen.share, seen.error), parameters, processes)))
+        gains = (*self.gains, Gain(step, *self.broadcast((seen.share, seen.error), parameters, processes)))
         if processes.main:
-            keep_readings(self.file, {"readings": [asdict(gain) for gain in gains]})
+            write_readings(self.file, {"readings": [asdict(gain) for gain in gains]})
             self.tell(gains[-1])
         self.gains = gains  # where the disk was full a resumed run takes the reading again
 
@@ -218,7 +218,7 @@ class GainCourse(Course):
         super().load(state)
 
 
-def gain_course(reader: GainReader, run: Run) -> GainCourse | None:
+def gain_course(reader: GainReader, run: RunFolder) -> GainCourse | None:
     """The readings of a run, told to who watches; None where `validate_every` is 0."""
     settings = reader.settings
     if not settings.validate_every:
@@ -252,7 +252,7 @@ def explained(folder: Path, settings: RelationSettings) -> str:
 def _kept(file: Path) -> list[Gain]:
     """The readings in a run's file; none where someone wrote something else into it."""
     try:
-        rows = kept_readings(file).get("readings", ())
+        rows = read_readings(file).get("readings", ())
         return [Gain(int(row["step"]), float(row["share"]), float(row["error"])) for row in rows]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         log.warning("%s holds no readings of a word: %r", file, error)

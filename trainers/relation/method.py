@@ -28,7 +28,7 @@ from ...core.progress import Watcher
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
 from ...models.adapters.inject import Injected, LoraSpec, inject
-from ...models.adapters.learned_tokens import LearnedWords, WordSpec
+from ...models.adapters.learned_tokens import LearnedTokens, TokenSpec
 from ...models.contract import DiffusionModel
 from .. import losses
 from ..data.batch import rows_of
@@ -36,7 +36,7 @@ from ..data.encoded_set import Pool, build_pool
 from ..distributed import Processes
 from ..loop import Share
 from ..run import TrainingResult, train_with
-from ..state.run_folder import Run
+from ..state.run_folder import RunFolder
 from ..subject.method import REFERENCE, SubjectStep
 from .adversarial import ADVERSARIAL, DISCRIMINATOR, Adversary, factors
 from .gain import GainCourse, GainReader, gain_course
@@ -55,7 +55,7 @@ class RelationStep(SubjectStep):
     """The step of a subject with other timesteps, the steering loss, and a discriminator where there is one.
 
     Args:
-        words: the learned word as `LearnedWords`, always as it is now.
+        words: the learned word as `LearnedTokens`, always as it is now.
         reals: what the discriminator is shown as real: the pictures of the relation, and others where there are any.
         guard: makes the course of the readings, in a run's folder.
     """
@@ -67,11 +67,11 @@ class RelationStep(SubjectStep):
         networks: DiffusionModel,
         references: Pool,
         settings: RelationSettings,
-        words: LearnedWords,
+        words: LearnedTokens,
         concept: Concept,
         adversary: Adversary | None = None,
         reals: Pool | None = None,
-        guard: Callable[[Run], GainCourse | None] = lambda run: None,
+        guard: Callable[[RunFolder], GainCourse | None] = lambda run: None,
     ):
         super().__init__(networks, references, None, settings)
         self.guard = guard
@@ -97,7 +97,7 @@ class RelationStep(SubjectStep):
         """What the discriminator's past says of its weight."""
         return self.adversary
 
-    def course(self, run: Run, awake: object) -> GainCourse | None:
+    def course(self, run: RunFolder, awake: object) -> GainCourse | None:
         """The readings of how much the word explains; what they need is never asleep."""
         return self.guard(run)
 
@@ -160,11 +160,10 @@ class RelationTraining:
         """Put the word in, and encode the pictures."""
         chosen = cast(RelationSettings, chosen)
         concept = pictures.concepts[0]
-        words = LearnedWords(networks, [_spec(concept, chosen)], start_from)
+        words = LearnedTokens(networks, [_spec(concept, chosen)], start_from)
         rank = chosen.high_noise_rank
-        sets = {"cross_kv": LoraSpec(rank, float(rank))} if rank else {}
-        span = HIGH_NOISE if rank else 0.0
-        injected = inject(networks, sets, chosen.seed, start_from, words, noisy_from=span)
+        sets = {"cross_kv": LoraSpec(rank, float(rank), noisy_from=HIGH_NOISE)} if rank else {}
+        injected = inject(networks, sets, chosen.seed, start_from, words)
         try:
             for sample in pictures.references:
                 _check_window(networks, sample, concept)
@@ -185,10 +184,10 @@ class RelationTraining:
             raise
 
 
-def _spec(concept: Concept, chosen: RelationSettings) -> WordSpec:
+def _spec(concept: Concept, chosen: RelationSettings) -> TokenSpec:
     """The word to learn; one learned freely may become as long as it likes, as in ReVersion."""
-    return WordSpec(
-        concept.identifier, chosen.token_start, chosen.token_vectors, chosen.token == "direction", longest=math.inf
+    return TokenSpec(
+        concept.identifier, chosen.token_start, chosen.token_vectors, chosen.token == "direction", max_norm=math.inf
     )
 
 

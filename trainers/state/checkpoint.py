@@ -1,6 +1,6 @@
-"""The states of a run from which it goes on bit for bit.
+"""Checkpoints from which a run resumes bit for bit.
 
-The two newest are kept, so that a broken file never loses the last good one.
+The two newest are kept, so that a corrupt file never loses the last good one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...core.errors import FewShotError
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
+KEPT = 2  # checkpoints
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class State:
     """A run after `step` steps: the trained weights and the optimiser's slots by parameter name, and all losses so far.
 
     Random numbers and learning rates are functions of the step and need no place here. `seconds` were spent so far.
-    `course` holds the validations so far and the best weights among them, where there is validation; `memory` what else
-    the method remembers from step to step.
+    `course` is the state of the `BestCheckpoint`, if any; `memory` the method's own state.
     """
 
     step: int
@@ -51,12 +50,12 @@ class Checkpoints:
         return sorted(self.folder.glob("state_*.safetensors"), reverse=True)
 
     def tidy(self) -> None:
-        """Remove drafts that a killed process left."""
+        """Remove drafts left by a killed process."""
         for draft in self.folder.glob(".*.draft"):
             draft.unlink()
 
     def save(self, state: State) -> Path:
-        """Write the state; older ones go only when it is in place."""
+        """Write the state; older ones are removed only after that."""
         tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
         for name, slots in state.slots.items():
             tensors |= {f"slots/{slot}/{name}": tensor for slot, tensor in slots.items()}
@@ -71,7 +70,7 @@ class Checkpoints:
         return path
 
     def latest(self) -> State | None:
-        """The newest state that can be read and belongs to this run; a broken one is named in the log."""
+        """The newest readable state of this run; a corrupt one is logged."""
         for path in self._files():
             try:
                 tensors, metadata = read_tensors(path)

@@ -1,7 +1,7 @@
-"""The folder of a run: settings.json, log.jsonl, checkpoints/, samples/, and what it ended with.
+"""The folder of a run: settings.json, log.jsonl, checkpoints/, samples/, and its result.
 
-A run is named by its content key, not by its name: a finished run with the same key is found and returned, and a cut
-one is gone on with, whatever either was called.
+A run is identified by its content key, not by its name: a finished run with the same key is returned, an interrupted
+one is resumed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 SHORT = 12  # hexadecimal digits of the key in the folder's name
-RESULT = {"key", "losses", "terms", "seconds", "chosen", "validation"}  # what is read of a run that ended
-SPARE = 50_000_000  # bytes of free disk that are asked for beyond what is known to be written
+RESULT = {"key", "losses", "terms", "seconds", "chosen", "validation"}  # keys of result.json
+SPARE = 50_000_000  # bytes of free disk required beyond what is known to be written
 
 
 class Journal:
@@ -49,7 +49,7 @@ class Journal:
             raise FewShotError(f"could not write {self.path}: {why}. Free space on the disk.") from error
 
     def cut(self, step: int) -> None:
-        """Forget lines of steps after `step`, and a line that was torn."""
+        """Remove lines of steps after `step`, and a torn line."""
         if not self.path.exists():
             return
         kept = []
@@ -63,7 +63,7 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """One run's folder."""
 
     folder: Path
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name it was begun with."""
+        """The name it was started with."""
         return self.folder.name[: -SHORT - 1]
 
     @property
@@ -88,16 +88,16 @@ class Run:
 
     @property
     def lora(self) -> Path:
-        """The LoRA file of the run when it has ended."""
+        """The LoRA file of a finished run."""
         return self.folder / f"{self.name}.safetensors"
 
     def part(self, step: int) -> Path:
-        """The LoRA file of the run when it was cut after `step` steps."""
+        """The LoRA file of a run interrupted after `step` steps."""
         return self.folder / f"{self.name}_step_{step:08d}.safetensors"
 
     @property
     def model(self) -> Path:
-        """The checkpoint of the run when the whole denoiser was trained."""
+        """The checkpoint of a run that trained the whole denoiser."""
         return self.folder / f"{self.name}_model.safetensors"
 
     def validated(self, step: int) -> Path:
@@ -116,12 +116,12 @@ class Run:
         return self.folder / "result.json"
 
     def finish(self, adapter: Adapter, result: Mapping[str, Any]) -> None:
-        """Keep what the run ended with: first the adapter, then the file that says it ended."""
+        """Write the result: first the adapter, then the file that marks the run as finished."""
         write_adapter(self._adapter, adapter)
         write_whole(self._result, json.dumps({"key": self.key, **result}).encode())
 
     def finished(self) -> tuple[Adapter, dict[str, Any]] | None:
-        """What the run ended with, if it ended; a broken result is named in the log and trained again."""
+        """The result of a finished run; a corrupt one is logged and trained again."""
         if not self._result.exists():
             return None
         try:
@@ -134,19 +134,19 @@ class Run:
             return None
 
 
-def find_run(runs: Path, key: str) -> Run | None:
+def find_run(runs: Path, key: str) -> RunFolder | None:
     """The run with this key in the folder of runs, whatever its name; one that ended wins."""
     found = []
     for folder in sorted(runs.glob(f"*_{key[:SHORT]}")):
         try:
             if json.loads((folder / "settings.json").read_text(encoding="utf-8"))["key"] == key:
-                found.append(Run(folder, key))
+                found.append(RunFolder(folder, key))
         except (OSError, ValueError, KeyError) as error:
             log.warning("%s holds no readable settings.json and is left alone (%s)", folder, error)
     return max(found, key=lambda run: run._result.exists(), default=None)
 
 
-def open_run(runs: Path, name: str, key: str, inputs: Mapping[str, Any], needed: int = 0) -> Run:
+def open_run(runs: Path, name: str, key: str, inputs: Mapping[str, Any], needed: int = 0) -> RunFolder:
     """The run with this key, found or made as <runs>/<name>_<key12>/ with its settings.json.
 
     Args:
@@ -158,7 +158,7 @@ def open_run(runs: Path, name: str, key: str, inputs: Mapping[str, Any], needed:
     """
     if not name or name != Path(name).name or name in (".", "..") or "\\" in name:
         raise FewShotError(f"a run cannot be named {name!r}: use a plain name without folders.")
-    run = find_run(runs, key) or Run(runs / f"{name}_{key[:SHORT]}", key)
+    run = find_run(runs, key) or RunFolder(runs / f"{name}_{key[:SHORT]}", key)
     make_folder(run.folder)
     free = shutil.disk_usage(run.folder).free
     if free < needed + SPARE:

@@ -21,7 +21,7 @@ from ...core.randomness import Randomness
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.inject import Injected, inject
-from ...models.adapters.learned_tokens import LearnedWords
+from ...models.adapters.learned_tokens import LearnedTokens
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
 from ...models.stable_diffusion.attention_maps import Captured, shares_on_grid
@@ -34,7 +34,7 @@ from ..distributed import Processes
 from ..health import Divergence
 from ..loop import Share
 from ..run import TrainingResult, train_with
-from ..targets import sets_of, words_of
+from ..targets import sets_of, token_specs
 from ..validation.image_metrics import Validator
 from .attention_supervision import Supervision, supervise
 
@@ -249,7 +249,7 @@ class SubjectTraining:
     ) -> tuple[SubjectStep, Injected]:
         """Put in what is trained, and encode pictures and prompts."""
         _tell(pictures, chosen)
-        words = LearnedWords(networks, words_of(chosen, pictures), start_from)
+        words = LearnedTokens(networks, token_specs(chosen, pictures), start_from)
         try:
             pictures = captioned(networks, pictures)
             base = base_words(networks, pictures) if chosen.objective == "dco" else None

@@ -1,1 +1,1 @@
-"""Validation while training: when, by what, and what is told of it."""
+"""Validation while training: schedule, metrics and report."""

@@ -1,6 +1,6 @@
-"""The fixed validation of a training: the same few held-out prompts from the same noise, seen by a CLIP (and a DINO).
+"""Image validation of a training: fixed held-out prompts from fixed noise, scored by a CLIP (and a DINO).
 
-The models that validate choose a checkpoint, so they are never those that judge the result.
+The validators choose a checkpoint, so they are never the models that evaluate the result.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from ...vision.embedders.clip import Clip
 from ...vision.embedders.clip_vision import ClipVision, eyes_in
 from ...vision.embedders.dino import Dino
 from ...vision.memory import looking_bytes, numbers_in
-from ..auto.fit import drawn_at_once
+from ..auto.fit import sampling_batch
 
 log = logging.getLogger(__name__)
 
 REVISION = 1  # of the prompts, the drawing and the score; raised when any of them changes
 STEPS, GUIDANCE = 16, 5.0
-AT_ONCE = 4  # pictures drawn together on a CPU
-MOST_REFERENCES = 32  # that are compared with
-SHARE = 0.25  # of the training's evaluations of the denoiser that validation may cost
+CPU_BATCH = 4  # images sampled together on a CPU
+MOST_REFERENCES = 32  # that images are compared with
+SHARE = 0.25  # of the training's denoiser evaluations that validation may cost
 FEWEST, MOST = 3, 12  # validations
 PLACES = (
     "in the snow", "on the beach", "on the street", "at night", "in a kitchen", "in the meadow", "in a room",
@@ -54,7 +54,7 @@ TRIGGER = "{trigger}"
 
 @dataclass(frozen=True)
 class Validator:
-    """The models that validate: a CLIP's folder; and what sees likeness in its place, a DINO's or a file of a CLIP's
+    """The models that validate: a CLIP's folder; and in its place for likeness, a DINO's folder or a file of a CLIP's
     vision tower."""
 
     clip: Path = field(compare=False)
@@ -67,12 +67,12 @@ class Validator:
 
     @property
     def bytes(self) -> int:
-        """What the models' weights take in fp32, which they are opened in."""
+        """Bytes of the models' weights in fp32, in which they are loaded."""
         return sum(4 * numbers_in(folder) for folder in self.folders)
 
     @property
     def resident(self) -> float:
-        """The most that they take on the device while they look at pictures."""
+        """Peak bytes on the device while they score."""
         return self.bytes + max(map(looking_bytes, self.folders))
 
     @property
@@ -86,7 +86,7 @@ class Validator:
         ]
 
 
-def held_out(
+def held_out_prompts(
     pictures: TrainingSet, count: int, known: Callable[[str], bool] = lambda _: True, own: str = ""
 ) -> tuple[tuple[Prompt, int], ...]:
     """`count` prompts, each with the concept it asks for; the subjects take turns, used-up prompts begin again.
@@ -100,7 +100,7 @@ def held_out(
     if not lines:
         captions = " / ".join(sample.caption for sample in pictures.references)
         groups = [[p for p in group if known(p) and not find_word(p, captions)] for group in (PLACES, CHANGES)]
-        phrases = _by_turns(*groups) or list(PLACES)
+        phrases = _interleaved(*groups) or list(PLACES)
         lines = [f"a photo of {TRIGGER} {phrase}" for phrase in phrases]
     rows = []
     for i in range(count):
@@ -112,13 +112,13 @@ def held_out(
     return tuple(rows)
 
 
-def _by_turns(places: Sequence[str], changes: Sequence[str]) -> list[str]:
+def _interleaved(places: Sequence[str], changes: Sequence[str]) -> list[str]:
     """place, change, place, change, ... and what is left of the longer one."""
     longest = max(len(places), len(changes))
     return [group[i] for i in range(longest) for group in (places, changes) if i < len(group)]
 
 
-def interval(settings: SubjectSettings, rows: int) -> int:
+def validation_interval(settings: SubjectSettings, rows: int) -> int:
     """Steps between validations: as set, else as many validations as a quarter of the training pays for, 3 to 12.
 
     A picture drawn costs two evaluations of the denoiser a sampling step (guidance), one trained on three a step (a
@@ -132,11 +132,11 @@ def interval(settings: SubjectSettings, rows: int) -> int:
 
 
 class Validation:
-    """Draws and scores with the networks as they are. What is the same each time is computed once.
+    """Samples and scores with the current weights. What stays the same is computed once.
 
     Args:
-        folder: where the drawn pictures are kept, a sheet for each validation.
-        awake: the context in which all networks can compute, or those that it is given.
+        folder: where a contact sheet of each validation is saved.
+        on_device: the context with all networks on the device, or with those that it is given.
     """
 
     def __init__(
@@ -147,36 +147,38 @@ class Validation:
         validator: Validator,
         watcher: Watcher,
         folder: Path,
-        awake: Callable[..., AbstractContextManager] = nullcontext,
+        on_device: Callable[..., AbstractContextManager] = nullcontext,
     ):
         self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
-        self.awake = awake
+        self.on_device = on_device
         known = one_token_words(networks.tokenizers[0])
-        rows = held_out(pictures, settings.validation_pictures, known, settings.validation_prompts)
+        rows = held_out_prompts(pictures, settings.validation_pictures, known, settings.validation_prompts)
         self.prompts = tuple(prompt for prompt, _ in rows)
         self.concepts = tuple(concept for _, concept in rows)
         self.seeds = tuple(seed_of("validation", i) for i in range(len(rows)))
         self.clip = Clip(validator.clip, networks.device)
-        self.eyes: Clip | ClipVision | Dino = eyes_in(validator.dino, networks.device) if validator.dino else self.clip
+        self.embedder: Clip | ClipVision | Dino = (
+            eyes_in(validator.dino, networks.device) if validator.dino else self.clip
+        )
         self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
         self.references = self._references(pictures)
-        self._rest()
+        self._offload()
 
     def _references(self, pictures: TrainingSet) -> Mapping[int, torch.Tensor]:
-        """Unit embeddings (n, D) of each asked concept's pictures; of many, evenly chosen ones."""
+        """Unit embeddings (n, D) of each prompted concept's images; evenly spaced ones if there are many."""
         found = {}
         for concept in sorted(set(self.concepts)):
             alone = [s for s in pictures.references if s.concept == concept and not s.others and not s.pasted]
             samples = alone or list(pictures.references)
             few = samples[:: math.ceil(len(samples) / MOST_REFERENCES)]
             self.watcher.check()
-            found[concept] = self.eyes.images([load_picture(sample.image) for sample in few])
+            found[concept] = self.embedder.images([load_picture(sample.image) for sample in few])
         return found
 
     @property
     def likeness(self) -> float:
         """The mean cosine of different references of a concept, over the concepts; 1 for a single picture."""
-        return sum(map(mutual, self.references.values())) / len(self.references)
+        return sum(map(mean_pairwise_cosine, self.references.values())) / len(self.references)
 
     def __call__(self, step: int) -> tuple[float, float, float]:
         """(subject, prompt, unrelated) of `selection.Point`; a validation that fails is named in the log: NaN."""
@@ -196,18 +198,16 @@ class Validation:
         return scores
 
     def draw(self) -> list[Image.Image]:
-        """One picture for each prompt, always from the same noise."""
+        """One image for each prompt, always from the same noise."""
         on_cpu = self.networks.device.type == "cpu"
-        drawn = drawn_pictures(
+        batch = CPU_BATCH if on_cpu else sampling_batch(self.settings.micro_batch)
+        drawn = sample_pictures(
             self.networks,
-            self.awake,
+            self.on_device,
             [prompt.text for prompt in self.prompts],
             self.seeds,
-            self.settings.resolution,
-            steps=STEPS,
-            guidance=GUIDANCE,
-            batch=AT_ONCE if on_cpu else drawn_at_once(self.settings.micro_batch),
-            watcher=Checked(self.watcher),
+            SamplingOptions(self.settings.resolution, STEPS, GUIDANCE, batch),
+            Checked(self.watcher),
         )
         if not drawn.isfinite().all():
             raise ArithmeticError("the pictures hold no numbers (NaN)")
@@ -215,57 +215,64 @@ class Validation:
         return [Image.fromarray(value) for value in values]
 
     def score(self, images: Sequence[Image.Image]) -> tuple[float, float, float]:
-        """Mean cosines of pictures, one for each prompt; see `selection.Point`."""
-        self._wake()
+        """Mean cosines of images, one for each prompt; see `selection.Point`."""
+        self._load()
         try:
             seen = self.clip.images(images)
-            looks = seen if self.eyes is self.clip else self.eyes.images(images)
+            looks = seen if self.embedder is self.clip else self.embedder.images(images)
         finally:
-            self._rest()
+            self._offload()
         like = [(look @ self.references[c].T).mean() for look, c in zip(looks, self.concepts, strict=True)]
         fits = seen @ self.texts.T
         others = torch.tensor([[a.stripped != b.stripped for b in self.prompts] for a in self.prompts])
         unrelated = fits[others].mean().item() if others.any() else 0.0
         return torch.stack(like).mean().item(), fits.diagonal().mean().item(), unrelated
 
-    def _wake(self) -> None:
+    def _load(self) -> None:
         self.clip.move(self.networks.device)
-        self.eyes.move(self.networks.device)
+        self.embedder.move(self.networks.device)
 
-    def _rest(self) -> None:
-        """Off the GPU, whose memory the training needs."""
+    def _offload(self) -> None:
+        """Move the validators off the GPU, whose memory the training needs."""
         self.clip.move("cpu")
-        self.eyes.move("cpu")
+        self.embedder.move("cpu")
 
 
-def drawn_pictures(
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How images are sampled: their side in pixels, and how many together."""
+
+    side: int
+    steps: int
+    guidance: float
+    batch: int = 1
+
+
+def sample_pictures(
     networks: DiffusionModel,
-    awake: Callable[..., AbstractContextManager],
+    on_device: Callable[..., AbstractContextManager],
     prompts: Sequence[str],
     seeds: Sequence[int],
-    side: int,
-    *,
-    steps: int,
-    guidance: float,
-    batch: int,
+    options: SamplingOptions,
     watcher: Watcher | None = None,
 ) -> torch.Tensor:
-    """Pictures (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
+    """Images (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
 
     Args:
-        awake: the context in which all networks can compute, or those that it is given. The decoder works alone in it:
-            it takes more memory than the denoiser, and nothing else needs be there.
+        on_device: the context with all networks on the device, or with those that it is given: the decoder runs alone,
+            since it takes more memory than the denoiser.
     """
-    with awake():
+    side, batch = options.side, options.batch
+    with on_device():
         latents = sample_latents(
             networks, prompts, seeds,
-            width=side, height=side, steps=steps, guidance=guidance, batch=batch, watcher=watcher,
+            width=side, height=side, steps=options.steps, guidance=options.guidance, batch=batch, watcher=watcher,
         )  # fmt: skip
-    with awake(networks.autoencoder), torch.no_grad():
+    with on_device(networks.autoencoder), torch.no_grad():
         return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(batch)])
 
 
-def mutual(embeddings: torch.Tensor) -> float:
+def mean_pairwise_cosine(embeddings: torch.Tensor) -> float:
     """The mean cosine of different rows of unit vectors (n, D); 1 for a single row."""
     n = len(embeddings)
     if n == 1:

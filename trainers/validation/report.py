@@ -1,4 +1,4 @@
-"""What a validated run tells of itself, as a page beside its files."""
+"""The HTML report of a validated run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.settings import SubjectSettings
 from ...evaluation.report.html import Figure, Section, Table, settings_table, write_report
 from ...evaluation.report.plots import DARK, loss_curve, validation_curve
 from ...evaluation.selection import Curve
-from ..state.run_folder import Run
+from ..state.run_folder import RunFolder
 
 RULE = (
     "Likeness gained is 0 for the untrained base and 1 for a likeness as that of the references among themselves; "
@@ -21,8 +21,8 @@ RULE = (
 )
 
 
-def report(run: Run, chosen: SubjectSettings, losses: Sequence[float], curve: Curve, step: int) -> Path:
-    """Write report.html: which step was chosen and why, the curves, and what was drawn with it."""
+def report(run: RunFolder, chosen: SubjectSettings, losses: Sequence[float], curve: Curve, step: int) -> Path:
+    """Write report.html: the chosen step, the curves, and the images sampled with it."""
     rows = [
         (p.step, p.subject, p.prompt, score, "chosen" if p.step == step else "")
         for p, score in zip(curve.points, curve.scores, strict=True)

@@ -21,7 +21,7 @@ from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.pocket.world import words, world
 from comfyui_fewshot.tests.trainers.conftest import tiny_folder
 from comfyui_fewshot.tests.trainers.refine.refining import PROMPTS, QUICK, Slope
-from comfyui_fewshot.trainers.distributed import Alone
+from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.method import Refinement, split
 from comfyui_fewshot.trainers.refine.settings import METHODS, ONLY
 
@@ -49,7 +49,7 @@ def test_costs_are_those_that_the_denoiser_has(base, method):
         whole = TrainingSet((), (Concept("sks", "ball"),))
         step, injected = Refinement(None, *split(PROMPTS), Slope()).prepare(networks, whole, settings, None, Silent())
         for update in range(settings.updates):
-            for terms in step.passes(update, Alone().share):
+            for terms in step.passes(update, SingleProcess().shard):
                 del terms
         injected.remove()
         handle.remove()

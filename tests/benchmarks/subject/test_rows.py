@@ -15,9 +15,9 @@ from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Dense
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec
 from comfyui_fewshot.pocket.models.judge import SceneReading, ThingReading
-from comfyui_fewshot.trainers.optim.optimizers import OPTIMISERS
+from comfyui_fewshot.trainers.optim.optimizers import OPTIMIZERS
 from comfyui_fewshot.trainers.subject.presets import PRESETS
-from comfyui_fewshot.trainers.targets import check_tuning, sets_of, words_of
+from comfyui_fewshot.trainers.targets import check_targets, sets_of, token_specs
 
 NOTHING = SceneReading((), "nowhere", "one")
 
@@ -37,7 +37,7 @@ class SubjectWorkshopStub:
 
     def train(self, pictures, **settings):
         chosen = SubjectSettings.from_mapping(settings)
-        check_tuning(chosen)
+        check_targets(chosen)
         self.asked.append((pictures, chosen))
 
     def judge_samples(self, adapter, prompts, seed=0, strength=1.0):
@@ -84,7 +84,7 @@ def test_the_baselines_are_what_they_are_called(bench):
     assert sets == [
         {"cross": LoraSpec(16, 16.0), "self": LoraSpec(16, 16.0)}, {}, {"cross_kv": Full()}, {"all": Full()},
     ]  # fmt: skip
-    words = [[(w.word, w.direction) for w in words_of(chosen, pictures)] for pictures, chosen in bench.shop.asked]
+    words = [[(w.word, w.direction) for w in token_specs(chosen, pictures)] for pictures, chosen in bench.shop.asked]
     assert words == [[], [("sks", False)], [("sks", False)], []]
     assert [bool(chosen.prior_weight) for _, chosen in bench.shop.asked] == [True, False, True, True]
 
@@ -157,7 +157,7 @@ def test_every_optimiser_and_loss_has_its_rows(bench):
     usual = SubjectSettings()
     beside = {"direction", "pivotal"}
     schedules = set(choices("schedule")) - {usual.schedule}
-    assert named(optimisers) == both("optimiser", ({*OPTIMISERS} - {"adamw_8bit"}) | schedules | beside)
+    assert named(optimisers) == both("optimiser", ({*OPTIMIZERS} - {"adamw_8bit"}) | schedules | beside)
     bench.shop.asked.clear()
     losses = ["local", "plain_local", "min_snr", "masked", "noise_offset", "caption_dropout", "dco"]
     assert named(tuning.loss_rows(bench)) == both("loss", losses)

@@ -10,11 +10,11 @@ from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Concept, LowRank, Picture, Sample, TrainingSet
 from comfyui_fewshot.evaluation.report.provenance import provenance
 from comfyui_fewshot.models.adapters.formats import read_lora, write_lora
-from comfyui_fewshot.models.adapters.merge import summed
+from comfyui_fewshot.models.adapters.merge import sum_adapters
 from comfyui_fewshot.models.adapters.metadata import FACTS, SOURCES
 from comfyui_fewshot.models.adapters.token_files import read_embedding, write_parts
 from comfyui_fewshot.trainers.refine.method import together
-from comfyui_fewshot.trainers.save import describe
+from comfyui_fewshot.trainers.save import training_metadata
 
 MODULE = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 BASE = BaseModelRef("sd1", Path("models/dreamy_v8.safetensors"), "0123456789abcdef")
@@ -24,7 +24,9 @@ def told(pictures=3, priors=0, **settings):
     shown = Picture(Path("a cat in my garden.png"), "key", 8, 8)
     samples = [Sample(shown, "a sks cat asleep", role=role) for role in ["reference"] * pictures + ["prior"] * priors]
     known = {"steps": 400, "seed": 7, "learning_rate": 1e-4, "text_learning_rate": 1e-5}
-    return describe(BASE, SubjectSettings(**(known | settings)), TrainingSet(tuple(samples), (Concept("sks", "cat"),)))
+    return training_metadata(
+        BASE, SubjectSettings(**(known | settings)), TrainingSet(tuple(samples), (Concept("sks", "cat"),))
+    )
 
 
 def lora(trigger="sks cat", metadata=None, words=None, seed=0):
@@ -67,14 +69,14 @@ def test_a_word_says_it_too_and_nothing_of_a_network(tmp_path):
 
 def test_a_sum_says_what_it_was_made_of(tmp_path):
     cat, dog = lora(metadata=told()), lora("qpr dog", told(pictures=5, steps=600, seed=8), seed=1)
-    both = summed([(cat, 1.0), (dog, 0.5)])
+    both = sum_adapters([(cat, 1.0), (dog, 0.5)])
     found = provenance(read_lora(write_lora(both, tmp_path / "both.safetensors")))
     assert found.complete and dict(found.stated) == {
         "trigger": "sks cat, qpr dog", "base": "dreamy_v8 (01234567)", "pictures": "3 + 5", "priors": "0 + 0",
         "steps": "400 + 600", "seed": "7 + 8", "made of": "1 x sks cat, 0.5 x qpr dog",
     }  # fmt: skip
     other = lora("xyz car", {"ss_sd_model_name": "other", "ss_steps": "50"}, seed=2)
-    three = summed([(replace(both, trigger="sks cat and qpr dog"), 0.5), (other, 1.0)])
+    three = sum_adapters([(replace(both, trigger="sks cat and qpr dog"), 0.5), (other, 1.0)])
     found = provenance(read_lora(write_lora(three, tmp_path / "three.safetensors")))
     assert found.stated["made of"] == "0.5 x sks cat, 0.25 x qpr dog, 1 x xyz car"
     assert found.stated["pictures"] == "3 + 5 + ?" and found.stated["base"] == "dreamy_v8 (01234567), other"

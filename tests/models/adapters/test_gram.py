@@ -15,10 +15,19 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Adapter
 from comfyui_fewshot.models.adapters import merge as fusion
-from comfyui_fewshot.models.adapters.apply import delta, find
-from comfyui_fewshot.models.adapters.gram import PROMPTS, ROOM, Drawing, _Record, by_input, bytes_of, inputs_of, rounds
+from comfyui_fewshot.models.adapters.apply import delta, find_module
+from comfyui_fewshot.models.adapters.gram import (
+    GRAM_BYTES,
+    PROMPTS,
+    GramSampling,
+    _GramRecord,
+    gram_bytes,
+    group_by_input,
+    input_grams,
+    plan_rounds,
+)
 from comfyui_fewshot.models.adapters.inject import LoraSpec, applied, paths_of_set
-from comfyui_fewshot.models.adapters.merge import fused, least_squares, summed
+from comfyui_fewshot.models.adapters.merge import fuse_adapters, least_squares, sum_adapters
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample_latents
 from comfyui_fewshot.models.stable_diffusion.configs import read_config
@@ -27,7 +36,7 @@ from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS
 from .. import checkpoints
 from ..conftest import random_adapter
 
-SHORT = Drawing(steps=2, size=8)
+SHORT = GramSampling(steps=2, size=8)
 SETS = {"attention_ff": LoraSpec(2, 2.0), "text": LoraSpec(2, 2.0)}
 CPU = torch.device("cpu")
 GB = 1_000_000_000
@@ -55,7 +64,7 @@ def by_definition(networks, adapter, paths):
         return lambda _, given: seen[path].append(given[0].flatten(0, -2))
 
     for path in paths:
-        hooks.append(find(networks.parts(), path).register_forward_pre_hook(keep(path)))
+        hooks.append(find_module(networks.parts(), path).register_forward_pre_hook(keep(path)))
     prompts = [text.format(adapter.trigger) for text in PROMPTS]
     with applied(networks, [(adapter, 1.0)]):
         sample_latents(networks, prompts, [0, 1, 2, 3], width=8, height=8, steps=2, guidance=1.0)
@@ -70,15 +79,15 @@ def test_each_layers_matrix_is_that_of_its_inputs(small_sdxl):
     adapter, _ = two(small_sdxl)[0]
     paths = list(adapter.factors)
     found, wanted = (
-        inputs_of(small_sdxl, adapter, 1.0, paths, SHORT, Silent()),
+        input_grams(small_sdxl, adapter, 1.0, paths, SHORT, Silent()),
         by_definition(small_sdxl, adapter, paths),
     )
     assert list(found) == paths and {gram.device.type for gram in found.values()} == {"cpu"}
     for path in paths:
         assert torch.allclose(found[path].double(), wanted[path], atol=1e-4 * wanted[path].abs().max().item()), path
     different = {gram.data_ptr(): gram.nbytes for gram in found.values()}
-    assert len(different) == len(by_input(paths)) < 0.6 * len(paths)
-    assert sum(different.values()) == bytes_of(small_sdxl.roots(), paths)
+    assert len(different) == len(group_by_input(paths)) < 0.6 * len(paths)
+    assert sum(different.values()) == gram_bytes(small_sdxl.parts(), paths)
     keys = [path for path in paths if path.endswith(("attn2.to_k", "attn2.to_v"))]
     assert len(keys) > 8 and len({found[path].data_ptr() for path in keys}) == 1
     text = [path for path in paths if path.startswith("text_encoder") and "layers.0" in path]
@@ -88,22 +97,22 @@ def test_each_layers_matrix_is_that_of_its_inputs(small_sdxl):
 def test_one_layer_alone_gives_the_same_bit_for_bit(small_sdxl):
     adapter, _ = two(small_sdxl)[0]
     paths = list(adapter.factors)
-    together = inputs_of(small_sdxl, adapter, 1.0, paths, SHORT, Silent())
+    together = input_grams(small_sdxl, adapter, 1.0, paths, SHORT, Silent())
     for path in (next(p for p in paths if p.endswith(end)) for end in ("attn1.to_v", "attn2.to_v", "ff.net.2")):
-        alone = inputs_of(small_sdxl, adapter, 1.0, [path], SHORT, Silent())
+        alone = input_grams(small_sdxl, adapter, 1.0, [path], SHORT, Silent())
         assert torch.equal(alone[path], together[path]), path
 
 
 def test_the_base_is_as_it_was(small_sdxl):
     adapter, _ = two(small_sdxl)[0]
     before = {name: p.data_ptr() for name, p in small_sdxl.unet.named_parameters()}
-    inputs_of(small_sdxl, adapter, 1.0, list(adapter.factors), SHORT, Silent())
+    input_grams(small_sdxl, adapter, 1.0, list(adapter.factors), SHORT, Silent())
     assert {name: p.data_ptr() for name, p in small_sdxl.unet.named_parameters()} == before
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in small_sdxl.unet.modules())
 
 
 def test_layers_that_only_seem_to_read_the_same_are_told():
-    record, one, other = _Record(), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    record, one, other = _GramRecord(), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     record.add("unet.a.attn1.to_q", one)
     record.add("unet.a.attn1.to_k", one)
     with pytest.raises(FewShotError, match="unet.a.attn1.to_v does not read what unet.a.attn1.to_q reads"):
@@ -117,39 +126,39 @@ def test_stock_sdxl_stays_within_its_memory():
         unet = UNet2DConditionModel.from_config(read_config(CONFIGS / "sdxl", "unet"))
     networks = SimpleNamespace(roots=lambda: {"unet": unet})
     paths, roots = paths_of_set(networks, "attention_ff"), networks.parts()
-    each = sum(4 * find(roots, path).in_features ** 2 for path in paths)
-    whole = bytes_of(roots, paths)
+    each = sum(4 * find_module(roots, path).in_features ** 2 for path in paths)
+    whole = gram_bytes(roots, paths)
     assert (
         len(paths) == 700 and each == pytest.approx(11.8 * GB, rel=0.02) and whole == pytest.approx(8.7 * GB, rel=0.02)
     )
-    parts = rounds(roots, paths, 2, ROOM)
+    parts = plan_rounds(roots, paths, 2, GRAM_BYTES)
     assert len(parts) == 3 and sorted(path for part in parts for path in part) == sorted(paths)
-    sizes = [2 * bytes_of(roots, part) for part in parts]
-    assert max(sizes) <= ROOM and sum(sizes) == 2 * whole
-    largest = max(4 * find(roots, path).in_features ** 2 for path in paths)
+    sizes = [2 * gram_bytes(roots, part) for part in parts]
+    assert max(sizes) <= GRAM_BYTES and sum(sizes) == 2 * whole
+    largest = max(4 * find_module(roots, path).in_features ** 2 for path in paths)
     assert largest < 0.11 * GB  # what the device holds
-    assert len(rounds(roots, paths, 1, 10 * GB)) == 1
-    lonely = rounds(roots, paths, 2, 1)
-    assert len(lonely) == len(by_input(paths))  # too little for any: one input a round
+    assert len(plan_rounds(roots, paths, 1, 10 * GB)) == 1
+    lonely = plan_rounds(roots, paths, 2, 1)
+    assert len(lonely) == len(group_by_input(paths))  # too little for any: one input a round
 
 
 def test_rounds_give_what_one_gives_and_let_go_of_each_before_the_next(small_sdxl, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     given = two(small_sdxl)
-    whole = 2 * bytes_of(small_sdxl.roots(), list(given[0][0].factors))
-    one, errors = fused(small_sdxl, given, SHORT)
+    whole = 2 * gram_bytes(small_sdxl.parts(), list(given[0][0].factors))
+    one, errors = fuse_adapters(small_sdxl, given, SHORT)
     assert f"{whole / 1e9:.2f} GB of the host's memory (estimated)" in caplog.text and "rounds" not in caplog.text
     alive, held = [], []
 
     def watched(*inputs):
-        found = inputs_of(*inputs)
+        found = input_grams(*inputs)
         new = {gram.data_ptr(): gram for gram in found.values()}.values()
         alive.extend(weakref.ref(gram) for gram in new)
         held.append(sum(gram.nbytes for gram in (ref() for ref in alive) if gram is not None))
         return found
 
-    monkeypatch.setattr(fusion, "inputs_of", watched)
-    other, again = fused(small_sdxl, given, SHORT, room=whole // 3)
+    monkeypatch.setattr(fusion, "input_grams", watched)
+    other, again = fuse_adapters(small_sdxl, given, SHORT, room=whole // 3)
     assert "in 4 rounds of drawing" in caplog.text and len(held) == 8
     assert max(held) <= whole // 3
     assert list(one.factors) == list(other.factors) and errors == pytest.approx(again, rel=1e-9)
@@ -160,15 +169,15 @@ def test_rounds_give_what_one_gives_and_let_go_of_each_before_the_next(small_sdx
 def test_an_sdxl_is_fused_as_layer_by_layer(small_sdxl):
     """Against the least squares of each layer by itself, which is what sharing and rounds must not change."""
     given = two(small_sdxl)
-    one, errors = fused(small_sdxl, given, SHORT)
+    one, errors = fuse_adapters(small_sdxl, given, SHORT)
     paths = list(one.factors)
     assert set(paths) == set(given[0][0].factors) and {path.split(".")[0] for path in paths} == {
         "unet", "text_encoder", "text_encoder_2",
     }  # fmt: skip
     grams = [by_definition(small_sdxl, adapter, paths) for adapter, _ in given]
-    added, lost = summed(given), {"fused": 0.0, "added": 0.0}
+    added, lost = sum_adapters(given), {"fused": 0.0, "added": 0.0}
     for path in paths:
-        shape = find(small_sdxl.roots(), path).weight.shape
+        shape = find_module(small_sdxl.parts(), path).weight.shape
         alone = [(adapter.factors[path], strength) for adapter, strength in given]
         mine = delta(one.factors[path], CPU, shape)
         wanted = delta(least_squares(alone, [gram[path] for gram in grams]), CPU, shape)

@@ -7,7 +7,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Adapter
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec, inject
-from comfyui_fewshot.models.adapters.learned_tokens import LONGEST, LearnedWords, WordSpec
+from comfyui_fewshot.models.adapters.learned_tokens import MAX_NORM, LearnedTokens, TokenSpec
 from comfyui_fewshot.models.stable_diffusion.prompts import content_tokens, encode_prompts
 
 PROMPT = "a photo of a sks cat"
@@ -18,7 +18,7 @@ def begin(opened_pocket):
     made = []
 
     def learn(*specs, start_from=None):
-        made.append(LearnedWords(opened_pocket, specs, start_from))
+        made.append(LearnedTokens(opened_pocket, specs, start_from))
         return made[-1]
 
     yield learn
@@ -38,21 +38,21 @@ def ids(networks, text):
 def test_a_new_word_means_what_it_begins_with(opened_pocket, begin):
     told = encode_prompts(opened_pocket, ["a photo of a cat cat"]).hidden
     before = encode_prompts(opened_pocket, [PROMPT]).hidden
-    begin(WordSpec("sks", "cat"))
+    begin(TokenSpec("sks", "cat"))
     assert torch.allclose(encode_prompts(opened_pocket, [PROMPT]).hidden, told, atol=1e-5)
     assert not torch.allclose(before, told, atol=1e-2)
 
 
 def test_vectors_of_several_tokens(opened_pocket, begin):
     rows = table(opened_pocket)[torch.tensor(ids(opened_pocket, "cat car"))]
-    words = begin(WordSpec("sks", "cat car", 3), WordSpec("zwx", "cat car", 1))
+    words = begin(TokenSpec("sks", "cat car", 3), TokenSpec("zwx", "cat car", 1))
     assert torch.equal(words["sks"]["clip_l"], rows[[0, 1, 0]])
     assert torch.allclose(words["zwx"]["clip_l"], rows.mean(0, keepdim=True))
     assert content_tokens(opened_pocket, "a sks") == 4
 
 
 def test_directions_keep_the_usual_length(opened_pocket, begin):
-    words = begin(WordSpec("sks", "cat", 1, direction=True))
+    words = begin(TokenSpec("sks", "cat", 1, direction=True))
     (parameter,) = words.parameters.values()
     vector = words["sks"]["clip_l"].detach()
     usual = table(opened_pocket).norm(dim=1).mean()
@@ -60,12 +60,12 @@ def test_directions_keep_the_usual_length(opened_pocket, begin):
         float(usual), rel=1e-5
     )
     assert words.rules["token.sks.clip_l"].start is not None
-    free = begin(WordSpec("zwx", "cat"))
-    assert free.rules["token.zwx.clip_l"].longest == pytest.approx(LONGEST * float(usual))
+    free = begin(TokenSpec("zwx", "cat"))
+    assert free.rules["token.zwx.clip_l"].max_norm == pytest.approx(MAX_NORM * float(usual))
 
 
 def test_gradients_reach_the_vectors_and_nothing_else(opened_pocket, begin):
-    words = begin(WordSpec("sks", "cat", 2, direction=True))
+    words = begin(TokenSpec("sks", "cat", 2, direction=True))
     encode_prompts(opened_pocket, [PROMPT]).hidden.square().mean().backward()
     (parameter,) = words.parameters.values()
     assert parameter.grad.abs().min(dim=1).values.max() > 0
@@ -74,11 +74,11 @@ def test_gradients_reach_the_vectors_and_nothing_else(opened_pocket, begin):
 
 def test_the_networks_forget(opened_pocket, begin):
     kept = {"zwx": {"clip_l": torch.randn(1, table(opened_pocket).shape[1])}}
-    words = begin(WordSpec("sks", "cat"), start_from=Adapter({}, "sd1", "zwx car", kept))
+    words = begin(TokenSpec("sks", "cat"), start_from=Adapter({}, "sd1", "zwx car", kept))
     assert set(opened_pocket.words) == {"sks", "zwx"}
-    words.forget()
+    words.hide()
     assert set(opened_pocket.words) == {"zwx"}
-    words.recall()
+    words.show()
     found = words.extract()
     assert set(found) == {"sks", "zwx"} and torch.equal(found["zwx"]["clip_l"], kept["zwx"]["clip_l"])
     words.remove()
@@ -89,24 +89,24 @@ def test_training_on_begins_with_the_word_as_it_was(opened_pocket, begin):
     vectors = torch.randn(2, table(opened_pocket).shape[1])
     start = Adapter({}, "sd1", "sks cat", {"sks": {"clip_l": vectors}})
     for direction in (False, True):
-        words = begin(WordSpec("sks", "car", 2, direction), start_from=start)
+        words = begin(TokenSpec("sks", "car", 2, direction), start_from=start)
         assert torch.allclose(words.extract()["sks"]["clip_l"], vectors, atol=1e-6)
     with pytest.raises(FewShotError, match="has 2 vectors, and token_vectors is 1: set it to 2"):
-        begin(WordSpec("sks", "car"), start_from=start)
+        begin(TokenSpec("sks", "car"), start_from=start)
     other = Adapter({}, "sd1", "sks cat", {"sks": {"clip_l": torch.randn(1, 7)}})
     with pytest.raises(FewShotError, match="no clip_l vectors of width"):
-        begin(WordSpec("sks", "car"), start_from=other)
+        begin(TokenSpec("sks", "car"), start_from=other)
 
 
 @pytest.mark.parametrize("word", ["", "two words", "a.b", "a:b", "(sks)"])
 def test_words_that_prompts_cannot_hold(word):
     with pytest.raises(FewShotError, match="cannot be learned as a word"):
-        WordSpec(word, "cat")
+        TokenSpec(word, "cat")
 
 
 def test_a_start_that_is_no_word(opened_pocket, begin):
     with pytest.raises(FewShotError, match="is to begin as '', which is no word"):
-        begin(WordSpec("sks", ""))
+        begin(TokenSpec("sks", ""))
 
 
 @torch.no_grad()

@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Adapter, Dense, Kept, LowRank
-from comfyui_fewshot.models.adapters.apply import applied, delta, find
-from comfyui_fewshot.models.adapters.gram import PROMPTS, Drawing, inputs_of
+from comfyui_fewshot.models.adapters.apply import applied, delta, find_module
+from comfyui_fewshot.models.adapters.gram import PROMPTS, GramSampling, input_grams
 from comfyui_fewshot.models.adapters.inject import LoraSpec, inject
 from comfyui_fewshot.models.adapters.lora_layers import basis_block
-from comfyui_fewshot.models.adapters.merge import _square, fused, least_squares, summed
+from comfyui_fewshot.models.adapters.merge import _mean_square, fuse_adapters, least_squares, sum_adapters
 from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
 
 from ..conftest import random_adapter
 
 CPU = torch.device("cpu")
-SHORT = Drawing(steps=2, size=32)
+SHORT = GramSampling(steps=2, size=32)
 
 
 def pair(seed, out=5, width=7, rank=2, alpha=3.0):
@@ -96,8 +96,8 @@ def test_the_square_of_a_sum_is_that_of_what_it_does(dense):
     one, other = pair(1), Dense(change(pair(2, rank=3)).float()) if dense else pair(2, rank=3)
     x = inputs(3, 20)
     wanted = ((x @ (change(one) - 0.5 * change(other)).T) ** 2).sum()
-    assert _square([(one, 1.0), (other, -0.5)], x.T @ x) == pytest.approx(float(wanted), rel=1e-5)
-    assert 0 <= _square([(other, 1.0), (other, -1.0)], x.T @ x) < 1e-9
+    assert _mean_square([(one, 1.0), (other, -0.5)], x.T @ x) == pytest.approx(float(wanted), rel=1e-5)
+    assert 0 <= _mean_square([(other, 1.0), (other, -1.0)], x.T @ x) < 1e-9
 
 
 def adapters(networks):
@@ -108,10 +108,10 @@ def adapters(networks):
 
 def test_the_sum_does_what_both_do(opened_pocket):
     one, other = adapters(opened_pocket)
-    both = summed([(one, 1.0), (other, 0.5)])
+    both = sum_adapters([(one, 1.0), (other, 0.5)])
     assert both.trigger == "sks cat, zwx car"
     for path in one.factors:
-        shape = find(opened_pocket.parts(), path).weight.shape
+        shape = find_module(opened_pocket.parts(), path).weight.shape
         wanted = change(one.factors[path], shape) + 0.5 * change(other.factors[path], shape)
         assert torch.allclose(change(both.factors[path], shape), wanted, atol=1e-5)
 
@@ -121,7 +121,7 @@ def test_recorded_inputs_are_those_of_the_layers(opened_pocket):
     """Cross-attention's keys see the prompts' states, all of them and nothing else, at every step."""
     one, _ = adapters(opened_pocket)
     path = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
-    (gram,) = inputs_of(opened_pocket, one, 1.0, [path], SHORT, Silent()).values()
+    (gram,) = input_grams(opened_pocket, one, 1.0, [path], SHORT, Silent()).values()
     with applied(opened_pocket, [(one, 1.0)]):
         states = encode_prompts(opened_pocket, [text.format("sks cat") for text in PROMPTS]).hidden.flatten(0, 1)
     assert torch.allclose(gram, states.T @ states / len(states), atol=1e-4 * gram.abs().max().item())
@@ -129,16 +129,16 @@ def test_recorded_inputs_are_those_of_the_layers(opened_pocket):
 
 def test_fused_adapters_lose_less_on_their_inputs_than_their_sum(opened_pocket):
     given = [(adapter, 1.0) for adapter in adapters(opened_pocket)]
-    one, errors = fused(opened_pocket, given, SHORT)
+    one, errors = fuse_adapters(opened_pocket, given, SHORT)
     assert one.metadata["fewshot.fusion_error"] == ", ".join(f"{error:.4f}" for error in errors)
-    added = summed(given)
+    added = sum_adapters(given)
     paths = list(one.factors)
     lost = {id(one): 0.0, id(added): 0.0}
     for (adapter, strength), error in zip(given, errors, strict=True):
-        seen = inputs_of(opened_pocket, adapter, strength, paths, SHORT, Silent())
+        seen = input_grams(opened_pocket, adapter, strength, paths, SHORT, Silent())
         mine = whole = 0.0
         for path in paths:
-            shape = find(opened_pocket.parts(), path).weight.shape
+            shape = find_module(opened_pocket.parts(), path).weight.shape
             alone = change(adapter.factors[path], shape)
             whole += float(((alone @ seen[path].double()) * alone).sum())
             for result in (one, added):
@@ -155,23 +155,25 @@ def test_what_cannot_be_fused(opened_pocket):
     path = next(iter(other.factors))
     hadamard = Kept({name: torch.zeros(2, 2) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")})
     with pytest.raises(FewShotError, match="holds LoHa, LoKr or another form that cannot be fused: use LoRAs"):
-        fused(opened_pocket, [(one, 1.0), (Adapter({**other.factors, path: hadamard}, "sd1", "zwx car"), 1.0)], SHORT)
+        fuse_adapters(
+            opened_pocket, [(one, 1.0), (Adapter({**other.factors, path: hadamard}, "sd1", "zwx car"), 1.0)], SHORT
+        )
     with pytest.raises(FewShotError, match="1 adapter was given to fuse"):
-        summed([(one, 1.0)])
+        sum_adapters([(one, 1.0)])
     with pytest.raises(FewShotError, match="for sd1 and sdxl"):
-        summed([(one, 1.0), (Adapter({}, "sdxl", "zwx"), 1.0)])
+        sum_adapters([(one, 1.0), (Adapter({}, "sdxl", "zwx"), 1.0)])
     with pytest.raises(FewShotError, match="adapter 2 has no trigger"):
-        summed([(one, 1.0), (Adapter(other.factors, "sd1"), 1.0)])
+        sum_adapters([(one, 1.0), (Adapter(other.factors, "sd1"), 1.0)])
     words = [Adapter({}, "sd1", f"sks {n}", {"sks": {"clip_l": torch.randn(1, 192)}}) for n in ("cat", "car")]
-    for way in (summed, lambda given: fused(opened_pocket, given, SHORT)):
+    for way in (sum_adapters, lambda given: fuse_adapters(opened_pocket, given, SHORT)):
         with pytest.raises(FewShotError, match="two adapters teach the word 'sks'"):
             way([(word, 1.0) for word in words])
     broken = Adapter({**other.factors, path: pair(1, 3, 4)}, "sd1", "zwx car")
     with pytest.raises(FewShotError, match=rf"do not fit each other in {path} \(sks cat: .* x .*, zwx car: 3 x 4\)"):
-        summed([(one, 1.0), (broken, 1.0)])
-    shape = find(opened_pocket.parts(), path).weight.shape
+        sum_adapters([(one, 1.0), (broken, 1.0)])
+    shape = find_module(opened_pocket.parts(), path).weight.shape
     empty = Adapter({path: Dense(torch.full(shape, torch.nan))}, "sd1", "zwx car")
-    for way in (summed, lambda given: fused(opened_pocket, given, SHORT)):
+    for way in (sum_adapters, lambda given: fuse_adapters(opened_pocket, given, SHORT)):
         with pytest.raises(FewShotError, match=f"no finite numbers in {path}"):
             way([(Adapter({path: one.factors[path]}, "sd1", "sks cat"), 1.0), (empty, 1.0)])
 
@@ -201,10 +203,10 @@ def test_sums_of_blocks_leave_each_other_alone(opened_pocket):
                 parameter.normal_(generator=torch.Generator().manual_seed(block))
         made.append(injected.extract(f"s{block} cat"))
         injected.remove()
-    both = summed([(adapter, 1.0) for adapter in made])
+    both = sum_adapters([(adapter, 1.0) for adapter in made])
     for adapter in made:
         for path, factor in adapter.factors.items():
-            shape = find(opened_pocket.parts(), path).weight.shape
+            shape = find_module(opened_pocket.parts(), path).weight.shape
             x = torch.randn(3, 4) @ factor.down
             alone = x.double() @ change(factor, shape).T
             assert torch.allclose(x.double() @ change(both.factors[path], shape).T, alone, atol=1e-3)

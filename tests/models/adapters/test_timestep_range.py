@@ -12,7 +12,7 @@ from torch import nn
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import LowRank
-from comfyui_fewshot.models.adapters.timestep_range import switched
+from comfyui_fewshot.models.adapters.timestep_range import timestep_gated
 
 WIDTH = 8
 
@@ -65,16 +65,18 @@ def test_each_row_by_its_own_timestep_and_two_add_up(denoiser):
     one, two = {"a.to_k": pair()}, {"a.to_k": pair(), "b.to_k": pair()}
     x, times = torch.randn(3, 4, WIDTH), torch.tensor([499.0, 500.0, 999.0])
     base = denoiser(x, times)
-    for wrappers in ([switched(one, 0.0, 500)], [switched(one, 1.0, 500), switched(one, -1.0, 500)]):
+    for wrappers in ([timestep_gated(one, 0.0, 500)], [timestep_gated(one, 1.0, 500), timestep_gated(one, -1.0, 500)]):
         assert torch.allclose(denoiser(x, times, wrappers), base, atol=1e-6)
-    both = denoiser(x, times, [switched(one, 1.0, 500), switched(two, 0.5, 700)])
+    both = denoiser(x, times, [timestep_gated(one, 1.0, 500), timestep_gated(two, 0.5, 700)])
     merged = copy.deepcopy(denoiser)
     with torch.no_grad():
         for pairs, strength in ((one, 1.0), (two, 0.5)):
             for name, factor in pairs.items():
                 merged.get_submodule(name).weight += strength * factor.up @ factor.down
     assert torch.equal(both[0], base[0]) and torch.allclose(both[2], merged(x, times)[2], atol=1e-5)
-    assert torch.equal(both[1], denoiser(x, times, [switched(one, 1.0, 500)])[1]) and not torch.equal(both[1], base[1])
+    assert torch.equal(both[1], denoiser(x, times, [timestep_gated(one, 1.0, 500)])[1]) and not torch.equal(
+        both[1], base[1]
+    )
     assert torch.equal(denoiser(x, times), base)  # nothing stays
 
 
@@ -86,10 +88,10 @@ def test_regional_prompts_have_more_rows_than_timesteps(denoiser):
     region.a.register_forward_hook(lambda _, __, output: output[:2])
     x = torch.randn(2, 4, WIDTH)
     for times in ([900.0, 600.0], [100.0, 499.0]):
-        wrappers, told = [switched(pairs, 1.0, 500)], torch.tensor(times)
+        wrappers, told = [timestep_gated(pairs, 1.0, 500)], torch.tensor(times)
         assert torch.allclose(region(x, told, wrappers), denoiser(x, told, wrappers), atol=1e-5)
     with pytest.raises(FewShotError, match="6 rows of prompts stand beside 2 timesteps"):
-        region(x, torch.tensor([900.0, 100.0]), [switched(pairs, 1.0, 500)])
+        region(x, torch.tensor([900.0, 100.0]), [timestep_gated(pairs, 1.0, 500)])
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "blocks"])
@@ -100,7 +102,7 @@ def test_a_compiled_denoiser_does_not_keep_the_hooks_of_a_call(denoiser, whole):
         compiled = torch.compile(compiled, backend="eager")
     else:
         compiled.a, compiled.b = (torch.compile(block, backend="eager") for block in (compiled.a, compiled.b))
-    wrappers = [switched({"a.to_k": pair(), "b.to_k": pair()}, 1.0, 500)]
+    wrappers = [timestep_gated({"a.to_k": pair(), "b.to_k": pair()}, 1.0, 500)]
     x = torch.randn(2, 3, WIDTH)
     with torch.inference_mode():
         for times in ([900.0, 900.0], [100.0, 100.0], [900.0, 100.0], [600.0, 700.0], [10.0, 20.0]):

@@ -6,9 +6,10 @@ import pytest
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.settings import SubjectSettings
-from comfyui_fewshot.trainers.auto.fit import split
-from comfyui_fewshot.trainers.auto.rules import Facts, batch_size, learning_rate, resolve, steps
-from comfyui_fewshot.trainers.auto.unet_costs import Picture
+from comfyui_fewshot.trainers.auto.fit import MemoryOptions, split_batch
+from comfyui_fewshot.trainers.auto.inputs import AutoInputs
+from comfyui_fewshot.trainers.auto.rules import batch_size, learning_rate, resolve, steps
+from comfyui_fewshot.trainers.auto.unet_costs import ActivationMemory
 
 SD1 = dict(
     block_out_channels=(320, 640, 1280, 1280),
@@ -24,8 +25,8 @@ SDXL = dict(
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
 )
 VAE = dict(block_out_channels=(128, 256, 512, 512))
-BIG = Facts(5, 100, 859_520_964, SD1, 8, 512, 1, True, 10_000_000_000, VAE, 2)
-SMALL = replace(BIG, parameters=10_000_000, config=SD1 | {"block_out_channels": (96, 192)}, native_resolution=64)
+BIG = AutoInputs(5, 100, 859_520_964, SD1, 8, 512, 1, True, 10_000_000_000, VAE, 2)
+SMALL = replace(BIG, parameters=10_000_000, unet_config=SD1 | {"block_out_channels": (96, 192)}, native_resolution=64)
 
 
 def test_stable_diffusion_gets_the_usual_values():
@@ -37,15 +38,15 @@ def test_stable_diffusion_gets_the_usual_values():
 
 
 def test_sdxl_gets_the_usual_values():
-    facts = replace(BIG, parameters=2_567_463_684, config=SDXL, native_resolution=1024, text_encoders=2)
-    chosen, _ = resolve(SubjectSettings(text_encoder=True), facts)
+    inputs = replace(BIG, parameters=2_567_463_684, unet_config=SDXL, native_resolution=1024, text_encoders=2)
+    chosen, _ = resolve(SubjectSettings(text_encoder=True), inputs)
     assert (chosen.learning_rate, chosen.text_learning_rate, chosen.batch_size) == (1e-4, 5e-6, 1)
 
 
 def test_a_small_base_learns_faster_from_larger_batches():
-    config = SMALL.config | {"down_block_types": ("CrossAttnDownBlock2D",) * 2}
-    facts = replace(SMALL, config=config | {"up_block_types": ("CrossAttnUpBlock2D",) * 2}, free=None)
-    chosen, _ = resolve(SubjectSettings(), facts)
+    config = SMALL.unet_config | {"down_block_types": ("CrossAttnDownBlock2D",) * 2}
+    inputs = replace(SMALL, unet_config=config | {"up_block_types": ("CrossAttnUpBlock2D",) * 2}, free_bytes=None)
+    chosen, _ = resolve(SubjectSettings(), inputs)
     assert chosen.batch_size == 4 and 1100 < chosen.steps < 1300 and chosen.micro_batch == 8
     assert 8e-4 <= chosen.learning_rate <= 1e-3
 
@@ -84,5 +85,5 @@ def test_resolution_must_fit_the_base():
     ],
 )
 def test_smaller_passes_come_before_checkpointing(free, checkpointing, micro, expected):
-    plan = split(2, Picture(9e9, 3e9), free, checkpointing, micro)
+    plan = split_batch(2, ActivationMemory(9e9, 3e9), free, MemoryOptions(checkpointing, micro))
     assert (plan.micro_batch, plan.checkpointing) == expected

@@ -12,14 +12,14 @@ from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from comfyui_fewshot.tests.trainers.auto.test_rules import SD1, SDXL
-from comfyui_fewshot.trainers.auto.fit import copied_bytes
+from comfyui_fewshot.trainers.auto.fit import autocast_bytes
 from comfyui_fewshot.trainers.auto.unet_costs import (
     decoding_bytes,
     encoding_bytes,
-    passing_bytes,
-    prompt_bytes,
-    step_of_picture,
-    units,
+    inference_bytes,
+    text_activation_bytes,
+    training_activations,
+    unet_blocks,
 )
 from comfyui_fewshot.vision.memory import seen_bytes
 
@@ -116,8 +116,8 @@ def counted():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("adapters", [("cross",), ("self", "cross"), ("self", "cross", "feed_forward")])
 def test_a_step_holds_what_is_counted(counted, config, dtype, adapters):
-    picture = step_of_picture(config, SIDE, SIDE, dtype == torch.bfloat16, adapters)
-    assert picture.kept == pytest.approx(counted(config, dtype, adapters, True), rel=0.12)
+    picture = training_activations(config, SIDE, SIDE, dtype == torch.bfloat16, adapters)
+    assert picture.stored == pytest.approx(counted(config, dtype, adapters, True), rel=0.12)
     assert picture.checkpointed == pytest.approx(counted(config, dtype, adapters, True, True), rel=0.25)
 
 
@@ -125,7 +125,7 @@ def test_a_step_holds_what_is_counted(counted, config, dtype, adapters):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("adapters", [(), ("self", "cross"), ("self", "cross", "feed_forward")])
 def test_drawing_holds_what_is_counted(counted, config, dtype, adapters):
-    found = passing_bytes(config, SIDE, SIDE, dtype == torch.bfloat16, adapters)
+    found = inference_bytes(config, SIDE, SIDE, dtype == torch.bfloat16, adapters)
     assert found == pytest.approx(counted(config, dtype, adapters, False), rel=0.05)
 
 
@@ -148,9 +148,13 @@ def test_weights_trained_in_full_hold_their_copies(config, way):
             prediction = unet(given, torch.zeros(1), encoder_hidden_states=text, return_dict=False)[0]
         if way != "drawn":
             prediction.float().sum().backward()
-    step = step_of_picture(config, side, side, True)
-    passing = {"kept": step.kept, "checkpointed": step.checkpointed, "drawn": passing_bytes(config, side, side, True)}
-    copies = copied_bytes(sum(p.numel() for p in trained), True)
+    step = training_activations(config, side, side, True)
+    passing = {
+        "kept": step.stored,
+        "checkpointed": step.checkpointed,
+        "drawn": inference_bytes(config, side, side, True),
+    }
+    copies = autocast_bytes(sum(p.numel() for p in trained), True)
     assert held.most == pytest.approx(passing[way] + copies, rel=0.2) and held.most > copies
 
 
@@ -192,7 +196,7 @@ def test_a_prompt_holds_what_is_counted(act, dtype, adapters):
         encoder.get_input_embeddings().weight.requires_grad_(True)
     with Held(tokens, *encoder.parameters()) as held:
         encoder(input_ids=tokens).last_hidden_state.float().sum().backward()
-    assert prompt_bytes(config, dtype == torch.bfloat16, adapters) == pytest.approx(held.most, rel=0.08)
+    assert text_activation_bytes(config, dtype == torch.bfloat16, adapters) == pytest.approx(held.most, rel=0.08)
 
 
 @pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
@@ -216,9 +220,9 @@ def test_units_are_those_of_the_networks():
         blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
         found = [(r.in_channels, r.out_channels) for block in blocks for r in block.resnets]
         depths = [len(t.transformer_blocks) for block in blocks for t in getattr(block, "attentions", [])]
-        told = units(unet.config, 64, 64)
-        assert [(one.given, one.wide) for one in told] == found
-        assert [one.depth for one in told if one.depth] == depths
+        blocks = unet_blocks(unet.config, 64, 64)
+        assert [(one.in_channels, one.out_channels) for one in blocks] == found
+        assert [one.depth for one in blocks if one.depth] == depths
 
 
 def test_stable_diffusion_takes_what_was_counted_at_full_size():
@@ -229,6 +233,6 @@ def test_stable_diffusion_takes_what_was_counted_at_full_size():
         (SDXL, 128, ("self", "cross"), 7.86e9, 0.58e9),
         (SDXL, 128, ("self", "cross", "feed_forward"), 9.97e9, 0.70e9),
     ):
-        picture = step_of_picture(config, cells, cells, True, parts)
-        assert picture.kept == pytest.approx(kept, rel=0.05)
+        picture = training_activations(config, cells, cells, True, parts)
+        assert picture.stored == pytest.approx(kept, rel=0.05)
         assert picture.checkpointed == pytest.approx(checkpointed, rel=0.2)

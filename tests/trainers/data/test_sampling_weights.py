@@ -16,9 +16,9 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.core.values import BESIDE, Concept, Part, Picture, Sample, TrainingSet, content_key
-from comfyui_fewshot.models.adapters.learned_tokens import LearnedWords, WordSpec
+from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens, TokenSpec
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
-from comfyui_fewshot.trainers.auto.inspect import gather_facts
+from comfyui_fewshot.trainers.auto.inputs import gather_auto_inputs
 from comfyui_fewshot.trainers.auto.rules import steps
 from comfyui_fewshot.trainers.data.caption_check import captioned
 from comfyui_fewshot.trainers.data.sampling_weights import NATURAL_END, drawing_weights, draws_told, natural_weights
@@ -149,7 +149,7 @@ def test_an_identifier_in_pieces_is_named(networks, caplog):
     caplog.clear()
     captioned(networks, TrainingSet((replace(one, caption="a q cat"),) * 2, (Concept("q", "cat"),)))
     assert not caplog.text
-    learned = LearnedWords(networks, [WordSpec("zebra", "cat", vectors=2)])
+    learned = LearnedTokens(networks, [TokenSpec("zebra", "cat", vectors=2)])
     captioned(networks, TrainingSet((one, one), (Concept("zebra", "cat"),)))
     learned.remove()
     assert not caplog.text
@@ -285,8 +285,8 @@ def test_composites_of_several_subjects_stay_until_the_end():
 def test_composites_are_no_more_references(networks, with_composites, pictures, settings):
     """Rules of `auto` count what there is to learn, not how often it is shown."""
     assert len(with_composites.references) > len(pictures.references)
-    counted = gather_facts(networks, with_composites, settings).references
-    assert counted == gather_facts(networks, pictures, settings).references == len(pictures.references)
+    counted = gather_auto_inputs(networks, with_composites, settings).references
+    assert counted == gather_auto_inputs(networks, pictures, settings).references == len(pictures.references)
 
 
 def test_a_set_without_composites_keeps_its_key(pictures):

@@ -11,15 +11,15 @@ from torch.nn.functional import normalize
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.randomness import Randomness
-from comfyui_fewshot.models.adapters.learned_tokens import WordRule
+from comfyui_fewshot.models.adapters.learned_tokens import TokenConstraint
 from comfyui_fewshot.trainers.loop import Plan, train
 from comfyui_fewshot.trainers.optim import optimizers as optimisation
-from comfyui_fewshot.trainers.optim.optimizers import OPTIMISERS, Rates, make_optimizer
-from comfyui_fewshot.trainers.optim.token_optimizers import Directions
+from comfyui_fewshot.trainers.optim.optimizers import OPTIMIZERS, LearningRates, make_optimizer
+from comfyui_fewshot.trainers.optim.token_optimizers import RiemannianDescent
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
 from comfyui_fewshot.trainers.state.run_folder import Journal
 
-ON_A_CPU = [kind for kind in OPTIMISERS if kind != "adamw_8bit"]
+ON_A_CPU = [kind for kind in OPTIMIZERS if kind != "adamw_8bit"]
 RATES = {"adamw": 0.05, "prodigy": 1.0, "schedule_free": 0.1}
 
 
@@ -57,12 +57,12 @@ def run(folder, kind, steps=40, stop=None, visits=(), schedule="constant", cut=N
     parameters = start()
     rates = {"unet": RATES[kind], "text_encoder": RATES[kind] / (1 if kind == "prodigy" else 2), "token": 0.02}
     rules = {
-        "token.sks.clip_l": WordRule(start=parameters["token.sks.clip_l"].detach().clone()),
-        "token.zwx.clip_l": WordRule(longest=1.5),
+        "token.sks.clip_l": TokenConstraint(start=parameters["token.sks.clip_l"].detach().clone()),
+        "token.zwx.clip_l": TokenConstraint(max_norm=1.5),
     }
     plan = Plan(
-        steps, Rates(rates, steps, 4, schedule), weight_decay=0.01, optimizer=kind, rules=rules, save_every=1000,
-        max_gradient_norm=1e6, visits=visits, cut=cut,
+        steps, LearningRates(rates, steps, 4, schedule), weight_decay=0.01, optimizer=kind, rules=rules,
+        save_every=1000, max_gradient_norm=1e6, visits=visits, cut=cut,
     )  # fmt: skip
     state = Checkpoints(folder / "c", "key")
     train(Pull(parameters, stop), parameters, plan, state, Journal(folder / "log.jsonl"))
@@ -105,7 +105,7 @@ def test_schedule_free_gives_the_average(tmp_path):
     from schedulefree import AdamWScheduleFree
 
     mine = Parameter(torch.zeros(3))
-    optimizer = make_optimizer({"unet.x": mine}, Rates({"unet": 0.1}, 9), 0.0, "schedule_free")
+    optimizer = make_optimizer({"unet.x": mine}, LearningRates({"unet": 0.1}, 9), 0.0, "schedule_free")
     other = Parameter(torch.zeros(3))
     library = AdamWScheduleFree([other], lr=0.1)
     library.train()
@@ -117,32 +117,32 @@ def test_schedule_free_gives_the_average(tmp_path):
         library.step()
     between = mine.detach().clone()
     library.eval()
-    with optimizer.averaged():
+    with optimizer.ema():
         assert torch.equal(mine, other) and not torch.equal(mine, between)
     assert torch.equal(mine, between)
-    optimizer.settle()
+    optimizer.eval_weights()
     assert torch.equal(mine, other)
 
 
 def test_prodigy_finds_its_step_for_each_group(tmp_path):
-    rules = {f"token.{word}.clip_l": WordRule(longest=1.0) for word in ("sks", "zwx")}
-    rates = Rates({"unet": 1.0, "text_encoder": 0.5, "token": 0.1}, 5)
+    rules = {f"token.{word}.clip_l": TokenConstraint(max_norm=1.0) for word in ("sks", "zwx")}
+    rates = LearningRates({"unet": 1.0, "text_encoder": 0.5, "token": 0.1}, 5)
     optimizer = make_optimizer(start(), rates, 0.0, "prodigy", rules)
     names = [type(part).__name__ for part in optimizer.parts]
     assert names == ["Prodigy", "Prodigy", "BoundedAdamW"]
-    assert {"unet/d", "unet/k", "text_encoder/d_max"} <= set(optimizer.numbers())
+    assert {"unet/d", "unet/k", "text_encoder/d_max"} <= set(optimizer.scalars())
 
 
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr(optimisation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FewShotError, match="adamw_8bit needs the package bitsandbytes.*pip install bitsandbytes"):
-        make_optimizer({"unet.x": Parameter(torch.zeros(2))}, Rates({"unet": 1.0}, 5), 0.0, "adamw_8bit")
+        make_optimizer({"unet.x": Parameter(torch.zeros(2))}, LearningRates({"unet": 1.0}, 5), 0.0, "adamw_8bit")
 
 
 def test_eight_bits_want_cuda(monkeypatch):
     monkeypatch.setattr(optimisation.importlib.util, "find_spec", lambda name: True)
     with pytest.raises(FewShotError, match="works on a CUDA device, and this training runs on cpu"):
-        make_optimizer({"unet.x": Parameter(torch.zeros(2))}, Rates({"unet": 1.0}, 5), 0.0, "adamw_8bit")
+        make_optimizer({"unet.x": Parameter(torch.zeros(2))}, LearningRates({"unet": 1.0}, 5), 0.0, "adamw_8bit")
 
 
 # ------------------------------------------------------------------------------------------------------------ words
@@ -151,7 +151,7 @@ def test_eight_bits_want_cuda(monkeypatch):
 def directions(prior=1e-4, rate=0.01, width=6):
     row = Parameter(normalize(torch.randn(2, width, generator=torch.Generator().manual_seed(0)), dim=1))
     mu = row.detach().clone()
-    return row, mu, Directions([{"name": "token", "params": [row], "lr": rate}], {id(row): mu}, prior)
+    return row, mu, RiemannianDescent([{"name": "token", "params": [row], "lr": rate}], {id(row): mu}, prior)
 
 
 @settings(deadline=None, max_examples=25)

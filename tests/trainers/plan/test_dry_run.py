@@ -13,11 +13,11 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Concept, Sample
 from comfyui_fewshot.models.open import open_base
-from comfyui_fewshot.trainers.auto import inspect as facts
+from comfyui_fewshot.trainers.auto import inputs
 from comfyui_fewshot.trainers.plan import dry_run as planning
 from comfyui_fewshot.trainers.plan.dry_run import plan_training
-from comfyui_fewshot.trainers.plan.forecast import Demand
-from comfyui_fewshot.trainers.plan.report import crops, described, times_seen
+from comfyui_fewshot.trainers.plan.forecast import MemoryDemand
+from comfyui_fewshot.trainers.plan.report import crops, described, draws_per_image
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +114,10 @@ def test_steps_are_timed_with_a_picture_of_each_subject(networks, pictures, poor
     many = [replace(one, concept=n) for n in range(6) for one in (bare, masked)]
     sets = replace(pictures, concepts=concepts, samples=(*many, *pictures.priors))
     for weight, each in ((0.05, masked), (0.0, bare)):
-        few = planning.few_of(networks, sets, replace(settings, local_weight=weight))
+        few = planning.timing_subset(networks, sets, replace(settings, local_weight=weight))
         assert few.references == tuple(replace(each, concept=n) for n in range(6))
         assert few.priors == pictures.priors
-    few = planning.few_of(networks, poorly_masked, replace(settings, local_weight=0.0))
+    few = planning.timing_subset(networks, poorly_masked, replace(settings, local_weight=0.0))
     assert few.references == poorly_masked.references[:4]
 
 
@@ -128,8 +128,8 @@ def test_it_says_what_training_chooses(plan, train, uncut):
     chosen = json.loads((uncut.folder / "settings.json").read_text())["inputs"]["chosen"]
     assert vars(found.chosen) == chosen
     trained = sum(f.up.numel() + f.down.numel() for f in uncut.adapter.factors.values())
-    assert found.trained == trained and f"trained: {trained / 1e6:.2f} M numbers" in described(found)
-    assert plan(text_encoder=True).trained > trained
+    assert found.trainable_parameters == trained and f"trained: {trained / 1e6:.2f} M numbers" in described(found)
+    assert plan(text_encoder=True).trainable_parameters > trained
 
 
 def test_steps_are_timed_and_nothing_stays(plan, base, uncut, train, tmp_path):
@@ -146,7 +146,7 @@ def test_each_picture_is_seen_as_often_as_it_says(plan, pictures):
 
     heavy = (*pictures.references[:2], replace(pictures.references[2], weight=2.0))
     found = plan(pictures.with_samples(heavy + pictures.priors), steps=100)
-    assert [one.seen for one in found.references] == [50, 50, 100] and found.prior_seen == 50
+    assert [one.draws for one in found.references] == [50, 50, 100] and found.prior_draws == 50
     draws = [Randomness(5).choose("reference/picture", i, [1, 1, 2]) for i in range(200)]
     assert [draws.count(i) for i in range(3)] == pytest.approx([50, 50, 100], abs=2)
 
@@ -169,7 +169,7 @@ def test_five_hundred_pictures(plan, sized):
     many = sized(*[(40, 40)] * 500)
     assert plan(many, steps=-1).chosen.steps > 1500  # the most there is, and more since the base is small
     found = plan(many, steps=1000)
-    assert all(one.seen == pytest.approx(4) for one in found.references)
+    assert all(one.draws == pytest.approx(4) for one in found.references)
     assert "seldom for so many pictures: raise steps, or choose the best ten" in described(found)
     assert crops(found).height < 4000
 
@@ -211,8 +211,8 @@ def test_a_picture_with_several_captions_is_one_picture(plan, sized):
     three = sized((40, 40), (40, 36), (50, 50))
     many = three.with_samples(tuple(replace(s, caption=f"{s.caption} {n}") for s in three.samples for n in range(12)))
     once, often = plan(three, steps=60), plan(many, steps=60)
-    assert set(times_seen(often)) == set(times_seen(once))
-    assert times_seen(often) == pytest.approx(times_seen(once))
+    assert set(draws_per_image(often)) == set(draws_per_image(once))
+    assert draws_per_image(often) == pytest.approx(draws_per_image(once))
     text = described(often)
     assert "pictures: 3 references with 36 captions, 0 priors" in text and "pictures: 3 references, 0" in described(
         once
@@ -229,25 +229,28 @@ def test_a_picture_with_several_captions_is_one_picture(plan, sized):
 def test_every_way_of_training_can_be_planned(plan, kind, timed):
     found = plan(timed=timed, **kind)
     learned = kind.get("token_vectors", 1) if "token" in kind else 0
-    assert found.trained > 0 and (found.timing is None) == (not timed)
+    assert found.trainable_parameters > 0 and (found.timing is None) == (not timed)
     assert {one.tokens for one in found.references} == {8 + 4 + (learned or 3)}  # each letter else is a token
     if kind.get("parameter_set") == "none":
-        assert found.trained == 3 * 32
+        assert found.trainable_parameters == 3 * 32
         assert ("when that is read" in described(found)) == (not timed)
 
 
 def test_what_is_still_on_the_host_is_not_free(networks, monkeypatch):
     """Encoders come to the device after the memory was looked at."""
-    monkeypatch.setattr(facts, "free_memory", lambda device: 10**9)
-    assert facts.free_with_all(networks) == 10**9
+    monkeypatch.setattr(inputs, "free_memory", lambda device: 10**9)
+    assert inputs.free_with_all(networks) == 10**9
     parts = [networks.vae, *networks.text_encoders]
     later = replace(networks, device=torch.device("cuda"))
-    assert facts.free_with_all(later) == 10**9 - sum(4 * p.numel() for part in parts for p in part.parameters())
+    assert inputs.free_with_all(later) == 10**9 - sum(4 * p.numel() for part in parts for p in part.parameters())
 
 
 def test_the_phase_that_needs_most_is_named(plan):
     found = plan()
-    demands = {"the training step": Demand(6e8, 5e9, 1e8, 1e9), "encoding the pictures": Demand(6e8, 7e9, 0, 1.4e9)}
+    demands = {
+        "the training step": MemoryDemand(6e8, 5e9, 1e8, 1e9),
+        "encoding the pictures": MemoryDemand(6e8, 7e9, 0, 1.4e9),
+    }
     text = described(replace(found, gpu=demands))
     assert "GPU memory (estimated): 9.0 GB, most of all for encoding the pictures = 7.0 frozen" in text
     assert "by phase (estimated): the training step 6.7, encoding the pictures 9.0 GB" in text

@@ -8,54 +8,67 @@ from hypothesis import strategies as st
 
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.tests.trainers.auto.test_rules import BIG, SDXL, VAE
-from comfyui_fewshot.trainers.auto.fit import CONTEXT, HEADROOM, Work, drawn_at_once, split, trained_bytes
-from comfyui_fewshot.trainers.auto.rules import FLOAT8_SAVES, resolve, split_of, work_of
-from comfyui_fewshot.trainers.auto.unet_costs import Picture, decoding_bytes, encoding_bytes, step_of_picture
+from comfyui_fewshot.trainers.auto.fit import (
+    CONTEXT,
+    HEADROOM,
+    MemoryOptions,
+    PhaseMemory,
+    sampling_batch,
+    split_batch,
+    trained_bytes,
+)
+from comfyui_fewshot.trainers.auto.rules import FLOAT8_SAVES, phase_memory, resolve, split_of
+from comfyui_fewshot.trainers.auto.unet_costs import (
+    ActivationMemory,
+    decoding_bytes,
+    encoding_bytes,
+    training_activations,
+)
 from comfyui_fewshot.trainers.plan import forecast
-from comfyui_fewshot.trainers.plan.forecast import CARDS, Weights, host_memory, on_card, phases, placed
+from comfyui_fewshot.trainers.plan.forecast import CARDS, ParameterCounts, host_memory, on_card, on_device, phases
 
-SD1_WEIGHTS = Weights(859_520_964, 83_653_863, 123_060_480)
-XL_WEIGHTS = Weights(2_567_463_684, 83_653_863, 123_060_480 + 694_659_840)
-XL = replace(BIG, parameters=XL_WEIGHTS.denoiser, config=SDXL, native_resolution=1024, text_encoders=2)
+SD1_WEIGHTS = ParameterCounts(859_520_964, 83_653_863, 123_060_480)
+XL_WEIGHTS = ParameterCounts(2_567_463_684, 83_653_863, 123_060_480 + 694_659_840)
+XL = replace(BIG, parameters=XL_WEIGHTS.denoiser, unet_config=SDXL, native_resolution=1024, text_encoders=2)
 DEFAULT = 41_861_120  # numbers of SDXL that are trained by default: rank 16 on attention and feed-forward layers
 CLIP = 2_200_000_000  # bytes of a CLIP ViT-L/14 in fp32 that looks at 32 pictures
 
 
-def cards(facts, numbers, **settings):
+def cards(inputs, numbers, **settings):
     given = SubjectSettings(**settings)
-    chosen, _ = resolve(given, replace(facts, free=None))
+    chosen, _ = resolve(given, replace(inputs, free_bytes=None))
     left = dict(micro_batch=0, gradient_checkpointing="auto", offload="auto", weights="auto")
     asked = replace(chosen, **(left | {k: v for k, v in settings.items() if k in left}))
-    return {size: on_card(asked, facts, numbers, size * 1e9) for size in CARDS}
+    return {size: on_card(asked, inputs, numbers, size * 1e9) for size in CARDS}
 
 
 def test_sd1_fits_everywhere_without_computing_twice():
-    for card in cards(replace(BIG, trained=6_000_000, judges=CLIP), SD1_WEIGHTS).values():
+    for card in cards(replace(BIG, trainable_parameters=6_000_000, validator_bytes=CLIP), SD1_WEIGHTS).values():
         assert card.fits and not card.split.checkpointing and not card.split.float8 and card.split.micro_batch >= 1
 
 
 def test_sdxl_fits_everywhere_as_it_is_trained_by_default():
     """With a CLIP that validates; what needs most on small cards is no step but the pictures' encoding."""
-    found = cards(replace(XL, trained=DEFAULT, judges=CLIP), XL_WEIGHTS)
+    found = cards(replace(XL, trainable_parameters=DEFAULT, validator_bytes=CLIP), XL_WEIGHTS)
     assert all(card.fits for card in found.values())
     assert [card.split.checkpointing for card in found.values()] == [True, True, True, False]
     assert [card.split.float8 for card in found.values()] == [True, False, False, False]
     assert found[8].split.offload and found[12].split.offload and not found[24].split.offload
     assert [card.split.micro_batch for card in found.values()] == [2, 2, 2, 1]
     assert [card.phase for card in found.values()] == [forecast.ENCODING] * 3 + [forecast.STEP]
-    reading = replace(XL, trained=DEFAULT, judges=CLIP, reading=270_000_000)
+    reading = replace(XL, trainable_parameters=DEFAULT, validator_bytes=CLIP, text_activation_bytes=270_000_000)
     found = cards(reading, XL_WEIGHTS, text_encoder=True)  # encoders that are trained cannot make room for others
     assert [card.fits for card in found.values()] == [False, True, True, True]
-    assert found[8].phase == forecast.JUDGING
-    found = cards(replace(reading, draws=False), XL_WEIGHTS, text_encoder=True)
+    assert found[8].phase == forecast.SCORING
+    found = cards(replace(reading, samples_images=False), XL_WEIGHTS, text_encoder=True)
     assert all(card.fits for card in found.values())
 
 
 def test_what_does_not_fit_says_so():
-    found = cards(replace(XL, trained=DEFAULT), XL_WEIGHTS, weights="full")
+    found = cards(replace(XL, trainable_parameters=DEFAULT), XL_WEIGHTS, weights="full")
     assert not found[8].fits and found[8].split.fits is False and found[12].fits
     assert found[8].phase == forecast.ENCODING  # a step alone would fit
-    chosen, reasons = resolve(SubjectSettings(weights="full"), replace(XL, free=100_000_000))
+    chosen, reasons = resolve(SubjectSettings(weights="full"), replace(XL, free_bytes=100_000_000))
     assert (
         "too much for this device: lower resolution or rank, or train attention alone" in reasons[-1]
         and chosen.micro_batch == 1
@@ -72,7 +85,7 @@ def test_a_fitting_card_keeps_its_headroom_in_every_phase(size, trained, checkpo
         SubjectSettings(
             resolution=1024, batch_size=1, gradient_checkpointing=checkpointing, tuning=tuning, optimizer=kind
         ),
-        replace(XL, trained=trained, judges=judges, draws=draws), XL_WEIGHTS, size,
+        replace(XL, trainable_parameters=trained, validator_bytes=judges, samples_images=draws), XL_WEIGHTS, size,
     )  # fmt: skip
     assert card.fits == (max(one.total for one in card.phases.values()) <= size - HEADROOM)
     if card.split.fits:
@@ -84,7 +97,7 @@ def test_a_fitting_card_keeps_its_headroom_in_every_phase(size, trained, checkpo
 def test_more_memory_never_splits_more(one, other):
     small, large = sorted((one, other))
     settings = SubjectSettings(resolution=1024, batch_size=2)
-    first, second = (split_of(settings, replace(XL, free=int(free))) for free in (small, large))
+    first, second = (split_of(settings, replace(XL, free_bytes=int(free))) for free in (small, large))
     assert (second.checkpointing, second.float8) <= (first.checkpointing, first.float8)
     if first.checkpointing == second.checkpointing:
         assert second.micro_batch >= first.micro_batch or (first.offload and not second.offload)
@@ -92,10 +105,10 @@ def test_more_memory_never_splits_more(one, other):
 
 def test_each_phase_adds_up_what_is_there():
     settings = SubjectSettings(resolution=1024, batch_size=1, optimizer="adamw")
-    facts = placed(replace(XL, trained=1_000_000, judges=CLIP), XL_WEIGHTS, 2, 2, False, 8e9)
-    plan = split_of(settings, facts)
+    inputs = on_device(replace(XL, trainable_parameters=1_000_000, validator_bytes=CLIP), XL_WEIGHTS, 2, 2, False, 8e9)
+    plan = split_of(settings, inputs)
     assert plan.offload and plan.checkpointing and plan.float8
-    found = phases(settings, plan, facts, XL_WEIGHTS)
+    found = phases(settings, plan, inputs, XL_WEIGHTS)
     denoiser, text, seeing = 2 * XL_WEIGHTS.denoiser, 2 * XL_WEIGHTS.text, 2 * XL_WEIGHTS.autoencoder
     small, trained = denoiser * (1 - FLOAT8_SAVES), trained_bytes(1_000_000, "adamw")
     pixels = 1024 * 1024
@@ -103,19 +116,19 @@ def test_each_phase_adds_up_what_is_there():
         forecast.LOADING: (denoiser, 0),
         forecast.ENCODING: (small + text + seeing, 4e6),
         forecast.STEP: (pytest.approx(small), trained),
-        forecast.DRAWING: (small + text + seeing, trained),
+        forecast.SAMPLING: (small + text + seeing, trained),
         forecast.DECODING: (pytest.approx(small + seeing), trained),
-        forecast.JUDGING: (pytest.approx(small), trained),
+        forecast.SCORING: (pytest.approx(small), trained),
     }
     assert all(one.context == CONTEXT for one in found.values())
     assert found[forecast.ENCODING].activations == encoding_bytes(VAE, pixels, 2) == 5 * 128 * pixels * 2
     assert found[forecast.DECODING].activations == decoding_bytes(VAE, pixels, 2) == 6 * 128 * pixels * 2
-    picture = step_of_picture(SDXL, 128, 128, True)
+    picture = training_activations(SDXL, 128, 128, True)
     copies = 2e6  # of what is trained, in the half precision that a pass computes in
     assert found[forecast.STEP].activations == plan.micro_batch * picture.checkpointed + copies
-    nothing = phases(settings, plan, replace(facts, draws=False), XL_WEIGHTS)
+    nothing = phases(settings, plan, replace(inputs, samples_images=False), XL_WEIGHTS)
     assert set(nothing) == {forecast.LOADING, forecast.ENCODING, forecast.STEP}
-    reading = placed(facts, XL_WEIGHTS, 2, 2, True, 8e9)
+    reading = on_device(inputs, XL_WEIGHTS, 2, 2, True, 8e9)
     assert phases(settings, plan, reading, XL_WEIGHTS)[forecast.STEP].frozen == pytest.approx(small + text)
 
 
@@ -127,23 +140,24 @@ def test_weights_trained_in_full_are_copied_for_passes_and_averaged_weights_exch
     settings = SubjectSettings(
         tuning="full", parameter_set="all", resolution=512, batch_size=1, optimizer=kind, gradient_checkpointing="on"
     )
-    facts = placed(replace(BIG, trained=whole, judges=CLIP), SD1_WEIGHTS, 2, 2, False, 80e9)
-    plan, work = split_of(settings, facts), work_of(settings, facts)
-    found = {name: one.activations for name, one in phases(settings, plan, facts, SD1_WEIGHTS).items()}
-    picture = step_of_picture(BIG.config, 64, 64, True)
+    inputs = on_device(replace(BIG, trainable_parameters=whole, validator_bytes=CLIP), SD1_WEIGHTS, 2, 2, False, 80e9)
+    plan, work = split_of(settings, inputs), phase_memory(settings, inputs)
+    found = {name: one.activations for name, one in phases(settings, plan, inputs, SD1_WEIGHTS).items()}
+    picture = training_activations(BIG.unet_config, 64, 64, True)
     assert found[forecast.STEP] == max(more, plan.micro_batch * picture.checkpointed + 2 * whole)
-    assert found[forecast.DRAWING] == drawn_at_once(plan.micro_batch) * work.denoising + 2 * whole + more
-    assert found[forecast.DECODING] == drawn_at_once(plan.micro_batch) * work.decoding + more
-    assert found[forecast.JUDGING] == CLIP + more
-    wide = placed(replace(facts, half=False), SD1_WEIGHTS, 4, 4, False, 80e9)
+    assert found[forecast.SAMPLING] == sampling_batch(plan.micro_batch) * work.denoising + 2 * whole + more
+    assert found[forecast.DECODING] == sampling_batch(plan.micro_batch) * work.decoding + more
+    assert found[forecast.SCORING] == CLIP + more
+    wide = on_device(replace(inputs, is_half=False), SD1_WEIGHTS, 4, 4, False, 80e9)
     step = phases(settings, split_of(settings, wide), wide, SD1_WEIGHTS)[forecast.STEP]
-    assert step.activations == max(more, plan.micro_batch * step_of_picture(BIG.config, 64, 64, False).checkpointed)
+    picture = training_activations(BIG.unet_config, 64, 64, False)
+    assert step.activations == max(more, plan.micro_batch * picture.checkpointed)
 
 
 def test_float16_sees_in_fp32():
     """Its autoencoder computes in fp32: pictures take twice as much there."""
     settings = SubjectSettings(resolution=1024, batch_size=1)
-    half, wide = (placed(XL, XL_WEIGHTS, 2, number, False, 24e9) for number in (2, 4))
+    half, wide = (on_device(XL, XL_WEIGHTS, 2, number, False, 24e9) for number in (2, 4))
     taken = [phases(settings, split_of(settings, one), one, XL_WEIGHTS)[forecast.ENCODING] for one in (half, wide)]
     assert taken[1].activations == 2 * taken[0].activations
     assert taken[1].frozen - taken[0].frozen == 2 * XL_WEIGHTS.autoencoder
@@ -151,12 +165,12 @@ def test_float16_sees_in_fp32():
 
 def test_fewer_pictures_go_through_where_drawing_needs_the_room():
     """Four in a pass are drawn two at once, and three one at once."""
-    work = Work(decoding=3e9)
-    beside = lambda micro, waits: work.most(micro, 0, 0)  # noqa: E731
-    free = int(5e9 + HEADROOM)
-    assert split(4, Picture(1e9, 1e8), free, "off", 0).micro_batch == 4
-    assert split(4, Picture(1e9, 1e8), free, "off", 0, beside=beside).micro_batch == 3
-    fixed = split(4, Picture(1e9, 1e8), free, "off", 4, beside=beside)
+    work = PhaseMemory(decoding=3e9)
+    peak = lambda micro, offload: work.peak(micro, 0, 0)  # noqa: E731
+    image, free = ActivationMemory(1e9, 1e8), int(5e9 + HEADROOM)
+    assert split_batch(4, image, free, MemoryOptions("off")).micro_batch == 4
+    assert split_batch(4, image, free, MemoryOptions("off"), peak).micro_batch == 3
+    fixed = split_batch(4, image, free, MemoryOptions("off", 4), peak)
     assert fixed.micro_batch == 4 and not fixed.fits
 
 
@@ -164,8 +178,8 @@ def test_an_optimiser_with_small_moments_leaves_room():
     """Weight, gradient and last good value in 12 bytes, and two moments in 8, 2 or with Prodigy's two more in 16."""
     assert [trained_bytes(10, kind) for kind in ("adamw", "adamw_8bit", "prodigy")] == [200, 140, 280]
     whole = dict(tuning="full", parameter_set="all", resolution=512, batch_size=1)
-    facts = replace(BIG, trained=SD1_WEIGHTS.denoiser)
-    found = {kind: cards(facts, SD1_WEIGHTS, optimizer=kind, **whole)[16] for kind in ("adamw", "adamw_8bit")}
+    inputs = replace(BIG, trainable_parameters=SD1_WEIGHTS.denoiser)
+    found = {kind: cards(inputs, SD1_WEIGHTS, optimizer=kind, **whole)[16] for kind in ("adamw", "adamw_8bit")}
     gap = found["adamw"].demand.trained - found["adamw_8bit"].demand.trained
     assert gap == 6 * SD1_WEIGHTS.denoiser and found["adamw_8bit"].headroom > found["adamw"].headroom
     assert not found["adamw"].fits
@@ -173,12 +187,12 @@ def test_an_optimiser_with_small_moments_leaves_room():
 
 def test_host_memory_grows_by_what_waits():
     settings = SubjectSettings(resolution=1024, batch_size=1)
-    facts = placed(XL, XL_WEIGHTS, 2, 2, False, 24e9)
-    plans = [split_of(replace(settings, offload=way), facts) for way in ("off", "on")]
-    needed = [phases(settings, plan, facts, XL_WEIGHTS) for plan in plans]
-    off, on = (host_memory(n, plan, 10, facts, True, 0) for n, plan in zip(needed, plans, strict=True))
+    inputs = on_device(XL, XL_WEIGHTS, 2, 2, False, 24e9)
+    plans = [split_of(replace(settings, offload=way), inputs) for way in ("off", "on")]
+    needed = [phases(settings, plan, inputs, XL_WEIGHTS) for plan in plans]
+    off, on = (host_memory(n, plan, 10, inputs, True, 0) for n, plan in zip(needed, plans, strict=True))
     assert on - off == 2 * (XL_WEIGHTS.text + XL_WEIGHTS.autoencoder)
-    assert host_memory(needed[0], plans[0], 10, facts, True, 500) - off == 500
-    cpu = placed(XL, XL_WEIGHTS, 4, 4, False, None)
+    assert host_memory(needed[0], plans[0], 10, inputs, True, 500) - off == 500
+    cpu = on_device(XL, XL_WEIGHTS, 4, 4, False, None)
     whole = phases(settings, plans[0], cpu, XL_WEIGHTS)
     assert host_memory(whole, plans[0], 0, cpu, False, 0) > 4 * (XL_WEIGHTS.denoiser + XL_WEIGHTS.text)

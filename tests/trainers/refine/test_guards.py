@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from comfyui_fewshot.trainers.distributed import Alone
+from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.guards import Floors, GuardedCourse, Reading, Readings, line
-from comfyui_fewshot.trainers.validation.schedule import kept_readings
+from comfyui_fewshot.trainers.validation.schedule import read_readings
 
 FLOORS = Floors(0.95, 0.7, 0.97)
 
@@ -52,7 +52,7 @@ def guided(course, parameter, begun=0):
     step = begun
     while True:
         if course.is_due(step):
-            course.visit(step, {"weight": parameter}, Alone())
+            course.evaluate(step, {"weight": parameter}, SingleProcess())
         if course.is_over or step == course.last:
             return step
         with torch.no_grad():
@@ -68,8 +68,8 @@ def test_what_is_lost_ends_the_refinement_and_the_best_of_before_comes_back(tmp_
     values = [1.0, 0.99, floor + 0.001, floor - 0.001, 0.99, floor - 0.001, floor - 0.1, 1.0]
     course, parameter = course_of(tmp_path, values, axis=axis), torch.nn.Parameter(torch.zeros(2))
     assert guided(course, parameter) == 12 and course.best_step == 8
-    assert course.settle(12, {"weight": parameter}) == 8 and parameter.tolist() == [8.0, 8.0]
-    kept = kept_readings(tmp_path / "readings.json")
+    assert course.restore_best(12, {"weight": parameter}) == 8 and parameter.tolist() == [8.0, 8.0]
+    kept = read_readings(tmp_path / "readings.json")
     assert kept["best"] == 8 and [bool(row["failed"]) for row in kept["readings"]] == [False] * 3 + [
         True, False, True, True,
     ]  # fmt: skip
@@ -79,13 +79,13 @@ def test_what_is_lost_ends_the_refinement_and_the_best_of_before_comes_back(tmp_
 
 def test_without_patience_it_goes_on_and_what_failed_is_still_not_returned(tmp_path):
     course, parameter = course_of(tmp_path, [1.0, 0.98, 0.5, 0.5, 0.5], patience=0), torch.nn.Parameter(torch.zeros(1))
-    assert guided(course, parameter) == 8 and course.settle(8, {"weight": parameter}) == 2
+    assert guided(course, parameter) == 8 and course.restore_best(8, {"weight": parameter}) == 2
 
 
 def test_where_nothing_is_better_than_the_start_it_comes_back(tmp_path, caplog):
     course = course_of(tmp_path, [1.0] * 4, rewards=[0.0, -1.0, -0.5, -2.0])
     parameter = torch.nn.Parameter(torch.zeros(1))
-    assert guided(course, parameter) == 6 and course.settle(6, {"weight": parameter}) == 0
+    assert guided(course, parameter) == 6 and course.restore_best(6, {"weight": parameter}) == 0
     assert parameter.tolist() == [0.0] and "the refining adapter does nothing" in caplog.text
 
 
@@ -102,9 +102,11 @@ def test_a_resumed_course_decides_as_the_uncut_one(tmp_path):
     for step in (0, 2, 4):
         with torch.no_grad():
             parameter.fill_(step)
-        cut.visit(step, {"weight": parameter}, Alone())
+        cut.evaluate(step, {"weight": parameter}, SingleProcess())
     again = course_of(tmp_path, values)
     again.load(cut.state())
     assert again.readings.plain(["redness"]) == cut.readings.plain(["redness"])
     assert not again.is_over and not again.is_due(4) and again.is_due(6)
-    assert guided(again, parameter, 4) == 6 and again.settle(6, {"weight": parameter}) == 2 and parameter.item() == 2
+    assert (
+        guided(again, parameter, 4) == 6 and again.restore_best(6, {"weight": parameter}) == 2 and parameter.item() == 2
+    )

@@ -14,7 +14,7 @@ from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.stable_diffusion.latents import decode_latents
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
-from comfyui_fewshot.trainers.distributed import Alone
+from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.losses import clip_for
 from comfyui_fewshot.trainers.refine.method import naming, refine_adapter, split, together, trigger_of
 from comfyui_fewshot.trainers.refine.methods.policy_gradient import CLIPPED, KL, POLICY
@@ -37,7 +37,7 @@ def refining(base):
 
 def terms_of(step, number):
     found = {}
-    for terms in step.passes(number, Alone().share):
+    for terms in step.passes(number, SingleProcess().shard):
         for name, value in terms.items():
             found[name] = found.get(name, 0) + value
     return found

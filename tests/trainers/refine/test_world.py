@@ -20,7 +20,7 @@ from torch.nn import Parameter
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
-from comfyui_fewshot.trainers.distributed import Alone
+from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.method import STEPS, split
 from comfyui_fewshot.trainers.refine.rollout import Painter
 from comfyui_fewshot.trainers.refine.sampler_policy import SamplerPolicy
@@ -87,12 +87,12 @@ def learned(method: str, seed: int, **changes) -> tuple[Tensor, list[float]]:
     mean, known = Mean(), method in ("grpo", "ddpo", "dpok")
     world = World(mean, SamplerPolicy(SCHEDULE, 8, None, settings.eta, settings.skip_last, known), seed)
     judge = Red().open("cpu", ())
-    step = STEPS[method](world, split(PROMPTS)[0], judge, mean, settings, Alone(), Silent(), None)  # type: ignore[arg-type]
+    step = STEPS[method](world, split(PROMPTS)[0], judge, mean, settings, SingleProcess(), Silent(), None)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(list(mean.parameters.values()), lr=0.03, weight_decay=0.0)
     earned = []
     for number in range(ROUNDS * settings.updates):
         optimizer.zero_grad()
-        for terms in step.passes(number, Alone().share):
+        for terms in step.passes(number, SingleProcess().shard):
             torch.stack([step.weights[name] * value for name, value in terms.items()]).sum().backward()
             earned += [float(terms[REWARD].detach())] if REWARD in terms else []
         optimizer.step()

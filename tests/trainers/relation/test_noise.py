@@ -15,7 +15,7 @@ from comfyui_fewshot.core.values import NOISY_FROM, LowRank
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.formats import read_lora
 from comfyui_fewshot.models.adapters.inject import LoraSpec, inject
-from comfyui_fewshot.models.adapters.merge import summed
+from comfyui_fewshot.models.adapters.merge import sum_adapters
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample_latents
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
@@ -23,7 +23,7 @@ from comfyui_fewshot.pocket.world import words
 from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.trainers.refine.method import _check_effect
 from comfyui_fewshot.trainers.relation.method import RelationTraining, train_relation
-from comfyui_fewshot.trainers.relation_command import learned
+from comfyui_fewshot.trainers.relation_command import read_relation
 from comfyui_fewshot.trainers.state.run_folder import read_adapter, write_adapter
 
 from .relating import CHOSEN, WORD, captioned_folder, train_small
@@ -155,7 +155,7 @@ def test_what_counts_at_other_timesteps_is_not_mixed(opened, result, train, tmp_
     word_alone = train(tmp_path / "c", start_from=adapter, steps=1, high_noise_rank=0, high_noise_learning_rate=0.0)
     assert word_alone.adapter.noisy_from == 0.5 and set(word_alone.adapter.factors) == set(adapter.factors)
     with pytest.raises(FewShotError, match="noisy timesteps only"):
-        summed([(adapter, 1.0), (replace(always, trigger="sks"), 1.0)])
+        sum_adapters([(adapter, 1.0), (replace(always, trigger="sks"), 1.0)])
     with pytest.raises(FewShotError, match="noisy timesteps only"):
         _check_effect(adapter)
     text = replace(adapter, factors={"text_encoder.text_model.a": next(iter(adapter.factors.values()))})
@@ -168,7 +168,7 @@ def test_what_counts_at_other_timesteps_is_not_mixed(opened, result, train, tmp_
 def test_the_command_trains_on_from_either_file(result):
     """The LoRA with the word in it, or the word's own."""
     (word,) = (path for path in result.folder.glob("*.safetensors") if path != result.lora)
-    both, alone = learned(result.lora, "sd1"), learned(word, "sd1")
+    both, alone = read_relation(result.lora, "sd1"), read_relation(word, "sd1")
     assert both.noisy_from == 0.5 and set(both.factors) == set(result.adapter.factors) and not alone.factors
     assert set(both.embeddings) == set(alone.embeddings) == {WORD}
 

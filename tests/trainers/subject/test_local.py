@@ -9,7 +9,7 @@ import torch
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Concept, Part
-from comfyui_fewshot.models.adapters.learned_tokens import LearnedWords, WordSpec
+from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens, TokenSpec
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
 from comfyui_fewshot.trainers.subject import method as subject
 from comfyui_fewshot.trainers.subject.attention_supervision import supervise
@@ -92,7 +92,7 @@ def test_pictures_that_say_nothing_are_named(networks, pictures, caplog):
 
 def test_a_learned_word_of_several_tokens_is_found(networks, pictures):
     """ "sks" is two tokens then, at the places where the conditioning has its vectors."""
-    words = LearnedWords(networks, [WordSpec("sks", "ball", vectors=2)])
+    words = LearnedTokens(networks, [TokenSpec("sks", "ball", vectors=2)])
     found = supervised(networks, pictures.references)
     words.remove()
     assert found.member[0, 0].nonzero().flatten().tolist() == list(range(8, 8 + 2 + 4))

@@ -18,7 +18,7 @@ from comfyui_fewshot.models.stable_diffusion.tokens import Tokens
 from comfyui_fewshot.trainers.data import encoded_set as cache
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
 from comfyui_fewshot.trainers.loop import Plan, train
-from comfyui_fewshot.trainers.optim.optimizers import Rates
+from comfyui_fewshot.trainers.optim.optimizers import LearningRates
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
 from comfyui_fewshot.trainers.state.run_folder import Journal
 from comfyui_fewshot.trainers.subject.method import PRIOR, REFERENCE, SubjectStep, SubjectTraining
@@ -266,7 +266,7 @@ class Fixed:
 def test_one_picture_with_fixed_noise_is_learned_by_heart(prepared, pictures, tmp_path, kind, rate, most):
     """The whole chain can fit a fixed timestep and noise in fewer than 300 steps: loop, optimiser, all layers."""
     step, injected = prepared(pictures.with_samples(pictures.references[:1]), batch_size=1, **kind)
-    plan = Plan(100, Rates({"unet": rate}, 100, 10, "cosine"), rules=injected.rules)
+    plan = Plan(100, LearningRates({"unet": rate}, 100, 10, "cosine"), rules=injected.rules)
     store, journal = Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl")
     losses = train(Fixed(step), injected.parameters, plan, store, journal).terms[REFERENCE]
     assert losses[0] > 0.5 and max(losses[-5:]) < most

@@ -14,7 +14,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Concept, Sample
-from comfyui_fewshot.models.offload import Resting
+from comfyui_fewshot.models.offload import Offloaded
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.sampling import sample
 from comfyui_fewshot.pocket.world.words import build
@@ -25,12 +25,13 @@ from comfyui_fewshot.trainers.validation import image_metrics as validation
 from comfyui_fewshot.trainers.validation.image_metrics import (
     CHANGES,
     PLACES,
+    SamplingOptions,
     Validation,
     Validator,
-    drawn_pictures,
-    held_out,
-    interval,
-    mutual,
+    held_out_prompts,
+    mean_pairwise_cosine,
+    sample_pictures,
+    validation_interval,
 )
 from comfyui_fewshot.vision.memory import looking_bytes, seen_bytes
 
@@ -80,7 +81,7 @@ def whole(validated, tmp_path_factory):
 
 def test_prompts_are_held_out_and_stripped(pictures):
     captioned = replace(pictures.samples[0], caption="a photo of a sks ball in the snow, wearing a hat")
-    prompts = held_out(pictures.with_samples((captioned, *pictures.samples[1:])), 6)
+    prompts = held_out_prompts(pictures.with_samples((captioned, *pictures.samples[1:])), 6)
     texts = [prompt.text for prompt, _ in prompts]
     assert texts[:2] == ["a photo of a sks ball on the beach", "a photo of a sks ball with a balloon"]
     assert not any("snow" in text or "hat" in text for text in texts) and len(set(texts)) == 6
@@ -89,7 +90,7 @@ def test_prompts_are_held_out_and_stripped(pictures):
 
 
 def test_words_the_base_does_not_know_are_left_out(pictures):
-    prompts = held_out(pictures, 40, known=lambda phrase: phrase in ("at night", "wearing a hat"))
+    prompts = held_out_prompts(pictures, 40, known=lambda phrase: phrase in ("at night", "wearing a hat"))
     assert len({prompt.text for prompt, _ in prompts}) == 2 and len(prompts) == 40
     assert {prompt.stripped.removeprefix("a photo of a ball ") for prompt, _ in prompts} == {
         "at night",
@@ -99,7 +100,7 @@ def test_words_the_base_does_not_know_are_left_out(pictures):
 
 def test_subjects_take_turns(pictures):
     both = replace(pictures, concepts=(Concept("sks", "ball"), Concept("zwx", "owl", "old")))
-    prompts = held_out(both, 4)
+    prompts = held_out_prompts(both, 4)
     assert [concept for _, concept in prompts] == [0, 1, 0, 1]
     assert prompts[1][0].text == f"a photo of a zwx old owl {PLACES[0]}"
     assert prompts[1][0].stripped == f"a photo of an old owl {PLACES[0]}"
@@ -107,7 +108,7 @@ def test_subjects_take_turns(pictures):
 
 
 def test_own_prompts(pictures):
-    texts = [p.text for p, _ in held_out(pictures, 3, own="a {trigger} in space | two cups")]
+    texts = [p.text for p, _ in held_out_prompts(pictures, 3, own="a {trigger} in space | two cups")]
     assert texts == ["a sks ball in space", "two cups", "a sks ball in space"]
 
 
@@ -118,17 +119,17 @@ def test_the_interval_spends_a_quarter():
     chosen = SubjectSettings(steps=1000, batch_size=4, validation_pictures=8)
     once = 8 * 16 * 2
     trained = 1000 * 8 * 3
-    assert interval(chosen, 8) == 84  # 12, which cost less than a quarter of 24 000
-    assert interval(chosen, 2) == -(-1000 // int(0.25 * trained / 4 / once)) == 200
-    assert interval(replace(chosen, steps=50), 2) == 17  # three at least
-    assert interval(replace(chosen, validate_every=70), 2) == 70
-    assert interval(replace(chosen, steps=1), 1) == 1
+    assert validation_interval(chosen, 8) == 84  # 12, which cost less than a quarter of 24 000
+    assert validation_interval(chosen, 2) == -(-1000 // int(0.25 * trained / 4 / once)) == 200
+    assert validation_interval(replace(chosen, steps=50), 2) == 17  # three at least
+    assert validation_interval(replace(chosen, validate_every=70), 2) == 70
+    assert validation_interval(replace(chosen, steps=1), 1) == 1
 
 
 def test_mutual_likeness():
-    assert mutual(torch.tensor([[1.0, 0.0]])) == 1.0
+    assert mean_pairwise_cosine(torch.tensor([[1.0, 0.0]])) == 1.0
     three = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    assert mutual(three) == pytest.approx((0.0 + 0.6 + 0.8) / 3)
+    assert mean_pairwise_cosine(three) == pytest.approx((0.0 + 0.6 + 0.8) / 3)
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
@@ -150,7 +151,7 @@ def test_scores_are_mean_cosines(look):
     fits = [[float(a @ b) for b in texts] for a in seen]
     assert prompt == pytest.approx(sum(fits[i][i] for i in range(3)) / 3, abs=1e-5)
     assert unrelated == pytest.approx(sum(fits[i][j] for i in range(3) for j in range(3) if i != j) / 6, abs=1e-5)
-    assert look.likeness == pytest.approx(mutual(look.references[0]))
+    assert look.likeness == pytest.approx(mean_pairwise_cosine(look.references[0]))
 
 
 def test_the_same_weights_are_seen_the_same(look):
@@ -219,7 +220,7 @@ def test_a_validation_that_fails_harms_nothing(uncut, validated, tmp_path, monke
     def broken(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(validation, "drawn_pictures", broken)
+    monkeypatch.setattr(validation, "sample_pictures", broken)
     result = validated(tmp_path)
     assert result.adapter.key == uncut.adapter.key and result.chosen == 8
     assert "the validation after step 2 failed and does not count: no memory" in caplog.text
@@ -251,8 +252,8 @@ def test_what_is_drawn_is_what_is_returned(validated, tmp_path, monkeypatch, cha
 
         return drawing
 
-    monkeypatch.setattr(validation, "drawn_pictures", watched("validation", validation.drawn_pictures))
-    monkeypatch.setattr(training, "drawn_pictures", watched("preview", training.drawn_pictures))
+    monkeypatch.setattr(validation, "sample_pictures", watched("validation", validation.sample_pictures))
+    monkeypatch.setattr(training, "sample_pictures", watched("preview", training.sample_pictures))
     learned = dict(token="free", token_learning_rate=0.05)
     result = validated(tmp_path, preview_every=2, **learned, **changes)
     assert len(seen["validation"]) == 5 and len(seen["preview"]) == 4
@@ -299,7 +300,7 @@ def test_a_reference_of_another_subject_is_not_compared_with(networks, pictures,
 
 def test_only_the_autoencoder_is_awake_to_decode(base):
     """What rests is told apart by what each part's device was; pictures are those that `sample` draws."""
-    awake, resting = [], None
+    on_device, offloaded = [], None
 
     class Watched(torch.nn.Identity):
         def to(self, device):
@@ -308,20 +309,20 @@ def test_only_the_autoencoder_is_awake_to_decode(base):
 
     with open_base(base, "cpu") as networks:
         parts = [Watched(), Watched()]
-        resting = Resting(parts, torch.device("cuda"))
+        offloaded = Offloaded(parts, torch.device("cuda"))
         drawn = ["a ball", "a cup"], [1, 2]
 
         @contextmanager
         def context(*needed):
-            with resting.awake(*(parts[:1] if needed else ())):
+            with offloaded.on_device(*(parts[:1] if needed else ())):
                 assert not needed or needed == (networks.vae,)
-                awake.append([part.place for part in parts])
+                on_device.append([part.place for part in parts])
                 yield
 
-        resting.rest()
-        found = drawn_pictures(networks, context, *drawn, 32, steps=2, guidance=5.0, batch=1)
+        offloaded.offload()
+        found = sample_pictures(networks, context, *drawn, SamplingOptions(32, 2, 5.0))
         same = sample(networks, *drawn, width=32, height=32, steps=2, guidance=5.0, batch=1)
-    assert awake == [["cuda", "cuda"], ["cuda", "cpu"]] and [part.place for part in parts] == ["cpu", "cpu"]
+    assert on_device == [["cuda", "cuda"], ["cuda", "cpu"]] and [part.place for part in parts] == ["cpu", "cpu"]
     assert torch.equal(found, same)
 
 

@@ -7,12 +7,12 @@ import torch
 from torch.nn import Parameter
 
 from comfyui_fewshot.core.randomness import Randomness
-from comfyui_fewshot.trainers.distributed import Alone
+from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.loop import Diverged, Plan, train
-from comfyui_fewshot.trainers.optim.optimizers import Rates
+from comfyui_fewshot.trainers.optim.optimizers import LearningRates
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
 from comfyui_fewshot.trainers.state.run_folder import Journal
-from comfyui_fewshot.trainers.validation.schedule import ValidatedCourse
+from comfyui_fewshot.trainers.validation.schedule import ValidatedCheckpoint
 
 STEPS = 12
 KNEE = {0: (0.5, 0.30), 3: (0.6, 0.30), 6: (0.8, 0.29), 9: (0.85, 0.22), 12: (0.9, 0.21)}  # step 6 is the best
@@ -48,8 +48,10 @@ def run(folder, measure, every=3, patience=0, save_every=5, broken=None, steps=S
     folder.mkdir(exist_ok=True)
     x = Parameter(torch.tensor([1.0, -2.0, 3.0]))
     cuts = []
-    course = ValidatedCourse(measure, every, steps, patience, likeness=0.9) if measure else None
-    plan = Plan(steps, Rates({"unet": 0.1}, steps), save_every=save_every, log_every=4, cut=cuts.append, course=course)
+    course = ValidatedCheckpoint(measure, every, steps, patience, likeness=0.9) if measure else None
+    plan = Plan(
+        steps, LearningRates({"unet": 0.1}, steps), save_every=save_every, log_every=4, cut=cuts.append, course=course
+    )
     store = Checkpoints(folder / "c", "key")
     try:
         outcome = train(Pull(x, broken), {"unet.x": x}, plan, store, Journal(folder / "log.jsonl"), None, processes)
@@ -121,7 +123,7 @@ def test_divergence_is_seen_before_a_validation_could_choose_it(tmp_path):
     assert measure.seen == [0, 3]
 
 
-class Second(Alone):
+class Second(SingleProcess):
     """The second of two processes: what the first one saw comes by adding up."""
 
     main = False
@@ -129,7 +131,7 @@ class Second(Alone):
     def __init__(self, points):
         self.points, self.step = points, 0
 
-    def add_up(self, buffer):
+    def all_reduce(self, buffer):
         if len(buffer) == 3 and not buffer.any():
             buffer += torch.tensor((*self.points[self.step], 0.2))
             self.step += 3

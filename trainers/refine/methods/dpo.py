@@ -77,7 +77,7 @@ class PairsStep(NoisedStep):
         everyone = torch.zeros(len(round.prompts), *self.painter.shape, device=self.device)
         if round.way.samples:
             everyone[list(round.way.samples)] = round.way.latents[:, -1].to(self.device)
-        self.processes.add_up(everyone)
+        self.processes.all_reduce(everyone)
         self.pictures, self.told = everyone.cpu(), list(round.prompts)
         if len(self.references):
             self.pairs = self._with_references(round)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
-from comfyui_fewshot.trainers.distributed import Alone
+from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.advantages import group_advantages, pooled_advantages
 from comfyui_fewshot.trainers.refine.losses import nft_loss, optimality
 from comfyui_fewshot.trainers.refine.methods.nft import KL, NFT_TERM, follows
@@ -113,7 +113,7 @@ def move(injected, seed: int) -> None:
 def test_a_step_is_the_loss_of_pictures_noised_anew(base):
     """By hand: noised, seen with their prompts alone by the policy, by the one that drew them, and by the subject."""
     with opened(base, subject_adapter(), method="nft", updates=1, kl_weight=0.1) as (step, injected, networks):
-        round = step.begin(0, 0, Alone().share)
+        round = step.begin(0, 0, SingleProcess().shard)
         step.round = round
         compared = pooled_advantages(round.rewards[0], round.prompts).clamp(-1, 1)
         torch.testing.assert_close(round.advantages, compared, check_dtype=False)
@@ -147,7 +147,7 @@ def test_a_step_is_the_loss_of_pictures_noised_anew(base):
 
 def test_where_all_pictures_earn_the_same_nothing_is_learned(base):
     with opened(base, method="nft", updates=1, kl_weight=0.0) as (step, injected, _):
-        step.round = step.begin(0, 0, Alone().share)
+        step.round = step.begin(0, 0, SingleProcess().shard)
         step.round.advantages.zero_()
         loss = step.losses([(0, 0), (5, 1)])[NFT_TERM]
         slopes = torch.autograd.grad(loss, list(injected.parameters.values()))
@@ -157,11 +157,11 @@ def test_where_all_pictures_earn_the_same_nothing_is_learned(base):
 def test_the_old_policy_follows_from_round_to_round_and_draws(base):
     assert [follows(steps) for steps in (0, 2, 300, 500, 9000)] == [0.0, 0.002, 0.3, 0.5, 0.5]
     with opened(base, method="nft", updates=2) as (step, injected, _):
-        step.begin(0, 0, Alone().share)
+        step.begin(0, 0, SingleProcess().shard)
         first = {name: p.detach().clone() for name, p in injected.parameters.items()}
         move(injected, 2)
         now = {name: p.detach().clone() for name, p in injected.parameters.items()}
-        round = step.begin(150, 0, Alone().share)
+        round = step.begin(150, 0, SingleProcess().shard)
         assert all(torch.equal(p, now[name]) for name, p in injected.parameters.items())
         for name, old in step.old.items():
             torch.testing.assert_close(old, 0.3 * first[name] + 0.7 * now[name])
@@ -179,15 +179,15 @@ def test_the_old_policy_follows_from_round_to_round_and_draws(base):
 
 def test_what_a_cut_run_knows_is_the_old_policy_of_the_round_before(base):
     with opened(base, method="nft", updates=2) as (step, injected, _):
-        step.begin(0, 0, Alone().share)
+        step.begin(0, 0, SingleProcess().shard)
         move(injected, 3)
         between = step.state(2)
-        step.begin(1, 0, Alone().share)
+        step.begin(1, 0, SingleProcess().shard)
         amid, drew = step.state(3), dict(step.old)
         weights = {name: p.detach().clone() for name, p in injected.parameters.items()}
     for state, update in ((between, 0), (amid, 0), (amid, 1)):
         with opened(base, method="nft", updates=2) as (again, injected, _):
             injected.load(weights)
             again.load(state)
-            again.begin(1, update, Alone().share)
+            again.begin(1, update, SingleProcess().shard)
             assert all(torch.equal(again.old[name], weight) for name, weight in drew.items())

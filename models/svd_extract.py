@@ -1,4 +1,4 @@
-"""Full differences as low-rank adapters: the best of a rank, and how much it misses."""
+"""Extract low-rank adapters from full weight differences by SVD."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from ..core.progress import Silent, Watcher
 from ..core.values import Dense, Factor, LowRank
 
 
-def low_rank(
+def svd_low_rank(
     differences: Mapping[str, Dense], rank: int, device: torch.device | str = "cpu", watcher: Watcher | None = None
 ) -> tuple[dict[str, Factor], float]:
-    """The nearest pairs of at most `rank` to differences of weights (Eckart & Young 1936), and what they miss.
+    """The best approximation of weight differences by pairs of at most `rank` (Eckart & Young 1936), and its error.
 
-    Matrices and convolutions become pairs; what has one dimension (norms) is kept as it is. Biases of matrices have no
-    place in a pair and are left out. The second value is the relative error over everything, in the Frobenius norm.
+    Matrices and convolutions become pairs; one-dimensional weights (norms) are unchanged, biases of matrices dropped.
+    The second value is the relative error over everything, in the Frobenius norm.
     """
     watcher = watcher or Silent()
-    found: dict[str, Factor] = {}
-    missed = whole = 0.0
+    factors: dict[str, Factor] = {}
+    error = total = 0.0
     for done, (path, change) in enumerate(differences.items()):
         watcher.check()
         if done % 20 == 0:
             watcher.progress(done, len(differences), f"extracting an adapter: layer {done + 1} of {len(differences)}")
         bias = 0.0 if change.bias is None else float(change.bias.double().square().sum())
-        whole += float(change.weight.double().square().sum()) + bias
+        total += float(change.weight.double().square().sum()) + bias
         if change.weight.dim() < 2:
-            found[path] = change
+            factors[path] = change
             continue
-        found[path], left = _pair(change.weight, rank, device)
-        missed += left + bias
-    return found, math.sqrt(missed / whole) if whole else 0.0
+        factors[path], left = _pair(change.weight, rank, device)
+        error += left + bias
+    return factors, math.sqrt(error / total) if total else 0.0
 
 
 def _pair(weight: Tensor, rank: int, device: torch.device | str) -> tuple[LowRank, float]:
-    """The pair, balanced between up and down, and the square of what is left."""
+    """The pair, balanced between up and down, and the squared error."""
     matrix = weight.to(device, torch.float32).flatten(1)
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
     kept = min(rank, len(s))

@@ -1,0 +1,152 @@
+"""What `auto` settings depend on: counts of the data, shapes of the networks, and the memory of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core.settings import SubjectSettings
+from ...core.values import TrainingSet
+from ...models.adapters.apply import find_module
+from ...models.adapters.inject import Full, paths_of_set
+from ...models.adapters.learned_tokens import TokenSpec
+from ...models.contract import DiffusionModel
+from ..targets import check_targets, sets_of, token_specs
+from .fit import free_memory
+from .unet_costs import text_activation_bytes
+
+
+@dataclass(frozen=True)
+class AutoInputs:
+    """What `auto` settings are resolved from.
+
+    Args:
+        references: different pictures of all subjects: no composites, and each once however many captions it has.
+        parameters: of the denoiser.
+        vae_scale_factor: pixels along the side of a latent cell.
+        is_half: the frozen networks are in half precision.
+        free_bytes: on the device with all networks there; None where it is not known.
+        vae_itemsize: bytes of one of the autoencoder's parameters.
+        concepts: how many subjects the references show.
+        trainable_parameters: how many, each layer once.
+        denoiser_bytes: of its frozen weights.
+        offloadable_bytes: of the encoders that may be moved to the host during a training step.
+        text_encoder_bytes: of these without the autoencoder.
+        text_activation_bytes: what text encoders store for the backward pass of one prompt, if they run in a step.
+        validator_bytes: of the models that validate, on the device.
+        samples_images: images are sampled during training.
+        embedding_rms: of the vocabulary's vectors; None where only their shape was read.
+    """
+
+    references: int
+    priors: int
+    parameters: int
+    unet_config: Mapping[str, Any]
+    vae_scale_factor: int
+    native_resolution: int
+    text_encoders: int
+    is_half: bool
+    free_bytes: int | None
+    vae_config: Mapping[str, Any]
+    vae_itemsize: int
+    concepts: int = 1
+    trainable_parameters: int = 0
+    denoiser_bytes: float = 0.0
+    offloadable_bytes: float = 0.0
+    text_encoder_bytes: float = 0.0
+    text_activation_bytes: float = 0.0
+    validator_bytes: float = 0.0
+    samples_images: bool = True
+    embedding_rms: float | None = 0.0
+
+
+def gather_auto_inputs(
+    networks: DiffusionModel, pictures: TrainingSet, settings: SubjectSettings, validator_bytes: float | None = None
+) -> AutoInputs:
+    """Count and measure everything in `AutoInputs`.
+
+    Args:
+        validator_bytes: bytes on the device of the models that validate; None where none does.
+
+    Raises:
+        FewShotError: settings of what is trained contradict each other.
+    """
+    check_targets(settings)
+    offloadable = offloadable_parts(networks, settings.reads_text)
+    return AutoInputs(
+        references=len({s.image.key for s in pictures.references if not s.others and not s.pasted}),
+        concepts=len({sample.concept for sample in pictures.references}),
+        priors=len(pictures.priors),
+        parameters=sum(p.numel() for p in networks.denoiser.parameters()),
+        unet_config=networks.denoiser.config,
+        vae_scale_factor=networks.downscale,
+        native_resolution=networks.resolution,
+        text_encoders=len(networks.text_encoders),
+        is_half=networks.dtype != torch.float32,
+        free_bytes=free_with_all(networks),
+        vae_config=networks.autoencoder.config,
+        vae_itemsize=networks.autoencoder.dtype.itemsize,
+        trainable_parameters=trainable_parameters(networks, settings, token_specs(settings, pictures)),
+        denoiser_bytes=weight_bytes(networks.denoiser),
+        offloadable_bytes=sum(map(weight_bytes, offloadable)),
+        text_encoder_bytes=sum(map(weight_bytes, offloadable[1:])),
+        text_activation_bytes=text_bytes_in_step(networks, settings) if settings.reads_text else 0.0,
+        validator_bytes=validator_bytes or 0.0,
+        samples_images=validator_bytes is not None or settings.draws,
+        embedding_rms=embedding_rms(networks) if settings.token == "free" else 0.0,
+    )
+
+
+def free_with_all(networks: DiffusionModel) -> int | None:
+    """Bytes that are free on the networks' device once all of them are there; None where that is not known."""
+    free = free_memory(networks.device)
+    if free is None:
+        return None
+    away = (
+        part for part in (networks.autoencoder, *networks.text_encoders) if part.device.type != networks.device.type
+    )
+    return free - sum(map(weight_bytes, away))
+
+
+def text_bytes_in_step(networks: DiffusionModel, settings: SubjectSettings) -> float:
+    """What the text encoders store for the backward pass of one prompt that is encoded in a step."""
+    half = networks.dtype.itemsize == 2
+    return sum(text_activation_bytes(encoder.config, half, settings.text_encoder) for encoder in networks.text_encoders)
+
+
+def embedding_rms(networks: DiffusionModel) -> float | None:
+    """The root mean square of the first text encoder's token embeddings: 0.014 for SD 1.x; None on the meta device."""
+    table = networks.text_encoders[0].get_input_embeddings().weight
+    return None if table.is_meta else float(table.float().square().mean().sqrt())
+
+
+def trainable_parameters(networks: DiffusionModel, settings: SubjectSettings, words: Sequence[TokenSpec] = ()) -> int:
+    """How many parameters are trained, with each layer counted once as `inject` does.
+
+    rank * (in + out) of a low-rank layer, rank * out of one in a block, all of a layer trained in full, and the
+    vectors of the learned tokens in each text encoder.
+    """
+    roots, counts = networks.parts(), dict[str, int]()
+    for name, spec in sets_of(settings).items():
+        for path in paths_of_set(networks, name):
+            layer = find_module(roots, path)
+            if isinstance(spec, Full):
+                counts.setdefault(path, sum(p.numel() for p in layer.parameters(recurse=False)))
+            else:
+                out, width = layer.get_parameter("weight").shape
+                counts.setdefault(path, min(spec.rank, out, width) * (out + (width if spec.block is None else 0)))
+    widths = sum(encoder.config.hidden_size for encoder in networks.text_encoders)
+    return sum(counts.values()) + widths * sum(word.vectors for word in words)
+
+
+def weight_bytes(network: torch.nn.Module) -> int:
+    """Bytes of the parameters of a network."""
+    return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def offloadable_parts(networks: DiffusionModel, reads_text: bool) -> list[torch.nn.Module]:
+    """The networks that a training step does not need once images and prompts are encoded."""
+    return [networks.autoencoder, *(() if reads_text else networks.text_encoders)]
