@@ -213,14 +213,14 @@ class _Picture:
             if not read:
                 self.table.append(Row(self.name, plain(answer)[:80], "model", "form: the answer holds no captions"))
             refused = self._take([self._placed(caption) for caption in read], "model")
-            messages = caption_writer.asked_again(messages, answer, refused, wanted + MORE)
+            messages = caption_writer.retry_messages(messages, answer, refused, wanted + MORE)
 
     def _messages(self):
         wanted = self.settings.count + MORE
         if isinstance(self.rules, RelationRules):
             names = self.rules.first[0], self.rules.second[0]
-            return caption_writer.asked_of_relation(self.rules.placeholder, *names, self.captions[0], wanted)
-        return caption_writer.asked_of_subject(self.concept, self.captions[0], self.settings.bind, wanted)
+            return caption_writer.relation_messages(self.rules.placeholder, *names, self.captions[0], wanted)
+        return caption_writer.subject_messages(self.concept, self.captions[0], self.settings.bind, wanted)
 
     def _grammar(self) -> list[str]:
         more = self.settings.count + len(self.kept)

@@ -178,28 +178,28 @@ def chosen(model: str, outline: str) -> tuple[Path, Path | None]:
 
 def answers_of(opening: Callable[[], Any], location: Path) -> Any:
     """What the model at `location` (a folder or a file), which `opening` opens, answered so far."""
-    from ...vision.answer_cache import Answers
+    from ...vision.answer_cache import AnswerCache
 
     state = location.stat()
     told = host.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
-    return Answers(opening, f"{location.name} {told}", host.answers_folder())
+    return AnswerCache(opening, f"{location.name} {told}", host.answers_folder())
 
 
 def finder_of(folder: Path) -> Any:
     """The finder in `folder`, opened when a picture is new to it."""
     from ...vision.segmenters import finder_class, open_finder
-    from ...vision.segmenters.remembering import RememberingFinder
+    from ...vision.segmenters.cached import CachedFinder
 
     answers = answers_of(partial(open_finder, folder, host.device()), folder)
-    return RememberingFinder(answers, finder_class(folder).threshold)
+    return CachedFinder(answers, finder_class(folder).threshold)
 
 
 def masker_of(location: Path) -> Any:
     """The masker at `location`, opened when a picture or box is new to it."""
     from ...vision.segmenters import open_masker
-    from ...vision.segmenters.remembering import RememberingMasker
+    from ...vision.segmenters.cached import CachedMasker
 
-    return RememberingMasker(answers_of(partial(open_masker, location, host.device()), location))
+    return CachedMasker(answers_of(partial(open_masker, location, host.device()), location))
 
 
 def overlays(outcomes: Any) -> Any:

@@ -31,7 +31,7 @@ from server import PromptServer
 
 from ...core.errors import FewShotError
 from ...core.link import keep
-from ...vision.kinds import seeing_kind
+from ...vision.find import vision_kind
 
 if TYPE_CHECKING:
     import torch
@@ -225,7 +225,7 @@ def seeing_model(name: str) -> Path:
 def kind_of_model(folder: Path) -> str | None:
     """What a folder of transformers says it holds ("clip", "dinov2"); None where it says nothing."""
     try:
-        return seeing_kind(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder.name)
+        return vision_kind(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder.name)
     except (OSError, ValueError, AttributeError):
         return None
 

@@ -86,9 +86,9 @@ def measuring_inputs() -> list[io.Input]:
 
 def askers() -> dict[str, Path]:
     """The vision-language models on the disk, by their names."""
-    from ...vision.find import CHATTING, find
+    from ...vision.find import VISION_LANGUAGE_KINDS, find
 
-    return find(host.model_roots(*CAPTIONER_PLACES), CHATTING)
+    return find(host.model_roots(*CAPTIONER_PLACES), VISION_LANGUAGE_KINDS)
 
 
 def asker(name: str) -> Any:
@@ -134,7 +134,7 @@ def measures_for(
     from ...evaluation.metrics.relation import relation_measures
     from ...evaluation.metrics.vlm_questions import asked_measures
     from ...vision.embedders.clip import Clip
-    from ...vision.embedders.clip_vision import eyes_in
+    from ...vision.embedders.clip_vision import open_image_embedder
     from ...vision.embedders.dino import Dino
 
     noun = concept.noun if concept is not None else ""
@@ -143,7 +143,7 @@ def measures_for(
     device = host.device()
     folder = clip_folder(base, clip)
     seer = None if folder is None else Clip(folder, device)
-    eyes = [eyes_in(path, device) for path in dino_folders(dino)]
+    eyes = [open_image_embedder(path, device) for path in dino_folders(dino)]
     found = [] if asked == NONE else asked_measures(asker(asked), concept)
     found += relation_measures(seer, concept) if seer is not None and concept is not None else []
     for number, one in enumerate(eyes):

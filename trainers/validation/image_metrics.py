@@ -32,9 +32,9 @@ from ...models.contract import Networks
 from ...models.sampling import sample_latents
 from ...models.stable_diffusion.latents import decode_latents
 from ...vision.embedders.clip import Clip
-from ...vision.embedders.clip_vision import ClipVision, eyes_in
+from ...vision.embedders.clip_vision import ClipVision, open_image_embedder
 from ...vision.embedders.dino import Dino
-from ...vision.memory import looking_bytes, numbers_in
+from ...vision.memory import embedding_bytes, parameter_count
 from ..auto.fit import drawn_at_once
 
 log = logging.getLogger(__name__)
@@ -69,12 +69,12 @@ class Validator:
     @property
     def bytes(self) -> int:
         """What the models' weights take in fp32, which they are opened in."""
-        return sum(4 * numbers_in(folder) for folder in self.folders)
+        return sum(4 * parameter_count(folder) for folder in self.folders)
 
     @property
     def resident(self) -> float:
         """The most that they take on the device while they look at pictures."""
-        return self.bytes + max(map(looking_bytes, self.folders))
+        return self.bytes + max(map(embedding_bytes, self.folders))
 
     @property
     def folders(self) -> list[Path]:
@@ -158,7 +158,9 @@ class Validation:
         self.concepts = tuple(concept for _, concept in rows)
         self.seeds = tuple(seed_of("validation", i) for i in range(len(rows)))
         self.clip = Clip(validator.clip, networks.device)
-        self.eyes: Clip | ClipVision | Dino = eyes_in(validator.dino, networks.device) if validator.dino else self.clip
+        self.eyes: Clip | ClipVision | Dino = (
+            open_image_embedder(validator.dino, networks.device) if validator.dino else self.clip
+        )
         self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
         self.references = self._references(pictures)
         self._rest()

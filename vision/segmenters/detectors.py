@@ -1,4 +1,4 @@
-"""Open-vocabulary detectors: boxes for phrases. They need a SAM beside them for masks."""
+"""Open-vocabulary detectors: boxes for phrases. Masks need a SAM."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from ...core.prompts import with_article
-from .. import open as local_models
+from .. import open as open_local
 from .interface import Instance
 
-MOST = 50  # candidates of one phrase that are kept, best first
+MAX_CANDIDATES = 50  # candidates of one phrase that are kept, best first
 
 
 class GroundingDino:
@@ -22,12 +22,12 @@ class GroundingDino:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = local_models.open_processor("AutoProcessor", folder)
-        self.model = local_models.open_model("GroundingDinoForObjectDetection", folder, device)
+        self.processor = open_local.open_processor("AutoProcessor", folder)
+        self.model = open_local.open_model("GroundingDinoForObjectDetection", folder, device)
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
-        """Each phrase is asked by itself, so that a box never belongs to words of two phrases."""
+        """Each phrase runs by itself, so that a box never belongs to words of two phrases."""
         found: list[Instance] = []
         for phrase in phrases:
             # The model was trained on lower-case phrases that end with a full stop.
@@ -49,8 +49,8 @@ class Owl:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = local_models.open_processor("AutoProcessor", folder)
-        self.model = local_models.open_model("Owlv2ForObjectDetection", folder, device)
+        self.processor = open_local.open_processor("AutoProcessor", folder)
+        self.model = open_local.open_model("Owlv2ForObjectDetection", folder, device)
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
@@ -69,7 +69,7 @@ class Owl:
 
 def _instances(result, phrase: str, picture: Image.Image) -> list[Instance]:
     """The best candidates of a result of transformers, their boxes cut to the picture."""
-    best = torch.argsort(result["scores"], descending=True)[:MOST].tolist()
+    best = torch.argsort(result["scores"], descending=True)[:MAX_CANDIDATES].tolist()
     found = []
     for index in best:
         left, top, right, bottom = result["boxes"][index].tolist()

@@ -14,9 +14,9 @@ from comfyui_fewshot.augmentation.images.load import picture_of
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, Sample, TrainingSet
 from comfyui_fewshot.tests.vision import tiny
-from comfyui_fewshot.vision import find as on_disk
+from comfyui_fewshot.vision import find as find_models
 from comfyui_fewshot.vision.captioners import open_captioner
-from comfyui_fewshot.vision.language_model import LocalWriter, asked_again, asked_of_relation, asked_of_subject
+from comfyui_fewshot.vision.language_model import LocalWriter, relation_messages, retry_messages, subject_messages
 
 CPU = torch.device("cpu")
 DOG, CAT = Concept("sks", "dog"), Concept("zwx", "cat", "grey")
@@ -71,10 +71,10 @@ def test_a_captioner_s_words_are_decoded(tmp_path):
 
 
 def test_a_language_model_answers_the_same_for_the_same_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MOST_NEW_TOKENS", 12)
+    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MAX_NEW_TOKENS", 12)
     folder = tiny.language_model(tmp_path / "llm")
-    assert list(on_disk.find([tmp_path], on_disk.WRITERS)) == ["llm"]
-    writer, messages = LocalWriter(folder, CPU), asked_of_relation("<R>", "cat", "chair", "a cat <R> a chair", 6)
+    assert list(find_models.find([tmp_path], find_models.WRITERS)) == ["llm"]
+    writer, messages = LocalWriter(folder, CPU), relation_messages("<R>", "cat", "chair", "a cat <R> a chair", 6)
     state = torch.get_rng_state()
     one = writer.write(messages, 1)
     assert one == writer.write(messages, 1) and one != writer.write(messages, 2)
@@ -97,13 +97,13 @@ SILENT = (
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, SILENT])
 def test_a_template_without_a_system_role_gets_the_rules_with_the_first_question(template, tmp_path, monkeypatch):
-    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MOST_NEW_TOKENS", 4)
+    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MAX_NEW_TOKENS", 4)
     writer = LocalWriter(tiny.language_model(tmp_path / "llm"), CPU)
-    messages = asked_of_relation("<R>", "cat", "chair", "a cat <R> a chair", 6)
+    messages = relation_messages("<R>", "cat", "chair", "a cat <R> a chair", 6)
     formed = writer._prompt(messages)
     assert formed.startswith("system: " + messages[0]["content"]), "a template that has the role is used as it is"
     writer.tokenizer.chat_template = template
-    again = asked_again(messages, "no", ["leak"], 4)
+    again = retry_messages(messages, "no", ["leak"], 4)
     for talk in (messages, again):
         prompt = writer._prompt(talk)
         assert prompt.startswith("<user>" + messages[0]["content"] + "\n\n" + messages[1]["content"])
@@ -115,11 +115,11 @@ def test_a_template_without_a_system_role_gets_the_rules_with_the_first_question
 
 
 def test_the_questions_hold_the_rules():
-    relation = asked_of_relation("<R>", "cat", "chair", "a cat <R> a chair", 6)
+    relation = relation_messages("<R>", "cat", "chair", "a cat <R> a chair", 6)
     assert '"cat" before it and "chair" after it' in relation[0]["content"] and "{" in relation[0]["content"]
-    subject = asked_of_subject(DOG, "a sks dog", ("red collar",), 6)
+    subject = subject_messages(DOG, "a sks dog", ("red collar",), 6)
     assert "sks dog" in subject[0]["content"] and "above all not: red collar" in subject[0]["content"]
-    again = asked_again(relation, "no", ['"x": leak'], 4)
+    again = retry_messages(relation, "no", ['"x": leak'], 4)
     assert [m["role"] for m in again] == ["system", "user", "assistant", "user"] and "leak" in again[-1]["content"]
 
 
