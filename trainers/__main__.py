@@ -28,7 +28,7 @@ from typing import Any
 from PIL import Image
 
 from ..augmentation.images.load import subject_from_folder
-from ..augmentation.priors.generate import PriorSettings, generate_priors
+from ..augmentation.priors.generate import PriorContext, PriorSettings, generate_priors
 from ..core.errors import FewShotError
 from ..core.settings import SubjectSettings, refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
@@ -148,15 +148,8 @@ def _with_priors(run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingS
     wanted = PriorSettings(**run["priors"])
     if not processes.main:
         processes.wait()
-    found = generate_priors(
-        base,
-        pictures,
-        wanted,
-        run["runs"] / "priors",
-        processes.device,
-        LogWatcher(),
-        tokenizer_folder=run["tokenizer_folder"],
-    )
+    context = PriorContext(run["runs"] / "priors", processes.device, LogWatcher(), run["tokenizer_folder"])
+    found = generate_priors(base, pictures, wanted, context)
     if processes.main:
         processes.wait()
     return found

@@ -1,4 +1,4 @@
-"""Captions of few-shot pictures: where they are read, and how the subject's words get into them."""
+"""Captions of few-shot pictures: reading caption files, and inserting the subject's words."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_subject(caption: str, concept: Concept) -> str:
 
     An empty caption becomes `default_caption`. A caption with the identifier stays as it is, but for the description,
     which goes between identifier and noun where it is missing there ("a sks cat" -> "a sks striped cat": rare subjects
-    are learned better when their looks are said: Chae et al. 2023, InstructBooth). Else the identifier goes
+    are learned better when described: Chae et al. 2023, InstructBooth). Else the identifier goes
     before the description and noun ("a striped cat" -> "a sks striped cat"), or with the description before the noun
     alone ("a cat" -> "a sks striped cat"). Where the noun is not there either (tags), the whole phrase goes in front:
     "sks striped cat, outdoors, grass".

@@ -1,4 +1,4 @@
-"""Which words of a caption stand for which subject."""
+"""Character spans of a caption that name a subject."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from ...core.values import Concept
 from .identifiers import find_word
 
+# Start and end in characters.
 Span = tuple[int, int]
-"""start and end in characters"""
 
 
 def subject_spans(caption: str, concept: Concept, others: Sequence[Concept] = ()) -> list[Span]:
-    """Where `caption` speaks of the concept: its identifier, and the description and noun that belong to it.
+    """Where `caption` names the concept: its identifier, and the description and noun that belong to it.
 
     "a sks striped cat beside a zwx cat" gives "sks", "striped" and the first "cat" for sks: the nearest description
     and noun that follow before one of `others` is named. Empty without the identifier.

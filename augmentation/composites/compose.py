@@ -16,7 +16,7 @@ from ...core.errors import FewShotError
 from ...core.values import Sample
 from ..images.crop import as_large
 from ..images.load import load_mask, load_picture
-from ..masks.clean import complaint
+from ..masks.clean import mask_problem
 
 TRIES = 10
 INSIDE = 0.8  # of a cut-out's pixels lie within the composite
@@ -81,7 +81,7 @@ def cut_out(sample: Sample, size: int) -> CutOut:
     except FewShotError as error:
         raise FewShotError(f"{name}: {error}") from None
     shape = mask.point([0] * HALF + [255] * HALF)
-    if wrong := complaint(np.asarray(shape) > 0):
+    if wrong := mask_problem(np.asarray(shape) > 0):
         raise FewShotError(f"{name}: {wrong}")
     box = shape.getbbox()
     assert box is not None

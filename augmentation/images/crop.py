@@ -1,4 +1,4 @@
-"""From pictures of any size to one size: the aspect is kept, what is too much is cropped."""
+"""Pictures of any size to one size: the aspect is kept, the excess is cropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.errors import FewShotError
 
 @dataclass(frozen=True)
 class Crop:
-    """What `fit_to` kept of a picture.
+    """The crop of a picture by `fit_to`.
 
     `box` is (left, top, right, bottom) in pixels of the source. `original` (h, w), `corner` (top, left) in pixels after
     resizing and `target` (h, w) are SDXL's size conditioning (Podell et al. 2023, section 2.2).

@@ -27,7 +27,7 @@ ALSO_ALIVE = frozenset("animal person people men women children dragon".split())
 def grid(noun: str, known: Callable[[str], bool] = lambda phrase: True) -> list[str]:
     """Every "{shot} {a noun} {pose} {place}"; poses of living things for nouns that name one.
 
-    Phrases for which `known` is false are left out, so that a model is asked only in words that it has learned.
+    Phrases for which `known` is false are left out, so that prompts use only words that the model knows.
     """
     alive = kind_of(noun) in KINDS_ALIVE or noun.lower().split()[-1] in ALSO_ALIVE
     poses = LIVE_POSES if alive else OBJECT_POSES

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...augmentation.composites.paste import PasteSettings, paste
 from ...augmentation.images.load import load_mask, load_picture, stored_picture
-from ...augmentation.priors.generate import PriorSettings, make_priors
+from ...augmentation.priors.generate import PriorContext, PriorSettings, make_priors
 from ...core.values import Concept, Sample, TrainingSet
 from ...models.open import base_from_path
 from ...pocket import assemble
@@ -159,12 +159,12 @@ def second_run_row(quick: bool, folder: Path) -> Row:
     settings = PriorSettings(count=2 if quick else 8, steps=2 if quick else 8)
     asked = TrainingSet((), (Concept("sks", "cat"),))
     with counted() as first:
-        made = make_priors(base, asked, settings, folder / "priors", torch.device("cpu"))
+        made = make_priors(base, asked, settings, PriorContext(folder / "priors", torch.device("cpu")))
     if not first.count or made.drawn != settings.count:
         raise RuntimeError(f"the first run drew {made.drawn} pictures in {first.count} evaluations; the row is void")
     with counted() as second:
-        again = make_priors(base, asked, settings, folder / "priors", torch.device("cpu"))
-        make_priors(base, asked, replace(settings, count=1), folder / "priors", torch.device("cpu"))
+        again = make_priors(base, asked, settings, PriorContext(folder / "priors", torch.device("cpu")))
+        make_priors(base, asked, replace(settings, count=1), PriorContext(folder / "priors", torch.device("cpu")))
     if again.pictures.key != made.pictures.key:
         raise RuntimeError("the second run gave other pictures; the row is void")
     return Row("priors.second_run_evaluations", float(second.count), "calls", "lower", 0.0, None, settings.count)

@@ -87,7 +87,7 @@ class CaptionPictures(io.ComfyNode):
 
     @classmethod
     def execute(cls, set: Any, model: str, detail: str, bind: str, overwrite: bool) -> io.NodeOutput:
-        from ...augmentation.captions.caption import caption_set, report
+        from ...augmentation.captions.caption import CaptionSettings, caption_set, report
         from ...augmentation.captions.rules import clip_tokens
         from ...augmentation.images.load import load_picture
         from ...evaluation.report.grids import contact_sheet
@@ -97,7 +97,8 @@ class CaptionPictures(io.ComfyNode):
         captioner = CachedCaptioner(answers_of(partial(open_captioner, folder, host.device()), folder))
         count = clip_tokens(host.TOKENIZER)
         with host.engine(cls.hidden.unique_id) as watcher:
-            made, table = caption_set(set, captioner, _lines(bind), detail, overwrite, watcher, count)
+            settings = CaptionSettings(_lines(bind), detail, overwrite)
+            made, table = caption_set(set, captioner, settings, watcher, count)
         shown = made.references[:MOST_SHOWN]
         sheet = contact_sheet([load_picture(s.image) for s in shown], [s.caption for s in shown])
         captions = "\n".join(sample.caption for sample in made.references)

@@ -126,15 +126,13 @@ class GeneratePriors(io.ComfyNode):
     def execute(
         cls, base: Any, set: Any, prompts: str = "", clip: str = AUTO, segmenter: str = NONE, **values: Any
     ) -> io.NodeOutput:
-        from ...augmentation.priors.generate import PriorSettings, make_priors
+        from ...augmentation.priors.generate import PriorContext, PriorSettings, make_priors
 
         own = tuple(line.strip() for line in prompts.splitlines() if line.strip())
         settings = PriorSettings(**values, prompts=own)
         with host.engine(cls.hidden.unique_id) as watcher:
-            made = make_priors(
-                base, set, settings, host.priors_folder(), host.device(), watcher, tokenizer_folder=host.TOKENIZER,
-                filters=filters_of(base, clip, segmenter),
-            )  # fmt: skip
+            context = PriorContext(host.priors_folder(), host.device(), watcher, host.TOKENIZER)
+            made = make_priors(base, set, settings, context, filters_of(base, clip, segmenter))
         report = said_of_priors(made)
         sheet = priors_sheet(made.pictures.priors)
         return io.NodeOutput(made.pictures, sheet, report, ui=host.show(cls, sheet, report))

@@ -131,15 +131,15 @@ class SegmentByPrompt(io.ComfyNode):
         cache = host.sent_pictures_folder()
         with host.engine(cls.hidden.unique_id) as watcher:
             if masks is not None:
-                made, outcomes = given_masks(set, masks_from_tensors(masks), settings, cache)
+                made, results = given_masks(set, masks_from_tensors(masks), settings, cache)
             else:
                 finder, masker = opened(model, outline) if unmasked(set, settings) else (None, None)
-                made, outcomes = segment(set, finder, masker, settings, cache, watcher)
-        report = "\n".join(outcome.said for outcome in outcomes)
+                made, results = segment(set, finder, masker, settings, cache, watcher)
+        report = "\n".join(result.message for result in results)
         shapes = [
             mask_tensor(load_mask(s.mask), (s.image.width, s.image.height)) for s in made.samples if s.mask is not None
         ]
-        sheet = overlays(outcomes)
+        sheet = overlays(results)
         return io.NodeOutput(made, sheet, shapes, report, ui=host.show(cls, sheet, report))
 
 
@@ -202,10 +202,10 @@ def masker_of(location: Path) -> Any:
     return CachedMasker(answers_of(partial(open_masker, location, host.device()), location))
 
 
-def overlays(outcomes: Any) -> Any:
+def overlays(results: Any) -> Any:
     """A sheet of the first pictures with their masks: (1, height, width, 3)."""
     from ...augmentation.masks.segment import overlay
     from ...evaluation.report.grids import contact_sheet
 
-    shown = outcomes[:MOST_SHOWN]
-    return picture_tensor(contact_sheet([overlay(outcome) for outcome in shown], [outcome.said for outcome in shown]))
+    shown = results[:MOST_SHOWN]
+    return picture_tensor(contact_sheet([overlay(result) for result in shown], [result.message for result in shown]))

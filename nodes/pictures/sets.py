@@ -89,10 +89,11 @@ class SubjectPictures(io.ComfyNode):
             folder = host.picture_folder(single("folder", source["folder"]))
             found = pictures.subject_from_folder(folder, *told, warnings=warnings)
         elif kind == SOCKET:
+            concept = pictures.subject_concept(*told)
+            captions, cache = captions_of(source.get("captions", "")), host.sent_pictures_folder()
             found = pictures.subject_from_tensors(
-                source["images"], source.get("masks"), host.sent_pictures_folder(), *told,
-                captions=captions_of(source.get("captions", "")), warnings=warnings,
-            )  # fmt: skip
+                source["images"], source.get("masks"), cache, concept, captions, warnings
+            )
         else:
             raise FewShotError(f"no such source {kind!r}: choose '{FOLDER}' or '{SOCKET}'")
         return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([said_of(found), *warnings])))
