@@ -1,4 +1,4 @@
-"""A found prompt made one of one's own subject: its class noun becomes identifier and noun."""
+"""Rewrites a prompt for a subject: its class noun becomes identifier and noun."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BREAKS = re.compile(r"\b(?:BREAK|AND)\b")
 
 @dataclass(frozen=True)
 class Rewritten:
-    """`text` is the new prompt; `replaced` the word that gave way to the subject, "" where none did."""
+    """`text` is the new prompt; `replaced` the word that the subject replaced, "" without one."""
 
     text: str
     replaced: str = ""

@@ -18,9 +18,17 @@ from comfyui_fewshot.augmentation.captions.caption import caption_set
 from comfyui_fewshot.augmentation.captions.expand import ExpansionSettings, expand
 from comfyui_fewshot.augmentation.captions.identifiers import find_word
 from comfyui_fewshot.augmentation.captions.spans import subject_spans
-from comfyui_fewshot.augmentation.composites import backgrounds as grounds
+from comfyui_fewshot.augmentation.composites import backgrounds
 from comfyui_fewshot.augmentation.composites import compose as compositing
-from comfyui_fewshot.augmentation.composites.compose import CutOut, arrange, compose, cut_out, lay, on_canvas, visible
+from comfyui_fewshot.augmentation.composites.compose import (
+    CutOut,
+    arrange,
+    compose,
+    cut_out,
+    on_canvas,
+    place_cut_out,
+    visible,
+)
 from comfyui_fewshot.augmentation.composites.paste import PasteSettings, paste, usual_size
 from comfyui_fewshot.augmentation.images.load import load_mask, load_picture, stored_picture
 from comfyui_fewshot.core.errors import FewShotError
@@ -76,7 +84,7 @@ def arrays(sample):
 @given(left=st.integers(-20, 60), top=st.integers(-20, 60), wide=st.integers(4, 90), feather=st.floats(0, 3))
 def test_the_mask_fills_the_commanded_box(left, top, wide, feather):
     high = round(wide * 0.75)
-    layer = lay(cut(blob()), (left, top, left + wide, top + high), feather)
+    layer = place_cut_out(cut(blob()), (left, top, left + wide, top + high), feather)
     assert layer.box == (left, top, left + wide, top + high) and layer.mask.shape == (high, wide)
     rows, columns = np.flatnonzero(layer.mask.any(1)), np.flatnonzero(layer.mask.any(0))
     assert rows[0] <= 1 and columns[0] <= 1 and rows[-1] >= high - 2 and columns[-1] >= wide - 2
@@ -86,7 +94,7 @@ def test_the_mask_fills_the_commanded_box(left, top, wide, feather):
 def test_flipping_flips_picture_and_mask_alike():
     shape = blob(shape="ellipse")
     ImageDraw.Draw(shape).rectangle((10, 5, 20, 35), fill=255)  # not its own mirror image
-    one, other = (lay(cut(shape), (0, 0, 40, 30), 1.0, flip) for flip in (False, True))
+    one, other = (place_cut_out(cut(shape), (0, 0, 40, 30), 1.0, flip) for flip in (False, True))
     assert np.array_equal(np.flip(one.mask, 1), other.mask) and not np.array_equal(one.mask, other.mask)
     assert np.array_equal(np.flip(np.asarray(one.colours), 1), np.asarray(other.colours))
     assert np.abs(np.flip(np.asarray(one.alpha).astype(int), 1) - np.asarray(other.alpha)).max() <= 1
@@ -118,8 +126,8 @@ def test_enough_of_each_is_seen_and_masks_never_overlap(seed, flip, count):
     cuts = [cut(blob(box=(10, 5, 30 + 10 * n, 35))) for n in range(count)]
     layers = arrange(cuts, 64, (0.3, 0.6), np.random.default_rng(seed), flip)
     assert 1 <= len(layers) <= count and any(layer.cut is cuts[0] for layer in layers)
-    assert min(visible(layers, 64)) >= compositing.VISIBLE
-    assert all(on_canvas(layer, (64, 64)).sum() >= compositing.INSIDE * layer.mask.sum() for layer in layers)
+    assert min(visible(layers, 64)) >= compositing.MIN_VISIBLE
+    assert all(on_canvas(layer, (64, 64)).sum() >= compositing.MIN_INSIDE * layer.mask.sum() for layer in layers)
     done = compose(Image.new("RGB", (64, 64)), layers)
     assert np.sum(done.masks, axis=0).max() <= 1
     for mask, share, layer in zip(done.masks, visible(layers, 64), layers, strict=True):
@@ -128,7 +136,7 @@ def test_enough_of_each_is_seen_and_masks_never_overlap(seed, flip, count):
 
 def test_a_front_subject_hides_the_one_behind():
     whole = cut(Image.new("L", (10, 10), 255))
-    back, front = lay(whole, (0, 0, 10, 10), 0), lay(whole, (5, 0, 15, 10), 0)
+    back, front = place_cut_out(whole, (0, 0, 10, 10), 0), place_cut_out(whole, (5, 0, 15, 10), 0)
     done = compose(Image.new("RGB", (20, 20)), [back, front])
     assert [mask.sum() for mask in done.masks] == [50, 100] and not done.masks[0][:, 5:].any()
     assert visible([back, front], 20) == [0.5, 1.0]
@@ -139,19 +147,19 @@ def test_a_front_subject_hides_the_one_behind():
 def test_nothing_is_enlarged_too_much(side, scale, seed):
     small = cut(Image.new("L", (side, side), 255))
     (layer,) = arrange([small], 128, (scale, scale), np.random.default_rng(seed))
-    assert layer.side == pytest.approx(min(scale * 128, compositing.ENLARGED * side), abs=1)
+    assert layer.side == pytest.approx(min(scale * 128, compositing.MAX_ENLARGEMENT * side), abs=1)
 
 
 def test_what_can_never_fit_is_laid_in_the_middle():
     """Three subjects as large as the picture hide each other whatever is tried."""
     large = cut(Image.new("L", (64, 64), 255))
     (layer,) = arrange([large] * 3, 64, (1.0, 1.0), np.random.default_rng(0))
-    assert visible([layer], 64)[0] >= compositing.INSIDE
+    assert visible([layer], 64)[0] >= compositing.MIN_INSIDE
 
 
 def test_thin_things_do_not_vanish():
     line = cut(blob(400, 400, (50, 199, 350, 200), "rectangle"))
-    layer = lay(line, (0, 0, 30, 1), 2.0)
+    layer = place_cut_out(line, (0, 0, 30, 1), 2.0)
     assert layer.mask.all() and np.asarray(layer.alpha).min() >= 128
 
 
@@ -159,17 +167,17 @@ def test_thin_things_do_not_vanish():
 
 
 @settings(max_examples=40, deadline=None)
-@given(kind=st.sampled_from(grounds.KINDS), size=st.integers(1, 70), seed=st.integers(0, MOST))
+@given(kind=st.sampled_from(backgrounds.KINDS), size=st.integers(1, 70), seed=st.integers(0, MOST))
 def test_grounds_are_simple_and_named(kind, size, seed):
-    made = grounds.ground(kind, size, np.random.default_rng(seed))
+    made = backgrounds.make_background(kind, size, np.random.default_rng(seed))
     values = np.asarray(made.picture)
     assert values.shape == (size, size, 3) and made.words.startswith("on a ") and made.words.endswith(" background")
     assert 0 < values.max() and values.min() < 255
-    again = grounds.ground(kind, size, np.random.default_rng(seed))
+    again = backgrounds.make_background(kind, size, np.random.default_rng(seed))
     assert again.words == made.words and np.array_equal(np.asarray(again.picture), values)
     if kind == "solid":
         assert len(made.picture.getcolors()) == 1
-        assert grounds.colour_word(tuple(values[0, 0])) in made.words
+        assert backgrounds.colour_word(tuple(values[0, 0])) in made.words
 
 
 @pytest.mark.parametrize(
@@ -178,14 +186,14 @@ def test_grounds_are_simple_and_named(kind, size, seed):
      ((245, 225, 200), "beige"), ((20, 20, 22), "black"), ((20, 90, 30), "dark green"), ((255, 0, 0), "red")],
 )  # fmt: skip
 def test_colours_have_the_names_people_use(colour, word):
-    assert grounds.colour_word(colour) == word
+    assert backgrounds.colour_word(colour) == word
 
 
 def test_all_kinds_of_ground_come_up():
-    words = " ".join(grounds.ground("any", 8, np.random.default_rng(seed)).words for seed in range(40))
+    words = " ".join(backgrounds.make_background("any", 8, np.random.default_rng(seed)).words for seed in range(40))
     assert "plain" in words and "gradient" in words and "mottled" in words
     with pytest.raises(FewShotError, match="no background 'forest'"):
-        grounds.ground("forest", 8, np.random.default_rng(0))
+        backgrounds.make_background("forest", 8, np.random.default_rng(0))
 
 
 # ------------------------------------------------------------------------------------------------------------- sets
