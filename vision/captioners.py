@@ -91,7 +91,7 @@ class FlorenceCaptioner(_TransformersCaptioner):
         return re.sub(r"</?s>|<pad>", " ", answer)
 
 
-class VisionLanguageModel(_TransformersCaptioner):
+class ChatCaptioner(_TransformersCaptioner):
     """A vision-language model prompted by chat messages: Qwen-VL, SmolVLM, LLaVA-OneVision, Gemma 3."""
 
     model_class = "AutoModelForImageTextToText"
@@ -152,7 +152,7 @@ def open_captioner(folder: Path, device: torch.device) -> Captioner:
     if kind == "florence2":
         return FlorenceCaptioner(folder, device)
     if kind in find_models.VISION_LANGUAGE_KINDS:
-        return VisionLanguageModel(folder, device)
+        return ChatCaptioner(folder, device)
     raise FewShotError(
         f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(find_models.CAPTIONERS)} write captions"
     )

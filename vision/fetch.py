@@ -159,17 +159,19 @@ def list_files(repository: str, endpoint: str | None = None) -> tuple[str, list[
     from huggingface_hub import HfApi
 
     info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True, timeout=HUB_TIMEOUT)
-    siblings = [HubFile(one.rfilename, one.size or 0) for one in info.siblings or () if "/" not in one.rfilename]
-    found = [file for file in siblings if _wanted(file.name, (*CONFIG_FILES, *WEIGHTS))]
-    if not any(_wanted(file.name, WEIGHTS) for file in found):
+    siblings = [
+        HubFile(sibling.rfilename, sibling.size or 0) for sibling in info.siblings or () if "/" not in sibling.rfilename
+    ]
+    wanted = [file for file in siblings if _wanted(file.name, (*CONFIG_FILES, *WEIGHTS))]
+    if not any(_wanted(file.name, WEIGHTS) for file in wanted):
         held = ", ".join(sorted(f.name for f in siblings if f.name.endswith((".bin", ".pt", ".pth", ".safetensors"))))
         raise FewShotError(
             f"{repository} holds no model.safetensors (but {held or 'no weights'}), and no other format is fetched, "
             "since it can hide code; choose another model"
         )
-    if all(file.name != "config.json" for file in found):
+    if all(file.name != "config.json" for file in wanted):
         raise FewShotError(f"{repository} holds no config.json, so it is no folder of transformers; choose another")
-    return str(info.sha), sorted(found, key=lambda file: (file.size, file.name))
+    return str(info.sha), sorted(wanted, key=lambda file: (file.size, file.name))
 
 
 def _wanted(name: str, patterns: Sequence[str]) -> bool:

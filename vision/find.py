@@ -55,13 +55,13 @@ def find(roots: Iterable[Path], kinds: Iterable[str]) -> dict[str, Path]:
 
     Of two with one name the first root's counts. Folders deeper than `MAX_DEPTH` and hidden ones are not looked into.
     """
-    order, found = list(kinds), {}
+    order, matches = list(kinds), {}
     for root in roots:
         for folder in _folders(Path(root), MAX_DEPTH):
             kind = kind_of(folder)
             if kind in order:
-                found.setdefault(folder.relative_to(root).as_posix(), (order.index(kind), folder))
-    return {name: found[name][1] for name in sorted(found, key=lambda name: (found[name][0], name))}
+                matches.setdefault(folder.relative_to(root).as_posix(), (order.index(kind), folder))
+    return {name: matches[name][1] for name in sorted(matches, key=lambda name: (matches[name][0], name))}
 
 
 def _folders(root: Path, depth: int) -> Iterable[Path]:

@@ -121,7 +121,7 @@ def report(table: Sequence[CaptionRecord]) -> str:
 
 def words_to_omit(concepts: Sequence[Concept], lines: Sequence[str]) -> list[frozenset[str]]:
     """For each of `concepts` the words that `lines` omit from its captions; see `CaptionSettings.bind`."""
-    found: list[set[str]] = [set() for _ in concepts]
+    omitted: list[set[str]] = [set() for _ in concepts]
     for line in lines:
         name, colon, rest = line.partition(":")
         chosen = [i for i, c in enumerate(concepts) if not colon or c.identifier.lower() == name.strip().lower()]
@@ -129,8 +129,8 @@ def words_to_omit(concepts: Sequence[Concept], lines: Sequence[str]) -> list[fro
             names = ", ".join(c.identifier for c in concepts)
             raise FewShotError(f'"{line}" is for a subject "{name.strip()}" that the set does not have ({names})')
         for index in chosen:
-            found[index] |= set(words(rest if colon else line))
-    return [frozenset(words_) for words_ in found]
+            omitted[index] |= set(words(rest if colon else line))
+    return [frozenset(words_) for words_ in omitted]
 
 
 def without_words(caption: str, bind: frozenset[str], concept: Concept) -> str:

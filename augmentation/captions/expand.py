@@ -118,19 +118,19 @@ def _unmatched(text: str, given: dict[str, list[str]], rows: Sequence[CaptionRow
 
 def _by_picture(references: Sequence[Sample]) -> dict[str, list[Sample]]:
     """References grouped by picture, which may have several captions already."""
-    found: dict[str, list[Sample]] = {}
+    groups: dict[str, list[Sample]] = {}
     for sample in references:
-        found.setdefault(sample.image.key, []).append(sample)
-    return found
+        groups.setdefault(sample.image.key, []).append(sample)
+    return groups
 
 
 def _captions_for(given: dict[str, list[str]], sample: Sample, index: int) -> list[str]:
     """The captions of a text for this picture: by its name, its stem, its number, or for all."""
     path = sample.image.path
-    found: list[str] = list(given.get("", ()))
+    captions: list[str] = list(given.get("", ()))
     for name in dict.fromkeys((path.name, path.stem, str(index))):
-        found += given.get(name, ())
-    return found
+        captions += given.get(name, ())
+    return captions
 
 
 class _PictureCaptions:
@@ -239,14 +239,14 @@ class _PictureCaptions:
 
     def _contexts(self) -> tuple[str, ...]:
         """The given caption's text after the subject, else the background's colour where there is a mask."""
-        found = []
+        contexts = []
         match = find_word(self.concept.phrase, self.captions[0])
         if match:
-            found = [self.captions[0][match.end() :].strip(" ,.")]
-        if not any(found) and self.sample.mask is not None:
+            contexts = [self.captions[0][match.end() :].strip(" ,.")]
+        if not any(contexts) and self.sample.mask is not None:
             colour = background_colour(load_picture(self.sample.image), load_mask(self.sample.mask))
-            found = [f"{colour} background"] if colour else []
-        return tuple(c for c in found if c)
+            contexts = [f"{colour} background"] if colour else []
+        return tuple(c for c in contexts if c)
 
 
 def report(rows: Sequence[CaptionRow]) -> str:

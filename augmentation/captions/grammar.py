@@ -45,8 +45,8 @@ def order(seed: int, *parts: object) -> str:
 
 
 def without_article(text: str) -> str:
-    found = text.split()
-    return " ".join(found[1:]) if found and found[0].lower() in ARTICLES else " ".join(found)
+    parts = text.split()
+    return " ".join(parts[1:]) if parts and parts[0].lower() in ARTICLES else " ".join(parts)
 
 
 def relation_captions(parts: Parts, rules: RelationRules, count: int, seed: int = 0) -> list[str]:

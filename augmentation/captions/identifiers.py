@@ -57,11 +57,11 @@ def with_subject(caption: str, concept: Concept) -> str:
         return _described(caption, concept)
     described = " ".join(part for part in (concept.description, concept.noun) if part)
     for words in (described, concept.noun):
-        found = find_word(words, caption)
-        if found:
-            kept = found.group() if words == described else f"{concept.description} {found.group()}".strip()
-            before = re.sub(r"\b([Aa])n $", r"\1 ", caption[: found.start()])
-            return f"{before}{concept.identifier} {kept}{caption[found.end() :]}"
+        match = find_word(words, caption)
+        if match:
+            kept = match.group() if words == described else f"{concept.description} {match.group()}".strip()
+            before = re.sub(r"\b([Aa])n $", r"\1 ", caption[: match.start()])
+            return f"{before}{concept.identifier} {kept}{caption[match.end() :]}"
     return f"{concept.phrase}, {caption}"
 
 
@@ -70,4 +70,4 @@ def _described(caption: str, concept: Concept) -> str:
     if not concept.description or find_word(concept.description, caption):
         return caption
     pair = rf"(?<!\w)({re.escape(concept.identifier)}) ({re.escape(concept.noun)})(?!\w)"
-    return re.sub(pair, lambda found: f"{found[1]} {concept.description} {found[2]}", caption, flags=re.IGNORECASE)
+    return re.sub(pair, lambda match: f"{match[1]} {concept.description} {match[2]}", caption, flags=re.IGNORECASE)

@@ -54,7 +54,7 @@ AUXILIARIES = frozenset("am is are was were be been being has have had does did"
 
 def inflected(verb: str) -> frozenset[str]:
     """A verb's forms: sit, sits, sitting, seated, sat."""
-    found = {verb, verb + ("es" if verb.endswith(("s", "sh", "ch", "x")) else "s")}
+    forms = {verb, verb + ("es" if verb.endswith(("s", "sh", "ch", "x")) else "s")}
     short = (
         len(verb) > 2
         and verb[-1] not in "aeiouwxy"
@@ -65,11 +65,11 @@ def inflected(verb: str) -> frozenset[str]:
     stems = {verb + verb[-1]} if short else {verb}
     if verb.endswith("e"):
         stems = {verb[:-1]}
-        found.add(verb + "d")
-    found |= {stem + ending for stem in stems for ending in ("ing", "ed")}
+        forms.add(verb + "d")
+    forms |= {stem + ending for stem in stems for ending in ("ing", "ed")}
     if verb.endswith("y") and verb[-2] not in "aeiou":
-        found |= {verb[:-1] + "ies", verb[:-1] + "ied"}
-    return frozenset(found) | frozenset(IRREGULAR.get(verb, ()))
+        forms |= {verb[:-1] + "ies", verb[:-1] + "ied"}
+    return frozenset(forms) | frozenset(IRREGULAR.get(verb, ()))
 
 
 @cache

@@ -20,12 +20,12 @@ def captions_in(answer: str) -> dict[str, list[str]]:
     or between prose; where there is no such JSON, each line is a caption, without its bullet or number.
     """
     text = THINKING.sub("", answer[:MAX_CHARACTERS])
-    found: dict[str, list[str]] = {}
+    by_picture: dict[str, list[str]] = {}
     for value in _values(text):
         for picture, captions in _captions(value):
-            found.setdefault(picture, []).extend(captions)
-    if any(found.values()):
-        return found
+            by_picture.setdefault(picture, []).extend(captions)
+    if any(by_picture.values()):
+        return by_picture
     if re.search(r'^\s*[\[{]|"captions"', text):
         return {}  # JSON that broke off: its lines are no captions
     lines = [BULLET.sub("", line).strip() for line in text.splitlines() if not line.strip().startswith("```")]

@@ -104,11 +104,11 @@ def split_context(after: str) -> tuple[str, str]:
     """
     second, _, context = after.partition(",")
     named = False
-    for found in WORD.finditer(second):
-        word = found.group().lower()
+    for match in WORD.finditer(second):
+        word = match.group().lower()
         if named and word in PREPOSITIONS - ADJECTIVE_PREPOSITIONS - ATTRIBUTES:
-            behind = " ".join(part for part in (second[found.start() :].strip(), context.strip()) if part)
-            return second[: found.start()].strip(), behind
+            behind = " ".join(part for part in (second[match.start() :].strip(), context.strip()) if part)
+            return second[: match.start()].strip(), behind
         named = named or not (word in ARTICLES or word in PREPOSITIONS)
     return second.strip(), context.strip()
 

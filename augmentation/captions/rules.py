@@ -151,8 +151,8 @@ class RelationRules:
         for word in context_words:
             if singular(word) in things or word in PRONOUNS:
                 return f'leak: the context speaks of "{word}" again'
-        if found := ON_TOP.search(context):
-            return f'leak: the context says "{found.group()}"'
+        if match := ON_TOP.search(context):
+            return f'leak: the context says "{match.group()}"'
         last = context_words[-1] if context_words else ""
         outside = context_words == ["outside"] or context_words[-2:-1] == ["from"]
         if last in PREPOSITIONS - ADJECTIVE_PREPOSITIONS and not outside:
@@ -199,14 +199,14 @@ class SubjectRules:
 
 def forms(relation: Iterable[str]) -> frozenset[str]:
     """All forms of the words that name a relation ("painted on", "back to back"), without articles and "and"."""
-    found: set[str] = set()
+    result: set[str] = set()
     for phrase in relation:
         for word in words(phrase):
             if word in ARTICLES or word in ("and", "is", "are", "be"):
                 continue
             base = base_form(word)
-            found |= {word} if word in PREPOSITIONS else {word, *inflected(word), *inflected(base)}
-    return frozenset(found)
+            result |= {word} if word in PREPOSITIONS else {word, *inflected(word), *inflected(base)}
+    return frozenset(result)
 
 
 def _object_of(rest: list[str]) -> str:
@@ -222,8 +222,8 @@ def _form_problem(text: str, placeholder: str, tokens: Callable[[str], int]) -> 
     count = len(re.findall(rf"(?<!\w){re.escape(placeholder)}(?!\w)", text, re.IGNORECASE))
     if count != 1 or text.lower().count(placeholder.lower()) != 1 or placeholder not in text:
         return f"placeholder: {placeholder} stands in it {text.count(placeholder)} times, not once"
-    if found := BRACES.search(text.replace(placeholder, "")):
-        return f'form: it holds "{found.group()}"'
+    if match := BRACES.search(text.replace(placeholder, "")):
+        return f'form: it holds "{match.group()}"'
     if (length := tokens(text)) > MAX_TOKENS:
         return f"length: {length} tokens, more than {MAX_TOKENS}"
     return ""
@@ -242,12 +242,12 @@ def _describes(rest: list[str]) -> bool:
 def distinct(captions: Iterable[str]) -> dict[str, str]:
     """{caption: ""} for the first of its kind, {caption: reason} for one that says the same in other order."""
     kept: list[set[str]] = []
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for caption in captions:
         # Articles count: "a cat" and "cat" are different levels of detail.
         own = set(re.findall(r"[\w'-]+", caption.lower()))
         same = any(len(own & other) / len(own | other) > MAX_SIMILARITY for other in kept if own | other)
-        found.setdefault(caption, "duplicate: it says what another caption says" if same else "")
+        reasons.setdefault(caption, "duplicate: it says what another caption says" if same else "")
         if not same:
             kept.append(own)
-    return found
+    return reasons

@@ -128,7 +128,7 @@ def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: 
 
 
 def usual_size(pictures: TrainingSet) -> int:
-    """The side of a composite: the largest that fits into a picture of the set, at most `LARGEST`, a multiple of 8."""
+    """The side of a composite: the largest that fits into a picture of the set, at most `MAX_SIZE`, a multiple of 8."""
     fitting = max((min(s.image.width, s.image.height) for s in pictures.samples), default=MAX_SIZE)
     return max(8, min(fitting, MAX_SIZE) // 8 * 8)
 

@@ -199,17 +199,19 @@ class Gallery:
                     base.execute(f"DELETE FROM {table} WHERE id=?", row[:1])
 
     def _read(self, base: sqlite3.Connection, name: str, size: int, time: int) -> None:
-        found, error = None, ""
+        prompt, error = None, ""
         try:
-            found = read_prompt(self.folder / name)
+            prompt = read_prompt(self.folder / name)
         except FewShotError as refusal:
             error = str(refusal)
         insert = "INSERT INTO files(name, size, time, error) VALUES(?, ?, ?, ?)"
         number = base.execute(insert, (name, size, time, error)).lastrowid
-        if found is not None:
-            parameters = json.dumps(dict(found.parameters) | {"tool": found.tool})
-            base.execute("INSERT INTO prompts VALUES(?, ?, ?, ?)", (number, found.positive, found.negative, parameters))
-            base.execute("INSERT INTO words(rowid, positive) VALUES(?, ?)", (number, found.positive))
+        if prompt is not None:
+            parameters = json.dumps(dict(prompt.parameters) | {"tool": prompt.tool})
+            base.execute(
+                "INSERT INTO prompts VALUES(?, ?, ?, ?)", (number, prompt.positive, prompt.negative, parameters)
+            )
+            base.execute("INSERT INTO words(rowid, positive) VALUES(?, ?)", (number, prompt.positive))
 
     # -------------------------------------------------------------------------------------------------- searching
 
@@ -257,7 +259,7 @@ class Gallery:
     @staticmethod
     def _newest(base: sqlite3.Connection) -> Ranking:
         newest = base.execute("SELECT id FROM files JOIN prompts USING(id) ORDER BY time DESC").fetchall()
-        return Ranking.of([(number, -place) for place, (number,) in enumerate(newest)])
+        return Ranking.of([(number, -position) for position, (number,) in enumerate(newest)])
 
     def _by_similarity(
         self, base: sqlite3.Connection, clip: GalleryEmbedder, like: str | Image.Image, watcher: Watcher
@@ -297,25 +299,25 @@ class Gallery:
 
     def _entries(self, base: sqlite3.Connection, ranking: Ranking, count: int) -> list[GalleryEntry]:
         """The best of `ranking`, one for each prompt."""
-        found: dict[str, GalleryEntry] = {}
-        for place in ranking.order():
+        entries: dict[str, GalleryEntry] = {}
+        for position in ranking.order():
             row = base.execute(
                 "SELECT name, positive, negative, parameters FROM prompts JOIN files USING(id) WHERE id=?",
-                (int(ranking.numbers[place]),),
+                (int(ranking.numbers[position]),),
             ).fetchone()
             if row is not None:
-                parameters, score = json.loads(row[3]), float(ranking.scores[place])
+                parameters, score = json.loads(row[3]), float(ranking.scores[position])
                 entry = GalleryEntry(self.folder / row[0], row[1], row[2], parameters, score)
-                found.setdefault(entry.positive.lower(), entry)
-            if len(found) == count:
+                entries.setdefault(entry.positive.lower(), entry)
+            if len(entries) == count:
                 break
-        return list(found.values())
+        return list(entries.values())
 
 
 def query_of(words: str) -> str:
     """Keywords as an FTS5 query: each quoted, so that none is an operator; "red*" stays a prefix."""
-    found = re.findall(r"[\w'-]+\*?", words)
-    return " ".join(f'"{w.rstrip("*")}"' + ("*" if w.endswith("*") else "") for w in found if w.strip("*'-_"))
+    keywords = re.findall(r"[\w'-]+\*?", words)
+    return " ".join(f'"{w.rstrip("*")}"' + ("*" if w.endswith("*") else "") for w in keywords if w.strip("*'-_"))
 
 
 def reciprocal_rank_fusion(rankings: Sequence[Ranking]) -> Ranking:

@@ -62,9 +62,9 @@ def fit_to(
     return fitted, mask.resize((width, height), Image.Resampling.BILINEAR, box=box) if mask else None, crop
 
 
-def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
     """Whether two sizes (w, h) have the same aspect but for the rounding of a pixel in the smaller one."""
-    small, large = sorted((one, other))
+    small, large = sorted((first, second))
     wide, high = small[0] * large[1], small[1] * large[0]
     return abs(wide - high) <= max(large)
 
@@ -83,8 +83,8 @@ def _size(picture: Image.Image) -> str:
 
 
 def _middle(picture: Image.Image, mask: Image.Image | None) -> tuple[float, float]:
-    seen = mask.point([0] * 128 + [255] * 128).getbbox() if mask else None
-    left, top, right, bottom = seen or (0, 0, *picture.size)
+    box = mask.point([0] * 128 + [255] * 128).getbbox() if mask else None
+    left, top, right, bottom = box or (0, 0, *picture.size)
     return (left + right) / 2, (top + bottom) / 2
 
 

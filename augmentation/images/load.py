@@ -1,4 +1,4 @@
-"""Pictures of a subject as a training set: from a folder as people keep them, or from tensors of a host."""
+"""Pictures of a subject as a training set: from a folder, or from tensors of a host."""
 
 from __future__ import annotations
 
@@ -96,16 +96,16 @@ def subject_from_folder(
     """
     concept = subject_concept(identifier, noun, description)
     notes: list[str] = []
-    found = picture_files(folder, notes)
-    samples = tuple(s for s in (_sample(f, folder, concept, notes) for f in found) if s is not None)
+    files = picture_files(folder, notes)
+    samples = tuple(s for s in (_sample(f, folder, concept, notes) for f in files) if s is not None)
     for note in notes:
         log.warning("%s", note)
     if warnings is not None:
         warnings.extend(notes)
-    if not found:
+    if not files:
         raise FewShotError(f"there are no pictures in {folder}; put some there ({', '.join(PICTURE_ENDINGS[:6])})")
     if not samples:
-        raise FewShotError(f"none of the {len(found)} pictures in {folder} can be read: {'; '.join(notes[:3])}")
+        raise FewShotError(f"none of the {len(files)} pictures in {folder} can be read: {'; '.join(notes[:3])}")
     return TrainingSet(samples=samples, concepts=(concept,))
 
 
@@ -113,7 +113,7 @@ def picture_files(folder: Path, notes: list[str]) -> list[PictureFile]:
     """The picture files of `folder` and of its `N_name` folders, in the order of their names."""
     if not folder.is_dir():
         raise FewShotError(f"there is no folder {folder}; choose one that holds your pictures")
-    found = _files_in(folder, 1.0, notes)
+    files = _files_in(folder, 1.0, notes)
     for child in sorted((c for c in folder.iterdir() if c.is_dir() and not c.name.startswith(".")), key=_natural_order):
         repeats = REPEATS.fullmatch(child.name)
         if repeats is None:
@@ -121,8 +121,8 @@ def picture_files(folder: Path, notes: list[str]) -> list[PictureFile]:
         elif int(repeats[1]) == 0:
             notes.append(f"folder {child.name} was left out; it asks for 0 repeats")
         else:
-            found += _files_in(child, float(repeats[1]), notes)
-    return found
+            files += _files_in(child, float(repeats[1]), notes)
+    return files
 
 
 def _files_in(folder: Path, weight: float, notes: list[str]) -> list[PictureFile]:
@@ -232,10 +232,10 @@ def subject_from_tensors(
 
 def pictures_from_tensors(images: torch.Tensor | Sequence[torch.Tensor], cache: Path) -> list[Picture]:
     """Pictures (B, H, W, 1, 3 or 4) in [0, 1] as PNG files in `cache`. Raises FewShotError where there are none."""
-    found = [_to_picture(p)[0] for p in _unbatched(images, 4, "pictures")]
-    if not found:
+    pictures = [_to_picture(p)[0] for p in _unbatched(images, 4, "pictures")]
+    if not pictures:
         raise FewShotError("there are no pictures; connect at least one")
-    return [stored_picture(pixels, cache) for pixels in found]
+    return [stored_picture(pixels, cache) for pixels in pictures]
 
 
 def masks_from_tensors(masks: torch.Tensor | Sequence[torch.Tensor]) -> list[Image.Image]:

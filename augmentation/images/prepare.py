@@ -259,12 +259,12 @@ def _warn_cropped(union: Image.Image | None, box: tuple[int, int, int, int], war
 def buckets(resolution: int) -> list[tuple[int, int]]:
     """Sizes (w, h) of up to `resolution` squared pixels, in steps of 64 (8 for small ones), no longer than 2 : 1."""
     step = 64 if resolution >= 512 else 8
-    found = []
+    sizes = []
     for width in range(step, 2 * resolution + 1, step):
         height = resolution * resolution // width // step * step
         if height and max(width, height) <= MAX_ASPECT * min(width, height):
-            found.append((width, height))
-    return found or [(resolution, resolution)]
+            sizes.append((width, height))
+    return sizes or [(resolution, resolution)]
 
 
 def nearest_bucket(size: tuple[int, int], resolution: int) -> tuple[int, int]:
@@ -275,13 +275,13 @@ def nearest_bucket(size: tuple[int, int], resolution: int) -> tuple[int, int]:
 
 def one_row_per_picture(rows: Sequence[PreparedPicture]) -> list[PreparedPicture]:
     """The rows; for a picture with several captions only that of the longest."""
-    found: dict[tuple, PreparedPicture] = {}
+    longest: dict[tuple, PreparedPicture] = {}
     for row in rows:
         made = row.sample
         which = (row.name, row.size, row.crop, None if made is None else (made.image, made.mask, made.concept))
-        if which not in found or (row.tokens or 0) > (found[which].tokens or 0):
-            found[which] = row
-    return list(found.values())
+        if which not in longest or (row.tokens or 0) > (longest[which].tokens or 0):
+            longest[which] = row
+    return list(longest.values())
 
 
 def table(rows: Sequence[PreparedPicture]) -> str:

@@ -46,7 +46,7 @@ class ImageFingerprint:
 def sharpness(picture: Image.Image) -> float:
     """The variance of the Laplacian of grey values (0 to 255) in the sharpest of sixteen parts.
 
-    Larger pictures are made `LONGEST` pixels long first. One sharp part is enough: a background may be out of focus.
+    Larger pictures are first reduced to `MAX_EDGE` pixels. One sharp part is enough: a background may be out of focus.
     """
     scale = min(1.0, MAX_EDGE / max(picture.size))
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
@@ -77,12 +77,12 @@ def face_finder() -> Callable[[Image.Image], Box | None]:
         if shorter < 48:  # the cascade's window has 24 pixels
             return None
         smallest = max(24, shorter // 8)
-        found = cascade.detect_multi_scale(
+        faces = cascade.detect_multi_scale(
             img=values, scale_factor=1.2, step_ratio=1, min_size=(smallest, smallest), max_size=(shorter, shorter)
         )
-        if not found:
+        if not faces:
             return None
-        best = max(found, key=lambda face: face["width"] * face["height"])
+        best = max(faces, key=lambda face: face["width"] * face["height"])
         left, top, wide, high = (round(best[name] / scale) for name in ("c", "r", "width", "height"))
         return left, top, min(left + wide, picture.width), min(top + high, picture.height)
 

@@ -53,10 +53,10 @@ def relation_from_folder(
     """
     concept = relation_concept(identifier, relation)
     notes: list[str] = []
-    found = picture_files(folder, notes)
+    files = picture_files(folder, notes)
     written = _templates(folder)
     samples: list[Sample] = []
-    for file in found:
+    for file in files:
         try:
             picture = picture_of(file.path)
         except FewShotError as error:
@@ -132,10 +132,10 @@ def _templates(folder: Path) -> Mapping[str, list[str]]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
+        templates = json.loads(file.read_text(encoding="utf-8-sig"))
         return {
             Path(name).name: [texts] if isinstance(texts, str) else [str(text) for text in texts]
-            for name, texts in found.items()
+            for name, texts in templates.items()
         }
     except (ValueError, AttributeError, TypeError) as error:
         raise FewShotError(

@@ -31,7 +31,7 @@ TINT = np.array((255, 64, 96), np.float32)
 class SegmentSettings:
     """How masks are made.
 
-    phrases: what to look for, separated by commas; "" takes the class noun, or the two things of a relation's caption.
+    phrases: what to detect, separated by commas; "" takes the class noun, or the two things of a relation's caption.
     threshold: the minimum detection score; 0 takes the model's own.
     instances: only the best detection of each phrase, or all of them, in one mask.
     role: which pictures get masks. keep: pictures that have a mask already keep it.
@@ -163,10 +163,10 @@ def _check_given_mask(sample: Sample, mask: Image.Image) -> SegmentationResult:
 
 
 def phrases_of(sample: Sample, concept: Concept, given: str) -> tuple[str, ...]:
-    """What to look for in one picture: the words given, else the class noun, else a relation's two things."""
-    asked = tuple(p.strip().replace("{noun}", concept.noun) for p in given.split(",") if p.strip())
-    if asked:
-        return asked
+    """The phrases to detect in one picture: the given ones, else the class noun, else a relation's two things."""
+    phrases = tuple(p.strip().replace("{noun}", concept.noun) for p in given.split(",") if p.strip())
+    if phrases:
+        return phrases
     if concept.kind == "relation":
         things = parts_of(sample.caption, concept.identifier)
         return (things.first.noun, things.second.noun)
@@ -199,7 +199,7 @@ def _segment_picture(
 
 
 def _with_masks(picture: Image.Image, kept: list[Instance], masker: Masker | None) -> tuple[list[Instance], str]:
-    """`kept` with masks: the masker's where there is one, else the finder's own."""
+    """`kept` with masks: of the masker where there is one, else of the finder."""
     if masker is None:
         if any(i.mask is None for i in kept):
             raise FewShotError(
@@ -213,7 +213,7 @@ def _with_masks(picture: Image.Image, kept: list[Instance], masker: Masker | Non
 
 
 def suppress_overlaps(instances: Sequence[Instance]) -> list[Instance]:
-    """Non-maximum suppression across phrases: of boxes that overlap by more than `OVERLAP` the best one."""
+    """Non-maximum suppression across phrases: of boxes that overlap by more than `MAX_OVERLAP` the best one."""
     kept: list[Instance] = []
     for instance in sorted(instances, key=lambda i: -i.score):
         if all(box_iou(instance.box, other.box) <= MAX_OVERLAP for other in kept):
@@ -221,11 +221,11 @@ def suppress_overlaps(instances: Sequence[Instance]) -> list[Instance]:
     return kept
 
 
-def box_iou(one: Box, other: Box) -> float:
+def box_iou(first: Box, second: Box) -> float:
     """Intersection over union of two boxes (left, top, right, bottom)."""
-    width = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
-    height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+    width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
+    height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (first, second)]
     union = sum(areas) - width * height
     return width * height / union if union > 0 else 0.0
 

@@ -97,20 +97,20 @@ def select_priors(
 
 
 def _missing_class(
-    usable: Sequence[PriorCandidate], noun: str, scores: _Scores, reasons: Mapping[int, str]
+    usable: Sequence[PriorCandidate], noun: str, scores: _Scores, rejected: Mapping[int, str]
 ) -> dict[int, str]:
     """Pictures without the class, or with too little or too much of it."""
-    found = {}
+    reasons = {}
     for candidate in usable:
         area = scores.area[candidate.index]
-        if candidate.index not in reasons and not MIN_AREA <= area <= MAX_AREA:
-            found[candidate.index] = f"no {noun} is found" if area == 0 else f"{noun} covers {area:.0%} of it"
-    return found
+        if candidate.index not in rejected and not MIN_AREA <= area <= MAX_AREA:
+            reasons[candidate.index] = f"no {noun} is found" if area == 0 else f"{noun} covers {area:.0%} of it"
+    return reasons
 
 
 def _duplicates(usable: Sequence[PriorCandidate], scores: _Scores) -> dict[int, str]:
     """Near-duplicates, of which the first is kept."""
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     kept: list[int] = []
     for candidate in usable:
         own = scores.embeddings.get(candidate.index)
@@ -120,8 +120,8 @@ def _duplicates(usable: Sequence[PriorCandidate], scores: _Scores) -> dict[int, 
         if duplicate is None:
             kept.append(candidate.index)
         else:
-            found[candidate.index] = f"looks as picture {duplicate} does"
-    return found
+            reasons[candidate.index] = f"looks as picture {duplicate} does"
+    return reasons
 
 
 # ---------------------------------------------------------------------------------------------------------- scores
@@ -187,10 +187,10 @@ def _score(usable: Sequence[PriorCandidate], noun: str, filters: Filters, folder
 
 def _area(picture: Image.Image, noun: str, finder: Finder) -> float:
     """The share of the picture that the best detection of the class covers; 0 without one."""
-    found = [i for i in finder.find(picture, [noun], finder.threshold) if i.score >= finder.threshold]
-    if not found:
+    detections = [i for i in finder.find(picture, [noun], finder.threshold) if i.score >= finder.threshold]
+    if not detections:
         return 0.0
-    best = max(found, key=lambda instance: instance.score)
+    best = max(detections, key=lambda instance: instance.score)
     if best.mask is not None:
         return float(clean_mask(best.mask).mean())
     left, top, right, bottom = best.box

@@ -100,7 +100,7 @@ class ImageRewardNetwork(nn.Module):
 
 
 def from_published(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published checkpoint's weights under `Network`'s names; unused ones are dropped.
+    """The published checkpoint's weights under `ImageRewardNetwork`'s names; unused ones are dropped.
 
     Raises:
         FewShotError: these are not ImageReward's weights.
@@ -194,7 +194,7 @@ class ImageRewardModel:
             raise FewShotError(f"the tokenizer in {self.folder} cannot be read ({error}); fetch it again") from error
 
     def move(self, device: torch.device | str) -> None:
-        """Compute on another device from now on."""
+        """Move the model to another device."""
         self.device = torch.device(device)
         self.network.to(self.device)
 

@@ -25,7 +25,7 @@ class CachedFinder:
         question = pixel_key(picture), list(phrases), threshold
 
         def by(model: Finder) -> Any:
-            return [_instance_json(one) for one in model.find(picture, phrases, threshold)]
+            return [_instance_json(instance) for instance in model.find(picture, phrases, threshold)]
 
         answer = self.answers.get("find", *question, by=by)
         return [

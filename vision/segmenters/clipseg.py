@@ -56,12 +56,12 @@ class ClipSeg:
 
         A bare noun gets its article ("cat" becomes "a cat"): the model was trained on such phrases.
         """
-        found = []
+        instances = []
         for phrase in phrases:
             heatmap = self.heatmap(picture, with_article(phrase)).numpy()
             mask = heatmap >= threshold
-            found.append(Instance(box_of(mask), float(heatmap.max()), phrase, mask))
-        return found
+            instances.append(Instance(box_of(mask), float(heatmap.max()), phrase, mask))
+        return instances
 
 
 def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:

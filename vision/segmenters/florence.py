@@ -29,15 +29,15 @@ class FlorenceSegmenter:
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
-        found = []
+        instances = []
         for phrase in phrases:
             inputs = self.processor(images=picture, text=TASK + phrase, return_tensors="pt").to(self.device)
             tokens = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, num_beams=3, do_sample=False)
             text = self.processor.batch_decode(tokens, skip_special_tokens=False)[0]
             answer = self.processor.post_process_generation(text, task=TASK, image_size=picture.size)
             mask = filled_polygons(answer[TASK]["polygons"], picture.size)
-            found.append(Instance(box_of(mask), float(mask.any()), phrase, mask))
-        return found
+            instances.append(Instance(box_of(mask), float(mask.any()), phrase, mask))
+        return instances
 
 
 def filled_polygons(instances: Sequence[Sequence[Sequence[float]]], size: tuple[int, int]) -> np.ndarray:
