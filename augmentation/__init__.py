@@ -1,1 +1,1 @@
-"""What makes more of few pictures. Each part takes a `TrainingSet` and returns a `TrainingSet`."""
+"""Data augmentation: each part takes a `TrainingSet` and returns a `TrainingSet`."""

@@ -1,1 +1,1 @@
-"""Frozen helper models: how they are found, opened and fetched, and what each of them answers."""
+"""Frozen helper models: finding, opening and downloading them, and one protocol for each kind."""

@@ -1,4 +1,4 @@
-"""What models answered, kept on disk under what they were asked, so that no model is opened to say the same again."""
+"""Answers of models cached on disk by question, so that no model is opened to answer the same again."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from ..core.images import write_bytes
 from ..core.values import content_key
 
 log = logging.getLogger(__name__)
-REVISION = 1  # of what the models are asked with; raised when a back-end's arithmetic or words change
+# Raised when a back-end's arithmetic or prompts change.
+REVISION = 1
 M = TypeVar("M")
 
 
-class Answers(Generic[M]):
-    """The answers in `folder` of the model that `opening` opens, which happens at the first question that is new.
+class AnswerCache(Generic[M]):
+    """Answers in `folder` of one model, which `open_model` opens at the first cache miss.
 
-    `key` names the model: its kind and its files.
+    `key` identifies the model: its kind and its files.
     """
 
-    def __init__(self, opening: Callable[[], M], key: str, folder: Path):
-        self.opening, self.key, self.folder = opening, key, folder
+    def __init__(self, open_model: Callable[[], M], key: str, folder: Path):
+        self.open_model, self.key, self.folder = open_model, key, folder
         self._model: M | None = None
 
     @property
     def model(self) -> M:
         if self._model is None:
-            self._model = self.opening()
+            self._model = self.open_model()
         return self._model
 
-    def to(self, *asked: Any, by: Callable[[M], Any]) -> Any:
-        """The answer to `asked` (what `content_key` takes, all that it depends on): from disk, or now `by` the model.
+    def get(self, *question: Any, by: Callable[[M], Any]) -> Any:
+        """The cached answer to `question`, or a new one computed `by` the model.
 
-        An answer is what JSON can hold. One whose file is damaged is made again.
+        `question` holds all that the answer depends on, as `content_key` takes it; the answer is a JSON value. A
+        damaged file is computed again.
         """
-        file = self.folder / f"{content_key('answer', REVISION, self.key, asked)}.json"
+        file = self.folder / f"{content_key('answer', REVISION, self.key, question)}.json"
         try:
             return json.loads(file.read_text("utf-8"))["answer"]
         except FileNotFoundError:

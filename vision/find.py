@@ -1,26 +1,30 @@
-"""Which models in transformers' layout lie on disk. Nothing here imports torch: menus are built with it."""
+"""Models in transformers' layout on disk. Nothing here imports torch: menus are built with it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-DEEPEST = 3  # levels below a folder of models at which config.json is looked for
-CHATTING = ("qwen3_vl", "qwen2_5_vl", "qwen2_vl", "smolvlm", "llava_onevision", "gemma3", "idefics3")
-"""kinds of vision-language models that are asked in words"""
-CAPTIONERS = (*CHATTING, "florence2", "blip")
-"""kinds of captioners, best first"""
+# Levels below a models folder at which config.json is searched for.
+MAX_DEPTH = 3
+# A ViT trained to predict labels: DINO's network, but features of classes rather than of instances.
+CLASSIFIER = "vit classifier"
+# Vision-language models that follow chat messages.
+VISION_LANGUAGE_KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen2_vl", "smolvlm", "llava_onevision", "gemma3", "idefics3")
+# Captioners, best first.
+CAPTIONERS = (*VISION_LANGUAGE_KINDS, "florence2", "blip")
+# Language models that follow instructions, best first.
 WRITERS = (
     "qwen3", "qwen2", "llama", "smollm3", "gemma3_text", "gemma2", "gemma", "mistral", "phi3", "granite", "olmo2",
 )  # fmt: skip
-"""kinds of language models that follow instructions, best first"""
+# Models that find phrases in pictures, best first.
 FINDERS = ("grounding-dino", "owlv2", "florence2", "clipseg")
-"""kinds that find phrases in pictures, best first"""
+# Models that turn boxes into masks, best first; `segment-anything` files come after them.
 MASKERS = ("sam2", "sam2_video", "sam")
-"""kinds that turn boxes into masks, best first; `segment-anything` files come after them"""
+# Parts of names of .pth files that are other networks than SAM 1.0.
 NOT_PLAIN_SAM = ("hq", "mobile", "fast", "edge")
-"""words in the names of .pth files that are other networks than SAM 1.0"""
 
 
 def kind_of(folder: Path) -> str:
@@ -31,18 +35,33 @@ def kind_of(folder: Path) -> str:
         return ""
 
 
+def vision_kind(config: Mapping[str, Any], name: str) -> str | None:
+    """The kind of vision model in the folder `name` by its config.json: the `model_type`, None where there is none.
+
+    The ViT of DINO (2021) has no `model_type` of its own, so a ViT with a classification head is a `CLASSIFIER` unless
+    its name or its config mentions DINO.
+    """
+    kind = config.get("model_type")
+    if kind != "vit":
+        return kind
+    architectures = " ".join(map(str, config.get("architectures") or ()))
+    labels = "ForImageClassification" in architectures or "id2label" in config or "num_labels" in config
+    names = f"{name} {config.get('_name_or_path', '')} {architectures}".lower()
+    return CLASSIFIER if labels and "dino" not in names else kind
+
+
 def find(roots: Iterable[Path], kinds: Iterable[str]) -> dict[str, Path]:
     """The models of `kinds` below `roots`, as {name: folder}, best kind first; the name is the path below its root.
 
-    Of two with one name the first root's counts. Folders deeper than `DEEPEST` and hidden ones are not looked into.
+    Of two with one name the first root's counts. Folders deeper than `MAX_DEPTH` and hidden ones are not looked into.
     """
-    order, found = list(kinds), {}
+    order, matches = list(kinds), {}
     for root in roots:
-        for folder in _folders(Path(root), DEEPEST):
+        for folder in _folders(Path(root), MAX_DEPTH):
             kind = kind_of(folder)
             if kind in order:
-                found.setdefault(folder.relative_to(root).as_posix(), (order.index(kind), folder))
-    return {name: found[name][1] for name in sorted(found, key=lambda name: (found[name][0], name))}
+                matches.setdefault(folder.relative_to(root).as_posix(), (order.index(kind), folder))
+    return {name: matches[name][1] for name in sorted(matches, key=lambda name: (matches[name][0], name))}
 
 
 def _folders(root: Path, depth: int) -> Iterable[Path]:

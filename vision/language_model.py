@@ -1,4 +1,4 @@
-"""A local language model that rewrites captions: what it is asked, and how transformers runs it."""
+"""A local language model that rewrites captions: its prompts, and how transformers runs it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jinja2 import TemplateError
 
 from ..core.errors import FewShotError
 from ..core.values import Concept
-from . import open as local_models
-from .answer_cache import Answers
+from . import open as open_local
+from .answer_cache import AnswerCache
 
-MOST_NEW_TOKENS = 1024
+MAX_NEW_TOKENS = 1024
 TEMPERATURE, TOP_P = 0.8, 0.95
 Message = dict[str, str]
 
@@ -52,9 +52,9 @@ class LocalWriter:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.tokenizer = local_models.open_processor("AutoTokenizer", folder)
+        self.tokenizer = open_local.open_processor("AutoTokenizer", folder)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        self.model = local_models.open_model("AutoModelForCausalLM", folder, device, dtype)
+        self.model = open_local.open_model("AutoModelForCausalLM", folder, device, dtype)
 
     @torch.no_grad()
     def write(self, messages: Sequence[Message], seed: int) -> str:
@@ -63,7 +63,7 @@ class LocalWriter:
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             tokens = self.model.generate(
-                **inputs, max_new_tokens=MOST_NEW_TOKENS, do_sample=True, temperature=TEMPERATURE, top_p=TOP_P,
+                **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=True, temperature=TEMPERATURE, top_p=TOP_P,
                 pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
             )  # fmt: skip
         return self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -84,43 +84,43 @@ class LocalWriter:
         """
         rules = [message["content"] for message in messages if message["role"] == "system"]
         try:
-            text = self._formed(messages)
+            text = self._apply_template(messages)
             if all(rule.strip() in text for rule in rules):
                 return text
         except TemplateError:
             pass
         try:
-            return self._formed(without_system(messages))
+            return self._apply_template(without_system(messages))
         except TemplateError as error:
             raise FewShotError(
                 f"the chat template of {self.tokenizer.name_or_path} cannot hold a conversation ({error}); choose an "
                 "instruction-following language model"
             ) from error
 
-    def _formed(self, messages: list[Message]) -> str:
+    def _apply_template(self, messages: list[Message]) -> str:
         # `enable_thinking` is Qwen3's; other templates do not look at it.
         return self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, enable_thinking=False, tokenize=False
         )
 
 
-class RememberingWriter:
-    """A `Writer` whose answers are kept on disk by conversation and seed; its model is opened for what is new."""
+class CachedWriter:
+    """A `Writer` cached on disk by conversation and seed; its model is opened at the first miss."""
 
-    def __init__(self, answers: Answers[Writer]):
+    def __init__(self, answers: AnswerCache[Writer]):
         self.answers = answers
 
     def write(self, messages: Sequence[Message], seed: int) -> str:
-        return self.answers.to("write", list(messages), seed, by=lambda model: model.write(messages, seed))
+        return self.answers.get("write", list(messages), seed, by=lambda model: model.write(messages, seed))
 
 
-def asked_of_relation(placeholder: str, first: str, second: str, caption: str, count: int) -> list[Message]:
+def relation_messages(placeholder: str, first: str, second: str, caption: str, count: int) -> list[Message]:
     """The conversation that asks for `count` captions of a relation's picture."""
     system = RELATION.format(placeholder=placeholder, first=first, second=second)
     return _conversation(system, caption, count)
 
 
-def asked_of_subject(concept: Concept, caption: str, bind: Sequence[str], count: int) -> list[Message]:
+def subject_messages(concept: Concept, caption: str, bind: Sequence[str], count: int) -> list[Message]:
     """The conversation that asks for `count` captions of a subject's picture."""
     words = f" (above all not: {', '.join(bind)})" if bind else ""
     return _conversation(SUBJECT.format(phrase=concept.phrase, bind=words), caption, count)
@@ -140,7 +140,7 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
     return [{**first, "content": f"{rules}\n\n{first['content']}" if rules else first["content"]}, *rest]
 
 
-def asked_again(messages: Sequence[Message], answer: str, reasons: Sequence[str], count: int) -> list[Message]:
+def retry_messages(messages: Sequence[Message], answer: str, reasons: Sequence[str], count: int) -> list[Message]:
     """The same conversation with what was wrong with the last answer."""
     wrong = "\n".join(f"- {reason}" for reason in reasons[:8]) or "- it held no captions in the JSON asked for"
     again = f"Refused:\n{wrong}\nWrite {count} other captions that keep every rule. Answer with JSON only."

@@ -1,4 +1,4 @@
-"""How much memory models that see pictures take, from the headers of their files."""
+"""Memory of vision models, from the headers of their files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Any
 
 from safetensors import safe_open
 
-from .embedders.clip import BATCH, settings_in
-from .embedders.clip_vision import config_of, shapes_in
+from .embedders.clip import BATCH, read_model_json
+from .embedders.clip_vision import config_of, tensor_shapes
 
-WORKING = 3, 4  # a token's numbers at once in a vision layer: of the inner width at its activation, of the outer beside
-WIDTH, IMAGE, PATCH, INNER = 768, 224, 32, 4  # what transformers takes where a CLIP's config.json names none
+# Live activations of a token in a vision layer: multiples of the MLP width and of the hidden width.
+LIVE_MLP, LIVE_HIDDEN = 3, 4
+# Defaults of transformers where a CLIP's config.json names none.
+WIDTH, IMAGE, PATCH, MLP_RATIO = 768, 224, 32, 4
 
 
-def numbers_in(folder: Path) -> int:
-    """How many numbers the weights in a folder of transformers are; of .bin files, as if they were kept in fp32.
+def parameter_count(folder: Path) -> int:
+    """The number of parameters in a model folder of transformers; of .bin files, assuming fp32.
 
-    Of a single file those of its vision tower.
+    For a single file those of its vision tower.
     """
     if folder.is_file():
-        shapes = shapes_in(folder)
+        shapes = tensor_shapes(folder)
         return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(("vision_model.", "visual")))
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
@@ -33,20 +35,20 @@ def numbers_in(folder: Path) -> int:
     return total
 
 
-def looking_bytes(folder: Path) -> float:
-    """What the vision tower in a folder or file takes in fp32 to look at as many pictures as it sees together."""
+def embedding_bytes(folder: Path) -> float:
+    """Activation bytes of the vision tower in a folder or file, in fp32, for one batch of pictures."""
     if folder.is_file():
-        sizes: Any = config_of(shapes_in(folder), folder.name)
-        return seen_bytes(sizes.hidden_size, sizes.intermediate_size, sizes.image_size, sizes.patch_size)
-    said = settings_in(folder, "config.json", needed=True)
-    config = said.get("vision_config", said)
-    return seen_bytes(
+        sizes: Any = config_of(tensor_shapes(folder), folder.name)
+        return vision_tower_bytes(sizes.hidden_size, sizes.intermediate_size, sizes.image_size, sizes.patch_size)
+    config_file = read_model_json(folder, "config.json", needed=True)
+    config = config_file.get("vision_config", config_file)
+    return vision_tower_bytes(
         config.get("hidden_size", WIDTH), config.get("intermediate_size"), config.get("image_size", IMAGE),
         config.get("patch_size", PATCH),
     )  # fmt: skip
 
 
-def seen_bytes(width: int, inner: int | None, image: int, patch: int) -> float:
-    """The same from the sizes; an inner width that is not named is four times the outer."""
+def vision_tower_bytes(width: int, inner: int | None, image: int, patch: int) -> float:
+    """The same from the sizes; `inner` None is four times the hidden width."""
     tokens = (image // patch) ** 2 + 1
-    return 4 * BATCH * tokens * (WORKING[0] * (inner or INNER * width) + WORKING[1] * width)
+    return 4 * BATCH * tokens * (LIVE_MLP * (inner or MLP_RATIO * width) + LIVE_HIDDEN * width)

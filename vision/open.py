@@ -1,4 +1,4 @@
-"""How a model in transformers' layout that lies in a folder on disk is opened."""
+"""Opening models in transformers' layout from local folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def transformers_class(name: str) -> Any:
 def open_model(name: str, folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Any:
     """The model of the class `name` in `folder`, frozen and in evaluation mode on `device`.
 
-    `dtype` None keeps fp32. Only files on disk are read, and no code that lies beside the weights is run.
+    `dtype` None keeps fp32. Only local files are read, and no code beside the weights is run.
 
     Raises:
         FewShotError: it cannot be read, or lacks weights.
@@ -39,8 +39,8 @@ def open_model(name: str, folder: Path, device: torch.device, dtype: torch.dtype
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise FewShotError(f"the model in {folder} cannot be read ({error}); fetch its files again") from error
     if info["missing_keys"]:
-        lacking = ", ".join(sorted(info["missing_keys"])[:3])
-        raise FewShotError(f"the model in {folder} lacks weights ({lacking}, ...); fetch its files again")
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise FewShotError(f"the model in {folder} lacks weights ({missing}, ...); fetch its files again")
     return model.to(device).eval().requires_grad_(False)
 
 

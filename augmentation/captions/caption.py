@@ -1,4 +1,4 @@
-"""Captions by a local captioner, with the subject named in them and without what is bound to it."""
+"""Captions by a local captioner, with the subject's identifier and without words bound to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from .identifiers import with_subject
 from .parse import ARTICLES, plain, singular, words
 
 log = logging.getLogger(__name__)
-WINDOW = 77  # tokens that CLIP's text encoders read, the first and last of which are not words
+# Tokens that CLIP's text encoders read; the first and last are not words.
+TOKEN_WINDOW = 77
 OPENINGS = re.compile(
     r"^(?:(?:the|this) (?:image|picture|photo|photograph) (?:shows|depicts|features|captures|is of)|"
     r"in (?:the|this) (?:image|picture|photo),?(?: we (?:can )?see| there is)?)\s+",
@@ -26,49 +27,61 @@ OPENINGS = re.compile(
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """One picture's line in the report: what the model said, what became of it, and its tokens where counted."""
+class CaptionSettings:
+    """How captions are written.
+
+    bind: words to omit from each subject's captions: the identifier absorbs what is not said. A line "sks: collar, red"
+        is for the subject with that identifier alone, any other line for all.
+    overwrite: False keeps a caption that is more than "a photo of" the subject.
+    """
+
+    bind: tuple[str, ...] = ()
+    detail: Literal["short", "detailed", "full"] = "short"
+    overwrite: bool = True
+
+    def __post_init__(self):
+        if self.detail not in DETAILS:
+            raise FewShotError(f"detail is {self.detail!r}; choose one of {', '.join(DETAILS)}")
+
+
+@dataclass(frozen=True)
+class CaptionRecord:
+    """One picture's line in the report: the model's answer, the final caption, and its tokens where counted."""
 
     picture: str
-    said: str
+    answer: str
     caption: str
     tokens: int | None = None
 
     @property
     def too_long(self) -> bool:
-        return self.tokens is not None and self.tokens > WINDOW
+        return self.tokens is not None and self.tokens > TOKEN_WINDOW
 
     def __str__(self) -> str:
-        count = "" if self.tokens is None else f"  [{self.tokens}/{WINDOW} tokens]"
-        lost = f" of {WINDOW} the rest is not read" if self.too_long else ""
-        return f"{self.picture}: {self.said} -> {self.caption}{count}{lost}"
+        count = "" if self.tokens is None else f"  [{self.tokens}/{TOKEN_WINDOW} tokens]"
+        lost = f" of {TOKEN_WINDOW} the rest is not read" if self.too_long else ""
+        return f"{self.picture}: {self.answer} -> {self.caption}{count}{lost}"
 
 
 def caption_set(
     pictures: TrainingSet,
     captioner: Captioner,
-    bind: Sequence[str] = (),
-    detail: Literal["short", "detailed", "full"] = "short",
-    overwrite: bool = True,
+    settings: CaptionSettings | None = None,
     watcher: Watcher | None = None,
     tokens: Callable[[str], int] | None = None,
-) -> tuple[TrainingSet, list[Captioned]]:
+) -> tuple[TrainingSet, list[CaptionRecord]]:
     """The references of `pictures` with captions by `captioner`; priors and composites keep theirs.
 
-    `bind` are words to leave out, for each subject: what is not said is absorbed by its identifier. A line
-    "sks: collar, red" is for the subject with that identifier alone, any other line for all. Not `overwrite` keeps a
-    caption that is more than "a photo of" the subject. `tokens` counts the tokens of a caption, without the first and
-    the last.
+    `tokens` counts the tokens of a caption, without the first and the last.
 
     Raises:
-        FewShotError: an unknown `detail`, no references, a relation (its captions say what it connects), a `bind`
-            line for a subject that is not in the set.
+        FewShotError: no references, a relation (its captions name what it connects), a `bind` line for a subject that
+            is not in the set.
     """
-    if detail not in DETAILS:
-        raise FewShotError(f"detail is {detail!r}; choose one of {', '.join(DETAILS)}")
+    settings = settings or CaptionSettings()
     if all(sample.pasted for sample in pictures.references):
         raise FewShotError("the set has no pictures of its own to caption; connect Subject Pictures")
-    watcher, left_out = watcher or Silent(), bound(pictures.concepts, bind)
+    watcher, left_out = watcher or Silent(), words_to_omit(pictures.concepts, settings.bind)
     made, table = [], []
     for sample in pictures.samples:
         watcher.check()
@@ -76,7 +89,7 @@ def caption_set(
         if (
             sample.role != "reference"
             or sample.pasted
-            or not (overwrite or sample.caption == with_subject("", concept))
+            or not (settings.overwrite or sample.caption == with_subject("", concept))
         ):
             made.append(sample)
             continue
@@ -85,19 +98,19 @@ def caption_set(
                 f"{sample.image.path.name} shows a relation, and a captioner would name it; write its two things "
                 f'yourself ("cat {concept.identifier} chair") and connect Expand Captions'
             )
-        said = plain(captioner.caption(load_picture(sample.image), detail))
-        caption = with_subject(without_bound(OPENINGS.sub("", said), left_out[sample.concept], concept), concept)
-        if not said:
+        answer = plain(captioner.caption(load_picture(sample.image), settings.detail))
+        caption = with_subject(without_words(OPENINGS.sub("", answer), left_out[sample.concept], concept), concept)
+        if not answer:
             log.warning("the captioner said nothing of %s; it is captioned %s", sample.image.path.name, caption)
         made.append(replace(sample, caption=caption))
-        table.append(Captioned(sample.image.path.name, said, caption, tokens(caption) + 2 if tokens else None))
+        table.append(CaptionRecord(sample.image.path.name, answer, caption, tokens(caption) + 2 if tokens else None))
         if table[-1].too_long:
             log.warning("%s", table[-1])
         watcher.progress(len(table), len(pictures.references), f"{sample.image.path.name}: {caption}")
     return pictures.with_samples(tuple(made)), table
 
 
-def report(table: Sequence[Captioned]) -> str:
+def report(table: Sequence[CaptionRecord]) -> str:
     """A line for each picture, and how many captions are longer than a text encoder reads."""
     long = sum(1 for row in table if row.too_long)
     head = f"{len(table)} captions"
@@ -106,9 +119,9 @@ def report(table: Sequence[Captioned]) -> str:
     return "\n".join([head, *map(str, table)])
 
 
-def bound(concepts: Sequence[Concept], lines: Sequence[str]) -> list[frozenset[str]]:
-    """For each of `concepts` the words that `lines` leave out of its captions; see `caption_set`."""
-    found: list[set[str]] = [set() for _ in concepts]
+def words_to_omit(concepts: Sequence[Concept], lines: Sequence[str]) -> list[frozenset[str]]:
+    """For each of `concepts` the words that `lines` omit from its captions; see `CaptionSettings.bind`."""
+    omitted: list[set[str]] = [set() for _ in concepts]
     for line in lines:
         name, colon, rest = line.partition(":")
         chosen = [i for i, c in enumerate(concepts) if not colon or c.identifier.lower() == name.strip().lower()]
@@ -116,11 +129,11 @@ def bound(concepts: Sequence[Concept], lines: Sequence[str]) -> list[frozenset[s
             names = ", ".join(c.identifier for c in concepts)
             raise FewShotError(f'"{line}" is for a subject "{name.strip()}" that the set does not have ({names})')
         for index in chosen:
-            found[index] |= set(words(rest if colon else line))
-    return [frozenset(words_) for words_ in found]
+            omitted[index] |= set(words(rest if colon else line))
+    return [frozenset(words_) for words_ in omitted]
 
 
-def without_bound(caption: str, bind: frozenset[str], concept: Concept) -> str:
+def without_words(caption: str, bind: frozenset[str], concept: Concept) -> str:
     """`caption` without the words in `bind` (in the singular or the plural); the class noun always stays.
 
     Phrases that only a bound word held together go too: of "a dog with a red collar on grass" and "collar", "red",
@@ -129,17 +142,17 @@ def without_bound(caption: str, bind: frozenset[str], concept: Concept) -> str:
     out = {singular(word) for word in bind} - {singular(word) for word in words(concept.noun)}
     if not out:
         return caption
-    kept = [token for token in caption.split() if not _is_out(token, out)]
-    return _tidied(" ".join(kept))
+    kept = [token for token in caption.split() if not _is_omitted(token, out)]
+    return _tidy(" ".join(kept))
 
 
-def _is_out(token: str, out: set[str]) -> bool:
+def _is_omitted(token: str, out: set[str]) -> bool:
     parts = words(token)
     return bool(parts) and all(singular(part) in out for part in parts)
 
 
-def _tidied(text: str) -> str:
-    """`text` without articles and joining words that lost what they stood before."""
+def _tidy(text: str) -> str:
+    """`text` without articles and joining words whose noun was removed."""
     joining = rf"(?:with|and|wearing|in|of|on|has|having|that|{'|'.join(sorted(ARTICLES))})"
     before = None
     while before != text:

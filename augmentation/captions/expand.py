@@ -1,4 +1,4 @@
-"""Caption expansion: more captions for each picture, each of them checked, none of them telling what is to be learned.
+"""Caption expansion: more captions for each picture, each of them checked, none of them describing what is learned.
 
 The stage "LLM Augmented Captioning" of the few-shot relation report, for relations and for subjects: from a local
 language model, from captions that any other node wrote, or from the built-in grammar.
@@ -15,19 +15,19 @@ from typing import Literal
 from ...core.errors import FewShotError
 from ...core.progress import Silent, Watcher
 from ...core.values import Concept, Sample, TrainingSet
-from ...vision import language_model as caption_writer
+from ...vision import language_model
 from ..images.load import load_mask, load_picture
 from .grammar import background_colour, relation_captions, subject_captions
 from .identifiers import find_word, with_subject
 from .llm_answers import captions_in
 from .parse import parts_of, plain, words
-from .rules import RelationRules, SubjectRules, Verdict, distinct, pieces
+from .rules import RelationRules, SubjectRules, Verdict, distinct, estimate_tokens
 
 log = logging.getLogger(__name__)
 Source = Literal["given", "model", "text", "grammar"]
-TRIES = 3  # answers of a model for one picture
-FEWEST = 4  # captions of a picture from a model or a text, below which the grammar adds its own
-MORE = 4  # captions asked of a model beyond those wanted, since some will be refused
+MAX_ATTEMPTS = 3  # answers of a model for one picture
+MIN_WRITTEN = 4  # captions of a picture from a model or a text, below which the grammar adds its own
+SPARE_CAPTIONS = 4  # captions requested of a model beyond `count`, since some are refused
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class ExpansionSettings:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: a caption, where it came from, and why it was refused ("" when it was kept)."""
+class CaptionRow:
+    """One line of the table: a caption, its source, and why it was refused ("" when it was kept)."""
 
     picture: str
     caption: str
@@ -62,14 +62,14 @@ class Row:
 def expand(
     pictures: TrainingSet,
     settings: ExpansionSettings,
-    writer: caption_writer.Writer | None = None,
+    writer: language_model.Writer | None = None,
     text: str = "",
-    tokens: Callable[[str], int] = pieces,
+    tokens: Callable[[str], int] = estimate_tokens,
     watcher: Watcher | None = None,
-) -> tuple[TrainingSet, list[Row]]:
+) -> tuple[TrainingSet, list[CaptionRow]]:
     """Each reference of `pictures` as often as it has captions, its weight shared among them.
 
-    Priors and composites stay as they are: a composite's caption tells its background.
+    Priors and composites stay as they are: a composite's caption names its background.
 
     `writer` is a language model, `text` captions from elsewhere (see `llm_answers.captions_in`); without either
     the grammar writes. The person's own captions come first. `tokens` counts the tokens of a text.
@@ -82,9 +82,9 @@ def expand(
         raise FewShotError("the set has no pictures of its own to caption; connect Subject or Relation Pictures")
     watcher = watcher or Silent()
     given = captions_in(text) if text.strip() else {}
-    pool = _pool(own_pictures)
+    pool = _by_picture(own_pictures)
     made: list[Sample] = []
-    rows: list[Row] = []
+    rows: list[CaptionRow] = []
     done = 0
     for sample in pictures.samples:
         if sample.role != "reference" or sample.pasted:
@@ -95,46 +95,46 @@ def expand(
         watcher.check()
         group = pool.pop(sample.image.key)
         index = len({r.picture for r in rows})
-        one = _Picture(sample, group, pictures.concepts[sample.concept], settings, tokens)
-        own = one.rows(writer, _given_for(given, sample, index), bool(text.strip()), watcher)
+        picture = _PictureCaptions(sample, group, pictures.concepts[sample.concept], settings, tokens)
+        own = picture.rows(writer, _captions_for(given, sample, index), bool(text.strip()), watcher)
         rows += own
         kept = [row.caption for row in own if row.kept]
         weight = sum(s.weight for s in group) / len(kept)
         made += [replace(sample, caption=caption, weight=weight) for caption in kept]
         done += 1
-        watcher.progress(done, done + len(pool), f"{one.name}: {len(kept)} captions")
-    return pictures.with_samples(tuple(made)), rows + _unread(text, given, rows)
+        watcher.progress(done, done + len(pool), f"{picture.name}: {len(kept)} captions")
+    return pictures.with_samples(tuple(made)), rows + _unmatched(text, given, rows)
 
 
-def _unread(text: str, given: dict[str, list[str]], rows: Sequence[Row]) -> list[Row]:
-    """What of a text is of no picture: all of it where no captions were found in it, or pictures not in the set."""
+def _unmatched(text: str, given: dict[str, list[str]], rows: Sequence[CaptionRow]) -> list[CaptionRow]:
+    """Rows for what matches no picture of the set: a text without captions, or captions of other pictures."""
     if text.strip() and not any(given.values()):
-        return [Row("", plain(text)[:80], "text", "form: the text holds no captions that can be read")]
+        return [CaptionRow("", plain(text)[:80], "text", "form: the text holds no captions that can be read")]
     names = list(dict.fromkeys(row.picture for row in rows))
     known = {"", *names, *(Path(name).stem for name in names), *map(str, range(len(names)))}
     reason = "picture: there is no such picture in the set"
-    return [Row(name, caption, "text", reason) for name in given if name not in known for caption in given[name]]
+    return [CaptionRow(name, caption, "text", reason) for name in given if name not in known for caption in given[name]]
 
 
-def _pool(references: Sequence[Sample]) -> dict[str, list[Sample]]:
-    """References by their picture: a picture that has several captions already is one picture."""
-    found: dict[str, list[Sample]] = {}
+def _by_picture(references: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """References grouped by picture, which may have several captions already."""
+    groups: dict[str, list[Sample]] = {}
     for sample in references:
-        found.setdefault(sample.image.key, []).append(sample)
-    return found
+        groups.setdefault(sample.image.key, []).append(sample)
+    return groups
 
 
-def _given_for(given: dict[str, list[str]], sample: Sample, index: int) -> list[str]:
-    """The captions of a text that are for this picture: by its name, its stem, its number, or for all."""
+def _captions_for(given: dict[str, list[str]], sample: Sample, index: int) -> list[str]:
+    """The captions of a text for this picture: by its name, its stem, its number, or for all."""
     path = sample.image.path
-    found: list[str] = list(given.get("", ()))
+    captions: list[str] = list(given.get("", ()))
     for name in dict.fromkeys((path.name, path.stem, str(index))):
-        found += given.get(name, ())
-    return found
+        captions += given.get(name, ())
+    return captions
 
 
-class _Picture:
-    """One picture and how its captions are made."""
+class _PictureCaptions:
+    """Collects the captions of one picture."""
 
     def __init__(self, sample: Sample, group: list[Sample], concept: Concept, settings: ExpansionSettings, tokens):
         self.sample, self.concept, self.settings = sample, concept, settings
@@ -149,24 +149,26 @@ class _Picture:
         else:
             bind = frozenset(word for phrase in settings.bind for word in words(phrase))
             self.rules = SubjectRules(concept, bind, tokens)
-        self.table: list[Row] = []
+        self.table: list[CaptionRow] = []
 
-    def rows(self, writer, given: list[str], from_text: bool, watcher: Watcher) -> list[Row]:
+    def rows(self, writer, given: list[str], from_text: bool, watcher: Watcher) -> list[CaptionRow]:
         """The table of this picture; at least one row is kept."""
-        self._take(self.captions, "given")
+        self._add(self.captions, "given")
         if from_text:
-            self._take([self._placed(caption) for caption in given], "text")
+            self._add([self._with_identifier(caption) for caption in given], "text")
             if not given:
-                self.table.append(Row(self.name, "", "text", "missing: the text holds no caption of this picture"))
+                self.table.append(
+                    CaptionRow(self.name, "", "text", "missing: the text holds no caption of this picture")
+                )
         elif writer is not None:
-            self._write(writer, watcher)
+            self._ask_model(writer, watcher)
         written = sum(1 for row in self.table if row.kept and row.source != "given")
         if from_text or writer is not None:
-            if written < FEWEST and len(self.kept) < self.settings.count:
+            if written < MIN_WRITTEN and len(self.kept) < self.settings.count:
                 log.warning("%s got %d good captions; the grammar adds its own", self.name, written)
-                self._take(self._grammar(), "grammar")
+                self._add(self._grammar(), "grammar")
         else:
-            self._take(self._grammar(), "grammar")
+            self._add(self._grammar(), "grammar")
         if not self.kept:
             reasons = "; ".join(f"{row.caption[:80]}: {row.reason}" for row in self.table[:3])
             raise FewShotError(f"no caption of {self.name} can be trained on ({reasons}); write a shorter one for it")
@@ -176,7 +178,7 @@ class _Picture:
     def kept(self) -> list[str]:
         return [row.caption for row in self.table if row.kept]
 
-    def _take(self, captions: Sequence[str], source: Source) -> list[str]:
+    def _add(self, captions: Sequence[str], source: Source) -> list[str]:
         """Check `captions` into the table; the reasons of those refused."""
         refused = []
         for caption in captions:
@@ -188,22 +190,22 @@ class _Picture:
             if verdict.good and len(self.kept) >= self.settings.count:
                 break
             if source == "grammar" and not verdict.good:
-                continue  # it only said what is there already
-            self.table.append(Row(self.name, verdict.text, source, verdict.reason))
+                continue  # a duplicate
+            self.table.append(CaptionRow(self.name, verdict.text, source, verdict.reason))
             if verdict.reason:
                 refused.append(f'"{verdict.text[:120]}": {verdict.reason}')
         return refused
 
-    def _placed(self, caption: str) -> str:
+    def _with_identifier(self, caption: str) -> str:
         """A caption from elsewhere with the subject's identifier, where it names the class alone."""
         if self.relation or find_word(self.concept.identifier, caption):
             return caption
         return with_subject(plain(caption), self.concept) if find_word(self.concept.noun, caption) else caption
 
-    def _write(self, writer: caption_writer.Writer, watcher: Watcher) -> None:
-        """Ask the model up to `TRIES` times, telling it what was wrong."""
+    def _ask_model(self, writer: language_model.Writer, watcher: Watcher) -> None:
+        """Prompt the model up to `MAX_ATTEMPTS` times, each time with the reasons of refusals."""
         messages = self._messages()
-        for attempt in range(TRIES):
+        for attempt in range(MAX_ATTEMPTS):
             watcher.check()
             wanted = self.settings.count - len(self.kept)
             if wanted <= 0:
@@ -211,16 +213,18 @@ class _Picture:
             answer = writer.write(messages, self.settings.seed + attempt)
             read = [text for texts in captions_in(answer).values() for text in texts]
             if not read:
-                self.table.append(Row(self.name, plain(answer)[:80], "model", "form: the answer holds no captions"))
-            refused = self._take([self._placed(caption) for caption in read], "model")
-            messages = caption_writer.asked_again(messages, answer, refused, wanted + MORE)
+                self.table.append(
+                    CaptionRow(self.name, plain(answer)[:80], "model", "form: the answer holds no captions")
+                )
+            refused = self._add([self._with_identifier(caption) for caption in read], "model")
+            messages = language_model.retry_messages(messages, answer, refused, wanted + SPARE_CAPTIONS)
 
     def _messages(self):
-        wanted = self.settings.count + MORE
+        wanted = self.settings.count + SPARE_CAPTIONS
         if isinstance(self.rules, RelationRules):
             names = self.rules.first[0], self.rules.second[0]
-            return caption_writer.asked_of_relation(self.rules.placeholder, *names, self.captions[0], wanted)
-        return caption_writer.asked_of_subject(self.concept, self.captions[0], self.settings.bind, wanted)
+            return language_model.relation_messages(self.rules.placeholder, *names, self.captions[0], wanted)
+        return language_model.subject_messages(self.concept, self.captions[0], self.settings.bind, wanted)
 
     def _grammar(self) -> list[str]:
         more = self.settings.count + len(self.kept)
@@ -234,19 +238,19 @@ class _Picture:
         )
 
     def _contexts(self) -> tuple[str, ...]:
-        """What the person's caption says behind the subject, and the background's colour where a mask shows it."""
-        found = []
+        """The given caption's text after the subject, else the background's colour where there is a mask."""
+        contexts = []
         match = find_word(self.concept.phrase, self.captions[0])
         if match:
-            found = [self.captions[0][match.end() :].strip(" ,.")]
-        if not any(found) and self.sample.mask is not None:
+            contexts = [self.captions[0][match.end() :].strip(" ,.")]
+        if not any(contexts) and self.sample.mask is not None:
             colour = background_colour(load_picture(self.sample.image), load_mask(self.sample.mask))
-            found = [f"{colour} background"] if colour else []
-        return tuple(c for c in found if c)
+            contexts = [f"{colour} background"] if colour else []
+        return tuple(c for c in contexts if c)
 
 
-def report(rows: Sequence[Row]) -> str:
-    """The table as text: what was kept and what was refused, with the reason."""
+def report(rows: Sequence[CaptionRow]) -> str:
+    """The table as text: captions kept and refused, with the reason."""
     kept = sum(1 for row in rows if row.kept)
     lines = [f"{kept} captions kept, {len(rows) - kept} refused"]
     for picture in dict.fromkeys(row.picture for row in rows):

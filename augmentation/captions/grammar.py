@@ -1,7 +1,7 @@
 """Captions without a language model: articles, given attributes, other names, and contexts that are true of any photo.
 
 Deterministic by seed, and each caption passes the rules of `rules` by construction: it says nothing about the
-picture that a person or a captioner did not say first.
+picture that was not in the given caption.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ COLOURS = {
     "blue": (40, 90, 200), "purple": (125, 50, 160), "pink": (245, 150, 180), "brown": (115, 70, 35),
     "white": (248, 248, 248), "grey": (128, 128, 128), "black": (18, 18, 20),
 }  # fmt: skip
-PLAIN_SHARE = 0.6  # of a background's pixels in one colour, above which the background is named by it
+# Share of a background's pixels in one colour, above which the background is named by it.
+PLAIN_SHARE = 0.6
 
 
 def with_article(article: str, phrase: str) -> str:
@@ -44,8 +45,8 @@ def order(seed: int, *parts: object) -> str:
 
 
 def without_article(text: str) -> str:
-    found = text.split()
-    return " ".join(found[1:]) if found and found[0].lower() in ARTICLES else " ".join(found)
+    parts = text.split()
+    return " ".join(parts[1:]) if parts and parts[0].lower() in ARTICLES else " ".join(parts)
 
 
 def relation_captions(parts: Parts, rules: RelationRules, count: int, seed: int = 0) -> list[str]:
@@ -85,10 +86,10 @@ def subject_captions(
 
 def _good(captions: list[str], rules: RelationRules | SubjectRules, count: int) -> list[str]:
     kept: list[str] = []
-    for caption, said in distinct(captions).items():
+    for caption, duplicate in distinct(captions).items():
         if len(kept) == count:
             break
-        if not said and rules.check(caption).good:
+        if not duplicate and rules.check(caption).good:
             kept.append(caption)
     return kept
 

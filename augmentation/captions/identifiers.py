@@ -1,4 +1,4 @@
-"""Captions of few-shot pictures: where they are read, and how the subject's words get into them."""
+"""Captions of few-shot pictures: reading caption files, and inserting the subject's words."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_subject(caption: str, concept: Concept) -> str:
 
     An empty caption becomes `default_caption`. A caption with the identifier stays as it is, but for the description,
     which goes between identifier and noun where it is missing there ("a sks cat" -> "a sks striped cat": rare subjects
-    are learned better when their looks are said: Chae et al. 2023, InstructBooth). Else the identifier goes
+    are learned better when described: Chae et al. 2023, InstructBooth). Else the identifier goes
     before the description and noun ("a striped cat" -> "a sks striped cat"), or with the description before the noun
     alone ("a cat" -> "a sks striped cat"). Where the noun is not there either (tags), the whole phrase goes in front:
     "sks striped cat, outdoors, grass".
@@ -57,11 +57,11 @@ def with_subject(caption: str, concept: Concept) -> str:
         return _described(caption, concept)
     described = " ".join(part for part in (concept.description, concept.noun) if part)
     for words in (described, concept.noun):
-        found = find_word(words, caption)
-        if found:
-            kept = found.group() if words == described else f"{concept.description} {found.group()}".strip()
-            before = re.sub(r"\b([Aa])n $", r"\1 ", caption[: found.start()])
-            return f"{before}{concept.identifier} {kept}{caption[found.end() :]}"
+        match = find_word(words, caption)
+        if match:
+            kept = match.group() if words == described else f"{concept.description} {match.group()}".strip()
+            before = re.sub(r"\b([Aa])n $", r"\1 ", caption[: match.start()])
+            return f"{before}{concept.identifier} {kept}{caption[match.end() :]}"
     return f"{concept.phrase}, {caption}"
 
 
@@ -70,4 +70,4 @@ def _described(caption: str, concept: Concept) -> str:
     if not concept.description or find_word(concept.description, caption):
         return caption
     pair = rf"(?<!\w)({re.escape(concept.identifier)}) ({re.escape(concept.noun)})(?!\w)"
-    return re.sub(pair, lambda found: f"{found[1]} {concept.description} {found[2]}", caption, flags=re.IGNORECASE)
+    return re.sub(pair, lambda match: f"{match[1]} {concept.description} {match[2]}", caption, flags=re.IGNORECASE)

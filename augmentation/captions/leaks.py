@@ -1,21 +1,20 @@
-"""Words that tell how two things relate: prepositions, verbs of posture, support and contact, and their forms."""
+"""Words that describe how two things relate: prepositions, verbs of posture, support and contact, and their forms."""
 
 from __future__ import annotations
 
 from functools import cache
 
+# The 56 words for relations of ReVersion (Huang et al. 2023).
 RELATION_WORDS = frozenset(
     "aboard about above across after against along alongside amid amidst among amongst anti around astride at atop "
     "before behind below beneath beside between beyond by down following from in including inside into near of off on "
     "onto opposite out outside over past regarding round through throughout to toward towards under underneath up upon "
     "versus with within".split()
 )
-"""the 56 words for relations of ReVersion (Huang et al. 2023)"""
-
 PREPOSITIONS = RELATION_WORDS | frozenset("besides next per via without".split())
 
-ROUND = frozenset(("round",))
-"""prepositions that are adjectives where they stand before a noun: "a round table" """
+# Prepositions that are adjectives before a noun: "a round table".
+ADJECTIVE_PREPOSITIONS = frozenset(("round",))
 
 LEAK_VERBS = (
     "sit perch rest stand lie lay hang lean support hold wrap paint carve hug ride contain attach place mount "
@@ -44,18 +43,18 @@ IRREGULAR = {
     "leap": ("leapt",),
     "lean": ("leant",),
 }
-NOUNS_TOO = frozenset(
+# Bare verb forms that are also nouns ("a top hat"): only their other forms describe a relation.
+NOUN_FORMS = frozenset(
     "face top set pin fit print paint lay press seat rest stand position cover place tie sleep nap snooze".split()
 )
-"""bare forms that name things and looks ("a top hat"), so that only their other forms tell a relation"""
-THINGS_TOO = frozenset("painting carving engraving etching wrapping covering hanging".split())
-"""other forms that name things, where no thing is named before them: "the stand <R> a painting" """
+# Participles that are also nouns, where no other noun precedes them: "the stand <R> a painting".
+NOUN_PARTICIPLES = frozenset("painting carving engraving etching wrapping covering hanging".split())
 AUXILIARIES = frozenset("am is are was were be been being has have had does did".split())
 
 
 def inflected(verb: str) -> frozenset[str]:
     """A verb's forms: sit, sits, sitting, seated, sat."""
-    found = {verb, verb + ("es" if verb.endswith(("s", "sh", "ch", "x")) else "s")}
+    forms = {verb, verb + ("es" if verb.endswith(("s", "sh", "ch", "x")) else "s")}
     short = (
         len(verb) > 2
         and verb[-1] not in "aeiouwxy"
@@ -66,39 +65,39 @@ def inflected(verb: str) -> frozenset[str]:
     stems = {verb + verb[-1]} if short else {verb}
     if verb.endswith("e"):
         stems = {verb[:-1]}
-        found.add(verb + "d")
-    found |= {stem + ending for stem in stems for ending in ("ing", "ed")}
+        forms.add(verb + "d")
+    forms |= {stem + ending for stem in stems for ending in ("ing", "ed")}
     if verb.endswith("y") and verb[-2] not in "aeiou":
-        found |= {verb[:-1] + "ies", verb[:-1] + "ied"}
-    return frozenset(found) | frozenset(IRREGULAR.get(verb, ()))
+        forms |= {verb[:-1] + "ies", verb[:-1] + "ied"}
+    return frozenset(forms) | frozenset(IRREGULAR.get(verb, ()))
 
 
 @cache
-def _leaks() -> frozenset[str]:
+def _relation_verbs() -> frozenset[str]:
     every = frozenset(form for verb in LEAK_VERBS for form in inflected(verb))
-    plural = {noun + "s" for noun in NOUNS_TOO}
-    return (every | {"seated", "atop", "together"}) - NOUNS_TOO - plural
+    plural = {noun + "s" for noun in NOUN_FORMS}
+    return (every | {"seated", "atop", "together"}) - NOUN_FORMS - plural
 
 
-def leak_verb(word: str) -> bool:
-    """Whether `word` is a form of a verb that tells how two things relate."""
-    return word in _leaks()
+def is_relation_verb(word: str) -> bool:
+    """Whether `word` is a form of a verb that describes how two things relate."""
+    return word in _relation_verbs()
 
 
 @cache
-def _doing() -> frozenset[str]:
-    """Participles and past forms: of the others many name things ("a bird <R> a nest")."""
+def _participles() -> frozenset[str]:
+    """Participles and past forms: many of the other forms are nouns ("a bird <R> a nest")."""
     bare = {form for verb in LEAK_VERBS for form in (verb, verb + "s", verb + "es")}
-    return _leaks() - bare
+    return _relation_verbs() - bare
 
 
-def doing(word: str) -> bool:
+def is_participle(word: str) -> bool:
     """Whether `word` is a participle or past form of such a verb, as "sitting", "perched" and "sat" are."""
-    return word in _doing()
+    return word in _participles()
 
 
 def base_form(word: str) -> str:
-    """The verb a form belongs to, as far as spelling and the lists here tell."""
+    """The verb a form belongs to, as far as spelling and the lists here allow."""
     for verb in LEAK_VERBS:
         if word in inflected(verb):
             return verb

@@ -1,4 +1,4 @@
-"""What language models answer, into captions: JSON in any wrapping, numbered lists, or lines."""
+"""Captions parsed from answers of language models: JSON in any wrapping, numbered lists, or lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-LONGEST = 200_000  # characters of an answer that are read
+MAX_CHARACTERS = 200_000  # of an answer that are parsed
 BULLET = re.compile(r"^\s*(?:[-*•]|\(?\d{1,3}[.):])\s+")
 CHATTER = re.compile(r"^(?:here (?:are|is)|sure|certainly|of course|captions?)\b.*:$", re.IGNORECASE)
 THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
@@ -19,13 +19,13 @@ def captions_in(answer: str) -> dict[str, list[str]]:
     Read are {"captions": [...]}, {"0.png": [...], ...}, [...] of strings or of {"text": ...}, also inside code fences
     or between prose; where there is no such JSON, each line is a caption, without its bullet or number.
     """
-    text = THINKING.sub("", answer[:LONGEST])
-    found: dict[str, list[str]] = {}
+    text = THINKING.sub("", answer[:MAX_CHARACTERS])
+    by_picture: dict[str, list[str]] = {}
     for value in _values(text):
         for picture, captions in _captions(value):
-            found.setdefault(picture, []).extend(captions)
-    if any(found.values()):
-        return found
+            by_picture.setdefault(picture, []).extend(captions)
+    if any(by_picture.values()):
+        return by_picture
     if re.search(r'^\s*[\[{]|"captions"', text):
         return {}  # JSON that broke off: its lines are no captions
     lines = [BULLET.sub("", line).strip() for line in text.splitlines() if not line.strip().startswith("```")]
@@ -35,12 +35,12 @@ def captions_in(answer: str) -> dict[str, list[str]]:
 
 def _values(text: str) -> Iterator[Any]:
     """Each JSON object or array in `text` that is not inside another."""
-    decoder, place = json.JSONDecoder(), 0
-    while found := re.compile(r"[\[{]").search(text, place):
+    decoder, position = json.JSONDecoder(), 0
+    while bracket := re.compile(r"[\[{]").search(text, position):
         try:
-            value, place = decoder.raw_decode(text, found.start())
+            value, position = decoder.raw_decode(text, bracket.start())
         except (ValueError, RecursionError):
-            place = found.start() + 1
+            position = bracket.start() + 1
             continue
         yield value
 

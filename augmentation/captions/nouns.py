@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from .parse import place_of, singular, words
+from .parse import position_of, singular, words
 
 KINDS = {
     "animal": "cat dog bird fish horse cow sheep goat pig rabbit hamster mouse rat squirrel fox wolf bear lion tiger "
@@ -45,11 +45,11 @@ SYNONYMS = {
 }  # fmt: skip
 
 
+# Other words for a kind, by which a caption may name a thing again.
 ALSO = {
     "animal": "pet creature beast feline canine critter kitty", "furniture": "seat seating", "person": "human",
     "vehicle": "automobile",
 }  # fmt: skip
-"""other words for a kind, by which a caption may speak of a thing again"""
 
 
 @cache
@@ -74,7 +74,9 @@ def same_kind(noun: str, text: str) -> str:
     kind = kind_of(noun)
     for word in words(text):
         if kind and (
-            kind_of(word) == kind or place_of(kind, [word]) is not None or singular(word) in ALSO.get(kind, "").split()
+            kind_of(word) == kind
+            or position_of(kind, [word]) is not None
+            or singular(word) in ALSO.get(kind, "").split()
         ):
             return word
     return ""

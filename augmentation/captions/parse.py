@@ -8,13 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ...core.errors import FewShotError
-from .leaks import AUXILIARIES, PREPOSITIONS, ROUND, THINGS_TOO, doing
+from .leaks import ADJECTIVE_PREPOSITIONS, AUXILIARIES, NOUN_PARTICIPLES, PREPOSITIONS, is_participle
 
 ARTICLES = frozenset("a an the one this that these those some its his her their my your our another each every".split())
+# Words that may follow a noun to describe it: "a pot with green plant".
 ATTRIBUTES = frozenset(("with", "without", "of"))
-"""words that may follow a noun to describe it: "a pot with green plant" """
-EMPTY_PLACES = ("()", "{}", "<r>")
-"""how captions of other tools mark the place of the relation"""
+# Placeholders of the relation in captions of other tools.
+OTHER_PLACEHOLDERS = ("()", "{}", "<r>")
 WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
 
@@ -45,9 +45,9 @@ def plain(text: str) -> str:
     return text
 
 
-def marked(text: str, placeholder: str) -> str:
+def with_placeholder(text: str, placeholder: str) -> str:
     """`text` with "()", "{}" and "<r>" turned into `placeholder`."""
-    for empty in EMPTY_PLACES:
+    for empty in OTHER_PLACEHOLDERS:
         if placeholder.lower() != empty:
             text = re.sub(re.escape(empty), lambda _: placeholder, text, flags=re.IGNORECASE)
     return text
@@ -59,15 +59,15 @@ def words(text: str) -> list[str]:
 
 
 def singular(word: str) -> str:
-    """A noun without its plural ending, as far as spelling tells ("boxes" -> "box", "cats" -> "cat")."""
+    """A noun without its plural ending, as far as spelling allows ("boxes" -> "box", "cats" -> "cat")."""
     for ending, instead in (("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x")):
         if word.endswith(ending) and len(word) > len(ending) + 1:
             return word[: -len(ending)] + instead
     return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3 else word
 
 
-def place_of(noun: str, within: list[str]) -> int | None:
-    """Where the (last word of the) last occurrence of `noun` stands in the list of words; None when it does not."""
+def position_of(noun: str, within: list[str]) -> int | None:
+    """The index of the last word of the last occurrence of `noun` in a list of words; None without one."""
     wanted = [singular(word) for word in words(noun)]
     have = [singular(word) for word in within]
     for start in range(len(have) - len(wanted), -1, -1):
@@ -76,50 +76,50 @@ def place_of(noun: str, within: list[str]) -> int | None:
     return None
 
 
-def phrase_of(text: str, told: Collection[str] = ()) -> Phrase:
+def phrase_of(text: str, relation_words: Collection[str] = ()) -> Phrase:
     """The noun of a phrase is its last word before "with", "without", "of" or another preposition; "" without a word.
 
-    What tells a relation behind a noun is not the noun: "a cat sitting" and "cat is" have the noun "cat". `told` are
-    further words that tell it.
+    Words after a noun that describe a relation are not the noun: "a cat sitting" and "cat is" have the noun "cat".
+    `relation_words` are further such words.
     """
     noun = ""
     for word in words(text):
-        if noun and word in PREPOSITIONS - ROUND:
+        if noun and word in PREPOSITIONS - ADJECTIVE_PREPOSITIONS:
             break
-        if noun and (doing(word) or word in AUXILIARIES or word in told):
+        if noun and (is_participle(word) or word in AUXILIARIES or word in relation_words):
             continue
         noun = "" if word in ARTICLES or word in AUXILIARIES else word
     return Phrase(text.strip(), noun)
 
 
-def names_nothing(noun: str) -> bool:
-    """Whether what stands where a thing should is a word for a relation, as "sitting <R> chair" says."""
-    return noun in PREPOSITIONS or (doing(noun) and noun not in THINGS_TOO)
+def is_relation_word(noun: str) -> bool:
+    """Whether a word in a noun's position describes a relation instead, as in "sitting <R> chair"."""
+    return noun in PREPOSITIONS or (is_participle(noun) and noun not in NOUN_PARTICIPLES)
 
 
 def split_context(after: str) -> tuple[str, str]:
-    """What stands behind the placeholder, as the second thing's phrase and the context.
+    """Split the text after the placeholder into the second thing's phrase and the context.
 
     The context begins at the first comma, or where a preposition follows the thing: "a stone on the ground".
     """
     second, _, context = after.partition(",")
     named = False
-    for found in WORD.finditer(second):
-        word = found.group().lower()
-        if named and word in PREPOSITIONS - ROUND - ATTRIBUTES:
-            behind = " ".join(part for part in (second[found.start() :].strip(), context.strip()) if part)
-            return second[: found.start()].strip(), behind
+    for match in WORD.finditer(second):
+        word = match.group().lower()
+        if named and word in PREPOSITIONS - ADJECTIVE_PREPOSITIONS - ATTRIBUTES:
+            behind = " ".join(part for part in (second[match.start() :].strip(), context.strip()) if part)
+            return second[: match.start()].strip(), behind
         named = named or not (word in ARTICLES or word in PREPOSITIONS)
     return second.strip(), context.strip()
 
 
-def parts_of(caption: str, placeholder: str, told: Collection[str] = ()) -> Parts:
-    """Take a relation's caption apart; `told` are words that tell the relation, so that no noun is one of them.
+def parts_of(caption: str, placeholder: str, relation_words: Collection[str] = ()) -> Parts:
+    """Parse a relation's caption; `relation_words` describe the relation, so no noun is one of them.
 
     Raises:
         FewShotError: the placeholder is not in it exactly once, or one of its sides names nothing.
     """
-    text = marked(plain(caption), placeholder)
+    text = with_placeholder(plain(caption), placeholder)
     if text.count(placeholder) != 1:
         raise FewShotError(
             f'the caption "{caption}" holds {placeholder} {text.count(placeholder)} times; write the two things with '
@@ -127,7 +127,7 @@ def parts_of(caption: str, placeholder: str, told: Collection[str] = ()) -> Part
         )
     before, after = text.split(placeholder)
     second, context = split_context(after)
-    parts = Parts(phrase_of(before, told), phrase_of(second, told), context)
+    parts = Parts(phrase_of(before, relation_words), phrase_of(second, relation_words), context)
     if not parts.first.noun or not parts.second.noun:
         raise FewShotError(
             f'the caption "{caption}" names nothing on one side of {placeholder}; write "cat {placeholder} chair"'

@@ -1,7 +1,7 @@
-"""Simple backgrounds to paste subjects on, each with the words that say what it looks like.
+"""Simple backgrounds to paste subjects on, each with words that describe it.
 
-A background that its caption names is not taken for a part of the subject (methods of prior work: Custom Diffusion,
-Kumari et al. 2023, pads with grey and masks the loss instead). None is pure black or white, and none is vivid.
+A background named in the caption is not learned as part of the subject (Custom Diffusion, Kumari et al. 2023, pads with
+grey and masks the loss instead). None is pure black or white, and none is vivid.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 from ...core.errors import FewShotError
 
 KINDS = ("solid", "gradient", "texture")
-MOST_SATURATION, LEAST_VALUE, MOST_VALUE = 0.4, 0.25, 0.97
+MAX_SATURATION, MIN_VALUE, MAX_VALUE = 0.4, 0.25, 0.97
 HUES = (
     (15, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (195, "teal"), (255, "blue"), (290, "purple"),
     (340, "pink"), (361, "red"),
@@ -26,14 +26,14 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Ground:
+class Background:
     """A background: RGB pixels, and what follows the subject in a caption: "on a plain light blue background"."""
 
     picture: Image.Image
     words: str
 
 
-def ground(kind: str, size: int, rng: np.random.Generator) -> Ground:
+def make_background(kind: str, size: int, rng: np.random.Generator) -> Background:
     """A background of size x size pixels, of `kind` (see `KINDS`) or of any of them ("any").
 
     Raises:
@@ -47,24 +47,24 @@ def ground(kind: str, size: int, rng: np.random.Generator) -> Ground:
     return makers[kind](size, rng)
 
 
-def _solid(size: int, rng: np.random.Generator) -> Ground:
+def _solid(size: int, rng: np.random.Generator) -> Background:
     colour = _colour(rng)
-    return Ground(Image.new("RGB", (size, size), colour), f"on a plain {colour_word(colour)} background")
+    return Background(Image.new("RGB", (size, size), colour), f"on a plain {colour_word(colour)} background")
 
 
-def _gradient(size: int, rng: np.random.Generator) -> Ground:
+def _gradient(size: int, rng: np.random.Generator) -> Background:
     """From one colour to another: from top to bottom, or from the middle outwards."""
     one, other = _colour(rng), _colour(rng)
     radial = rng.random() < 0.5
     ramp = Image.radial_gradient("L") if radial else Image.linear_gradient("L")
-    picture = _between(one, other, ramp.resize((size, size), Image.Resampling.BILINEAR))
+    picture = _blend(one, other, ramp.resize((size, size), Image.Resampling.BILINEAR))
     first, second = colour_word(one), colour_word(other)
     if first == second:
-        return Ground(picture, f"on a plain {first} background")
-    return Ground(picture, f"on a {first} and {second} gradient background")
+        return Background(picture, f"on a plain {first} background")
+    return Background(picture, f"on a {first} and {second} gradient background")
 
 
-def _texture(size: int, rng: np.random.Generator) -> Ground:
+def _texture(size: int, rng: np.random.Generator) -> Background:
     """Soft clouds of one colour with a fine grain, such as a wall or paper."""
     colour = _colour(rng)
     darker = tuple(int(0.78 * value) for value in colour)
@@ -75,10 +75,10 @@ def _texture(size: int, rng: np.random.Generator) -> Ground:
     grain = coarse.repeat(2, 0).repeat(2, 1)[:size, :size]
     ramp = np.clip(ramp + grain, 0, 255).astype(np.uint8)
     middle = tuple((a + b) // 2 for a, b in zip(colour, darker, strict=True))
-    return Ground(_between(darker, colour, Image.fromarray(ramp)), f"on a mottled {colour_word(middle)} background")
+    return Background(_blend(darker, colour, Image.fromarray(ramp)), f"on a mottled {colour_word(middle)} background")
 
 
-def _between(one: tuple[int, ...], other: tuple[int, ...], ramp: Image.Image) -> Image.Image:
+def _blend(one: tuple[int, ...], other: tuple[int, ...], ramp: Image.Image) -> Image.Image:
     """`one` where `ramp` (L) is black, `other` where it is white."""
     tables = [
         [round(a + (b - a) * step / 255) for step in range(256)] for a, b in zip(one, other, strict=True)
@@ -88,21 +88,21 @@ def _between(one: tuple[int, ...], other: tuple[int, ...], ramp: Image.Image) ->
 
 def _colour(rng: np.random.Generator) -> Colour:
     """Uniform in hue, saturation and value, within the bounds of this file."""
-    hue, saturation = rng.random(), rng.uniform(0, MOST_SATURATION)
-    values = colorsys.hsv_to_rgb(hue, saturation, rng.uniform(LEAST_VALUE, MOST_VALUE))
+    hue, saturation = rng.random(), rng.uniform(0, MAX_SATURATION)
+    values = colorsys.hsv_to_rgb(hue, saturation, rng.uniform(MIN_VALUE, MAX_VALUE))
     red, green, blue = (round(255 * value) for value in values)
     return red, green, blue
 
 
 def colour_word(colour: tuple[int, ...]) -> str:
-    """What people call an RGB colour (0 to 255): "light blue", "dark grey", "beige"."""
+    """The common name of an RGB colour (0 to 255): "light blue", "dark grey", "beige"."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in colour))
     if value < 0.12:
         return "black"
     if saturation < 0.09:
         steps = ((0.93, "white"), (0.72, "light grey"), (0.42, "grey"), (0.0, "dark grey"))
-        return next(word for least, word in steps if value >= least)
-    word = next(word for most, word in HUES if hue * 360 < most)
+        return next(word for lowest, word in steps if value >= lowest)
+    word = next(word for upper, word in HUES if hue * 360 < upper)
     if value < 0.5:
         return DARK.get(word, f"dark {word}")
     if saturation < 0.45 and value > 0.7:

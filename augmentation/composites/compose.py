@@ -1,4 +1,4 @@
-"""Cut-outs laid on a background: sizes and places drawn at random, soft edges, and exact masks of what stays visible.
+"""Cut-outs pasted on a background: random sizes and positions, soft edges, and exact masks of the visible parts.
 
 Everything is measured in pixels of the composite, a square of `size`; a box is (left, top, right, bottom).
 """
@@ -16,15 +16,15 @@ from ...core.errors import FewShotError
 from ...core.values import Sample
 from ..images.crop import as_large
 from ..images.load import load_mask, load_picture
-from ..masks.clean import complaint
+from ..masks.clean import mask_problem
 
-TRIES = 10
-INSIDE = 0.8  # of a cut-out's pixels lie within the composite
-VISIBLE = 0.6  # of them stay visible, whatever lies in front
-ENLARGED = 1.3  # at most, else the blur of enlarging is learned as the subject's look
+MAX_ATTEMPTS = 10
+MIN_INSIDE = 0.8  # share of a cut-out's pixels within the composite
+MIN_VISIBLE = 0.6  # share of them that is not covered
+MAX_ENLARGEMENT = 1.3  # beyond it the blur of upscaling is learned as part of the subject
 FEATHER = 1.5  # pixels of soft edge at 512
-KEPT_LARGER = 2.0  # cut-outs are kept at most this much larger than a composite
-HALF = 128
+MAX_OVERSIZE = 2.0  # cut-outs are stored at most this much larger than a composite
+MASK_THRESHOLD = 128
 IntBox = tuple[int, int, int, int]
 
 
@@ -42,8 +42,8 @@ class CutOut:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A cut-out in its place: RGB pixels, opacity ("L"), and mask (h, w) bool, with the corner at `box`'s left, top."""
+class CompositeLayer:
+    """A placed cut-out: RGB pixels, opacity ("L"), and mask (h, w) bool, with the corner at `box`'s left, top."""
 
     cut: CutOut
     colours: Image.Image
@@ -61,12 +61,12 @@ class Composite:
     """The picture, its layers from back to front, and the visible mask (size, size) bool of each."""
 
     picture: Image.Image
-    layers: tuple[Layer, ...]
+    layers: tuple[CompositeLayer, ...]
     masks: tuple[np.ndarray, ...]
 
 
 def cut_out(sample: Sample, size: int) -> CutOut:
-    """What the mask of `sample` shows, for composites of `size` pixels.
+    """The masked subject of `sample`, for composites of `size` pixels.
 
     Raises:
         FewShotError: there is no mask, it has another aspect than its picture, or it covers next to nothing or nearly
@@ -80,21 +80,21 @@ def cut_out(sample: Sample, size: int) -> CutOut:
         mask = as_large(load_mask(sample.mask), picture)
     except FewShotError as error:
         raise FewShotError(f"{name}: {error}") from None
-    shape = mask.point([0] * HALF + [255] * HALF)
-    if wrong := complaint(np.asarray(shape) > 0):
-        raise FewShotError(f"{name}: {wrong}")
+    shape = mask.point([0] * MASK_THRESHOLD + [255] * MASK_THRESHOLD)
+    if problem := mask_problem(np.asarray(shape) > 0):
+        raise FewShotError(f"{name}: {problem}")
     box = shape.getbbox()
     assert box is not None
-    side, most = max(box[2] - box[0], box[3] - box[1]), round(KEPT_LARGER * size)
+    side, most = max(box[2] - box[0], box[3] - box[1]), round(MAX_OVERSIZE * size)
     colours, shape = picture.crop(box), shape.crop(box)
     if side > most:
         smaller = _scaled(colours.size, most / side)
         colours, shape = (part.resize(smaller, Image.Resampling.BOX) for part in (colours, shape))
-    return CutOut(_spread(colours, shape), _binary(shape), sample, side)
+    return CutOut(_extend_colours(colours, shape), _binarise(shape), sample, side)
 
 
-def _spread(colours: Image.Image, shape: Image.Image) -> Image.Image:
-    """`colours` with those of the subject's rim beyond it, so that no old background mixes into soft edges."""
+def _extend_colours(colours: Image.Image, shape: Image.Image) -> Image.Image:
+    """`colours` with the subject's edge extended outwards, so that no old background mixes into soft edges."""
     inside = np.asarray(shape) == 255
     if inside.all() or not inside.any():
         return colours
@@ -106,13 +106,13 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _binary(shape: Image.Image) -> Image.Image:
-    """Black and white; of a shape too thin to fill half a pixel anywhere, the pixels it fills most."""
-    least = max(1, min(HALF, int(np.asarray(shape).max())))
+def _binarise(shape: Image.Image) -> Image.Image:
+    """0 or 255; of a shape too thin to fill half a pixel anywhere, the pixels it fills most."""
+    least = max(1, min(MASK_THRESHOLD, int(np.asarray(shape).max())))
     return shape.point([0] * least + [255] * (256 - least))
 
 
-def lay(cut: CutOut, box: IntBox, feather: float, flip: bool = False) -> Layer:
+def place_cut_out(cut: CutOut, box: IntBox, feather: float, flip: bool = False) -> CompositeLayer:
     """`cut` resized to `box`, its picture and mask mirrored together if `flip`.
 
     The mask is exactly where opacity is at least one half. The edge softens over `feather` pixels inwards, and outwards
@@ -123,14 +123,16 @@ def lay(cut: CutOut, box: IntBox, feather: float, flip: bool = False) -> Layer:
     soft = cut.shape.resize(size, Image.Resampling.BILINEAR)
     if flip:
         colours, soft = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (colours, soft))
-    mask = np.asarray(_binary(soft)) > 0
-    inner = np.maximum(np.asarray(_blurred(soft, feather)), HALF)
-    alpha = np.where(mask, inner, np.minimum(np.asarray(soft), HALF - 1)).astype(np.uint8)
-    return Layer(cut, colours, Image.fromarray(alpha), mask, (box[0], box[1], box[0] + size[0], box[1] + size[1]))
+    mask = np.asarray(_binarise(soft)) > 0
+    inner = np.maximum(np.asarray(_blurred(soft, feather)), MASK_THRESHOLD)
+    alpha = np.where(mask, inner, np.minimum(np.asarray(soft), MASK_THRESHOLD - 1)).astype(np.uint8)
+    return CompositeLayer(
+        cut, colours, Image.fromarray(alpha), mask, (box[0], box[1], box[0] + size[0], box[1] + size[1])
+    )
 
 
 def _blurred(soft: Image.Image, radius: float) -> Image.Image:
-    """`soft` blurred as if nothing of it lay beyond its box, where the mask ends."""
+    """`soft` blurred with zeros beyond its box, where the mask ends."""
     if radius <= 0:
         return soft
     margin = int(np.ceil(3 * radius))
@@ -140,26 +142,26 @@ def _blurred(soft: Image.Image, radius: float) -> Image.Image:
     return blurred.crop((margin, margin, margin + soft.width, margin + soft.height))
 
 
-def compose(ground: Image.Image, layers: Sequence[Layer]) -> Composite:
-    """`layers` from back to front on `ground`; each mask loses what a later one covers."""
-    picture, size = ground.copy(), ground.size
+def compose(background: Image.Image, layers: Sequence[CompositeLayer]) -> Composite:
+    """`layers` from back to front on `background`; each mask loses what a later one covers."""
+    picture, size = background.copy(), background.size
     masks: list[np.ndarray] = []
     for layer in layers:
         picture.paste(layer.colours, layer.box[:2], layer.alpha)
-        whole = on_canvas(layer, size)
-        masks = [mask & ~whole for mask in masks] + [whole]
+        canvas_mask = on_canvas(layer, size)
+        masks = [mask & ~canvas_mask for mask in masks] + [canvas_mask]
     return Composite(picture, tuple(layers), tuple(masks))
 
 
-def on_canvas(layer: Layer, size: tuple[int, int]) -> np.ndarray:
+def on_canvas(layer: CompositeLayer, size: tuple[int, int]) -> np.ndarray:
     """The layer's mask (h, w) bool within a composite of `size` (w, h)."""
-    whole = np.zeros(size[::-1], bool)
+    canvas_mask = np.zeros(size[::-1], bool)
     left, top, right, bottom = layer.box
     inside = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
     if inside[0] < inside[2] and inside[1] < inside[3]:
         part = layer.mask[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left]
-        whole[inside[1] : inside[3], inside[0] : inside[2]] = part
-    return whole
+        canvas_mask[inside[1] : inside[3], inside[0] : inside[2]] = part
+    return canvas_mask
 
 
 def arrange(
@@ -168,55 +170,57 @@ def arrange(
     scales: tuple[float, float],
     rng: np.random.Generator,
     flip: bool = False,
-) -> list[Layer]:
-    """Layers of `cuts` in a random order, sizes and places, such that enough of each can be seen.
+) -> list[CompositeLayer]:
+    """Layers of `cuts` in random order, sizes and positions, such that enough of each is visible.
 
-    Sizes are of the longer edge, uniform in `scales` times `size`. At least `INSIDE` of each mask lies within the
-    composite and at least `VISIBLE` of it stays visible; after ten attempts the last of `cuts` is left out, and one
-    alone is laid in the middle.
+    Sizes are of the longer edge, uniform in `scales` times `size`. At least `MIN_INSIDE` of each mask lies within the
+    composite and at least `MIN_VISIBLE` of it stays visible; after ten attempts the last of `cuts` is dropped, and a
+    single one is placed in the centre.
     """
     for count in range(len(cuts), 0, -1):
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             order = [cuts[int(number)] for number in rng.permutation(count)]
-            layers = [_thrown(cut, size, scales, rng, flip) for cut in order]
-            if all(seen >= VISIBLE for seen in visible(layers, size)) and all(
-                seen >= INSIDE for layer in layers for seen in visible([layer], size)
+            layers = [_random_layer(cut, size, scales, rng, flip) for cut in order]
+            if all(share >= MIN_VISIBLE for share in visible(layers, size)) and all(
+                share >= MIN_INSIDE for layer in layers for share in visible([layer], size)
             ):
                 return layers
     return [_centred(cuts[0], size, scales[0])]
 
 
-def visible(layers: Sequence[Layer], size: int) -> list[float]:
+def visible(layers: Sequence[CompositeLayer], size: int) -> list[float]:
     """The share of each layer's mask that lies within the composite and is not covered."""
     covered = np.zeros((size, size), bool)
     shares = []
     for layer in reversed(layers):
-        whole = on_canvas(layer, (size, size))
-        shares.append(float((whole & ~covered).sum() / layer.mask.sum()))
-        covered |= whole
+        canvas_mask = on_canvas(layer, (size, size))
+        shares.append(float((canvas_mask & ~covered).sum() / layer.mask.sum()))
+        covered |= canvas_mask
     return shares[::-1]
 
 
-def _thrown(cut: CutOut, size: int, scales: tuple[float, float], rng: np.random.Generator, flip: bool) -> Layer:
+def _random_layer(
+    cut: CutOut, size: int, scales: tuple[float, float], rng: np.random.Generator, flip: bool
+) -> CompositeLayer:
     wide, high = _target(cut, size, float(rng.uniform(*scales)))
-    over = 1 - INSIDE
-    left = _between(rng, -over * wide, size - INSIDE * wide)
-    top = _between(rng, -over * high, size - INSIDE * high)
+    over = 1 - MIN_INSIDE
+    left = _uniform(rng, -over * wide, size - MIN_INSIDE * wide)
+    top = _uniform(rng, -over * high, size - MIN_INSIDE * high)
     turned = flip and bool(rng.random() < 0.5)
-    return lay(cut, (left, top, left + wide, top + high), FEATHER * size / 512, turned)
+    return place_cut_out(cut, (left, top, left + wide, top + high), FEATHER * size / 512, turned)
 
 
-def _between(rng: np.random.Generator, low: float, high: float) -> int:
+def _uniform(rng: np.random.Generator, low: float, high: float) -> int:
     return round(float(rng.uniform(min(low, high), max(low, high))))
 
 
-def _centred(cut: CutOut, size: int, scale: float) -> Layer:
+def _centred(cut: CutOut, size: int, scale: float) -> CompositeLayer:
     wide, high = _target(cut, size, min(scale, 1.0))
     left, top = (size - wide) // 2, (size - high) // 2
-    return lay(cut, (left, top, left + wide, top + high), FEATHER * size / 512)
+    return place_cut_out(cut, (left, top, left + wide, top + high), FEATHER * size / 512)
 
 
 def _target(cut: CutOut, size: int, scale: float) -> tuple[int, int]:
-    """Width and height such that the longer edge is `scale` times `size`, but not enlarged beyond `ENLARGED`."""
-    side = min(scale * size, ENLARGED * cut.side)
+    """Width and height such that the longer edge is `scale` times `size`, but not enlarged beyond `MAX_ENLARGEMENT`."""
+    side = min(scale * size, MAX_ENLARGEMENT * cut.side)
     return _scaled(cut.colours.size, side / max(cut.colours.size))

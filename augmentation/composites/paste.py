@@ -1,6 +1,6 @@
-"""Segment-and-paste: subjects cut out by their masks and laid on simple backgrounds, in other sizes and places.
+"""Segment-and-paste: subjects cut out by their masks and pasted on simple backgrounds, in other sizes and positions.
 
-Few pictures show a subject in few places; composites break the tie between them. Sizes and the words for them follow
+Few pictures tie a subject to few backgrounds; composites break the tie. Sizes and the words for them follow
 Custom Diffusion (Kumari et al. 2023, section 3.2), several subjects in one picture FastComposer (Xiao et al. 2023).
 """
 
@@ -22,15 +22,15 @@ from ...core.progress import Silent, Watcher
 from ...core.prompts import with_article
 from ...core.values import BESIDE, Concept, Part, Sample, TrainingSet
 from ..images.load import stored_picture
-from .backgrounds import KINDS, Ground, ground
+from .backgrounds import KINDS, Background, make_background
 from .compose import Composite, CutOut, arrange, compose, cut_out
 
 log = logging.getLogger(__name__)
-LARGEST = 1024  # pixels of a composite whose size is not chosen
-TOGETHER_SCALES = (0.3, 0.6)  # of the longer edge to the composite's, where there are two subjects
-FAR, CLOSE = 0.45, 0.9
-"""A subject below or above these shares of the picture is called far away or close up. Custom Diffusion sets the limits
-at 0.6 and 1 of the whole source picture, of which a subject's own box is about three quarters."""
+MAX_SIZE = 1024  # pixels of a composite whose size is not chosen
+PAIR_SCALES = (0.3, 0.6)  # of the longer edge to the composite's, where there are two subjects
+# Shares of the picture below or above which a subject is captioned far away or close up. Custom Diffusion's limits are
+# 0.6 and 1 of the source picture, of which a subject's own box is about three quarters.
+FAR_BELOW, CLOSE_ABOVE = 0.45, 0.9
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class PasteSettings:
 
 
 @dataclass(frozen=True)
-class Pasted:
+class PasteResult:
     """`pictures` with their composites behind them, the composites alone, how many of them show two subjects,
-    and what was left out with the reason."""
+    and what was skipped with the reason."""
 
     pictures: TrainingSet
     made: tuple[Sample, ...]
@@ -83,14 +83,14 @@ class Pasted:
     notes: tuple[str, ...]
 
 
-def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: Watcher | None = None) -> Pasted:
+def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: Watcher | None = None) -> PasteResult:
     """Add composites of the masked pictures of `pictures`; they and their masks are written to `cache` as PNG files.
 
-    A composite depends on `settings.seed` and its own picture alone, but for its partner where it shows two subjects.
-    Pictures that are composites already are not cut again.
+    A composite depends on `settings.seed` and its own picture alone, except for the partner in a picture of two
+    subjects. Composites are not cut again.
 
     Raises:
-        FewShotError: no picture can be cut out; the message names why. Whatever `watcher.check` raises.
+        FewShotError: no picture can be cut out; the message gives the reason. Whatever `watcher.check` raises.
     """
     watcher = watcher or Silent()
     size = settings.size or usual_size(pictures)
@@ -107,10 +107,10 @@ def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: 
             f"no picture can be cut out: {'; '.join(notes[:3]) or only}. Connect Segment by Prompt, or pictures with "
             "masks"
         )
-    table, made, together = _Table(pictures, settings, size, cache, tuple(cuts)), [], 0
+    maker, made, together = _CompositeMaker(pictures, settings, size, cache, tuple(cuts)), [], 0
     for cut, number in jobs:
         watcher.check()
-        sample, composite = table.one(cut, number)
+        sample, composite = maker.make(cut, number)
         made.append(sample)
         together += len(composite.layers) > 1
         preview = composite.picture if len(made) % 8 == 1 or len(made) == len(jobs) else None
@@ -124,19 +124,19 @@ def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: 
             "training's composite_share",
             100 * settings.share,
         )
-    return Pasted(pictures.with_samples((*pictures.samples, *weighted)), weighted, together, tuple(notes))
+    return PasteResult(pictures.with_samples((*pictures.samples, *weighted)), weighted, together, tuple(notes))
 
 
 def usual_size(pictures: TrainingSet) -> int:
-    """The side of a composite: the largest that fits into a picture of the set, at most `LARGEST`, a multiple of 8."""
-    fitting = max((min(s.image.width, s.image.height) for s in pictures.samples), default=LARGEST)
-    return max(8, min(fitting, LARGEST) // 8 * 8)
+    """The side of a composite: the largest that fits into a picture of the set, at most `MAX_SIZE`, a multiple of 8."""
+    fitting = max((min(s.image.width, s.image.height) for s in pictures.samples), default=MAX_SIZE)
+    return max(8, min(fitting, MAX_SIZE) // 8 * 8)
 
 
 def _cut_outs(
     pictures: TrainingSet, settings: PasteSettings, size: int, notes: list[str], watcher: Watcher
 ) -> list[CutOut]:
-    """The subjects of all pictures that can be cut out, each once; why others cannot be goes into `notes`."""
+    """The subjects of all pictures that can be cut out, each once; `notes` gets the reasons for the others."""
     wanted = {"reference": settings.variants > 0, "prior": settings.prior_variants > 0 or settings.mixed}
     cuts, without, done = [], 0, set()
     for sample in pictures.samples:
@@ -160,8 +160,8 @@ def _cut_outs(
 
 
 @dataclass(frozen=True)
-class _Table:
-    """All that lies ready for composites of `size` pixels."""
+class _CompositeMaker:
+    """Makes composites of `size` pixels."""
 
     pictures: TrainingSet
     settings: PasteSettings
@@ -169,25 +169,25 @@ class _Table:
     cache: Path
     cuts: tuple[CutOut, ...]
 
-    def one(self, cut: CutOut, number: int) -> tuple[Sample, Composite]:
+    def make(self, cut: CutOut, number: int) -> tuple[Sample, Composite]:
         """The composite `number` of a cut-out."""
-        chosen = self.settings
-        rng = _stream(chosen.seed, cut.sample, number)
-        cuts, scales = [cut], (chosen.smallest, chosen.largest)
-        partners = list(_partners(cut, self.cuts, chosen.mixed)) if rng.random() < chosen.together else []
+        settings = self.settings
+        rng = _stream(settings.seed, cut.sample, number)
+        cuts, scales = [cut], (settings.smallest, settings.largest)
+        partners = list(_partners(cut, self.cuts, settings.mixed)) if rng.random() < settings.together else []
         if partners:
             group = partners[int(rng.integers(len(partners)))]
             cuts.append(group[int(rng.integers(len(group)))])
-            scales = TOGETHER_SCALES
-        layers = arrange(cuts, self.size, scales, rng, chosen.flip)
-        behind = ground(chosen.background, self.size, rng)
-        composite = compose(behind.picture, layers)
-        return self._sample(cut.sample, composite, behind), composite
+            scales = PAIR_SCALES
+        layers = arrange(cuts, self.size, scales, rng, settings.flip)
+        background = make_background(settings.background, self.size, rng)
+        composite = compose(background.picture, layers)
+        return self._sample(cut.sample, composite, background), composite
 
-    def _sample(self, own: Sample, composite: Composite, behind: Ground) -> Sample:
-        """The training picture of a composite, with a mask for each subject that can be seen in it.
+    def _sample(self, own: Sample, composite: Composite, background: Background) -> Sample:
+        """The training picture of a composite, with a mask for each visible subject.
 
-        Things of a class beside a subject are no subject's: their mask says only that they are no background.
+        Priors beside a subject belong to no subject: their mask only excludes them from the background.
         """
         masks: dict[int, np.ndarray] = {}
         for layer, mask in zip(composite.layers, composite.masks, strict=True):
@@ -198,7 +198,7 @@ class _Table:
             for number, mask in masks.items()
         }
         beside = stored.pop(BESIDE, None)
-        words = behind.words if self.settings.described else None
+        words = background.words if self.settings.described else None
         return Sample(
             image=stored_picture(composite.picture, self.cache, fast=True),
             caption=caption_of(composite, words, self.pictures.concepts),
@@ -213,15 +213,15 @@ class _Table:
 
 
 def _stream(seed: int, sample: Sample, number: int) -> np.random.Generator:
-    """The random numbers of one composite: a function of the seed, its picture, its caption's role and its number."""
-    told = f"{seed}/{sample.role}/{sample.image.key}/{number}"
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest()[:16], "big"))
+    """The random stream of one composite: a function of the seed, its picture, its role and its number."""
+    stream = f"{seed}/{sample.role}/{sample.image.key}/{number}"
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16], "big"))
 
 
 def _partners(cut: CutOut, cuts: Sequence[CutOut], mixed: bool) -> Iterator[list[CutOut]]:
-    """Groups of cut-outs that may stand beside `cut`: another subject, or another thing of a class.
+    """Groups of cut-outs that may be pasted beside `cut`: another subject, or a prior.
 
-    Never the same subject twice: there is only one of it.
+    Never the same subject twice: it is unique.
     """
     own = cut.sample
     yield from (
@@ -235,11 +235,11 @@ def _partners(cut: CutOut, cuts: Sequence[CutOut], mixed: bool) -> Iterator[list
             yield priors
 
 
-def caption_of(composite: Composite, ground_words: str | None, concepts: Sequence[Concept]) -> str:
-    """ "a far away photo of a sks dog and a dog on a plain light blue background"; names all that can be seen.
+def caption_of(composite: Composite, background_words: str | None, concepts: Sequence[Concept]) -> str:
+    """ "a far away photo of a sks dog and a dog on a plain light blue background"; names all that is visible.
 
-    Without words for the ground it is "a photo of a sks dog and a dog": for bases whose text encoder was never told of
-    backgrounds and distances.
+    Without words for the background it is "a photo of a sks dog and a dog": for bases whose text encoder was not
+    trained on backgrounds and distances.
     """
     named: list[str] = []
     for layer, mask in zip(composite.layers, composite.masks, strict=True):
@@ -248,22 +248,22 @@ def caption_of(composite: Composite, ground_words: str | None, concepts: Sequenc
             concept = concepts[sample.concept]
             words = with_article(concept.phrase if sample.role == "reference" else concept.noun)
             named.append(f"another {concept.noun}" if words in named else words)
-    if ground_words is None:
+    if background_words is None:
         return f"a photo of {' and '.join(named)}"
     sides = [layer.side / mask.shape[0] for layer, mask in zip(composite.layers, composite.masks, strict=True)]
     shot = "a photo of"
-    if max(sides) < FAR and len(sides) == 1:
+    if max(sides) < FAR_BELOW and len(sides) == 1:
         shot = "a far away photo of"
-    elif max(sides) > CLOSE:
+    elif max(sides) > CLOSE_ABOVE:
         shot = "a close-up photo of"
-    return f"{shot} {' and '.join(named)} {ground_words}"
+    return f"{shot} {' and '.join(named)} {background_words}"
 
 
 def _weighted(made: Sequence[Sample], pictures: TrainingSet, share: float) -> Iterator[Sample]:
-    """`made` with weights such that of the draws of each subject alone `share` are composites.
+    """`made` with weights such that `share` of the draws of each subject alone are composites.
 
-    How often several subjects are drawn together is for the training to say (`sampling_weights.drawing_weights`); such
-    composites are drawn alike.
+    How often several subjects are drawn together is up to training (`sampling_weights.drawing_weights`); such
+    composites have equal weights.
     """
 
     def group(sample: Sample) -> tuple[str, int]:

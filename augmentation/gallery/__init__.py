@@ -1,1 +1,1 @@
-"""Prompts of pictures that people have: read, searched, and rewritten for a subject."""
+"""Prompts in a gallery of pictures: read, searched, and rewritten for a subject."""

@@ -1,7 +1,7 @@
 """A person's gallery as a source of prompts: an index of the prompts in its pictures, searched by words and by CLIP.
 
-The index is one SQLite file with FTS5. It is brought up to date by size and time of each file, so that a second run
-reads only what is new; pictures that cannot be read are kept in it too, with the reason.
+The index is one SQLite file with FTS5. It is updated by size and time of each file, so that a second run
+reads only new files; unreadable pictures are recorded with the reason.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.images import decode
 from ...core.progress import Silent, Watcher
+from ...vision.embedders.interface import ImageTextEmbedder
 from .metadata import ENDINGS, read_prompt
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of the tables; an index of another version is made anew
-AT_ONCE = 256  # files between two commits and two looks at the watcher
-PICTURES_AT_ONCE = 32
-FUSED = 60  # the constant of reciprocal rank fusion (Cormack et al. 2009)
-DAMAGED = ("not a database", "malformed", "no such table", "no such column")  # what SQLite says of an index like that
+SCHEMA_VERSION = 1  # an index of another version is rebuilt
+FILES_PER_COMMIT = 256  # between two commits and two progress reports
+BATCH = 32
+RANK_CONSTANT = 60  # the constant of reciprocal rank fusion (Cormack et al. 2009)
+DAMAGE_MESSAGES = ("not a database", "malformed", "no such table", "no such column")  # in SQLite's errors
 TABLES = """
 CREATE TABLE files(id INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER, time INTEGER, error TEXT);
 CREATE TABLE prompts(id INTEGER PRIMARY KEY REFERENCES files(id), positive TEXT, negative TEXT, parameters TEXT);
@@ -41,19 +41,15 @@ CREATE TABLE likeness(id INTEGER, model TEXT, vector BLOB, PRIMARY KEY(id, model
 """
 
 
-class Likeness(Protocol):
-    """A CLIP, as `evaluation.clip.Clip` is one."""
+class GalleryEmbedder(ImageTextEmbedder, Protocol):
+    """An embedder that can be named in the index: a `Clip`."""
 
     @property
     def model_id(self) -> str: ...
 
-    def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
-
-    def texts(self, texts: Sequence[str]) -> torch.Tensor: ...
-
 
 @dataclass(frozen=True)
-class Entry:
+class GalleryEntry:
     """A picture with a prompt. `score` is higher for a better match, on a scale of its search."""
 
     path: Path
@@ -64,8 +60,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Update:
-    """What bringing an index up to date did; `broken` names files that cannot be read, with the reason."""
+class IndexUpdate:
+    """The result of updating an index; `broken` names unreadable files, with the reason."""
 
     added: int
     removed: int
@@ -74,8 +70,8 @@ class Update:
     broken: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        said = f"{self.total} pictures, {self.with_prompt} with a prompt; {self.added} read, {self.removed} gone"
-        return said + (f"; {len(self.broken)} cannot be read: {', '.join(self.broken[:3])}" if self.broken else "")
+        text = f"{self.total} pictures, {self.with_prompt} with a prompt; {self.added} read, {self.removed} gone"
+        return text + (f"; {len(self.broken)} cannot be read: {', '.join(self.broken[:3])}" if self.broken else "")
 
 
 @dataclass(frozen=True)
@@ -90,19 +86,19 @@ class Ranking:
         return cls(np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float64))
 
     def order(self) -> np.ndarray:
-        """Places in `numbers`, best first; of equals the earlier picture."""
+        """Indices into `numbers`, best first; ties go to the earlier picture."""
         return np.lexsort((self.numbers, -self.scores))
 
     def among(self, numbers: np.ndarray) -> Ranking:
-        """What of it is in `numbers`."""
-        there = np.isin(self.numbers, numbers)
-        return Ranking(self.numbers[there], self.scores[there])
+        """The part whose pictures are in `numbers`."""
+        present = np.isin(self.numbers, numbers)
+        return Ranking(self.numbers[present], self.scores[present])
 
 
 class Gallery:
     """The index in `file` of the pictures below `folder`, but for folders named in `leave_out`.
 
-    Nothing outside `folder` is read: links that lead out of it are left out.
+    Nothing outside `folder` is read: links that lead out of it are skipped.
     """
 
     def __init__(self, folder: Path, file: Path, leave_out: Sequence[str] = ()):
@@ -117,7 +113,7 @@ class Gallery:
             try:
                 base = self._connected()
             except sqlite3.DatabaseError as error:
-                if not any(words in str(error) for words in DAMAGED):
+                if not any(words in str(error) for words in DAMAGE_MESSAGES):
                     raise
                 log.warning("the index %s is damaged (%s); it is made anew", self.file, error)
                 self.file.unlink(missing_ok=True)
@@ -133,11 +129,11 @@ class Gallery:
     def _connected(self) -> sqlite3.Connection:
         base = sqlite3.connect(self.file)
         try:
-            if base.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+            if base.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
                 names = [row[0] for row in base.execute("SELECT name FROM sqlite_master WHERE type='table'")]
                 for name in (n for n in ("words", "files", "prompts", "likeness") if n in names):
                     base.execute(f"DROP TABLE {name}")
-                base.executescript(f"{TABLES}PRAGMA user_version={VERSION};")
+                base.executescript(f"{TABLES}PRAGMA user_version={SCHEMA_VERSION};")
             for name in ("files", "prompts", "words", "likeness"):
                 base.execute(f"SELECT 1 FROM {name} LIMIT 1")
         except sqlite3.DatabaseError:
@@ -147,24 +143,24 @@ class Gallery:
 
     # --------------------------------------------------------------------------------------------------- indexing
 
-    def update(self, watcher: Watcher | None = None) -> Update:
-        """Read the prompts of what is new or changed, forget what is gone."""
+    def update(self, watcher: Watcher | None = None) -> IndexUpdate:
+        """Read the prompts of new and changed files, forget removed ones."""
         watcher = watcher or Silent()
         with self._open() as base:
             known = {name: (size, time) for name, size, time in base.execute("SELECT name, size, time FROM files")}
-            there = dict(self._files())
-            gone = [name for name in known if name not in there]
-            new = [name for name, state in there.items() if known.get(name) != state]
-            self._forget(base, [*gone, *(name for name in new if name in known)])
-            for start in range(0, len(new), AT_ONCE):
+            present = dict(self._files())
+            removed = [name for name in known if name not in present]
+            new = [name for name, state in present.items() if known.get(name) != state]
+            self._forget(base, [*removed, *(name for name in new if name in known)])
+            for start in range(0, len(new), FILES_PER_COMMIT):
                 watcher.check()
                 with base:
-                    for name in new[start : start + AT_ONCE]:
-                        self._read(base, name, *there[name])
-                watcher.progress(min(start + AT_ONCE, len(new)), len(new), f"{len(new)} new pictures")
+                    for name in new[start : start + FILES_PER_COMMIT]:
+                        self._read(base, name, *present[name])
+                watcher.progress(min(start + FILES_PER_COMMIT, len(new)), len(new), f"{len(new)} new pictures")
             broken = tuple(f"{n} ({e})" for n, e in base.execute("SELECT name, error FROM files WHERE error != ''"))
             count = base.execute("SELECT count(*) FROM prompts").fetchone()[0]
-        return Update(len(new), len(gone), len(there), count, broken)
+        return IndexUpdate(len(new), len(removed), len(present), count, broken)
 
     def _files(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """(path below the folder, (bytes, time)) of each picture; links that lead out of the folder are left out."""
@@ -180,7 +176,7 @@ class Gallery:
                 try:
                     state = os.stat(path)
                 except OSError:
-                    continue  # it went while the folder was read
+                    continue  # removed while the folder was listed
                 yield os.path.relpath(path, root).replace(os.sep, "/"), (state.st_size, state.st_mtime_ns)
 
     def state(self) -> str:
@@ -203,33 +199,35 @@ class Gallery:
                     base.execute(f"DELETE FROM {table} WHERE id=?", row[:1])
 
     def _read(self, base: sqlite3.Connection, name: str, size: int, time: int) -> None:
-        found, error = None, ""
+        prompt, error = None, ""
         try:
-            found = read_prompt(self.folder / name)
-        except FewShotError as why:
-            error = str(why)
+            prompt = read_prompt(self.folder / name)
+        except FewShotError as refusal:
+            error = str(refusal)
         insert = "INSERT INTO files(name, size, time, error) VALUES(?, ?, ?, ?)"
         number = base.execute(insert, (name, size, time, error)).lastrowid
-        if found is not None:
-            parameters = json.dumps(dict(found.parameters) | {"tool": found.tool})
-            base.execute("INSERT INTO prompts VALUES(?, ?, ?, ?)", (number, found.positive, found.negative, parameters))
-            base.execute("INSERT INTO words(rowid, positive) VALUES(?, ?)", (number, found.positive))
+        if prompt is not None:
+            parameters = json.dumps(dict(prompt.parameters) | {"tool": prompt.tool})
+            base.execute(
+                "INSERT INTO prompts VALUES(?, ?, ?, ?)", (number, prompt.positive, prompt.negative, parameters)
+            )
+            base.execute("INSERT INTO words(rowid, positive) VALUES(?, ?)", (number, prompt.positive))
 
     # -------------------------------------------------------------------------------------------------- searching
 
     def search(
         self,
         words: str = "",
-        clip: Likeness | None = None,
+        clip: GalleryEmbedder | None = None,
         like: str | Image.Image = "",
         count: int = 12,
         watcher: Watcher | None = None,
-    ) -> list[Entry]:
+    ) -> list[GalleryEntry]:
         """The best `count` pictures with a prompt, one for each prompt.
 
         `words` are keywords, all of which the prompt holds; words in any form are found, and "red*" finds what starts
-        so. With a `clip` pictures are ranked by their likeness to `like`, a text or a picture. With both, the two
-        ranks of what holds the words are fused. With neither, the newest come first.
+        so. With a `clip` pictures are ranked by their similarity to `like`, a text or a picture. With both, the two
+        rankings of the matches are fused. With neither, the newest come first.
 
         Raises:
             FewShotError: nothing matches; the message says how many prompts there are.
@@ -237,11 +235,11 @@ class Gallery:
         if not 1 <= count <= 1000:
             raise FewShotError(f"{count} prompts were asked for; choose from 1 to 1000")
         with self._open() as base:
-            asked = query_of(words)
-            ranking = self._by_words(base, asked) if asked else None
+            query = query_of(words)
+            ranking = self._by_words(base, query) if query else None
             if clip is not None and like and (ranking is None or len(ranking.numbers)):
-                alike = self._by_likeness(base, clip, like, watcher or Silent())
-                ranking = alike if ranking is None else fused([ranking, alike.among(ranking.numbers)])
+                alike = self._by_similarity(base, clip, like, watcher or Silent())
+                ranking = alike if ranking is None else reciprocal_rank_fusion([ranking, alike.among(ranking.numbers)])
             entries = self._entries(base, self._newest(base) if ranking is None else ranking, count)
             if not entries:
                 total = base.execute("SELECT count(*) FROM prompts").fetchone()[0]
@@ -254,17 +252,17 @@ class Gallery:
         return entries
 
     @staticmethod
-    def _by_words(base: sqlite3.Connection, asked: str) -> Ranking:
-        rows = base.execute("SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?", (asked,))
+    def _by_words(base: sqlite3.Connection, query: str) -> Ranking:
+        rows = base.execute("SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?", (query,))
         return Ranking.of(rows.fetchall())
 
     @staticmethod
     def _newest(base: sqlite3.Connection) -> Ranking:
         newest = base.execute("SELECT id FROM files JOIN prompts USING(id) ORDER BY time DESC").fetchall()
-        return Ranking.of([(number, -place) for place, (number,) in enumerate(newest)])
+        return Ranking.of([(number, -position) for position, (number,) in enumerate(newest)])
 
-    def _by_likeness(
-        self, base: sqlite3.Connection, clip: Likeness, like: str | Image.Image, watcher: Watcher
+    def _by_similarity(
+        self, base: sqlite3.Connection, clip: GalleryEmbedder, like: str | Image.Image, watcher: Watcher
     ) -> Ranking:
         self._embed(base, clip, watcher)
         rows = base.execute(
@@ -273,20 +271,20 @@ class Gallery:
         if not rows:
             return Ranking.of([])
         vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float16).reshape(len(rows), -1).astype(np.float32)
-        asked = clip.texts([like]) if isinstance(like, str) else clip.images([like])
-        return Ranking(np.array([row[0] for row in rows]), vectors @ asked[0].float().numpy())
+        query = clip.texts([like]) if isinstance(like, str) else clip.images([like])
+        return Ranking(np.array([row[0] for row in rows]), vectors @ query[0].float().numpy())
 
-    def _embed(self, base: sqlite3.Connection, clip: Likeness, watcher: Watcher) -> None:
-        """Embed each picture with a prompt once for each model; one whose pixels are damaged is remembered as such."""
+    def _embed(self, base: sqlite3.Connection, clip: GalleryEmbedder, watcher: Watcher) -> None:
+        """Embed each picture with a prompt once for each model; one with damaged pixels is recorded as such."""
         missing = base.execute(
             "SELECT id, name FROM prompts JOIN files USING(id) WHERE id NOT IN (SELECT id FROM likeness WHERE model=?)",
             (clip.model_id,),
         ).fetchall()
-        for start in range(0, len(missing), PICTURES_AT_ONCE):
+        for start in range(0, len(missing), BATCH):
             watcher.check()
             numbers, pictures = [], []
             with base:
-                for number, name in missing[start : start + PICTURES_AT_ONCE]:
+                for number, name in missing[start : start + BATCH]:
                     try:
                         pictures.append(decode(self.folder / name)[0])
                         numbers.append(number)
@@ -297,35 +295,36 @@ class Gallery:
                     vectors = clip.images(pictures).half().numpy()
                     values = [(n, clip.model_id, v.tobytes()) for n, v in zip(numbers, vectors, strict=True)]
                     base.executemany("INSERT INTO likeness VALUES(?, ?, ?)", values)
-            watcher.progress(min(start + PICTURES_AT_ONCE, len(missing)), len(missing), "comparing pictures")
+            watcher.progress(min(start + BATCH, len(missing)), len(missing), "comparing pictures")
 
-    def _entries(self, base: sqlite3.Connection, ranking: Ranking, count: int) -> list[Entry]:
+    def _entries(self, base: sqlite3.Connection, ranking: Ranking, count: int) -> list[GalleryEntry]:
         """The best of `ranking`, one for each prompt."""
-        found: dict[str, Entry] = {}
-        for place in ranking.order():
+        entries: dict[str, GalleryEntry] = {}
+        for position in ranking.order():
             row = base.execute(
                 "SELECT name, positive, negative, parameters FROM prompts JOIN files USING(id) WHERE id=?",
-                (int(ranking.numbers[place]),),
+                (int(ranking.numbers[position]),),
             ).fetchone()
             if row is not None:
-                entry = Entry(self.folder / row[0], row[1], row[2], json.loads(row[3]), float(ranking.scores[place]))
-                found.setdefault(entry.positive.lower(), entry)
-            if len(found) == count:
+                parameters, score = json.loads(row[3]), float(ranking.scores[position])
+                entry = GalleryEntry(self.folder / row[0], row[1], row[2], parameters, score)
+                entries.setdefault(entry.positive.lower(), entry)
+            if len(entries) == count:
                 break
-        return list(found.values())
+        return list(entries.values())
 
 
 def query_of(words: str) -> str:
     """Keywords as an FTS5 query: each quoted, so that none is an operator; "red*" stays a prefix."""
-    found = re.findall(r"[\w'-]+\*?", words)
-    return " ".join(f'"{w.rstrip("*")}"' + ("*" if w.endswith("*") else "") for w in found if w.strip("*'-_"))
+    keywords = re.findall(r"[\w'-]+\*?", words)
+    return " ".join(f'"{w.rstrip("*")}"' + ("*" if w.endswith("*") else "") for w in keywords if w.strip("*'-_"))
 
 
-def fused(rankings: Sequence[Ranking]) -> Ranking:
+def reciprocal_rank_fusion(rankings: Sequence[Ranking]) -> Ranking:
     """Reciprocal rank fusion: the sum of 1 / (60 + place) over the rankings that hold a picture."""
     numbers = np.unique(np.concatenate([ranking.numbers for ranking in rankings]))
     total = np.zeros(len(numbers))
     for ranking in rankings:
         order = ranking.order()
-        total[np.searchsorted(numbers, ranking.numbers[order])] += 1 / (FUSED + np.arange(len(order)))
+        total[np.searchsorted(numbers, ranking.numbers[order])] += 1 / (RANK_CONSTANT + np.arange(len(order)))
     return Ranking(numbers, total)

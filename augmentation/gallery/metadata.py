@@ -1,4 +1,4 @@
-"""Prompts out of pictures' metadata: what ComfyUI and A1111 wrote into PNG, WebP and JPEG files."""
+"""Prompts in pictures' metadata, as ComfyUI and A1111 write them into PNG, WebP and JPEG files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from PIL import Image
 from ...core.errors import FewShotError
 
 ENDINGS = (".png", ".webp", ".jpg", ".jpeg")
-LONGEST = 4_000_000  # characters of metadata that are read
+MAX_CHARACTERS = 4_000_000  # characters of metadata that are read
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
 MAKE, MODEL, DESCRIPTION = 0x010F, 0x0110, 0x010E
 CODES = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16-be", b"JIS\0\0\0\0\0": "shift_jis", b"\0" * 8: "utf-8"}
 TEXTS = ("text", "text_g", "text_l", "prompt", "positive", "string", "value", "clip_l", "t5xxl", "t5_prompt")
 SETTING = re.compile(r'\s*([\w /-]+):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
-WHERE_SETTINGS_START = re.compile(r"^Steps: \d+", re.MULTILINE)
+SETTINGS_START = re.compile(r"^Steps: \d+", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Found:
+class PicturePrompt:
     """A picture's prompt. `parameters`: seed, steps, cfg, sampler, scheduler, model, width, height as far as known."""
 
     positive: str
@@ -33,8 +33,8 @@ class Found:
     tool: str = ""
 
 
-def read_prompt(path: Path) -> Found | None:
-    """What the metadata of the picture in `path` says; None when it holds no prompt. Pixels are not decoded.
+def read_prompt(path: Path) -> PicturePrompt | None:
+    """The prompt in the metadata of the picture `path`; None without one. Pixels are not decoded.
 
     Raises:
         FewShotError: the file is no picture or is damaged.
@@ -47,25 +47,25 @@ def read_prompt(path: Path) -> Found | None:
         raise FewShotError(f"{path} is not there") from None
     except Exception as error:  # Pillow's readers raise what they like on broken files
         raise FewShotError(f"{path.name} is damaged ({error})") from None
-    found = _comfy(texts.get("prompt", "")) or _a1111(texts.get("parameters", ""))
-    if found is None or not found.positive:
+    prompt = _comfy(texts.get("prompt", "")) or _a1111(texts.get("parameters", ""))
+    if prompt is None or not prompt.positive:
         return None
     known = {"width": size[0], "height": size[1]}
-    return Found(found.positive, found.negative, known | dict(found.parameters), found.tool)
+    return PicturePrompt(prompt.positive, prompt.negative, known | dict(prompt.parameters), prompt.tool)
 
 
 def _texts(picture: Image.Image) -> Iterator[tuple[str, str]]:
     """Named texts of a picture: PNG chunks, and in EXIF what ComfyUI ("prompt:{...}") and A1111 put there."""
     for name, value in picture.info.items():
         if isinstance(value, str) and name in ("prompt", "parameters"):
-            yield name, value[:LONGEST]
+            yield name, value[:MAX_CHARACTERS]
     if picture.format == "PNG" and "exif" not in picture.info:
         return  # Pillow would decode the pixels to look for EXIF behind them
     exif = picture.getexif()
     for tag in (MODEL, MAKE, DESCRIPTION):
         value = exif.get(tag)
         if isinstance(value, str) and value.lower().startswith("prompt:"):
-            yield "prompt", value[len("prompt:") : LONGEST]
+            yield "prompt", value[len("prompt:") : MAX_CHARACTERS]
     comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT) if exif else None
     if text := _comment(comment):
         yield ("prompt" if text.lstrip().startswith("{") else "parameters"), text
@@ -74,12 +74,12 @@ def _texts(picture: Image.Image) -> Iterator[tuple[str, str]]:
 def _comment(value: bytes | str | None) -> str:
     """EXIF's UserComment: eight bytes name its code, then the text; many tools get the byte order wrong."""
     if isinstance(value, str):
-        return value[:LONGEST]
+        return value[:MAX_CHARACTERS]
     if not value:
         return ""
-    code, raw = CODES.get(bytes(value[:8])), bytes(value[8:LONGEST])
+    code, raw = CODES.get(bytes(value[:8])), bytes(value[8:MAX_CHARACTERS])
     if code is None:
-        return bytes(value[:LONGEST]).decode("utf-8", "replace")
+        return bytes(value[:MAX_CHARACTERS]).decode("utf-8", "replace")
     if code == "utf-16-be" and raw[1:2] == b"\0":
         code = "utf-16-le"
     return raw.decode(code, "replace").strip("\0")
@@ -88,21 +88,21 @@ def _comment(value: bytes | str | None) -> str:
 # ------------------------------------------------------------------------------------------------------------ A1111
 
 
-def _a1111(text: str) -> Found | None:
+def _a1111(text: str) -> PicturePrompt | None:
     """Takes apart "positive\\nNegative prompt: ...\\nSteps: 20, Sampler: ..."."""
-    start = WHERE_SETTINGS_START.search(text)
+    start = SETTINGS_START.search(text)
     if not text.strip() or (start is None and "Negative prompt:" not in text):
         return None
     prompts, settings = (text[: start.start()], text[start.start() :]) if start else (text, "")
     positive, _, negative = prompts.partition("Negative prompt:")
-    said = {name.strip().lower(): value.strip().strip('"') for name, value in SETTING.findall(settings)}
+    values = {name.strip().lower(): value.strip().strip('"') for name, value in SETTING.findall(settings)}
     names = {"seed": "seed", "steps": "steps", "cfg scale": "cfg", "sampler": "sampler", "schedule type": "scheduler"}
-    parameters: dict[str, Any] = {ours: _number(said[theirs]) for theirs, ours in names.items() if theirs in said}
-    if "model" in said:
-        parameters["model"] = said["model"]
-    if size := re.fullmatch(r"(\d+)x(\d+)", said.get("size", "")):
+    parameters: dict[str, Any] = {ours: _number(values[theirs]) for theirs, ours in names.items() if theirs in values}
+    if "model" in values:
+        parameters["model"] = values["model"]
+    if size := re.fullmatch(r"(\d+)x(\d+)", values.get("size", "")):
         parameters |= {"width": int(size[1]), "height": int(size[2])}
-    return Found(_line(positive), _line(negative), parameters, "A1111")
+    return PicturePrompt(_line(positive), _line(negative), parameters, "A1111")
 
 
 def _number(text: str) -> Any:
@@ -122,7 +122,7 @@ def _line(text: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- ComfyUI
 
 
-def _comfy(text: str) -> Found | None:
+def _comfy(text: str) -> PicturePrompt | None:
     """The prompts that reach a sampler of an API graph {"3": {"class_type": ..., "inputs": {...}}}."""
     try:
         graph = json.loads(text) if text else {}
@@ -140,9 +140,9 @@ def _comfy(text: str) -> Found | None:
         guides = {"seed", "noise_seed", "cfg"} & set(inputs) or "Guider" in str(node.get("class_type"))
         if guides and (positive := _line(_text_at(source, graph))):
             negative = _line(_text_at(inputs.get("negative"), graph))
-            return Found(positive, negative, _settings(node, graph), "ComfyUI")
+            return PicturePrompt(positive, negative, _settings(node, graph), "ComfyUI")
     texts = [t for n in graph.values() if "TextEncode" in str(n.get("class_type")) and (t := _own_text(n, graph))]
-    return Found(_line(max(texts, key=len)), "", _settings({"inputs": {}}, graph), "ComfyUI") if texts else None
+    return PicturePrompt(_line(max(texts, key=len)), "", _settings({"inputs": {}}, graph), "ComfyUI") if texts else None
 
 
 def _linked(value: Any, graph: Mapping[str, Any]) -> bool:
@@ -182,11 +182,11 @@ def _settings(sampler: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str,
         "seed": "seed", "noise_seed": "seed", "steps": "steps", "cfg": "cfg", "sampler_name": "sampler",
         "scheduler": "scheduler", "denoise": "denoise",
     }  # fmt: skip
-    found = {
+    settings = {
         ours: inputs[theirs] for theirs, ours in names.items() if isinstance(inputs.get(theirs), (int, float, str))
     }
     for node in graph.values():
         for name in ("ckpt_name", "unet_name"):
             if isinstance(node["inputs"].get(name), str):
-                found.setdefault("model", node["inputs"][name])
-    return found
+                settings.setdefault("model", node["inputs"][name])
+    return settings

@@ -1,4 +1,4 @@
-"""A found prompt made one of one's own subject: its class noun becomes identifier and noun."""
+"""Rewrites a prompt for a subject: its class noun becomes identifier and noun."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BREAKS = re.compile(r"\b(?:BREAK|AND)\b")
 
 @dataclass(frozen=True)
 class Rewritten:
-    """`text` is the new prompt; `replaced` the word that gave way to the subject, "" where none did."""
+    """`text` is the new prompt; `replaced` the word that the subject replaced, "" without one."""
 
     text: str
     replaced: str = ""
@@ -33,17 +33,17 @@ def rewrite(prompt: str, concept: Concept) -> Rewritten:
     text = _bare(prompt)
     if find_word(concept.identifier, text):
         return Rewritten(text)
-    own = [found for form in _forms(concept.noun) if (found := find_word(form, text))]
-    name = min(own, key=lambda found: found.start()).group() if own else ""
+    own = [match for form in _forms(concept.noun) if (match := find_word(form, text))]
+    name = min(own, key=lambda match: match.start()).group() if own else ""
     name = name or next((n for n in names_of(concept.noun)[1:] if find_word(n, text)), "")
     name = name or same_kind(concept.noun, text)
     if not name:
         return Rewritten(f"a photo of {_with_article('a', concept.phrase)}, {text}" if text else concept.phrase)
-    found = find_word(name, text)
-    assert found is not None
+    match = find_word(name, text)
+    assert match is not None
     pattern = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
-    before, after = text[: found.start()], pattern.sub(lambda _: concept.noun, text[found.end() :])
-    return Rewritten(_article_mended(before, concept.phrase) + concept.phrase + after, found.group())
+    before, after = text[: match.start()], pattern.sub(lambda _: concept.noun, text[match.end() :])
+    return Rewritten(_article_mended(before, concept.phrase) + concept.phrase + after, match.group())
 
 
 def _bare(prompt: str) -> str:

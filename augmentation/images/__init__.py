@@ -1,1 +1,1 @@
-"""Pictures as they come in: loaded, judged, cropped, sized, and combined into sets."""
+"""Pictures: loaded, checked, cropped, sized, and combined into sets."""

@@ -1,4 +1,4 @@
-"""Several training sets as one: the way to teach more than one subject at a time."""
+"""Several training sets combined into one, to train several subjects together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def combine(sets: Sequence[TrainingSet]) -> TrainingSet:
 
 
 def _number(concept: Concept, known: list[Concept]) -> int:
-    """The concept's place among the known ones, where it is put if it is new."""
+    """The index of the concept among the known ones, to which a new one is appended."""
     if concept in known:
         return known.index(concept)
     for other in known:

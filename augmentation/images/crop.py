@@ -1,4 +1,4 @@
-"""From pictures of any size to one size: the aspect is kept, what is too much is cropped."""
+"""Pictures of any size to one size: the aspect is kept, the excess is cropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.errors import FewShotError
 
 @dataclass(frozen=True)
 class Crop:
-    """What `fit_to` kept of a picture.
+    """The crop of a picture by `fit_to`.
 
     `box` is (left, top, right, bottom) in pixels of the source. `original` (h, w), `corner` (top, left) in pixels after
     resizing and `target` (h, w) are SDXL's size conditioning (Podell et al. 2023, section 2.2).
@@ -62,9 +62,9 @@ def fit_to(
     return fitted, mask.resize((width, height), Image.Resampling.BILINEAR, box=box) if mask else None, crop
 
 
-def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
     """Whether two sizes (w, h) have the same aspect but for the rounding of a pixel in the smaller one."""
-    small, large = sorted((one, other))
+    small, large = sorted((first, second))
     wide, high = small[0] * large[1], small[1] * large[0]
     return abs(wide - high) <= max(large)
 
@@ -83,8 +83,8 @@ def _size(picture: Image.Image) -> str:
 
 
 def _middle(picture: Image.Image, mask: Image.Image | None) -> tuple[float, float]:
-    seen = mask.point([0] * 128 + [255] * 128).getbbox() if mask else None
-    left, top, right, bottom = seen or (0, 0, *picture.size)
+    box = mask.point([0] * 128 + [255] * 128).getbbox() if mask else None
+    left, top, right, bottom = box or (0, 0, *picture.size)
     return (left + right) / 2, (top + bottom) / 2
 
 

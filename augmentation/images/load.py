@@ -1,4 +1,4 @@
-"""Pictures of a subject as a training set: from a folder as people keep them, or from tensors of a host."""
+"""Pictures of a subject as a training set: from a folder, or from tensors of a host."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def subject_concept(identifier: str, noun: str, description: str = "") -> Concep
 
 
 def picture_of(path: Path) -> Picture:
-    """The value that names the picture in `path`; FewShotError when it cannot be read."""
-    return _value(path, decode(path)[0])
+    """The `Picture` of the file `path`; FewShotError when it cannot be read."""
+    return _picture_value(path, decode(path)[0])
 
 
-def _value(path: Path, pixels: Image.Image) -> Picture:
+def _picture_value(path: Path, pixels: Image.Image) -> Picture:
     return Picture(path=path, key=pixel_key(pixels), width=pixels.width, height=pixels.height)
 
 
 def load_picture(picture: Picture) -> Image.Image:
-    """The RGB pixels of `picture`; FewShotError when the file is gone or is another picture by now."""
+    """The RGB pixels of `picture`; FewShotError when the file is gone or has changed."""
     return _unchanged(picture, decode(picture.path)[0])
 
 
@@ -73,7 +73,9 @@ def _unchanged(picture: Picture, pixels: Image.Image) -> Image.Image:
 
 
 @dataclass(frozen=True)
-class _Found:
+class PictureFile:
+    """A picture in a folder, its mask's file, and the weight of its samples."""
+
     path: Path
     mask: Path | None
     weight: float
@@ -87,46 +89,45 @@ def subject_from_folder(
     A caption comes from the file of the same name ending in .txt (or .caption) and gets the identifier where it lacks
     it, see `identifiers.with_subject`; without a file it is "a photo of" the subject. A mask, white on the subject,
     comes from `name_mask.png` (or `name-masklabel.png`), else from transparency. Folders `N_name` inside (kohya's
-    layout) are read too: N is the weight of their pictures. What had to be left out is logged and appended to
-    `warnings`.
+    layout) are read too: N is the weight of their pictures. What was skipped is logged and appended to `warnings`.
 
     Raises:
         FewShotError: no such folder, no pictures in it, none of them readable, or unusable words.
     """
     concept = subject_concept(identifier, noun, description)
     notes: list[str] = []
-    found = picture_files(folder, notes)
-    samples = tuple(s for s in (_sample(f, folder, concept, notes) for f in found) if s is not None)
+    files = picture_files(folder, notes)
+    samples = tuple(s for s in (_sample(f, folder, concept, notes) for f in files) if s is not None)
     for note in notes:
         log.warning("%s", note)
     if warnings is not None:
         warnings.extend(notes)
-    if not found:
+    if not files:
         raise FewShotError(f"there are no pictures in {folder}; put some there ({', '.join(PICTURE_ENDINGS[:6])})")
     if not samples:
-        raise FewShotError(f"none of the {len(found)} pictures in {folder} can be read: {'; '.join(notes[:3])}")
+        raise FewShotError(f"none of the {len(files)} pictures in {folder} can be read: {'; '.join(notes[:3])}")
     return TrainingSet(samples=samples, concepts=(concept,))
 
 
-def picture_files(folder: Path, notes: list[str]) -> list[_Found]:
+def picture_files(folder: Path, notes: list[str]) -> list[PictureFile]:
     """The picture files of `folder` and of its `N_name` folders, in the order of their names."""
     if not folder.is_dir():
         raise FewShotError(f"there is no folder {folder}; choose one that holds your pictures")
-    found = _in_one(folder, 1.0, notes)
-    for child in sorted((c for c in folder.iterdir() if c.is_dir() and not c.name.startswith(".")), key=_natural):
+    files = _files_in(folder, 1.0, notes)
+    for child in sorted((c for c in folder.iterdir() if c.is_dir() and not c.name.startswith(".")), key=_natural_order):
         repeats = REPEATS.fullmatch(child.name)
         if repeats is None:
             notes.append(f"folder {child.name} was left out; only folders named as 10_name are read")
         elif int(repeats[1]) == 0:
             notes.append(f"folder {child.name} was left out; it asks for 0 repeats")
         else:
-            found += _in_one(child, float(repeats[1]), notes)
-    return found
+            files += _files_in(child, float(repeats[1]), notes)
+    return files
 
 
-def _in_one(folder: Path, weight: float, notes: list[str]) -> list[_Found]:
+def _files_in(folder: Path, weight: float, notes: list[str]) -> list[PictureFile]:
     files = [f for f in folder.iterdir() if f.suffix.lower() in PICTURE_ENDINGS and not f.name.startswith(".")]
-    files = sorted((f for f in files if f.is_file()), key=_natural)
+    files = sorted((f for f in files if f.is_file()), key=_natural_order)
     stems = {f.stem for f in files}
     masks = {}
     for file in files:
@@ -136,39 +137,39 @@ def _in_one(folder: Path, weight: float, notes: list[str]) -> list[_Found]:
         elif ending:
             notes.append(f"{file.name} was left out; it is named as a mask, but its picture is not there")
             masks[file.stem] = file
-    return [_Found(f, masks.get(f.stem), weight) for f in files if f not in masks.values()]
+    return [PictureFile(f, masks.get(f.stem), weight) for f in files if f not in masks.values()]
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
+def _natural_order(path: Path) -> list[tuple[int, int, str]]:
     """Sorts "2.png" before "10.png"."""
     parts = re.split(r"(\d+)", path.name.casefold())
     return [(1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts] + [(0, 0, path.name)]
 
 
-def _sample(found: _Found, folder: Path, concept: Concept, notes: list[str]) -> Sample | None:
-    name = found.path.relative_to(folder).as_posix()
+def _sample(file: PictureFile, folder: Path, concept: Concept, notes: list[str]) -> Sample | None:
+    name = file.path.relative_to(folder).as_posix()
     try:
-        pixels, alpha = decode(found.path)
+        pixels, alpha = decode(file.path)
     except FewShotError as error:
         notes.append(f"{name} was left out: {error}")
         return None
-    path, mask = found.path, alpha
-    if found.mask is not None:
-        path = found.mask
+    path, mask = file.path, alpha
+    if file.mask is not None:
+        path = file.mask
         try:
             mask = decode_mask(path)
         except FewShotError as error:
             notes.append(f"{name} is used without its mask: {error}")
             mask = None
     return Sample(
-        image=_value(found.path, pixels),
-        caption=with_subject(caption_beside(found.path), concept),
-        mask=_value(path, mask) if mask is not None and _usable(mask, pixels, name, notes) else None,
-        weight=found.weight,
+        image=_picture_value(file.path, pixels),
+        caption=with_subject(caption_beside(file.path), concept),
+        mask=_picture_value(path, mask) if mask is not None and _is_usable_mask(mask, pixels, name, notes) else None,
+        weight=file.weight,
     )
 
 
-def _usable(mask: Image.Image, pixels: Image.Image, name: str, notes: list[str]) -> bool:
+def _is_usable_mask(mask: Image.Image, pixels: Image.Image, name: str, notes: list[str]) -> bool:
     if mask.getextrema()[1] == 0:
         notes.append(f"{name} is used without its mask: the mask is empty")
         return False
@@ -188,13 +189,11 @@ def subject_from_tensors(
     images: torch.Tensor | Sequence[torch.Tensor],
     masks: torch.Tensor | Sequence[torch.Tensor] | None,
     cache: Path,
-    identifier: str,
-    noun: str,
-    description: str = "",
+    concept: Concept,
     captions: str | Sequence[str] | None = None,
     warnings: list[str] | None = None,
 ) -> TrainingSet:
-    """Pictures (B, H, W, 3 or 4) in [0, 1] and masks (B, h, w), white on the subject, as references of one subject.
+    """Pictures (B, H, W, 3 or 4) in [0, 1] and masks (B, h, w), white on the subject, as references of `concept`.
 
     Both may also be lists of such tensors, of different sizes. The pixels are written to `cache` as PNG files named by
     their content. One mask or one caption serves all pictures; an empty mask is none, as ComfyUI gives an empty mask
@@ -204,17 +203,18 @@ def subject_from_tensors(
         FewShotError: no pictures, another shape, values that are not numbers, or a number of masks or captions that
             is neither one nor that of the pictures.
     """
-    concept = subject_concept(identifier, noun, description)
-    pictures = [_one_picture(p) for p in _each(images, 4, "pictures")]
+    pictures = [_to_picture(p) for p in _unbatched(images, 4, "pictures")]
     if not pictures:
         raise FewShotError("there are no pictures; connect at least one")
-    shapes = _for_each(None if masks is None else _each(masks, 3, "masks"), len(pictures), "masks")
-    texts = _for_each([captions] if isinstance(captions, str) else captions, len(pictures), "captions")
+    shapes = _broadcast(None if masks is None else _unbatched(masks, 3, "masks"), len(pictures), "masks")
+    texts = _broadcast([captions] if isinstance(captions, str) else captions, len(pictures), "captions")
     notes: list[str] = []
     samples = []
     for number, ((pixels, alpha), shape, text) in enumerate(zip(pictures, shapes, texts, strict=True), 1):
         mask = alpha if shape is None else Image.fromarray(_bytes(shape))
-        if mask is not None and (mask.getextrema()[1] == 0 or not _usable(mask, pixels, f"picture {number}", notes)):
+        if mask is not None and mask.getextrema()[1] == 0:
+            mask = None
+        if mask is not None and not _is_usable_mask(mask, pixels, f"picture {number}", notes):
             mask = None
         samples.append(
             Sample(
@@ -232,18 +232,18 @@ def subject_from_tensors(
 
 def pictures_from_tensors(images: torch.Tensor | Sequence[torch.Tensor], cache: Path) -> list[Picture]:
     """Pictures (B, H, W, 1, 3 or 4) in [0, 1] as PNG files in `cache`. Raises FewShotError where there are none."""
-    found = [_one_picture(p)[0] for p in _each(images, 4, "pictures")]
-    if not found:
+    pictures = [_to_picture(p)[0] for p in _unbatched(images, 4, "pictures")]
+    if not pictures:
         raise FewShotError("there are no pictures; connect at least one")
-    return [stored_picture(pixels, cache) for pixels in found]
+    return [stored_picture(pixels, cache) for pixels in pictures]
 
 
 def masks_from_tensors(masks: torch.Tensor | Sequence[torch.Tensor]) -> list[Image.Image]:
     """Masks (B, h, w) in [0, 1], or a list of such, as pictures of the mode "L"."""
-    return [Image.fromarray(_bytes(mask)) for mask in _each(masks, 3, "masks")]
+    return [Image.fromarray(_bytes(mask)) for mask in _unbatched(masks, 3, "masks")]
 
 
-def _each(given: torch.Tensor | Sequence[torch.Tensor], dims: int, what: str) -> list[torch.Tensor]:
+def _unbatched(given: torch.Tensor | Sequence[torch.Tensor], dims: int, what: str) -> list[torch.Tensor]:
     """`given`, batch or list of batches, as single pictures or masks."""
     batches = [given] if isinstance(given, torch.Tensor) else list(given)
     singles: list[torch.Tensor] = []
@@ -257,7 +257,7 @@ def _each(given: torch.Tensor | Sequence[torch.Tensor], dims: int, what: str) ->
     return singles
 
 
-def _for_each(given: Sequence | None, count: int, what: str) -> list:
+def _broadcast(given: Sequence | None, count: int, what: str) -> list:
     """`given` stretched to `count` entries; None stands for none."""
     if given is None:
         return [None] * count
@@ -266,7 +266,7 @@ def _for_each(given: Sequence | None, count: int, what: str) -> list:
     return list(given) * (count if len(given) == 1 else 1)
 
 
-def _one_picture(values: torch.Tensor) -> tuple[Image.Image, Image.Image | None]:
+def _to_picture(values: torch.Tensor) -> tuple[Image.Image, Image.Image | None]:
     if values.shape[-1] not in (1, 3, 4):
         raise FewShotError(f"pictures have 1, 3 or 4 channels; this one has {values.shape[-1]}")
     pixels = _bytes(values)
@@ -288,7 +288,7 @@ def _bytes(values: torch.Tensor) -> np.ndarray:
 def stored_picture(pixels: Image.Image, cache: Path, fast: bool = False, stem: str = "") -> Picture:
     """`pixels` as a PNG file in `cache`, named by their key and written once; `fast` as in `write_png`.
 
-    With `stem` the name begins with it, so that messages name the picture as the person knows it.
+    With `stem` the name begins with it, so that messages show the picture's own name.
     """
     key = pixel_key(pixels)
     path = cache / (f"{stem[:80]}_{key[:16]}.png" if stem else f"{key}.png")

@@ -1,4 +1,4 @@
-"""What is wrong with pictures: the same one twice, blur, and where a face is."""
+"""Quality checks of pictures: duplicates and blur; and face detection for crops."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from scipy import fft, ndimage
 
 from ...core.errors import FewShotError
 
-NEAR_HASHES, NEAR_COLOURS, NEAR_ASPECTS = 8, 0.05, 0.1
-"""of 63 bits, of the mean difference of small pictures' values in [0, 1], of the logarithm of width by height: pictures
-that are closer are the same one"""
-BLURRED = 30.0
-"""A photograph's sharpest sixteenth lies above 1000; blurred over 2 pixels of 512, at 5 to 30"""
-LONGEST = 512  # pixels of the longer edge at which sharpness is measured
+# Pictures that are closer are duplicates: differing bits of 63, mean difference of thumbnails in [0, 1], difference of
+# the logarithms of width by height.
+MAX_HASH_DISTANCE, MAX_COLOUR_DISTANCE, MAX_ASPECT_DISTANCE = 8, 0.05, 0.1
+# A photograph's sharpest sixteenth is above 1000; blurred over 2 pixels of 512 it is at 5 to 30.
+MIN_SHARPNESS = 30.0
+MAX_EDGE = 512  # pixels of the longer edge at which sharpness is measured
 Box = tuple[int, int, int, int]
 
 
-class Likeness:
-    """What a picture has in common with a copy of it that was resized or saved again.
+class ImageFingerprint:
+    """Identifies a picture across resizing and recompression.
 
     The perceptual hash is the sign of the 8 x 8 lowest frequencies of the cosine transform of 32 x 32 grey values
-    against their median (pHash: Zauner 2010). It knows no colours, so small colour pictures are compared as well.
+    against their median (pHash: Zauner 2010). It ignores colour, so colour thumbnails are compared as well.
     """
 
     def __init__(self, picture: Image.Image):
         grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
-        waves = np.asarray(fft.dctn(grey, norm="ortho"))[:8, :8].round(6).ravel()
-        self.bits = waves[1:] > np.median(waves[1:])
+        frequencies = np.asarray(fft.dctn(grey, norm="ortho"))[:8, :8].round(6).ravel()
+        self.bits = frequencies[1:] > np.median(frequencies[1:])
         self.aspect = math.log(picture.width / picture.height)
         small = picture.convert("RGB").resize((16, 16), Image.Resampling.BOX)
         self.colours = np.asarray(small, np.float64) / 255
 
-    def same(self, other: Likeness) -> bool:
-        """Whether both are most likely one picture."""
-        if abs(self.aspect - other.aspect) > NEAR_ASPECTS:
+    def same(self, other: ImageFingerprint) -> bool:
+        """Whether both are most likely the same picture."""
+        if abs(self.aspect - other.aspect) > MAX_ASPECT_DISTANCE:
             return False
-        near = float(np.abs(self.colours - other.colours).mean()) <= NEAR_COLOURS
-        return near and int((self.bits != other.bits).sum()) <= NEAR_HASHES
+        near = float(np.abs(self.colours - other.colours).mean()) <= MAX_COLOUR_DISTANCE
+        return near and int((self.bits != other.bits).sum()) <= MAX_HASH_DISTANCE
 
 
 def sharpness(picture: Image.Image) -> float:
     """The variance of the Laplacian of grey values (0 to 255) in the sharpest of sixteen parts.
 
-    Larger pictures are made `LONGEST` pixels long first. One sharp part is enough: a background may be out of focus.
+    Larger pictures are first reduced to `MAX_EDGE` pixels. One sharp part is enough: a background may be out of focus.
     """
-    scale = min(1.0, LONGEST / max(picture.size))
+    scale = min(1.0, MAX_EDGE / max(picture.size))
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     grey = picture.convert("L").resize(size, Image.Resampling.LANCZOS) if scale < 1 else picture.convert("L")
     edges = ndimage.laplace(np.asarray(grey, np.float32))
@@ -70,19 +70,19 @@ def face_finder() -> Callable[[Image.Image], Box | None]:
     cascade = Cascade(lbp_frontal_face_cascade_filename())
 
     def find(picture: Image.Image) -> Box | None:
-        scale = min(1.0, LONGEST / max(picture.size))
+        scale = min(1.0, MAX_EDGE / max(picture.size))
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         values = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BILINEAR))
         shorter = min(size)
         if shorter < 48:  # the cascade's window has 24 pixels
             return None
-        least = max(24, shorter // 8)
-        found = cascade.detect_multi_scale(
-            img=values, scale_factor=1.2, step_ratio=1, min_size=(least, least), max_size=(shorter, shorter)
+        smallest = max(24, shorter // 8)
+        faces = cascade.detect_multi_scale(
+            img=values, scale_factor=1.2, step_ratio=1, min_size=(smallest, smallest), max_size=(shorter, shorter)
         )
-        if not found:
+        if not faces:
             return None
-        best = max(found, key=lambda face: face["width"] * face["height"])
+        best = max(faces, key=lambda face: face["width"] * face["height"])
         left, top, wide, high = (round(best[name] / scale) for name in ("c", "r", "width", "height"))
         return left, top, min(left + wide, picture.width), min(top + high, picture.height)
 

@@ -17,12 +17,12 @@ import torch
 from ...core.errors import FewShotError
 from ...core.values import Concept, Picture, Sample, TrainingSet
 from ..captions.identifiers import CAPTION_ENDINGS
-from ..captions.parse import marked, parts_of, plain
+from ..captions.parse import parts_of, plain, with_placeholder
 from .load import picture_files, picture_of, pictures_from_tensors
 
 log = logging.getLogger(__name__)
+# The captions file of ReVersion's folders: {"0.jpg": ["cat {} stone", ...]}.
 TEMPLATES = "text.json"
-"""where ReVersion's folders keep their captions: {"0.jpg": ["cat {} stone", ...]}"""
 _TWO = re.compile(r"\s*([^,]+?)\s*,\s*([^,]+?)\s*")
 
 
@@ -53,17 +53,17 @@ def relation_from_folder(
     """
     concept = relation_concept(identifier, relation)
     notes: list[str] = []
-    found = picture_files(folder, notes)
+    files = picture_files(folder, notes)
     written = _templates(folder)
     samples: list[Sample] = []
-    for one in found:
+    for file in files:
         try:
-            picture = picture_of(one.path)
+            picture = picture_of(file.path)
         except FewShotError as error:
-            notes.append(f"{one.path.name} was left out: {error}")
+            notes.append(f"{file.path.name} was left out: {error}")
             continue
-        lines = written.get(one.path.name) or _lines_beside(one.path) or _lines(things)
-        samples += captioned_samples(picture, lines, concept, one.weight)
+        lines = written.get(file.path.name) or _lines_beside(file.path) or _lines(things)
+        samples += captioned_samples(picture, lines, concept, file.weight)
     for note in notes:
         log.warning("%s", note)
     if warnings is not None:
@@ -119,7 +119,7 @@ def with_relation(caption: str, identifier: str) -> str:
 
     Raises FewShotError where the word stands in it more than once, or no two things are named.
     """
-    text = marked(plain(caption), identifier)
+    text = with_placeholder(plain(caption), identifier)
     two = _TWO.fullmatch(text)
     if identifier not in text and two:
         text = f"{two[1]} {identifier} {two[2]}"
@@ -132,10 +132,10 @@ def _templates(folder: Path) -> Mapping[str, list[str]]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
+        templates = json.loads(file.read_text(encoding="utf-8-sig"))
         return {
             Path(name).name: [texts] if isinstance(texts, str) else [str(text) for text in texts]
-            for name, texts in found.items()
+            for name, texts in templates.items()
         }
     except (ValueError, AttributeError, TypeError) as error:
         raise FewShotError(

@@ -1,1 +1,1 @@
-"""Masks: found by a phrase, and cleaned."""
+"""Masks: segmented by a phrase, and cleaned."""

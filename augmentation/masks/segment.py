@@ -1,4 +1,4 @@
-"""Prompt-based segmentation: for each picture of a set the mask of what a phrase names."""
+"""Prompt-based segmentation: a mask for each picture of a set from a phrase."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ...vision.segmenters.interface import Box, Finder, Instance, Masker
 from ..captions.parse import parts_of
 from ..images.crop import same_aspect
 from ..images.load import load_picture, stored_picture
-from .clean import cleaned, complaint
+from .clean import clean_mask, mask_problem
 
 log = logging.getLogger(__name__)
-OVERLAP = 0.7  # boxes of a higher intersection over union are one thing
-SURE = 0.8  # a masker's own estimate of its IoU below this is worth a warning
+MAX_OVERLAP = 0.7  # intersection over union above which boxes are one instance
+MIN_IOU_ESTIMATE = 0.8  # a masker's own estimate of its IoU below this is worth a warning
 TINT = np.array((255, 64, 96), np.float32)
 
 
@@ -31,11 +31,11 @@ TINT = np.array((255, 64, 96), np.float32)
 class SegmentSettings:
     """How masks are made.
 
-    phrases: what to look for, separated by commas; "" takes the class noun, or the two things of a relation's caption.
-    threshold: the score from which something counts as found; 0 takes the model's own.
-    instances: only the best of each phrase, or all of them, in one mask.
+    phrases: what to detect, separated by commas; "" takes the class noun, or the two things of a relation's caption.
+    threshold: the minimum detection score; 0 takes the model's own.
+    instances: only the best detection of each phrase, or all of them, in one mask.
     role: which pictures get masks. keep: pictures that have a mask already keep it.
-    missing: what happens to a picture in which nothing is found.
+    missing: what happens to a picture without a detection.
     """
 
     phrases: str = ""
@@ -59,13 +59,13 @@ class SegmentSettings:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What was found in one picture: its sample as it was, the kept instances, their mask, and a line about it."""
+class SegmentationResult:
+    """The detections in one picture: its unchanged sample, the instances, their mask, and a line for the report."""
 
     sample: Sample
     instances: tuple[Instance, ...] = ()
     mask: np.ndarray | None = field(default=None, compare=False)
-    said: str = ""
+    message: str = ""
 
 
 def segment(
@@ -75,8 +75,8 @@ def segment(
     settings: SegmentSettings,
     cache: Path,
     watcher: Watcher | None = None,
-) -> tuple[TrainingSet, list[Outcome]]:
-    """`pictures` with masks of what is asked for; masks are written to `cache` as PNG files.
+) -> tuple[TrainingSet, list[SegmentationResult]]:
+    """`pictures` with masks of the phrases; masks are written to `cache` as PNG files.
 
     `finder` may be None where each picture keeps the mask it has.
 
@@ -89,37 +89,37 @@ def segment(
     todo = [s for s in pictures.samples if settings.role in ("all", s.role)]
     if not todo:
         raise FewShotError(f"the set has no {settings.role} pictures to segment; choose another role")
-    outcomes, made, done = [], [], {}
+    results, made, done = [], [], {}
     for sample in pictures.samples:
         watcher.check()
         if sample not in todo:
             made.append(sample)
             continue
         concept = pictures.concepts[sample.concept]
-        asked = (sample.image.key, phrases_of(sample, concept, settings.phrases))
+        query = (sample.image.key, phrases_of(sample, concept, settings.phrases))
         if sample.mask is not None and settings.keep:
-            outcome = Outcome(sample, said=f"{sample.image.path.name}: keeps its mask")
+            result = SegmentationResult(sample, message=f"{sample.image.path.name}: keeps its mask")
         else:
             if finder is None:
                 raise FewShotError(
                     f"{sample.image.path.name} has no mask, and there is no model to make one; choose one"
                 )
-            if asked not in done:
-                done[asked] = _one(sample, asked[1], finder, masker, settings)
-            outcome = replace(done[asked], sample=sample)
-        outcomes.append(outcome)
-        made += _with_mask(outcome, settings, cache)
-        preview = overlay(outcome) if outcome.mask is not None else None
-        watcher.progress(len(outcomes), len(todo), outcome.said, preview)
+            if query not in done:
+                done[query] = _segment_picture(sample, query[1], finder, masker, settings)
+            result = replace(done[query], sample=sample)
+        results.append(result)
+        made += _masked_samples(result, settings, cache)
+        preview = overlay(result) if result.mask is not None else None
+        watcher.progress(len(results), len(todo), result.message, preview)
     if not any(s.mask is not None for s in made):
-        said = "; ".join(o.said for o in outcomes[:3])
-        raise FewShotError(f"nothing was found in any of the {len(todo)} pictures: {said}. Choose other words")
-    return pictures.with_samples(tuple(made)), outcomes
+        message = "; ".join(o.message for o in results[:3])
+        raise FewShotError(f"nothing was found in any of the {len(todo)} pictures: {message}. Choose other words")
+    return pictures.with_samples(tuple(made)), results
 
 
 def given_masks(
     pictures: TrainingSet, masks: Sequence[Image.Image], settings: SegmentSettings, cache: Path
-) -> tuple[TrainingSet, list[Outcome]]:
+) -> tuple[TrainingSet, list[SegmentationResult]]:
     """`pictures` with `masks` ("L", white on the subject) as they are: one for all, or one for each of the role.
 
     One for each picture, that is, or one for each sample where pictures have several captions.
@@ -136,18 +136,18 @@ def given_masks(
         rest = iter(masks)
     else:
         rest = iter([masks[0 if len(masks) == 1 else shown.index(s.image.key)] for s in todo])
-    outcomes, made = [], []
+    results, made = [], []
     for sample in pictures.samples:
         if settings.role not in ("all", sample.role):
             made.append(sample)
             continue
-        outcome = _given(replace(sample, mask=None), next(rest))
-        outcomes.append(outcome)
-        made += _with_mask(outcome, replace(settings, keep=False), cache)
-    return pictures.with_samples(tuple(made)), outcomes
+        result = _check_given_mask(replace(sample, mask=None), next(rest))
+        results.append(result)
+        made += _masked_samples(result, replace(settings, keep=False), cache)
+    return pictures.with_samples(tuple(made)), results
 
 
-def _given(sample: Sample, mask: Image.Image) -> Outcome:
+def _check_given_mask(sample: Sample, mask: Image.Image) -> SegmentationResult:
     name, size = sample.image.path.name, (sample.image.width, sample.image.height)
     if not same_aspect(mask.size, size):
         raise FewShotError(
@@ -155,26 +155,28 @@ def _given(sample: Sample, mask: Image.Image) -> Outcome:
         )
     inside = np.asarray(mask.convert("L").resize(size, Image.Resampling.BILINEAR)) >= 128
     if not inside.any() or inside.all():
-        said = "empty" if not inside.any() else "white all over, as if there were no background"
-        return Outcome(sample, said=f"{name}: its mask is {said}")
-    return Outcome(sample, mask=inside, said=f"{name}: the given mask, {inside.mean():.0%} of the picture")
+        problem = "empty" if not inside.any() else "white all over, as if there were no background"
+        return SegmentationResult(sample, message=f"{name}: its mask is {problem}")
+    return SegmentationResult(
+        sample, mask=inside, message=f"{name}: the given mask, {inside.mean():.0%} of the picture"
+    )
 
 
 def phrases_of(sample: Sample, concept: Concept, given: str) -> tuple[str, ...]:
-    """What to look for in one picture: the words given, else the class noun, else a relation's two things."""
-    asked = tuple(p.strip().replace("{noun}", concept.noun) for p in given.split(",") if p.strip())
-    if asked:
-        return asked
+    """The phrases to detect in one picture: the given ones, else the class noun, else a relation's two things."""
+    phrases = tuple(p.strip().replace("{noun}", concept.noun) for p in given.split(",") if p.strip())
+    if phrases:
+        return phrases
     if concept.kind == "relation":
         things = parts_of(sample.caption, concept.identifier)
         return (things.first.noun, things.second.noun)
     return (concept.noun,)
 
 
-def _one(
+def _segment_picture(
     sample: Sample, phrases: tuple[str, ...], finder: Finder, masker: Masker | None, settings: SegmentSettings
-) -> Outcome:
-    """Find `phrases` in one picture and put their masks together; without a find the outcome has no mask."""
+) -> SegmentationResult:
+    """Detect `phrases` in one picture and merge their masks; a missing detection gives no mask."""
     picture, name = load_picture(sample.image), sample.image.path.name
     threshold = settings.threshold or finder.threshold
     candidates = finder.find(picture, phrases, threshold)
@@ -182,22 +184,22 @@ def _one(
     for phrase in phrases:
         of_phrase = sorted((c for c in candidates if c.phrase == phrase), key=lambda c: -c.score)
         best = of_phrase[0].score if of_phrase else 0.0
-        good = distinct([c for c in of_phrase if c.score >= threshold])
+        good = suppress_overlaps([c for c in of_phrase if c.score >= threshold])
         if not good:
-            return Outcome(
-                sample, said=f'{name}: no "{phrase}" was found (best score {best:.2f}, needed {threshold:.2f})'
+            return SegmentationResult(
+                sample, message=f'{name}: no "{phrase}" was found (best score {best:.2f}, needed {threshold:.2f})'
             )
         kept += good[:1] if settings.instances == "best" else good
-    kept, notes = _drawn(picture, distinct(kept), masker)
-    mask = cleaned(np.logical_or.reduce([i.mask for i in kept if i.mask is not None]))
+    kept, notes = _with_masks(picture, suppress_overlaps(kept), masker)
+    mask = clean_mask(np.logical_or.reduce([i.mask for i in kept if i.mask is not None]))
     scores = ", ".join(f"{i.phrase} {i.score:.2f}" for i in kept)
-    if wrong := complaint(mask):
-        return Outcome(sample, tuple(kept), said=f"{name}: {wrong} ({scores})")
-    return Outcome(sample, tuple(kept), mask, f"{name}: {scores}; {mask.mean():.0%} of the picture{notes}")
+    if problem := mask_problem(mask):
+        return SegmentationResult(sample, tuple(kept), message=f"{name}: {problem} ({scores})")
+    return SegmentationResult(sample, tuple(kept), mask, f"{name}: {scores}; {mask.mean():.0%} of the picture{notes}")
 
 
-def _drawn(picture: Image.Image, kept: list[Instance], masker: Masker | None) -> tuple[list[Instance], str]:
-    """`kept` with masks: the masker's where there is one, else the finder's own."""
+def _with_masks(picture: Image.Image, kept: list[Instance], masker: Masker | None) -> tuple[list[Instance], str]:
+    """`kept` with masks: of the masker where there is one, else of the finder."""
     if masker is None:
         if any(i.mask is None for i in kept):
             raise FewShotError(
@@ -205,54 +207,54 @@ def _drawn(picture: Image.Image, kept: list[Instance], masker: Masker | None) ->
             )
         return kept, ""
     made = masker.masks(picture, [i.box for i in kept])
-    unsure = [f"{i.phrase} {score:.2f}" for i, (_, score) in zip(kept, made, strict=True) if score < SURE]
+    unsure = [f"{i.phrase} {score:.2f}" for i, (_, score) in zip(kept, made, strict=True) if score < MIN_IOU_ESTIMATE]
     notes = f"; SAM is unsure of its outline ({', '.join(unsure)})" if unsure else ""
     return [replace(i, mask=mask) for i, (mask, _) in zip(kept, made, strict=True)], notes
 
 
-def distinct(instances: Sequence[Instance]) -> list[Instance]:
-    """Non-maximum suppression across phrases: of boxes that overlap by more than `OVERLAP` the best one."""
+def suppress_overlaps(instances: Sequence[Instance]) -> list[Instance]:
+    """Non-maximum suppression across phrases: of boxes that overlap by more than `MAX_OVERLAP` the best one."""
     kept: list[Instance] = []
-    for one in sorted(instances, key=lambda i: -i.score):
-        if all(box_iou(one.box, other.box) <= OVERLAP for other in kept):
-            kept.append(one)
+    for instance in sorted(instances, key=lambda i: -i.score):
+        if all(box_iou(instance.box, other.box) <= MAX_OVERLAP for other in kept):
+            kept.append(instance)
     return kept
 
 
-def box_iou(one: Box, other: Box) -> float:
+def box_iou(first: Box, second: Box) -> float:
     """Intersection over union of two boxes (left, top, right, bottom)."""
-    wide = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
-    high = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
-    union = sum(areas) - wide * high
-    return wide * high / union if union > 0 else 0.0
+    width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
+    height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (first, second)]
+    union = sum(areas) - width * height
+    return width * height / union if union > 0 else 0.0
 
 
-def _with_mask(outcome: Outcome, settings: SegmentSettings, cache: Path) -> list[Sample]:
-    """The sample of `outcome` with its mask; none or the bare one where nothing was found."""
-    if outcome.mask is not None:
-        return [replace(outcome.sample, mask=stored_picture(Image.fromarray(outcome.mask).convert("L"), cache))]
-    if outcome.sample.mask is not None and settings.keep:
-        return [outcome.sample]
+def _masked_samples(result: SegmentationResult, settings: SegmentSettings, cache: Path) -> list[Sample]:
+    """The sample of `result` with its mask; without a detection none, or the sample without a mask."""
+    if result.mask is not None:
+        return [replace(result.sample, mask=stored_picture(Image.fromarray(result.mask).convert("L"), cache))]
+    if result.sample.mask is not None and settings.keep:
+        return [result.sample]
     if settings.missing == "stop":
-        raise FewShotError(f"{outcome.said}; choose other words, a lower threshold, or let such pictures be left out")
-    log.warning("%s; %s", outcome.said, "it is left out" if settings.missing == "leave out" else "it has no mask")
-    return [] if settings.missing == "leave out" else [replace(outcome.sample, mask=None)]
+        raise FewShotError(f"{result.message}; choose other words, a lower threshold, or let such pictures be left out")
+    log.warning("%s; %s", result.message, "it is left out" if settings.missing == "leave out" else "it has no mask")
+    return [] if settings.missing == "leave out" else [replace(result.sample, mask=None)]
 
 
-def overlay(outcome: Outcome) -> Image.Image:
+def overlay(result: SegmentationResult) -> Image.Image:
     """The picture with its mask tinted and outlined in white, and its boxes drawn."""
-    picture = load_picture(outcome.sample.image)
+    picture = load_picture(result.sample.image)
     thick = max(1, max(picture.size) // 200)
-    if outcome.mask is not None:
+    if result.mask is not None:
         values = np.asarray(picture, np.float32)
-        values = np.where(outcome.mask[..., None], 0.55 * values + 0.45 * TINT, values)
-        # On a red subject the tint alone is hardly seen.
-        inner = np.asarray(ndimage.binary_erosion(outcome.mask, iterations=thick, border_value=1), bool)
-        values[outcome.mask & ~inner] = 255
+        values = np.where(result.mask[..., None], 0.55 * values + 0.45 * TINT, values)
+        # On a red subject the tint alone is hardly visible.
+        inner = np.asarray(ndimage.binary_erosion(result.mask, iterations=thick, border_value=1), bool)
+        values[result.mask & ~inner] = 255
         picture = Image.fromarray(values.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    for instance in outcome.instances:
+    for instance in result.instances:
         left, top, right, bottom = instance.box
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=(255, 220, 0), width=thick)
     return picture

@@ -1,1 +1,1 @@
-"""Prior pictures: their prompts, how they are drawn, sorted out and stored."""
+"""Prior pictures: prompts, sampling, selection and storage."""

@@ -1,4 +1,4 @@
-"""Prior pictures: what the untrained base draws for the class noun, kept so that training does not unlearn it.
+"""Prior pictures: samples of the untrained base for the class noun, so that training does not unlearn it.
 
 Prior preservation is from DreamBooth (Ruiz et al. 2023, section 3.3).
 """
@@ -22,17 +22,20 @@ from ...models.open import compute_dtype, open_base
 from ...models.sampling import sample
 from ..captions.identifiers import find_word
 from . import prompts as prior_prompts
-from .filter import Filters, chosen
-from .store import Store
+from .filter import Filters, select_priors
+from .store import PriorStore
 
 log = logging.getLogger(__name__)
-REVISION = 2  # of the prompts and of the sampling; raised when either changes
-ROUNDS = 3
-NO_NUMBERS = "the base drew no numbers (NaN), as half precision can"
-HOPELESS = 8  # pictures without numbers, and none with, after which no more are drawn
+# Raised when the prompts or the sampling change.
+REVISION = 2
+MAX_ROUNDS = 3
+NAN_REASON = "the base drew no numbers (NaN), as half precision can"
+# NaN pictures, and no other, after which sampling stops.
+MAX_NAN_PICTURES = 8
 
 
-def _number(default, low, high, step, text: str, advanced: bool = False, matters: bool = True):
+def _setting(default, low_high_step: tuple, text: str, advanced: bool = False, matters: bool = True):
+    low, high, step = low_high_step
     about = {"help": text, "min": low, "max": high, "step": step, "advanced": advanced, "matters": matters}
     return field(default=default, metadata=about)
 
@@ -41,13 +44,13 @@ def _number(default, low, high, step, text: str, advanced: bool = False, matters
 class PriorSettings:
     """How prior pictures are made. `count` and `batch` change no picture, so they stay outside the cache's key."""
 
-    count: int = _number(100, 1, 2000, 1, "prior pictures for each class noun; 100 suit a LoRA", matters=False)
-    steps: int = _number(30, 1, 200, 1, "sampling steps of each picture")
-    guidance: float = _number(5.0, 1.0, 30.0, 0.5, "classifier-free guidance; high values over-sharpen the priors")
-    seed: int = _number(0, 0, 2**48 - 1, 1, "seed of the prompts' order and of each picture's noise")
-    batch: int = _number(4, 1, 64, 1, "pictures sampled at once on a GPU; a CPU takes one at a time", True, False)
-    width: int = _number(0, 0, 2048, 8, "width in pixels; 0 takes the size that the base was trained at", True)
-    height: int = _number(0, 0, 2048, 8, "height in pixels; 0 takes the size that the base was trained at", True)
+    count: int = _setting(100, (1, 2000, 1), "prior pictures for each class noun; 100 suit a LoRA", matters=False)
+    steps: int = _setting(30, (1, 200, 1), "sampling steps of each picture")
+    guidance: float = _setting(5.0, (1.0, 30.0, 0.5), "classifier-free guidance; high values over-sharpen the priors")
+    seed: int = _setting(0, (0, 2**48 - 1, 1), "seed of the prompts' order and of each picture's noise")
+    batch: int = _setting(4, (1, 64, 1), "pictures sampled at once on a GPU; a CPU takes one at a time", True, False)
+    width: int = _setting(0, (0, 2048, 8), "width in pixels; 0 takes the size that the base was trained at", True)
+    height: int = _setting(0, (0, 2048, 8), "height in pixels; 0 takes the size that the base was trained at", True)
     prompts: tuple[str, ...] = field(
         default=(),
         metadata={"help": 'own prompts instead of the grid; "{noun}" stands for the class noun', "advanced": True},
@@ -76,8 +79,8 @@ class PriorSettings:
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """A prior picture that was drawn and not kept."""
+class RejectedPrior:
+    """A sampled prior picture that was rejected."""
 
     picture: Picture
     prompt: str
@@ -85,101 +88,108 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Generated:
+class PriorsResult:
     """`pictures` with their priors, what was rejected, and how many pictures were drawn now."""
 
     pictures: TrainingSet
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[RejectedPrior, ...]
     drawn: int
+
+
+@dataclass(frozen=True)
+class PriorContext:
+    """Where priors are drawn: the cache's folder, the device, the watcher, and the tokenizer's folder."""
+
+    cache: Path
+    device: torch.device
+    watcher: Watcher = field(default_factory=Silent)
+    tokenizer_folder: Path | None = None
 
 
 def generate_priors(
     base: BaseModelRef,
     pictures: TrainingSet,
     settings: PriorSettings,
-    cache: Path,
-    device: torch.device,
-    watcher: Watcher | None = None,
-    tokenizer_folder: Path | None = None,
+    context: PriorContext,
     filters: Filters | None = None,
 ) -> TrainingSet:
-    """`make_priors`, of which only the pictures are wanted."""
-    return make_priors(base, pictures, settings, cache, device, watcher, tokenizer_folder, filters).pictures
+    """`make_priors`, but only its pictures."""
+    return make_priors(base, pictures, settings, context, filters).pictures
 
 
 def make_priors(
     base: BaseModelRef,
     pictures: TrainingSet,
     settings: PriorSettings,
-    cache: Path,
-    device: torch.device,
-    watcher: Watcher | None = None,
-    tokenizer_folder: Path | None = None,
+    context: PriorContext,
     filters: Filters | None = None,
-) -> Generated:
+) -> PriorsResult:
     """Add `settings.count` prior pictures for each class noun of `pictures`, drawn by `base`.
 
-    The pictures lie under `cache`/<key16>/ with a manifest. What lies there is used again, also after the work was
-    cut; the rest is sampled, each picture from its own random stream. On a CPU it is the same to the bit whatever the
-    batch, because each is drawn by itself: matrix products round differently in batches of other sizes. On a GPU such
+    The pictures are cached in `context.cache`/<key16>/ with a manifest and used again, also after an interruption; the
+    rest is sampled, each picture from its own random stream. On a CPU it is the same to the bit whatever the
+    batch, because each is sampled by itself: matrix products round differently in batches of other sizes. On a GPU such
     rounding may move a value by 1/255.
 
-    With models in `filters` a quarter more is drawn and the best are kept. Where too few are left more is drawn, in at
-    most `ROUNDS` rounds; what is lacking then is named in the log. A picture without numbers (NaN) is rejected and
-    remembered as such, so that the same seed is not tried at the next run.
+    With models in `filters` a quarter more is drawn and the best are kept. Where too few remain more are drawn, in at
+    most `MAX_ROUNDS` rounds; a remaining shortage is logged. A NaN picture is rejected and recorded as such, so that
+    its seed is not tried again.
 
     Raises:
         FewShotError: no concept has a class noun, a prompt holds an identifier, a LoRA is on the base, or no picture
-            is kept. Whatever `watcher.check` raises; the pictures made until then stay
-            in the cache.
+            is kept. Whatever `context.watcher.check` raises; the pictures made until then
+            stay in the cache.
     """
-    watcher, filters = watcher or Silent(), filters or Filters()
+    filters = filters or Filters()
     nouns = _nouns(pictures)
     _check_prompts(settings, pictures.concepts)
-    _check_plain(base)
-    stores = {noun: Store(cache / settings.key(base, noun, device)[:16]) for noun in nouns}
-    first = math.ceil(settings.count * filters.spare)
+    _check_unpatched(base)
+    stores = {noun: PriorStore(context.cache / settings.key(base, noun, context.device)[:16]) for noun in nouns}
+    first = math.ceil(settings.count * filters.oversampling)
     missing = sum(len(stores[noun].missing(first)) for noun in nouns)
     log.info("priors: %d of %d are in the cache", len(nouns) * first - missing, len(nouns) * first)
     added: list[Sample] = []
-    rejected: list[Rejected] = []
+    rejected: list[RejectedPrior] = []
     with ExitStack() as stack:
-        painting = _Painting(stack, base, settings, device, watcher, tokenizer_folder, missing)
+        sampler = _LazySampler(stack, base, settings, context, missing)
         for noun, concept in nouns.items():
-            kept, reasons = _kept(noun, stores[noun], settings, filters, painting, watcher)
+            kept, reasons = _draw_and_select(noun, stores[noun], settings, filters, sampler)
             added += stores[noun].samples(kept, concept)
-            rejected += [Rejected(*stores[noun].row(index), reason) for index, reason in sorted(reasons.items())]
+            rejected += [RejectedPrior(*stores[noun].row(index), reason) for index, reason in sorted(reasons.items())]
     there = {(s.image.key, s.caption) for s in pictures.priors}
     new = tuple(s for s in added if (s.image.key, s.caption) not in there)
-    return Generated(pictures.with_samples(pictures.samples + new), tuple(rejected), painting.drawn)
+    return PriorsResult(pictures.with_samples(pictures.samples + new), tuple(rejected), sampler.drawn)
 
 
-def _kept(
-    noun: str, store: Store, settings: PriorSettings, filters: Filters, painting: _Painting, watcher: Watcher
+def _draw_and_select(
+    noun: str, store: PriorStore, settings: PriorSettings, filters: Filters, sampler: _LazySampler
 ) -> tuple[list[int], dict[int, str]]:
-    """The indices of the pictures of `noun` that are kept, and why others are not; missing ones are drawn."""
-    drawn = math.ceil(settings.count * filters.spare)
+    """Draw missing pictures of `noun`; the indices of those selected, and why others are rejected."""
+    drawn, watcher = math.ceil(settings.count * filters.oversampling), sampler.context.watcher
     kept: list[int] = []
     reasons: dict[int, str] = {}
-    for _ in range(ROUNDS):
-        painting.paint(noun, store.missing(drawn), store)
-        kept, reasons = chosen(store.candidates(drawn), noun, settings.count, filters, store.folder, watcher)
-        if len(kept) >= settings.count or painting.hopeless:
+    for _ in range(MAX_ROUNDS):
+        sampler.draw(noun, store.missing(drawn), store)
+        candidates = store.candidates(drawn)
+        kept, reasons = select_priors(candidates, noun, settings.count, filters, store.folder, watcher)
+        if len(kept) >= settings.count or sampler.only_nan:
             break
-        drawn += math.ceil((settings.count - len(kept)) * filters.spare)
+        drawn += math.ceil((settings.count - len(kept)) * filters.oversampling)
     if not kept:
-        said = "; ".join(sorted(set(reasons.values()))[:3])
+        causes = "; ".join(sorted(set(reasons.values()))[:3])
         raise FewShotError(
-            f"none of {len(reasons)} prior pictures of {noun!r} is usable: {said}. Look at what the base draws for it, "
-            "load the base in float32, or choose other models to look at priors"
+            f"none of {len(reasons)} prior pictures of {noun!r} is usable: {causes}. Look at what the base draws "
+            "for it, load the base in float32, or choose other models to look at priors"
         )
     if len(kept) < settings.count:
-        log.warning("priors: %d of %d pictures of %s are kept after %d rounds", len(kept), settings.count, noun, ROUNDS)
+        log.warning(
+            "priors: %d of %d pictures of %s are kept after %d rounds", len(kept), settings.count, noun, MAX_ROUNDS
+        )
     return kept, reasons
 
 
-def _check_plain(base: BaseModelRef) -> None:
-    """Priors show what the base knew before; a LoRA on it may be the very subject."""
+def _check_unpatched(base: BaseModelRef) -> None:
+    """Priors show what the base knew before training; a LoRA on it may be the subject itself."""
     if isinstance(base.location, Loaded) and base.location.patched:
         raise FewShotError(
             f"the base {base.name} has {base.location.patched} weights patched by a LoRA. Priors must come from the "
@@ -209,37 +219,36 @@ def _check_prompts(settings: PriorSettings, concepts: tuple[Concept, ...]) -> No
                 )
 
 
-class _Painting:
-    """The base, opened when the first picture is missing and kept open until `stack` ends."""
+class _LazySampler:
+    """Opens the base at the first missing picture and keeps it open until `stack` ends."""
 
     def __init__(
-        self, stack: ExitStack, base: BaseModelRef, settings: PriorSettings, device: torch.device, watcher: Watcher,
-        tokenizer_folder: Path | None, total: int,
-    ):  # fmt: skip
-        self.stack, self.base, self.settings, self.device = stack, base, settings, device
-        self.watcher, self.tokenizer_folder, self.total = watcher, tokenizer_folder, total
-        self.painter: _Painter | None = None
+        self, stack: ExitStack, base: BaseModelRef, settings: PriorSettings, context: PriorContext, total: int
+    ):
+        self.stack, self.base, self.settings, self.context, self.total = stack, base, settings, context, total
+        self.sampler: _PriorSampler | None = None
 
     @property
     def drawn(self) -> int:
-        return 0 if self.painter is None else self.painter.done
+        return 0 if self.sampler is None else self.sampler.done
 
     @property
-    def hopeless(self) -> bool:
-        return self.painter is not None and self.painter.hopeless
+    def only_nan(self) -> bool:
+        return self.sampler is not None and self.sampler.only_nan
 
-    def paint(self, noun: str, indices: list[int], store: Store) -> None:
+    def draw(self, noun: str, indices: list[int], store: PriorStore) -> None:
         if not indices:
             return
-        if self.painter is None:
-            opened = open_base(self.base, self.device, self.watcher, tokenizer_folder=self.tokenizer_folder)
-            self.painter = _Painter(self.stack.enter_context(opened), self.settings, self.watcher, self.total)
-        self.painter.total = max(self.painter.total, self.painter.done + len(indices))
-        self.painter.paint(noun, indices, store)
+        if self.sampler is None:
+            context = self.context
+            opened = open_base(self.base, context.device, context.watcher, tokenizer_folder=context.tokenizer_folder)
+            self.sampler = _PriorSampler(self.stack.enter_context(opened), self.settings, context.watcher, self.total)
+        self.sampler.total = max(self.sampler.total, self.sampler.done + len(indices))
+        self.sampler.draw(noun, indices, store)
 
 
-class _Painter:
-    """Samples what is missing, batch by batch, and tells the watcher."""
+class _PriorSampler:
+    """Samples missing pictures batch by batch, and reports progress."""
 
     def __init__(self, networks, settings: PriorSettings, watcher: Watcher, total: int):
         self.networks, self.settings, self.watcher = networks, settings, watcher
@@ -249,25 +258,25 @@ class _Painter:
         log.info("priors: %d pictures of %d x %d, %d steps", total, self.width, self.height, settings.steps)
 
     @property
-    def hopeless(self) -> bool:
-        """Whether this base, as it is loaded, draws no numbers at all."""
-        return self.done >= HOPELESS and not self.usable
+    def only_nan(self) -> bool:
+        """Whether this base, as it is loaded, gives only NaN."""
+        return self.done >= MAX_NAN_PICTURES and not self.usable
 
-    def paint(self, noun: str, indices: list[int], store: Store) -> None:
-        """Draw the pictures `indices` into `store`; stops early where it is hopeless."""
+    def draw(self, noun: str, indices: list[int], store: PriorStore) -> None:
+        """Draw the pictures `indices` into `store`; stops early where all are NaN."""
         prompts = self._prompts(noun, indices[-1] + 1)
         for start in range(0, len(indices), self.batch):
             self.watcher.check()
             part = indices[start : start + self.batch]
             seeds = [prior_prompts.seed_of(self.settings.seed, index) for index in part]
-            images, whole = _pixels(self._sample([prompts[index] for index in part], seeds))
-            made = zip(part, seeds, images, whole, strict=True)
-            store.add([(i, prompts[i], seed, image, "" if good else NO_NUMBERS) for i, seed, image, good in made])
-            self.done, self.usable = self.done + len(part), self.usable + sum(whole)
+            images, finite = _to_images(self._sample([prompts[index] for index in part], seeds))
+            made = zip(part, seeds, images, finite, strict=True)
+            store.add([(i, prompts[i], seed, image, "" if ok else NAN_REASON) for i, seed, image, ok in made])
+            self.done, self.usable = self.done + len(part), self.usable + sum(finite)
             steps = self.settings.steps
             text = f"prior {self.done} of {self.total}: {prompts[part[-1]]}"
             self.watcher.progress(self.done * steps, self.total * steps, text, images[-1])
-            if self.hopeless:
+            if self.only_nan:
                 return
 
     def _prompts(self, noun: str, count: int) -> list[str]:
@@ -279,32 +288,32 @@ class _Painter:
 
     def _sample(self, prompts: list[str], seeds: list[int]) -> torch.Tensor:
         settings = self.settings
-        inner = _Part(self.watcher, *(count * settings.steps for count in (self.done, len(prompts), self.total)))
+        start, steps, total = (count * settings.steps for count in (self.done, len(prompts), self.total))
         return sample(
             self.networks, prompts, seeds, width=self.width, height=self.height, steps=settings.steps,
-            guidance=settings.guidance, batch=self.batch, watcher=inner,
+            guidance=settings.guidance, batch=self.batch, watcher=_ProgressSlice(self.watcher, start, steps, total),
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Tells `outer` of a part of its work: `share` steps from `start` on, of `whole`."""
+class _ProgressSlice:
+    """Reports to `outer` as part of its work: `steps` from `start` on, of `total`."""
 
     outer: Watcher
     start: int
-    share: int
-    whole: int
+    steps: int
+    total: int
 
     def check(self) -> None:
         self.outer.check()
 
     def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
-        self.outer.progress(self.start + done * self.share // max(total, 1), self.whole, text, picture)
+        self.outer.progress(self.start + done * self.steps // max(total, 1), self.total, text, picture)
 
 
-def _pixels(images: torch.Tensor) -> tuple[list[Image.Image], list[bool]]:
-    """(B, 3, H, W) in [0, 1] as pictures, black where there are no numbers, and which of them hold numbers alone."""
-    whole = torch.isfinite(images).flatten(1).all(1).tolist()
+def _to_images(images: torch.Tensor) -> tuple[list[Image.Image], list[bool]]:
+    """(B, 3, H, W) in [0, 1] as pictures, NaN as black, and which of them are finite."""
+    finite = torch.isfinite(images).flatten(1).all(1).tolist()
     values = images.nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
     values = (values * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(np.ascontiguousarray(value)) for value in values], whole
+    return [Image.fromarray(np.ascontiguousarray(value)) for value in values], finite

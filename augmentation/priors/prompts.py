@@ -27,7 +27,7 @@ ALSO_ALIVE = frozenset("animal person people men women children dragon".split())
 def grid(noun: str, known: Callable[[str], bool] = lambda phrase: True) -> list[str]:
     """Every "{shot} {a noun} {pose} {place}"; poses of living things for nouns that name one.
 
-    Phrases for which `known` is false are left out, so that a model is asked only in words that it has learned.
+    Phrases for which `known` is false are left out, so that prompts use only words that the model knows.
     """
     alive = kind_of(noun) in KINDS_ALIVE or noun.lower().split()[-1] in ALSO_ALIVE
     poses = LIVE_POSES if alive else OBJECT_POSES
@@ -35,14 +35,17 @@ def grid(noun: str, known: Callable[[str], bool] = lambda phrase: True) -> list[
         [phrase for i, phrase in enumerate(phrases) if i == 0 or known(phrase)] for phrases in (SHOTS, poses, PLACES)
     )
     subject = with_article(noun)
-    return [" ".join(filter(None, (shot, subject, pose, place))) for shot, pose, place in product(shots, poses, places)]
+    return [
+        " ".join(filter(None, (shot, subject, pose, location)))
+        for shot, pose, location in product(shots, poses, places)
+    ]
 
 
 def own(templates: Sequence[str], noun: str) -> list[str]:
     """A person's prompts; "{noun}" in them becomes the class noun, with its article unless "the" or "my" is there."""
 
-    def words(found: re.Match) -> str:
-        return f"{found[1]} {noun}" if found[1] and found[1].lower() in ("the", "my", "this") else with_article(noun)
+    def words(match: re.Match) -> str:
+        return f"{match[1]} {noun}" if match[1] and match[1].lower() in ("the", "my", "this") else with_article(noun)
 
     return [re.sub(r"(?:\b(an?|the|my|this) )?\{noun\}", words, template) for template in templates]
 

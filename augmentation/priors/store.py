@@ -1,4 +1,4 @@
-"""Prior pictures on disk: files first, then the manifest that names them, so that work that was cut is gone on with."""
+"""Prior pictures on disk: files first, then the manifest that lists them, so that interrupted work resumes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 
 from ...core.images import pixel_key, write_bytes, write_png
 from ...core.values import Picture, Sample
-from .filter import Candidate, spread_of
+from .filter import PriorCandidate, pixel_std
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.jsonl"
 
 
-class Store:
-    """The prior pictures of one key on disk: `rows` by their index, only those whose file is whole."""
+class PriorStore:
+    """The prior pictures of one key on disk: `rows` by their index, only those whose file is intact."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -33,7 +33,7 @@ class Store:
                     raise ValueError(f"{row['file']} is not the file that was written")
                 if "spread" not in row:
                     with Image.open(io.BytesIO(data)) as picture:
-                        row["spread"] = spread_of(picture)
+                        row["spread"] = pixel_std(picture)
                 self.rows[int(row["index"])] = row
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("priors: an entry of %s is not usable and is made again (%s)", folder / MANIFEST, error)
@@ -45,9 +45,9 @@ class Store:
     def missing(self, count: int) -> list[int]:
         return [index for index in range(count) if index not in self.rows]
 
-    def candidates(self, count: int) -> list[Candidate]:
+    def candidates(self, count: int) -> list[PriorCandidate]:
         return [
-            Candidate(index, self.folder / row["file"], row["spread"], row.get("reason", ""))
+            PriorCandidate(index, self.folder / row["file"], row["spread"], row.get("reason", ""))
             for index, row in sorted(self.rows.items())
             if index < count
         ]
@@ -58,12 +58,12 @@ class Store:
         return Picture(self.folder / row["file"], row["key"], row["width"], row["height"]), row["prompt"]
 
     def add(self, made: list[tuple[int, str, int, Image.Image, str]]) -> None:
-        """Keep pictures (index, prompt, seed, pixels, why it is of no use or ""): files, then the manifest of them."""
+        """Keep pictures (index, prompt, seed, pixels, why it is unusable or ""): files, then the manifest of them."""
         for index, prompt, seed, pixels, reason in made:
             path = write_png(pixels, self.folder / f"{index:05d}.png")
             self.rows[index] = {
                 "index": index, "file": path.name, "prompt": prompt, "seed": seed, "key": pixel_key(pixels),
-                "width": pixels.width, "height": pixels.height, "spread": round(spread_of(pixels), 2),
+                "width": pixels.width, "height": pixels.height, "spread": round(pixel_std(pixels), 2),
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             } | ({"reason": reason} if reason else {})  # fmt: skip
         lines = [json.dumps(self.rows[index], ensure_ascii=False) for index in sorted(self.rows)]

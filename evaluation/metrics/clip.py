@@ -12,7 +12,8 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.values import Prompt
-from ...vision.embedders.clip import Clip, Seer
+from ...vision.embedders.clip import Clip
+from ...vision.embedders.interface import ImageEmbedder
 from .metric import check_pairs
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class ClipContrast(ClipText):
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return (self.clip.seen(pixels) * self._added(prompts).to(pixels.device)).sum(-1)
+        return (self.clip.encode(pixels) * self._added(prompts).to(pixels.device)).sum(-1)
 
     def _added(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """(n, D): what the prompts add, as differences of embeddings on the CPU."""
@@ -108,7 +109,7 @@ class ClipImage:
 
     name = "CLIP-I"
 
-    def __init__(self, clip: Path | Seer, device: torch.device | str = "cpu"):
+    def __init__(self, clip: Path | ImageEmbedder, device: torch.device | str = "cpu"):
         self.clip = Clip(clip, device) if isinstance(clip, Path) else clip
 
     @property
@@ -128,4 +129,4 @@ class ClipImage:
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image]
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return (self.clip.seen(pixels) @ self.clip.images(references).to(pixels.device).T).mean(-1)
+        return (self.clip.encode(pixels) @ self.clip.images(references).to(pixels.device).T).mean(-1)

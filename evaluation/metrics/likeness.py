@@ -62,7 +62,7 @@ class DinoImage:
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image]
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return (self.dino.seen(pixels) @ self.dino.images(references).to(pixels.device).T).mean(-1)
+        return (self.dino.encode(pixels) @ self.dino.images(references).to(pixels.device).T).mean(-1)
 
 
 def dino_name(kind: str) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from ...core.values import Prompt
 from ...vision.embedders.clip import Clip
 from ...vision.preference.hpsv2 import converted
-from ...vision.preference.image_reward import Opened
+from ...vision.preference.image_reward import ImageRewardModel
 from .metric import check_pairs
 
 
@@ -73,7 +73,7 @@ class ImageReward:
     name = "ImageReward"
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
-        self.opened = Opened(folder, device)
+        self.opened = ImageRewardModel(folder, device)
 
     @property
     def model_id(self) -> str:
@@ -90,7 +90,7 @@ class ImageReward:
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return self.opened.seen(pixels, [prompt.stripped for prompt in prompts])
+        return self.opened.score_batch(pixels, [prompt.stripped for prompt in prompts])
 
 
 def cosines(clip: Clip, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> torch.Tensor:

@@ -87,17 +87,18 @@ class CaptionPictures(io.ComfyNode):
 
     @classmethod
     def execute(cls, set: Any, model: str, detail: str, bind: str, overwrite: bool) -> io.NodeOutput:
-        from ...augmentation.captions.caption import caption_set, report
+        from ...augmentation.captions.caption import CaptionSettings, caption_set, report
         from ...augmentation.captions.rules import clip_tokens
         from ...augmentation.images.load import load_picture
         from ...evaluation.report.grids import contact_sheet
-        from ...vision.captioners import RememberingCaptioner, open_captioner
+        from ...vision.captioners import CachedCaptioner, open_captioner
 
         folder = _chosen(captioners(), model, "captioner", CAPTIONER_PLACES, "Salesforce/blip-image-captioning-base")
-        captioner = RememberingCaptioner(answer_cache(partial(open_captioner, folder, host.device()), folder))
+        captioner = CachedCaptioner(answer_cache(partial(open_captioner, folder, host.device()), folder))
         count = clip_tokens(host.TOKENIZER)
         with host.engine(cls.hidden.unique_id) as watcher:
-            made, table = caption_set(set, captioner, _lines(bind), detail, overwrite, watcher, count)
+            settings = CaptionSettings(_lines(bind), detail, overwrite)
+            made, table = caption_set(set, captioner, settings, watcher, count)
         shown = made.references[:MOST_SHOWN]
         sheet = contact_sheet([load_picture(s.image) for s in shown], [s.caption for s in shown])
         captions = "\n".join(sample.caption for sample in made.references)
@@ -196,7 +197,7 @@ class ExpandCaptions(io.ComfyNode):
     ) -> io.NodeOutput:
         from ...augmentation.captions.expand import ExpansionSettings, expand, report
         from ...augmentation.captions.rules import clip_tokens
-        from ...vision.language_model import LocalWriter, RememberingWriter
+        from ...vision.language_model import CachedWriter, LocalWriter
 
         source = source or {"source": GRAMMAR}
         settings = ExpansionSettings(count, _listed(relation), _listed(bind), seed)
@@ -207,7 +208,7 @@ class ExpandCaptions(io.ComfyNode):
             writer, absent = None, source["source"] == MODEL and source["model"] == NO_MODEL
             if source["source"] == MODEL and not absent:
                 folder = _chosen(writers(), source["model"], "language model", WRITER_PLACES, "Qwen/Qwen3-1.7B")
-                writer = RememberingWriter(answer_cache(partial(LocalWriter, folder, host.device()), folder))
+                writer = CachedWriter(answer_cache(partial(LocalWriter, folder, host.device()), folder))
             made, rows = expand(set, settings, writer, text, clip_tokens(host.TOKENIZER), watcher)
         table = report(rows)
         if absent:

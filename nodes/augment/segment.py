@@ -135,7 +135,7 @@ class SegmentByPrompt(io.ComfyNode):
             else:
                 finder, masker = open_models(model, outline) if needs_model(set, settings) else (None, None)
                 made, outcomes = segment(set, finder, masker, settings, cache, watcher)
-        report = "\n".join(outcome.said for outcome in outcomes)
+        report = "\n".join(outcome.message for outcome in outcomes)
         shapes = [
             mask_tensor(load_mask(s.mask), (s.image.width, s.image.height)) for s in made.samples if s.mask is not None
         ]
@@ -178,28 +178,28 @@ def model_paths(model: str, outline: str) -> tuple[Path, Path | None]:
 
 def answer_cache(opening: Callable[[], Any], location: Path) -> Any:
     """What the model at `location` (a folder or a file), which `opening` opens, answered so far."""
-    from ...vision.answer_cache import Answers
+    from ...vision.answer_cache import AnswerCache
 
     state = location.stat()
     version = folders.folder_print(location) if location.is_dir() else f"{state.st_size}:{state.st_mtime_ns}"
-    return Answers(opening, f"{location.name} {version}", folders.answers_folder())
+    return AnswerCache(opening, f"{location.name} {version}", folders.answers_folder())
 
 
 def cached_finder(folder: Path) -> Any:
     """The finder in `folder`, opened when a picture is new to it."""
     from ...vision.segmenters import finder_class, open_finder
-    from ...vision.segmenters.remembering import RememberingFinder
+    from ...vision.segmenters.cached import CachedFinder
 
     answers = answer_cache(partial(open_finder, folder, host.device()), folder)
-    return RememberingFinder(answers, finder_class(folder).threshold)
+    return CachedFinder(answers, finder_class(folder).threshold)
 
 
 def cached_masker(location: Path) -> Any:
     """The masker at `location`, opened when a picture or box is new to it."""
     from ...vision.segmenters import open_masker
-    from ...vision.segmenters.remembering import RememberingMasker
+    from ...vision.segmenters.cached import CachedMasker
 
-    return RememberingMasker(answer_cache(partial(open_masker, location, host.device()), location))
+    return CachedMasker(answer_cache(partial(open_masker, location, host.device()), location))
 
 
 def overlays(outcomes: Any) -> Any:
@@ -208,4 +208,4 @@ def overlays(outcomes: Any) -> Any:
     from ...evaluation.report.grids import contact_sheet
 
     shown = outcomes[:MOST_SHOWN]
-    return picture_tensor(contact_sheet([overlay(outcome) for outcome in shown], [outcome.said for outcome in shown]))
+    return picture_tensor(contact_sheet([overlay(result) for result in shown], [result.message for result in shown]))

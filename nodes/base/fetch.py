@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...vision.fetch import KNOWN, fetch, is_whole, place_of
+from ...vision.fetch import FETCHABLE_MODELS, fetch, is_complete, model_folder
 from ..comfy import folders, host
 from ..comfy.host import io
 
@@ -24,8 +24,10 @@ class FetchModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=list(KNOWN),
-                    tooltip="; ".join(f"{name}: {known.use} (into {known.kind})" for name, known in KNOWN.items()),
+                    options=list(FETCHABLE_MODELS),
+                    tooltip="; ".join(
+                        f"{name}: {known.use} (into {known.kind})" for name, known in FETCHABLE_MODELS.items()
+                    ),
                 )
             ],
             outputs=[io.String.Output(display_name="folder", tooltip="Where the model lies.")],
@@ -35,11 +37,11 @@ class FetchModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, model: str) -> bool:
         """Whether it is there: a folder that was deleted is fetched again."""
-        return is_whole(place_of(model, folders.models_folder(KNOWN[model].kind)))
+        return is_complete(model_folder(model, folders.models_folder(FETCHABLE_MODELS[model].kind)))
 
     @classmethod
     def execute(cls, model: str) -> io.NodeOutput:
         node = cls.hidden.unique_id
-        folder = fetch(model, folders.models_folder(KNOWN[model].kind), host.NodeWatcher(node))
+        folder = fetch(model, folders.models_folder(FETCHABLE_MODELS[model].kind), host.NodeWatcher(node))
         ui = host.say(node, f"{model} lies in {folder}")
         return io.NodeOutput(str(folder), ui=ui)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...core.errors import FewShotError
 from ...core.link import keep
-from ...vision.kinds import seeing_kind
+from ...vision.find import vision_kind
 from .host import folder_paths
 
 # the small base model that comes with the project's source
@@ -108,7 +108,7 @@ def seeing_model(name: str) -> Path:
 def kind_of_model(folder: Path) -> str | None:
     """The model_type of a folder of transformers ("clip", "dinov2"); None where it has none."""
     try:
-        return seeing_kind(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder.name)
+        return vision_kind(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder.name)
     except (OSError, ValueError, AttributeError):
         return None
 

@@ -93,10 +93,10 @@ class PreparePictures(io.ComfyNode):
 def prepared_sheet(rows: Any) -> Any:
     """A sheet of the prepared pictures with their names and warnings: (1, height, width, 3)."""
     from ...augmentation.images.load import load_mask, load_picture
-    from ...augmentation.images.prepare import one_each
+    from ...augmentation.images.prepare import one_row_per_picture
     from ...evaluation.report.grids import contact_sheet, masked
 
-    kept = [row for row in one_each(rows) if row.sample is not None][:MOST_SHOWN]
+    kept = [row for row in one_row_per_picture(rows) if row.sample is not None][:MOST_SHOWN]
     shown = []
     for row in kept:
         mask = row.sample.mask

@@ -89,10 +89,11 @@ class SubjectPictures(io.ComfyNode):
             folder = folders.picture_folder(single("folder", source["folder"]))
             found = pictures.subject_from_folder(folder, *words_given, warnings=warnings)
         elif kind == SOCKET:
+            concept = pictures.subject_concept(*words_given)
+            captions, cache = captions_of(source.get("captions", "")), folders.sent_pictures_folder()
             found = pictures.subject_from_tensors(
-                source["images"], source.get("masks"), folders.sent_pictures_folder(), *words_given,
-                captions=captions_of(source.get("captions", "")), warnings=warnings,
-            )  # fmt: skip
+                source["images"], source.get("masks"), cache, concept, captions, warnings
+            )
         else:
             raise FewShotError(f"no such source {kind!r}: choose '{FOLDER}' or '{SOCKET}'")
         return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([summary(found), *warnings])))

@@ -99,9 +99,9 @@ def metric_inputs() -> list[io.Input]:
 
 def vlm_folders() -> dict[str, Path]:
     """The vision-language models on the disk, by their names."""
-    from ...vision.find import CHATTING, find
+    from ...vision.find import VISION_LANGUAGE_KINDS, find
 
-    return find(folders.model_roots(*CAPTIONER_PLACES), CHATTING)
+    return find(folders.model_roots(*CAPTIONER_PLACES), VISION_LANGUAGE_KINDS)
 
 
 def open_vlm(name: str) -> Any:
@@ -145,7 +145,7 @@ def measurement_plan(base: Any, concept: Any, choices: MetricChoices, masks: Seq
     from ...evaluation.metrics.relation import relation_measures
     from ...evaluation.metrics.vlm_questions import vlm_measures
     from ...vision.embedders.clip import Clip
-    from ...vision.embedders.clip_vision import eyes_in
+    from ...vision.embedders.clip_vision import open_image_embedder
 
     noun = concept.noun if concept is not None else ""
     if choices.cut_out != NONE and not noun:
@@ -153,7 +153,7 @@ def measurement_plan(base: Any, concept: Any, choices: MetricChoices, masks: Seq
     device = host.device()
     folder = clip_folder(base, choices.clip)
     clip = None if folder is None else Clip(folder, device)
-    embedders = [eyes_in(path, device) for path in dino_folders(choices.dino)]
+    embedders = [open_image_embedder(path, device) for path in dino_folders(choices.dino)]
     measures = [] if choices.asked == NONE else vlm_measures(open_vlm(choices.asked), concept)
     measures += relation_measures(clip, concept) if clip is not None and concept is not None else []
     for number, embedder in enumerate(embedders):

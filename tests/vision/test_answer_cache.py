@@ -9,11 +9,11 @@ from PIL import Image
 
 from comfyui_fewshot.tests.vision import tiny
 from comfyui_fewshot.vision import answer_cache as answers
-from comfyui_fewshot.vision.answer_cache import Answers
-from comfyui_fewshot.vision.captioners import RememberingCaptioner, open_captioner
-from comfyui_fewshot.vision.language_model import LocalWriter, RememberingWriter, asked_of_relation
+from comfyui_fewshot.vision.answer_cache import AnswerCache
+from comfyui_fewshot.vision.captioners import CachedCaptioner, open_captioner
+from comfyui_fewshot.vision.language_model import CachedWriter, LocalWriter, relation_messages
 from comfyui_fewshot.vision.segmenters import finder_class, open_finder, open_masker
-from comfyui_fewshot.vision.segmenters.remembering import RememberingFinder, RememberingMasker
+from comfyui_fewshot.vision.segmenters.cached import CachedFinder, CachedMasker
 
 CPU = torch.device("cpu")
 
@@ -36,31 +36,31 @@ def picture(seed=0):
 
 def test_an_answer_is_made_once_and_the_model_opened_when_needed(tmp_path):
     opening = Opening(lambda: [])
-    kept = Answers(opening, "a model", tmp_path)
+    kept = AnswerCache(opening, "a model", tmp_path)
     assert opening.count == 0
     for _ in range(2):
-        assert kept.to("one", by=lambda model: [*model, 1]) == [1]
-    assert kept.to("two", by=lambda model: "ä") == "ä" and opening.count == 1
-    again = Answers(opening, "a model", tmp_path)
-    assert again.to("one", by=lambda model: None) == [1] and opening.count == 1
-    assert Answers(opening, "another", tmp_path).to("one", by=lambda model: 2) == 2 and opening.count == 2
+        assert kept.get("one", by=lambda model: [*model, 1]) == [1]
+    assert kept.get("two", by=lambda model: "ä") == "ä" and opening.count == 1
+    again = AnswerCache(opening, "a model", tmp_path)
+    assert again.get("one", by=lambda model: None) == [1] and opening.count == 1
+    assert AnswerCache(opening, "another", tmp_path).get("one", by=lambda model: 2) == 2 and opening.count == 2
     assert not [file for file in tmp_path.iterdir() if file.suffix != ".json"]
 
 
 def test_a_damaged_answer_is_made_again(tmp_path, caplog):
-    kept = Answers(list, "a model", tmp_path)
-    kept.to("one", by=lambda model: 1)
+    kept = AnswerCache(list, "a model", tmp_path)
+    kept.get("one", by=lambda model: 1)
     (file,) = tmp_path.iterdir()
     for damage in ("", "{", "[1]", '{"other": 1}'):
         file.write_text(damage)
-        assert kept.to("one", by=lambda model: 2) == 2
-    assert caplog.text.count("is made again") == 4 and kept.to("one", by=lambda model: 3) == 2
+        assert kept.get("one", by=lambda model: 2) == 2
+    assert caplog.text.count("is made again") == 4 and kept.get("one", by=lambda model: 3) == 2
 
 
 def test_another_revision_asks_again(tmp_path, monkeypatch):
-    Answers(list, "a model", tmp_path).to("one", by=lambda model: 1)
+    AnswerCache(list, "a model", tmp_path).get("one", by=lambda model: 1)
     monkeypatch.setattr(answers, "REVISION", answers.REVISION + 1)
-    assert Answers(list, "a model", tmp_path).to("one", by=lambda model: 2) == 2
+    assert AnswerCache(list, "a model", tmp_path).get("one", by=lambda model: 2) == 2
 
 
 @pytest.mark.parametrize("name", ["clipseg", "owl"])
@@ -69,7 +69,7 @@ def test_what_was_found_is_not_looked_for_again(name, tmp_path):
     opening = Opening(lambda: open_finder(folder, CPU))
 
     def finder():
-        return RememberingFinder(Answers(opening, name, tmp_path / "kept"), finder_class(folder).threshold)
+        return CachedFinder(AnswerCache(opening, name, tmp_path / "kept"), finder_class(folder).threshold)
 
     plain = open_finder(folder, CPU)
     assert finder().threshold == plain.threshold
@@ -90,7 +90,7 @@ def test_an_outline_is_not_drawn_again(tmp_path):
     opening, boxes = Opening(lambda: open_masker(folder, CPU)), [(3.0, 4.0, 40.0, 30.0), (0.0, 0.0, 9.5, 9.0)]
 
     def masker():
-        return RememberingMasker(Answers(opening, "sam", tmp_path / "kept"))
+        return CachedMasker(AnswerCache(opening, "sam", tmp_path / "kept"))
 
     masker().masks(picture(), boxes)
     opening.shut = True
@@ -105,10 +105,10 @@ def test_an_outline_is_not_drawn_again(tmp_path):
 def test_a_picture_is_not_captioned_again(tmp_path):
     folder = tiny.blip(tmp_path / "blip")
     opening = Opening(lambda: open_captioner(folder, CPU))
-    said = RememberingCaptioner(Answers(opening, "blip", tmp_path / "kept")).caption(picture(), "short")
+    said = CachedCaptioner(AnswerCache(opening, "blip", tmp_path / "kept")).caption(picture(), "short")
     assert said == open_captioner(folder, CPU).caption(picture(), "short")
     opening.shut = True
-    again = RememberingCaptioner(Answers(opening, "blip", tmp_path / "kept"))
+    again = CachedCaptioner(AnswerCache(opening, "blip", tmp_path / "kept"))
     assert again.caption(picture(), "short") == said
     for other in ((picture(1), "short"), (picture(), "full")):
         with pytest.raises(AssertionError, match="was opened"):
@@ -116,14 +116,14 @@ def test_a_picture_is_not_captioned_again(tmp_path):
 
 
 def test_a_conversation_is_not_held_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MOST_NEW_TOKENS", 8)
+    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MAX_NEW_TOKENS", 8)
     folder = tiny.language_model(tmp_path / "llm")
     opening = Opening(lambda: LocalWriter(folder, CPU))
-    messages = asked_of_relation("<R>", "cat", "chair", "a cat <R> a chair", 6)
-    said = RememberingWriter(Answers(opening, "llm", tmp_path / "kept")).write(messages, 1)
+    messages = relation_messages("<R>", "cat", "chair", "a cat <R> a chair", 6)
+    said = CachedWriter(AnswerCache(opening, "llm", tmp_path / "kept")).write(messages, 1)
     assert said == LocalWriter(folder, CPU).write(messages, 1)
     opening.shut = True
-    again = RememberingWriter(Answers(opening, "llm", tmp_path / "kept"))
+    again = CachedWriter(AnswerCache(opening, "llm", tmp_path / "kept"))
     assert again.write(messages, 1) == said
     for other in ((messages, 2), (messages[1:], 1)):
         with pytest.raises(AssertionError, match="was opened"):

@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.vision import fetch as fetching
-from comfyui_fewshot.vision.fetch import KNOWN, fetch, is_whole, listed
+from comfyui_fewshot.vision.fetch import FETCHABLE_MODELS, fetch, is_complete, list_files
 
 NAME = "someone/small"
 FILES = {
@@ -135,18 +135,18 @@ def test_a_folder_that_is_not_whole_is_filled(hub, tmp_path):
     (folder / "config.json").write_bytes(FILES["config.json"])
     (folder / "notes.md").write_text("mine")
     (folder / "model.safetensors").write_bytes(FILES["model.safetensors"][:1000])
-    assert not is_whole(folder)
-    assert fetch(NAME, tmp_path, None, hub.url) == folder and is_whole(folder)
+    assert not is_complete(folder)
+    assert fetch(NAME, tmp_path, None, hub.url) == folder and is_complete(folder)
     assert (folder / "notes.md").read_text() == "mine" and not (tmp_path / ".fetching" / "small").exists()
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
-    assert not is_whole(folder)
+    assert not is_complete(folder)
 
 
 def test_a_link_to_another_disk_is_followed_and_a_file_in_the_way_is_said(hub, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "small").symlink_to(tmp_path / "elsewhere")
     fetch(NAME, tmp_path, None, hub.url)
-    assert is_whole(tmp_path / "elsewhere")
+    assert is_complete(tmp_path / "elsewhere")
     (tmp_path / "other" / "small").parent.mkdir()
     (tmp_path / "other" / "small").write_text("a file")
     with pytest.raises(FewShotError, match="is no folder"):
@@ -199,7 +199,7 @@ def test_split_weights_are_taken_with_their_index(hub):
     del hub.files["model.safetensors"]
     parts = {f"model-0000{n}-of-00002.safetensors": b"1" for n in (1, 2)} | {"model.safetensors.index.json": b"{}"}
     hub.files |= parts
-    assert {file.name for file in listed(NAME, hub.url)[1]} == {*parts, "config.json", "vocab.txt"}
+    assert {file.name for file in list_files(NAME, hub.url)[1]} == {*parts, "config.json", "vocab.txt"}
 
 
 @pytest.mark.parametrize(("name", "url"), [("someone/other", None), (NAME, "http://127.0.0.1:9")])
@@ -209,13 +209,13 @@ def test_what_cannot_be_fetched_says_what_goes_where(hub, tmp_path, name, url):
 
 
 def test_a_full_disk_is_said_before_anything_is_fetched(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "SPARE", 2**60)
+    monkeypatch.setattr(fetching, "RESERVED_BYTES", 2**60)
     with pytest.raises(FewShotError, match="make room"):
         fetch(NAME, tmp_path, None, hub.url)
     assert not hub.asked
 
 
 def test_known_models_have_a_repository_and_one_folder():
-    assert all(name.count("/") == 1 and "/" not in known.kind and known.use for name, known in KNOWN.items())
-    places = [(known.kind, name.rpartition("/")[2]) for name, known in KNOWN.items()]
+    assert all(name.count("/") == 1 and "/" not in known.kind and known.use for name, known in FETCHABLE_MODELS.items())
+    places = [(known.kind, name.rpartition("/")[2]) for name, known in FETCHABLE_MODELS.items()]
     assert len(set(places)) == len(places)

@@ -20,7 +20,7 @@ from ...evaluation.report.grids import contact_sheet
 from ...evaluation.reward import RewardModels, names_subject
 from ...models.sampling import sample
 from ...vision.embedders.clip import Clip
-from ...vision.embedders.clip_vision import ClipVision, eyes_in
+from ...vision.embedders.clip_vision import ClipVision, open_image_embedder
 from ...vision.embedders.dino import Dino
 from ..validation.image_metrics import Validator
 from .guards import Reading
@@ -67,7 +67,7 @@ class Reader:
             return
         device = painter.networks.device
         clip = Clip(validator.clip, device)
-        self.eyes = eyes_in(validator.dino, device) if validator.dino else clip
+        self.eyes = open_image_embedder(validator.dino, device) if validator.dino else clip
         if validator.clip.resolve() not in rewarded:
             self.clip = clip
         else:

@@ -21,7 +21,7 @@ from typing import cast
 
 import torch
 
-from ...augmentation.captions.parse import marked, names_nothing, parts_of
+from ...augmentation.captions.parse import is_relation_word, parts_of, with_placeholder
 from ...augmentation.captions.rules import RelationRules
 from ...core.errors import FewShotError
 from ...core.progress import Watcher
@@ -218,7 +218,7 @@ def related(pictures: TrainingSet, dropped: list[str] | None = None) -> Training
     weights: dict[str, float] = {}
     for sample in (sample for sample in pictures.references if sample.concept == number):
         weights[sample.image.key] = weights.get(sample.image.key, 0.0) + sample.weight
-        text = marked(sample.caption, concept.identifier)
+        text = with_placeholder(sample.caption, concept.identifier)
         reason = _told(text, concept)
         if not reason:
             kept.append(replace(sample, caption=text, concept=0))
@@ -248,7 +248,7 @@ def _told(caption: str, concept: Concept) -> str:
     """What a caption tells that the word alone shall tell, or what else is wrong with it; "" for a good one."""
     parts = parts_of(caption, concept.identifier)
     for noun in (parts.first.noun, parts.second.noun):
-        if names_nothing(noun):
+        if is_relation_word(noun):
             return f'leak: "{noun}" stands where one of the two things should, and tells how they relate'
     rules = RelationRules.of(concept.identifier, caption, [concept.description] if concept.description else [])
     return rules.check(caption).reason

@@ -31,9 +31,9 @@ from ...evaluation.report.grids import contact_sheet
 from ...models.contract import DiffusionModel
 from ...models.sampling import sample_latents
 from ...vision.embedders.clip import Clip
-from ...vision.embedders.clip_vision import ClipVision, eyes_in
+from ...vision.embedders.clip_vision import ClipVision, open_image_embedder
 from ...vision.embedders.dino import Dino
-from ...vision.memory import looking_bytes, numbers_in
+from ...vision.memory import embedding_bytes, parameter_count
 from ..auto.fit import sampling_batch
 
 log = logging.getLogger(__name__)
@@ -68,12 +68,12 @@ class Validator:
     @property
     def bytes(self) -> int:
         """Bytes of the models' weights in fp32, in which they are loaded."""
-        return sum(4 * numbers_in(folder) for folder in self.folders)
+        return sum(4 * parameter_count(folder) for folder in self.folders)
 
     @property
     def resident(self) -> float:
         """Peak bytes on the device while they score."""
-        return self.bytes + max(map(looking_bytes, self.folders))
+        return self.bytes + max(map(embedding_bytes, self.folders))
 
     @property
     def folders(self) -> list[Path]:
@@ -158,7 +158,7 @@ class Validation:
         self.seeds = tuple(seed_of("validation", i) for i in range(len(rows)))
         self.clip = Clip(validator.clip, networks.device)
         self.embedder: Clip | ClipVision | Dino = (
-            eyes_in(validator.dino, networks.device) if validator.dino else self.clip
+            open_image_embedder(validator.dino, networks.device) if validator.dino else self.clip
         )
         self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
         self.references = self._references(pictures)

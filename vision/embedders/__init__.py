@@ -1,1 +1,1 @@
-"""Models that turn pictures and texts into vectors."""
+"""Embedders of pictures and texts."""

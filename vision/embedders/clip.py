@@ -1,4 +1,4 @@
-"""Texts and pictures as vectors of a CLIP (Radford et al. 2021), from any local folder of a `CLIPModel`."""
+"""Embeddings of texts and pictures by a CLIP (Radford et al. 2021), from any local folder of a `CLIPModel`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,29 +24,18 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 BATCH = 32
 
 
-class Seer(Protocol):
-    """A CLIP's vision: a `Clip`, or a `ClipVision` of its own."""
-
-    @property
-    def model_id(self) -> str: ...
-
-    def seen(self, pixels: torch.Tensor) -> torch.Tensor: ...
-
-    def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
-
-
 class Clip:
     """A CLIP opened from `folder` on first use, in fp32. Several metrics may share one."""
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.folder, self.device = Path(folder), torch.device(device)
-        settings = settings_in(self.folder, "config.json", needed=True)
+        settings = read_model_json(self.folder, "config.json", needed=True)
         if settings.get("model_type") != "clip":
             raise FewShotError(
                 f"{self.folder} holds a {settings.get('model_type', 'model of unknown kind')}, not a CLIP; choose a "
                 "folder of a transformers CLIPModel, such as openai/clip-vit-base-patch32"
             )
-        given = settings_in(self.folder, "preprocessor_config.json")
+        given = read_model_json(self.folder, "preprocessor_config.json")
         self.mean = torch.tensor(given.get("image_mean", MEAN)).view(3, 1, 1)
         self.std = torch.tensor(given.get("image_std", STD)).view(3, 1, 1)
 
@@ -63,8 +52,8 @@ class Clip:
             raise FewShotError(f"the CLIP in {self.folder} cannot be read ({error}); fetch its files again") from error
         model, info = opened
         if info["missing_keys"]:
-            lacking = ", ".join(sorted(info["missing_keys"])[:3])
-            raise FewShotError(f"the CLIP in {self.folder} lacks weights ({lacking}, ...); fetch its files again")
+            missing = ", ".join(sorted(info["missing_keys"])[:3])
+            raise FewShotError(f"the CLIP in {self.folder} lacks weights ({missing}, ...); fetch its files again")
         return model.float().to(self.device).eval().requires_grad_(False)
 
     @cached_property
@@ -81,7 +70,7 @@ class Clip:
         return self.model.config.vision_config.image_size
 
     def move(self, device: torch.device | str) -> None:
-        """Compute on another device from now on; on the CPU it waits without taking GPU memory."""
+        """Move the model to another device; on the CPU it takes no GPU memory."""
         self.device = torch.device(device)
         self.model.to(self.device)
 
@@ -89,18 +78,18 @@ class Clip:
         """(3, S, S): the shorter edge resized to the model's own size S (bicubic), cropped, normalised."""
         return pixels(image, self.size, self.size, self.mean, self.std)
 
-    def seen(self, pixels: torch.Tensor) -> torch.Tensor:
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Unit embeddings (n, D) of pixels (n, 3, H, W) in [0, 1] on the CLIP's device, differentiable.
 
         The same as `images` of the same pictures, up to the rounding of pixels between resizing and cropping.
         """
-        cropped = framed(pixels, self.size, self.size, self.mean, self.std)
+        cropped = preprocess_batch(pixels, self.size, self.size, self.mean, self.std)
         return torch.nn.functional.normalize(_embedding(self.model.get_image_features(pixel_values=cropped)), dim=-1)
 
     def fit(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
         """Cosines (n,) of pixels and their prompts without identifiers, differentiable."""
         texts = self.texts([prompt.stripped for prompt in prompts]).to(pixels.device)
-        return (self.seen(pixels) * texts).sum(-1)
+        return (self.encode(pixels) * texts).sum(-1)
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -113,15 +102,17 @@ class Clip:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Unit embeddings (n, D) on the CPU. Texts longer than the model reads are cut, and named in the log."""
-        most = self.model.config.text_config.max_position_embeddings
+        """Unit embeddings (n, D) on the CPU. Texts beyond the model's length are truncated with a warning."""
+        max_tokens = self.model.config.text_config.max_position_embeddings
         parts = []
         for start in range(0, len(texts), BATCH):
             batch = list(texts[start : start + BATCH])
             for text, ids in zip(batch, self.tokenizer(batch).input_ids, strict=True):
-                if len(ids) > most:
-                    log.warning("CLIP reads %d tokens; the end of this text is left out: %s", most, text)
-            tokens = self.tokenizer(batch, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
+                if len(ids) > max_tokens:
+                    log.warning("CLIP reads %d tokens; the end of this text is left out: %s", max_tokens, text)
+            tokens = self.tokenizer(
+                batch, padding="max_length", max_length=max_tokens, truncation=True, return_tensors="pt"
+            )
             tokens = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
             parts.append(_embedding(self.model.get_text_features(**tokens)))
         return torch.nn.functional.normalize(torch.cat(parts), dim=-1).cpu()
@@ -137,8 +128,8 @@ def pixels(image: Image.Image, edge: int, side: int, mean: torch.Tensor, std: to
     return (torch.from_numpy(values).permute(2, 0, 1) - mean) / std
 
 
-def framed(pixels: torch.Tensor, edge: int, side: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """The same of pixels (n, 3, H, W) in [0, 1], differentiable, without rounding between resizing and cropping."""
+def preprocess_batch(pixels: torch.Tensor, edge: int, side: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """`pixels` for a batch (n, 3, H, W) in [0, 1]: differentiable, without rounding to bytes."""
     height, width = pixels.shape[-2:]
     shape = (int(edge * height / width), edge) if width <= height else (edge, int(edge * width / height))
     resized = torch.nn.functional.interpolate(pixels, shape, mode="bicubic", antialias=True).clamp(0, 1)
@@ -147,8 +138,8 @@ def framed(pixels: torch.Tensor, edge: int, side: int, mean: torch.Tensor, std: 
     return (cropped - mean.to(pixels.device)) / std.to(pixels.device)
 
 
-def settings_in(folder: Path, name: str, needed: bool = False) -> dict:
-    """What a JSON file in a model's folder says; nothing where it is missing and not needed.
+def read_model_json(folder: Path, name: str, needed: bool = False) -> dict:
+    """A JSON file in a model's folder; empty where it is missing and not needed.
 
     Raises:
         FewShotError: it is damaged, or needed and missing.

@@ -1,8 +1,8 @@
-"""Likeness to pictures by the vision tower of a CLIP alone: the single files that lie in ComfyUI's models/clip_vision.
+"""Image embeddings by the vision tower of a CLIP alone: the single files in ComfyUI's models/clip_vision.
 
-They hold a CLIPVisionModelWithProjection in transformers' names, or a tower in open_clip's, and say nothing of their
-sizes: these follow from the shapes, heads and activation from the number of layers, as in ComfyUI's loader. There is no
-text tower, so they see likeness only; how well a picture follows its prompt is measured by a whole CLIP.
+They hold a CLIPVisionModelWithProjection in transformers' names, or a tower in open_clip's, without a
+config: the sizes follow from the shapes, heads and activation from the number of layers, as in ComfyUI's loader. There
+is no text tower, so they measure image similarity only; prompt following needs a full CLIP.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from ...core.errors import FewShotError
 from ...core.weight_files import open_tensors
 from ..model_ids import model_id, vit_size
-from ..preference.hpsv2 import renamed
-from .clip import BATCH, MEAN, STD, framed, pixels
+from ..preference.hpsv2 import from_open_clip
+from .clip import BATCH, MEAN, STD, pixels, preprocess_batch
 from .dino import Dino
 
 log = logging.getLogger(__name__)
 HEADS = 16  # of ViT-L, ViT-H and ViT-bigG alike
-LARGE = 23  # layers from which ComfyUI's loader knows a tower; ViT-L has 24, ViT-H 32, ViT-bigG 48
+MIN_LAYERS = 23  # below which ComfyUI's loader refuses a tower; ViT-L has 24, ViT-H 32, ViT-bigG 48
 GELU_FROM = 31  # layers from which the activation is GELU: ViT-L has OpenAI's quick GELU
 NEEDED = "a ViT-L, ViT-H or ViT-bigG of a CLIP with its projection, such as clip_vision_h.safetensors"
 LAYER = re.compile(r"(?:vision_model\.encoder\.layers|visual\.transformer\.resblocks)\.(\d+)\.")
 PATCHES = ("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight")
-PLACES = ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding")
+POSITIONS = ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding")
 INNER = ("vision_model.encoder.layers.0.mlp.fc1.weight", "visual.transformer.resblocks.0.mlp.c_fc.weight")
 PROJECTIONS = ("visual_projection.weight", "visual.proj")  # open_clip's is inputs x outputs
 
@@ -50,7 +50,7 @@ class ClipVision:
 
     def __init__(self, file: Path, device: torch.device | str = "cpu"):
         self.file, self.device = Path(file), torch.device(device)
-        self.config: Any = config_of(shapes_in(self.file), self.file.name)
+        self.config: Any = config_of(tensor_shapes(self.file), self.file.name)
         self.mean, self.std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
 
     @property
@@ -64,45 +64,45 @@ class ClipVision:
         with open_tensors(self.file) as (tensors, _):
             weights = {name: tensors[name] for name in tensors if name.startswith(("vision_model.", "visual"))}
         model: Any = CLIPVisionModelWithProjection(self.config)
-        given = renamed(weights) if PATCHES[1] in weights else weights
+        given = from_open_clip(weights) if PATCHES[1] in weights else weights
         try:
-            lacking, _ = model.load_state_dict({**_own_names(model, given)}, strict=False)
+            missing, _ = model.load_state_dict({**_own_names(model, given)}, strict=False)
         except RuntimeError as error:
             raise FewShotError(f"{self.file.name} is no whole vision tower ({error}); fetch it again") from error
-        lacking = [name for name in lacking if not name.endswith("position_ids")]
-        if lacking:
-            raise FewShotError(f"{self.file.name} lacks weights ({lacking[0]}, ...); fetch it again")
+        missing = [name for name in missing if not name.endswith("position_ids")]
+        if missing:
+            raise FewShotError(f"{self.file.name} lacks weights ({missing[0]}, ...); fetch it again")
         return model.float().to(self.device).eval().requires_grad_(False)
 
     def move(self, device: torch.device | str) -> None:
-        """Compute on another device from now on; on the CPU it waits without taking GPU memory."""
+        """Move the model to another device; on the CPU it takes no GPU memory."""
         self.device = torch.device(device)
         self.model.to(self.device)
 
-    def seen(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         """Unit embeddings (n, D) of pixels (n, 3, H, W) in [0, 1] on the tower's device, differentiable."""
         side = self.config.image_size
-        return self._embedded(framed(pixels, side, side, self.mean, self.std))
+        return self._embed(preprocess_batch(pixels, side, side, self.mean, self.std))
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit embeddings (n, D) on the CPU."""
         side, parts = self.config.image_size, []
         for start in range(0, len(images), BATCH):
-            batch = [pixels(one, side, side, self.mean, self.std) for one in images[start : start + BATCH]]
-            parts.append(self._embedded(torch.stack(batch).to(self.device)))
+            batch = [pixels(image, side, side, self.mean, self.std) for image in images[start : start + BATCH]]
+            parts.append(self._embed(torch.stack(batch).to(self.device)))
         return torch.cat(parts).cpu()
 
-    def _embedded(self, pixels: Tensor) -> Tensor:
+    def _embed(self, pixels: Tensor) -> Tensor:
         return torch.nn.functional.normalize(self.model(pixel_values=pixels).image_embeds, dim=-1)
 
 
-def eyes_in(path: Path, device: torch.device | str) -> ClipVision | Dino:
-    """What sees likeness: a file's vision tower, or the DINO in a folder."""
+def open_image_embedder(path: Path, device: torch.device | str) -> ClipVision | Dino:
+    """The image embedder at `path`: the vision tower in a file, or the DINO in a folder."""
     return ClipVision(path, device) if path.is_file() else Dino(path, device)
 
 
-def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """The shapes in a .safetensors file, from its header."""
     with open_tensors(file):  # which says what is wrong with a broken one
         pass
@@ -116,15 +116,15 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], name: str) -> CLIPVisionCon
     Raises:
         FewShotError: they are of something else, or of a tower whose heads and activation are not known.
     """
-    layers = 1 + max((int(found[1]) for key in shapes if (found := LAYER.match(key))), default=-1)
-    patch, places, inner, projection = (
-        next((shapes[key] for key in keys if key in shapes), None) for keys in (PATCHES, PLACES, INNER, PROJECTIONS)
+    layers = 1 + max((int(match[1]) for key in shapes if (match := LAYER.match(key))), default=-1)
+    patch, positions, inner, projection = (
+        next((shapes[key] for key in keys if key in shapes), None) for keys in (PATCHES, POSITIONS, INNER, PROJECTIONS)
     )
-    if layers < LARGE or not (patch and places and inner and projection) or len(patch) != 4:
+    if layers < MIN_LAYERS or not (patch and positions and inner and projection) or len(patch) != 4:
         raise FewShotError(f"{name} holds no vision tower that is known here; choose {NEEDED}")
-    width, opened = patch[0], PROJECTIONS[0] not in shapes
-    side = round((places[0] - 1) ** 0.5)
-    if side * side + 1 != places[0] or width % HEADS:
+    width, open_clip = patch[0], PROJECTIONS[0] not in shapes
+    side = round((positions[0] - 1) ** 0.5)
+    if side * side + 1 != positions[0] or width % HEADS:
         raise FewShotError(f"{name} holds the vision tower of another model than a CLIP; choose {NEEDED}")
     return CLIPVisionConfig(
         hidden_size=width,
@@ -133,7 +133,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], name: str) -> CLIPVisionCon
         num_attention_heads=HEADS,
         image_size=side * patch[-1],
         patch_size=patch[-1],
-        projection_dim=projection[1] if opened else projection[0],
+        projection_dim=projection[1] if open_clip else projection[0],
         hidden_act="gelu" if layers >= GELU_FROM else "quick_gelu",
     )
 
@@ -141,8 +141,8 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], name: str) -> CLIPVisionCon
 def _own_names(model: CLIPVisionModelWithProjection, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under the names that the installed transformers gives its model."""
     known = model.state_dict()
-    found = {}
+    renamed = {}
     for name, value in weights.items():
         short = name.removeprefix("vision_model.")
-        found[short if name not in known and short in known else name] = value
-    return found
+        renamed[short if name not in known and short in known else name] = value
+    return renamed

@@ -1,1 +1,1 @@
-"""Models of which pictures people prefer."""
+"""Models of human preference for pictures."""

@@ -1,4 +1,4 @@
-"""HPSv2 as its authors publish it, an open_clip checkpoint of a ViT-H/14, made a folder of transformers' CLIPModel."""
+"""HPSv2 as published, an open_clip checkpoint of a ViT-H/14, converted to a folder of transformers' CLIPModel."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ..model_ids import MADE_FROM, made_from, origin_of, stamp
 
 log = logging.getLogger(__name__)
 PUBLISHED = "HPS*.pt"
-LAST = "config.json"  # of what is written: it says that the folder is whole
-SEEING_HEAD, READING_HEAD = 80, 64  # widths of an attention head in ViT-H's two towers
+LAST = "config.json"  # written last: it marks the folder complete
+VISION_HEAD_WIDTH, TEXT_HEAD_WIDTH = 80, 64  # widths of an attention head in ViT-H's two towers
 OUTER = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
@@ -33,7 +33,7 @@ OUTER = {
     "text_projection": "text_projection.weight",
     "logit_scale": "logit_scale",
 }
-TURNED = ("visual.proj", "text_projection")  # kept as inputs x outputs there
+TRANSPOSED = ("visual.proj", "text_projection")  # stored as inputs x outputs there
 NORMS = {
     "visual.ln_pre": "vision_model.pre_layrnorm",
     "visual.ln_post": "vision_model.post_layernorm",
@@ -49,24 +49,24 @@ INNER = {
 BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)")
 
 
-def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """open_clip's weights under the names of transformers; queries, keys and values are split."""
-    found: dict[str, Tensor] = {}
+    converted_weights: dict[str, Tensor] = {}
     for name, value in weights.items():
         module, _, kind = name.rpartition(".")
         if name in OUTER:
-            found[OUTER[name]] = value.T if name in TURNED else value
+            converted_weights[OUTER[name]] = value.T if name in TRANSPOSED else value
         elif module in NORMS:
-            found[f"{NORMS[module]}.{kind}"] = value
+            converted_weights[f"{NORMS[module]}.{kind}"] = value
         elif block := BLOCK.fullmatch(name):
             tower, number, part, kind = block.groups()
-            place = f"{'vision' if tower else 'text'}_model.encoder.layers.{number}"
+            layer = f"{'vision' if tower else 'text'}_model.encoder.layers.{number}"
             if part == "attn.in_proj":
                 for letter, piece in zip("qkv", value.chunk(3), strict=True):
-                    found[f"{place}.self_attn.{letter}_proj.{kind}"] = piece
+                    converted_weights[f"{layer}.self_attn.{letter}_proj.{kind}"] = piece
             elif part in INNER:
-                found[f"{place}.{INNER[part]}.{kind}"] = value
-    return {name: value.float().contiguous().clone() for name, value in found.items()}
+                converted_weights[f"{layer}.{INNER[part]}.{kind}"] = value
+    return {name: value.float().contiguous().clone() for name, value in converted_weights.items()}
 
 
 def clip_of(weights: Mapping[str, Tensor]) -> CLIPModel:
@@ -77,47 +77,47 @@ def clip_of(weights: Mapping[str, Tensor]) -> CLIPModel:
     """
     try:
         patch, fc = weights["visual.conv1.weight"], "transformer.resblocks.0.mlp.c_fc.weight"
-        words, places = weights["token_embedding.weight"], weights["visual.positional_embedding"]
+        tokens, positions = weights["token_embedding.weight"], weights["visual.positional_embedding"]
         config = CLIPConfig(
             projection_dim=weights["text_projection"].shape[1],
             vision_config={
                 "hidden_size": patch.shape[0],
                 "intermediate_size": weights[f"visual.{fc}"].shape[0],
                 "num_hidden_layers": _layers(weights, "visual."),
-                "num_attention_heads": patch.shape[0] // SEEING_HEAD,
-                "image_size": round((places.shape[0] - 1) ** 0.5) * patch.shape[-1],
+                "num_attention_heads": patch.shape[0] // VISION_HEAD_WIDTH,
+                "image_size": round((positions.shape[0] - 1) ** 0.5) * patch.shape[-1],
                 "patch_size": patch.shape[-1],
                 "projection_dim": weights["visual.proj"].shape[1],
                 "hidden_act": "gelu",
             },
             text_config={
-                "vocab_size": words.shape[0],
-                "hidden_size": words.shape[1],
+                "vocab_size": tokens.shape[0],
+                "hidden_size": tokens.shape[1],
                 "intermediate_size": weights[fc].shape[0],
                 "num_hidden_layers": _layers(weights, ""),
-                "num_attention_heads": words.shape[1] // READING_HEAD,
+                "num_attention_heads": tokens.shape[1] // TEXT_HEAD_WIDTH,
                 "max_position_embeddings": weights["positional_embedding"].shape[0],
                 "projection_dim": weights["text_projection"].shape[1],
                 "hidden_act": "gelu",
-                "bos_token_id": words.shape[0] - 2,
-                "eos_token_id": words.shape[0] - 1,
+                "bos_token_id": tokens.shape[0] - 2,
+                "eos_token_id": tokens.shape[0] - 1,
                 "pad_token_id": 0,
             },
         )
         model = CLIPModel(config)
-        lacking, _ = model.load_state_dict(renamed(weights), strict=False)
+        missing, _ = model.load_state_dict(from_open_clip(weights), strict=False)
     except (KeyError, RuntimeError, ValueError) as error:
         raise FewShotError(f"these weights are no whole open_clip ViT-H ({error}); fetch the file again") from error
-    lacking = [name for name in lacking if not name.endswith("position_ids")]
-    if lacking:
-        raise FewShotError(f"these weights are no whole open_clip ViT-H: {lacking[0]} lacks; fetch the file again")
+    missing = [name for name in missing if not name.endswith("position_ids")]
+    if missing:
+        raise FewShotError(f"these weights are no whole open_clip ViT-H: {missing[0]} lacks; fetch the file again")
     return model
 
 
 def converted(folder: Path) -> Path:
-    """`folder` with a CLIPModel in it, made of the published file that lies there (of several the latest version).
+    """`folder` with a CLIPModel converted from the published file in it (of several the latest version).
 
-    It is read without running code, once, and again when it was replaced. A model that somebody put into the folder
+    It is read without running code, once, and again when it was replaced. A model that a user put into the folder
     stays as it is.
 
     Raises:
@@ -138,23 +138,23 @@ def converted(folder: Path) -> Path:
         read = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise FewShotError(f"{file} cannot be read ({error}); fetch it again") from error
-    _put(clip_of(read.get("state_dict", read)), folder, origin_of(file))
+    _write_model(clip_of(read.get("state_dict", read)), folder, origin_of(file))
     return folder
 
 
 def _version(file: Path) -> tuple[tuple[int, ...], str]:
     """Of "HPS_v2.1_compressed.pt" (2, 1), so that it comes after "HPS_v2_compressed.pt"."""
-    told = re.search(r"v(\d+(?:\.\d+)*)", file.name)
-    return tuple(map(int, told[1].split("."))) if told else (), file.name
+    version = re.search(r"v(\d+(?:\.\d+)*)", file.name)
+    return tuple(map(int, version[1].split("."))) if version else (), file.name
 
 
-def _put(model: CLIPModel, folder: Path, origin: Mapping[str, str]) -> None:
-    """The model's files in `folder`, in the place of those that were made there before."""
+def _write_model(model: CLIPModel, folder: Path, origin: Mapping[str, str]) -> None:
+    """Write the model's files to `folder`, replacing those converted before."""
     try:
         with tempfile.TemporaryDirectory(dir=folder) as made:
             model.save_pretrained(made)
-            seen = {"image_mean": MEAN, "image_std": STD}
-            (Path(made) / "preprocessor_config.json").write_text(json.dumps(seen), encoding="utf-8")
+            preprocessor = {"image_mean": MEAN, "image_std": STD}
+            (Path(made) / "preprocessor_config.json").write_text(json.dumps(preprocessor), encoding="utf-8")
             (Path(made) / MADE_FROM).write_text(json.dumps(origin), encoding="utf-8")
             (folder / LAST).unlink(missing_ok=True)
             for file in sorted(Path(made).iterdir(), key=lambda path: path.name == LAST):

@@ -1,7 +1,7 @@
 """ImageReward's network on transformers' BLIP towers, read from the published checkpoint without its package.
 
-A ViT sees the picture; a BERT reads the prompt and attends to what was seen; five linear layers without activations
-turn its first token into a number (Xu et al. 2023). All sizes follow from the checkpoint's shapes.
+A ViT encodes the picture; a BERT encodes the prompt with cross-attention to the ViT's features; five linear layers
+without activations map its first token to a reward (Xu et al. 2023). All sizes follow from the checkpoint's shapes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from transformers import AutoTokenizer, BertTokenizer, BlipTextConfig, BlipTextM
 
 from ...core.errors import FewShotError
 from ...core.weight_files import UnpicklingError, file_hash
-from ..embedders.clip import MEAN, STD, framed, pixels
+from ..embedders.clip import MEAN, STD, pixels, preprocess_batch
 from ..model_ids import DIGITS, model_id, origin_of, stamp
 
 log = logging.getLogger(__name__)
-PUBLISHED, KEPT = "ImageReward.pt", "ImageReward.safetensors"
+PUBLISHED, CONVERTED = "ImageReward.pt", "ImageReward.safetensors"
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072  # of the rewards the authors measured
-TOKENS = 35
+MAX_TOKENS = 35
 BATCH = 8
 SIZE = "BLIP"  # ViT-L/16 and BERT; the file says no more of itself
 HEAD_WIDTH = 64  # of both towers' attention heads
@@ -47,17 +47,17 @@ RENAMED = (
 )
 
 
-class Network(nn.Module):
-    """The two towers and the head, of the sizes in `weights`, which are named as this module names them."""
+class ImageRewardNetwork(nn.Module):
+    """The two towers and the head. Their sizes follow from `weights`, which have this module's parameter names."""
 
     def __init__(self, weights: Mapping[str, Tensor]):
         super().__init__()
-        patch, places = (weights[f"vision.embeddings.{n}"] for n in ("patch_embedding.weight", "position_embedding"))
-        words, across = (
+        patch, positions = (weights[f"vision.embeddings.{n}"] for n in ("patch_embedding.weight", "position_embedding"))
+        vocabulary, cross_keys = (
             weights["text.embeddings.word_embeddings.weight"],
             weights["text.encoder.layer.0.crossattention.self.key.weight"],
         )
-        side = round((places.shape[1] - 1) ** 0.5) * patch.shape[-1]
+        side = round((positions.shape[1] - 1) ** 0.5) * patch.shape[-1]
         self.vision = BlipVisionModel(
             BlipVisionConfig(
                 hidden_size=patch.shape[0],
@@ -71,11 +71,11 @@ class Network(nn.Module):
         )
         self.text = BlipTextModel(
             BlipTextConfig(
-                vocab_size=words.shape[0],
-                hidden_size=words.shape[1],
-                encoder_hidden_size=across.shape[1],
+                vocab_size=vocabulary.shape[0],
+                hidden_size=vocabulary.shape[1],
+                encoder_hidden_size=cross_keys.shape[1],
                 num_hidden_layers=_layers(weights, "text.encoder.layer"),
-                num_attention_heads=words.shape[1] // HEAD_WIDTH,
+                num_attention_heads=vocabulary.shape[1] // HEAD_WIDTH,
                 intermediate_size=weights["text.encoder.layer.0.intermediate.dense.weight"].shape[0],
                 max_position_embeddings=weights["text.embeddings.position_embeddings.weight"].shape[0],
                 hidden_act="gelu",
@@ -88,96 +88,98 @@ class Network(nn.Module):
 
     def forward(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Rewards (n,) of pictures (n, 3, S, S) and tokens (n, L)."""
-        seen = self.vision(pixel_values=pictures).last_hidden_state
-        read = self.text(
+        features = self.vision(pixel_values=pictures).last_hidden_state
+        hidden = self.text(
             input_ids=ids,
             attention_mask=mask,
-            encoder_hidden_states=seen,
-            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
+            encoder_hidden_states=features,
+            encoder_attention_mask=torch.ones(features.shape[:2], dtype=torch.long, device=features.device),
             is_decoder=False,
         ).last_hidden_state[:, 0]
-        return (self.head(read).squeeze(-1) - REWARD_MEAN) / REWARD_STD
+        return (self.head(hidden).squeeze(-1) - REWARD_MEAN) / REWARD_STD
 
 
-def renamed(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published checkpoint's weights under `Network`'s names; what the reward does not use is left out.
+def from_published(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published checkpoint's weights under `ImageRewardNetwork`'s names; unused ones are dropped.
 
     Raises:
         FewShotError: these are not ImageReward's weights.
     """
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, value in published.items():
         if name.startswith("blip.visual_encoder."):
-            own = name.removeprefix("blip.visual_encoder.")
+            new_name = name.removeprefix("blip.visual_encoder.")
             for pattern, text in RENAMED:
-                own = re.sub(pattern, text, own)
-            found["vision." + own] = value
+                new_name = re.sub(pattern, text, new_name)
+            weights["vision." + new_name] = value
         elif name.startswith("blip.text_encoder.") and not name.endswith("position_ids"):
-            found["text." + name.removeprefix("blip.text_encoder.")] = value
+            weights["text." + name.removeprefix("blip.text_encoder.")] = value
         elif layer := re.fullmatch(r"mlp\.layers\.(\d+)\.(weight|bias)", name):
-            found[f"head.{HEAD.index(int(layer[1]))}.{layer[2]}"] = value
-    if not all(any(name.startswith(part) for name in found) for part in ("vision.", "text.", "head.")):
+            weights[f"head.{HEAD.index(int(layer[1]))}.{layer[2]}"] = value
+    if not all(any(name.startswith(part) for name in weights) for part in ("vision.", "text.", "head.")):
         raise FewShotError("these weights are not ImageReward's: blip.visual_encoder, blip.text_encoder or mlp lacks")
-    return found
+    return weights
 
 
-class Opened:
-    """The model in `folder`, opened on first use in fp32: ImageReward.pt (or what was kept of it) and BERT's tokenizer.
+class ImageRewardModel:
+    """The model in `folder`, opened on first use in fp32: ImageReward.pt (or its converted copy) and BERT's tokenizer.
 
-    The published file is read without running code in it, and kept as ImageReward.safetensors beside it; again when it
-    was replaced.
+    The published file is read without running code in it and converted to ImageReward.safetensors beside it; again when
+    it was replaced.
     """
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.folder, self.device = Path(folder), torch.device(device)
-        if not any((self.folder / name).is_file() for name in (PUBLISHED, KEPT)):
+        if not any((self.folder / name).is_file() for name in (PUBLISHED, CONVERTED)):
             raise FewShotError(f"there is no {PUBLISHED} in {self.folder}; put the file of zai-org/ImageReward there")
 
     @property
     def model_id(self) -> str:
-        """By the published file's weights, also where only what was kept of them is there."""
-        published, kept = self.folder / PUBLISHED, self.folder / KEPT
+        """By the published file's weights, also where only the converted file is left."""
+        published, converted = self.folder / PUBLISHED, self.folder / CONVERTED
         if published.is_file():
             return model_id(published, SIZE)
-        told = _told(kept).get("sha256", "") or file_hash(kept)
-        return f"{published.stem} {SIZE} {told[:DIGITS]}"
+        digest = _metadata(converted).get("sha256", "") or file_hash(converted)
+        return f"{published.stem} {SIZE} {digest[:DIGITS]}"
 
     @cached_property
-    def network(self) -> Network:
+    def network(self) -> ImageRewardNetwork:
         log.info("opening ImageReward in %s", self.folder)
         weights = self._weights()
         try:
-            network = Network(weights)
-            lacking, _ = network.load_state_dict(weights, strict=False)
+            network = ImageRewardNetwork(weights)
+            missing, _ = network.load_state_dict(weights, strict=False)
         except (KeyError, RuntimeError) as error:
             raise FewShotError(f"the weights in {self.folder} are not whole ({error}); fetch them again") from error
-        lacking = [name for name in lacking if not name.endswith("position_ids")]
-        if lacking:
-            raise FewShotError(f"ImageReward in {self.folder} lacks weights ({lacking[0]}, ...); fetch it again")
+        missing = [name for name in missing if not name.endswith("position_ids")]
+        if missing:
+            raise FewShotError(f"ImageReward in {self.folder} lacks weights ({missing[0]}, ...); fetch it again")
         return network.float().to(self.device).eval().requires_grad_(False)
 
     def _weights(self) -> dict[str, Tensor]:
-        published, kept = self.folder / PUBLISHED, self.folder / KEPT
+        published, converted = self.folder / PUBLISHED, self.folder / CONVERTED
         try:
-            if kept.is_file() and (not published.is_file() or _told(kept).get("stamp") == stamp(published)):
-                return load_file(kept)
-            read = torch.load(published, map_location="cpu", weights_only=True)
+            if converted.is_file() and (
+                not published.is_file() or _metadata(converted).get("stamp") == stamp(published)
+            ):
+                return load_file(converted)
+            checkpoint = torch.load(published, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
             raise FewShotError(f"ImageReward in {self.folder} cannot be read ({error}); fetch it again") from error
-        weights = {name: value.contiguous().clone() for name, value in renamed(read).items()}
-        self._keep(weights)
+        weights = {name: value.contiguous().clone() for name, value in from_published(checkpoint).items()}
+        self._save_converted(weights)
         return weights
 
-    def _keep(self, weights: Mapping[str, Tensor]) -> None:
-        draft = self.folder / f".{KEPT}-{os.getpid()}-{secrets.token_hex(4)}"
+    def _save_converted(self, weights: Mapping[str, Tensor]) -> None:
+        draft = self.folder / f".{CONVERTED}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             try:
                 save_file(dict(weights), draft, origin_of(self.folder / PUBLISHED))
-                os.replace(draft, self.folder / KEPT)
+                os.replace(draft, self.folder / CONVERTED)
             finally:
                 draft.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("ImageReward could not be kept as %s (%s); %s stays", KEPT, error.strerror, PUBLISHED)
+            log.warning("ImageReward could not be saved as %s (%s); %s stays", CONVERTED, error.strerror, PUBLISHED)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -192,7 +194,7 @@ class Opened:
             raise FewShotError(f"the tokenizer in {self.folder} cannot be read ({error}); fetch it again") from error
 
     def move(self, device: torch.device | str) -> None:
-        """Compute on another device from now on."""
+        """Move the model to another device."""
         self.device = torch.device(device)
         self.network.to(self.device)
 
@@ -204,25 +206,26 @@ class Opened:
         parts = []
         for start in range(0, len(images), BATCH):
             some = slice(start, start + BATCH)
-            seen = torch.stack([pixels(image, side, side, mean, std) for image in images[some]]).to(self.device)
-            parts.append(self.network(seen, *self._read(texts[some])).cpu())
+            batch = torch.stack([pixels(image, side, side, mean, std) for image in images[some]]).to(self.device)
+            parts.append(self.network(batch, *self._tokenize(texts[some])).cpu())
         return torch.cat(parts)
 
-    def seen(self, pixels: Tensor, texts: Sequence[str]) -> Tensor:
+    def score_batch(self, pixels: Tensor, texts: Sequence[str]) -> Tensor:
         """Rewards (n,) of pixels (n, 3, H, W) in [0, 1] on the model's device, differentiable."""
         side = self.network.side
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        return self.network(framed(pixels, side, side, mean, std), *self._read(texts))
+        return self.network(preprocess_batch(pixels, side, side, mean, std), *self._tokenize(texts))
 
-    def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        told = dict(padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
-        read = self.tokenizer(list(texts), **told).to(self.device)
-        return read.input_ids, read.attention_mask
+    def _tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        ).to(self.device)
+        return tokens.input_ids, tokens.attention_mask
 
 
-def _told(kept: Path) -> dict[str, str]:
-    """What the header of a kept file says of the published one."""
-    with safe_open(kept, "pt") as opened:
+def _metadata(converted: Path) -> dict[str, str]:
+    """The metadata in the header of a converted file."""
+    with safe_open(converted, "pt") as opened:
         return opened.metadata() or {}
 
 

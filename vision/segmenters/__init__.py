@@ -1,4 +1,4 @@
-"""What finds a phrase in a picture, and what turns a box into a mask; one interface over the models people have."""
+"""Finders (phrase to boxes or masks) and maskers (box to mask); one interface over the usual models."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...core.errors import FewShotError
-from .. import find as on_disk
+from .. import find as find_models
 from .interface import Finder, Masker
 
 if TYPE_CHECKING:
     from .clipseg import ClipSeg
     from .detectors import GroundingDino, Owl
-    from .florence import Florence
+    from .florence import FlorenceSegmenter
 
 
-def finder_class(folder: Path) -> type[ClipSeg | GroundingDino | Owl | Florence]:
+def finder_class(folder: Path) -> type[ClipSeg | GroundingDino | Owl | FlorenceSegmenter]:
     """The class of the finder in `folder`, by the kind that its config.json names; it has the model's `threshold`."""
     from . import clipseg, detectors, florence
 
     kinds = {
         "grounding-dino": detectors.GroundingDino,
         "owlv2": detectors.Owl,
-        "florence2": florence.Florence,
+        "florence2": florence.FlorenceSegmenter,
         "clipseg": clipseg.ClipSeg,
     }
-    kind = on_disk.kind_of(folder)
+    kind = find_models.kind_of(folder)
     if kind not in kinds:
         raise FewShotError(
-            f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(on_disk.FINDERS)} find phrases"
+            f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(find_models.FINDERS)} find phrases"
         )
     return kinds[kind]
 
@@ -46,9 +46,9 @@ def open_masker(location: Path, device: torch.device) -> Masker:
 
     if location.is_file():
         return sam.SegmentAnything(location, device)
-    kind = on_disk.kind_of(location)
-    if kind not in on_disk.MASKERS:
+    kind = find_models.kind_of(location)
+    if kind not in find_models.MASKERS:
         raise FewShotError(
-            f"{location} holds a {kind or 'model of unknown kind'}; {', '.join(on_disk.MASKERS)} make masks"
+            f"{location} holds a {kind or 'model of unknown kind'}; {', '.join(find_models.MASKERS)} make masks"
         )
     return sam.Sam(location, device) if kind == "sam" else sam.Sam2(location, device)

@@ -1,4 +1,4 @@
-"""CLIPSeg (Lüddecke & Ecker 2022): a coarse map of where a phrase is, through transformers."""
+"""CLIPSeg (Lüddecke & Ecker 2022): a coarse heatmap of a phrase, through transformers."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from PIL import Image
 from torch.nn import functional
 
 from ...core.prompts import with_article
-from .. import open as local_models
+from .. import open as open_local
 from .interface import Instance
 
 
 class ClipSeg:
-    """The map of a phrase, enlarged to the picture; what lies above the threshold is the mask."""
+    """The heatmap of a phrase, upsampled to the picture; the mask is its region above the threshold."""
 
     threshold = 0.4
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.tokenizer = local_models.open_processor("AutoTokenizer", folder)
-        self.images = local_models.open_processor("AutoImageProcessor", folder)
-        self.model = local_models.open_model("CLIPSegForImageSegmentation", folder, device)
+        self.tokenizer = open_local.open_processor("AutoTokenizer", folder)
+        self.images = open_local.open_processor("AutoImageProcessor", folder)
+        self.model = open_local.open_model("CLIPSegForImageSegmentation", folder, device)
         vision = self.model.config.vision_config
         self.side = vision.image_size
-        self.most = self.model.config.text_config.max_position_embeddings
+        self.max_tokens = self.model.config.text_config.max_position_embeddings
 
-    def likelihood(self, picture: Image.Image, phrase: str) -> torch.Tensor:
+    def heatmap(self, picture: Image.Image, phrase: str) -> torch.Tensor:
         """(H, W) in [0, 1] on the CPU.
 
-        The picture is squeezed to the model's square without a crop, so that no part of it goes unseen: the map's
+        The picture is resized to the model's square without a crop, so that all of it is covered: the map's
         pixel (x, y) is the picture's (x W / S, y H / S).
         """
         square = picture.convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
         pixels = self.images(images=square, do_resize=False, do_center_crop=False, return_tensors="pt").pixel_values
         tokens = self.tokenizer(
-            [phrase], padding="max_length", max_length=self.most, truncation=True, return_tensors="pt"
+            [phrase], padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
         )
         logits = self.model(
             pixel_values=pixels.to(self.device),
@@ -46,22 +46,22 @@ class ClipSeg:
             attention_mask=tokens.attention_mask.to(self.device),
         ).logits
         logits = logits.float().cpu().reshape(1, 1, *logits.shape[-2:])  # some versions drop a batch of one
-        share = torch.sigmoid(logits)
+        heatmap = torch.sigmoid(logits)
         size = picture.height, picture.width
-        return functional.interpolate(share, size, mode="bilinear", align_corners=False)[0, 0]
+        return functional.interpolate(heatmap, size, mode="bilinear", align_corners=False)[0, 0]
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
         """One instance a phrase: the score is the map's highest value, the box that of the mask.
 
-        A bare noun gets its article ("cat" is asked as "a cat"): the model was trained on such phrases.
+        A bare noun gets its article ("cat" becomes "a cat"): the model was trained on such phrases.
         """
-        found = []
+        instances = []
         for phrase in phrases:
-            share = self.likelihood(picture, with_article(phrase)).numpy()
-            mask = share >= threshold
-            found.append(Instance(box_of(mask), float(share.max()), phrase, mask))
-        return found
+            heatmap = self.heatmap(picture, with_article(phrase)).numpy()
+            mask = heatmap >= threshold
+            instances.append(Instance(box_of(mask), float(heatmap.max()), phrase, mask))
+        return instances
 
 
 def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:

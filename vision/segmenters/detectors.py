@@ -1,4 +1,4 @@
-"""Open-vocabulary detectors: boxes for phrases. They need a SAM beside them for masks."""
+"""Open-vocabulary detectors: boxes for phrases. Masks need a SAM."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from ...core.prompts import with_article
-from .. import open as local_models
+from .. import open as open_local
 from .interface import Instance
 
-MOST = 50  # candidates of one phrase that are kept, best first
+MAX_CANDIDATES = 50  # candidates of one phrase that are kept, best first
 
 
 class GroundingDino:
@@ -22,13 +22,13 @@ class GroundingDino:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = local_models.open_processor("AutoProcessor", folder)
-        self.model = local_models.open_model("GroundingDinoForObjectDetection", folder, device)
+        self.processor = open_local.open_processor("AutoProcessor", folder)
+        self.model = open_local.open_model("GroundingDinoForObjectDetection", folder, device)
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
-        """Each phrase is asked by itself, so that a box never belongs to words of two phrases."""
-        found: list[Instance] = []
+        """Each phrase runs by itself, so that a box never belongs to words of two phrases."""
+        instances: list[Instance] = []
         for phrase in phrases:
             # The model was trained on lower-case phrases that end with a full stop.
             text = phrase.lower().strip(" .") + "."
@@ -38,8 +38,8 @@ class GroundingDino:
                 outputs, inputs.input_ids, threshold=0.0, text_threshold=1.0,
                 target_sizes=[(picture.height, picture.width)],
             )  # fmt: skip
-            found += _instances(result, phrase, picture)
-        return found
+            instances += _instances(result, phrase, picture)
+        return instances
 
 
 class Owl:
@@ -49,12 +49,12 @@ class Owl:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = local_models.open_processor("AutoProcessor", folder)
-        self.model = local_models.open_model("Owlv2ForObjectDetection", folder, device)
+        self.processor = open_local.open_processor("AutoProcessor", folder)
+        self.model = open_local.open_model("Owlv2ForObjectDetection", folder, device)
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
-        found: list[Instance] = []
+        instances: list[Instance] = []
         for phrase in phrases:
             inputs = self.processor(
                 text=[[f"a photo of {with_article(phrase)}"]], images=picture, truncation=True, return_tensors="pt"
@@ -63,17 +63,17 @@ class Owl:
             (result,) = self.processor.post_process_grounded_object_detection(
                 outputs, threshold=0.0, target_sizes=[(picture.height, picture.width)]
             )
-            found += _instances(result, phrase, picture)
-        return found
+            instances += _instances(result, phrase, picture)
+        return instances
 
 
 def _instances(result, phrase: str, picture: Image.Image) -> list[Instance]:
     """The best candidates of a result of transformers, their boxes cut to the picture."""
-    best = torch.argsort(result["scores"], descending=True)[:MOST].tolist()
-    found = []
+    best = torch.argsort(result["scores"], descending=True)[:MAX_CANDIDATES].tolist()
+    instances = []
     for index in best:
         left, top, right, bottom = result["boxes"][index].tolist()
         box = max(left, 0.0), max(top, 0.0), min(right, picture.width), min(bottom, picture.height)
         if box[2] > box[0] and box[3] > box[1]:
-            found.append(Instance(box, float(result["scores"][index]), phrase))
-    return found
+            instances.append(Instance(box, float(result["scores"][index]), phrase))
+    return instances

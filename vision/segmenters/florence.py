@@ -9,38 +9,38 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .. import open as local_models
+from .. import open as open_local
 from .clipseg import box_of
 from .interface import Instance
 
 TASK = "<REFERRING_EXPRESSION_SEGMENTATION>"
-MOST_TOKENS = 1024
+MAX_NEW_TOKENS = 1024
 
 
-class Florence:
+class FlorenceSegmenter:
     """One instance a phrase. The model gives no score: 1 where it drew something, 0 where it drew nothing."""
 
     threshold = 0.5
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = local_models.open_processor("Florence2Processor", folder)
-        self.model = local_models.open_model("Florence2ForConditionalGeneration", folder, device)
+        self.processor = open_local.open_processor("Florence2Processor", folder)
+        self.model = open_local.open_model("Florence2ForConditionalGeneration", folder, device)
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
-        found = []
+        instances = []
         for phrase in phrases:
             inputs = self.processor(images=picture, text=TASK + phrase, return_tensors="pt").to(self.device)
-            tokens = self.model.generate(**inputs, max_new_tokens=MOST_TOKENS, num_beams=3, do_sample=False)
+            tokens = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, num_beams=3, do_sample=False)
             text = self.processor.batch_decode(tokens, skip_special_tokens=False)[0]
             answer = self.processor.post_process_generation(text, task=TASK, image_size=picture.size)
-            mask = drawn(answer[TASK]["polygons"], picture.size)
-            found.append(Instance(box_of(mask), float(mask.any()), phrase, mask))
-        return found
+            mask = filled_polygons(answer[TASK]["polygons"], picture.size)
+            instances.append(Instance(box_of(mask), float(mask.any()), phrase, mask))
+        return instances
 
 
-def drawn(instances: Sequence[Sequence[Sequence[float]]], size: tuple[int, int]) -> np.ndarray:
+def filled_polygons(instances: Sequence[Sequence[Sequence[float]]], size: tuple[int, int]) -> np.ndarray:
     """Polygons [x, y, x, y, ...] in pixels of a picture of `size` (w, h), filled: (H, W) bool."""
     canvas = Image.new("1", size)
     draw = ImageDraw.Draw(canvas)

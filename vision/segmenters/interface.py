@@ -1,4 +1,4 @@
-"""What a finder and a masker answer, whichever model is behind them."""
+"""The protocols of finders and maskers, whichever model is behind them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Instance:
-    """One thing found. `box` is (left, top, right, bottom) in pixels; `mask` (H, W) bool, None where only a box is."""
+    """A detection. `box` is (left, top, right, bottom) in pixels; `mask` (H, W) bool, None from box detectors."""
 
     box: Box
     score: float
@@ -25,13 +25,13 @@ class Instance:
 class Finder(Protocol):
     """Finds phrases."""
 
+    # The detection score that the model's authors recommend.
     threshold: float
-    """the score from which an instance counts, as the model's authors set it"""
 
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
         """All candidates for `phrases` in the RGB `picture`, also those whose score is below `threshold`.
 
-        Where a model gives a map of likelihood, the mask is what lies above `threshold`.
+        Where a model gives a heatmap, the mask is its region above `threshold`.
         """
         ...
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
-from .. import open as local_models
+from .. import open as open_local
 from .interface import Box
 
-Made = list[tuple[np.ndarray, float]]
+ScoredMasks = list[tuple[np.ndarray, float]]
 
 
 class Sam:
@@ -22,13 +22,13 @@ class Sam:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = local_models.open_processor("SamProcessor", folder)
-        self.model = local_models.open_model("SamModel", folder, device)
+        self.processor = open_local.open_processor("SamProcessor", folder)
+        self.model = open_local.open_model("SamModel", folder, device)
 
     @torch.no_grad()
-    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> Made:
-        given = [[list(map(float, box)) for box in boxes]]
-        inputs = self.processor(images=picture, input_boxes=given, return_tensors="pt")
+    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> ScoredMasks:
+        input_boxes = [[list(map(float, box)) for box in boxes]]
+        inputs = self.processor(images=picture, input_boxes=input_boxes, return_tensors="pt")
         sizes, shaped = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
         # Boxes are computed as float64, which some devices do not know.
         inputs = {name: value.float().to(self.device) for name, value in inputs.items()}
@@ -43,13 +43,13 @@ class Sam2:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = local_models.open_processor("Sam2Processor", folder)
-        self.model = local_models.open_model("Sam2Model", folder, device)
+        self.processor = open_local.open_processor("Sam2Processor", folder)
+        self.model = open_local.open_model("Sam2Model", folder, device)
 
     @torch.no_grad()
-    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> Made:
-        given = [[list(map(float, box)) for box in boxes]]
-        inputs = self.processor(images=picture, input_boxes=given, return_tensors="pt")
+    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> ScoredMasks:
+        input_boxes = [[list(map(float, box)) for box in boxes]]
+        inputs = self.processor(images=picture, input_boxes=input_boxes, return_tensors="pt")
         sizes = inputs.pop("original_sizes")
         inputs = {name: value.float().to(self.device) for name, value in inputs.items()}
         outputs = self.model(**inputs, multimask_output=False)
@@ -59,7 +59,7 @@ class Sam2:
 
 
 class SegmentAnything:
-    """A .pth file as people keep it in models/sams, through the package segment-anything."""
+    """A .pth file of models/sams, through the package segment-anything."""
 
     def __init__(self, file: Path, device: torch.device):
         try:
@@ -69,21 +69,21 @@ class SegmentAnything:
                 f"{file.name} needs the package segment-anything; install it (pip install segment-anything), or put "
                 "a SAM in transformers' layout beside the file"
             ) from None
-        self.model = _built(file).to(device).eval().requires_grad_(False)
+        self.model = _load_sam(file).to(device).eval().requires_grad_(False)
         self.predictor = SamPredictor(self.model)
         self.device = device
 
     @torch.no_grad()
-    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> Made:
+    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> ScoredMasks:
         self.predictor.set_image(np.asarray(picture.convert("RGB")))
-        given = torch.tensor(boxes, dtype=torch.float32, device=self.device)
-        given = self.predictor.transform.apply_boxes_torch(given, (picture.height, picture.width))
-        made, scores, _ = self.predictor.predict_torch(None, None, boxes=given, multimask_output=False)
+        input_boxes = torch.tensor(boxes, dtype=torch.float32, device=self.device)
+        input_boxes = self.predictor.transform.apply_boxes_torch(input_boxes, (picture.height, picture.width))
+        made, scores, _ = self.predictor.predict_torch(None, None, boxes=input_boxes, multimask_output=False)
         self.predictor.reset_image()
         return [(mask[0].cpu().numpy(), float(score)) for mask, score in zip(made, scores, strict=True)]
 
 
-def _built(file: Path) -> Any:
+def _load_sam(file: Path) -> Any:
     """The network of a SAM 1.0 file: its sizes are read from the tensors, not guessed from the file's name."""
     from segment_anything.build_sam import _build_sam
 
@@ -99,8 +99,8 @@ def _built(file: Path) -> Any:
     )
     width = state["image_encoder.patch_embed.proj.weight"].shape[0]
     # Relative positions reach over the window (14) or, in global blocks, over the whole grid (64).
-    everywhere = [index for index, key in enumerate(blocks) if state[key].shape[0] > 2 * 14 - 1]
-    model = _build_sam(width, len(blocks), width // state[blocks[0]].shape[1], everywhere)
+    global_blocks = [index for index, key in enumerate(blocks) if state[key].shape[0] > 2 * 14 - 1]
+    model = _build_sam(width, len(blocks), width // state[blocks[0]].shape[1], global_blocks)
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:

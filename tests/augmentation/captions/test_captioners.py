@@ -8,15 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from comfyui_fewshot.augmentation.captions.caption import bound, caption_set, report, without_bound
+from comfyui_fewshot.augmentation.captions.caption import (
+    CaptionSettings,
+    caption_set,
+    report,
+    without_words,
+    words_to_omit,
+)
 from comfyui_fewshot.augmentation.captions.parse import singular, words
 from comfyui_fewshot.augmentation.images.load import picture_of
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, Sample, TrainingSet
 from comfyui_fewshot.tests.vision import tiny
-from comfyui_fewshot.vision import find as on_disk
+from comfyui_fewshot.vision import find as find_models
 from comfyui_fewshot.vision.captioners import open_captioner
-from comfyui_fewshot.vision.language_model import LocalWriter, asked_again, asked_of_relation, asked_of_subject
+from comfyui_fewshot.vision.language_model import LocalWriter, relation_messages, retry_messages, subject_messages
 
 CPU = torch.device("cpu")
 DOG, CAT = Concept("sks", "dog"), Concept("zwx", "cat", "grey")
@@ -71,10 +77,10 @@ def test_a_captioner_s_words_are_decoded(tmp_path):
 
 
 def test_a_language_model_answers_the_same_for_the_same_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MOST_NEW_TOKENS", 12)
+    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MAX_NEW_TOKENS", 12)
     folder = tiny.language_model(tmp_path / "llm")
-    assert list(on_disk.find([tmp_path], on_disk.WRITERS)) == ["llm"]
-    writer, messages = LocalWriter(folder, CPU), asked_of_relation("<R>", "cat", "chair", "a cat <R> a chair", 6)
+    assert list(find_models.find([tmp_path], find_models.WRITERS)) == ["llm"]
+    writer, messages = LocalWriter(folder, CPU), relation_messages("<R>", "cat", "chair", "a cat <R> a chair", 6)
     state = torch.get_rng_state()
     one = writer.write(messages, 1)
     assert one == writer.write(messages, 1) and one != writer.write(messages, 2)
@@ -97,13 +103,13 @@ SILENT = (
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, SILENT])
 def test_a_template_without_a_system_role_gets_the_rules_with_the_first_question(template, tmp_path, monkeypatch):
-    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MOST_NEW_TOKENS", 4)
+    monkeypatch.setattr("comfyui_fewshot.vision.language_model.MAX_NEW_TOKENS", 4)
     writer = LocalWriter(tiny.language_model(tmp_path / "llm"), CPU)
-    messages = asked_of_relation("<R>", "cat", "chair", "a cat <R> a chair", 6)
+    messages = relation_messages("<R>", "cat", "chair", "a cat <R> a chair", 6)
     formed = writer._prompt(messages)
     assert formed.startswith("system: " + messages[0]["content"]), "a template that has the role is used as it is"
     writer.tokenizer.chat_template = template
-    again = asked_again(messages, "no", ["leak"], 4)
+    again = retry_messages(messages, "no", ["leak"], 4)
     for talk in (messages, again):
         prompt = writer._prompt(talk)
         assert prompt.startswith("<user>" + messages[0]["content"] + "\n\n" + messages[1]["content"])
@@ -115,11 +121,11 @@ def test_a_template_without_a_system_role_gets_the_rules_with_the_first_question
 
 
 def test_the_questions_hold_the_rules():
-    relation = asked_of_relation("<R>", "cat", "chair", "a cat <R> a chair", 6)
+    relation = relation_messages("<R>", "cat", "chair", "a cat <R> a chair", 6)
     assert '"cat" before it and "chair" after it' in relation[0]["content"] and "{" in relation[0]["content"]
-    subject = asked_of_subject(DOG, "a sks dog", ("red collar",), 6)
+    subject = subject_messages(DOG, "a sks dog", ("red collar",), 6)
     assert "sks dog" in subject[0]["content"] and "above all not: red collar" in subject[0]["content"]
-    again = asked_again(relation, "no", ['"x": leak'], 4)
+    again = retry_messages(relation, "no", ['"x": leak'], 4)
     assert [m["role"] for m in again] == ["system", "user", "assistant", "user"] and "leak" in again[-1]["content"]
 
 
@@ -128,17 +134,17 @@ def test_the_questions_hold_the_rules():
 
 def test_captions_get_the_subject_and_lose_what_is_bound(pictures):
     says = Says("The image shows a dog with a red collar on grass.", "a striped cat near a dog, in a red room")
-    made, table = caption_set(pictures, says, ("sks: red collar", "zwx: striped"), "detailed")
+    made, table = caption_set(pictures, says, CaptionSettings(("sks: red collar", "zwx: striped"), "detailed"))
     assert [s.caption for s in made.samples] == [
         "a sks dog on grass", "a zwx grey cat near a dog, in a red room", "caption 2",
     ]  # fmt: skip
     assert says.asked == [((20, 10), "detailed"), ((21, 10), "detailed")]
-    assert table[0].said.startswith("The image shows")
+    assert table[0].answer.startswith("The image shows")
 
 
 def test_captions_of_one_s_own_are_kept_when_asked(pictures):
     samples = (Sample(pictures.samples[0].image, "a photo of sks dog"), *pictures.samples[1:])
-    made, table = caption_set(pictures.with_samples(samples), Says("a dog at sea"), overwrite=False)
+    made, table = caption_set(pictures.with_samples(samples), Says("a dog at sea"), CaptionSettings(overwrite=False))
     assert [s.caption for s in made.samples] == ["a sks dog at sea", "caption 1", "caption 2"] and len(table) == 1
 
 
@@ -161,9 +167,9 @@ def test_tokens_are_counted_and_long_captions_told(pictures, caplog):
 
 def test_bad_input_is_told(pictures, tmp_path):
     with pytest.raises(FewShotError, match="choose one of short"):
-        caption_set(pictures, Says("x"), detail="long")
+        CaptionSettings(detail="long")
     with pytest.raises(FewShotError, match='a subject "abc" that the set does not have'):
-        caption_set(pictures, Says("x"), ("abc: red",))
+        caption_set(pictures, Says("x"), CaptionSettings(("abc: red",)))
     with pytest.raises(FewShotError, match="no pictures of its own"):
         caption_set(pictures.with_samples(pictures.priors), Says("x"))
     relation = TrainingSet(pictures.samples[:1], (Concept("<R>", "on", kind="relation"),))
@@ -187,8 +193,8 @@ def test_bad_input_is_told(pictures, tmp_path):
     ],
 )
 def test_bound_words_go_and_the_rest_stays_whole(caption, bind, expected):
-    (out,) = bound((DOG,), (bind,) if bind else ())
-    assert without_bound(caption, out, DOG) == expected
+    (out,) = words_to_omit((DOG,), (bind,) if bind else ())
+    assert without_words(caption, out, DOG) == expected
 
 
 @settings(max_examples=100, deadline=None)
@@ -199,6 +205,6 @@ def test_bound_words_go_and_the_rest_stays_whole(caption, bind, expected):
     st.sets(st.sampled_from(["red", "collar", "hat", "brown"])),
 )
 def test_no_bound_word_is_left(tokens, bind):
-    left = without_bound(" ".join(tokens), frozenset(bind), DOG)
+    left = without_words(" ".join(tokens), frozenset(bind), DOG)
     assert not {singular(word) for word in words(left)} & bind
     assert ("dog" in tokens) == ("dog" in words(left))

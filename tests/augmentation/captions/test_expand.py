@@ -112,7 +112,9 @@ def test_a_good_model_is_kept_and_asked_once(pictures):
 def test_a_leaking_model_is_told_why_and_then_replaced(pictures):
     model = Script(answer(LEAKING))
     made, rows = expand(pictures("cat <R> chair"), ExpansionSettings(8), model)
-    assert len(model.asked) == expansion.TRIES and len({seed for _, seed in model.asked}) == expansion.TRIES
+    assert (
+        len(model.asked) == expansion.MAX_ATTEMPTS and len({seed for _, seed in model.asked}) == expansion.MAX_ATTEMPTS
+    )
     assert '"sitting" tells how' in model.asked[1][0][-1]["content"]
     refused = {row.caption: row.reason for row in rows if row.source == "model"}
     assert all(refused.values()) and refused["a cat and a chair"].startswith("placeholder")

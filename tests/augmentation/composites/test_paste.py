@@ -1,4 +1,4 @@
-"""Composites: commanded boxes, exact masks, bounded occlusion, captions that name what is seen, and bad masks."""
+"""Composites of a set: masks, captions that name what is visible, weights, and bad input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image
 from skimage import data, segmentation
 from torch.nn.functional import interpolate
 
@@ -18,34 +18,12 @@ from comfyui_fewshot.augmentation.captions.caption import caption_set
 from comfyui_fewshot.augmentation.captions.expand import ExpansionSettings, expand
 from comfyui_fewshot.augmentation.captions.identifiers import find_word
 from comfyui_fewshot.augmentation.captions.spans import subject_spans
-from comfyui_fewshot.augmentation.composites import backgrounds as grounds
-from comfyui_fewshot.augmentation.composites import compose as compositing
-from comfyui_fewshot.augmentation.composites.compose import CutOut, arrange, compose, cut_out, lay, on_canvas, visible
+from comfyui_fewshot.augmentation.composites.compose import arrange, compose, cut_out
 from comfyui_fewshot.augmentation.composites.paste import PasteSettings, paste, usual_size
 from comfyui_fewshot.augmentation.images.load import load_mask, load_picture, stored_picture
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.values import Concept, Part, Sample, TrainingSet
-
-DOG, CAR, RELATION = Concept("sks", "dog"), Concept("zwx", "car", "red"), Concept("<R>", "on", kind="relation")
-MOST = 1 << 32
-
-
-def blob(width=60, height=40, box=(10, 5, 50, 35), shape="ellipse"):
-    mask = Image.new("L", (width, height))
-    getattr(ImageDraw.Draw(mask), shape)((box[0], box[1], box[2] - 1, box[3] - 1), fill=255)
-    return mask
-
-
-def textured(size, seed=0):
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(values)
-
-
-def cut(mask, colours=None, side=None):
-    box = mask.getbbox()
-    colours = (colours or textured(mask.size)).crop(box)
-    shape = mask.crop(box)
-    return CutOut(colours, shape, None, side or max(shape.size))
+from comfyui_fewshot.core.values import Part, Sample, TrainingSet
+from comfyui_fewshot.tests.augmentation.composites.cut_outs import CAR, DOG, MAX_SEED, RELATION, blob, cut, textured
 
 
 @pytest.fixture
@@ -67,128 +45,6 @@ def made(tmp_path):
 
 def arrays(sample):
     return {number: np.asarray(load_mask(mask)) > 0 for number, mask in sample.masks.items()}
-
-
-# ----------------------------------------------------------------------------------------------------------- layers
-
-
-@settings(max_examples=60, deadline=None)
-@given(left=st.integers(-20, 60), top=st.integers(-20, 60), wide=st.integers(4, 90), feather=st.floats(0, 3))
-def test_the_mask_fills_the_commanded_box(left, top, wide, feather):
-    high = round(wide * 0.75)
-    layer = lay(cut(blob()), (left, top, left + wide, top + high), feather)
-    assert layer.box == (left, top, left + wide, top + high) and layer.mask.shape == (high, wide)
-    rows, columns = np.flatnonzero(layer.mask.any(1)), np.flatnonzero(layer.mask.any(0))
-    assert rows[0] <= 1 and columns[0] <= 1 and rows[-1] >= high - 2 and columns[-1] >= wide - 2
-    assert np.array_equal(np.asarray(layer.alpha) >= 128, layer.mask)
-
-
-def test_flipping_flips_picture_and_mask_alike():
-    shape = blob(shape="ellipse")
-    ImageDraw.Draw(shape).rectangle((10, 5, 20, 35), fill=255)  # not its own mirror image
-    one, other = (lay(cut(shape), (0, 0, 40, 30), 1.0, flip) for flip in (False, True))
-    assert np.array_equal(np.flip(one.mask, 1), other.mask) and not np.array_equal(one.mask, other.mask)
-    assert np.array_equal(np.flip(np.asarray(one.colours), 1), np.asarray(other.colours))
-    assert np.abs(np.flip(np.asarray(one.alpha).astype(int), 1) - np.asarray(other.alpha)).max() <= 1
-
-
-@settings(max_examples=30, deadline=None)
-@given(colour=st.tuples(*[st.integers(0, 255)] * 3), seed=st.integers(0, MOST))
-def test_a_colour_on_the_same_colour_stays(colour, seed):
-    plain = cut(blob(), Image.new("RGB", (60, 40), colour))
-    layers = arrange([plain, plain], 48, (0.3, 0.9), np.random.default_rng(seed))
-    picture = compose(Image.new("RGB", (48, 48), colour), layers).picture
-    assert picture.getcolors() == [(48 * 48, colour)]
-
-
-@pytest.mark.parametrize("size", [140, 70, 512])
-def test_the_old_background_stays_behind(tmp_path, size):
-    """White on the subject, red around it: nothing may be red in the composite."""
-    mask = blob(400, 400, (100, 100, 300, 300))
-    colours = Image.composite(Image.new("RGB", mask.size, "white"), Image.new("RGB", mask.size, (255, 0, 0)), mask)
-    sample = Sample(stored_picture(colours, tmp_path), "", stored_picture(mask, tmp_path))
-    layers = arrange([cut_out(sample, size)], size, (0.4, 0.8), np.random.default_rng(0))
-    picture = np.asarray(compose(Image.new("RGB", (size, size), (0, 0, 255)), layers).picture).astype(int)
-    assert np.abs(picture[..., 0] - picture[..., 1]).max() <= 8 and picture[..., 0].max() > 250
-
-
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, MOST), flip=st.booleans(), count=st.integers(1, 3))
-def test_enough_of_each_is_seen_and_masks_never_overlap(seed, flip, count):
-    cuts = [cut(blob(box=(10, 5, 30 + 10 * n, 35))) for n in range(count)]
-    layers = arrange(cuts, 64, (0.3, 0.6), np.random.default_rng(seed), flip)
-    assert 1 <= len(layers) <= count and any(layer.cut is cuts[0] for layer in layers)
-    assert min(visible(layers, 64)) >= compositing.VISIBLE
-    assert all(on_canvas(layer, (64, 64)).sum() >= compositing.INSIDE * layer.mask.sum() for layer in layers)
-    done = compose(Image.new("RGB", (64, 64)), layers)
-    assert np.sum(done.masks, axis=0).max() <= 1
-    for mask, share, layer in zip(done.masks, visible(layers, 64), layers, strict=True):
-        assert mask.sum() == round(share * layer.mask.sum())
-
-
-def test_a_front_subject_hides_the_one_behind():
-    whole = cut(Image.new("L", (10, 10), 255))
-    back, front = lay(whole, (0, 0, 10, 10), 0), lay(whole, (5, 0, 15, 10), 0)
-    done = compose(Image.new("RGB", (20, 20)), [back, front])
-    assert [mask.sum() for mask in done.masks] == [50, 100] and not done.masks[0][:, 5:].any()
-    assert visible([back, front], 20) == [0.5, 1.0]
-
-
-@settings(max_examples=40, deadline=None)
-@given(side=st.integers(4, 40), scale=st.floats(0.35, 1.0), seed=st.integers(0, MOST))
-def test_nothing_is_enlarged_too_much(side, scale, seed):
-    small = cut(Image.new("L", (side, side), 255))
-    (layer,) = arrange([small], 128, (scale, scale), np.random.default_rng(seed))
-    assert layer.side == pytest.approx(min(scale * 128, compositing.ENLARGED * side), abs=1)
-
-
-def test_what_can_never_fit_is_laid_in_the_middle():
-    """Three subjects as large as the picture hide each other whatever is tried."""
-    large = cut(Image.new("L", (64, 64), 255))
-    (layer,) = arrange([large] * 3, 64, (1.0, 1.0), np.random.default_rng(0))
-    assert visible([layer], 64)[0] >= compositing.INSIDE
-
-
-def test_thin_things_do_not_vanish():
-    line = cut(blob(400, 400, (50, 199, 350, 200), "rectangle"))
-    layer = lay(line, (0, 0, 30, 1), 2.0)
-    assert layer.mask.all() and np.asarray(layer.alpha).min() >= 128
-
-
-# ---------------------------------------------------------------------------------------------------------- grounds
-
-
-@settings(max_examples=40, deadline=None)
-@given(kind=st.sampled_from(grounds.KINDS), size=st.integers(1, 70), seed=st.integers(0, MOST))
-def test_grounds_are_simple_and_named(kind, size, seed):
-    made = grounds.ground(kind, size, np.random.default_rng(seed))
-    values = np.asarray(made.picture)
-    assert values.shape == (size, size, 3) and made.words.startswith("on a ") and made.words.endswith(" background")
-    assert 0 < values.max() and values.min() < 255
-    again = grounds.ground(kind, size, np.random.default_rng(seed))
-    assert again.words == made.words and np.array_equal(np.asarray(again.picture), values)
-    if kind == "solid":
-        assert len(made.picture.getcolors()) == 1
-        assert grounds.colour_word(tuple(values[0, 0])) in made.words
-
-
-@pytest.mark.parametrize(
-    ("colour", "word"),
-    [((250, 250, 250), "white"), ((128, 128, 128), "grey"), ((200, 215, 245), "light blue"), ((90, 60, 30), "brown"),
-     ((245, 225, 200), "beige"), ((20, 20, 22), "black"), ((20, 90, 30), "dark green"), ((255, 0, 0), "red")],
-)  # fmt: skip
-def test_colours_have_the_names_people_use(colour, word):
-    assert grounds.colour_word(colour) == word
-
-
-def test_all_kinds_of_ground_come_up():
-    words = " ".join(grounds.ground("any", 8, np.random.default_rng(seed)).words for seed in range(40))
-    assert "plain" in words and "gradient" in words and "mottled" in words
-    with pytest.raises(FewShotError, match="no background 'forest'"):
-        grounds.ground("forest", 8, np.random.default_rng(0))
-
-
-# ------------------------------------------------------------------------------------------------------------- sets
 
 
 def test_masks_are_exactly_where_the_subject_is(made, tmp_path):
@@ -326,7 +182,7 @@ def test_composites_are_not_cut_again(made, tmp_path):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, MOST))
+@given(seed=st.integers(0, MAX_SEED))
 def test_masks_keep_their_area_on_the_grid_of_latents(seed):
     (layer,) = arrange([cut(blob())], 64, (0.3, 0.9), np.random.default_rng(seed))
     mask = torch.from_numpy(compose(Image.new("RGB", (64, 64)), [layer]).masks[0]).float()

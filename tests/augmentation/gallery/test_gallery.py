@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from comfyui_fewshot.augmentation.gallery.index import Gallery, Ranking, fused, query_of
+from comfyui_fewshot.augmentation.gallery.index import Gallery, Ranking, query_of, reciprocal_rank_fusion
 from comfyui_fewshot.augmentation.gallery.metadata import read_prompt
 from comfyui_fewshot.augmentation.gallery.rewrite import rewrite
 from comfyui_fewshot.core.errors import FewShotError
@@ -269,7 +269,7 @@ def test_bad_input_is_told(gallery, tmp_path):
 
 def test_fusion_rewards_what_both_rank_high():
     words = Ranking.of([(1, 3.0), (2, 2.0), (3, 1.0), (9, 0.5)])
-    both = fused([words, Ranking.of([(3, 9.0), (2, 8.0), (1, 0.0)])])
+    both = reciprocal_rank_fusion([words, Ranking.of([(3, 9.0), (2, 8.0), (1, 0.0)])])
     assert both.numbers.tolist() == [1, 2, 3, 9]
     expected = [1 / 60 + 1 / 62, 2 / 61, 1 / 62 + 1 / 60, 1 / 63]
     assert both.scores == pytest.approx(expected) and both.numbers[both.order()].tolist() == [1, 3, 2, 9]

@@ -17,7 +17,9 @@ from comfyui_fewshot.augmentation.images.load import (
     subject_from_tensors,
 )
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.values import TrainingSet
+from comfyui_fewshot.core.values import Concept, TrainingSet
+
+CAT, S_CAT = Concept("sks", "cat"), Concept("s", "cat")
 
 
 def drawn(value: int, size=(12, 8)) -> Image.Image:
@@ -143,45 +145,43 @@ def test_a_picture_changed_since_is_noticed(tmp_path):
 def test_tensors_are_kept_by_their_content(tmp_path):
     values = torch.rand(3, 8, 12, 3, generator=torch.Generator().manual_seed(0))
     values[2] = values[0]
-    pictures = subject_from_tensors(values, None, tmp_path, "sks", "cat")
+    pictures = subject_from_tensors(values, None, tmp_path, CAT)
     assert sorted(f.name for f in tmp_path.iterdir()) == sorted({f"{s.image.key}.png" for s in pictures.samples})
     assert pictures.samples[0].image == pictures.samples[2].image
     wanted = (values[1] * 255).round().to(torch.uint8).numpy()
     assert np.array_equal(np.asarray(load_picture(pictures.samples[1].image)), wanted)
     stamps = [f.stat().st_mtime_ns for f in sorted(tmp_path.iterdir())]
-    again = subject_from_tensors(values, None, tmp_path, "sks", "cat")
+    again = subject_from_tensors(values, None, tmp_path, CAT)
     assert again.key == pictures.key and stamps == [f.stat().st_mtime_ns for f in sorted(tmp_path.iterdir())]
 
 
 def test_a_folder_and_its_tensors_are_the_same_set(tmp_path):
     drawn(5).save(tmp_path / "a.png")
     values = torch.tensor(np.asarray(drawn(5)))[None] / 255
-    assert read(tmp_path).key == subject_from_tensors(values, None, tmp_path / "cache", "sks", "cat").key
+    assert read(tmp_path).key == subject_from_tensors(values, None, tmp_path / "cache", CAT).key
 
 
 def test_masks_of_tensors(tmp_path):
     values = torch.rand(2, 8, 12, 3, generator=torch.Generator().manual_seed(1))
     masks = torch.zeros(2, 8, 12)
     masks[0, 2:4, 3:9] = 1
-    pictures = subject_from_tensors(values, masks, tmp_path, "sks", "cat")
+    pictures = subject_from_tensors(values, masks, tmp_path, CAT)
     assert load_mask(pictures.samples[0].mask).getbbox() == (3, 2, 9, 4) and pictures.samples[1].mask is None
-    one = subject_from_tensors(values, masks[0], tmp_path, "sks", "cat")
+    one = subject_from_tensors(values, masks[0], tmp_path, CAT)
     assert all(s.mask == pictures.samples[0].mask for s in one.samples)
     empty = torch.zeros(2, 64, 64)
     notes: list[str] = []
-    assert all(
-        s.mask is None for s in subject_from_tensors(values, empty, tmp_path, "s", "cat", warnings=notes).samples
-    )
+    assert all(s.mask is None for s in subject_from_tensors(values, empty, tmp_path, S_CAT, warnings=notes).samples)
     assert not notes, "the host gives an empty mask of 64 x 64 with every picture that has none"
-    wrong = subject_from_tensors(values, torch.ones(64, 64), tmp_path, "s", "cat", warnings=notes)
+    wrong = subject_from_tensors(values, torch.ones(64, 64), tmp_path, S_CAT, warnings=notes)
     assert all(s.mask is None for s in wrong.samples) and len(notes) == 2
 
 
 def test_a_fourth_channel_is_the_mask(tmp_path):
     values = torch.ones(1, 8, 12, 4)
-    assert subject_from_tensors(values, None, tmp_path, "sks", "cat").samples[0].mask is None
+    assert subject_from_tensors(values, None, tmp_path, CAT).samples[0].mask is None
     values[:, :, :6, 3] = 0
-    assert load_mask(subject_from_tensors(values, None, tmp_path, "sks", "cat").samples[0].mask).getbbox() == (
+    assert load_mask(subject_from_tensors(values, None, tmp_path, CAT).samples[0].mask).getbbox() == (
         6,
         0,
         12,
@@ -191,10 +191,10 @@ def test_a_fourth_channel_is_the_mask(tmp_path):
 
 def test_lists_of_tensors_and_captions(tmp_path):
     values = [torch.zeros(2, 8, 12, 3), torch.ones(1, 20, 10, 3), torch.ones(6, 6, 1)]
-    pictures = subject_from_tensors(values, None, tmp_path, "sks", "cat", captions=["a cat", "", "solo", "sks"])
+    pictures = subject_from_tensors(values, None, tmp_path, CAT, captions=["a cat", "", "solo", "sks"])
     assert [s.caption for s in pictures.samples] == ["a sks cat", "a photo of sks cat", "sks cat, solo", "sks"]
     assert (pictures.samples[2].image.width, pictures.samples[2].image.height) == (10, 20)
-    assert {s.caption for s in subject_from_tensors(values, None, tmp_path, "s", "cat", captions="a cat").samples} == {
+    assert {s.caption for s in subject_from_tensors(values, None, tmp_path, S_CAT, captions="a cat").samples} == {
         "a s cat"
     }
 
@@ -214,7 +214,7 @@ def test_lists_of_tensors_and_captions(tmp_path):
 )
 def test_tensors_refused(tmp_path, images, how, said):
     with pytest.raises(FewShotError, match=said):
-        subject_from_tensors(images, how.pop("masks", None), tmp_path, "sks", "cat", **how)
+        subject_from_tensors(images, how.pop("masks", None), tmp_path, CAT, **how)
     assert not list(tmp_path.iterdir())
 
 

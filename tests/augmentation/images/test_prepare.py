@@ -16,7 +16,7 @@ from comfyui_fewshot.augmentation.images import prepare as preparing
 from comfyui_fewshot.augmentation.images import quality as examining
 from comfyui_fewshot.augmentation.images.load import load_mask, load_picture, picture_of, subject_from_folder
 from comfyui_fewshot.augmentation.images.prepare import PrepareSettings, buckets, nearest_bucket, prepare, table
-from comfyui_fewshot.augmentation.images.quality import Likeness, face_finder, sharpness
+from comfyui_fewshot.augmentation.images.quality import ImageFingerprint, face_finder, sharpness
 from comfyui_fewshot.core import images as decoding
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, Part, Sample, TrainingSet
@@ -149,15 +149,19 @@ def test_copies_are_known_and_other_pictures_are_not(name, tmp_path):
     picture.resize((picture.width // 2, picture.height // 2)).save(tmp_path / "copy.jpg", quality=60)
     copy = decoding.decode(tmp_path / "copy.jpg")[0]
     brighter = ImageEnhance.Brightness(picture).enhance(1.05)
-    assert Likeness(picture).same(Likeness(copy)) and Likeness(copy).same(Likeness(brighter))
+    assert ImageFingerprint(picture).same(ImageFingerprint(copy)) and ImageFingerprint(copy).same(
+        ImageFingerprint(brighter)
+    )
     for other in PHOTOGRAPHS:
-        assert (other == name) == Likeness(picture).same(Likeness(photograph(other)))
-    assert not Likeness(picture).same(Likeness(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
+        assert (other == name) == ImageFingerprint(picture).same(ImageFingerprint(photograph(other)))
+    assert not ImageFingerprint(picture).same(ImageFingerprint(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
 
 
 def test_flat_pictures_of_other_colours_are_not_the_same():
     one, other = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
-    assert Likeness(one).same(Likeness(one.resize((50, 50)))) and not Likeness(one).same(Likeness(other))
+    assert ImageFingerprint(one).same(ImageFingerprint(one.resize((50, 50)))) and not ImageFingerprint(one).same(
+        ImageFingerprint(other)
+    )
 
 
 def test_duplicates_are_left_out_or_told_of(set_of, tmp_path):
@@ -197,8 +201,8 @@ def test_blur_is_seen_at_any_size(name):
     picture = photograph(name)
     for scale in (1, 2):
         larger = picture.resize((picture.width * scale, picture.height * scale))
-        assert sharpness(larger) > 10 * examining.BLURRED
-        assert sharpness(larger.filter(ImageFilter.GaussianBlur(3 * scale))) < examining.BLURRED
+        assert sharpness(larger) > 10 * examining.MIN_SHARPNESS
+        assert sharpness(larger.filter(ImageFilter.GaussianBlur(3 * scale))) < examining.MIN_SHARPNESS
 
 
 def test_a_background_out_of_focus_is_no_blur(set_of, tmp_path):

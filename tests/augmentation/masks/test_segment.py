@@ -70,26 +70,26 @@ def test_crumbs_go_and_pinholes_close():
     mask = square(10, 5, 50, 35)
     mask[20, 20] = False  # a hole of one pixel
     mask[0, 0] = True  # a crumb
-    cleaned = mask_cleaning.cleaned(mask)
-    assert np.array_equal(cleaned, square(10, 5, 50, 35))
+    clean_mask = mask_cleaning.clean_mask(mask)
+    assert np.array_equal(clean_mask, square(10, 5, 50, 35))
 
 
 def test_large_holes_and_second_parts_stay():
     mask = square(10, 5, 50, 35)
     mask[12:24, 15:30] = False
     mask[38:40, 0:40] = True  # 80 pixels, more than 5 % of the large part
-    assert np.array_equal(mask_cleaning.cleaned(mask), mask)
+    assert np.array_equal(mask_cleaning.clean_mask(mask), mask)
 
 
 @settings(max_examples=60, deadline=None)
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_cleaning_keeps_shape_and_is_never_far_off(mask):
-    cleaned = mask_cleaning.cleaned(mask)
-    assert cleaned.shape == mask.shape and cleaned.dtype == bool
-    assert cleaned.any() == mask.any()
-    assert np.array_equal(mask_cleaning.cleaned(np.flip(mask, 1)), np.flip(cleaned, 1))
+    clean_mask = mask_cleaning.clean_mask(mask)
+    assert clean_mask.shape == mask.shape and clean_mask.dtype == bool
+    assert clean_mask.any() == mask.any()
+    assert np.array_equal(mask_cleaning.clean_mask(np.flip(mask, 1)), np.flip(clean_mask, 1))
     if mask.all():
-        assert cleaned.all()
+        assert clean_mask.all()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_cleaning_keeps_shape_and_is_never_far_off(mask):
     ],
 )
 def test_masks_that_are_no_use_are_told(mask, said):
-    assert said in mask_cleaning.complaint(mask) and bool(said) == bool(mask_cleaning.complaint(mask))
+    assert said in mask_cleaning.mask_problem(mask) and bool(said) == bool(mask_cleaning.mask_problem(mask))
 
 
 # --------------------------------------------------------------------------------------------------------- choosing
@@ -111,11 +111,11 @@ def test_masks_that_are_no_use_are_told(mask, said):
 
 def test_the_best_of_each_phrase_is_taken(pictures, tmp_path):
     good, bad = square(10, 10, 30, 30), square(40, 5, 55, 20)
-    made, outcomes = segment(
+    made, results = segment(
         pictures("a.png"), Finds(seen(bad, 0.5), seen(good, 0.8)), None, SegmentSettings(), tmp_path / "cache"
     )
     assert np.array_equal(np.asarray(load_mask(made.samples[0].mask)) > 0, good)
-    assert "dog 0.80" in outcomes[0].said and "17%" in outcomes[0].said
+    assert "dog 0.80" in results[0].message and "17%" in results[0].message
     everything, _ = segment(
         pictures("a.png"), Finds(seen(bad, 0.5), seen(good, 0.8)), None, SegmentSettings(instances="all"), tmp_path
     )
@@ -124,9 +124,9 @@ def test_the_best_of_each_phrase_is_taken(pictures, tmp_path):
 
 def test_boxes_become_masks_by_a_masker(pictures, tmp_path):
     box = replace(seen(square(10, 10, 30, 30)), mask=None)
-    made, outcomes = segment(pictures("a.png"), Finds(box), Draws(), SegmentSettings(), tmp_path)
+    made, results = segment(pictures("a.png"), Finds(box), Draws(), SegmentSettings(), tmp_path)
     assert np.array_equal(np.asarray(load_mask(made.samples[0].mask)) > 0, square(10, 10, 30, 30))
-    assert "SAM is unsure" in outcomes[0].said
+    assert "SAM is unsure" in results[0].message
     with pytest.raises(FewShotError, match="put a SAM beside it"):
         segment(pictures("a.png"), Finds(box), None, SegmentSettings(), tmp_path)
 
@@ -137,7 +137,7 @@ def test_boxes_over_one_thing_are_one(pictures):
         seen(square(11, 10, 30, 30), 0.8),
         seen(square(0, 0, 5, 5), 0.7),
     )
-    assert segmentation.distinct([other, same, one]) == [one, other]
+    assert segmentation.suppress_overlaps([other, same, one]) == [one, other]
     assert segmentation.box_iou((0, 0, 4, 4), (2, 0, 6, 4)) == pytest.approx(1 / 3)
     assert segmentation.box_iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
 
@@ -171,8 +171,8 @@ def test_masks_that_are_there_are_kept_unless_asked(pictures, tmp_path):
     own = stored_picture(Image.fromarray(square(0, 0, 30, 30)).convert("L"), tmp_path)
     given_set = given_set.with_samples((replace(given_set.samples[0], mask=own), given_set.samples[1]))
     finds = Finds(seen(square(10, 10, 30, 30)))
-    made, outcomes = segment(given_set, finds, None, SegmentSettings(), tmp_path)
-    assert len(finds.calls) == 1 and made.samples[0].mask == own and "keeps" in outcomes[0].said
+    made, results = segment(given_set, finds, None, SegmentSettings(), tmp_path)
+    assert len(finds.calls) == 1 and made.samples[0].mask == own and "keeps" in results[0].message
     made, _ = segment(given_set, finds, None, SegmentSettings(keep=False), tmp_path)
     assert made.samples[0].mask != own
 
@@ -197,10 +197,10 @@ def test_missing_pictures_go_or_stay_by_name(pictures, tmp_path, caplog):
             return super().find(picture, phrases, threshold) if picture.getpixel((0, 0))[0] else []
 
     finds = Second(seen(square(10, 10, 30, 30)))
-    made, outcomes = segment(pictures("a.png", "b.png"), finds, None, SegmentSettings(missing="leave out"), tmp_path)
+    made, results = segment(pictures("a.png", "b.png"), finds, None, SegmentSettings(missing="leave out"), tmp_path)
     assert [s.image.path.name for s in made.samples] == ["b.png"] and "a.png" in caplog.text
     made, _ = segment(pictures("a.png", "b.png"), finds, None, SegmentSettings(missing="no mask"), tmp_path)
-    assert [s.mask is not None for s in made.samples] == [False, True] and len(outcomes) == 2
+    assert [s.mask is not None for s in made.samples] == [False, True] and len(results) == 2
     with pytest.raises(FewShotError, match="nothing was found in any of the 1"):
         segment(pictures("a.png"), finds, None, SegmentSettings(missing="leave out"), tmp_path)
 
@@ -228,9 +228,9 @@ def test_unknown_settings_are_refused(pictures, tmp_path):
 def test_given_masks_win_as_they_are(pictures, tmp_path):
     given_set = pictures("a.png", "b.png")
     masks = [Image.fromarray(square(0, 0, 9, 9)).convert("L"), Image.fromarray(square(5, 5, 50, 30)).convert("L")]
-    made, outcomes = given_masks(given_set, masks, SegmentSettings(), tmp_path)
+    made, results = given_masks(given_set, masks, SegmentSettings(), tmp_path)
     assert [(np.asarray(load_mask(s.mask)) > 0).sum() for s in made.samples] == [81, 1125]
-    assert outcomes[0].said.startswith("a.png: the given mask")
+    assert results[0].message.startswith("a.png: the given mask")
     small = [masks[1].resize((30, 20))]
     assert len(given_masks(given_set, small, SegmentSettings(), tmp_path)[0].samples) == 2
 
@@ -260,10 +260,10 @@ def test_given_masks_that_do_not_fit_are_told(pictures, tmp_path):
 
 
 def test_overlays_show_mask_and_box(pictures, tmp_path):
-    _, outcomes = segment(pictures("a.png"), Finds(seen(square(10, 10, 30, 30))), None, SegmentSettings(), tmp_path)
-    shown = segmentation.overlay(outcomes[0])
+    _, results = segment(pictures("a.png"), Finds(seen(square(10, 10, 30, 30))), None, SegmentSettings(), tmp_path)
+    shown = segmentation.overlay(results[0])
     assert shown.getpixel((20, 20)) == (115, 29, 43) and shown.getpixel((50, 35)) == (0, 0, 0)
     assert shown.getpixel((10, 15)) == (255, 220, 0)
-    bare = segmentation.overlay(replace(outcomes[0], instances=()))
+    bare = segmentation.overlay(replace(results[0], instances=()))
     assert bare.getpixel((10, 15)) == bare.getpixel((29, 15)) == (255, 255, 255)
     assert bare.getpixel((9, 15)) == (0, 0, 0) and bare.getpixel((11, 15)) == (115, 29, 43)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comfyui_fewshot.augmentation.priors import generate as priors
-from comfyui_fewshot.augmentation.priors.filter import SAME, Candidate, Filters, chosen, spread_of
-from comfyui_fewshot.augmentation.priors.generate import PriorSettings, make_priors
+from comfyui_fewshot.augmentation.priors.filter import MAX_SIMILARITY, Filters, PriorCandidate, pixel_std, select_priors
+from comfyui_fewshot.augmentation.priors.generate import PriorContext, PriorSettings, make_priors
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import BaseModelRef, Concept, Loaded, TrainingSet
 from comfyui_fewshot.vision.segmenters.interface import Instance
@@ -66,22 +66,22 @@ def candidates(folder, *pictures):
     found = []
     for index, picture in enumerate(pictures):
         picture.save(folder / f"{index:05d}.png")
-        found.append(Candidate(index, folder / f"{index:05d}.png", spread_of(picture)))
+        found.append(PriorCandidate(index, folder / f"{index:05d}.png", pixel_std(picture)))
     return found
 
 
 def test_black_and_flat_pictures_are_always_rejected(tmp_path):
     good = picture_for((255, 0, 0))
     some = candidates(tmp_path, Image.new("RGB", (64, 64)), good, Image.new("RGB", (64, 64), (9, 99, 9)), good)
-    kept, reasons = chosen(some, "cat", 4, Filters(), tmp_path)
+    kept, reasons = select_priors(some, "cat", 4, Filters(), tmp_path)
     assert kept == [1, 3] and reasons == {0: "black or flat", 2: "black or flat"}
-    assert chosen(some, "cat", 1, Filters(), tmp_path)[0] == [1]
+    assert select_priors(some, "cat", 1, Filters(), tmp_path)[0] == [1]
 
 
 def test_what_does_not_show_the_class_is_rejected_against_the_batch(tmp_path):
     """Nine pictures of nine hues between red and orange, and a blue one, which is below mean - sigma."""
     shown = [picture_for((255, 45 * n, 0)) for n in range(5)] + [picture_for((0, 0, 255))]
-    kept, reasons = chosen(candidates(tmp_path, *shown), "cat", 9, Filters(Planted()), tmp_path)
+    kept, reasons = select_priors(candidates(tmp_path, *shown), "cat", 9, Filters(Planted()), tmp_path)
     fits = Planted().images(shown)[:, 0].numpy()
     expected = [i for i in range(6) if fits[i] >= fits.mean() - fits.std()]
     assert sorted(kept + [i for i, why in reasons.items() if "looks as" in why]) == expected
@@ -90,9 +90,9 @@ def test_what_does_not_show_the_class_is_rejected_against_the_batch(tmp_path):
 
 def test_of_twins_the_first_is_kept_and_of_too_many_the_best(tmp_path):
     shown = [picture_for(c) for c in ((200, 200, 0), (255, 0, 0), (255, 9, 0), (200, 0, 190), (230, 130, 0))]
-    kept, reasons = chosen(candidates(tmp_path, *shown), "cat", 9, Filters(Planted()), tmp_path)
+    kept, reasons = select_priors(candidates(tmp_path, *shown), "cat", 9, Filters(Planted()), tmp_path)
     assert reasons[2] == "looks as picture 1 does" and 1 in kept
-    best, _ = chosen(candidates(tmp_path, *shown), "cat", 2, Filters(Planted()), tmp_path)
+    best, _ = select_priors(candidates(tmp_path, *shown), "cat", 2, Filters(Planted()), tmp_path)
     fits = Planted().images(shown)[:, 0]
     assert best == sorted(sorted(kept, key=lambda i: -fits[i])[:2])
 
@@ -101,18 +101,20 @@ def test_of_twins_the_first_is_kept_and_of_too_many_the_best(tmp_path):
 @given(colours=st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=8), count=st.integers(1, 9))
 def test_all_kept_pictures_differ_and_none_is_lost(tmp_path_factory, colours, count):
     folder = tmp_path_factory.mktemp("some")
-    kept, reasons = chosen(candidates(folder, *map(picture_for, colours)), "cat", count, Filters(Planted()), folder)
+    kept, reasons = select_priors(
+        candidates(folder, *map(picture_for, colours)), "cat", count, Filters(Planted()), folder
+    )
     assert len(kept) <= count and not set(kept) & set(reasons) and kept == sorted(kept)
     if len(kept) < count:
         assert len(kept) + len(reasons) == len(colours)
     looks = Planted().images([picture_for(colours[i]) for i in kept]) if kept else torch.zeros(0, 3)
     alike = looks @ looks.T - torch.eye(len(kept))
-    assert not kept or alike.max() <= SAME + 1e-6
+    assert not kept or alike.max() <= MAX_SIMILARITY + 1e-6
 
 
 def test_the_class_must_be_found_in_a_fair_part(tmp_path):
     shown = [picture_for((255, 0, 0), (columns, 0, 0)) for columns in (0, 1, 3, 50, 89, 99)]
-    kept, reasons = chosen(candidates(tmp_path, *shown), "cat", 9, Filters(finder=Finds()), tmp_path)
+    kept, reasons = select_priors(candidates(tmp_path, *shown), "cat", 9, Filters(finder=Finds()), tmp_path)
     assert kept == [2, 3, 4]
     assert reasons == {0: "no cat is found", 1: "cat covers 1% of it", 5: "cat covers 99% of it"}
 
@@ -120,14 +122,14 @@ def test_the_class_must_be_found_in_a_fair_part(tmp_path):
 def test_what_was_seen_is_not_looked_at_again(tmp_path, caplog):
     some = candidates(tmp_path, *[picture_for((255, 60 * n, 0)) for n in range(4)])
     eyes, finder = Planted(), Finds()
-    first = chosen(some[:3], "cat", 4, Filters(eyes, finder, "k"), tmp_path)
-    assert chosen(some[:3], "cat", 4, Filters(eyes, finder, "k"), tmp_path) == first
+    first = select_priors(some[:3], "cat", 4, Filters(eyes, finder, "k"), tmp_path)
+    assert select_priors(some[:3], "cat", 4, Filters(eyes, finder, "k"), tmp_path) == first
     assert (eyes.looked, finder.opened) == (3, 1)
-    both = chosen(some, "cat", 4, Filters(eyes, finder, "k"), tmp_path)
+    both = select_priors(some, "cat", 4, Filters(eyes, finder, "k"), tmp_path)
     assert (eyes.looked, finder.opened) == (4, 2)
-    assert chosen(some, "cat", 4, Filters(eyes, finder, "other models"), tmp_path) == both and eyes.looked == 8
+    assert select_priors(some, "cat", 4, Filters(eyes, finder, "other models"), tmp_path) == both and eyes.looked == 8
     (tmp_path / "seen_k.npz").write_bytes(b"half of it")
-    assert chosen(some, "cat", 4, Filters(eyes, finder, "k"), tmp_path) == both and eyes.looked == 12
+    assert select_priors(some, "cat", 4, Filters(eyes, finder, "k"), tmp_path) == both and eyes.looked == 12
     assert "is made again" in caplog.text
 
 
@@ -164,7 +166,7 @@ def drawn(monkeypatch, tmp_path):
 
     def run(count, filters=None, **how):
         settings_ = PriorSettings(count=count, **how)
-        return make_priors(base, CAT, settings_, tmp_path / "cache", torch.device("cpu"), filters=filters)
+        return make_priors(base, CAT, settings_, PriorContext(tmp_path / "cache", torch.device("cpu")), filters=filters)
 
     state.run = run
     return state
@@ -199,5 +201,5 @@ def test_nothing_usable_is_an_error(drawn):
 def test_a_base_with_a_lora_on_is_refused(tmp_path):
     base = BaseModelRef("sd1", Loaded(dict, "from the graph", patched=32), "key")
     with pytest.raises(FewShotError, match="32 weights patched by a LoRA.*as it was before the LoRA"):
-        make_priors(base, CAT, PriorSettings(count=1), tmp_path, torch.device("cpu"))
+        make_priors(base, CAT, PriorSettings(count=1), PriorContext(tmp_path, torch.device("cpu")))
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from comfyui_fewshot.vision.fetch import KNOWN
+from comfyui_fewshot.vision.fetch import FETCHABLE_MODELS
 
 pytestmark = pytest.mark.server
 
@@ -36,5 +36,5 @@ def test_a_model_that_is_there_is_given_and_others_say_where_they_go(server):
 
 @pytest.mark.parametrize("name", ["someone/else", "../../etc"])
 def test_only_known_models_are_fetched(server, name):
-    assert name not in KNOWN
+    assert name not in FETCHABLE_MODELS
     assert "1" in server.refused(graph(name))["node_errors"]

@@ -21,7 +21,7 @@ from comfyui_fewshot.trainers.auto.unet_costs import (
     training_activations,
     unet_blocks,
 )
-from comfyui_fewshot.vision.memory import seen_bytes
+from comfyui_fewshot.vision.memory import vision_tower_bytes
 
 DEEP = dict(
     block_out_channels=(64, 128, 256), layers_per_block=2, transformer_layers_per_block=(1, 2, 3),
@@ -209,7 +209,9 @@ def test_what_looks_at_pictures_holds_what_is_counted(act):
         tower, pictures = CLIPVisionModel(config).eval(), torch.zeros(32, 3, 32, 32)
     with torch.no_grad(), Held(pictures, *tower.parameters()) as held:
         tower(pixel_values=pictures)
-    assert held.most <= seen_bytes(64, 256, 32, 4) * 1.03 and held.most > 0.6 * seen_bytes(64, 256, 32, 4)
+    assert held.most <= vision_tower_bytes(64, 256, 32, 4) * 1.03 and held.most > 0.6 * vision_tower_bytes(
+        64, 256, 32, 4
+    )
 
 
 def test_units_are_those_of_the_networks():

@@ -11,8 +11,9 @@ from PIL import Image
 
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
 from comfyui_fewshot.core.settings import SubjectSettings
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
+from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
 from comfyui_fewshot.trainers import run as training
-from comfyui_fewshot.trainers.data import encoded_set as cache
 from comfyui_fewshot.trainers.subject.method import train_subject
 
 
@@ -51,11 +52,10 @@ def test_photographs_train_a_full_size_unet(base, networks, tmp_path, monkeypatc
         yield replace(networks, unet=full_size_unet(), vae=factor_8_autoencoder())
 
     def wide(_, prompts, *__):
-        found = encode(networks, prompts)
+        found = encode_prompts(networks, prompts)
         return replace(found, hidden=found.hidden.repeat(1, 1, 768 // found.hidden.shape[-1]))
 
-    encode = cache.encode_prompts
-    monkeypatch.setattr(cache, "encode_prompts", wide)
+    monkeypatch.setattr(StableDiffusion, "encode_prompts", wide)
     monkeypatch.setattr(training, "opened", opened)
     pictures = subject_from_folder(folder, "sks", "cat")
     result = train_subject(base, pictures, SubjectSettings(steps=2, rank=4), tmp_path / "runs", "cpu")

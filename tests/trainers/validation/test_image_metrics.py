@@ -33,7 +33,7 @@ from comfyui_fewshot.trainers.validation.image_metrics import (
     sample_pictures,
     validation_interval,
 )
-from comfyui_fewshot.vision.memory import looking_bytes, seen_bytes
+from comfyui_fewshot.vision.memory import embedding_bytes, vision_tower_bytes
 
 SEEN = dict(validate_every=2, validation_pictures=3)
 
@@ -332,8 +332,8 @@ def test_what_models_take_is_read_from_their_headers(clip_folder):
     assert Validator(clip_folder).bytes == 4 * sum(p.numel() for p in model.parameters())
     model.half().save_pretrained(clip_folder / "half")
     assert Validator(clip_folder / "half").bytes == Validator(clip_folder).bytes
-    assert Validator(clip_folder).resident - Validator(clip_folder).bytes == looking_bytes(clip_folder)
-    assert looking_bytes(clip_folder) == seen_bytes(32, 64, 32, 8)
+    assert Validator(clip_folder).resident - Validator(clip_folder).bytes == embedding_bytes(clip_folder)
+    assert embedding_bytes(clip_folder) == vision_tower_bytes(32, 64, 32, 8)
 
 
 def test_a_vision_tower_in_a_file_sees_the_likeness(validated, validator, clip_folder, tmp_path):

@@ -13,8 +13,8 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Prompt
 from comfyui_fewshot.evaluation.metrics.clip import ClipImage
 from comfyui_fewshot.vision.embedders.clip import MEAN, STD, pixels
-from comfyui_fewshot.vision.embedders.clip_vision import ClipVision, eyes_in
-from comfyui_fewshot.vision.memory import looking_bytes, numbers_in, seen_bytes
+from comfyui_fewshot.vision.embedders.clip_vision import ClipVision, open_image_embedder
+from comfyui_fewshot.vision.memory import embedding_bytes, parameter_count, vision_tower_bytes
 from comfyui_fewshot.vision.model_ids import model_id
 
 KINDS = {24: "quick_gelu", 32: "gelu", 48: "gelu"}  # ViT-L, ViT-H, ViT-bigG
@@ -89,14 +89,14 @@ def test_it_gives_what_transformers_gives(tmp_path, pictures, layers, layout):
     model = tower(layers)
     weights, file = in_comfy_names(model), tmp_path / "clip_vision_x.safetensors"
     save_file(weights if layout == "transformers" else in_open_clip_names(weights), file)
-    eyes = eyes_in(file, "cpu")
+    eyes = open_image_embedder(file, "cpu")
     found = eyes.images(pictures)
     assert torch.allclose(found, wanted(model, pictures), atol=1e-5)
     assert not torch.allclose(found, wanted(tower(layers, "relu"), pictures), atol=1e-2)
     assert isinstance(eyes, ClipVision)
     assert eyes.model_id == f"clip_vision_x ViT-64x{layers}/8 {hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
-    assert numbers_in(file) == sum(p.numel() for p in model.parameters())
-    assert looking_bytes(file) == seen_bytes(64, 96, 32, 8)
+    assert parameter_count(file) == sum(p.numel() for p in model.parameters())
+    assert embedding_bytes(file) == vision_tower_bytes(64, 96, 32, 8)
 
 
 def test_the_text_half_of_a_whole_clip_is_left_alone(tmp_path, pictures):
@@ -105,7 +105,7 @@ def test_the_text_half_of_a_whole_clip_is_left_alone(tmp_path, pictures):
     extra = {"text_model.final_layer_norm.weight": torch.ones(5), "logit_scale": torch.tensor(2.0)}
     save_file(in_comfy_names(model) | extra, file)
     assert torch.allclose(ClipVision(file).images(pictures), wanted(model.float(), pictures), atol=1e-5)
-    assert numbers_in(file) == sum(p.numel() for p in model.parameters())
+    assert parameter_count(file) == sum(p.numel() for p in model.parameters())
 
 
 def test_it_is_a_likeness(tmp_path, pictures):
@@ -118,7 +118,7 @@ def test_it_is_a_likeness(tmp_path, pictures):
         file, "ViT-64x24/8"
     )
     smooth = torch.stack([torch.tensor(np.array(one)).permute(2, 0, 1) / 255 for one in pictures])
-    assert torch.allclose(metric.clip.seen(smooth), seen, atol=0.05)
+    assert torch.allclose(metric.clip.encode(smooth), seen, atol=0.05)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -10,7 +10,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.vision.embedders.dino import Dino
-from comfyui_fewshot.vision.kinds import CLASSIFIER, seeing_kind
+from comfyui_fewshot.vision.find import CLASSIFIER, vision_kind
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +76,13 @@ LABELS = {"id2label": {"0": "cat", "1": "dog"}}
 def test_a_vit_that_was_taught_labels_is_no_dino(tmp_path, name, about, kind):
     (tmp_path / name).mkdir()
     (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "vit"} | about))
-    assert seeing_kind({"model_type": "vit"} | about, name) == kind
+    assert vision_kind({"model_type": "vit"} | about, name) == kind
     if kind == "vit":
         assert Dino(tmp_path / name).kind == "vit"
     else:
         with pytest.raises(FewShotError, match="a vit classifier, not a DINO"):
             Dino(tmp_path / name)
-    assert seeing_kind({"model_type": "dinov2"} | about, name) == "dinov2" and seeing_kind({}, name) is None
+    assert vision_kind({"model_type": "dinov2"} | about, name) == "dinov2" and vision_kind({}, name) is None
 
 
 def test_other_models_are_refused(folder, tmp_path):

@@ -15,7 +15,7 @@ from transformers import BertTokenizer
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Prompt
 from comfyui_fewshot.evaluation.metrics.preference import ImageReward
-from comfyui_fewshot.vision.preference.image_reward import KEPT, PUBLISHED, Opened
+from comfyui_fewshot.vision.preference.image_reward import CONVERTED, PUBLISHED, ImageRewardModel
 
 SEEN, READ, DEEP, PATCH, GRID = 128, 64, 2, 8, 4
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cat", "on", "the", "beach", "sks"]
@@ -30,7 +30,7 @@ def golden():
         return Path(os.environ[NAMED])
     models = Path(os.environ["COMFYUI_PATH"]) / "models"
     folders = [folder for root in ("clip_vision", "rewards") for folder in sorted((models / root).glob("*"))]
-    return next((f for f in folders if (f / PUBLISHED).is_file() or (f / KEPT).is_file()), None)
+    return next((f for f in folders if (f / PUBLISHED).is_file() or (f / CONVERTED).is_file()), None)
 
 
 def published(seed=0):
@@ -148,8 +148,8 @@ def test_it_is_kept_as_safetensors_and_reads_the_same(folder, tmp_path):
     images = [noise(number) for number in range(11)]
     prompts = [PROMPTS[number % 2] for number in range(11)]
     first = ImageReward(folder).scores(images, prompts)
-    assert (folder / KEPT).is_file()
-    for name in (KEPT, "vocab.txt", "tokenizer_config.json", "tokenizer.json"):
+    assert (folder / CONVERTED).is_file()
+    for name in (CONVERTED, "vocab.txt", "tokenizer_config.json", "tokenizer.json"):
         if (folder / name).is_file():
             (tmp_path / name).write_bytes((folder / name).read_bytes())
     again = ImageReward(tmp_path)
@@ -161,14 +161,14 @@ def test_it_is_kept_as_safetensors_and_reads_the_same(folder, tmp_path):
 
 def test_a_published_file_that_was_replaced_is_read_anew(folder, tmp_path):
     images = [noise(0), noise(1)]
-    for name in (KEPT, "vocab.txt", "tokenizer_config.json", "tokenizer.json"):
+    for name in (CONVERTED, "vocab.txt", "tokenizer_config.json", "tokenizer.json"):
         if (folder / name).is_file():
             (tmp_path / name).write_bytes((folder / name).read_bytes())
     torch.save(published(), tmp_path / PUBLISHED)
     first = ImageReward(tmp_path)
-    scores, told, kept = first.scores(images, PROMPTS), first.model_id, (tmp_path / KEPT).stat().st_mtime_ns
+    scores, told, kept = first.scores(images, PROMPTS), first.model_id, (tmp_path / CONVERTED).stat().st_mtime_ns
     assert torch.equal(ImageReward(tmp_path).scores(images, PROMPTS), scores)
-    assert (tmp_path / KEPT).stat().st_mtime_ns == kept, "read once"
+    assert (tmp_path / CONVERTED).stat().st_mtime_ns == kept, "read once"
     torch.save(published(1), tmp_path / PUBLISHED)
     other = ImageReward(tmp_path)
     assert not torch.allclose(other.scores(images, PROMPTS), scores, atol=1e-2)
@@ -177,23 +177,23 @@ def test_a_published_file_that_was_replaced_is_read_anew(folder, tmp_path):
 
 def test_what_is_missing_is_named(folder, tmp_path):
     with pytest.raises(FewShotError, match=f"there is no {PUBLISHED} in .*; put the file"):
-        Opened(tmp_path)
+        ImageRewardModel(tmp_path)
     torch.save({"blip.visual_encoder.cls_token": torch.zeros(1)}, tmp_path / PUBLISHED)
     with pytest.raises(FewShotError, match="are not ImageReward's"):
-        Opened(tmp_path).rewards([noise(0)], ["a cat"])
+        ImageRewardModel(tmp_path).rewards([noise(0)], ["a cat"])
     short = published()
     del short["blip.visual_encoder.norm.bias"]
     torch.save(short, tmp_path / PUBLISHED)
     with pytest.raises(FewShotError, match="lacks weights"):
-        Opened(tmp_path).rewards([noise(0)], ["a cat"])
-    (tmp_path / KEPT).unlink()
+        ImageRewardModel(tmp_path).rewards([noise(0)], ["a cat"])
+    (tmp_path / CONVERTED).unlink()
     torch.save(published(), tmp_path / PUBLISHED)
     with pytest.raises(FewShotError, match="holds no tokenizer"):
-        Opened(tmp_path).rewards([noise(0)], ["a cat"])
-    (tmp_path / KEPT).unlink()
+        ImageRewardModel(tmp_path).rewards([noise(0)], ["a cat"])
+    (tmp_path / CONVERTED).unlink()
     (tmp_path / PUBLISHED).write_bytes(b"no weights")
     with pytest.raises(FewShotError, match="cannot be read"):
-        Opened(tmp_path).rewards([noise(0)], ["a cat"])
+        ImageRewardModel(tmp_path).rewards([noise(0)], ["a cat"])
 
 
 def test_the_published_values():
@@ -213,7 +213,7 @@ def test_the_published_values():
 def test_a_vocabulary_alone_is_a_tokenizer_and_the_reward_has_a_gradient(folder, tmp_path):
     torch.save(published(), tmp_path / PUBLISHED)
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
-    alone, whole = Opened(tmp_path), Opened(folder)
+    alone, whole = ImageRewardModel(tmp_path), ImageRewardModel(folder)
     text = "a RED cat on the beach"
     assert alone.tokenizer(text).input_ids == whole.tokenizer(text).input_ids
     picture = Image.new("RGB", (48, 40), (200, 40, 90))

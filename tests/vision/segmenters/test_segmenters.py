@@ -15,7 +15,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world import drawing, pictures
 from comfyui_fewshot.tests.vision import tiny
-from comfyui_fewshot.vision import find as on_disk
+from comfyui_fewshot.vision import find as find_models
 from comfyui_fewshot.vision.segmenters import open_finder, open_masker
 
 CPU = torch.device("cpu")
@@ -113,9 +113,9 @@ def test_clipseg_s_map_lies_on_the_right_pixels(folder, picture):
 
 def test_clipseg_reads_phrase_and_picture(folder, picture):
     finder = open_finder(folder("clipseg"), CPU)
-    one = finder.likelihood(picture, "a cat")
-    assert one.shape == (HEIGHT, WIDTH) and not torch.equal(one, finder.likelihood(picture, "a red boat"))
-    assert not torch.equal(one, finder.likelihood(Image.new("RGB", (WIDTH, HEIGHT), "red"), "a cat"))
+    one = finder.heatmap(picture, "a cat")
+    assert one.shape == (HEIGHT, WIDTH) and not torch.equal(one, finder.heatmap(picture, "a red boat"))
+    assert not torch.equal(one, finder.heatmap(Image.new("RGB", (WIDTH, HEIGHT), "red"), "a cat"))
 
 
 def test_clipseg_s_threshold_draws_its_mask(folder, picture):
@@ -137,8 +137,8 @@ def test_clipseg_is_asked_with_an_article(folder, picture):
     finder = open_finder(folder("clipseg"), CPU)
     bare, whole = finder.find(picture, ["cat", "a cat"], finder.threshold)
     assert (bare.phrase, whole.phrase) == ("cat", "a cat") and bare.score == whole.score
-    assert bare.score == pytest.approx(float(finder.likelihood(picture, "a cat").max()))
-    assert bare.score != pytest.approx(float(finder.likelihood(picture, "cat").max()), abs=1e-6)
+    assert bare.score == pytest.approx(float(finder.heatmap(picture, "a cat").max()))
+    assert bare.score != pytest.approx(float(finder.heatmap(picture, "cat").max()), abs=1e-6)
 
 
 def test_the_shipped_weights_find_the_pocket_s_subjects():
@@ -226,17 +226,17 @@ def test_a_pth_file_s_mask_lies_on_the_right_pixels(folder, picture):
 def test_a_pth_file_is_known_by_its_tensors(folder, tmp_path):
     from segment_anything.build_sam import _build_sam
 
-    from comfyui_fewshot.vision.segmenters.sam import _built
+    from comfyui_fewshot.vision.segmenters.sam import _load_sam
 
-    built, like = _built(folder("sam_file")), tiny.seeded(lambda: _build_sam(16, 2, 2, [1]))
+    built, like = _load_sam(folder("sam_file")), tiny.seeded(lambda: _build_sam(16, 2, 2, [1]))
     assert all(torch.equal(v, built.state_dict()[k]) for k, v in like.state_dict().items())
     assert [b.window_size for b in built.image_encoder.blocks] == [14, 0]
     torch.save({"weight": torch.zeros(2)}, tmp_path / "sam_x.pth")
     with pytest.raises(FewShotError, match="no SAM 1.0 checkpoint"):
-        _built(tmp_path / "sam_x.pth")
+        _load_sam(tmp_path / "sam_x.pth")
     (tmp_path / "sam_y.pth").write_bytes(b"nonsense")
     with pytest.raises(FewShotError, match="cannot be read"):
-        _built(tmp_path / "sam_y.pth")
+        _load_sam(tmp_path / "sam_y.pth")
 
 
 def test_pickled_code_is_not_run(tmp_path):
@@ -260,9 +260,9 @@ def test_the_best_on_disk_comes_first(tmp_path):
         ("sam_vit_b.pth", "sam_vit_h.pth", "sam_hq_vit_b.pth", "mobile_sam.pth", "other.pth")
     ):
         (tmp_path / "sams" / name).write_bytes(b"0" * (number + 1))
-    assert list(on_disk.finders([tmp_path])) == ["x/dino", "clipseg/a"]
-    assert list(on_disk.maskers([tmp_path / "sams"])) == ["s2", "s1", "sam_vit_h.pth", "sam_vit_b.pth"]
-    assert on_disk.finders([tmp_path / "nowhere"]) == {}
+    assert list(find_models.finders([tmp_path])) == ["x/dino", "clipseg/a"]
+    assert list(find_models.maskers([tmp_path / "sams"])) == ["s2", "s1", "sam_vit_h.pth", "sam_vit_b.pth"]
+    assert find_models.finders([tmp_path / "nowhere"]) == {}
 
 
 def test_what_is_missing_is_named(folder, tmp_path):

@@ -1,0 +1,38 @@
+"""The protocols of image embedders, whichever model is behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ImageEmbedder(Protocol):
+    """Embeds pictures as unit vectors: a `Clip`, a `ClipVision`, a `Dino`."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Unit embeddings (n, D) of pixels (n, 3, H, W) in [0, 1], differentiable."""
+        ...
+
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Unit embeddings (n, D) on the CPU."""
+        ...
+
+
+class ImageTextEmbedder(Protocol):
+    """Embeds pictures and texts in one space: a `Clip`."""
+
+    def images(self, images: Sequence[Image.Image]) -> Any:
+        """Unit embeddings (n, D) of pictures."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> Any:
+        """Unit embeddings (n, D) of texts."""
+        ...
