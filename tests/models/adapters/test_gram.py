@@ -31,6 +31,7 @@ from comfyui_fewshot.models.adapters.merge import fuse_adapters, least_squares, 
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample_latents
 from comfyui_fewshot.models.stable_diffusion.configs import read_config
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS
 
 from .. import checkpoints
@@ -124,7 +125,8 @@ def test_stock_sdxl_stays_within_its_memory():
     its room, and layers of one input are never in two."""
     with init_empty_weights():
         unet = UNet2DConditionModel.from_config(read_config(CONFIGS / "sdxl", "unet"))
-    networks = SimpleNamespace(roots=lambda: {"unet": unet})
+    networks = SimpleNamespace(parts=lambda: {"unet": unet})
+    networks.layers = lambda group: StableDiffusion.layers(networks, group)
     paths, roots = paths_of_set(networks, "attention_ff"), networks.parts()
     each = sum(4 * find_module(roots, path).in_features ** 2 for path in paths)
     whole = gram_bytes(roots, paths)
