@@ -47,6 +47,7 @@ def test_a_lora_is_refined_and_loads_natively(server, info, clip):
         "save": graphs.node("FewShotSaveAdapter", adapter=["refine", 0], name="refined"),
         "alone": graphs.node("FewShotSaveAdapter", adapter=["refine", 1], name="refining"),
     }
+    start = len(server.log)  # other tests' files may hold keys of no layer
     outcome = server.succeed(graph)
     said = outcome.outputs("refine")["text"][0]
     assert "step 0: reward +0.00 deviations, subject" in said and "(returned)" in said
@@ -65,7 +66,7 @@ def test_a_lora_is_refined_and_loads_natively(server, info, clip):
         server.succeed(chain | graphs.drawing(model, ["base", 2]))
         drawn.append(server.kept("native"))
     assert float(np.abs(drawn[0] - drawn[1]).max()) <= 2e-2  # saved in half precision, apart and as one
-    assert "lora key not loaded" not in server.log
+    assert "lora key not loaded" not in server.log[start:]
 
 
 def _options(spec):

@@ -59,12 +59,13 @@ class World(Painter):
 
     def __init__(self, mean: Mean, policy: SamplerPolicy, seed: int):
         self.mean, self.policy, self.guidance, self.guided, self.at_once = mean, policy, 1.0, False, 64
-        self.networks = SimpleNamespace(process=SCHEDULE, device=torch.device("cpu"), dtype=torch.float32)  # type: ignore[assignment]
+        about = dict(process=SCHEDULE, device=torch.device("cpu"), dtype=torch.float32)
+        self.networks = SimpleNamespace(predict=self._predict, **about)  # type: ignore[assignment]
         self.random, self.watcher, self.awake, self.shape = Randomness(seed), Silent(), nullcontext, SHAPE
         self.size = None
         self.told = SimpleNamespace(take=list)  # type: ignore[assignment]
 
-    def _denoise(self, latents: Tensor, times: Tensor, told) -> Tensor:
+    def _predict(self, latents: Tensor, times: Tensor, told) -> Tensor:
         alpha = SCHEDULE.alphas_cumprod[times].view(-1, 1, 1, 1)
         mean = self.mean.parameters["mean"]
         gain = alpha.sqrt() * SPREAD**2 / (alpha * SPREAD**2 + 1 - alpha)

@@ -15,12 +15,10 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Adapter
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world import drawing, world
 from comfyui_fewshot.pocket.world.pictures import pair_of
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
-from comfyui_fewshot.trainers.relation import gain as relation_gain
 from comfyui_fewshot.trainers.relation.gain import Gain, GainReader, between_pictures, drawn, explained
 from comfyui_fewshot.trainers.relation.method import train_relation
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
@@ -82,11 +80,10 @@ def test_draws_are_even_over_pictures_captions_and_noise(relation):
 def test_a_reading_looks_at_what_is_drawn_only(opened, relation, monkeypatch):
     """Captions in no draw are not encoded; no more pictures at once than a step has room for, and two at least."""
     encoded, widths = [], []
+    encode, predict = opened.encode_prompts, opened.predict
+    monkeypatch.setattr(opened, "encode_prompts", lambda texts: encoded.append(list(texts)) or encode(texts))
     monkeypatch.setattr(
-        relation_gain, "encode_prompts", lambda n, texts: encoded.append(list(texts)) or encode_prompts(n, texts)
-    )
-    monkeypatch.setattr(
-        relation_gain, "denoise", lambda n, latents, *rest: widths.append(len(latents)) or denoise(n, latents, *rest)
+        opened, "predict", lambda latents, *rest: widths.append(len(latents)) or predict(latents, *rest)
     )
     reader = reader_of(opened, relation)
     reader.draws = tuple(draw for draw in reader.draws if draw.row == 2)[:5]

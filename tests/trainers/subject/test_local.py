@@ -10,6 +10,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Concept, Part
 from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens, TokenSpec
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
 from comfyui_fewshot.trainers.subject import method as subject
 from comfyui_fewshot.trainers.subject.attention_supervision import supervise
@@ -203,8 +204,9 @@ def test_at_weight_zero_the_weights_are_those_without_the_term(train, uncut, tmp
     def never(*_, **__):
         raise AssertionError("called")
 
-    for name in ("supervise", "captured", "shares_on_grid", "base_words"):
+    for name in ("supervise", "shares_on_grid", "base_words"):
         monkeypatch.setattr(subject, name, never)
+    monkeypatch.setattr(StableDiffusion, "record_attention", never)
     monkeypatch.setattr(SubjectStep, "local_errors", never)
     monkeypatch.setattr(SubjectStep, "_watched", lambda *_: nullcontext())
     result = train(tmp_path, local_weight=0.0, objective="mse", caption_dropout=0.0)

@@ -15,7 +15,6 @@ from comfyui_fewshot.core.values import Sample
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.models.stable_diffusion.tokens import Tokens
-from comfyui_fewshot.trainers.data import encoded_set as cache
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
 from comfyui_fewshot.trainers.loop import Plan, train
 from comfyui_fewshot.trainers.optim.optimizers import LearningRates
@@ -308,6 +307,6 @@ def test_five_hundred_pictures(networks, pictures, tmp_path, caplog):
 def test_an_autoencoder_that_gives_no_numbers_is_told(networks, pictures, monkeypatch):
     mean = torch.zeros(3, 4, 8, 8)
     mean[1, 0, 0, 0] = float("nan")
-    monkeypatch.setattr(cache, "encode_pictures", lambda *_: (mean, mean))
+    monkeypatch.setattr(networks, "encode_images", lambda *_: (mean, mean))
     with pytest.raises(FewShotError, match=r"gives no numbers for .*1.png. Load the base in bfloat16 or float32"):
         build_pool(networks, pictures.references, 32, Silent())
