@@ -1,7 +1,6 @@
 """What the engine knows of a base model: nothing of its networks' classes, its text encoders or its latents' sizes.
 
-An opened model is frozen, and let go when its context ends. `stable_diffusion.model.StableDiffusion` is one; tests hold
-others, so that nothing of one family is taken for granted.
+An opened model is frozen, and let go when its context ends. `stable_diffusion.model.StableDiffusion` is one.
 """
 
 from __future__ import annotations
@@ -26,28 +25,6 @@ class ModelFamily(Protocol):
 
     @property
     def title(self) -> str: ...
-
-
-class AttentionLayer(Protocol):
-    """A layer whose attention from image places to text tokens can be recorded."""
-
-    @property
-    def name(self) -> str: ...
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """The layer's grid of image places for latents (height, width)."""
-        ...
-
-
-class RecordedAttention(Protocol):
-    """What the chosen layers computed in the last forward pass."""
-
-    @property
-    def layers(self) -> Sequence[AttentionLayer]: ...
-
-    def of(self, layer: Any, rows: slice) -> tuple[Tensor, Tensor]:
-        """Queries (b, H, N, d) of the image places and keys (b, H, L, d) of the text tokens, for rows of the batch."""
-        ...
 
 
 class DiffusionModel(Protocol):
@@ -141,7 +118,7 @@ class DiffusionModel(Protocol):
         ...
 
     def record_attention(self, layers: Sequence[Any]) -> AbstractContextManager[Any]:
-        """Keep what these layers compute in forward passes within the context; see RecordedAttention."""
+        """Keep what these layers compute in forward passes within the context; see `Captured`."""
         ...
 
     def parts(self) -> Mapping[str, nn.Module]:
