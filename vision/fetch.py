@@ -7,6 +7,7 @@ kept for the next try.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import logging
 import shutil
@@ -109,7 +110,7 @@ def fetch(repository: str, root: Path, watcher: Watcher | None = None, endpoint:
     if is_complete(folder):
         log.info("%s is there: %s", repository, folder)
         return folder
-    waiting = root / ".fetching"  # its drafts are three levels down, where nothing searches for models
+    waiting = root / ".fetching"  # its drafts are two levels down, where nothing searches for models
     try:
         waiting.mkdir(parents=True, exist_ok=True)
         if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
@@ -127,8 +128,7 @@ def _download_all(repository: str, folder: Path, waiting: Path, watcher: Watcher
     """Download all files into a draft folder of their revision, then move them to `folder`, config.json last."""
     report = partial(watcher.progress, 0, 1, f"asking for the files of {repository}")
     revision, files = _run_cancellable(partial(list_files, repository, endpoint), watcher, report, repository, folder)
-    draft = waiting / folder.name / revision
-    draft.parent.mkdir(exist_ok=True)
+    draft = draft_folder(waiting, repository, revision)
     _remove_stale(draft)
     missing = [file for file in files if not _has_arrived(draft, file)]
     _check_disk_space(waiting, sum(file.size for file in missing))
@@ -150,7 +150,6 @@ def _download_all(repository: str, folder: Path, waiting: Path, watcher: Watcher
     for path in sorted(draft.iterdir(), key=lambda path: path.name == "config.json"):
         shutil.move(path, folder.resolve() / path.name)
     draft.rmdir()
-    draft.parent.rmdir()
     log.info("%s was fetched (%.0f MB, revision %s): %s", repository, total / 1e6, revision[:8], folder)
 
 
@@ -178,9 +177,17 @@ def _wanted(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def draft_folder(waiting: Path, repository: str, revision: str) -> Path:
+    """Where the files of a revision arrive: a short name, as hubs before 1.0 lose files whose path has 256 characters.
+
+    The hub's library adds 133 of them to this folder.
+    """
+    return waiting / f"{hashlib.sha256(repository.encode()).hexdigest()[:6]}-{revision[:8]}"
+
+
 def _remove_stale(draft: Path) -> None:
     """Delete drafts of older revisions, and partial files, which the hub's library does not resume."""
-    for old in draft.parent.iterdir():
+    for old in draft.parent.glob(f"{draft.name.partition('-')[0]}-*"):
         if old != draft:
             shutil.rmtree(old)
     for half in draft.glob(".cache/huggingface/download/*.incomplete"):

@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.vision import fetch as fetching
-from comfyui_fewshot.vision.fetch import FETCHABLE_MODELS, fetch, is_complete, list_files
+from comfyui_fewshot.vision.fetch import FETCHABLE_MODELS, draft_folder, fetch, is_complete, list_files
 
 NAME = "someone/small"
 FILES = {
@@ -118,7 +118,7 @@ def test_a_cancel_leaves_no_half_model_and_the_next_try_ends_it(hub, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fetch(NAME, tmp_path, Told(stop_at=2), hub.url)
     assert not (tmp_path / "small").exists()
-    draft = tmp_path / ".fetching" / "small" / COMMIT
+    draft = draft_folder(tmp_path / ".fetching", NAME, COMMIT)
     assert (draft / "vocab.txt").is_file()
     while any(thread.name == "fetch" for thread in threading.enumerate()):  # the file that was under way arrives
         time.sleep(0.05)
@@ -137,7 +137,9 @@ def test_a_folder_that_is_not_whole_is_filled(hub, tmp_path):
     (folder / "model.safetensors").write_bytes(FILES["model.safetensors"][:1000])
     assert not is_complete(folder)
     assert fetch(NAME, tmp_path, None, hub.url) == folder and is_complete(folder)
-    assert (folder / "notes.md").read_text() == "mine" and not (tmp_path / ".fetching" / "small").exists()
+    assert (folder / "notes.md").read_text() == "mine" and not draft_folder(
+        tmp_path / ".fetching", NAME, COMMIT
+    ).exists()
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
     assert not is_complete(folder)
 
@@ -159,16 +161,23 @@ def test_weights_that_are_a_page_are_no_model(hub, tmp_path):
     hub.files["model.safetensors"] = b"<html>sign in</html>"
     with pytest.raises(FewShotError, match="no whole safetensors"):
         fetch(NAME, tmp_path, None, hub.url)
-    assert not (tmp_path / "small").exists() and not (tmp_path / ".fetching" / "small" / COMMIT).exists()
+    assert not (tmp_path / "small").exists() and not draft_folder(tmp_path / ".fetching", NAME, COMMIT).exists()
 
 
 def test_a_draft_of_another_revision_is_not_mixed_in(hub, tmp_path):
     """That of a model whose name begins alike stays."""
-    for name in ("small", "small-xl"):
-        (tmp_path / ".fetching" / name / "d").mkdir(parents=True)
-        (tmp_path / ".fetching" / name / "d" / "old.json").write_text("{}")
+    old, other = (draft_folder(tmp_path / ".fetching", name, "d" * 40) for name in (NAME, f"{NAME}-xl"))
+    for draft in (old, other):
+        draft.mkdir(parents=True)
+        (draft / "old.json").write_text("{}")
     folder = fetch(NAME, tmp_path, None, hub.url)
-    assert not (folder / "old.json").exists() and (tmp_path / ".fetching" / "small-xl" / "d" / "old.json").is_file()
+    assert not (folder / "old.json").exists() and not old.exists() and (other / "old.json").is_file()
+
+
+def test_a_deep_folder_takes_a_model(hub, tmp_path):
+    """Older libraries of the hub lose files whose path has 256 characters: the draft's are short."""
+    root = tmp_path / ("a" * max(1, 90 - len(str(tmp_path))))
+    assert is_complete(fetch(NAME, root, None, hub.url))
 
 
 def test_one_fetch_at_a_time(hub, tmp_path):
