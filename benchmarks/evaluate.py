@@ -27,6 +27,7 @@ from scipy.stats import spearmanr
 
 from ..augmentation.images.load import load_picture
 from ..core.atomic import write_whole
+from ..core.context import RunContext
 from ..core.prompts import prompt_of
 from ..core.values import Adapter, PromptSet
 from ..evaluation.metrics.clip import ClipImage, ClipText
@@ -34,7 +35,7 @@ from ..evaluation.metrics.likeness import MaskedLikeness
 from ..evaluation.metrics.metric import Metric
 from ..evaluation.metrics.preference import HumanPreference, PickScore
 from ..evaluation.report.blind_test import wilson
-from ..evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
+from ..evaluation.samples import Candidate, DrawSettings, draw
 from ..evaluation.watermark import add_watermark, has_watermark
 from ..models.open import base_from_path, open_base
 from ..pocket import gallery
@@ -118,7 +119,7 @@ class MetricBenchmark:
         rows = []
         for number, prompt in enumerate(prompts):
             settings = DrawSettings(self.count, number * self.count, SAMPLING_STEPS, GUIDANCE, batch=self.count)
-            context = SamplingContext(self.shop.folder / "samples", self.shop.device)
+            context = RunContext(self.shop.folder / "samples", self.shop.device)
             rows += draw(self.shop.base, [candidate], PromptSet((prompt,)), settings, context)
         name = f"evaluate_{subject}_{kind.replace(' ', '_')}"
         self._save_sheet(name, rows, [candidate.text(prompt) for prompt in prompts])

@@ -10,12 +10,13 @@ from dataclasses import replace
 import torch
 from PIL import Image
 
+from ..core.context import RunContext
 from ..core.errors import FewShotError
 from ..core.values import BaseModelRef, Prompt, PromptSet
 from .measurement import Measure, MeasurementPlan, first_of
 from .metrics.metric import Metric
 from .result import Evaluation, EvaluationSamples, MetricScores
-from .samples import Candidate, DrawSettings, ImageFiles, SamplingContext, draw
+from .samples import Candidate, DrawSettings, ImageFiles, draw
 from .score import ScoreRequest, cached_embeddings, model_on_device, score_images
 from .selection import Point
 from .set_metrics import PRES, VARIED, class_prompt, diversities, language_drift
@@ -33,7 +34,7 @@ def evaluate(
     prompts: PromptSet,
     plan: MeasurementPlan,
     settings: DrawSettings,
-    context: SamplingContext,
+    context: RunContext,
 ) -> Evaluation:
     """Draw and score the base and each candidate.
 
@@ -94,7 +95,7 @@ def _set_metrics(
     images: Sequence[ImageFiles],
     class_images: Sequence[ImageFiles],
     groups: Sequence[str],
-    context: SamplingContext,
+    context: RunContext,
     left_out: list[str],
 ) -> dict[str, list[float | None]]:
     """Diversity within `groups`, and language drift by `class_images`; what cannot be computed goes into `left_out`."""
@@ -112,7 +113,7 @@ def _set_metrics(
 
 
 def _score(
-    plan: MeasurementPlan, images: Sequence[ImageFiles], prompts: Sequence[Prompt], context: SamplingContext
+    plan: MeasurementPlan, images: Sequence[ImageFiles], prompts: Sequence[Prompt], context: RunContext
 ) -> tuple[dict[str, list[list[float]]], list[float]]:
     """By metric each candidate's scores; and each candidate's mean fit to the prompts of other pictures, 0 where all
     are the same."""

@@ -11,15 +11,16 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 import torch
 from PIL import Image
 
+from ..core.context import RunContext
 from ..core.errors import FewShotError
-from ..core.progress import Checked, Silent, Watcher
+from ..core.progress import Checked, Watcher
 from ..core.values import Adapter, BaseModelRef, Prompt, PromptSet, content_key
 from ..models.adapters.apply import applied
 from ..models.contract import DiffusionModel
@@ -95,22 +96,12 @@ class ImageFiles(Sequence[Image.Image]):
         return ImageFiles(self.files[index]) if isinstance(index, slice) else _read(self.files[index])
 
 
-@dataclass(frozen=True)
-class SamplingContext:
-    """Where samples are kept, by their content keys, and what draws and reports them."""
-
-    cache: Path
-    device: torch.device | str
-    watcher: Watcher = field(default_factory=Silent)
-    tokenizer_folder: Path | None = None
-
-
 def draw(
     base: BaseModelRef,
     candidates: Sequence[Candidate],
     prompts: PromptSet,
     settings: DrawSettings,
-    context: SamplingContext,
+    context: RunContext,
 ) -> list[ImageFiles]:
     """The pictures of each candidate, prompt by prompt, `settings.count` of each. Cancelled work goes on where it was.
 
@@ -123,7 +114,7 @@ def draw(
                 f"the adapter {candidate.name} is for {candidate.adapter.family} and the base {base.name} is "
                 f"{base.family}: choose an adapter that was trained on the base's family"
             )
-    jobs_of = [_jobs(base, candidate, prompts, settings, context.cache) for candidate in candidates]
+    jobs_of = [_jobs(base, candidate, prompts, settings, context.folder) for candidate in candidates]
     total = sum(map(len, jobs_of))
     # a prompt or a strength that occurs twice is drawn once
     missing = [list({job.file: job for job in jobs if not job.file.is_file()}.values()) for jobs in jobs_of]
@@ -139,7 +130,7 @@ def _draw_missing(
     base: BaseModelRef,
     work: Sequence[tuple[Candidate, Sequence[_SampleJob]]],
     settings: DrawSettings,
-    context: SamplingContext,
+    context: RunContext,
     progress: tuple[int, int],
 ) -> None:
     """Draw each candidate's jobs in batches. `progress` is (done, total) before the first of them."""

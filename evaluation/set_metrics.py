@@ -8,10 +8,10 @@ from itertools import count
 import torch
 from PIL import Image
 
+from ..core.context import RunContext
 from ..core.values import Prompt
 from .measurement import MeasurementPlan, first_of
 from .metrics.diversity import Distance, diversity
-from .samples import SamplingContext
 from .score import ScoreRequest, model_on_device, score_images
 
 CLASS_PROMPT = "a photo of a {noun}"
@@ -19,7 +19,7 @@ PRES, DIV, VARIED = "language drift (PRES)", "language drift (DIV)", "diversity"
 
 
 def diversities(
-    images: Sequence[Sequence[Image.Image]], groups: Sequence[object], distance: Distance, context: SamplingContext
+    images: Sequence[Sequence[Image.Image]], groups: Sequence[object], distance: Distance, context: RunContext
 ) -> list[float | None]:
     """The diversity of each candidate's pictures within each group (a prompt); see `diversity`.
 
@@ -43,7 +43,7 @@ def class_prompt(noun: str) -> Prompt:
 
 
 def language_drift(
-    class_images: Sequence[Sequence[Image.Image]], plan: MeasurementPlan, context: SamplingContext
+    class_images: Sequence[Sequence[Image.Image]], plan: MeasurementPlan, context: RunContext
 ) -> dict[str, list[float | None]]:
     """How like the subject (PRES), and how unlike each other (DIV, of two and more), each candidate's pictures of the
     class are."""

@@ -28,7 +28,8 @@ from typing import Any
 from PIL import Image
 
 from ..augmentation.images.load import subject_from_folder
-from ..augmentation.priors.generate import PriorContext, PriorSettings, generate_priors
+from ..augmentation.priors.generate import PriorSettings, generate_priors
+from ..core.context import RunContext
 from ..core.errors import FewShotError
 from ..core.settings import SubjectSettings, refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
@@ -150,7 +151,7 @@ def _with_priors(
     settings = PriorSettings(**run["priors"])
     if not processes.main:
         processes.barrier()
-    context = PriorContext(run["runs"] / "priors", processes.device, LogWatcher(), run["tokenizer_folder"])
+    context = RunContext(run["runs"] / "priors", processes.device, LogWatcher(), run["tokenizer_folder"])
     found = generate_priors(base, pictures, settings, context)
     if processes.main:
         processes.barrier()

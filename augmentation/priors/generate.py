@@ -9,14 +9,14 @@ import logging
 import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ...core.context import RunContext
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import Watcher
 from ...core.values import BaseModelRef, Concept, Loaded, Picture, Sample, TrainingSet, content_key
 from ...models.open import compute_dtype, open_base
 from ...models.sampling import sample
@@ -96,21 +96,11 @@ class PriorsResult:
     drawn: int
 
 
-@dataclass(frozen=True)
-class PriorContext:
-    """Where priors are drawn: the cache's folder, the device, the watcher, and the tokenizer's folder."""
-
-    cache: Path
-    device: torch.device
-    watcher: Watcher = field(default_factory=Silent)
-    tokenizer_folder: Path | None = None
-
-
 def generate_priors(
     base: BaseModelRef,
     pictures: TrainingSet,
     settings: PriorSettings,
-    context: PriorContext,
+    context: RunContext,
     filters: Filters | None = None,
 ) -> TrainingSet:
     """`make_priors`, but only its pictures."""
@@ -121,13 +111,13 @@ def make_priors(
     base: BaseModelRef,
     pictures: TrainingSet,
     settings: PriorSettings,
-    context: PriorContext,
+    context: RunContext,
     filters: Filters | None = None,
 ) -> PriorsResult:
     """Add `settings.count` prior pictures for each class noun of `pictures`, drawn by `base`.
 
-    The pictures are cached in `context.cache`/<key16>/ with a manifest and used again, also after an interruption; the
-    rest is sampled, each picture from its own random stream. On a CPU it is the same to the bit whatever the
+    The pictures are cached in `context.folder`/<key16>/ with a manifest and used again, also after an interruption;
+    the rest is sampled, each picture from its own random stream. On a CPU it is the same to the bit whatever the
     batch, because each is sampled by itself: matrix products round differently in batches of other sizes. On a GPU such
     rounding may move a value by 1/255.
 
@@ -144,7 +134,9 @@ def make_priors(
     nouns = _nouns(pictures)
     _check_prompts(settings, pictures.concepts)
     _check_unpatched(base)
-    stores = {noun: PriorStore(context.cache / settings.key(base, noun, context.device)[:16]) for noun in nouns}
+    stores = {
+        noun: PriorStore(context.folder / settings.key(base, noun, torch.device(context.device))[:16]) for noun in nouns
+    }
     first = math.ceil(settings.count * filters.oversampling)
     missing = sum(len(stores[noun].missing(first)) for noun in nouns)
     log.info("priors: %d of %d are in the cache", len(nouns) * first - missing, len(nouns) * first)
@@ -222,9 +214,7 @@ def _check_prompts(settings: PriorSettings, concepts: tuple[Concept, ...]) -> No
 class _LazySampler:
     """Opens the base at the first missing picture and keeps it open until `stack` ends."""
 
-    def __init__(
-        self, stack: ExitStack, base: BaseModelRef, settings: PriorSettings, context: PriorContext, total: int
-    ):
+    def __init__(self, stack: ExitStack, base: BaseModelRef, settings: PriorSettings, context: RunContext, total: int):
         self.stack, self.base, self.settings, self.context, self.total = stack, base, settings, context, total
         self.sampler: _PriorSampler | None = None
 

@@ -20,8 +20,9 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from ...augmentation.priors.generate import PriorContext, PriorSettings, generate_priors
+from ...augmentation.priors.generate import PriorSettings, generate_priors
 from ...core.atomic import write_whole
+from ...core.context import RunContext
 from ...core.progress import Silent
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Dense, Factor, TrainingSet, content_key
@@ -97,7 +98,7 @@ class Workshop:
         """The set with the base's own pictures of its class nouns."""
         nouns = "_".join(sorted({concept.noun for concept in pictures.concepts}))
         with self.locked(f"priors_{nouns}"):
-            context = PriorContext(self.folder / "priors", self.device)
+            context = RunContext(self.folder / "priors", self.device)
             return generate_priors(self.base, pictures, PriorSettings(count=count), context)
 
     @contextmanager

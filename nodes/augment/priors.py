@@ -126,12 +126,13 @@ class GeneratePriors(io.ComfyNode):
     def execute(
         cls, base: Any, set: Any, prompts: str = "", clip: str = AUTO, segmenter: str = NONE, **values: Any
     ) -> io.NodeOutput:
-        from ...augmentation.priors.generate import PriorContext, PriorSettings, make_priors
+        from ...augmentation.priors.generate import PriorSettings, make_priors
+        from ...core.context import RunContext
 
         prompt_lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
         settings = PriorSettings(**values, prompts=prompt_lines)
         with host.engine(cls.hidden.unique_id) as watcher:
-            context = PriorContext(folders.priors_folder(), host.device(), watcher, host.TOKENIZER)
+            context = RunContext(folders.priors_folder(), host.device(), watcher, host.TOKENIZER)
             made = make_priors(base, set, settings, context, filters_of(base, clip, segmenter))
         report = priors_report(made)
         sheet = priors_sheet(made.pictures.priors)

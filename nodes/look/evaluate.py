@@ -221,10 +221,11 @@ def run_evaluation(
 ) -> tuple[Any, Path]:
     """Draws, scores and writes the report; gives the evaluation and its page."""
     from ...augmentation.images.load import load_mask, load_picture
+    from ...core.context import RunContext
     from ...evaluation.evaluate import evaluate
     from ...evaluation.match_prompts import match_concept
     from ...evaluation.report import evaluation as evaluation_report
-    from ...evaluation.samples import DrawSettings, SamplingContext
+    from ...evaluation.samples import DrawSettings
 
     training_set, drift, pairs = values.pop("set", None), values.pop("drift"), values.pop("pairs")
     choices = MetricChoices.pop_from(values)
@@ -241,7 +242,7 @@ def run_evaluation(
             drift=drift,
             left_out=(*left_out, *plan.left_out),
         )
-        context = SamplingContext(folders.samples_folder(), host.device(), watcher, host.TOKENIZER)
+        context = RunContext(folders.samples_folder(), host.device(), watcher, host.TOKENIZER)
         evaluation = evaluate(base, candidates, prompts, plan, settings, context)
     folder = folders.free_path(folders.evaluations_folder(), "sweep" if path else "evaluation", "")
     title = f"{'Strengths' if path else 'Evaluation'} on {base.name}"

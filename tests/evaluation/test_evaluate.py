@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Adapter, LowRank, Prompt, PromptSet
@@ -22,7 +23,7 @@ from comfyui_fewshot.evaluation.report.blind_test import Comparison, pairs_of, w
 from comfyui_fewshot.evaluation.report.grids import before_after
 from comfyui_fewshot.evaluation.report.provenance import provenance
 from comfyui_fewshot.evaluation.result import Evaluation, EvaluationSamples, MetricScores
-from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
+from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings, draw
 from comfyui_fewshot.evaluation.selection import Point
 from comfyui_fewshot.evaluation.set_metrics import DIV, PRES, VARIED
 from comfyui_fewshot.evaluation.watermark import has_watermark
@@ -76,7 +77,7 @@ class Counting(Silent):
 
 
 def context(cache, watcher=None):
-    return SamplingContext(cache, "cpu", watcher or Silent())
+    return RunContext(cache, "cpu", watcher or Silent())
 
 
 def distance(images):

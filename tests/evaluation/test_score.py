@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Prompt
 from comfyui_fewshot.evaluation.evaluate import mutual_likeness
 from comfyui_fewshot.evaluation.metrics.clip import ClipImage, ClipText
 from comfyui_fewshot.evaluation.metrics.diversity import cosine_distance
 from comfyui_fewshot.evaluation.metrics.vlm_questions import YesProbability
-from comfyui_fewshot.evaluation.samples import SamplingContext
 from comfyui_fewshot.evaluation.score import (
     CHUNK,
     ScoreRequest,
@@ -154,7 +154,7 @@ def test_diversity_can_be_watched_and_its_model_moves():
 
     distance = cosine_distance(Eye(log))
     assert model_of(distance) is distance.embedder and model_of(Sum("a", clip=3)) is None
-    diversities([pictures(4), pictures(4)], "aabb", distance, SamplingContext(Path(), "meta", Watching()))
+    diversities([pictures(4), pictures(4)], "aabb", distance, RunContext(Path(), "meta", Watching()))
     assert told == [(n, 4) for n in range(4)] and [where for _, where in log] == ["meta", "cpu"]
     with model_on_device(distance, "cpu"):
         assert len(log) == 2, "where the CPU computes nothing is moved"

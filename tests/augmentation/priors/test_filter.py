@@ -13,7 +13,8 @@ from PIL import Image
 
 from comfyui_fewshot.augmentation.priors import generate as priors
 from comfyui_fewshot.augmentation.priors.filter import MAX_SIMILARITY, Filters, PriorCandidate, pixel_std, select_priors
-from comfyui_fewshot.augmentation.priors.generate import PriorContext, PriorSettings, make_priors
+from comfyui_fewshot.augmentation.priors.generate import PriorSettings, make_priors
+from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import BaseModelRef, Concept, Loaded, TrainingSet
 from comfyui_fewshot.vision.segmenters.interface import Instance
@@ -166,7 +167,7 @@ def drawn(monkeypatch, tmp_path):
 
     def run(count, filters=None, **how):
         settings_ = PriorSettings(count=count, **how)
-        return make_priors(base, CAT, settings_, PriorContext(tmp_path / "cache", torch.device("cpu")), filters=filters)
+        return make_priors(base, CAT, settings_, RunContext(tmp_path / "cache", torch.device("cpu")), filters=filters)
 
     state.run = run
     return state
@@ -201,5 +202,5 @@ def test_nothing_usable_is_an_error(drawn):
 def test_a_base_with_a_lora_on_is_refused(tmp_path):
     base = BaseModelRef("sd1", Loaded(dict, "from the graph", patched=32), "key")
     with pytest.raises(FewShotError, match="32 weights patched by a LoRA.*as it was before the LoRA"):
-        make_priors(base, CAT, PriorSettings(count=1), PriorContext(tmp_path, torch.device("cpu")))
+        make_priors(base, CAT, PriorSettings(count=1), RunContext(tmp_path, torch.device("cpu")))
     assert not list(tmp_path.iterdir())

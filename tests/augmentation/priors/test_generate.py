@@ -14,13 +14,8 @@ from PIL import Image
 from comfyui_fewshot.augmentation.images.load import load_picture, subject_from_tensors
 from comfyui_fewshot.augmentation.priors import generate as priors
 from comfyui_fewshot.augmentation.priors import prompts as prior_prompts
-from comfyui_fewshot.augmentation.priors.generate import (
-    PriorContext,
-    PriorSettings,
-    PriorsResult,
-    generate_priors,
-    make_priors,
-)
+from comfyui_fewshot.augmentation.priors.generate import PriorSettings, PriorsResult, generate_priors, make_priors
+from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, TrainingSet
 from comfyui_fewshot.models.open import base_from_path
@@ -44,7 +39,7 @@ def pictures(tmp_path):
 def uncut(base, tmp_path_factory):
     """The four priors of `FEW`, made in one go."""
     none = TrainingSet(samples=(), concepts=(Concept("sks", "cat"),))
-    return generate_priors(base, none, FEW, PriorContext(tmp_path_factory.mktemp("uncut"), torch.device("cpu"))).samples
+    return generate_priors(base, none, FEW, RunContext(tmp_path_factory.mktemp("uncut"), torch.device("cpu"))).samples
 
 
 class Watching:
@@ -69,7 +64,7 @@ def no_model(monkeypatch):
 
 def test_priors_show_the_class_alone(base, pictures, uncut, tmp_path):
     watcher = Watching()
-    made = generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, watcher))
+    made = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, watcher))
     assert made.samples[:2] == pictures.samples and made.concepts == pictures.concepts
     assert made.priors == uncut, "neither the references nor the identifier or description matter"
     assert all("cat" in s.caption and "sks" not in s.caption and "striped" not in s.caption for s in made.priors)
@@ -84,7 +79,7 @@ def test_priors_show_the_class_alone(base, pictures, uncut, tmp_path):
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_a_cpu_draws_one_at_a_time_whatever_the_batch(base, pictures, uncut, tmp_path, batch):
     settings = PriorSettings(count=4, steps=2, seed=3, batch=batch)
-    assert generate_priors(base, pictures, settings, PriorContext(tmp_path, CPU)).priors == uncut
+    assert generate_priors(base, pictures, settings, RunContext(tmp_path, CPU)).priors == uncut
 
 
 @pytest.mark.parametrize("batch", [3, 4])
@@ -102,7 +97,7 @@ def test_pictures_drawn_together_are_the_same_to_a_rounding(base, pictures, uncu
             return super()._sample(prompts, seeds)
 
     monkeypatch.setattr(priors, "_PriorSampler", Together)
-    made = generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU)).priors
+    made = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU)).priors
     assert sizes == ([4] if batch == 4 else [3, 1]) and [s.caption for s in made] == [s.caption for s in uncut]
     for one, other in zip(made, uncut, strict=True):
         values = [np.asarray(load_picture(sample.image), np.int16) for sample in (one, other)]
@@ -110,15 +105,15 @@ def test_pictures_drawn_together_are_the_same_to_a_rounding(base, pictures, uncu
 
 
 def test_a_second_run_samples_nothing(base, pictures, tmp_path, request):
-    first = generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU))
+    first = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
     request.getfixturevalue("no_model")
-    again = generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU))
+    again = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
     assert again == first and again.key == first.key
-    fewer = generate_priors(base, pictures, PriorSettings(count=2, steps=2, seed=3), PriorContext(tmp_path, CPU))
+    fewer = generate_priors(base, pictures, PriorSettings(count=2, steps=2, seed=3), RunContext(tmp_path, CPU))
     assert fewer.priors == first.priors[:2]
-    assert generate_priors(base, again, FEW, PriorContext(tmp_path, CPU)) == again, "priors are not added twice"
+    assert generate_priors(base, again, FEW, RunContext(tmp_path, CPU)) == again, "priors are not added twice"
     with pytest.raises(AssertionError, match="was opened"):
-        generate_priors(base, pictures, PriorSettings(count=5, steps=2, seed=3), PriorContext(tmp_path, CPU))
+        generate_priors(base, pictures, PriorSettings(count=5, steps=2, seed=3), RunContext(tmp_path, CPU))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +139,7 @@ from pathlib import Path
 from comfyui_fewshot.augmentation.priors import store as prior_store, generate as priors
 from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.core.values import Concept, TrainingSet
+from comfyui_fewshot.core.context import RunContext
 
 write, seen = prior_store.write_bytes, []
 
@@ -156,7 +152,7 @@ def die_at_the_third_manifest(data, path):
 prior_store.write_bytes = die_at_the_third_manifest
 none = TrainingSet(samples=(), concepts=(Concept("sks", "cat"),))
 settings = priors.PriorSettings(count=4, steps=2, seed=3)
-context = priors.PriorContext(Path(sys.argv[2]), torch.device("cpu"))
+context = priors.RunContext(Path(sys.argv[2]), torch.device("cpu"))
 priors.generate_priors(base_from_path(Path(sys.argv[1])), none, settings, context)
 """
 
@@ -170,27 +166,27 @@ def test_resumes_after_a_kill(base, pictures, uncut, tmp_path, caplog):
     (folder,) = [f for f in tmp_path.iterdir() if f.name != "pixels"]
     assert (folder / "00002.png").is_file() and len((folder / "manifest.jsonl").read_text().splitlines()) == 2
     with caplog.at_level(logging.INFO):
-        assert generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU)).priors == uncut
+        assert generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU)).priors == uncut
     assert "priors: 2 of 4 are in the cache" in caplog.text
 
 
 def test_cancel_keeps_what_was_made(base, pictures, uncut, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, Watching(stop_at=2)))
+        generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, Watching(stop_at=2)))
     watcher = Watching()
-    assert generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, watcher)).priors == uncut
+    assert generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, watcher)).priors == uncut
     assert sum(picture is not None for *_, picture in watcher.seen) == 2
 
 
 def test_damaged_entries_are_made_again(base, pictures, uncut, tmp_path, caplog):
-    generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU))
+    generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
     (folder,) = [f for f in tmp_path.iterdir() if f.name != "pixels"]
     (folder / "00000.png").unlink()
     Image.new("RGB", (64, 64)).save(folder / "00001.png")
     manifest = folder / "manifest.jsonl"
     manifest.write_text(manifest.read_text()[:-30])
     watcher = Watching()
-    assert generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, watcher)).priors == uncut
+    assert generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, watcher)).priors == uncut
     assert sum(picture is not None for *_, picture in watcher.seen) == 3
     assert sum("is made again" in r.getMessage() for r in caplog.records) == 3
 
@@ -203,17 +199,17 @@ def test_several_concepts_share_a_noun(base, tmp_path):
         Concept("<R>", "", kind="relation"),
     )
     few = PriorSettings(count=2, steps=1, width=32, height=64)
-    made = generate_priors(base, TrainingSet((), concepts), few, PriorContext(tmp_path, CPU))
+    made = generate_priors(base, TrainingSet((), concepts), few, RunContext(tmp_path, CPU))
     assert [s.concept for s in made.priors] == [0, 0, 1, 1]
     assert (made.priors[0].image.width, made.priors[0].image.height) == (32, 64)
 
 
 def test_own_prompts(base, pictures, tmp_path):
     own = PriorSettings(count=3, steps=1, prompts=("{noun} asleep", " ", "my {noun} in a car"))
-    made = generate_priors(base, pictures, own, PriorContext(tmp_path, CPU))
+    made = generate_priors(base, pictures, own, RunContext(tmp_path, CPU))
     assert {s.caption for s in made.priors} == {"a cat asleep", "my cat in a car"}
     with pytest.raises(FewShotError, match='holds the identifier "sks"'):
-        generate_priors(base, pictures, PriorSettings(prompts=("a photo of SKS cat",)), PriorContext(tmp_path, CPU))
+        generate_priors(base, pictures, PriorSettings(prompts=("a photo of SKS cat",)), RunContext(tmp_path, CPU))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +229,7 @@ def test_settings_refused(how, said):
 def test_without_a_noun(base, tmp_path):
     relation = TrainingSet(samples=(), concepts=(Concept("<R>", "", kind="relation"),))
     with pytest.raises(FewShotError, match="no class noun"):
-        generate_priors(base, relation, FEW, PriorContext(tmp_path, CPU))
+        generate_priors(base, relation, FEW, RunContext(tmp_path, CPU))
 
 
 def without_numbers(monkeypatch, bad):
@@ -255,18 +251,18 @@ def without_numbers(monkeypatch, bad):
 def test_a_picture_without_numbers_is_rejected_and_not_tried_again(base, pictures, uncut, tmp_path, monkeypatch):
     bad = prior_prompts.seed_of(FEW.seed, 1)
     asked = without_numbers(monkeypatch, {bad})
-    made = make_priors(base, pictures, FEW, PriorContext(tmp_path, CPU))
+    made = make_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
     assert [r.reason for r in made.rejected] == [priors.NAN_REASON] and made.drawn == 5
     assert [s for s in made.pictures.priors if s in uncut] == [uncut[0], *uncut[2:]] and len(made.pictures.priors) == 4
     assert asked.count(bad) == 1
-    again = make_priors(base, pictures, FEW, PriorContext(tmp_path, CPU))
+    again = make_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
     assert again == PriorsResult(made.pictures, made.rejected, 0) and asked.count(bad) == 1
-    more = make_priors(base, pictures, replace(FEW, count=6), PriorContext(tmp_path, CPU))
+    more = make_priors(base, pictures, replace(FEW, count=6), RunContext(tmp_path, CPU))
     assert len(more.pictures.priors) == 6 and asked.count(bad) == 1
 
 
 def test_no_numbers_at_all(base, pictures, tmp_path, monkeypatch):
     asked = without_numbers(monkeypatch, None)
     with pytest.raises(FewShotError, match="none of 8 .*NaN.*float32"):
-        generate_priors(base, pictures, replace(FEW, count=50, steps=1), PriorContext(tmp_path, CPU))
+        generate_priors(base, pictures, replace(FEW, count=50, steps=1), RunContext(tmp_path, CPU))
     assert len(asked) == priors.MAX_NAN_PICTURES, "a base loaded in the wrong type is not sampled fifty times"

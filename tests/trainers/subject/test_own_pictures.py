@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
-from comfyui_fewshot.augmentation.priors.generate import PriorContext, PriorSettings, generate_priors
+from comfyui_fewshot.augmentation.priors.generate import PriorSettings, generate_priors
+from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.models.open import base_from_path, open_base
@@ -37,7 +38,7 @@ def with_priors(base, tmp_path_factory):
     write_subject(folder / "subject", "cat_patched", 4)
     pictures = subject_from_folder(folder / "subject", "sks", "cat")
     settings = PriorSettings(count=16, steps=10, guidance=1.0)
-    return generate_priors(base, pictures, settings, PriorContext(folder / "priors", CPU))
+    return generate_priors(base, pictures, settings, RunContext(folder / "priors", CPU))
 
 
 def prepared(networks, pictures, **changes):

@@ -1,0 +1,27 @@
+"""Where long work keeps what it makes, on what device it computes, and who is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .progress import Silent, Watcher
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """None of it changes what is made.
+
+    Args:
+        folder: where what is made is kept by content keys: runs, priors, samples.
+        tokenizer_folder: for bases that bring no tokenizer.
+    """
+
+    folder: Path
+    device: torch.device | str
+    watcher: Watcher = field(default_factory=Silent)
+    tokenizer_folder: Path | None = None
