@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from PIL import Image
+
+Metrics = Mapping[str, float]
+NO_METRICS: Metrics = MappingProxyType({})
 
 
 class Watcher(Protocol):
@@ -14,8 +19,13 @@ class Watcher(Protocol):
     def check(self) -> None:
         """Called once a step; raises when the work is to stop. What was learned is kept by the caller's `finally`."""
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
-        """`done` of `total` steps are done; `text` is one line (loss, ETA); `picture` is a preview."""
+    def progress(
+        self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
+    ) -> None:
+        """`done` of `total` steps are done; `text` is one line for people; `picture` is a preview.
+
+        `metrics` are numbers for charts: "loss" and "loss/<term>", "gradient_norm", "reading/<guard>".
+        """
 
 
 class Silent:
@@ -24,7 +34,9 @@ class Silent:
     def check(self) -> None:
         pass
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+    def progress(
+        self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
+    ) -> None:
         pass
 
 
@@ -37,5 +49,7 @@ class Checked:
     def check(self) -> None:
         self.outer.check()
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+    def progress(
+        self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
+    ) -> None:
         pass

@@ -13,7 +13,7 @@ from .schema.metric_inputs import HPS, INSTRUCTIONS, PICK, REWARD, clip_folder, 
 from .schema.sockets import Adapter, Base, Prompts, Reward, Set, Settings
 from .schema.validation_inputs import AUTO, CLIPS, DINOS, NONE, validation_inputs, validator_for
 from .schema.widgets import widgets_of
-from .train.subject import loss_map, run_name
+from .train.subject import loss_map, training_context
 
 CATEGORY = "few-shot/refine"
 # by widget: the reward's name, and its model's in `preference_folders`
@@ -206,7 +206,7 @@ class RefineLora(io.ComfyNode):
         validation: str = AUTO, validation_dino: str = NONE,
     ) -> io.NodeOutput:  # fmt: skip
         from ..models.adapters.formats import to_kohya
-        from ..trainers.refine.method import refine_adapter, trigger_of
+        from ..trainers.refine.method import RefinementGoal, refine_adapter, trigger_of
 
         check_subject(set)
         settings = settings or RefinementSettings()
@@ -215,20 +215,8 @@ class RefineLora(io.ComfyNode):
         chosen = validator_for(base, settings, validation, validation_dino)
         subject = trigger_of(adapter, set) or base.name
         with host.engine(cls.hidden.unique_id) as watcher:
-            result = refine_adapter(
-                base,
-                adapter,
-                prompts,
-                reward,
-                settings,
-                folders.runs_folder(),
-                host.device(),
-                watcher,
-                name=run_name(f"refined {subject}"),
-                pictures=set,
-                tokenizer_folder=host.TOKENIZER,
-                validator=chosen.validator,
-            )
+            context = training_context(watcher, f"refined {subject}", chosen.validator)
+            result = refine_adapter(base, adapter, RefinementGoal(prompts, reward), settings, context, set)
         given = result.combined or result.adapter
         lines = [
             *reading_lines(result.readings),

@@ -28,20 +28,12 @@ FAMILY_ROOMS = ("models/stable_diffusion/", "models/hosted/", "nodes/comfy/", "p
 LEFT = {
     "modules": {"models/stable_diffusion": 14},
     "lines": {
-        "core/settings.py": 475, "trainers/loop.py": 400, "trainers/run.py": 387, "trainers/subject/method.py": 356,
+        "core/settings.py": 475,
     },
     "parameters": {
         "core/settings.py setting": 9, "models/open.py _assemble_all": 8, "models/sampling.py _check": 7,
         "models/sampling.py sample": 11, "models/sampling.py sample_latents": 11,
-        "trainers/data/encoded_set.py build_pool": 7, "trainers/loop.py train": 7,
-        "trainers/plan/dry_run.py plan_training": 9, "trainers/refine/guards.py __init__": 9,
-        "trainers/refine/method.py _guard": 7, "trainers/refine/method.py refine_adapter": 13,
-        "trainers/refine/readings.py __init__": 9, "trainers/refine/rollout.py __init__": 10,
-        "trainers/refine/step.py __init__": 8, "trainers/relation/gain.py __init__": 7,
-        "trainers/relation/method.py __init__": 8, "trainers/relation/method.py train_relation": 10,
-        "trainers/run.py train_with": 12, "trainers/subject/method.py train_subject": 11,
-        "trainers/validation/image_metrics.py __init__": 7,
-    },
+        "trainers/data/encoded_set.py build_pool": 7, },
     "family": {
         "augmentation/gallery/metadata.py": 1, "benchmarks/augment/captions.py": 1, "core/settings.py": 1,
         "core/values.py": 1, "models/adapters/formats.py": 4, "models/adapters/full_weights.py": 1,

@@ -7,8 +7,8 @@ The JSON file holds (paths are relative to it; all after the noun may be left ou
      "adapter": "start.safetensors", "dtype": "auto", "clip_skip": 0, "tokenizer_folder": "tokenizer",
      "validation_clip": "clip-vit-base-patch32", "validation_dino": "dinov2-small", "refine": {...}}
 
-With "refine" the adapter is refined by rewards; see `refine_command`. With "relation" in the place of "noun" a word for
-a relation is learned; see `relation_command`.
+With "refine" the adapter is refined by rewards; see `commands.refinement`. With "relation" in the place of "noun" a
+word for a relation is learned; see `commands.relation`.
 
 Several processes on a CPU want `--multi_gpu` for the launcher, which starts one otherwise, and `--cpu` for this module:
 accelerate launch --multi_gpu --num_processes 2 -m comfyui_fewshot.trainers --cpu run.json
@@ -17,11 +17,10 @@ accelerate launch --multi_gpu --num_processes 2 -m comfyui_fewshot.trainers --cp
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,44 +28,22 @@ from PIL import Image
 
 from ..augmentation.images.load import subject_from_folder
 from ..augmentation.priors.generate import PriorSettings, generate_priors
-from ..core.context import RunContext
 from ..core.errors import FewShotError
+from ..core.progress import NO_METRICS, Metrics, Silent
 from ..core.settings import SubjectSettings, refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
 from ..models.adapters.formats import read_lora
 from ..models.open import base_from_path
+from .commands.refinement import refine_run
+from .commands.relation import relation_run
+from .commands.run_file import read_run
+from .context import TrainingContext
 from .distributed import MultiProcess, launched
-from .refine_command import read_refinement, refine_run
-from .relation_command import check_relation, relation_run
-from .run import TrainingResult
+from .method import TrainingResult
 from .subject.method import train_subject
 from .validation.image_metrics import Validator
 
 log = logging.getLogger(__name__)
-
-NEEDED = ("base", "pictures", "identifier", "noun")
-PATHS = ("base", "pictures", "runs", "adapter", "tokenizer_folder", "validation_clip", "validation_dino")
-OTHERS = {
-    "description": "",
-    "priors": None,
-    "settings": {},
-    "runs": "runs",
-    "name": "subject",
-    "adapter": None,
-    "dtype": "auto",
-    "clip_skip": 0,
-    "tokenizer_folder": None,
-    "validation_clip": None,
-    "validation_dino": None,
-    "refine": None,
-    "relation": None,
-}
-KINDS: Mapping[str, type] = {
-    **dict.fromkeys((*NEEDED, *OTHERS), str),
-    **dict.fromkeys(("priors", "settings", "refine"), dict),
-    "clip_skip": int,
-}
-TYPE_NAMES = {str: "text in quotes", dict: "an object in braces", int: "a whole number"}
 
 
 class LogWatcher:
@@ -78,83 +55,50 @@ class LogWatcher:
     def check(self) -> None:
         pass
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+    def progress(
+        self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
+    ) -> None:
         if text and text != self._last:
             self._last = text
             log.info("%s", text)
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """The run that a JSON file describes, with defaults and absolute paths.
-
-    Raises:
-        FewShotError: the file cannot be read, a name is unknown, or a needed one is missing.
-    """
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FewShotError(f"cannot read {path}: {error}. Give a JSON file that describes a run.") from error
-    if not isinstance(given, Mapping):
-        raise FewShotError(f'{path} holds a {type(given).__name__}; a run is an object, such as {{"base": ...}}.')
-    refuse_unknown(given, dict.fromkeys((*NEEDED, *OTHERS)), "entry")
-    for name, value in given.items():
-        if type(value) is not KINDS[name] and not (value is None and name in OTHERS and OTHERS[name] is None):
-            raise FewShotError(f"{path}: {name} is {json.dumps(value)}, and shall be {TYPE_NAMES[KINDS[name]]}.")
-    is_relation = "relation" in given  # a relation has no noun
-    missing = [name for name in NEEDED if name not in given and not (is_relation and name == "noun")]
-    if missing:
-        raise FewShotError(f"{path} lacks {', '.join(missing)}. Add what is missing.")
-    if given.get("validation_dino") and not given.get("validation_clip"):
-        raise FewShotError(f"{path} names a DINO to validate with, which reads no prompts: name validation_clip too.")
-    run = OTHERS | dict(given)
-    if is_relation:
-        check_relation(run)
-    folder = path.resolve().parent
-    if run["refine"] is not None:
-        if run["priors"] is not None:
-            raise FewShotError(f"{path} names priors, which refinement has no use for: leave them out.")
-        run["refine"] = read_refinement(run["refine"], folder)
-    return run | {name: folder / run[name] for name in PATHS if run[name] is not None}
-
-
 def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult:
     """Train a run, together with the other processes."""
     base = base_from_path(run["base"], run["dtype"], run["clip_skip"])
+    context = TrainingContext(
+        folder=run["runs"],
+        device=processes.device,
+        watcher=LogWatcher() if processes.main else Silent(),
+        tokenizer_folder=run["tokenizer_folder"],
+        name=run["name"],
+        processes=processes,
+        validator=Validator(run["validation_clip"], run["validation_dino"]) if run["validation_clip"] else None,
+    )
     if run["relation"] is not None:
-        return relation_run(run, base, processes, LogWatcher() if processes.main else None)
+        return relation_run(run, base, context)
     pictures = subject_from_folder(run["pictures"], run["identifier"], run["noun"], run["description"])
     if run["refine"] is not None:
-        return refine_run(run, base, pictures, processes, LogWatcher() if processes.main else None)
+        return refine_run(run, base, pictures, context)
     settings = SubjectSettings.from_mapping(run["settings"])
     if run["priors"] is not None:
-        pictures = _with_priors(run, base, pictures, processes)
-    return train_subject(
-        base,
-        pictures,
-        settings,
-        run["runs"],
-        processes.device,
-        LogWatcher() if processes.main else None,
-        run["name"],
-        read_lora(run["adapter"]) if run["adapter"] else None,
-        run["tokenizer_folder"],
-        processes,
-        Validator(run["validation_clip"], run["validation_dino"]) if run["validation_clip"] else None,
-    )
+        pictures = _with_priors(run, base, pictures, context)
+    start_from = read_lora(run["adapter"]) if run["adapter"] else None
+    return train_subject(base, pictures, settings, context, start_from)
 
 
 def _with_priors(
-    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: MultiProcess
+    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, context: TrainingContext
 ) -> TrainingSet:
     """Add priors: the main process generates them, the others then load them."""
     refuse_unknown(run["priors"], {about.name: about for about in fields(PriorSettings)}, "entry of priors")
     settings = PriorSettings(**run["priors"])
-    if not processes.main:
-        processes.barrier()
-    context = RunContext(run["runs"] / "priors", processes.device, LogWatcher(), run["tokenizer_folder"])
-    found = generate_priors(base, pictures, settings, context)
-    if processes.main:
-        processes.barrier()
+    if not context.processes.main:
+        context.processes.barrier()
+    cache = replace(context, folder=context.folder / "priors", watcher=LogWatcher())
+    found = generate_priors(base, pictures, settings, cache)
+    if context.processes.main:
+        context.processes.barrier()
     return found
 
 

@@ -1,7 +1,12 @@
-"""Detect divergence of a training with finite losses: they stay at the error of a denoiser that predicts nothing."""
+"""Detect what goes wrong while losses are finite: divergence, and steps that suddenly become slow.
+
+Losses of a lost training stay at the error of a denoiser that predicts nothing. Steps become slow where a driver
+silently moves GPU memory to the host.
+"""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +16,8 @@ from ..core.errors import FewShotError
 
 # Steps: of the start, of each of the two windows that must be high, and of those that show a healthy training.
 START, WINDOW, LATEST = 4, 8, 4
+SLOWDOWN = 5.0  # times the baseline that trigger a warning; spilled memory costs 10 to 100 times
+BASELINE = 5  # intervals whose median is the baseline
 
 
 class Diverged(FewShotError):
@@ -80,3 +87,30 @@ class Divergence:
         """Whether the latest errors lie well below the limit: the weights that made them may be returned to."""
         most = max(0.5 * self.nothing, 1.5 * float(errors[:START].median()))
         return float(errors[-LATEST:].median()) <= most
+
+
+class SlowdownDetector:
+    """Watches the time of a step over the log's intervals; the first is a warm-up and does not count."""
+
+    def __init__(self) -> None:
+        self._first = True
+        self._intervals: list[float] = []
+        self._warned = False
+
+    def observe(self, seconds: float) -> str | None:
+        """Record the seconds of a step over one interval; returns a warning, once, if far above the baseline."""
+        if self._first:
+            self._first = False
+            return None
+        baseline = statistics.median(self._intervals) if self._intervals else None
+        if baseline is not None and seconds > SLOWDOWN * baseline and not self._warned:
+            self._warned = True
+            return (
+                f"a step suddenly takes {seconds:.2f} s, {seconds / baseline:.0f} times as long as before "
+                f"({baseline:.2f} s): GPU memory probably spills to the host's. Close other programs that use the GPU, "
+                "or cancel and set micro_batch to 1, gradient_checkpointing and offload to on; the training goes on "
+                "from here"
+            )
+        if len(self._intervals) < BASELINE:
+            self._intervals.append(seconds)
+        return None

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 
 from ..core.atomic import make_folder
 from ..core.errors import FewShotError
-from ..core.progress import Silent, Watcher
 from ..core.settings import SubjectSettings
 from ..core.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..evaluation.selection import Curve
@@ -25,9 +23,10 @@ from ..models.export import trained_base
 from ..models.offload import Offloaded
 from .auto.inputs import gather_auto_inputs, offloadable_parts
 from .auto.rules import resolve
-from .distributed import Processes, SingleProcess
-from .health import Divergence
-from .loop import Diverged, Memory, Outcome, Plan, Step, train
+from .context import TrainingContext
+from .distributed import Processes
+from .loop import Diverged, Outcome, Plan, train
+from .method import Method, TrainingResult, TrainingStep
 from .open import move_to_device, opened
 from .optim.optimizers import LearningRates
 from .save import extract_lora, training_metadata, write_base, write_learned
@@ -35,7 +34,7 @@ from .state.checkpoint import Checkpoints
 from .state.run_folder import RunFolder, find_run, open_run
 from .validation.image_metrics import SamplingOptions, Validation, Validator, sample_pictures, validation_interval
 from .validation.report import report
-from .validation.schedule import BestCheckpoint, ValidatedCheckpoint
+from .validation.schedule import FILE, BestCheckpoint, ValidatedCheckpoint, read_readings
 
 log = logging.getLogger(__name__)
 
@@ -43,130 +42,36 @@ PREVIEW_STEPS, PREVIEW_GUIDANCE, PREVIEW_SEED = 20, 7.0, 0
 STATE_BYTES = 4 * 4 * 3  # a trained number: itself, two moments and its best value in fp32, in up to three files
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """What training gives.
-
-    `terms` holds each loss term at each step, unweighted; `losses` their weighted sum. `resumed_from` is the step that
-    was gone on from: 0 for a new run, all steps for one that was found finished. `seconds` include earlier parts.
-    `adapter` is that after step `chosen`: the best one that was validated, else the last. `validation` is None where
-    nothing was validated. `base` is the base that was trained in full, None where it is as it was; the adapter then
-    holds the rest, and what was extracted from it.
-    """
-
-    adapter: Adapter
-    losses: tuple[float, ...]
-    terms: Mapping[str, tuple[float, ...]]
-    folder: Path
-    resumed_from: int
-    seconds: float
-    chosen: int
-    validation: Curve | None = None
-    base: BaseModelRef | None = None
-
-    @property
-    def lora(self) -> Path:
-        """The LoRA file in the run's folder; where only a word was learned, its embedding."""
-        return RunFolder(self.folder, "").lora
-
-    @property
-    def model(self) -> Path | None:
-        """The checkpoint in the run's folder, where the base was trained."""
-        return RunFolder(self.folder, "").model if self.base is not None else None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Those of the two that are there: a base tuned in full may leave no LoRA."""
-        return tuple(path for path in (self.lora, self.model) if path is not None and path.exists())
-
-
-class TrainingStep(Step, Protocol):
-    """A step of a method.
-
-    `reads_text`: the text encoders take part in it; `memory`: what it remembers, if anything; `divergence`: when its
-    losses are those of a lost training.
-    """
-
-    @property
-    def reads_text(self) -> bool: ...
-
-    @property
-    def memory(self) -> Memory | None: ...
-
-    @property
-    def divergence(self) -> Divergence | None: ...
-
-    def course(self, run: RunFolder, awake: Callable[[], AbstractContextManager]) -> BestCheckpoint | None:
-        """A course of the method's own in place of the validation on held-out prompts.
-
-        Args:
-            awake: the context in which all networks can compute.
-        """
-        ...
-
-
-class Method(Protocol):
-    """What differs between methods. `revision` is raised whenever the method's arithmetic changes."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def revision(self) -> int: ...
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Content keys of what it learns from besides base, pictures and settings."""
-        ...
-
-    def prepare(
-        self,
-        networks: DiffusionModel,
-        pictures: TrainingSet,
-        chosen: SubjectSettings,
-        start_from: Adapter | None,
-        watcher: Watcher,
-    ) -> tuple[TrainingStep, Injected]:
-        """What one step computes, and what it trains."""
-        ...
-
-
 def train_with(
     method: Method,
     base: BaseModelRef,
     pictures: TrainingSet,
     settings: SubjectSettings,
-    runs: Path,
-    device: torch.device | str,
-    watcher: Watcher | None = None,
-    name: str = "run",
+    context: TrainingContext,
     start_from: Adapter | None = None,
-    tokenizer_folder: Path | None = None,
-    processes: Processes | None = None,
-    validator: Validator | None = None,
 ) -> TrainingResult:
     """Train by `method`; arguments, result and errors are those of `subject.method.train_subject`."""
     with torch.inference_mode(False), torch.enable_grad():  # the host may call under inference mode
-        validator = validator if settings.validate_every else None
-        key = run_key(method, base, pictures, settings, start_from, validator)
-        found = find_run(runs, key)
+        if not settings.validate_every:
+            context = replace(context, validator=None)
+        key = run_key(method, base, pictures, settings, start_from, context.validator)
+        found = find_run(context.folder, key)
         ended = found.finished() if found else None
         if found and ended:
             return _result_again(found, base, *ended)
-        watcher = watcher or Silent()
-        with opened(base, torch.device(device), watcher, tokenizer_folder) as networks:
-            judges = validator.resident if validator is not None else None
-            chosen, reasons = resolve(settings, gather_auto_inputs(networks, pictures, settings, judges))
+        device = torch.device(context.device)
+        with opened(base, device, context.watcher, context.tokenizer_folder) as networks:
+            validator_bytes = context.validator.resident if context.validator is not None else None
+            chosen, reasons = resolve(settings, gather_auto_inputs(networks, pictures, settings, validator_bytes))
             for reason in reasons:
                 log.info("auto: %s", reason)
-            inputs = dict(base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=device)
+            inputs = dict(
+                base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=context.device
+            )
             move_to_device(networks, chosen)
-            step, injected = method.prepare(networks, pictures, chosen, start_from, watcher)
+            step, injected = method.prepare(networks, pictures, chosen, start_from, context.watcher)
             try:
-                job = _Job(
-                    networks, injected, step, pictures, chosen, watcher, processes or SingleProcess(), name, validator
-                )
-                return job.run(runs, key, inputs)
+                return _Job(networks, injected, step, pictures, chosen, context).run(key, inputs)
             finally:
                 injected.remove()
 
@@ -194,8 +99,9 @@ def _result_again(run: RunFolder, base: BaseModelRef, adapter: Adapter, result: 
     curve = Curve.of(result["validation"]) if result["validation"] else None
     trained = trained_base(base, run.model) if run.model.exists() else None
     return TrainingResult(
-        adapter, losses, terms, run.folder, len(losses), result["seconds"], result["chosen"], curve, trained
-    )
+        adapter, losses, terms, run.folder, len(losses), result["seconds"], result["chosen"], curve, trained,
+        read_readings(run.folder / FILE),
+    )  # fmt: skip
 
 
 @dataclass
@@ -207,43 +113,34 @@ class _Job:
     step: TrainingStep
     pictures: TrainingSet
     chosen: SubjectSettings
-    watcher: Watcher
-    processes: Processes
-    name: str
-    validator: Validator | None = None
+    context: TrainingContext
 
     def __post_init__(self) -> None:
         parts = offloadable_parts(self.networks, self.step.reads_text) if self.chosen.offload == "on" else []
         self.offloaded = Offloaded(parts, self.networks.device)
 
-    def run(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> TrainingResult:
-        run = self.open(runs, key, inputs)
+    def run(self, key: str, inputs: Mapping[str, Any]) -> TrainingResult:
+        run = self.open(key, inputs)
         if self.chosen.gradient_checkpointing == "on":
             self.networks.checkpointing(True)
         checkpoints = Checkpoints(run.checkpoints, key)
         course = self.course(run)
         self.offloaded.offload()
         try:
-            outcome = train(
-                self.step,
-                self.injected.parameters,
-                self.plan(run, course),
-                checkpoints,
-                run.journal,
-                self.watcher,
-                self.processes,
-            )
+            plan = self.plan(run, course)
+            outcome = train(self.step, self.injected.parameters, plan, checkpoints, run.journal, self.context)
         except Diverged as error:
             if not error.step:
                 raise
             raise Diverged(f"{error} What was learned so far is {run.parts()[0]}.", error.step) from error
         return self.finish(run, outcome, course)
 
-    def open(self, runs: Path, key: str, inputs: Mapping[str, Any]) -> RunFolder:
+    def open(self, key: str, inputs: Mapping[str, Any]) -> RunFolder:
         """The run's folder; the main process makes it, and all of them see it."""
+        runs = self.context.folder
         if self.processes.main:
             trained = sum(p.numel() for p in self.injected.parameters.values())
-            run = open_run(runs, self.name, key, inputs, STATE_BYTES * trained)
+            run = open_run(runs, self.context.name, key, inputs, STATE_BYTES * trained)
             checkpoints = Checkpoints(run.checkpoints, key)
             checkpoints.tidy()
             newest = checkpoints.latest()
@@ -259,7 +156,8 @@ class _Job:
         own = self.step.course(run, self.offloaded.on_device)
         if own is not None:
             return own
-        if self.validator is None:
+        validator = self.context.validator
+        if validator is None:
             log.info("no model validates: the weights after the last step are returned")
             if idle := [name for name in ("patience", "keep_validated") if getattr(self.chosen, name)]:
                 log.warning("without a model that validates, %s: nothing is done", " and ".join(idle))
@@ -270,8 +168,9 @@ class _Job:
         log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
         self.offloaded.offload()  # before the models that validate come to the device
         look = Validation(
-            self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples, self.offloaded.on_device
-        )
+            self.networks, self.pictures, chosen, validator, replace(self.context, folder=run.samples),
+            self.offloaded.on_device,
+        )  # fmt: skip
 
         def measure(step: int) -> tuple[float, float, float]:
             if chosen.keep_validated:
@@ -291,6 +190,10 @@ class _Job:
 
     def described(self) -> dict[str, str]:
         return training_metadata(self.networks.ref, self.chosen, self.pictures)
+
+    @property
+    def processes(self) -> Processes:
+        return self.context.processes
 
     @property
     def everything(self) -> bool:
@@ -331,7 +234,7 @@ class _Job:
         except Exception as error:  # whatever it is, the training is worth more than its preview
             log.warning("no preview at step %d: %s", step, error)
             return
-        self.watcher.progress(step, self.chosen.steps, f"preview at step {step}", picture=picture)
+        self.context.watcher.progress(step, self.chosen.steps, f"preview at step {step}", picture=picture)
 
     def extract(self, step: int) -> Adapter:
         """The adapter as it is, which is that after `step` steps."""
@@ -359,7 +262,7 @@ class _Job:
                 write_base(self.networks.ref, adapter, run.model, self.described())
             self.processes.barrier()
             base = trained_base(self.networks.ref, run.model)
-            adapter = extract_lora(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)
+            adapter = extract_lora(adapter, self.chosen.extract_rank, self.networks.device, self.context.watcher)
         if self.processes.main:
             if not run.lora.exists() and (adapter.factors or adapter.embeddings):
                 write_parts(adapter, run.lora)
@@ -379,6 +282,7 @@ class _Job:
             outcome.chosen,
             curve,
             base,
+            course.plain() if course is not None else {},
         )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...core.context import RunContext
 from ...core.errors import FewShotError
-from ...core.progress import Watcher
+from ...core.progress import NO_METRICS, Metrics, Watcher
 from ...core.values import BaseModelRef, Concept, Loaded, Picture, Sample, TrainingSet, content_key
 from ...models.open import compute_dtype, open_base
 from ...models.sampling import sample
@@ -297,8 +297,10 @@ class _ProgressSlice:
     def check(self) -> None:
         self.outer.check()
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
-        self.outer.progress(self.start + done * self.steps // max(total, 1), self.total, text, picture)
+    def progress(
+        self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
+    ) -> None:
+        self.outer.progress(self.start + done * self.steps // max(total, 1), self.total, text, picture, metrics)
 
 
 def _to_images(images: torch.Tensor) -> tuple[list[Image.Image], list[bool]]:

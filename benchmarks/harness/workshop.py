@@ -36,6 +36,7 @@ from ...pocket.models import judge
 from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import world
 from ...trainers.auto.rules import MORE_SUBJECTS
+from ...trainers.context import TrainingContext
 from ...trainers.data.encoded_set import build_pool
 from ...trainers.subject.attention_supervision import supervise
 from ...trainers.subject.method import train_subject
@@ -113,7 +114,8 @@ class Workshop:
         steps = round(self.steps * len(pictures.concepts) ** MORE_SUBJECTS)
         chosen = SubjectSettings.from_mapping({"steps": steps, **settings})
         with self.locked(f"train_{content_key(pictures.key, chosen.key())[:24]}"):
-            result = train_subject(self.base, pictures, chosen, self.folder / "trained", self.device, name="bench")
+            context = TrainingContext(self.folder / "trained", self.device, name="bench")
+            result = train_subject(self.base, pictures, chosen, context)
         log.info("trained on %s: loss %.4f, %.0f s", pictures.trigger, result.losses[-1], result.seconds)
         return result.adapter if result.base is None else difference(self.base, result.base, result.adapter)
 

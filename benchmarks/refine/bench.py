@@ -17,9 +17,10 @@ from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import world
 from ...trainers.auto.inputs import gather_auto_inputs
 from ...trainers.auto.rules import resolve
-from ...trainers.refine.method import RefinementResult, refine_adapter
+from ...trainers.context import TrainingContext
+from ...trainers.method import TrainingResult
+from ...trainers.refine.method import RefinementGoal, RefinementResult, refine_adapter
 from ...trainers.refine.settings import DEFAULT_METHOD, DRAFT, NFT, ONLY, RefinementSettings
-from ...trainers.run import TrainingResult
 from ...trainers.state.run_folder import RunFolder
 from ...trainers.subject.method import train_subject
 from ...trainers.validation.image_metrics import Validator
@@ -75,6 +76,10 @@ class RefinementBenchmark:
     def goal(self, value: float) -> float | None:
         return value if self.size.goals else None
 
+    def context(self, folder: str) -> TrainingContext:
+        """Of trainings kept in `folder`, validated by the pocket's CLIP."""
+        return TrainingContext(self.shop.folder / folder, self.shop.device, name="bench", validator=Validator(CLIP))
+
     # --------------------------------------------------------------------------------------------- start, refinement
 
     def train_start(self, run: SubjectRun) -> TrainingResult:
@@ -83,10 +88,7 @@ class RefinementBenchmark:
         steps = self.size.steps or 2 * self.chosen_steps(pictures)
         settings = SubjectSettings(steps=steps, seed=run.seed, keep_validated=True, patience=0)
         with self.shop.locked(f"start_{run.subject}_{run.seed}_{steps}"):
-            return train_subject(
-                self.shop.base, pictures, settings, self.shop.folder / "starts", self.shop.device, name="bench",
-                validator=Validator(CLIP),
-            )  # fmt: skip
+            return train_subject(self.shop.base, pictures, settings, self.context("starts"))
 
     def prepare(self, run: SubjectRun) -> None:
         """Train the start in a process of its own, which gives nothing back."""
@@ -127,10 +129,8 @@ class RefinementBenchmark:
         start, settings = self.start(run), replace(settings, seed=run.seed)
         prompt_set, reward = prompts(run.noun, activities, self.size.judged, mixed), self.reward(run, likeness)
         with self.shop.locked(f"refine_{content_key(start.key, prompt_set.key, reward.key, settings.key())[:24]}"):
-            result = refine_adapter(
-                self.shop.base, start, prompt_set, reward, settings, self.shop.folder / "refined", self.shop.device,
-                name="bench", pictures=references(self.shop.sets, run.subject), validator=Validator(CLIP),
-            )  # fmt: skip
+            goal, pictures = RefinementGoal(prompt_set, reward), references(self.shop.sets, run.subject)
+            result = refine_adapter(self.shop.base, start, goal, settings, self.context("refined"), pictures)
         log.info("%s %s: best after step %s", run.subject, settings.method, result.readings["best"])
         return result
 

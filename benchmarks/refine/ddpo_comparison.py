@@ -20,7 +20,6 @@ import torch
 from ...augmentation.images.load import load_picture
 from ...core.atomic import write_whole
 from ...core.progress import Silent
-from ...core.randomness import Randomness
 from ...core.values import content_key
 from ...models.adapters.inject import inject
 from ...models.contract import DiffusionModel
@@ -30,8 +29,8 @@ from ...trainers.auto.rules import resolve
 from ...trainers.distributed import SingleProcess
 from ...trainers.refine.guards import Floors, Readings
 from ...trainers.refine.method import Refinement, split
-from ...trainers.refine.readings import Reader
-from ...trainers.refine.rollout import Painter
+from ...trainers.refine.readings import HeldOut, Reader
+from ...trainers.refine.rollout import Painter, RolloutOptions
 from ...trainers.refine.sampler_policy import SamplerPolicy
 from ...trainers.refine.settings import DDPO, RefinementSettings
 from ..harness.parallel import each
@@ -131,13 +130,11 @@ def held_out_reader(
 ) -> Reader:
     """Reads the held-out reward as our method does: the same prompts, noise and sampler."""
     policy = SamplerPolicy(painter.networks.process, chosen.sampling_steps, painter.size, chosen.eta, chosen.skip_last)
-    random = Randomness(run.seed, painter.networks.device)
     guard_prompts = held_out[: chosen.guard_prompts]
-    held_out_painter = Painter(
-        painter.networks, guard_prompts, policy, chosen.guidance, chosen.resolution, 16, random, Silent()
-    )
+    options = RolloutOptions(chosen.guidance, chosen.resolution, rows=16, seed=run.seed)
+    held_out_painter = Painter(painter.networks, guard_prompts, policy, options, Silent())
     folder = bench.shop.folder / "ddpo" / f"{run.subject}_{run.seed}"
-    return Reader(held_out_painter, reward_models, guard_prompts, chosen, Silent(), None, (), (), folder)
+    return Reader(held_out_painter, reward_models, HeldOut(guard_prompts), chosen, None, folder)
 
 
 @contextmanager

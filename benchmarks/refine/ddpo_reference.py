@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from ...core.progress import Silent
-from ...core.randomness import Randomness
 from ...core.values import Prompt
 from ...evaluation.reward import RewardModels
 from ...models.adapters.inject import Injected
 from ...models.contract import DiffusionModel
 from ...trainers.refine.advantages import PromptStatistics
 from ...trainers.refine.losses import clip_for, importance_loss
-from ...trainers.refine.rollout import Painter
+from ...trainers.refine.rollout import Painter, RolloutOptions
 from ...trainers.refine.sampler_policy import SamplerPolicy
 
 
@@ -90,10 +89,8 @@ class DdpoTrainer:
     ):
         self.settings, self.prompts, self.reward_models = settings, list(task.prompts), task.reward_models
         policy = SamplerPolicy(networks.process, settings.sampling_steps, (side, side), 1.0, skip_last=0)
-        rows = settings.sample_batch * 2
-        self.painter = Painter(
-            networks, task.prompts, policy, settings.guidance, side, rows, Randomness(seed, networks.device), Silent()
-        )
+        options = RolloutOptions(settings.guidance, side, settings.sample_batch * 2, seed)
+        self.painter = Painter(networks, task.prompts, policy, options, Silent())
         self.generator = torch.Generator().manual_seed(seed)
         self.statistics = PromptStatistics(len(self.prompts), settings.buffer, settings.min_samples)
         self.clip = clip_for(settings.clip_range, torch.Size(self.painter.shape).numel())

@@ -16,6 +16,7 @@ from statistics import mean
 from ...core.values import Adapter
 from ...pocket.models.judge import SceneReading, same_scene
 from ...pocket.world import pictures, world
+from ...trainers.context import TrainingContext
 from ...trainers.relation.method import RelationTraining, train_relation
 from ...trainers.relation.settings import RelationSettings
 from ...trainers.run import train_with
@@ -115,13 +116,13 @@ class RelationBenchmark:
         with self.shop.locked(f"relation_{run.relation}_{method.count}"):
             set_folder = self.shop.sets / f"{run.relation}_{method.count}"
             made = set_of(set_folder, run.relation, method.count, method.captions)
-        base, folder, device = self.shop.base, self.shop.folder / "trained", self.shop.device
+        base, context = self.shop.base, TrainingContext(self.shop.folder / "trained", self.shop.device, name="relation")
         with self.shop.locked(f"word_{name}_{run.relation}_{run.seed}"):
             if method.captions == LEAKING:  # Train Relation itself would drop the leaking ones
                 settings = replace(settings, preview_prompt=made.references[0].caption)
-                result = train_with(RelationTraining(), base, made, settings, folder, device, name="relation")
+                result = train_with(RelationTraining(), base, made, settings, context)
             else:
-                result = train_relation(base, made, settings, folder, device, name="relation")
+                result = train_relation(base, made, settings, context)
         log.info("%s of %s %d: %.0f s", name, run.relation, run.seed, result.seconds)
         return result.adapter
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.settings import SubjectSettings
 from ...core.statistics import bootstrap_interval
 from ...models.adapters.formats import read_lora
+from ...trainers.context import TrainingContext
 from ...trainers.state.run_folder import RunFolder
 from ...trainers.subject.method import train_subject
 from ...trainers.subject.presets import PRESETS, with_preset
@@ -68,10 +69,9 @@ def judged_steps(shop: Workshop, run: SubjectRun) -> Judged:
     settings = SubjectSettings(
         steps=steps, seed=run.seed, validate_every=-(-steps // POINTS), keep_validated=True, prior_weight=0.0,
     )  # fmt: skip
-    result = train_subject(
-        shop.base, training_set(shop, run, "anywhere"), settings, shop.folder / "chosen", shop.device, name="bench",
-        validator=Validator(shop.weights / "clip"),
-    )  # fmt: skip
+    validator = Validator(shop.weights / "clip")
+    context = TrainingContext(shop.folder / "chosen", shop.device, name="bench", validator=validator)
+    result = train_subject(shop.base, training_set(shop, run, "anywhere"), settings, context)
     assert result.validation is not None
     checks, points, doubts = prompt_checks(run.noun, f"sks {run.noun}"), {}, []
     for point in result.validation.points[1:]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import html
 import logging
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from comfy_api.latest import ComfyExtension, io, ui
 from server import PromptServer
 
 from ...core.errors import FewShotError
+from ...core.progress import NO_METRICS, Metrics
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +40,8 @@ log = logging.getLogger(__name__)
 TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 
 PREVIEW = 512  # pixels of the longer side
+READING = "reading/"  # prefix of the metrics of a refinement's readings
 TEXT_INTERVAL = 0.2  # seconds between two lines of text on a node
-LOSS = re.compile(r"\bloss\s*[=:]?\s*([0-9.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
-# the values of a refinement reading; see `guards.line`
-READING = re.compile(r"\b(reward|subject|diversity|held-out) ([-+]?[0-9.]+)")
 
 
 class NodeWatcher:
@@ -58,7 +56,9 @@ class NodeWatcher:
         """Raises ComfyUI's InterruptProcessingException (a BaseException) when the run was cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+    def progress(
+        self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
+    ) -> None:
         if self._bar is None or self._bar.total != total:
             self._bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
         preview = None if picture is None else ("JPEG", picture, PREVIEW)
@@ -67,15 +67,15 @@ class NodeWatcher:
         new = text and text != self._text and now - self._last_text >= TEXT_INTERVAL
         if text and (new or done >= total or picture is not None):
             self._text, self._last_text = text, now
-            self._tell(done, total, text)
+            self._tell(done, total, text, metrics)
 
-    def _tell(self, done: int, total: int, text: str) -> None:
+    def _tell(self, done: int, total: int, text: str, metrics: Metrics) -> None:
         say(self.node_id, text)
         if self.node_id is not None:
-            found = LOSS.search(text)
-            event = {"node": self.node_id, "step": done, "total": total, "loss": float(found[1]) if found else None}
-            if text.startswith("reading after"):
-                event["reading"] = {name.replace("-", "_"): float(value) for name, value in READING.findall(text)}
+            event = {"node": self.node_id, "step": done, "total": total, "loss": metrics.get("loss")}
+            reading = {name.removeprefix(READING): value for name, value in metrics.items() if name.startswith(READING)}
+            if reading:
+                event["reading"] = reading
             PromptServer.instance.send_sync("fewshot.progress", event, PromptServer.instance.client_id)
 
 

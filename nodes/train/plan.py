@@ -10,7 +10,7 @@ from ..comfy.host import io, ui
 from ..pictures.sets import picture_tensor
 from ..schema.sockets import Adapter, Base, Set, Settings
 from ..schema.validation_inputs import validation_inputs, validator_for
-from .subject import check_subject
+from .subject import check_subject, training_context
 
 CATEGORY = "few-shot/train"
 
@@ -68,17 +68,8 @@ class TrainingPlanNode(io.ComfyNode):
         check_subject(set, settings)
         chosen = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
-            plan = plan_training(
-                base,
-                set,
-                settings,
-                host.device(),
-                watcher,
-                host.TOKENIZER,
-                validator=chosen.validator,
-                timed=timed_steps,
-                start_from=adapter,
-            )
+            context = training_context(watcher, set.trigger, chosen.validator)
+            plan = plan_training(base, set, settings, context, adapter, timed_steps)
             sheet = picture_tensor(crops(plan))
         text = f"{described(plan)}\n{chosen.note}"
         host.say(cls.hidden.unique_id, text)

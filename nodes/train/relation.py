@@ -161,21 +161,12 @@ class TrainRelation(io.ComfyNode):
         if not isinstance(settings, RelationSettings):
             raise FewShotError("these are settings of Train Subject: connect Relation Settings")
         with host.engine(cls.hidden.unique_id) as watcher:
-            result = train_relation(
-                base,
-                set,
-                settings,
-                folders.runs_folder(),
-                host.device(),
-                watcher,
-                name=train.run_name(f"relation {set.concepts[0].description or set.trigger}"),
-                start_from=adapter,
-                tokenizer_folder=host.TOKENIZER,
-            )
+            context = train.training_context(watcher, f"relation {set.concepts[0].description or set.trigger}")
+            result = train_relation(base, set, settings, context, adapter)
         warnings: list[str] = []
         related(set, warnings)
         first = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
-        lines = [first, explained(result.folder, settings), *warnings, *settings.idle, usage_note(result.adapter)]
+        lines = [first, explained(result.readings, settings), *warnings, *settings.idle, usage_note(result.adapter)]
         lines = [*filter(None, lines), str(result.folder)]
         report = "\n".join(lines)
         ui = host.say(cls.hidden.unique_id, report)

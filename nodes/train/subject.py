@@ -115,18 +115,8 @@ class TrainSubject(io.ComfyNode):
         check_subject(set, settings)
         chosen = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as watcher:
-            result = train_subject(
-                base,
-                set,
-                settings,
-                folders.runs_folder(),
-                host.device(),
-                watcher,
-                name=run_name(set.trigger),
-                start_from=adapter,
-                tokenizer_folder=host.TOKENIZER,
-                validator=chosen.validator,
-            )
+            context = training_context(watcher, set.trigger, chosen.validator)
+            result = train_subject(base, set, settings, context, adapter)
             lora = to_kohya(result.adapter)
         losses = loss_map(result)
         steps = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
@@ -152,6 +142,14 @@ def check_subject(training_set: Any, settings: Any) -> None:
         raise FewShotError("the set is of a relation: connect it to Train Relation")
     if type(settings) is not SubjectSettings:
         raise FewShotError("these are settings of another training: connect Training Settings")
+
+
+def training_context(watcher: host.NodeWatcher, name: str, validator: Any = None) -> Any:
+    """Where a training runs: ComfyUI's device, and a folder among the runs that is named after `name`."""
+    from ...trainers.context import TrainingContext
+
+    runs, device = folders.runs_folder(), host.device()
+    return TrainingContext(runs, device, watcher, host.TOKENIZER, run_name(name), validator=validator)
 
 
 def run_name(trigger: str) -> str:

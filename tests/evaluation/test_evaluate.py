@@ -72,7 +72,7 @@ class Counting(Silent):
     def __init__(self):
         self.told = []
 
-    def progress(self, done, total, text="", picture=None):
+    def progress(self, done, total, text="", picture=None, metrics=None):
         self.told.append((done, total, text, picture))
 
 
@@ -129,7 +129,7 @@ def test_cancelled_work_goes_on(base, tmp_path, monkeypatch):
     class Cancel(Silent):
         count = 0
 
-        def progress(self, done, total, text="", picture=None):
+        def progress(self, done, total, text="", picture=None, metrics=None):
             if picture is not None:
                 raise KeyboardInterrupt
 

@@ -109,7 +109,7 @@ def test_a_model_leaves_the_device_when_it_is_cancelled():
             if self.checks == 3:
                 raise KeyboardInterrupt
 
-        def progress(self, done, total, text="", picture=None):
+        def progress(self, done, total, text="", picture=None, metrics=None):
             told.append((done, total))
 
     log: list = []
@@ -149,7 +149,7 @@ def test_diversity_can_be_watched_and_its_model_moves():
     log: list = []
 
     class Watching(Silent):
-        def progress(self, done, total, text="", picture=None):
+        def progress(self, done, total, text="", picture=None, metrics=None):
             told.append((done, total))
 
     distance = cosine_distance(Eye(log))

@@ -24,11 +24,12 @@ from comfyui_fewshot.core.values import BaseModelRef, Concept, Sample, TrainingS
 from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.tests.trainers.refine.refining import Red, Slope, prompts_of
-from comfyui_fewshot.trainers.refine.method import refine_adapter
+from comfyui_fewshot.trainers.context import TrainingContext
+from comfyui_fewshot.trainers.method import TrainingResult
+from comfyui_fewshot.trainers.refine.method import RefinementGoal, refine_adapter
 from comfyui_fewshot.trainers.refine.settings import RefinementSettings
 from comfyui_fewshot.trainers.relation.method import train_relation
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
-from comfyui_fewshot.trainers.run import TrainingResult
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
 from comfyui_fewshot.trainers.subject.method import train_subject
 
@@ -84,24 +85,24 @@ def pictures(folder: Path, captions: tuple[str, ...], concept: Concept, role: st
 
 def train(method: str, folder: Path) -> TrainingResult:
     """The run in `folder`/runs."""
-    runs = folder / "runs"
+    name = "refinement" if method in REFINEMENTS else "relation" if method == "relation" else "subject"
+    context = TrainingContext(folder / "runs", "cpu", name=name)
     if method == "relation":
         concept = Concept("<R>", "", kind="relation")
         samples = pictures(folder, ("a cat <R> a car in the snow", "a bird <R> a house"), concept)
-        return train_relation(base(), TrainingSet(samples, (concept,)), RELATION, runs, "cpu")
+        return train_relation(base(), TrainingSet(samples, (concept,)), RELATION, context)
     concept = Concept("sks", "ball")
     samples = pictures(folder, ("a sks ball in the snow", "a sks ball wearing a hat", "a sks ball at night"), concept)
     priors = pictures(folder, ("a ball in the snow", "a ball"), concept, "prior")
     if method == "subject":
-        return train_subject(base(), TrainingSet((*samples, *priors), (concept,)), SUBJECT, runs, "cpu")
+        return train_subject(base(), TrainingSet((*samples, *priors), (concept,)), SUBJECT, context)
     if method == "dco":
-        return train_subject(base(), TrainingSet(samples, (concept,)), DCO, runs, "cpu")
+        return train_subject(base(), TrainingSet(samples, (concept,)), DCO, context)
     settings = replace(REFINE, method=method, **REFINEMENTS[method])
     rewards = Slope() if method == "draft" else Red()
     prompts = prompts_of("red", "in the snow", "at night", "on the beach")
-    return refine_adapter(
-        base(), None, prompts, rewards, settings, runs, "cpu", pictures=TrainingSet(samples, (concept,))
-    ).training
+    goal = RefinementGoal(prompts, rewards)
+    return refine_adapter(base(), None, goal, settings, context, TrainingSet(samples, (concept,))).training
 
 
 def learned(method: str, folder: Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Impatient:
         if len(self.seen) == 2:
             raise InterruptedError
 
-    def progress(self, done: int, total: int, text: str = "", picture=None) -> None:
+    def progress(self, done: int, total: int, text: str = "", picture=None, metrics=None) -> None:
         self.seen.append((done, total))
 
 

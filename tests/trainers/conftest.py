@@ -22,6 +22,7 @@ from comfyui_fewshot.core.values import Sample, TrainingSet
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.pocket.assemble import write_base
 from comfyui_fewshot.pocket.world import words
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.subject.method import train_subject
 
 
@@ -164,7 +165,7 @@ class CutAt(Silent):
     def __init__(self, step: int, error: BaseException, steps: int = 8):
         self.step, self.error, self.steps, self.done = step, error, steps, -1
 
-    def progress(self, done, total, text="", picture=None):
+    def progress(self, done, total, text="", picture=None, metrics=None):
         if total == self.steps:
             self.done = done
 
@@ -192,9 +193,8 @@ def train(base, pictures, settings):
     """train_subject with the tiny base; keywords replace settings."""
 
     def run(folder, watcher=None, set_=None, name="subject", start_from=None, **changes):
-        return train_subject(
-            base, set_ or pictures, replace(settings, **changes), folder, "cpu", watcher, name, start_from
-        )
+        context = TrainingContext(folder, "cpu", watcher or Silent(), name=name)
+        return train_subject(base, set_ or pictures, replace(settings, **changes), context, start_from)
 
     return run
 

@@ -8,6 +8,7 @@ from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world import pictures as drawn
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.health import Divergence
 from comfyui_fewshot.trainers.loop import Diverged
 from comfyui_fewshot.trainers.subject.method import train_subject
@@ -52,7 +53,7 @@ def subject(tmp_path_factory):
 
 def train(subject, folder, **changes):
     chosen = dict(steps=60, batch_size=2, prior_weight=0.0, validate_every=0) | changes
-    return train_subject(base_from_path(WEIGHTS), subject, SubjectSettings(**chosen), folder, "cpu")
+    return train_subject(base_from_path(WEIGHTS), subject, SubjectSettings(**chosen), TrainingContext(folder, "cpu"))
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3])

@@ -14,9 +14,11 @@ from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.tests.trainers.auto.test_unet_costs import Held
 from comfyui_fewshot.trainers import loop as loops
 from comfyui_fewshot.trainers.auto.fit import EMA_TEMPORARY, trained_bytes
+from comfyui_fewshot.trainers.context import TrainingContext
+from comfyui_fewshot.trainers.health import SlowdownDetector
 from comfyui_fewshot.trainers.loop import Diverged, Plan, train
 from comfyui_fewshot.trainers.optim.optimizers import FlatGradients, LearningRates, make_optimizer
-from comfyui_fewshot.trainers.slowdown import SlowdownDetector
+from comfyui_fewshot.trainers.state import clock as clocks
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
 from comfyui_fewshot.trainers.state.run_folder import Journal
 from comfyui_fewshot.trainers.subject.method import SubjectTraining
@@ -50,7 +52,7 @@ def unwatched(monkeypatch):
 
     def changed(self):
         prepare(self)
-        self.watched = False
+        self.rollback.every_step = False
 
     monkeypatch.setattr(loops._Run, "__post_init__", changed)
 
@@ -66,7 +68,8 @@ def run(folder, parameters=None, steps=10, watcher=None, save_every=4, cut=None,
         steps, LearningRates({"unet": 0.1}, steps), save_every=save_every, log_every=4, scale_losses=scale, cut=cut
     )
     work = Pull(parameters["unet.x"], **task)
-    outcome = train(work, parameters, plan, Checkpoints(folder / "c", "key"), Journal(folder / "log.jsonl"), watcher)
+    context = TrainingContext(folder, "cpu", watcher or Silent())
+    outcome = train(work, parameters, plan, Checkpoints(folder / "c", "key"), Journal(folder / "log.jsonl"), context)
     return parameters["unet.x"].detach().clone(), outcome
 
 
@@ -110,7 +113,8 @@ def test_a_trained_number_takes_what_is_counted(tmp_path, unwatched, kind, more)
             pass
 
     with Held(x) as held:
-        train(Sum(), {"unet.x": x}, plan, Nowhere(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
+        journal, context = Journal(tmp_path / "log.jsonl"), TrainingContext(tmp_path, "cpu")
+        train(Sum(), {"unet.x": x}, plan, Nowhere(tmp_path, "k"), journal, context)
     assert seen == [4, 8] and EMA_TEMPORARY.get(kind, 0) == more
     assert held.most == pytest.approx(trained_bytes(count, kind) - x.nbytes + more * count, rel=0.01)
 
@@ -215,7 +219,7 @@ class Clock:
 def test_only_steps_that_become_slow_are_told_of(tmp_path, monkeypatch, caplog, spill):
     """Saving, validating and a preview take as long as many steps, and none of that is taken for a spill."""
     clock = Clock()
-    monkeypatch.setattr(loops, "time", clock)
+    monkeypatch.setattr(clocks, "time", clock)
 
     class Slow(Pull):
         def passes(self, step, share):
@@ -243,11 +247,11 @@ def test_only_steps_that_become_slow_are_told_of(tmp_path, monkeypatch, caplog, 
         log_every=4,
         visits=[(6, preview)],
         course=course,
-        pace=SlowdownDetector(),
+        slowdown=SlowdownDetector(),
     )
     parameters = start()
     store, journal = SlowSaves(tmp_path, "k"), Journal(tmp_path / "log.jsonl")
-    train(Slow(parameters["unet.x"]), parameters, plan, store, journal)
+    train(Slow(parameters["unet.x"]), parameters, plan, store, journal, TrainingContext(tmp_path, "cpu"))
     told = [record.getMessage() for record in caplog.records if "spills" in record.getMessage()]
     speeds = [json.loads(line)["steps_per_second"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     if spill is None:
@@ -290,14 +294,17 @@ def test_log_lines(tmp_path):
 def test_the_time_left_counts_what_is_done_beside_steps(tmp_path, monkeypatch):
     """A clock that moves only beside steps: a step takes none, and what is done after each three takes 6 seconds."""
     now = [0.0]
-    monkeypatch.setattr(loops.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now[0])
 
     def visit(step):
         now[0] += 6.0
 
     parameters = start()
     plan = Plan(9, LearningRates({"unet": 0.1}, 9), visits=[(3, visit)], log_every=2)
-    train(Pull(parameters["unet.x"]), parameters, plan, Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
+    checkpoints, journal, context = (
+        Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl"), TrainingContext(tmp_path, "cpu")
+    )  # fmt: skip
+    train(Pull(parameters["unet.x"]), parameters, plan, checkpoints, journal, context)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {line["step"]: round(line["seconds_left"], 3) for line in lines} == {2: 0, 4: 7.5, 6: 3, 8: 1.5, 9: 0}
 
@@ -306,7 +313,10 @@ def test_visits_follow_their_steps(tmp_path):
     seen = []
     parameters = start()
     plan = Plan(7, LearningRates({"unet": 0.1}, 7), visits=[(3, seen.append)])
-    train(Pull(parameters["unet.x"]), parameters, plan, Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl"))
+    checkpoints, journal, context = (
+        Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl"), TrainingContext(tmp_path, "cpu")
+    )  # fmt: skip
+    train(Pull(parameters["unet.x"]), parameters, plan, checkpoints, journal, context)
     assert seen == [3, 6]
 
 
@@ -377,14 +387,14 @@ def test_nothing_touches_the_host_between_log_points(networks, pictures, setting
     class Counting(Silent):
         """Counts from the third step (all is set up) to the seventh; the log point is the eighth."""
 
-        def progress(self, done, total, text="", picture=None):
+        def progress(self, done, total, text="", picture=None, metrics=None):
             if done == 2:
                 touches.__enter__()
             if done == 7:
                 touches.__exit__(None, None, None)
 
     checkpoints, journal = Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl")
-    train(step, injected.parameters, plan, checkpoints, journal, Counting())
+    train(step, injected.parameters, plan, checkpoints, journal, TrainingContext(tmp_path, "cpu", Counting()))
     injected.remove()
     assert touches.seen == []
     with touches:

@@ -143,17 +143,18 @@ from comfyui_fewshot.augmentation.images.load import subject_from_folder
 from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.settings import SubjectSettings
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.subject.method import train_subject
 
 class Killed(Silent):
-    def progress(self, done, total, text="", picture=None):
+    def progress(self, done, total, text="", picture=None, metrics=None):
         if total == 8 and done == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
 base, folder, runs, values = sys.argv[1:]
 pictures = subject_from_folder(Path(folder), "sks", "ball")
 settings = SubjectSettings.from_mapping(json.loads(values))
-train_subject(base_from_path(Path(base)), pictures, settings, Path(runs), "cpu", Killed())
+train_subject(base_from_path(Path(base)), pictures, settings, TrainingContext(Path(runs), "cpu", Killed()))
 """
 
 
@@ -243,7 +244,7 @@ def test_previews_are_written_and_shown(train, tmp_path):
     class Seeing(Silent):
         pictures = []
 
-        def progress(self, done, total, text="", picture=None):
+        def progress(self, done, total, text="", picture=None, metrics=None):
             if picture is not None:
                 self.pictures.append((done, picture))
 

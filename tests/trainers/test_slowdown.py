@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyui_fewshot.trainers.slowdown import SLOWDOWN, SlowdownDetector
+from comfyui_fewshot.trainers.health import SLOWDOWN, SlowdownDetector
 
 
 def told(times):

@@ -6,14 +6,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...augmentation.captions.identifiers import find_word
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import Watcher
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.learned_tokens import TokenSpec
@@ -23,6 +22,7 @@ from ...models.open import autoencoder_dtype, compute_dtype
 from ..auto.fit import CONTEXT, free_memory, trained_bytes
 from ..auto.inputs import AutoInputs, gather_auto_inputs, offloadable_parts
 from ..auto.rules import resolve, rows_of, split_of
+from ..context import TrainingContext
 from ..data.caption_check import with_identifiers
 from ..data.sampling_weights import drawing_weights
 from ..open import move_to_device, opened
@@ -31,7 +31,7 @@ from ..run import rates_of
 from ..subject.attention_supervision import check_usable, usable
 from ..subject.method import SubjectTraining
 from ..targets import token_specs
-from ..validation.image_metrics import STEPS, Validator, validation_interval
+from ..validation.image_metrics import STEPS, validation_interval
 from .forecast import CARDS, CardFit, ParameterCounts, Phases, host_memory, on_card, on_device, phases
 
 TIMED = 5
@@ -95,12 +95,9 @@ def plan_training(
     base: BaseModelRef,
     pictures: TrainingSet,
     settings: SubjectSettings,
-    device: torch.device | str,
-    watcher: Watcher | None = None,
-    tokenizer_folder: Path | None = None,
-    validator: Validator | None = None,
-    timed: int = TIMED,
+    context: TrainingContext,
     start_from: Adapter | None = None,
+    timed: int = TIMED,
 ) -> DryRun:
     """Check everything that training checks, and time `timed` steps whose result is discarded.
 
@@ -111,11 +108,11 @@ def plan_training(
     """
     if not pictures.references:
         raise FewShotError("there are no reference pictures to plan for. Give at least one, better three to ten.")
-    watcher, device = watcher or Silent(), torch.device(device)
+    watcher, validator, device = context.watcher, context.validator, torch.device(context.device)
     validates = validator is not None and settings.validate_every != 0
     with torch.inference_mode(False), torch.enable_grad():
         where = device if timed else torch.device("meta")
-        with opened(base, where, watcher, tokenizer_folder) as networks:
+        with opened(base, where, watcher, context.tokenizer_folder) as networks:
             weights = _parameter_counts(networks)
             validator_bytes = validator.resident if validator is not None and validates else None
             inputs = _auto_inputs(networks, pictures, settings, device, weights, validator_bytes)

@@ -47,6 +47,16 @@ class Floors:
 
 
 @dataclass(frozen=True)
+class GuardSchedule:
+    """Readings every `every` steps until `last`; `patience` failed ones in a row end the refinement, 0 never does."""
+
+    every: int
+    last: int
+    patience: int
+    floors: Floors = Floors()
+
+
+@dataclass(frozen=True)
 class Readings:
     """All readings of a run, the start first. `spreads` are the rewards' standard deviations at the start."""
 
@@ -109,27 +119,23 @@ class GuardedCourse(BestCheckpoint):
 
     Args:
         read: called in the main process only.
-        names: of the rewards.
+        rewards: their weights by their names.
         file: where the readings are kept for people.
-        tell: given each reading's step and its words, to show them.
+        tell: given each reading's step, its words and its numbers, to show them.
     """
 
     def __init__(
         self,
         read: Read,
-        every: int,
-        last: int,
-        patience: int,
-        names: Sequence[str],
-        weights: Sequence[float],
-        floors: Floors,
+        schedule: GuardSchedule,
+        rewards: Mapping[str, float],
         file: Path,
-        tell: Callable[[int, str], None] = lambda step, text: None,
+        tell: Callable[[int, str, Mapping[str, float]], None] = lambda step, text, metrics: None,
     ):
-        super().__init__(every, last)
-        self.patience = patience
-        self.read, self.names, self.file, self.tell = read, tuple(names), file, tell
-        self.readings = Readings((), tuple(weights), (1.0,) * len(names), floors)
+        super().__init__(schedule.every, schedule.last)
+        self.patience = schedule.patience
+        self.read, self.names, self.file, self.tell = read, tuple(rewards), file, tell
+        self.readings = Readings((), tuple(rewards.values()), (1.0,) * len(rewards), schedule.floors)
 
     @property
     def steps(self) -> list[int]:
@@ -139,6 +145,9 @@ class GuardedCourse(BestCheckpoint):
     def is_over(self) -> bool:
         return self.readings.is_over(self.patience)
 
+    def plain(self) -> dict[str, Any]:
+        return self.readings.plain(self.names) if self.readings.readings else {}
+
     def evaluate(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Take a reading, and keep the weights if it is the best so far."""
         row = self._row(*self.read(step)) if processes.main else [0.0] * (2 * len(self.names) + len(AXES))
@@ -146,10 +155,12 @@ class GuardedCourse(BestCheckpoint):
         if self.readings.best.step == step:
             self.store(step, parameters)
         if processes.main:
-            plain = self.readings.plain(self.names)
+            plain = self.plain()
             write_readings(self.file, plain)
             row = plain["readings"][-1]
-            self.tell(step, "reading after " + line(step, row["gain"], row, row["failed"]))
+            text = "reading after " + line(step, row["gain"], row, row["failed"])
+            metrics = {"reading/reward": row["gain"]} | {f"reading/{axis}": row[axis] for axis in AXES if axis in row}
+            self.tell(step, text, metrics)
         self._tell()
 
     def _row(self, reading: Reading, spreads: Sequence[float]) -> list[float]:

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import cast
-
-import torch
-from PIL import Image
+from typing import Any, cast
 
 from ...augmentation.images.load import load_picture
 from ...core.errors import FewShotError
 from ...core.progress import Watcher
 from ...core.prompts import prompt_of
-from ...core.randomness import Randomness
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
 from ...evaluation.prompts.sets import for_trigger
@@ -31,20 +26,22 @@ from ...models.adapters.inject import Injected, applied, inject
 from ...models.adapters.merge import sum_adapters
 from ...models.adapters.metadata import SOURCES
 from ...models.contract import DiffusionModel
+from ..context import TrainingContext
 from ..data.encoded_set import build_pool
 from ..distributed import Processes, SingleProcess
-from ..run import TrainingResult, train_with
+from ..method import TrainingResult
+from ..run import train_with
 from ..state.run_folder import RunFolder
 from ..targets import sets_of
 from ..validation.image_metrics import Validator
-from ..validation.schedule import FILE, read_readings
-from .guards import Floors, GuardedCourse
+from ..validation.schedule import FILE
+from .guards import Floors, GuardedCourse, GuardSchedule
 from .methods.dpo import PairsStep
 from .methods.draft import DirectRewardStep
 from .methods.nft import NegativeAwareStep
 from .methods.policy_gradient import PolicyGradientStep
-from .readings import Reader
-from .rollout import Painter
+from .readings import HeldOut, Reader
+from .rollout import Painter, RolloutOptions
 from .sampler_policy import SamplerPolicy
 from .settings import DRAFT, GRADIENTS, NFT, ONLY, PAIRS, REFERENCES, RefinementSettings
 from .step import RefiningStep
@@ -64,13 +61,17 @@ class RefinementResult:
     """What refinement gives.
 
     `combined` is subject and refining adapter as one, exactly; None with the reason in `apart` where there is no
-    subject adapter, or it is of a form that cannot be put beside another. `readings` are `Readings.plain`.
+    subject adapter, or it is of a form that cannot be put beside another.
     """
 
     training: TrainingResult
     combined: Adapter | None
     apart: str
-    readings: Mapping[str, object]
+
+    @property
+    def readings(self) -> Mapping[str, Any]:
+        """`Readings.plain`."""
+        return self.training.readings
 
     @property
     def adapter(self) -> Adapter:
@@ -109,23 +110,22 @@ class Refinement:
         settings = self._explored(cast(RefinementSettings, chosen))
         injected = inject(networks, sets_of(settings), settings.seed, start_from, beneath=self.subject)
         try:
-            random = Randomness(settings.seed, networks.device)
             known = settings.method in GRADIENTS
             size = (settings.resolution, settings.resolution)
             policy = SamplerPolicy(
                 networks.process, settings.sampling_steps, size, settings.eta, settings.skip_last, known
             )
-            how = (policy, settings.guidance, settings.resolution, settings.micro_batch, random, watcher)
+            options = RolloutOptions(settings.guidance, settings.resolution, settings.micro_batch, settings.seed)
             own = self._captions(pictures, settings)
-            painter = Painter(networks, (*self.train, *own), *how, changed=self._changed(networks, settings))
+            changed = self._changed(networks, settings)
+            painter = Painter(networks, self.train, policy, options, watcher, changed)
             references = [load_picture(picture) for picture in self.rewards.references]
             judge = self.rewards.open(networks.device, references, self.train)
 
             def guard(run: RunFolder) -> GuardedCourse:
-                return self._guard(painter, judge, pictures, references, settings, watcher, run)
+                return self._guard(painter, judge, pictures, settings, run)
 
-            kind = STEPS[settings.method]
-            step = kind(painter, self.train, judge, injected, settings, self.processes, watcher, guard)
+            step = STEPS[settings.method](painter, judge, injected, settings, self.processes, guard)
             if isinstance(step, PairsStep) and own:
                 pool = build_pool(networks, pictures.references, settings.resolution, watcher)
                 step.take_references(pool.mean, own)
@@ -175,74 +175,62 @@ class Refinement:
         painter: Painter,
         judge: RewardModels,
         pictures: TrainingSet,
-        references: Sequence[Image.Image],
         settings: RefinementSettings,
-        watcher: Watcher,
         run: RunFolder,
     ) -> GuardedCourse:
-        looks = [load_picture(s.image) for s in pictures.references] or list(references)
+        references = [load_picture(s.image) for s in pictures.references] or list(judge.references)
         rewarded = [path.resolve() for path in self.rewards.folders]
-        held_out = self.held_out[: settings.guard_prompts]
-        reader = Reader(painter, judge, held_out, settings, watcher, self.validator, rewarded, looks, run.samples)
+        held_out = HeldOut(self.held_out[: settings.guard_prompts], references, rewarded)
+        reader = Reader(painter, judge, held_out, settings, self.validator, run.samples)
         floors = Floors(settings.subject_floor, settings.diversity_floor, settings.held_out_floor)
-        names = [term.name for term in judge.terms]
-        every = settings.guard_every * settings.updates
-        ways = (names, judge.weights, floors, run.folder / FILE, reader.tell)
-        return GuardedCourse(reader, every, settings.steps, settings.patience, *ways)
+        schedule = GuardSchedule(settings.guard_every * settings.updates, settings.steps, settings.patience, floors)
+        rewards = {term.name: term.weight for term in judge.terms}
+        return GuardedCourse(reader, schedule, rewards, run.folder / FILE, reader.tell)
+
+
+@dataclass(frozen=True)
+class RefinementGoal:
+    """Which prompts pictures are drawn of, and what they are rewarded for.
+
+    Prompts whose split is "train" are learned from, the others are for the guards; where none is, every fourth is held
+    out. {trigger} in them stands for the adapter's trigger phrase.
+    """
+
+    prompts: PromptSet
+    rewards: Rewards
 
 
 def refine_adapter(
     base: BaseModelRef,
     adapter: Adapter | None,
-    prompts: PromptSet,
-    rewards: Rewards,
+    goal: RefinementGoal,
     settings: RefinementSettings,
-    runs: Path,
-    device: torch.device | str,
-    watcher: Watcher | None = None,
-    name: str = "refinement",
+    context: TrainingContext,
     pictures: TrainingSet | None = None,
-    tokenizer_folder: Path | None = None,
-    processes: Processes | None = None,
-    validator: Validator | None = None,
 ) -> RefinementResult:
     """Refine a subject's adapter by rewards; runs are found and gone on with as in `subject.method.train_subject`.
 
     Args:
         adapter: the subject's; None where `base` itself was tuned in full.
-        prompts: those whose split is "train" are learned from, the others are for the guards; where none is, every
-            fourth is held out. {trigger} stands for the adapter's trigger phrase.
+        context: its validator's models watch over likeness and variety.
         pictures: the subject's, which likeness is watched with.
-        validator: the models that watch over likeness and variety.
 
     Raises:
         FewShotError: something a person can mend: an adapter without effect, of another family or a DoRA, too few
             prompts or none that names subject or class, a reward that gives no numbers or always the same, disk,
             divergence.
-        BaseException: whatever `watcher.check` raises.
+        BaseException: whatever `context.watcher.check` raises.
     """
     if adapter is not None:
         _check_effect(adapter)
     trigger = trigger_of(adapter, pictures)
-    learned, held_out = split(naming(for_trigger(prompts, trigger), trigger, pictures))
+    learned, held_out = split(naming(for_trigger(goal.prompts, trigger), trigger, pictures))
     watched = pictures or TrainingSet((), (Concept("", trigger or "subject"),))
-    method = Refinement(adapter, learned, held_out, rewards, validator, processes or SingleProcess())
-    trained = train_with(
-        method,
-        base,
-        watched,
-        settings,
-        Path(runs),
-        device,
-        watcher,
-        name,
-        None,
-        tokenizer_folder,
-        processes,
-    )
+    method = Refinement(adapter, learned, held_out, goal.rewards, context.validator, context.processes)
+    trained = train_with(method, base, watched, settings, replace(context, validator=None))
     trained = replace(trained, adapter=replace(trained.adapter, trigger=trigger))
     combined, apart = together(replace(adapter, trigger=trigger) if adapter else None, trained.adapter)
-    return RefinementResult(trained, combined, apart, read_readings(trained.folder / FILE))
+    return RefinementResult(trained, combined, apart)
 
 
 def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ...core.atomic import make_folder
 from ...core.errors import FewShotError
-from ...core.progress import Checked, Watcher
+from ...core.progress import Checked
 from ...core.randomness import seed_of
 from ...core.values import Prompt
 from ...evaluation.metrics.diversity import cosine_distance, diversity
@@ -32,13 +33,25 @@ COUNT = 2  # pictures of each prompt: variety needs two
 ALONE = 4  # pictures of held-out prompts at the start, at least, that stand for references where there are none
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """What is read: prompts that are not learned from, each drawn `COUNT` times.
+
+    Args:
+        references: pictures of the subject that likeness is measured to.
+        rewarded: folders of the reward's own models, which are no independent metric.
+    """
+
+    prompts: Sequence[Prompt]
+    references: Sequence[Image.Image] = ()
+    rewarded: Sequence[Path] = ()
+
+
 class Reader:
     """Takes readings with the networks as they are.
 
     Args:
-        prompts: held-out ones; each is drawn `COUNT` times.
         validator: what sees likeness, variety and the metric that is not rewarded; None sees none of them.
-        rewarded: folders of the reward's own models, which are no independent metric.
         folder: where the pictures of each reading are kept.
     """
 
@@ -46,16 +59,13 @@ class Reader:
         self,
         painter: Painter,
         judge: RewardModels,
-        prompts: Sequence[Prompt],
+        held_out: HeldOut,
         settings: RefinementSettings,
-        watcher: Watcher,
         validator: Validator | None,
-        rewarded: Sequence[Path],
-        references: Sequence[Image.Image],
         folder: Path,
     ):
-        self.painter, self.judge, self.settings, self.watcher = painter, judge, settings, watcher
-        self.prompts = [prompt for prompt in prompts for _ in range(COUNT)]
+        self.painter, self.judge, self.settings, self.watcher = painter, judge, settings, painter.watcher
+        self.prompts = [prompt for prompt in held_out.prompts for _ in range(COUNT)]
         self.seeds = [seed_of("reading", i) for i in range(len(self.prompts))]
         self.folder = folder
         self.eyes: Clip | ClipVision | Dino | None = None
@@ -68,11 +78,11 @@ class Reader:
         device = painter.networks.device
         clip = Clip(validator.clip, device)
         self.eyes = open_image_embedder(validator.dino, device) if validator.dino else clip
-        if validator.clip.resolve() not in rewarded:
+        if validator.clip.resolve() not in held_out.rewarded:
             self.clip = clip
         else:
             log.info("the CLIP in %s is the reward's own: no other metric tells whether it is deceived", validator.clip)
-        self.looks = self._looks(references)
+        self.looks = self._looks(held_out.references)
         self._move("cpu")
 
     def _looks(self, references: Sequence[Image.Image]) -> torch.Tensor | None:
@@ -107,9 +117,9 @@ class Reader:
         self.sheet = sheet
         return Reading(step, *found[:-1]), found[-1]
 
-    def tell(self, step: int, text: str) -> None:
-        """Show the words of the last reading with its pictures."""
-        self.watcher.progress(step, self.settings.steps, text, picture=self.sheet)
+    def tell(self, step: int, text: str, metrics: Mapping[str, float]) -> None:
+        """Show the last reading with its pictures."""
+        self.watcher.progress(step, self.settings.steps, text, self.sheet, metrics)
 
     def _move(self, device: torch.device | str) -> None:
         """To where they see, or off the GPU, whose memory the training needs."""

@@ -44,13 +44,22 @@ def one(sample: int) -> float:
     return 1.0
 
 
+@dataclass(frozen=True)
+class RolloutOptions:
+    """How pictures are drawn: `side` in pixels, and the most rows of the denoiser in one pass."""
+
+    guidance: float
+    side: int
+    rows: int
+    seed: int
+
+
 class Painter:
     """Draws with the networks as they are. Prompts are encoded once, with what is on of the adapters then.
 
+    `awake` is the context in which all networks can compute.
+
     Args:
-        side: of the pictures, in pixels.
-        rows: the most rows of the denoiser in one pass.
-        awake: the context in which all networks can compute.
         changed: the context in which the subject's strength is changed by that much.
     """
 
@@ -59,23 +68,26 @@ class Painter:
         networks: DiffusionModel,
         prompts: Sequence[Prompt],
         policy: SamplerPolicy,
-        guidance: float,
-        side: int,
-        rows: int,
-        random: Randomness,
+        options: RolloutOptions,
         watcher: Watcher,
-        awake: Callable[[], AbstractContextManager] = nullcontext,
         changed: Callable[[float], AbstractContextManager] = nullcontext,
     ):
-        self.networks, self.policy, self.guidance = networks, policy, guidance
-        self.random, self.watcher, self.awake, self.changed = random, watcher, awake, changed
-        self.guided = guidance > 1.0
-        self.at_once = max(1, rows // (2 if self.guided else 1))
-        self.size = (side, side)
-        self.shape = networks.latent_shape(side, side)
+        self.networks, self.policy, self.guidance, self.prompts = networks, policy, options.guidance, tuple(prompts)
+        self.random, self.watcher, self.changed = Randomness(options.seed, networks.device), watcher, changed
+        self.awake: Callable[[], AbstractContextManager] = nullcontext
+        self.guided = options.guidance > 1.0
+        self.at_once = max(1, options.rows // (2 if self.guided else 1))
+        self.size = (options.side, options.side)
+        self.shape = networks.latent_shape(*self.size)
         with torch.no_grad():
             self.told = networks.encode_prompts([prompt.text for prompt in prompts]).detach()
             self.against = networks.encode_prompts([""]).detach()
+
+    @torch.no_grad()
+    def learn_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Know these prompts too; their indices follow those of `prompts`."""
+        more = self.networks.encode_prompts([prompt.text for prompt in prompts]).detach()
+        self.told = Conditioning.cat([self.told, more])
 
     def predict(self, latents: Tensor, places: Tensor, prompts: Sequence[int]) -> Tensor:
         """The denoiser's prediction (n, C, h, w), guided, for latents before the steps at `places` (n,)."""

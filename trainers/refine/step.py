@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from ...core.errors import FewShotError
-from ...core.progress import Watcher
-from ...core.values import Prompt
 from ...evaluation.report.grids import contact_sheet
 from ...evaluation.reward import RewardModels
 from ...models.adapters.inject import Injected
@@ -60,6 +58,7 @@ class RefiningStep(ABC):
     its updates. Everything drawn is a function of (seed, round, sample).
 
     Args:
+        painter: of the prompts that are learned from.
         injected: the refining adapter; with it disabled the networks are the subject's.
         guard: makes the course that watches over it, in a run's folder.
     """
@@ -69,20 +68,19 @@ class RefiningStep(ABC):
     def __init__(
         self,
         painter: Painter,
-        prompts: Sequence[Prompt],
         judge: RewardModels,
         injected: Injected,
         settings: RefinementSettings,
         processes: Processes,
-        watcher: Watcher,
         guard: Callable[[RunFolder], BestCheckpoint],
     ):
-        self.painter, self.prompts, self.judge, self.injected = painter, prompts, judge, injected
-        self.settings, self.processes, self.watcher, self.guard = settings, processes, watcher, guard
+        self.painter, self.judge, self.injected = painter, judge, injected
+        self.settings, self.processes, self.guard = settings, processes, guard
+        self.prompts, self.watcher = painter.prompts, painter.watcher
         self.random, self.device = painter.random, painter.networks.device
-        self.wanted = min(settings.prompts_per_round, len(prompts))
+        self.wanted = min(settings.prompts_per_round, len(self.prompts))
         self.statistics = [
-            PromptStatistics(len(prompts), settings.statistics, settings.statistics_from) for _ in judge.terms
+            PromptStatistics(len(self.prompts), settings.statistics, settings.statistics_from) for _ in judge.terms
         ]
         self.same_rounds = 0  # from the beginning; -1 when rewards once differed
         self.round: Round | None = None

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 from ...core.randomness import Randomness, seed_of
 from ...models.process import DiffusionProcess
+from ..data.batch import rows_of
+from ..data.encoded_set import Pool
 from ..optim.optimizers import DISCRIMINATOR
 from .discriminator import Discriminator
 
@@ -37,7 +39,7 @@ ADVERSARIAL = "adversarial"
 class Adversary:
     """A discriminator and its two losses; `parameters` are trained beside the others, in a group of their own.
 
-    `reading` is "sensible" or "literal".
+    `reading` is "sensible" or "literal"; `reals` is what the discriminator is shown as real.
 
     Each loss reaches its own side only: the discriminator's sees detached predictions, and the generator's sees
     detached weights. `factor` is what the generator's loss is multiplied with: it is halved whenever the discriminator
@@ -45,9 +47,9 @@ class Adversary:
     several processes goes by the samples of its own.
     """
 
-    def __init__(self, reading: str, shape: Sequence[int], process: DiffusionProcess, seed: int):
-        self.reading, self.process = reading, process
-        device = process.times.device
+    def __init__(self, reading: str, reals: Pool, process: DiffusionProcess, seed: int):
+        self.reading, self.reals, self.process = reading, reals, process
+        device, shape = process.times.device, reals.mean.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, DISCRIMINATOR))
             self.network = Discriminator(shape[0], shape[-1]).to(device)
@@ -82,6 +84,13 @@ class Adversary:
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return {f"{DISCRIMINATOR}.{name}": p for name, p in self.network.named_parameters()}
+
+    def draw_real(self, step: int, samples: Sequence[int], batch_size: int) -> Tensor:
+        """Latents of real pictures (n, C, h, w), drawn apart from those that are noised."""
+        first = step * batch_size
+        indices = [self.random.choose("adversarial/picture", first + i, self.reals.weights) for i in samples]
+        mean, std = rows_of(self.reals.mean, indices), rows_of(self.reals.std, indices)
+        return mean + std * self.random.normal("adversarial/latent", step, samples, mean.shape[1:])
 
     def losses(
         self, noisy: Tensor, times: Tensor, prediction: Tensor, real: Tensor, step: int, samples: Sequence[int]

@@ -16,20 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...core.progress import Watcher
 from ...core.randomness import Randomness
-from ...core.values import Sample
+from ...core.values import Sample, TrainingSet
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
 from ...models.stable_diffusion.tokens import pieces_of
 from ..data.batch import rows_of
 from ..data.encoded_set import Pool
 from ..losses import squared_error
-from ..validation.schedule import FILE, BestCheckpoint, read_readings, write_readings
+from ..validation.schedule import FILE, BestCheckpoint, write_readings
 from .settings import RelationSettings
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class GainReader:
     """Takes the reading of the networks as they are.
 
     Args:
-        pool: the latents and captions of `samples`, in the same order.
-        word: the learned one, which the captions hold; `settings.token_start` takes its place for comparison.
+        pool: the latents and captions of the references of `pictures`, in the same order.
+        pictures: of one relation, whose captions hold its word; `settings.token_start` takes its place to compare.
         without: the context in which the networks are without what is trained beside the word.
     """
 
@@ -78,16 +78,16 @@ class GainReader:
         self,
         networks: DiffusionModel,
         pool: Pool,
-        samples: Sequence[Sample],
-        word: str,
+        pictures: TrainingSet,
         settings: RelationSettings,
         watcher: Watcher,
         without: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.without = without
-        self.networks, self.pool, self.word, self.settings, self.watcher = networks, pool, word, settings, watcher
+        self.networks, self.pool, self.settings, self.watcher = networks, pool, settings, watcher
+        self.word = pictures.concepts[0].identifier
         self.random = Randomness(settings.seed, networks.device)
-        self.draws = drawn(samples)
+        self.draws = drawn(pictures.references)
         self.first: torch.Tensor | None = None  # log errors (n,) with the word it began as, always the same
 
     @property
@@ -200,12 +200,15 @@ class GainCourse(BestCheckpoint):
     def steps(self) -> list[int]:
         return [gain.step for gain in self.gains]
 
+    def plain(self) -> dict[str, Any]:
+        return _plain(self.gains)
+
     def evaluate(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Take a reading; all processes know what the main one saw."""
         seen = self.read(step) if processes.main else Gain(step, 0.0, 0.0)
         gains = (*self.gains, Gain(step, *self.broadcast((seen.share, seen.error), parameters, processes)))
         if processes.main:
-            write_readings(self.file, {"readings": [asdict(gain) for gain in gains]})
+            write_readings(self.file, _plain(gains))
             self.tell(gains[-1])
         self.gains = gains  # where the disk was full a resumed run takes the reading again
 
@@ -216,6 +219,10 @@ class GainCourse(BestCheckpoint):
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         self.gains = tuple(Gain(int(step), share, error) for step, share, error in state["gains"].tolist())
         super().load(state)
+
+
+def _plain(gains: Sequence[Gain]) -> dict[str, Any]:
+    return {"readings": [asdict(gain) for gain in gains]}
 
 
 def gain_course(reader: GainReader, run: RunFolder) -> GainCourse | None:
@@ -237,25 +244,25 @@ def _said(gain: Gain) -> str:
     return f"{100 * gain.share:.2f} % (give or take {100 * SURE * gain.error:.2f})"
 
 
-def explained(folder: Path, settings: RelationSettings) -> str:
-    """A run's curve in words, with a warning where the word says no more than the one it began as."""
+def explained(readings: Mapping[str, Any], settings: RelationSettings) -> str:
+    """The curve of `GainCourse.plain` in words, with a warning where the word says no more than what it began as."""
     start = settings.token_start
     if not settings.validate_every:
         return "validate_every is 0: whether the word explains its pictures was not measured"
-    whole = [gain for gain in _kept(folder / FILE) if math.isfinite(gain.share)]
+    whole = [gain for gain in _gains_of(readings) if math.isfinite(gain.share)]
     if not whole:
         return "whether the word explains its pictures could not be measured"
     curve = ", ".join(f"{gain.step}: {100 * gain.share:.2f}" for gain in whole)
     return f"less error than with '{start}', in % after so many steps: {curve}\n{_judged(whole, start)}"
 
 
-def _kept(file: Path) -> list[Gain]:
-    """The readings in a run's file; none where someone wrote something else into it."""
+def _gains_of(readings: Mapping[str, Any]) -> list[Gain]:
+    """The readings of a run; none where someone wrote something else into its file."""
     try:
-        rows = read_readings(file).get("readings", ())
+        rows = readings.get("readings", ())
         return [Gain(int(row["step"]), float(row["share"]), float(row["error"])) for row in rows]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        log.warning("%s holds no readings of a word: %r", file, error)
+        log.warning("the run holds no readings of a word: %r", error)
         return []
 
 

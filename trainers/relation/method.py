@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -31,11 +30,11 @@ from ...models.adapters.inject import Injected, LoraSpec, inject
 from ...models.adapters.learned_tokens import LearnedTokens, TokenSpec
 from ...models.contract import DiffusionModel
 from .. import losses
-from ..data.batch import rows_of
+from ..context import TrainingContext
 from ..data.encoded_set import Pool, build_pool
-from ..distributed import Processes
 from ..loop import Share
-from ..run import TrainingResult, train_with
+from ..method import TrainingResult
+from ..run import train_with
 from ..state.run_folder import RunFolder
 from ..subject.method import REFERENCE, SubjectStep
 from .adversarial import ADVERSARIAL, DISCRIMINATOR, Adversary, factors
@@ -55,8 +54,7 @@ class RelationStep(SubjectStep):
     """The step of a subject with other timesteps, the steering loss, and a discriminator where there is one.
 
     Args:
-        words: the learned word as `LearnedTokens`, always as it is now.
-        reals: what the discriminator is shown as real: the pictures of the relation, and others where there are any.
+        steered: the steering loss of the word as it is, for a step and the indices of its captions.
         guard: makes the course of the readings, in a run's folder.
     """
 
@@ -67,28 +65,17 @@ class RelationStep(SubjectStep):
         networks: DiffusionModel,
         references: Pool,
         settings: RelationSettings,
-        words: LearnedTokens,
-        concept: Concept,
+        steered: Callable[[int, Sequence[int]], torch.Tensor] | None = None,
         adversary: Adversary | None = None,
-        reals: Pool | None = None,
         guard: Callable[[RunFolder], GainCourse | None] = lambda run: None,
     ):
         super().__init__(networks, references, None, settings)
         self.guard = guard
         self.divergence = None  # an adversary's loss may join the denoising error, or take its place
-        self.words, self.concept, self.adversary = words, concept, adversary
-        self.reals = reals or references
+        self.steered, self.adversary = steered, adversary
         self.probabilities = relation_focal(len(networks.process), settings.focal)
-        self.steering = None
-        if settings.steering_weight > 0:
+        if steered is not None:
             self.weights[STEERING] = settings.steering_weight
-            self.steering = Steering(
-                networks,
-                concept.identifier,
-                references.prompts,
-                settings.steering_positives,
-                settings.steering_temperature,
-            )
         if adversary is not None:
             self.weights |= {ADVERSARIAL: settings.adversarial_weight, DISCRIMINATOR: 1.0}
 
@@ -113,15 +100,11 @@ class RelationStep(SubjectStep):
             usual, other = factors(self.settings.adversarial_order, step, self.settings.steps)
             self.adversary.begin(step)
             scale = {ADVERSARIAL: other * self.adversary.factor, DISCRIMINATOR: 1.0}
-        if self.steering is not None and share([0]) == [0]:
-            yield {STEERING: usual * self._steered(step)}
+        if self.steered is not None and share([0]) == [0]:
+            indices = self.picks(REFERENCE, step, range(self.settings.batch_size))
+            yield {STEERING: usual * self.steered(step, indices)}
         for terms in super().passes(step, share):
             yield {name: scale.get(name, usual) * value for name, value in terms.items()}
-
-    def _steered(self, step: int) -> torch.Tensor:
-        assert self.steering is not None
-        picks = self.picks(REFERENCE, step, range(self.settings.batch_size))
-        return self.steering.loss(self.words[self.concept.identifier], self.settings.seed, step, picks)
 
     def losses(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
         """The denoising loss of `rows`, and what the discriminator makes of the same prediction."""
@@ -131,15 +114,9 @@ class RelationStep(SubjectStep):
         half = self.draw(REFERENCE, step, samples)
         (prediction,) = self.predict([half])
         found = {REFERENCE: self.errors(REFERENCE, half, prediction)}
-        found |= self.adversary.losses(half.latents, half.times, prediction, self._real(step, samples), step, samples)
+        real = self.adversary.draw_real(step, samples, self.settings.batch_size)
+        found |= self.adversary.losses(half.latents, half.times, prediction, real, step, samples)
         return {name: losses.part_of_mean(values, self.settings.batch_size) for name, values in found.items()}
-
-    def _real(self, step: int, samples: Sequence[int]) -> torch.Tensor:
-        """Latents of real pictures, drawn apart from those that are noised."""
-        pool, first = self.reals, step * self.settings.batch_size
-        picks = [self.random.choose("adversarial/picture", first + i, pool.weights) for i in samples]
-        mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
-        return mean + std * self.random.normal("adversarial/latent", step, samples, mean.shape[1:])
 
 
 class RelationTraining:
@@ -168,20 +145,31 @@ class RelationTraining:
             for sample in pictures.references:
                 _check_window(networks, sample, concept)
             pool = build_pool(networks, pictures.references, chosen.resolution, watcher, live_text=True)
-            adversary = reals = None
+            adversary = None
             if chosen.adversarial != "off":
-                adversary = Adversary(chosen.adversarial, pool.mean.shape[1:], networks.process, chosen.seed)
-                injected.parameters |= adversary.parameters
+                reals = pool
                 if pictures.priors:  # a few pictures alone are soon known by heart
                     samples = (*pictures.references, *pictures.priors)
                     reals = build_pool(networks, samples, chosen.resolution, watcher, live_text=True)
+                adversary = Adversary(chosen.adversarial, reals, networks.process, chosen.seed)
+                injected.parameters |= adversary.parameters
             without = injected.disabled if rank else nullcontext
-            reader = GainReader(networks, pool, pictures.references, concept.identifier, chosen, watcher, without)
-            guard = partial(gain_course, reader)
-            return RelationStep(networks, pool, chosen, words, concept, adversary, reals, guard), injected
+            reader = GainReader(networks, pool, pictures, chosen, watcher, without)
+            steered = None
+            if chosen.steering_weight > 0:
+                steered = _steered(networks, words, concept.identifier, pool.prompts, chosen)
+            return RelationStep(networks, pool, chosen, steered, adversary, partial(gain_course, reader)), injected
         except BaseException:
             injected.remove()
             raise
+
+
+def _steered(
+    networks: DiffusionModel, words: LearnedTokens, word: str, captions: Sequence[str], chosen: RelationSettings
+) -> Callable[[int, Sequence[int]], torch.Tensor]:
+    """The steering loss of `word` as it is, for a step and the indices of its captions."""
+    steering = Steering(networks, word, captions, chosen.steering_positives, chosen.steering_temperature)
+    return lambda step, indices: steering.loss(words[word], chosen.seed, step, indices)
 
 
 def _spec(concept: Concept, chosen: RelationSettings) -> TokenSpec:
@@ -271,13 +259,8 @@ def train_relation(
     base: BaseModelRef,
     pictures: TrainingSet,
     settings: RelationSettings,
-    runs: Path,
-    device: torch.device | str,
-    watcher: Watcher | None = None,
-    name: str = "relation",
+    context: TrainingContext,
     start_from: Adapter | None = None,
-    tokenizer_folder: Path | None = None,
-    processes: Processes | None = None,
 ) -> TrainingResult:
     """Teach `base` a word for the relation in `pictures`; arguments and errors are those of `train_subject`.
 
@@ -291,16 +274,4 @@ def train_relation(
         pictures = pictures.with_samples(pictures.references)
     if not settings.preview_prompt:
         settings = replace(settings, preview_prompt=pictures.references[0].caption)
-    return train_with(
-        RelationTraining(),
-        base,
-        pictures,
-        settings,
-        Path(runs),
-        device,
-        watcher,
-        name,
-        start_from,
-        tokenizer_folder,
-        processes,
-    )
+    return train_with(RelationTraining(), base, pictures, settings, context, start_from)

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -26,16 +25,16 @@ from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
 from ...models.stable_diffusion.attention_maps import Captured, shares_on_grid
 from .. import losses
+from ..context import TrainingContext
 from ..data.batch import Half, rows_of, told_to
 from ..data.caption_check import captioned
 from ..data.encoded_set import Pool, build_pool, encoded
 from ..data.sampling_weights import NATURAL_END, drawing_weights, draws_told, natural_weights
-from ..distributed import Processes
 from ..health import Divergence
 from ..loop import Share
-from ..run import TrainingResult, train_with
+from ..method import TrainingResult
+from ..run import train_with
 from ..targets import sets_of, token_specs
-from ..validation.image_metrics import Validator
 from .attention_supervision import Supervision, supervise
 
 log = logging.getLogger(__name__)
@@ -313,14 +312,8 @@ def train_subject(
     base: BaseModelRef,
     pictures: TrainingSet,
     settings: SubjectSettings,
-    runs: Path,
-    device: torch.device | str,
-    watcher: Watcher | None = None,
-    name: str = "subject",
+    context: TrainingContext,
     start_from: Adapter | None = None,
-    tokenizer_folder: Path | None = None,
-    processes: Processes | None = None,
-    validator: Validator | None = None,
 ) -> TrainingResult:
     """Teach `base` the subject of `pictures`.
 
@@ -328,29 +321,12 @@ def train_subject(
     if it had not been cut. However training ends, its state and the LoRA so far lie in the run's folder.
 
     Args:
-        runs: the folder of runs; this one's is <runs>/<name>_<key>/.
-        name: of the folder and the LoRA in it; it does not matter to what is learned.
         start_from: an adapter to train on from; it must fit `settings`.
-        processes: where several compute one run together.
-        validator: what chooses the best of the validated steps, which is returned; without it the last one is.
 
     Raises:
         FewShotError: something a person can mend: pictures, settings, disk, divergence.
-        BaseException: whatever `watcher.check` raises.
+        BaseException: whatever `context.watcher.check` raises.
     """
     if not pictures.references:
         raise FewShotError("there are no reference pictures to learn from. Give at least one, better three to ten.")
-    return train_with(
-        SubjectTraining(),
-        base,
-        pictures,
-        settings,
-        Path(runs),
-        device,
-        watcher,
-        name,
-        start_from,
-        tokenizer_folder,
-        processes,
-        validator,
-    )
+    return train_with(SubjectTraining(), base, pictures, settings, context, start_from)

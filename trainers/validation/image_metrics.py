@@ -20,6 +20,7 @@ from ...augmentation.captions.identifiers import find_word
 from ...augmentation.images.load import load_picture
 from ...augmentation.priors.prompts import one_token_words
 from ...core.atomic import make_folder
+from ...core.context import RunContext
 from ...core.errors import FewShotError
 from ...core.progress import Checked, Watcher
 from ...core.prompts import prompt_of, with_article
@@ -135,7 +136,7 @@ class Validation:
     """Samples and scores with the current weights. What stays the same is computed once.
 
     Args:
-        folder: where a contact sheet of each validation is saved.
+        context: in whose folder a contact sheet of each validation is saved.
         on_device: the context with all networks on the device, or with those that it is given.
     """
 
@@ -145,11 +146,10 @@ class Validation:
         pictures: TrainingSet,
         settings: SubjectSettings,
         validator: Validator,
-        watcher: Watcher,
-        folder: Path,
+        context: RunContext,
         on_device: Callable[..., AbstractContextManager] = nullcontext,
     ):
-        self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
+        self.networks, self.settings, self.watcher, self.folder = networks, settings, context.watcher, context.folder
         self.on_device = on_device
         known = one_token_words(networks.tokenizers[0])
         rows = held_out_prompts(pictures, settings.validation_pictures, known, settings.validation_prompts)

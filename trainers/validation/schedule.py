@@ -52,6 +52,10 @@ class BestCheckpoint(ABC):
         """The readings of subject and prompt fidelity, where these are measured."""
         return None
 
+    def plain(self) -> dict[str, Any]:
+        """The readings for JSON and for people; none where they are those of `curve`."""
+        return {}
+
     @abstractmethod
     def evaluate(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Evaluate the weights as they are after `step` steps."""
@@ -160,7 +164,9 @@ def write_readings(file: Path, readings: Mapping[str, Any]) -> None:
 
 
 def read_readings(file: Path) -> dict[str, Any]:
-    """The readings of a run; empty where the file was removed."""
+    """The readings that a finished run left; none where it took none, or the file was removed."""
+    if not file.exists():
+        return {}
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -285,7 +285,7 @@ class Stops:
         if self.left < 0:
             raise KeyboardInterrupt
 
-    def progress(self, done, total, text="", picture=None):
+    def progress(self, done, total, text="", picture=None, metrics=None):
         self.told.append((done, total, picture is not None))
 
 

@@ -50,7 +50,7 @@ class Watching:
         if self.stop_at and sum(picture is not None for *_, picture in self.seen) >= self.stop_at:
             raise KeyboardInterrupt
 
-    def progress(self, done, total, text="", picture=None):
+    def progress(self, done, total, text="", picture=None, metrics=None):
         self.seen.append((done, total, text, picture))
 
 

@@ -14,6 +14,7 @@ from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
 from comfyui_fewshot.trainers import run as training
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.subject.method import train_subject
 
 
@@ -58,7 +59,7 @@ def test_photographs_train_a_full_size_unet(base, networks, tmp_path, monkeypatc
     monkeypatch.setattr(StableDiffusion, "encode_prompts", wide)
     monkeypatch.setattr(training, "opened", opened)
     pictures = subject_from_folder(folder, "sks", "cat")
-    result = train_subject(base, pictures, SubjectSettings(steps=2, rank=4), tmp_path / "runs", "cpu")
+    result = train_subject(base, pictures, SubjectSettings(steps=2, rank=4), TrainingContext(tmp_path / "runs", "cpu"))
     assert len(result.losses) == 2 and 0.5 < min(result.losses) and max(result.losses) < 10
     assert len(result.adapter.factors) == 160 and result.lora.stat().st_size > 1_500_000
     assert all(factor.up.abs().max() > 0 for factor in result.adapter.factors.values())

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.models.adapters.learned_tokens import TokenConstraint
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.loop import Plan, train
 from comfyui_fewshot.trainers.optim import optimizers as optimisation
 from comfyui_fewshot.trainers.optim.optimizers import OPTIMIZERS, LearningRates, make_optimizer
@@ -65,7 +66,9 @@ def run(folder, kind, steps=40, stop=None, visits=(), schedule="constant", cut=N
         save_every=1000, max_gradient_norm=1e6, visits=visits, cut=cut,
     )  # fmt: skip
     state = Checkpoints(folder / "c", "key")
-    train(Pull(parameters, stop), parameters, plan, state, Journal(folder / "log.jsonl"))
+    train(
+        Pull(parameters, stop), parameters, plan, state, Journal(folder / "log.jsonl"), TrainingContext(folder, "cpu")
+    )
     return {name: p.detach().clone() for name, p in parameters.items()}
 
 

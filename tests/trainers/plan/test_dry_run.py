@@ -1,6 +1,7 @@
 """The dry run tells what training then does, for any set of pictures, and leaves nothing behind."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,16 +15,19 @@ from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Concept, Sample
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.trainers.auto import inputs
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.plan import dry_run as planning
 from comfyui_fewshot.trainers.plan.dry_run import plan_training
 from comfyui_fewshot.trainers.plan.forecast import MemoryDemand
 from comfyui_fewshot.trainers.plan.report import crops, described, draws_per_image
 
+NOWHERE = TrainingContext(Path("nowhere"), "cpu")  # a plan writes nothing
+
 
 @pytest.fixture(scope="module")
 def plan(base, pictures, settings):
     def run(set_=None, timed=0, **changes):
-        return plan_training(base, set_ or pictures, replace(settings, **changes), "cpu", timed=timed)
+        return plan_training(base, set_ or pictures, replace(settings, **changes), NOWHERE, timed=timed)
 
     return run
 
@@ -72,10 +76,10 @@ def test_steps_are_timed_as_they_will_be_taken(base, pictures, settings):
 def test_steps_are_timed_from_an_adapter(plan, uncut, base, pictures, settings):
     """One that fits is taken up; one that does not is refused as in the training."""
     chosen = replace(settings, resolution=32)
-    found = plan_training(base, pictures, chosen, "cpu", timed=1, start_from=uncut.adapter)
+    found = plan_training(base, pictures, chosen, NOWHERE, uncut.adapter, timed=1)
     assert found.timing is not None and found.timing.steps == 1
     with pytest.raises(FewShotError, match="has rank 4"):
-        plan_training(base, pictures, replace(chosen, rank=2), "cpu", timed=1, start_from=uncut.adapter)
+        plan_training(base, pictures, replace(chosen, rank=2), NOWHERE, uncut.adapter, timed=1)
 
 
 @pytest.fixture
@@ -186,9 +190,8 @@ def test_validations_are_counted_and_cost(base, pictures, settings, tmp_path):
     from comfyui_fewshot.trainers.validation.image_metrics import Validator
 
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    found = plan_training(
-        base, pictures, replace(settings, steps=100, validate_every=30), "cpu", validator=Validator(tmp_path), timed=1
-    )
+    chosen = replace(settings, steps=100, validate_every=30)
+    found = plan_training(base, pictures, chosen, replace(NOWHERE, validator=Validator(tmp_path)), timed=1)
     assert found.validations == 5  # 0, 30, 60, 90, 100
     assert found.seconds == pytest.approx(found.timing.seconds * (100 + 5 * 8 * 16 * 2 / (3 * 4)))
     assert "validations: 5, " in described(found)
@@ -202,7 +205,7 @@ def test_what_stops_training_stops_the_plan(plan, pictures):
 
 
 def test_defaults(base, pictures):
-    text = described(plan_training(base, pictures, SubjectSettings(), "cpu", timed=0))
+    text = described(plan_training(base, pictures, SubjectSettings(), NOWHERE, timed=0))
     assert "learning_rate = " in text and all(f"on {size} GB (estimated)" in text for size in (8, 12, 16, 24))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from comfyui_fewshot.trainers.distributed import SingleProcess
-from comfyui_fewshot.trainers.refine.guards import Floors, GuardedCourse, Reading, Readings, line
+from comfyui_fewshot.trainers.refine.guards import Floors, GuardedCourse, GuardSchedule, Reading, Readings, line
 from comfyui_fewshot.trainers.validation.schedule import read_readings
 
 FLOORS = Floors(0.95, 0.7, 0.97)
@@ -44,7 +44,7 @@ def course_of(tmp_path, likeness, patience=2, rewards=None, axis="subject"):
         return Reading(step, (float(reward),), **{axis: value}), (0.5,)
 
     last = 2 * (len(likeness) - 1)
-    return GuardedCourse(read, 2, last, patience, ["redness"], [1.0], FLOORS, tmp_path / "readings.json")
+    return GuardedCourse(read, GuardSchedule(2, last, patience, FLOORS), {"redness": 1.0}, tmp_path / "readings.json")
 
 
 def guided(course, parameter, begun=0):

@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.trainers.refine.method import split
-from comfyui_fewshot.trainers.refine.readings import ALONE, Reader
+from comfyui_fewshot.trainers.refine.readings import ALONE, HeldOut, Reader
 from comfyui_fewshot.trainers.validation.image_metrics import Validator
 from comfyui_fewshot.vision.embedders.clip import Clip
 
@@ -31,9 +30,8 @@ def reading(base, tmp_path):
 
         def make(prompts=HELD_OUT, validator=None, rewarded=(), looks=LOOKS, judge=None):
             judge = judge or step.judge
-            return Reader(
-                step.painter, judge, prompts, CHOSEN, Silent(), validator, rewarded, looks, tmp_path / "samples"
-            )
+            held_out = HeldOut(prompts, looks, rewarded)
+            return Reader(step.painter, judge, held_out, CHOSEN, validator, tmp_path / "samples")
 
         yield make
 

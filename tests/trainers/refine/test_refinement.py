@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from comfyui_fewshot.core.errors import FewShotError
+from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Dense, Kept, LowRank, Prompt, PromptSet
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.stable_diffusion.latents import decode_latents
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.losses import clip_for
-from comfyui_fewshot.trainers.refine.method import naming, refine_adapter, split, together, trigger_of
+from comfyui_fewshot.trainers.refine.method import RefinementGoal, naming, refine_adapter, split, together, trigger_of
 from comfyui_fewshot.trainers.refine.methods.policy_gradient import CLIPPED, KL, POLICY
 from comfyui_fewshot.trainers.refine.step import REWARD
 
@@ -169,9 +171,8 @@ def test_direct_gradients_are_those_through_decoder_and_reward(refining):
 
 
 def run(base, folder, adapter=None, rewards=RED, prompts=PROMPTS, watcher=None, **changes):
-    return refine_adapter(
-        base, adapter, prompts, rewards, replace(QUICK, **changes), folder, "cpu", watcher, pictures=SET
-    )
+    context = TrainingContext(folder, "cpu", watcher or Silent(), name="refinement")
+    return refine_adapter(base, adapter, RefinementGoal(prompts, rewards), replace(QUICK, **changes), context, SET)
 
 
 def test_a_cut_refinement_ends_where_the_uncut_one_does(base, tmp_path, cut_at):

@@ -62,7 +62,7 @@ class World(Painter):
         about = dict(process=SCHEDULE, device=torch.device("cpu"), dtype=torch.float32)
         self.networks = SimpleNamespace(predict=self._predict, **about)  # type: ignore[assignment]
         self.random, self.watcher, self.awake, self.shape = Randomness(seed), Silent(), nullcontext, SHAPE
-        self.size = None
+        self.size, self.prompts = None, split(PROMPTS)[0]
         self.told = SimpleNamespace(take=list)  # type: ignore[assignment]
 
     def _predict(self, latents: Tensor, times: Tensor, told) -> Tensor:
@@ -88,7 +88,7 @@ def learned(method: str, seed: int, **changes) -> tuple[Tensor, list[float]]:
     mean, known = Mean(), method in ("grpo", "ddpo", "dpok")
     world = World(mean, SamplerPolicy(SCHEDULE, 8, None, settings.eta, settings.skip_last, known), seed)
     judge = Red().open("cpu", ())
-    step = STEPS[method](world, split(PROMPTS)[0], judge, mean, settings, SingleProcess(), Silent(), None)  # type: ignore[arg-type]
+    step = STEPS[method](world, judge, mean, settings, SingleProcess(), None)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(list(mean.parameters.values()), lr=0.03, weight_decay=0.0)
     earned = []
     for number in range(ROUNDS * settings.updates):

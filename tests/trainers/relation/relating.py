@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from comfyui_fewshot.core.progress import Watcher
+from comfyui_fewshot.core.progress import Silent, Watcher
 from comfyui_fewshot.core.values import BaseModelRef, TrainingSet
+from comfyui_fewshot.trainers.context import TrainingContext
+from comfyui_fewshot.trainers.method import TrainingResult
 from comfyui_fewshot.trainers.relation.method import train_relation
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
-from comfyui_fewshot.trainers.run import TrainingResult
 
 WORD = "<R>"
 CAPTIONS = ("cat <R> car\na red cat <R> a car, at night", "bird <R> house", "a cup <R> a blue boat, in the snow")
@@ -37,4 +38,10 @@ def train_small(
 ) -> TrainingResult:
     """`train_relation` by CHOSEN; keywords replace settings."""
     settings = replace(CHOSEN, **changes)
-    return train_relation(base, set_ or relation, settings, folder, "cpu", watcher, start_from=start_from)
+    return train_relation(
+        base,
+        set_ or relation,
+        settings,
+        TrainingContext(folder, "cpu", watcher or Silent(), name="relation"),
+        start_from,
+    )

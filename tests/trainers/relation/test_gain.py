@@ -18,12 +18,13 @@ from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world import drawing, world
 from comfyui_fewshot.pocket.world.pictures import pair_of
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
 from comfyui_fewshot.trainers.relation.gain import Gain, GainReader, between_pictures, drawn, explained
 from comfyui_fewshot.trainers.relation.method import train_relation
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
 from comfyui_fewshot.trainers.validation import schedule as course
-from comfyui_fewshot.trainers.validation.schedule import FILE
+from comfyui_fewshot.trainers.validation.schedule import FILE, read_readings
 
 from .relating import CHOSEN, WORD, captioned_folder, train_small
 
@@ -49,7 +50,7 @@ def opened(wordy_base):
 def reader_of(networks, relation):
     settings = replace(CHOSEN, resolution=32, micro_batch=4)
     pool = build_pool(networks, relation.references, 32, Silent(), live_text=True)
-    return GainReader(networks, pool, relation.references, WORD, settings, Silent())
+    return GainReader(networks, pool, relation, settings, Silent())
 
 
 def test_the_word_it_began_as_takes_no_error_away(opened, relation):
@@ -109,7 +110,7 @@ def test_only_the_word_itself_is_replaced(opened, relation):
 )
 def test_a_damaged_file_of_readings_harms_nothing(tmp_path, text):
     (tmp_path / FILE).write_text(text)
-    assert "could not be measured" in explained(tmp_path, RelationSettings())
+    assert "could not be measured" in explained(read_readings(tmp_path / FILE), RelationSettings())
 
 
 def test_a_full_disk_loses_no_reading(train, tmp_path, monkeypatch):
@@ -160,18 +161,18 @@ def test_readings_change_nothing_and_are_told(train, tmp_path, caplog):
     assert [text.split(":")[0] for text in told.texts if "than with 'and'" in text] == [
         f"measured after step {step}" for step in (0, 3, 6, 8)
     ]
-    said = explained(measured.folder, RelationSettings())
+    said = explained(measured.readings, RelationSettings())
     best = max(rows, key=lambda row: row["share"] - 2 * row["error"])
     assert "3: " in said.splitlines()[0] and f"{100 * best['share']:.2f} % (give or take" in said
     assert not (plain.folder / FILE).exists()
-    assert "was not measured" in explained(plain.folder, RelationSettings(validate_every=0))
+    assert "was not measured" in explained(plain.readings, RelationSettings(validate_every=0))
 
 
 def test_a_failed_reading_harms_nothing(train, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("comfyui_fewshot.trainers.relation.gain.squared_error", lambda *_: 1 / 0)
     result = train(tmp_path, validate_every=4)
     assert len(result.losses) == 8 and "the reading after step 4 failed" in caplog.text
-    assert "could not be measured" in explained(result.folder, RelationSettings())
+    assert "could not be measured" in explained(result.readings, RelationSettings())
 
 
 @pytest.mark.parametrize("look", [0, 12, 30])
@@ -193,7 +194,7 @@ class Heard(Silent):
     def __init__(self):
         self.texts = []
 
-    def progress(self, done, total, text="", picture=None):
+    def progress(self, done, total, text="", picture=None, metrics=None):
         self.texts.append(text)
 
 
@@ -218,9 +219,9 @@ def test_pictures_without_a_common_relation_are_warned_of(tmp_path, caplog):
     said = {}
     for name, layouts in {"one": ["framed"] * 10, "any": [*world.LAYOUTS, *world.HIDDEN] * 2}.items():
         found = relation_from_folder(write_scenes(tmp_path / name, layouts[:10]), WORD)
-        folder = train_relation(base, found, settings, tmp_path / "runs", "cpu").folder
+        readings = train_relation(base, found, settings, TrainingContext(tmp_path / "runs", "cpu")).readings
         caplog.clear()
-        said[name] = explained(folder, settings)
+        said[name] = explained(readings, settings)
         assert ("no better than 'and'" in caplog.text) == (name == "any"), said[name]
     assert "of the error that 'and' in its place leaves" in said["one"]
     assert "may not share a relation" in said["any"]

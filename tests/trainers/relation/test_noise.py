@@ -21,9 +21,10 @@ from comfyui_fewshot.models.sampling import sample_latents
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.pocket.world import words
 from comfyui_fewshot.tests.models import checkpoints
+from comfyui_fewshot.trainers.commands.relation import read_relation
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.refine.method import _check_effect
 from comfyui_fewshot.trainers.relation.method import RelationTraining, train_relation
-from comfyui_fewshot.trainers.relation_command import read_relation
 from comfyui_fewshot.trainers.state.run_folder import read_adapter, write_adapter
 
 from .relating import CHOSEN, WORD, captioned_folder, train_small
@@ -187,9 +188,8 @@ def test_sdxl_learns_one_too(tmp_path, relation):
     file = checkpoints.save(made, tmp_path / "base.safetensors", {"modelspec.prediction_type": "epsilon"})
     words.build(tmp_path / "tokenizer")
     settings = replace(CHOSEN, steps=2, resolution=32, high_noise_rank=RANK)
-    result = train_relation(
-        base_from_path(file), relation, settings, tmp_path / "runs", "cpu", tokenizer_folder=tmp_path / "tokenizer"
-    )
+    context = TrainingContext(tmp_path / "runs", "cpu", tokenizer_folder=tmp_path / "tokenizer")
+    result = train_relation(base_from_path(file), relation, settings, context)
     assert read_lora(result.lora).family == "sdxl" and read_lora(result.lora).noisy_from == 0.5
     widths = {factor.down.shape[1] for factor in result.adapter.factors.values()}
     assert widths == {sum(vectors.shape[1] for vectors in result.adapter.embeddings[WORD].values())}

@@ -23,6 +23,7 @@ from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
 from comfyui_fewshot.pocket.world import words
 from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.trainers import __main__ as command
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.relation import adversarial as adversarial_module
 from comfyui_fewshot.trainers.relation.method import RelationTraining, related, train_relation
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
@@ -175,10 +176,10 @@ def test_a_discriminator_is_shown_other_pictures_too(opened, relation, pictures,
     settings = replace(CHOSEN, resolution=32, micro_batch=4, adversarial="sensible")
     step, injected = RelationTraining().prepare(opened, ready, settings, None, Silent())
     injected.remove()
-    assert len(step.reals.mean) == len(relation.samples) + 2 and len(step.pools["reference"].mean) == len(
-        relation.samples
-    )
-    seen = {float(row.sum()) for n in range(40) for row in step._real(n, range(2)).round(decimals=0)}
+    adversary, shown = step.adversary, len(step.pools["reference"].mean)
+    assert len(adversary.reals.mean) == len(relation.samples) + 2 and shown == len(relation.samples)
+    batch = settings.batch_size
+    seen = {float(row.sum()) for n in range(40) for row in adversary.draw_real(n, range(2), batch).round(decimals=0)}
     assert len(seen) > 4
     with caplog.at_level("INFO"):
         with_others, plain = train(tmp_path, set_=set_, steps=2), train(tmp_path, steps=2)
@@ -225,7 +226,9 @@ def test_other_families_learn_a_relation(tmp_path, relation, family, pads):
     base, tokens = base_from_path(file), tmp_path / "tokenizer"
     words.build(tokens)
     settings = replace(CHOSEN, steps=2, resolution=32)
-    result = train_relation(base, relation, settings, tmp_path / "runs", "cpu", tokenizer_folder=tokens)
+    result = train_relation(
+        base, relation, settings, TrainingContext(tmp_path / "runs", "cpu", tokenizer_folder=tokens)
+    )
     rows = result.adapter.embeddings[WORD]
     captions = [sample.caption for sample in relation.references]
     with open_base(base, torch.device("cpu"), tokenizer_folder=tokens) as networks:
@@ -348,4 +351,4 @@ def test_the_command_learns_a_relation(tmp_path, wordy_base, folder, caplog):
 
 def test_a_base_without_prepositions_says_so(base, relation, tmp_path):
     with pytest.raises(FewShotError, match="knows no preposition"):
-        train_relation(base, relation, RelationSettings(steps=2), tmp_path, "cpu")
+        train_relation(base, relation, RelationSettings(steps=2), TrainingContext(tmp_path, "cpu"))

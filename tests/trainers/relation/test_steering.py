@@ -2,6 +2,7 @@
 
 import math
 from statistics import mean
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -117,7 +118,7 @@ def narrow(monkeypatch):
 
 
 def _adversary(reading="sensible"):
-    return Adversary(reading, (4, 8, 8), SCHEDULE, seed=1)
+    return Adversary(reading, SimpleNamespace(mean=torch.zeros(1, 4, 8, 8)), SCHEDULE, seed=1)
 
 
 def _inputs(times=(100, 300, 500, 900)):

@@ -9,6 +9,7 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.models.adapters.formats import read_lora
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.tests.models import checkpoints
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
 from comfyui_fewshot.trainers.subject.method import train_subject
 
@@ -36,7 +37,7 @@ def test_other_families_train(files, tokens, pictures, settings, tmp_path, name)
         "sd2": ("v_prediction", False), "sdxl": ("epsilon", False), "sdxl-v": ("v_prediction", True),
     }[name]  # fmt: skip
     chosen = replace(settings, steps=2, resolution=32, text_encoder=True, min_snr_gamma=5.0)
-    result = train_subject(base, pictures, chosen, tmp_path, "cpu", tokenizer_folder=tokens)
+    result = train_subject(base, pictures, chosen, TrainingContext(tmp_path, "cpu", tokenizer_folder=tokens))
     assert torch.tensor(result.losses).isfinite().all() and result.adapter.family == name[:4]
     moved = {path.split(".")[0] for path, factor in result.adapter.factors.items() if factor.up.abs().max() > 0}
     assert moved == {"unet", "text_encoder"} | ({"text_encoder_2"} if name != "sd2" else set())
@@ -47,7 +48,9 @@ def test_other_families_train(files, tokens, pictures, settings, tmp_path, name)
 def test_attention_is_supervised_and_dco_held_in_other_families(files, tokens, pictures, settings, tmp_path, name):
     """Both tokenizers of SDXL give the same places; the base's words are those of both encoders."""
     chosen = replace(settings, steps=2, resolution=32, local_weight=0.05, objective="dco", prior_weight=0.0)
-    result = train_subject(base_from_path(files[name]), pictures, chosen, tmp_path, "cpu", tokenizer_folder=tokens)
+    result = train_subject(
+        base_from_path(files[name]), pictures, chosen, TrainingContext(tmp_path, "cpu", tokenizer_folder=tokens)
+    )
     assert set(result.terms) == {"dco", "local"} and min(result.terms["local"]) > 0
     assert torch.tensor(result.losses).isfinite().all()
 
@@ -64,6 +67,8 @@ def test_sizes_are_each_pictures_own(files, tokens, pictures):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_trains_nearly_alike(base, pictures, settings, uncut, tmp_path, dtype):
     """Frozen weights and activations in half precision; the adapter stays in float32."""
-    result = train_subject(replace(base, dtype=dtype), pictures, replace(settings, steps=3), tmp_path, "cpu")
+    result = train_subject(
+        replace(base, dtype=dtype), pictures, replace(settings, steps=3), TrainingContext(tmp_path, "cpu")
+    )
     assert result.losses == pytest.approx(uncut.losses[:3], rel=0.05)
     assert all(factor.up.dtype == torch.float32 for factor in result.adapter.factors.values())

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
+from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.settings import SubjectSettings
@@ -20,6 +21,7 @@ from comfyui_fewshot.models.sampling import sample
 from comfyui_fewshot.pocket.world.words import build
 from comfyui_fewshot.tests.vision.embedders.test_clip_vision import in_comfy_names, tower
 from comfyui_fewshot.trainers import run as training
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.subject.method import train_subject
 from comfyui_fewshot.trainers.validation import image_metrics as validation
 from comfyui_fewshot.trainers.validation.image_metrics import (
@@ -66,7 +68,12 @@ def validator(clip_folder):
 def validated(base, pictures, settings, validator):
     def run(folder, watcher=None, chooser=validator, **changes):
         chosen = replace(settings, **(SEEN | changes))
-        return train_subject(base, pictures, chosen, folder, "cpu", watcher, validator=chooser)
+        return train_subject(
+            base,
+            pictures,
+            chosen,
+            TrainingContext(folder, "cpu", watcher or Silent(), name="subject", validator=chooser),
+        )
 
     return run
 
@@ -138,7 +145,7 @@ def test_mutual_likeness():
 @pytest.fixture
 def look(networks, pictures, settings, validator, tmp_path):
     chosen = replace(settings, resolution=32, micro_batch=4, validation_pictures=3)
-    return Validation(networks, pictures, chosen, validator, Silent(), tmp_path)
+    return Validation(networks, pictures, chosen, validator, RunContext(tmp_path, "cpu"))
 
 
 def test_scores_are_mean_cosines(look):
@@ -172,14 +179,14 @@ def test_many_references_are_thinned(networks, pictures, settings, validator, tm
     many = pictures.with_samples(pictures.references * 167)
     assert len(many.samples) > 500
     chosen = replace(settings, resolution=32, validation_pictures=2)
-    found = Validation(networks, many, chosen, validator, Silent(), tmp_path).references[0]
+    found = Validation(networks, many, chosen, validator, RunContext(tmp_path, "cpu")).references[0]
     assert 16 <= len(found) <= validation.MOST_REFERENCES
 
 
 def test_one_picture_validates(networks, pictures, settings, validator, tmp_path):
     one = pictures.with_samples(pictures.references[:1])
     chosen = replace(settings, resolution=32, validation_pictures=2)
-    assert Validation(networks, one, chosen, validator, Silent(), tmp_path).likeness == 1.0
+    assert Validation(networks, one, chosen, validator, RunContext(tmp_path, "cpu")).likeness == 1.0
 
 
 # --------------------------------------------------------------------------------------------------- from end to end
@@ -294,7 +301,7 @@ def test_a_reference_of_another_subject_is_not_compared_with(networks, pictures,
     second = tuple(Sample(s.image, "a photo of zwx owl", concept=1) for s in pictures.references[:1])
     both = replace(pictures, samples=pictures.references + second, concepts=(*pictures.concepts, Concept("zwx", "owl")))
     chosen = replace(settings, resolution=32, validation_pictures=2)
-    found = Validation(networks, both, chosen, validator, Silent(), tmp_path).references
+    found = Validation(networks, both, chosen, validator, RunContext(tmp_path, "cpu")).references
     assert {concept: len(rows) for concept, rows in found.items()} == {0: 3, 1: 1}
 
 

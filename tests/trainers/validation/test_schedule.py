@@ -7,6 +7,7 @@ import torch
 from torch.nn import Parameter
 
 from comfyui_fewshot.core.randomness import Randomness
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.loop import Diverged, Plan, train
 from comfyui_fewshot.trainers.optim.optimizers import LearningRates
@@ -54,7 +55,8 @@ def run(folder, measure, every=3, patience=0, save_every=5, broken=None, steps=S
     )
     store = Checkpoints(folder / "c", "key")
     try:
-        outcome = train(Pull(x, broken), {"unet.x": x}, plan, store, Journal(folder / "log.jsonl"), None, processes)
+        context = TrainingContext(folder, "cpu", processes=processes or SingleProcess())
+        outcome = train(Pull(x, broken), {"unet.x": x}, plan, store, Journal(folder / "log.jsonl"), context)
     except (KeyboardInterrupt, RuntimeError):
         return None, cuts, course
     return (x.detach().clone(), outcome), cuts, course

@@ -67,7 +67,8 @@ class PairsStep(NoisedStep):
         self.looks = torch.empty(len(self.judge.terms), 0)
 
     def take_references(self, latents: Tensor, prompts: Sequence[Prompt]) -> None:
-        """Pair with these latents (m, C, h, w), whose prompts the painter knows after those that are learned from."""
+        """Pair with these latents (m, C, h, w) of pictures with these prompts."""
+        self.painter.learn_prompts(prompts)
         self.references = latents.cpu()
         self.looks = self.judge.scores(self.painter.pictures(latents), prompts)
 

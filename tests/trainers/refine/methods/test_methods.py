@@ -14,13 +14,15 @@ import torch
 from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
+from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Picture, Prompt
 from comfyui_fewshot.evaluation.metrics.clip import ClipText, common_prefix
 from comfyui_fewshot.evaluation.reward import Reward, RewardTerm
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.refine.advantages import spread
 from comfyui_fewshot.trainers.refine.losses import dpok_loss, preference_loss
-from comfyui_fewshot.trainers.refine.method import refine_adapter
+from comfyui_fewshot.trainers.refine.method import RefinementGoal, refine_adapter
 from comfyui_fewshot.trainers.refine.methods.dpo import PairsStep, paired, paired_with
 from comfyui_fewshot.trainers.refine.step import REWARD
 from comfyui_fewshot.vision.embedders.clip import Clip
@@ -129,11 +131,13 @@ def test_a_picture_is_better_than_a_reference_by_what_both_can_earn():
 def test_drawn_pictures_are_paired_with_references(base, tmp_path, pictures):
     changes = dict(method="pairs", steps=2, group=2, updates=1, pair_with="references", trained_steps=2)
     settings = replace(QUICK, patience=0, **changes)
-    found = refine_adapter(base, None, PROMPTS, RED, settings, tmp_path, "cpu", pictures=pictures)
+    found = refine_adapter(
+        base, None, RefinementGoal(PROMPTS, RED), settings, TrainingContext(tmp_path, "cpu"), pictures
+    )
     first, second = found.training.terms["policy"]
     assert first == pytest.approx(math.log(2), abs=1e-5) and abs(second - math.log(2)) > 1e-6  # the first step moved it
     with pytest.raises(FewShotError, match="connect the subject's pictures"):
-        refine_adapter(base, None, PROMPTS, RED, settings, tmp_path, "cpu", pictures=SET)
+        refine_adapter(base, None, RefinementGoal(PROMPTS, RED), settings, TrainingContext(tmp_path, "cpu"), SET)
 
 
 class Step:
@@ -162,7 +166,8 @@ def run(base, folder, rewards=RED, watcher=None, adapter=None, **changes):
         dict(steps=8, group=8, updates=1, trained_steps=2, learning_rate=2e-2, guidance=1.0, guard_every=8) | changes
     )
     settings = replace(QUICK, patience=0, **changes)
-    return refine_adapter(base, adapter, PROMPTS, rewards, settings, folder, "cpu", watcher, pictures=SET)
+    context = TrainingContext(folder, "cpu", watcher or Silent(), name="refinement")
+    return refine_adapter(base, adapter, RefinementGoal(PROMPTS, rewards), settings, context, SET)
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..augmentation.images.relation_pictures import relation_from_folder
-from ..core.errors import FewShotError
-from ..core.progress import Watcher
-from ..core.values import Adapter, BaseModelRef
-from ..core.weight_files import LORA, open_tensors, other_kind
-from ..models.adapters.formats import read_lora
-from ..models.adapters.token_files import read_embedding
-from .distributed import MultiProcess
-from .relation.gain import explained
-from .relation.method import train_relation
-from .relation.settings import RelationSettings
-from .run import TrainingResult
+from ...augmentation.images.relation_pictures import relation_from_folder
+from ...core.errors import FewShotError
+from ...core.values import Adapter, BaseModelRef
+from ...core.weight_files import LORA, open_tensors, other_kind
+from ...models.adapters.formats import read_lora
+from ...models.adapters.token_files import read_embedding
+from ..context import TrainingContext
+from ..method import TrainingResult
+from ..relation.gain import explained
+from ..relation.method import train_relation
+from ..relation.settings import RelationSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,26 +40,14 @@ def check_relation(run: Mapping[str, Any]) -> None:
         raise FewShotError(f"a relation has no use for {', '.join(useless)}: leave them out, or leave relation out")
 
 
-def relation_run(
-    run: Mapping[str, Any], base: BaseModelRef, processes: MultiProcess, watcher: Watcher | None
-) -> TrainingResult:
+def relation_run(run: Mapping[str, Any], base: BaseModelRef, context: TrainingContext) -> TrainingResult:
     """Train the word together with the other processes; the main one logs how well it explains its images."""
     pictures = relation_from_folder(run["pictures"], run["identifier"], run["relation"])
     settings = RelationSettings.from_mapping(run["settings"])
-    result = train_relation(
-        base,
-        pictures,
-        settings,
-        run["runs"],
-        processes.device,
-        watcher,
-        run["name"],
-        read_relation(run["adapter"], base.family) if run["adapter"] else None,
-        run["tokenizer_folder"],
-        processes,
-    )
-    if processes.main:
-        log.info("%s", explained(result.folder, settings))
+    start_from = read_relation(run["adapter"], base.family) if run["adapter"] else None
+    result = train_relation(base, pictures, settings, context, start_from)
+    if context.processes.main:
+        log.info("%s", explained(result.readings, settings))
     return result
 
 

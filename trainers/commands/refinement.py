@@ -14,19 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import FewShotError
-from ..core.progress import Watcher
-from ..core.settings import refuse_unknown
-from ..core.values import BaseModelRef, TrainingSet
-from ..evaluation.prompts.lists import REFINING
-from ..evaluation.prompts.refinement import refinement_prompts
-from ..evaluation.reward import Reward, RewardTerm
-from ..models.adapters.formats import read_lora, write_lora
-from .distributed import MultiProcess
-from .refine.method import RefinementResult, refine_adapter
-from .refine.settings import RefinementSettings
-from .run import TrainingResult
-from .validation.image_metrics import Validator
+from ...core.errors import FewShotError
+from ...core.settings import refuse_unknown
+from ...core.values import BaseModelRef, TrainingSet
+from ...evaluation.prompts.lists import REFINING
+from ...evaluation.prompts.refinement import refinement_prompts
+from ...evaluation.reward import Reward, RewardTerm
+from ...models.adapters.formats import read_lora, write_lora
+from ..context import TrainingContext
+from ..method import TrainingResult
+from ..refine.method import RefinementGoal, RefinementResult, refine_adapter
+from ..refine.settings import RefinementSettings
 
 log = logging.getLogger(__name__)
 COMBINED = "combined.safetensors"
@@ -78,7 +76,7 @@ def _number(what: str, value: Any) -> float:
 
 
 def refine_run(
-    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: MultiProcess, watcher: Watcher | None
+    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, context: TrainingContext
 ) -> TrainingResult:
     """Refine, together with the other processes; the result's adapter is the refining one."""
     about = run["refine"]
@@ -88,23 +86,11 @@ def refine_run(
         adapter = replace(adapter, trigger=concept.phrase)
     terms = tuple(RewardTerm(kind, **values) for kind, values in about["rewards"].items())
     looks = tuple(s.image for s in pictures.references) if any(term.axis == "subject" for term in terms) else ()
-    validator = Validator(run["validation_clip"], run["validation_dino"]) if run["validation_clip"] else None
-    result = refine_adapter(
-        base,
-        adapter,
-        refinement_prompts(about["activities"], concept, about["share"], about["held_out"]),
-        Reward(terms, looks),
-        RefinementSettings.from_mapping(run["settings"]),
-        run["runs"],
-        processes.device,
-        watcher,
-        run["name"],
-        pictures,
-        run["tokenizer_folder"],
-        processes,
-        validator,
-    )
-    if processes.main:
+    prompts = refinement_prompts(about["activities"], concept, about["share"], about["held_out"])
+    goal = RefinementGoal(prompts, Reward(terms, looks))
+    settings = RefinementSettings.from_mapping(run["settings"])
+    result = refine_adapter(base, adapter, goal, settings, context, pictures)
+    if context.processes.main:
         write_combined(result)
     return result.training
 

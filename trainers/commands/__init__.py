@@ -1,0 +1,1 @@
+"""Trainings as JSON files describe them, outside a graph."""
