@@ -168,3 +168,29 @@ def test_a_class_name_stands_for_one_class():
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(path)
     assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+READERS = {
+    "search", "match", "fullmatch", "findall", "finditer", "split", "partition", "rpartition", "startswith", "endswith",
+    "removeprefix", "removesuffix", "index", "find",
+}  # fmt: skip
+
+
+def progress_classes() -> list[tuple[str, ast.ClassDef]]:
+    """Classes that are told of progress."""
+    return [
+        (path, node) for path, tree in modules().items() for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and {"check", "progress"} <= {f.name for f in node.body if isinstance(f, ast.FunctionDef)}
+    ]  # fmt: skip
+
+
+def test_no_code_reads_what_people_are_told():
+    """Progress carries numbers as metrics: who is told of it shows its text, and takes nothing out of it."""
+    assert len(progress_classes()) >= 5
+    reading = [
+        f"{path}:{call.lineno}" for path, node in progress_classes() for call in ast.walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in READERS
+        and any(isinstance(part, ast.Name) and part.id == "text" for part in (call.func.value, *call.args))
+    ]  # fmt: skip
+    assert not reading

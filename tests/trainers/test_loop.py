@@ -291,6 +291,20 @@ def test_log_lines(tmp_path):
     assert lines[2]["seconds_left"] == 0
 
 
+def test_progress_carries_the_numbers_of_the_log(tmp_path):
+    seen = []
+
+    class Told(Silent):
+        def progress(self, done, total, text="", picture=None, metrics=None):
+            seen.append((done, dict(metrics)))
+
+    run(tmp_path, watcher=Told())
+    for line in map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines()):
+        expected = {"loss": line["loss"], "gradient_norm": line["gradient_norm"]}
+        expected |= {f"loss/{name}": value for name, value in line["terms"].items()}
+        assert (line["step"], expected) in seen
+
+
 def test_the_time_left_counts_what_is_done_beside_steps(tmp_path, monkeypatch):
     """A clock that moves only beside steps: a step takes none, and what is done after each three takes 6 seconds."""
     now = [0.0]
