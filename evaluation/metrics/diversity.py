@@ -17,7 +17,8 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.weight_files import UnpicklingError
-from .likeness import Embedder, check_references
+from ...vision.embedders.interface import ImageEmbedder
+from .likeness import check_references
 
 log = logging.getLogger(__name__)
 SIDE = 256  # pixels at which LPIPS compares
@@ -49,14 +50,14 @@ def diversity(images: Sequence[Image.Image], groups: Sequence[object], distance:
     return sum(distances) / len(distances)
 
 
-def cosine_distance(embedder: Embedder) -> Distance:
+def cosine_distance(embedder: ImageEmbedder) -> Distance:
     """1 - cosine of the embeddings: what stands in where LPIPS is not installed."""
     return _CosineDistance(embedder)
 
 
 @dataclass(frozen=True)
 class _CosineDistance:
-    embedder: Embedder
+    embedder: ImageEmbedder
 
     def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
         embeddings = self.embedder.images(images)
@@ -113,7 +114,7 @@ def lpips_distance(model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) 
     return table
 
 
-def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image], embedder: Embedder) -> float:
+def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image], embedder: ImageEmbedder) -> float:
     """PRES: the mean cosine of pictures of the class alone ("a photo of a cat") and the subject's references.
 
     It should stay at the untrained base's level: where it rises, the class has drifted towards the subject.

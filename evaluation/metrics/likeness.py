@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
@@ -14,6 +13,7 @@ from PIL import Image
 from ...core.errors import FewShotError
 from ...core.values import Prompt
 from ...vision.embedders.dino import Dino
+from ...vision.embedders.interface import ImageEmbedder
 from .cut_out import SubjectSegmenter
 from .metric import check_pairs
 
@@ -24,15 +24,6 @@ FEWEST_PIXELS = 16  # of a mask that counts as a detection
 
 # Gives the mask of the subject in a picture (mode L, white on it), or None where it is not there
 Segment = Callable[[Image.Image], "Image.Image | None"]
-
-
-class Embedder(Protocol):
-    """A model of unit embeddings of pictures: a `Clip`, a `Dino`."""
-
-    @property
-    def model_id(self) -> str: ...
-
-    def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
 
 
 class DinoImage:
@@ -80,7 +71,7 @@ class MaskedLikeness:
     """
 
     def __init__(
-        self, embedder: Embedder, segment: Segment, name: str, masks: Sequence[tuple[Image.Image, Image.Image]] = ()
+        self, embedder: ImageEmbedder, segment: Segment, name: str, masks: Sequence[tuple[Image.Image, Image.Image]] = ()
     ):
         self.embedder, self.segment = embedder, segment
         self.masks = {_pixel_hash(image): mask for image, mask in masks}

@@ -1,9 +1,9 @@
-"""The protocols of image embedders, whichever model is behind them."""
+"""The protocols of embedders, whichever model is behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
@@ -26,13 +26,9 @@ class ImageEmbedder(Protocol):
         ...
 
 
-class ImageTextEmbedder(Protocol):
+class ImageTextEmbedder(ImageEmbedder, Protocol):
     """Embeds pictures and texts in one space: a `Clip`."""
 
-    def images(self, images: Sequence[Image.Image]) -> Any:
-        """Unit embeddings (n, D) of pictures."""
-        ...
-
-    def texts(self, texts: Sequence[str]) -> Any:
-        """Unit embeddings (n, D) of texts."""
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit embeddings (n, D) on the CPU."""
         ...
