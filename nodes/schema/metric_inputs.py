@@ -219,16 +219,16 @@ def missing_models(choices: MetricChoices, clip: Any, kinds: Sequence[str]) -> l
 
 def image_distance(embedders: Sequence[Any], missing: list[str]) -> tuple[Any, str]:
     """The distance between pictures and the model behind it; adds a line to `missing` where that is not LPIPS."""
-    from ...evaluation.metrics.diversity import cosine_distance, lpips_weights, open_lpips
+    from ...evaluation.metrics.diversity import CosineDistance, Lpips, lpips_weights
 
     file = lpips_weights(folders.model_roots("lpips"))
     if file is not None:
-        return open_lpips(file), f"LPIPS 0.1 with {file.name}"
+        return Lpips(file), f"LPIPS 0.1 with {file.name}"
     if not embedders:
         return None, ""
     name = f"1 - cosine of {embedders[0].model_id}"
     missing.append(missing_line("LPIPS").format(name=name))
-    return cosine_distance(embedders[0]), name
+    return CosineDistance(embedders[0]), name
 
 
 def clip_folder(base: Any, clip: str) -> Path | None:

@@ -17,6 +17,10 @@ class ImageEmbedder(Protocol):
     @property
     def model_id(self) -> str: ...
 
+    def move(self, device: torch.device | str) -> None:
+        """Move the model to another device; on the CPU it takes no GPU memory."""
+        ...
+
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Unit embeddings (n, D) of pixels (n, 3, H, W) in [0, 1], differentiable."""
         ...

@@ -23,7 +23,8 @@ from transformers import AutoTokenizer, BertTokenizer, BlipTextConfig, BlipTextM
 from ...core.atomic import replacing
 from ...core.errors import FewShotError
 from ...core.weight_files import UnpicklingError, file_hash
-from ..embedders.clip import MEAN, STD, pixels, preprocess_batch
+from ..embedders.clip import MEAN, STD
+from ..embedders.embedder import pixels, preprocess_batch
 from ..model_ids import DIGITS, model_id, origin_of, stamp
 
 log = logging.getLogger(__name__)
