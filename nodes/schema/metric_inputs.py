@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
 from ..augment.captions import CAPTIONER_PLACES
-from ..augment.segment import PLACES, cached_finder, cached_masker, model_paths, pocket_finder
+from ..augment.segment import cached_finder, cached_masker, model_paths, phrase_finders
 from ..comfy import folders, host
 from ..comfy.host import io
 from .validation_inputs import AUTO, CLIPS, DINOS, HPS, NONE, OFF, OR_FETCH, PICK, clip_for, plain
@@ -52,8 +52,6 @@ REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
 
 def metric_inputs() -> list[io.Input]:
     """Widgets that choose the models of metrics."""
-    from ...vision.find import finders
-
     return [
         io.Combo.Input(
             "clip",
@@ -79,7 +77,7 @@ def metric_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "cut_out",
-            options=[NONE, *finders(folders.model_roots(*PLACES)), *pocket_finder()],
+            options=[NONE, *phrase_finders()],
             default=NONE,
             advanced=True,
             tooltip="What finds the subject, so that likeness is measured on its cut-out too: a model of models/sams "
