@@ -6,8 +6,10 @@ A file is written under a draft's name beside its place, brought to the disk, an
 from __future__ import annotations
 
 import os
+import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,28 +19,37 @@ from safetensors.torch import save
 from .errors import FewShotError
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A draft beside `path`, which takes its place when the block ends well, and is deleted when it does not."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.draft")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, data: bytes) -> Path:
     """Write `data` to `path` in one piece, replacing what was there only when all of it is on the disk.
+
+    Folders above it are made.
 
     Raises:
         FewShotError: the disk is full or the folder cannot be written; nothing half-written stays behind.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        with open(draft, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft, open(draft, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise FewShotError(
             f"could not write {path} ({len(data) / 1e6:.1f} MB): {error.strerror or error}. "
             "Free space on the disk or choose a folder that can be written, then start again: finished work is kept."
         ) from error
-    finally:
-        if draft.exists():
-            draft.unlink()
     return path
 
 

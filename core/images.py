@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from .atomic import write_whole
 from .errors import FewShotError
 
 PICTURE_ENDINGS = tuple(".png .jpg .jpeg .webp .bmp .tif .tiff .gif .jfif .avif .heic .heif".split())
@@ -129,29 +128,10 @@ def decode_mask(path: Path) -> Image.Image:
 
 
 def write_png(picture: Image.Image, path: Path, fast: bool = False) -> Path:
-    """Write `picture` so that `path` never holds half a file; FewShotError when the folder cannot be written to.
+    """Write `picture` to `path` by `write_whole`, which raises FewShotError.
 
     `fast` takes a third of the time and some more space.
     """
     data = io.BytesIO()
     picture.save(data, "PNG", compress_level=1 if fast else 4)
-    return write_bytes(data.getvalue(), path)
-
-
-def write_bytes(data: bytes, path: Path) -> Path:
-    """Write `data` to a draft beside `path`, then rename it: whoever reads `path` finds all of it or nothing.
-
-    Raises:
-        FewShotError: the folder cannot be written to (no space, no right).
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_bytes(data)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise FewShotError(f"{path} cannot be written: {error.strerror or error}; free some space or rights") from None
-    return path
+    return write_whole(path, data.getvalue())

@@ -19,10 +19,6 @@ class Interval:
     high: float | None
     n: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
 
 def bootstrap_interval(
     values: Sequence[float],

@@ -17,7 +17,7 @@ from .measurement import Measure, MeasurementPlan, first_of
 from .metrics.metric import Metric
 from .result import Evaluation, EvaluationSamples, MetricScores
 from .samples import Candidate, DrawSettings, ImageFiles, draw
-from .score import ScoreRequest, cached_embeddings, model_on_device, score_images
+from .score import ScoreRequest, embedding_once, model_on_device, score_images
 from .selection import Point
 from .set_metrics import PRES, VARIED, class_prompt, diversities, language_drift
 
@@ -152,7 +152,8 @@ def _points(
     points = tuple(Point(number, _mean(like), _mean(fit), other) for number, (like, fit, other) in rows)
     if subject.ceiling is not None:
         return points, subject.ceiling
-    with model_on_device(subject.metric, device), cached_embeddings(subject.metric, plan.references):
+    model = subject.metric.model
+    with model_on_device(model, device), embedding_once(model, plan.references):
         return points, mutual_likeness(subject.metric, plan.references)
 
 

@@ -19,7 +19,7 @@ from ..vision.preference.hpsv2 import PUBLISHED as HPS
 from ..vision.preference.image_reward import PUBLISHED as IMAGE_REWARD
 from .metrics.clip import ClipContrast, ClipImage, ClipText
 from .metrics.likeness import DinoImage
-from .metrics.metric import Metric
+from .metrics.metric import Metric, MetricModel
 from .metrics.preference import HumanPreference, ImageReward, PickScore
 
 Axis = Literal["subject", "prompt", "preference"]
@@ -34,7 +34,6 @@ REWARDS: dict[str, tuple[Axis, Callable[[Any, Any], Metric]]] = {
     "DINO": ("subject", DinoImage),
 }
 CLIPS = ("CLIP-T", ClipContrast.name, "CLIP-I", "PickScore")  # which can share an open model
-REWARD_MODEL_ATTRIBUTES = ("clip", "dino", "opened")  # what a metric calls its model
 
 
 @dataclass(frozen=True)
@@ -140,19 +139,17 @@ class Reward:
             metric = REWARDS[term.kind][1](shared or term.folder, device)
             if isinstance(metric, ClipContrast):
                 metric.compare(prompts)
-            models[term.folder] = next(
-                value for name in REWARD_MODEL_ATTRIBUTES if (value := getattr(metric, name, None)) is not None
-            )
+            models[term.folder] = metric.model
             terms.append(WeightedMetric(metric, term.axis, term.weight))
         return RewardModels(tuple(terms), tuple(models.values()), tuple(references), torch.device(device))
 
 
 @dataclass
 class RewardModels:
-    """Metrics that are open, the models behind them (each with `move(device)`), and the subject's pictures."""
+    """Metrics that are open, the models behind them, and the subject's pictures."""
 
     terms: tuple[WeightedMetric, ...]
-    models: tuple[Any, ...] = ()
+    models: tuple[MetricModel, ...] = ()
     references: tuple[Image.Image, ...] = ()
     device: torch.device = torch.device("cpu")
 

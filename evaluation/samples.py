@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from PIL import Image
 
 from ..core.context import RunContext
 from ..core.errors import FewShotError
+from ..core.images import write_png
 from ..core.progress import Checked, Watcher
 from ..core.values import Adapter, BaseModelRef, Prompt, PromptSet, content_key
 from ..models.adapters.apply import applied
@@ -205,21 +204,8 @@ def _sample(
     if settings.watermark:
         pictures = [add_watermark(picture) for picture in pictures]
     for job, picture in zip(jobs, pictures, strict=True):
-        _write(picture, job.file)
+        write_png(picture, job.file)
     return pictures
-
-
-def _write(picture: Image.Image, file: Path) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.draft")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            picture.save(draft, "PNG", compress_level=4)
-            os.replace(draft, file)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise FewShotError(f"{file} cannot be written: {error.strerror or error}; free some space or rights") from None
 
 
 def _read(file: Path) -> Image.Image:

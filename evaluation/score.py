@@ -7,20 +7,18 @@ scoring reports progress and can be cancelled between chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 
 from ..core.progress import Watcher
 from ..core.values import Prompt
-from .metrics.metric import Metric
-from .reward import REWARD_MODEL_ATTRIBUTES
+from ..vision.embedders.embedder import FrozenEmbedder
+from .metrics.metric import Metric, MetricModel
 
 CHUNK = 32  # pictures in memory at once
-MODEL_ATTRIBUTES = (*REWARD_MODEL_ATTRIBUTES, "embedder", "vlm")  # what a metric or a distance calls its model
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,9 @@ def score_images(
     groups = _by_model(requests)
     done, total = 0, len(groups) * sum(map(len, images))
     for group in groups:
-        first = requests[group[0]].metric
+        model = requests[group[0]].metric.model
         names = ", ".join(dict.fromkeys(requests[number].metric.name for number in group))
-        with model_on_device(first, device), cached_embeddings(first, references) as forget:
+        with model_on_device(model, device), embedding_once(model, references) as forget:
             for candidate, drawn in enumerate(images):
                 for start in range(0, len(drawn), CHUNK):
                     watcher.check()
@@ -71,19 +69,13 @@ def _by_model(requests: Sequence[ScoreRequest]) -> list[list[int]]:
     """The numbers of the requests that share a model, in the order of their first."""
     groups: dict[int, list[int]] = {}
     for number, request in enumerate(requests):
-        groups.setdefault(id(model_of(request.metric) or request.metric), []).append(number)
+        groups.setdefault(id(request.metric.model), []).append(number)
     return list(groups.values())
 
 
-def model_of(owner: Any) -> Any:
-    """The model of a metric or a distance, which can `move`; None where there is none."""
-    return next((model for name in MODEL_ATTRIBUTES if hasattr(model := getattr(owner, name, None), "move")), None)
-
-
 @contextmanager
-def model_on_device(owner: Any, device: torch.device | str) -> Iterator[None]:
+def model_on_device(model: MetricModel | None, device: torch.device | str) -> Iterator[None]:
     """The model of a metric or a distance on `device`; moved to the CPU afterwards."""
-    model = model_of(owner)
     if model is None or torch.device(device).type == "cpu":
         yield
         return
@@ -94,37 +86,6 @@ def model_on_device(owner: Any, device: torch.device | str) -> Iterator[None]:
         model.move(torch.device("cpu"))
 
 
-@contextmanager
-def cached_embeddings(owner: Any, pinned: Sequence[Image.Image]) -> Iterator[Callable[[], None]]:
-    """The model of `owner` embeds each picture once, for all metrics that share it.
-
-    Gives a function that drops the embeddings of all pictures but `pinned`, the references.
-    """
-    model = model_of(owner)
-    if not hasattr(model, "images"):
-        yield lambda: None
-        return
-    cache = _EmbeddingCache(model.images, frozenset(map(id, pinned)))
-    model.images = cache
-    try:
-        yield cache.drop
-    finally:
-        del model.images  # the class's own again
-
-
-class _EmbeddingCache:
-    """`embed` with a cache of each picture's embedding (D,). The key is the picture's identity, so the cache holds the
-    picture too."""
-
-    def __init__(self, embed: Callable[[Sequence[Image.Image]], torch.Tensor], pinned: frozenset[int]):
-        self.embed, self.pinned = embed, pinned
-        self.known: dict[int, tuple[Image.Image, torch.Tensor]] = {}
-
-    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        new = list({id(image): image for image in images if id(image) not in self.known}.values())
-        if new:
-            self.known |= {id(image): (image, row) for image, row in zip(new, self.embed(new), strict=True)}
-        return torch.stack([self.known[id(image)][1] for image in images])
-
-    def drop(self) -> None:
-        self.known = {key: value for key, value in self.known.items() if key in self.pinned}
+def embedding_once(model: MetricModel, references: Sequence[Image.Image]) -> AbstractContextManager[Callable[[], None]]:
+    """The model embeds each picture once, for all metrics that share it; see `FrozenEmbedder.embedding_once`."""
+    return model.embedding_once(references) if isinstance(model, FrozenEmbedder) else nullcontext(lambda: None)

@@ -32,7 +32,7 @@ def diversities(
         context.watcher.progress(next(calls), total, f"{VARIED} of {len(group)} pictures")
         return distance(group)
 
-    with model_on_device(distance, context.device):
+    with model_on_device(distance.model, context.device):
         return [diversity(drawn, groups, reported) for drawn in images]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ..core.images import write_bytes
+from ..core.atomic import write_whole
 from ..core.values import content_key
 
 log = logging.getLogger(__name__)
@@ -47,5 +47,5 @@ class AnswerCache(Generic[M]):
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is not usable and is made again (%s)", file, error)
         answer = by(self.model)
-        write_bytes(json.dumps({"answer": answer}, ensure_ascii=False).encode(), file)
+        write_whole(file, json.dumps({"answer": answer}, ensure_ascii=False).encode())
         return answer

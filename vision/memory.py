@@ -8,8 +8,9 @@ from typing import Any
 
 from safetensors import safe_open
 
-from .embedders.clip import BATCH, read_model_json
+from .embedders.clip import read_model_json
 from .embedders.clip_vision import config_of, tensor_shapes
+from .embedders.embedder import BATCH
 
 # Live activations of a token in a vision layer: multiples of the MLP width and of the hidden width.
 LIVE_MLP, LIVE_HIDDEN = 3, 4

@@ -23,24 +23,37 @@ def transformers_class(name: str) -> Any:
         ) from None
 
 
-def open_model(name: str, folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+def open_model(
+    name: str,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    kind: str = "model",
+    unused: str | None = None,
+) -> Any:
     """The model of the class `name` in `folder`, frozen and in evaluation mode on `device`.
 
-    `dtype` None keeps fp32. Only local files are read, and no code beside the weights is run.
+    Only local files are read, and no code beside the weights is run.
+
+    Args:
+        dtype: None keeps fp32.
+        kind: what errors call it.
+        unused: weights with this in their names may be missing.
 
     Raises:
         FewShotError: it cannot be read, or lacks weights.
     """
-    kind = transformers_class(name)
+    model_class = transformers_class(name)
     try:
-        model, info = kind.from_pretrained(
+        model, info = model_class.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, torch_dtype=dtype or torch.float32
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise FewShotError(f"the model in {folder} cannot be read ({error}); fetch its files again") from error
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise FewShotError(f"the model in {folder} lacks weights ({missing}, ...); fetch its files again")
+        raise FewShotError(f"the {kind} in {folder} cannot be read ({error}); fetch its files again") from error
+    missing = sorted(weight for weight in info["missing_keys"] if unused is None or unused not in weight)
+    if missing:
+        names = ", ".join(missing[:3])
+        raise FewShotError(f"the {kind} in {folder} lacks weights ({names}, ...); fetch its files again")
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,13 +39,6 @@ CREATE TABLE prompts(id INTEGER PRIMARY KEY REFERENCES files(id), positive TEXT,
 CREATE VIRTUAL TABLE words USING fts5(positive, content='', tokenize='porter unicode61');
 CREATE TABLE likeness(id INTEGER, model TEXT, vector BLOB, PRIMARY KEY(id, model));
 """
-
-
-class GalleryEmbedder(ImageTextEmbedder, Protocol):
-    """An embedder that can be named in the index: a `Clip`."""
-
-    @property
-    def model_id(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -218,7 +211,7 @@ class Gallery:
     def search(
         self,
         words: str = "",
-        clip: GalleryEmbedder | None = None,
+        clip: ImageTextEmbedder | None = None,
         like: str | Image.Image = "",
         count: int = 12,
         watcher: Watcher | None = None,
@@ -262,7 +255,7 @@ class Gallery:
         return Ranking.of([(number, -position) for position, (number,) in enumerate(newest)])
 
     def _by_similarity(
-        self, base: sqlite3.Connection, clip: GalleryEmbedder, like: str | Image.Image, watcher: Watcher
+        self, base: sqlite3.Connection, clip: ImageTextEmbedder, like: str | Image.Image, watcher: Watcher
     ) -> Ranking:
         self._embed(base, clip, watcher)
         rows = base.execute(
@@ -274,7 +267,7 @@ class Gallery:
         query = clip.texts([like]) if isinstance(like, str) else clip.images([like])
         return Ranking(np.array([row[0] for row in rows]), vectors @ query[0].float().numpy())
 
-    def _embed(self, base: sqlite3.Connection, clip: GalleryEmbedder, watcher: Watcher) -> None:
+    def _embed(self, base: sqlite3.Connection, clip: ImageTextEmbedder, watcher: Watcher) -> None:
         """Embed each picture with a prompt once for each model; one with damaged pixels is recorded as such."""
         missing = base.execute(
             "SELECT id, name FROM prompts JOIN files USING(id) WHERE id NOT IN (SELECT id FROM likeness WHERE model=?)",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...core.images import write_bytes
+from ...core.atomic import write_whole
 from ...core.progress import Silent, Watcher
 from ...core.prompts import with_article
 from ...vision.embedders.interface import ImageTextEmbedder
@@ -157,7 +157,7 @@ class _Scores:
             area=np.array([self.area[i] for i in numbers]),
             looks=np.array([self.embeddings[i] for i in numbers if i in self.embeddings], np.float32),
         )  # fmt: skip
-        write_bytes(data.getvalue(), path)
+        write_whole(path, data.getvalue())
 
 
 def _score(usable: Sequence[PriorCandidate], noun: str, filters: Filters, folder: Path, watcher: Watcher) -> _Scores:

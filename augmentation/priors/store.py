@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...core.images import pixel_key, write_bytes, write_png
+from ...core.atomic import write_whole
+from ...core.images import pixel_key, write_png
 from ...core.values import Picture, Sample
 from .filter import PriorCandidate, pixel_std
 
@@ -67,7 +68,7 @@ class PriorStore:
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             } | ({"reason": reason} if reason else {})  # fmt: skip
         lines = [json.dumps(self.rows[index], ensure_ascii=False) for index in sorted(self.rows)]
-        write_bytes(("\n".join(lines) + "\n").encode(), self.folder / MANIFEST)
+        write_whole(self.folder / MANIFEST, ("\n".join(lines) + "\n").encode())
 
     def samples(self, indices: Sequence[int], concept: int) -> list[Sample]:
         rows = [self.row(index) for index in indices]

@@ -14,40 +14,45 @@ from ...core.errors import FewShotError
 from ...core.values import Prompt
 from ...vision.embedders.clip import Clip
 from ...vision.embedders.interface import ImageEmbedder
-from .metric import check_pairs
+from .likeness import ImageLikeness
+from .metric import ModelMetric, check_pairs
 
 log = logging.getLogger(__name__)
 
 ARTICLES = {"a", "an", "the"}
 
 
-class ClipText:
-    """CLIP-T: the cosine of each picture and its prompt without identifiers."""
-
-    name = "CLIP-T"
+class ClipMetric(ModelMetric):
+    """A metric by a CLIP: one that is open and shared, or that of a folder."""
 
     def __init__(self, clip: Path | Clip, device: torch.device | str = "cpu"):
-        self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
+        self.model = clip if isinstance(clip, Clip) else Clip(clip, device)
 
-    @property
-    def model_id(self) -> str:
-        return self.clip.model_id
+
+class PromptFit(ClipMetric):
+    """The cosine of each picture and its prompt without identifiers."""
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """Cosines (n,) in [-1, 1]; see `Metric`."""
         check_pairs(images, prompts)
-        return (self.clip.images(images) * self.clip.texts([p.stripped for p in prompts])).sum(-1)
+        return (self.model.images(images) * self.model.texts([p.stripped for p in prompts])).sum(-1)
 
     def gradient(
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return self.clip.fit(pixels, prompts)
+        return self.model.fit(pixels, prompts)
 
 
-class ClipContrast(ClipText):
+class ClipText(PromptFit):
+    """CLIP-T: the cosine of each picture and its prompt without identifiers."""
+
+    name = "CLIP-T"
+
+
+class ClipContrast(PromptFit):
     """CLIP-T contrast: the cosine of each picture and its prompt minus that with the words all prompts begin with.
 
     With "a cat" as prefix, this is how much of what each prompt adds the picture shows. Differences between pictures
@@ -76,18 +81,18 @@ class ClipContrast(ClipText):
     ) -> torch.Tensor:
         """Differences of cosines (n,) in [-2, 2]; see `Metric`. Exactly 0 for a prompt that adds nothing."""
         check_pairs(images, prompts)
-        return (self.clip.images(images) * self._added(prompts)).sum(-1)
+        return (self.model.images(images) * self._added(prompts)).sum(-1)
 
     def gradient(
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return (self.clip.encode(pixels) * self._added(prompts).to(pixels.device)).sum(-1)
+        return (self.model.encode(pixels) * self._added(prompts).to(pixels.device)).sum(-1)
 
     def _added(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """(n, D): what the prompts add, as differences of embeddings on the CPU."""
         adds = torch.tensor([_words(prompt.stripped) != _words(self.prefix) for prompt in prompts])
-        added = self.clip.texts([prompt.stripped for prompt in prompts]) - self.clip.texts([self.prefix])
+        added = self.model.texts([prompt.stripped for prompt in prompts]) - self.model.texts([self.prefix])
         return added * adds.unsqueeze(-1)
 
 
@@ -104,29 +109,10 @@ def _words(text: str) -> list[str]:
     return [word for word in (part.strip(",.;:!?").casefold() for part in text.split()) if word]
 
 
-class ClipImage:
+class ClipImage(ImageLikeness):
     """CLIP-I: the mean cosine of each picture and every reference (DreamBooth, Ruiz et al. 2023)."""
 
     name = "CLIP-I"
 
     def __init__(self, clip: Path | ImageEmbedder, device: torch.device | str = "cpu"):
-        self.clip = Clip(clip, device) if isinstance(clip, Path) else clip
-
-    @property
-    def model_id(self) -> str:
-        return self.clip.model_id
-
-    def scores(
-        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
-    ) -> torch.Tensor:
-        """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError without references."""
-        check_pairs(images, prompts)
-        if not references:
-            raise FewShotError("CLIP-I compares with pictures of the subject and there are none; connect its pictures")
-        return (self.clip.images(images) @ self.clip.images(references).T).mean(-1)
-
-    def gradient(
-        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image]
-    ) -> torch.Tensor:
-        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return (self.clip.encode(pixels) @ self.clip.images(references).to(pixels.device).T).mean(-1)
+        self.model = Clip(clip, device) if isinstance(clip, Path) else clip

@@ -1,4 +1,4 @@
-"""How different pictures of one prompt are, and how far the class itself has drifted (DreamBooth, section 4.3)."""
+"""How different pictures of one prompt are (DreamBooth, section 4.3)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,17 +18,30 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.weight_files import UnpicklingError
-from .likeness import Embedder, check_references
+from ...vision.embedders.interface import ImageEmbedder
+from .metric import MetricModel
 
 log = logging.getLogger(__name__)
 SIDE = 256  # pixels at which LPIPS compares
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file
 
-# The distances (n, n) of n pictures of one prompt
-Distance = Callable[[Sequence[Image.Image]], torch.Tensor]
+
+class Distance(Protocol):
+    """A distance of pictures."""
+
+    @property
+    def model(self) -> MetricModel | None:
+        """What looks at them; None for one that stays on the CPU."""
+        ...
+
+    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """(n, n) of n pictures."""
+        ...
 
 
-def diversity(images: Sequence[Image.Image], groups: Sequence[object], distance: Distance) -> float:
+def diversity(
+    images: Sequence[Image.Image], groups: Sequence[object], distance: Callable[[Sequence[Image.Image]], torch.Tensor]
+) -> float:
     """DIV: the mean distance of two pictures of the same group (a prompt), over all such pairs. Higher is more varied.
 
     Raises:
@@ -49,17 +63,14 @@ def diversity(images: Sequence[Image.Image], groups: Sequence[object], distance:
     return sum(distances) / len(distances)
 
 
-def cosine_distance(embedder: Embedder) -> Distance:
-    """1 - cosine of the embeddings: what stands in where LPIPS is not installed."""
-    return _CosineDistance(embedder)
-
-
 @dataclass(frozen=True)
-class _CosineDistance:
-    embedder: Embedder
+class CosineDistance:
+    """1 - cosine of the embeddings: what stands in where LPIPS is not installed."""
+
+    model: ImageEmbedder
 
     def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        embeddings = self.embedder.images(images)
+        embeddings = self.model.images(images)
         return 1 - embeddings @ embeddings.T
 
 
@@ -74,51 +85,34 @@ def lpips_weights(folders: Sequence[Path]) -> Path | None:
     return next((folder / ALEXNET for folder in searched if (folder / ALEXNET).is_file()), None)
 
 
-def open_lpips(file: Path) -> Distance:
-    """LPIPS with torchvision's AlexNet of `file`, opened on first use.
+class Lpips:
+    """LPIPS (Zhang et al. 2018) with torchvision's AlexNet of `file`, opened on first use.
 
     Raises, when it is used, FewShotError where the file does not hold it.
     """
 
-    @cache
-    def model() -> torch.nn.Module:
-        log.info("opening LPIPS with %s", file)
+    model = None
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    @cached_property
+    def network(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        log.info("opening LPIPS with %s", self.file)
         lpips = importlib.import_module("lpips").LPIPS(net="alex", pnet_rand=True, verbose=False)
         try:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
+            weights = torch.load(self.file, map_location="cpu", weights_only=True)
             alexnet = {name: weights[f"features.{name.split('.', 1)[1]}"] for name in lpips.net.state_dict()}
             lpips.net.load_state_dict(alexnet)
         except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
-            raise FewShotError(f"{file} does not hold torchvision's AlexNet ({error}); fetch it again") from error
+            raise FewShotError(f"{self.file} does not hold torchvision's AlexNet ({error}); fetch it again") from error
         return lpips.eval().requires_grad_(False)
 
-    def table(images: Sequence[Image.Image]) -> torch.Tensor:
-        return lpips_distance(model())(images)
-
-    return table
-
-
-def lpips_distance(model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Distance:
-    """LPIPS (Zhang et al. 2018) by a model of the package, such as `lpips.LPIPS(net="alex")`."""
-
     @torch.no_grad()
-    def table(images: Sequence[Image.Image]) -> torch.Tensor:
+    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
         sized = [np.asarray(i.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for i in images]
         tensors = [torch.from_numpy(a.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for a in sized]
         distances = torch.zeros(len(images), len(images))
         for i, j in combinations(range(len(images)), 2):
-            distances[i, j] = distances[j, i] = float(model(tensors[i], tensors[j]))
+            distances[i, j] = distances[j, i] = float(self.network(tensors[i], tensors[j]))
         return distances
-
-    return table
-
-
-def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image], embedder: Embedder) -> float:
-    """PRES: the mean cosine of pictures of the class alone ("a photo of a cat") and the subject's references.
-
-    It should stay at the untrained base's level: where it rises, the class has drifted towards the subject.
-    """
-    check_references("language drift", references)
-    if not drawn:
-        raise FewShotError("language drift needs pictures of the class alone; draw at least one")
-    return float((embedder.images(drawn) @ embedder.images(references).T).mean())

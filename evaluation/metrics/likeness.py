@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
@@ -14,8 +13,9 @@ from PIL import Image
 from ...core.errors import FewShotError
 from ...core.values import Prompt
 from ...vision.embedders.dino import Dino
+from ...vision.embedders.interface import ImageEmbedder
 from .cut_out import SubjectSegmenter
-from .metric import check_pairs
+from .metric import ModelMetric, check_pairs
 
 log = logging.getLogger(__name__)
 BACKGROUND = (127, 127, 127)
@@ -26,29 +26,10 @@ FEWEST_PIXELS = 16  # of a mask that counts as a detection
 Segment = Callable[[Image.Image], "Image.Image | None"]
 
 
-class Embedder(Protocol):
-    """A model of unit embeddings of pictures: a `Clip`, a `Dino`."""
+class ImageLikeness(ModelMetric):
+    """The mean cosine of each picture and every reference."""
 
-    @property
-    def model_id(self) -> str: ...
-
-    def images(self, images: Sequence[Image.Image]) -> torch.Tensor: ...
-
-
-class DinoImage:
-    """DINO: the mean cosine of each picture's class token and every reference's (DreamBooth, Ruiz et al. 2023).
-
-    It is called DINOv2 or DINOv3 where the folder holds one. It rewards copying a reference, pose and background
-    included: read it together with CLIP-T and the masked likeness.
-    """
-
-    def __init__(self, dino: Path | Dino, device: torch.device | str = "cpu"):
-        self.dino = dino if isinstance(dino, Dino) else Dino(dino, device)
-        self.name = dino_name(self.dino.kind)
-
-    @property
-    def model_id(self) -> str:
-        return self.dino.model_id
+    name: str
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
@@ -56,13 +37,25 @@ class DinoImage:
         """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError without references."""
         check_pairs(images, prompts)
         check_references(self.name, references)
-        return (self.dino.images(images) @ self.dino.images(references).T).mean(-1)
+        return (self.model.images(images) @ self.model.images(references).T).mean(-1)
 
     def gradient(
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image]
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return (self.dino.encode(pixels) @ self.dino.images(references).to(pixels.device).T).mean(-1)
+        return (self.model.encode(pixels) @ self.model.images(references).to(pixels.device).T).mean(-1)
+
+
+class DinoImage(ImageLikeness):
+    """DINO: the mean cosine of each picture's class token and every reference's (DreamBooth, Ruiz et al. 2023).
+
+    It is called DINOv2 or DINOv3 where the folder holds one. It rewards copying a reference, pose and background
+    included: read it together with CLIP-T and the masked likeness.
+    """
+
+    def __init__(self, dino: Path | Dino, device: torch.device | str = "cpu"):
+        self.model = dino if isinstance(dino, Dino) else Dino(dino, device)
+        self.name = dino_name(self.model.kind)
 
 
 def dino_name(kind: str) -> str:
@@ -80,9 +73,13 @@ class MaskedLikeness:
     """
 
     def __init__(
-        self, embedder: Embedder, segment: Segment, name: str, masks: Sequence[tuple[Image.Image, Image.Image]] = ()
+        self,
+        embedder: ImageEmbedder,
+        segment: Segment,
+        name: str,
+        masks: Sequence[tuple[Image.Image, Image.Image]] = (),
     ):
-        self.embedder, self.segment = embedder, segment
+        self.model, self.segment = embedder, segment
         self.masks = {_pixel_hash(image): mask for image, mask in masks}
         self.name = f"masked {name}"
         self._subject_found: dict[bytes, bool] = {}  # by each picture that was segmented
@@ -93,7 +90,7 @@ class MaskedLikeness:
         by = f" by {self.segment.name}" if isinstance(self.segment, SubjectSegmenter) else ""
         total, missing = len(self._subject_found), sum(not found for found in self._subject_found.values())
         misses = f"; nothing found in {missing} of {total} pictures" if total else ""
-        return f"{self.embedder.model_id} on cut-outs{by}{misses}"
+        return f"{self.model.model_id} on cut-outs{by}{misses}"
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image]
@@ -113,8 +110,8 @@ class MaskedLikeness:
         if len(found) < len(images):
             log.warning("%s: no subject in %d of %d pictures", self.name, len(images) - len(found), len(images))
         if found:
-            embeddings = self.embedder.images([cut for cut in cuts if cut is not None])
-            scores[found] = (embeddings @ self.embedder.images(references_cut).T).mean(-1)
+            embeddings = self.model.images([cut for cut in cuts if cut is not None])
+            scores[found] = (embeddings @ self.model.images(references_cut).T).mean(-1)
         return scores
 
     def _cut(self, image: Image.Image) -> Image.Image | None:

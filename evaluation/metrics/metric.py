@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -12,10 +12,24 @@ from ...core.errors import FewShotError
 from ...core.values import Prompt
 
 
+class MetricModel(Protocol):
+    """What looks at the pictures for a metric. Several metrics may share one."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    def move(self, device: torch.device | str) -> None:
+        """Move it to another device; on the CPU it takes no GPU memory."""
+        ...
+
+
 class Metric(Protocol):
     """Scores pictures; higher is better. A reward of refinement is a metric."""
 
     name: str
+
+    @property
+    def model(self) -> MetricModel: ...
 
     @property
     def model_id(self) -> str:
@@ -31,6 +45,16 @@ class Metric(Protocol):
         does not compare with them leaves them alone.
         """
         ...
+
+
+class ModelMetric:
+    """A metric that reports its model as it is."""
+
+    model: Any
+
+    @property
+    def model_id(self) -> str:
+        return self.model.model_id
 
 
 def check_pairs(images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> None:

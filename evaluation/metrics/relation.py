@@ -14,21 +14,18 @@ from ...core.values import Concept, Prompt
 from ...vision.embedders.clip import Clip
 from ..measurement import Measure
 from ..prompts.lists import RELATIONS
+from .clip import ClipMetric
 from .metric import check_pairs
 
 
-class EntityAccuracy:
+class EntityAccuracy(ClipMetric):
     """The cosine of each picture and "E_A, E_B", its prompt without the relation; papers print it times 100."""
 
     name = "entity accuracy"
 
     def __init__(self, clip: Path | Clip, relation: str, device: torch.device | str = "cpu"):
-        self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
+        super().__init__(clip, device)
         self.relation = checked(relation)
-
-    @property
-    def model_id(self) -> str:
-        return self.clip.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -36,10 +33,10 @@ class EntityAccuracy:
         """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError for a prompt without the relation."""
         check_pairs(images, prompts)
         texts = [", ".join(entities(prompt.stripped, self.relation)) for prompt in prompts]
-        return (self.clip.images(images) * self.clip.texts(texts)).sum(-1)
+        return (self.model.images(images) * self.model.texts(texts)).sum(-1)
 
 
-class RelationAccuracy:
+class RelationAccuracy(ClipMetric):
     """1 where the picture fits its own prompt better than the same prompt with any of the other relations, else 0.
 
     ReVersion classifies features of a scene graph model that cannot be had here; this asks a CLIP instead, so its
@@ -49,26 +46,22 @@ class RelationAccuracy:
     name = "relation accuracy"
 
     def __init__(self, clip: Path | Clip, relation: str, others: Sequence[str], device: torch.device | str = "cpu"):
-        self.clip = clip if isinstance(clip, Clip) else Clip(clip, device)
+        super().__init__(clip, device)
         self.relation = checked(relation)
         self.others = tuple(other for other in others if other.lower() != relation.lower())
         if not self.others:
             raise FewShotError("a relation is told from others and there are none; name at least one other relation")
-
-    @property
-    def model_id(self) -> str:
-        return self.clip.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """0 or 1 for each picture (n,); see `Metric`. FewShotError for a prompt without the relation."""
         check_pairs(images, prompts)
-        embeddings = self.clip.images(images)
+        embeddings = self.model.images(images)
         fits = []
         for phrase in (self.relation, *self.others):
             texts = [replaced(prompt.stripped, self.relation, phrase) for prompt in prompts]
-            fits.append((embeddings * self.clip.texts(texts)).sum(-1))
+            fits.append((embeddings * self.model.texts(texts)).sum(-1))
         table = torch.stack(fits)
         return (table[0] > table[1:].amax(0)).float()
 

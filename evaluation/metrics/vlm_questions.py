@@ -18,17 +18,14 @@ from ...core.errors import FewShotError
 from ...core.values import Concept, Prompt
 from ..measurement import Measure
 from ..prompts.lists import RELATIONS
-from .metric import check_pairs
+from .metric import MetricModel, ModelMetric, check_pairs
 from .relation import checked, entities
 
 DISTRACTORS = 4
 
 
-class VisionLanguageModel(Protocol):
+class VisionLanguageModel(MetricModel, Protocol):
     """A vision-language model that answers."""
-
-    @property
-    def model_id(self) -> str: ...
 
     def answers(self, picture: Image.Image, question: str, choices: Sequence[str]) -> list[float]:
         """How probable each of `choices` is as the answer about an RGB picture, in relation to the others; their sum
@@ -36,17 +33,13 @@ class VisionLanguageModel(Protocol):
         ...
 
 
-class YesProbability:
+class YesProbability(ModelMetric):
     """The probability of "yes" against "no" when asked whether the first thing is in the relation to the second."""
 
     name = "relation: yes"
 
     def __init__(self, vlm: VisionLanguageModel, relation: str):
-        self.vlm, self.relation = vlm, checked(relation)
-
-    @property
-    def model_id(self) -> str:
-        return self.vlm.model_id
+        self.model, self.relation = vlm, checked(relation)
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -57,11 +50,11 @@ class YesProbability:
         for image, prompt in zip(images, prompts, strict=True):
             first, second = entities(prompt.stripped, self.relation)
             question = f"Is the {first} {self.relation} the {second}? Answer yes or no."
-            probabilities.append(self.vlm.answers(image.convert("RGB"), question, ("yes", "no"))[0])
+            probabilities.append(self.model.answers(image.convert("RGB"), question, ("yes", "no"))[0])
         return torch.tensor(probabilities, dtype=torch.float32)
 
 
-class PairwiseChoice:
+class PairwiseChoice(ModelMetric):
     """The share of other relations against which the own one is chosen, asked in pairs (2AFC); chance is 0.5.
 
     Each pair is asked in both orders and their probabilities are averaged, since models prefer a place in the list.
@@ -70,14 +63,10 @@ class PairwiseChoice:
     name = "relation: chosen"
 
     def __init__(self, vlm: VisionLanguageModel, relation: str, others: Sequence[str]):
-        self.vlm, self.relation = vlm, checked(relation)
+        self.model, self.relation = vlm, checked(relation)
         self.others = tuple(other for other in others if other.lower() != self.relation.lower())[:DISTRACTORS]
         if not self.others:
             raise FewShotError("a relation is told from others and there are none; name at least one other relation")
-
-    @property
-    def model_id(self) -> str:
-        return self.vlm.model_id
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -92,8 +81,8 @@ class PairwiseChoice:
         won = []
         for other in self.others:
             statements = [f"the {first} is {words} the {second}" for words in (self.relation, other)]
-            first_order = self.vlm.answers(image, _choice(*statements), ("A", "B"))[0]
-            swapped_order = self.vlm.answers(image, _choice(*statements[::-1]), ("A", "B"))[1]
+            first_order = self.model.answers(image, _choice(*statements), ("A", "B"))[0]
+            swapped_order = self.model.answers(image, _choice(*statements[::-1]), ("A", "B"))[1]
             won.append(float(first_order + swapped_order > 1))
         return mean(won)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 
 from PIL import Image
 
-from ...core.errors import FewShotError
+from ...core.atomic import write_whole
 from ..result import Evaluation, EvaluationSamples
 from ..selection import Curve
 from ..set_metrics import DIV, PRES, VARIED
@@ -178,14 +176,6 @@ def write(evaluation: Evaluation, folder: Path, title: str = "Evaluation", path:
         FewShotError: the folder cannot be written to.
     """
     page = write_report(folder, title, sections(evaluation, path, pairs))
-    file = folder / "evaluation.json"
-    draft = folder / f".evaluation-{os.getpid()}-{secrets.token_hex(4)}.draft"
-    try:
-        try:
-            draft.write_text(json.dumps(evaluation.plain(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(draft, file)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise FewShotError(f"{file} cannot be written: {error.strerror or error}; free some space or rights") from None
+    text = json.dumps(evaluation.plain(), indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / "evaluation.json", text.encode())
     return page

@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,7 +16,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from ...core.errors import FewShotError
+from ...core.atomic import write_whole
 
 LARGE = 1_000_000  # pixels; up to this a picture stays as it is
 LARGEST_JPEG = 65_500  # pixels of a side
@@ -132,18 +130,7 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
         body="\n".join((*parts, *(f"<script>{script}</script>" for script in scripts))),
         policy=POLICY + (f"; script-src {' '.join(map(_allowed, scripts))}" if scripts else ""),
     )
-    path = folder / "report.html"
-    draft = folder / f".report-{os.getpid()}-{secrets.token_hex(4)}.draft"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_text(page, encoding="utf-8")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise FewShotError(f"{path} cannot be written: {error.strerror or error}; free some space or rights") from None
-    return path
+    return write_whole(folder / "report.html", page.encode())
 
 
 def _heading(heading: str) -> str:

@@ -174,16 +174,6 @@ def _solved(
     return factors
 
 
-def least_squares(
-    given: Sequence[tuple[Factor | None, float]], grams: Sequence[Tensor], ridge: float = RIDGE
-) -> Factor:
-    """W - W0 of one layer, from each adapter's change (None: it has none) and Gram matrix G_i (in, in).
-
-    Low-rank changes give a low-rank one: its down is each down, seen through its own inputs, side by side.
-    """
-    return _combined(given, grams, _system(grams, ridge))
-
-
 def _system(grams: Sequence[Tensor], ridge: float) -> tuple[Tensor, Tensor]:
     """sum_i G_i + mu I, factored in float64 by LU: sums of float32 may be a little indefinite."""
     total = grams[0].to(torch.float64, copy=True)

@@ -12,6 +12,7 @@ from ...core.errors import FewShotError
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor
+from ..schema.sampling_inputs import seed_input
 from ..schema.sockets import Set
 from .segment import answer_cache
 
@@ -174,14 +175,7 @@ class ExpandCaptions(io.ComfyNode):
                     default="",
                     tooltip="Looks of the subject that no caption shall name, separated by commas.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**48 - 1,
-                    control_after_generate=False,
-                    tooltip="Seed of the grammar's choice and of the model's sampling.",
-                ),
+                seed_input("Seed of the grammar's choice and of the model's sampling."),
             ],
             outputs=[
                 Set.Output(display_name="SET", tooltip="Each picture as often as it has captions, its weight shared."),

@@ -7,6 +7,7 @@ from typing import Any
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor, summary
+from ..schema.sampling_inputs import seed_input
 from ..schema.sockets import Set
 
 CATEGORY = "few-shot/augment"
@@ -80,14 +81,7 @@ class SegmentPaste(io.ComfyNode):
                     tooltip="Mirror half of the cut-outs. Leave it off for subjects with writing or a left and a "
                     "right.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**48 - 1,
-                    control_after_generate=False,
-                    tooltip="Seed of all that is drawn.",
-                ),
+                seed_input("Seed of all that is drawn."),
                 io.Boolean.Input(
                     "mixed",
                     default=True,

@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import FewShotError
-from ...vision.find import finders
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor, summary
+from ..schema.sampling_inputs import seed_input
 from ..schema.sockets import Base, Set
 from ..schema.validation_inputs import AUTO, CLIPS, NONE, clip_for
-from .segment import PLACES, pocket_finder
+from .segment import model_paths, phrase_finders
 
 log = logging.getLogger(__name__)
 CATEGORY = "few-shot/augment"
@@ -52,14 +51,7 @@ class GeneratePriors(io.ComfyNode):
                     step=0.5,
                     tooltip="Classifier-free guidance; high values over-sharpen the priors.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**48 - 1,
-                    control_after_generate=False,
-                    tooltip="Seed of the prompts' order and the noise.",
-                ),
+                seed_input("Seed of the prompts' order and the noise."),
                 io.Int.Input(
                     "batch",
                     default=4,
@@ -106,7 +98,7 @@ class GeneratePriors(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "segmenter",
-                    options=[NONE, *finders(folders.model_roots(*PLACES)), *pocket_finder()],
+                    options=[NONE, *phrase_finders()],
                     default=NONE,
                     optional=True,
                     advanced=True,
@@ -157,11 +149,9 @@ def filters_of(base: Any, clip: str, segmenter: str) -> Any:
     elif clip == AUTO:
         log.info("priors are not looked at: there is no CLIP in models/clip_vision")
     if segmenter != NONE:
-        known = finders(folders.model_roots(*PLACES)) | pocket_finder()
-        if segmenter not in known:
-            raise FewShotError(f"no model {segmenter!r} is on disk any more: choose another and press R to refresh")
-        finder = partial(open_finder, known[segmenter], host.device())
-        places.append(known[segmenter])
+        place, _ = model_paths(segmenter, NONE)
+        finder = partial(open_finder, place, host.device())
+        places.append(place)
     prints = [folders.folder_print(place) for place in places]
     return Filters(clip_model, finder, content_key("filters", clip_model is None, finder is None, prints)[:16])
 

@@ -34,14 +34,20 @@ def pocket_finder() -> dict[str, Path]:
     return {POCKET: folder} if (folder / "config.json").is_file() else {}
 
 
+def phrase_finders() -> dict[str, Path]:
+    """The models on the disk that find phrases, by their names, best first."""
+    from ...vision.find import finders
+
+    return finders(folders.model_roots(*PLACES)) | pocket_finder()
+
+
 class SegmentByPrompt(io.ComfyNode):
     """A mask for each picture: of what the phrases name, or the one that is connected."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ...vision.find import finders, maskers
+        from ...vision.find import maskers
 
-        roots = folders.model_roots(*PLACES)
         return io.Schema(
             node_id="FewShotSegmentByPrompt",
             display_name="Segment by Prompt",
@@ -53,14 +59,14 @@ class SegmentByPrompt(io.ComfyNode):
                 Set.Input("set", tooltip="The pictures to mask."),
                 io.Combo.Input(
                     "model",
-                    options=[AUTO, *finders(roots), *pocket_finder()],
+                    options=[AUTO, *phrase_finders()],
                     default=AUTO,
                     tooltip="What finds the words: GroundingDINO, OWLv2, Florence-2 or CLIPSeg from models/sams and "
                     "its neighbours. Auto takes the best there is.",
                 ),
                 io.Combo.Input(
                     "outline",
-                    options=[AUTO, NONE, *maskers(roots)],
+                    options=[AUTO, NONE, *maskers(folders.model_roots(*PLACES))],
                     default=AUTO,
                     tooltip="What draws the outline in the box that was found: a SAM or SAM 2 from models/sams. None "
                     "takes the finder's own mask.",
@@ -157,10 +163,9 @@ def open_models(model: str, outline: str) -> tuple[Any, Any]:
 
 def model_paths(model: str, outline: str) -> tuple[Path, Path | None]:
     """The paths of the finder and the masker that the widgets choose."""
-    from ...vision.find import finders, maskers
+    from ...vision.find import maskers
 
-    roots = folders.model_roots(*PLACES)
-    there, outlines = finders(roots) | pocket_finder(), maskers(roots)
+    there, outlines = phrase_finders(), maskers(folders.model_roots(*PLACES))
     if model == AUTO:
         model = next((name for name in there if name != POCKET), "")
         if not model:

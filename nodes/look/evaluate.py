@@ -12,6 +12,7 @@ from ..comfy.host import io
 from ..pictures.sets import picture_tensor
 from ..schema.fingerprints import PAGES, models_fingerprint
 from ..schema.metric_inputs import MetricChoices, measurement_plan, metric_inputs
+from ..schema.sampling_inputs import advanced_sampling_inputs, sampling_inputs
 from ..schema.sockets import Adapter, Base, Prompts, Set
 
 CATEGORY = "few-shot/look"
@@ -27,27 +28,12 @@ def common_inputs() -> list[io.Input]:
     ]
 
 
-def sampling_inputs(pairs: int) -> list[io.Input]:
+def evaluation_inputs(pairs: int) -> list[io.Input]:
     """How samples are drawn and what the page holds."""
     return [
-        io.Int.Input("count", default=1, min=1, max=64, tooltip="Pictures of each prompt, from seeds that follow."),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**63 - 1,
-            control_after_generate=False,
-            tooltip="Seed of the first picture; the same for all that are compared.",
-        ),
-        io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps."),
-        io.Float.Input("guidance", default=7.0, min=1.0, max=30.0, step=0.5, tooltip="Classifier-free guidance."),
+        *sampling_inputs("Seed of the first picture; the same for all that are compared."),
         *metric_inputs(),
-        io.String.Input("negative", default="", advanced=True, tooltip="What the pictures should not show."),
-        io.Int.Input("width", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."),
-        io.Int.Input("height", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."),
-        io.Int.Input(
-            "batch", default=4, min=1, max=64, advanced=True, tooltip="Pictures at once; memory and speed only."
-        ),
+        *advanced_sampling_inputs(),
         io.Int.Input(
             "drift",
             default=0,
@@ -110,7 +96,7 @@ class EvaluateLora(io.ComfyNode):
                 io.Float.Input(
                     "strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip="Strength of every adapter."
                 ),
-                *sampling_inputs(40),
+                *evaluation_inputs(40),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
@@ -154,7 +140,7 @@ class StrengthSweep(io.ComfyNode):
                     default="0.4, 0.6, 0.8, 1.0, 1.2",
                     tooltip="The strengths to try, separated by commas, 16 at most. The base alone is always there.",
                 ),
-                *sampling_inputs(0),
+                *evaluation_inputs(0),
             ],
             outputs=[
                 *outputs(),

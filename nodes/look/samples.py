@@ -9,6 +9,7 @@ from ...core.errors import FewShotError
 from ..comfy import host
 from ..comfy.host import io, ui
 from ..pictures.sets import picture_tensor
+from ..schema.sampling_inputs import advanced_sampling_inputs, sampling_inputs
 from ..schema.sockets import VALIDATION, Adapter, Base
 
 if TYPE_CHECKING:
@@ -43,21 +44,7 @@ class SampleGrid(io.ComfyNode):
                     multiline=True,
                     tooltip="One prompt a line. {trigger} stands for the adapter's trigger phrase.",
                 ),
-                io.Int.Input(
-                    "count", default=1, min=1, max=64, tooltip="Pictures of each prompt, from seeds that follow."
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,
-                    tooltip="Seed of the first picture.",
-                ),
-                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps."),
-                io.Float.Input(
-                    "guidance", default=7.0, min=1.0, max=30.0, step=0.5, tooltip="Classifier-free guidance."
-                ),
+                *sampling_inputs("Seed of the first picture."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -66,16 +53,7 @@ class SampleGrid(io.ComfyNode):
                     step=0.05,
                     tooltip="Strength of the adapter in the second column.",
                 ),
-                io.String.Input("negative", default="", advanced=True, tooltip="What the pictures should not show."),
-                io.Int.Input(
-                    "width", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."
-                ),
-                io.Int.Input(
-                    "height", default=0, min=0, max=4096, step=8, advanced=True, tooltip="0 takes the base's own."
-                ),
-                io.Int.Input(
-                    "batch", default=4, min=1, max=64, advanced=True, tooltip="Pictures at once; memory and speed only."
-                ),
+                *advanced_sampling_inputs(),
                 io.Boolean.Input(
                     "watermark",
                     default=False,
@@ -103,7 +81,7 @@ class SampleGrid(io.ComfyNode):
         negative: str = "", width: int = 0, height: int = 0, batch: int = 4, watermark: bool = False,
         adapter: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ...models.adapters.inject import applied
+        from ...models.adapters.apply import applied
         from ...models.open import open_base
         from ...models.sampling import sample
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
 from ..augment.captions import CAPTIONER_PLACES
-from ..augment.segment import PLACES, cached_finder, cached_masker, model_paths, pocket_finder
+from ..augment.segment import cached_finder, cached_masker, model_paths, phrase_finders
 from ..comfy import folders, host
 from ..comfy.host import io
 from .validation_inputs import AUTO, CLIPS, DINOS, HPS, NONE, OFF, OR_FETCH, PICK, clip_for, plain
@@ -52,8 +52,6 @@ REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
 
 def metric_inputs() -> list[io.Input]:
     """Widgets that choose the models of metrics."""
-    from ...vision.find import finders
-
     return [
         io.Combo.Input(
             "clip",
@@ -79,7 +77,7 @@ def metric_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "cut_out",
-            options=[NONE, *finders(folders.model_roots(*PLACES)), *pocket_finder()],
+            options=[NONE, *phrase_finders()],
             default=NONE,
             advanced=True,
             tooltip="What finds the subject, so that likeness is measured on its cut-out too: a model of models/sams "
@@ -219,16 +217,16 @@ def missing_models(choices: MetricChoices, clip: Any, kinds: Sequence[str]) -> l
 
 def image_distance(embedders: Sequence[Any], missing: list[str]) -> tuple[Any, str]:
     """The distance between pictures and the model behind it; adds a line to `missing` where that is not LPIPS."""
-    from ...evaluation.metrics.diversity import cosine_distance, lpips_weights, open_lpips
+    from ...evaluation.metrics.diversity import CosineDistance, Lpips, lpips_weights
 
     file = lpips_weights(folders.model_roots("lpips"))
     if file is not None:
-        return open_lpips(file), f"LPIPS 0.1 with {file.name}"
+        return Lpips(file), f"LPIPS 0.1 with {file.name}"
     if not embedders:
         return None, ""
     name = f"1 - cosine of {embedders[0].model_id}"
     missing.append(missing_line("LPIPS").format(name=name))
-    return cosine_distance(embedders[0]), name
+    return CosineDistance(embedders[0]), name
 
 
 def clip_folder(base: Any, clip: str) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...core.settings import SubjectSettings
 from ..comfy import host
-from ..comfy.host import io, ui
+from ..comfy.host import io
 from ..pictures.sets import picture_tensor
 from ..schema.sockets import Adapter, Base, Set, Settings
 from ..schema.validation_inputs import validation_inputs, validator_for
@@ -72,6 +72,4 @@ class TrainingPlanNode(io.ComfyNode):
             plan = plan_training(base, set, settings, context, adapter, timed_steps)
             sheet = picture_tensor(crops(plan))
         text = f"{described(plan)}\n{chosen.note}"
-        host.say(cls.hidden.unique_id, text)
-        shown = ui.PreviewImage(sheet, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-        return io.NodeOutput(text, sheet, ui=shown)
+        return io.NodeOutput(text, sheet, ui=host.show(cls, sheet, text))

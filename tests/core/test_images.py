@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comfyui_fewshot.core import atomic
 from comfyui_fewshot.core import images as decoding
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.images import decode, decode_mask, pixel_key, write_bytes, write_png
+from comfyui_fewshot.core.images import decode, decode_mask, pixel_key, write_png
 
 WIDE, HIGH = 24, 16
 
@@ -190,10 +191,10 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask, "others may read it as any file"
 
-    def full(self, data):
+    def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(decoding.Path, "write_bytes", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(FewShotError, match="No space left on device"):
-        write_bytes(b"other", path)
+        atomic.write_whole(path, b"other")
     assert path.read_bytes() == before and [f.name for f in path.parent.iterdir()] == ["a.png"]

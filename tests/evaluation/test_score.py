@@ -11,13 +11,12 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.values import Prompt
 from comfyui_fewshot.evaluation.evaluate import mutual_likeness
 from comfyui_fewshot.evaluation.metrics.clip import ClipImage, ClipText
-from comfyui_fewshot.evaluation.metrics.diversity import cosine_distance
+from comfyui_fewshot.evaluation.metrics.diversity import CosineDistance
 from comfyui_fewshot.evaluation.metrics.vlm_questions import YesProbability
 from comfyui_fewshot.evaluation.score import (
     CHUNK,
     ScoreRequest,
-    cached_embeddings,
-    model_of,
+    embedding_once,
     model_on_device,
     score_images,
 )
@@ -25,37 +24,43 @@ from comfyui_fewshot.evaluation.set_metrics import diversities
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.tests.vision import tiny
 from comfyui_fewshot.vision.captioners import open_captioner
-from comfyui_fewshot.vision.embedders.clip import Clip
+from comfyui_fewshot.vision.embedders.clip import MEAN, STD, Clip
+from comfyui_fewshot.vision.embedders.embedder import FrozenEmbedder
 
 REFERENCES = [Image.new("RGB", (64, 64), colour) for colour in ("red", "orange")]
 
 
-class Eye:
+class Eye(FrozenEmbedder):
     """A model that counts what it sees and where it is moved."""
 
-    model_id = "eye"
+    model_id, sizes = "eye", (8, 8)
 
     def __init__(self, log):
+        super().__init__("cpu", MEAN, STD)
         self.log, self.seen = log, []
+
+    def _open(self):
+        raise AssertionError("nothing is opened")
+
+    def _features(self, pixels):
+        raise AssertionError("nothing is prepared")
 
     def move(self, device):
         self.log.append((self, torch.device(device).type))
 
-    def images(self, images):
+    def _embed(self, images):
         self.seen += [image.getpixel((0, 0)) for image in images]
         return torch.tensor([[value / 255 for value in image.getpixel((0, 0))] for image in images])
 
 
 class Sum:
-    """A metric by an eye; "embedder" is what a masked likeness calls it, "clip" others."""
+    """A metric by an eye."""
 
-    def __init__(self, name, **eye):
-        self.name = name
-        self.__dict__ |= eye
-        (self.eye,) = eye.values()
+    def __init__(self, name, eye):
+        self.name, self.model = name, eye
 
     def scores(self, images, prompts, references):
-        return self.eye.images(images).sum(-1) + self.eye.images(references).sum()
+        return self.model.images(images).sum(-1) + self.model.images(references).sum()
 
 
 def pictures(count, green=0):
@@ -84,15 +89,13 @@ def test_numbers_do_not_depend_on_the_chunk(monkeypatch):
     assert mutual_likeness(ClipImage(clip), REFERENCES) == pytest.approx(
         float((clip.images(REFERENCES[:1]) * clip.images(REFERENCES[1:])).sum()), abs=1e-5
     )
-    assert "images" not in vars(clip), "what remembered is gone"
+    assert clip._known is None, "what remembered is gone"
 
 
 def test_each_model_sees_each_picture_once_and_alone_on_the_device():
     log: list = []
     one, two = Eye(log), Eye(log)
-    requests = [
-        ScoreRequest(metric, asked(70)) for metric in (Sum("a", clip=one), Sum("b", dino=two), Sum("c", embedder=one))
-    ]
+    requests = [ScoreRequest(metric, asked(70)) for metric in (Sum("a", one), Sum("b", two), Sum("c", one))]
     found = score_images(requests, [pictures(70), pictures(70, 9)], REFERENCES, "meta", Silent())
     assert [[len(values) for values in rows] for rows in found] == [[70, 70]] * 3 and found[0] == found[2]
     for eye in (one, two):
@@ -116,15 +119,14 @@ def test_a_model_leaves_the_device_when_it_is_cancelled():
     told: list = []
     eye = Eye(log)
     with pytest.raises(KeyboardInterrupt):
-        score_images([ScoreRequest(Sum("a", clip=eye), asked(200))], [pictures(200)], REFERENCES, "meta", Cancel())
-    assert [where for _, where in log] == ["meta", "cpu"] and "images" not in vars(eye)
+        score_images([ScoreRequest(Sum("a", eye), asked(200))], [pictures(200)], REFERENCES, "meta", Cancel())
+    assert [where for _, where in log] == ["meta", "cpu"] and eye._known is None
     assert told == [(0, 200), (CHUNK, 200)] and len(eye.seen) == 2 * CHUNK + 2
 
 
 def test_a_model_that_is_asked_moves_too(tmp_path):
     opened = open_captioner(tiny.qwen_vl(tmp_path / "vl"), torch.device("cpu"))
-    assert model_of(YesProbability(opened, "inside")) is opened
-    with model_on_device(YesProbability(opened, "inside"), "meta"):
+    with model_on_device(YesProbability(opened, "inside").model, "meta"):
         assert {p.device.type for p in opened.model.parameters()} == {"meta"} == {opened.device.type}
         opened.move = lambda device: moved.append(device)  # what was on "meta" holds no numbers to bring back
         moved: list = []
@@ -133,8 +135,8 @@ def test_a_model_that_is_asked_moves_too(tmp_path):
 
 def test_only_what_is_open_is_remembered():
     eye = Eye([])
-    metric = Sum("a", clip=eye)
-    with cached_embeddings(metric, REFERENCES) as forget:
+    metric = Sum("a", eye)
+    with embedding_once(eye, REFERENCES) as forget:
         drawn = pictures(3)
         for _ in range(2):
             metric.scores(drawn, asked(3), REFERENCES)
@@ -152,9 +154,8 @@ def test_diversity_can_be_watched_and_its_model_moves():
         def progress(self, done, total, text="", picture=None, metrics=None):
             told.append((done, total))
 
-    distance = cosine_distance(Eye(log))
-    assert model_of(distance) is distance.embedder and model_of(Sum("a", clip=3)) is None
+    distance = CosineDistance(Eye(log))
     diversities([pictures(4), pictures(4)], "aabb", distance, RunContext(Path(), "meta", Watching()))
     assert told == [(n, 4) for n in range(4)] and [where for _, where in log] == ["meta", "cpu"]
-    with model_on_device(distance, "cpu"):
+    with model_on_device(distance.model, "cpu"):
         assert len(log) == 2, "where the CPU computes nothing is moved"

@@ -16,7 +16,7 @@ from ...core.errors import FewShotError
 from ...core.progress import Checked
 from ...core.randomness import seed_of
 from ...core.values import Prompt
-from ...evaluation.metrics.diversity import cosine_distance, diversity
+from ...evaluation.metrics.diversity import CosineDistance, diversity
 from ...evaluation.report.grids import contact_sheet
 from ...evaluation.reward import RewardModels, names_subject
 from ...models.sampling import sample
@@ -160,7 +160,7 @@ class Reader:
             cosines = (self.eyes.images(pictures) @ self.looks.T).mean(1)[own]
             subject = float(cosines.mean()) if len(cosines) else math.nan
         if self.eyes is not None:
-            variety = diversity(pictures, [prompt.text for prompt in self.prompts], cosine_distance(self.eyes))
+            variety = diversity(pictures, [prompt.text for prompt in self.prompts], CosineDistance(self.eyes))
         if self.clip is not None:
             texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
             held_out = float((self.clip.images(pictures) * texts).sum(-1).mean())

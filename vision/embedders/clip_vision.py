@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -24,8 +22,9 @@ from ...core.errors import FewShotError
 from ...core.weight_files import open_tensors
 from ..model_ids import model_id, vit_size
 from ..preference.hpsv2 import from_open_clip
-from .clip import BATCH, MEAN, STD, pixels, preprocess_batch
+from .clip import MEAN, STD
 from .dino import Dino
+from .embedder import FrozenEmbedder
 
 log = logging.getLogger(__name__)
 HEADS = 16  # of ViT-L, ViT-H and ViT-bigG alike
@@ -39,8 +38,8 @@ INNER = ("vision_model.encoder.layers.0.mlp.fc1.weight", "visual.transformer.res
 PROJECTIONS = ("visual_projection.weight", "visual.proj")  # open_clip's is inputs x outputs
 
 
-class ClipVision:
-    """The tower in a .safetensors file, opened on first use in fp32; its sizes are read from the header at once.
+class ClipVision(FrozenEmbedder):
+    """The tower in a .safetensors file; its sizes are read from the header at once.
 
     Raises:
         FewShotError: the file is damaged, or something else than such a tower.
@@ -49,17 +48,20 @@ class ClipVision:
     kind = "clip_vision"
 
     def __init__(self, file: Path, device: torch.device | str = "cpu"):
-        self.file, self.device = Path(file), torch.device(device)
+        super().__init__(device, MEAN, STD)
+        self.file = Path(file)
         self.config: Any = config_of(tensor_shapes(self.file), self.file.name)
-        self.mean, self.std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
 
     @property
     def model_id(self) -> str:
         config = self.config
         return model_id(self.file, vit_size(config.hidden_size, config.num_hidden_layers, config.patch_size))
 
-    @cached_property
-    def model(self) -> Any:
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.config.image_size, self.config.image_size
+
+    def _open(self) -> Any:
         log.info("opening the vision tower in %s", self.file)
         with open_tensors(self.file) as (tensors, _):
             weights = {name: tensors[name] for name in tensors if name.startswith(("vision_model.", "visual"))}
@@ -74,27 +76,8 @@ class ClipVision:
             raise FewShotError(f"{self.file.name} lacks weights ({missing[0]}, ...); fetch it again")
         return model.float().to(self.device).eval().requires_grad_(False)
 
-    def move(self, device: torch.device | str) -> None:
-        """Move the model to another device; on the CPU it takes no GPU memory."""
-        self.device = torch.device(device)
-        self.model.to(self.device)
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Unit embeddings (n, D) of pixels (n, 3, H, W) in [0, 1] on the tower's device, differentiable."""
-        side = self.config.image_size
-        return self._embed(preprocess_batch(pixels, side, side, self.mean, self.std))
-
-    @torch.no_grad()
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit embeddings (n, D) on the CPU."""
-        side, parts = self.config.image_size, []
-        for start in range(0, len(images), BATCH):
-            batch = [pixels(image, side, side, self.mean, self.std) for image in images[start : start + BATCH]]
-            parts.append(self._embed(torch.stack(batch).to(self.device)))
-        return torch.cat(parts).cpu()
-
-    def _embed(self, pixels: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(self.model(pixel_values=pixels).image_embeds, dim=-1)
+    def _features(self, pixels: Tensor) -> Tensor:
+        return self.model(pixel_values=pixels).image_embeds
 
 
 def open_image_embedder(path: Path, device: torch.device | str) -> ClipVision | Dino:

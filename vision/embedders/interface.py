@@ -1,9 +1,9 @@
-"""The protocols of image embedders, whichever model is behind them."""
+"""The protocols of embedders, whichever model is behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
@@ -17,6 +17,10 @@ class ImageEmbedder(Protocol):
     @property
     def model_id(self) -> str: ...
 
+    def move(self, device: torch.device | str) -> None:
+        """Move the model to another device; on the CPU it takes no GPU memory."""
+        ...
+
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Unit embeddings (n, D) of pixels (n, 3, H, W) in [0, 1], differentiable."""
         ...
@@ -26,13 +30,9 @@ class ImageEmbedder(Protocol):
         ...
 
 
-class ImageTextEmbedder(Protocol):
+class ImageTextEmbedder(ImageEmbedder, Protocol):
     """Embeds pictures and texts in one space: a `Clip`."""
 
-    def images(self, images: Sequence[Image.Image]) -> Any:
-        """Unit embeddings (n, D) of pictures."""
-        ...
-
-    def texts(self, texts: Sequence[str]) -> Any:
-        """Unit embeddings (n, D) of texts."""
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit embeddings (n, D) on the CPU."""
         ...

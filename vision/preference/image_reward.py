@@ -7,9 +7,7 @@ without activations map its first token to a reward (Xu et al. 2023). All sizes 
 from __future__ import annotations
 
 import logging
-import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
+from ...core.atomic import replacing
 from ...core.errors import FewShotError
 from ...core.weight_files import UnpicklingError, file_hash
-from ..embedders.clip import MEAN, STD, pixels, preprocess_batch
+from ..embedders.clip import MEAN, STD
+from ..embedders.embedder import pixels, preprocess_batch
 from ..model_ids import DIGITS, model_id, origin_of, stamp
 
 log = logging.getLogger(__name__)
@@ -171,13 +171,9 @@ class ImageRewardModel:
         return weights
 
     def _save_converted(self, weights: Mapping[str, Tensor]) -> None:
-        draft = self.folder / f".{CONVERTED}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            try:
+            with replacing(self.folder / CONVERTED) as draft:
                 save_file(dict(weights), draft, origin_of(self.folder / PUBLISHED))
-                os.replace(draft, self.folder / CONVERTED)
-            finally:
-                draft.unlink(missing_ok=True)
         except OSError as error:
             log.warning("ImageReward could not be saved as %s (%s); %s stays", CONVERTED, error.strerror, PUBLISHED)
 

@@ -28,9 +28,7 @@ class CachedFinder:
             return [_instance_json(instance) for instance in model.find(picture, phrases, threshold)]
 
         answer = self.answers.get("find", *question, by=by)
-        return [
-            Instance(tuple(one["box"]), one["score"], one["phrase"], _mask_from_json(one["mask"])) for one in answer
-        ]
+        return [_instance_from_json(stored) for stored in answer]
 
 
 class CachedMasker:

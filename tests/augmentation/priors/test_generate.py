@@ -141,15 +141,15 @@ from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.core.values import Concept, TrainingSet
 from comfyui_fewshot.core.context import RunContext
 
-write, seen = prior_store.write_bytes, []
+write, seen = prior_store.write_whole, []
 
-def die_at_the_third_manifest(data, path):
+def die_at_the_third_manifest(path, data):
     seen.append(path)
     if len(seen) == 3:
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
-    return write(data, path)
+    return write(path, data)
 
-prior_store.write_bytes = die_at_the_third_manifest
+prior_store.write_whole = die_at_the_third_manifest
 none = TrainingSet(samples=(), concepts=(Concept("sks", "cat"),))
 settings = priors.PriorSettings(count=4, steps=2, seed=3)
 context = priors.RunContext(Path(sys.argv[2]), torch.device("cpu"))

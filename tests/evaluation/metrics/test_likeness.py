@@ -4,6 +4,7 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +17,10 @@ from comfyui_fewshot.core.values import Concept, Prompt
 from comfyui_fewshot.evaluation.metrics.clip import ClipImage
 from comfyui_fewshot.evaluation.metrics.diversity import (
     ALEXNET,
-    cosine_distance,
+    CosineDistance,
+    Lpips,
     diversity,
-    lpips_distance,
     lpips_weights,
-    open_lpips,
-    preservation,
 )
 from comfyui_fewshot.evaluation.metrics.likeness import DinoImage, MaskedLikeness, cut_out, dino_name
 from comfyui_fewshot.evaluation.metrics.preference import HumanPreference, PickScore
@@ -184,22 +183,16 @@ def test_a_relation_has_its_own_measures(clip):
 
 def test_diversity(dino):
     same, other = noise(0), noise(1)
-    assert diversity([same, same], ["p", "p"], cosine_distance(dino)) == pytest.approx(0, abs=1e-5)
-    table = cosine_distance(dino)([same, other])
-    assert diversity([same, other, same], "ppq", cosine_distance(dino)) == pytest.approx(float(table[0, 1]))
-    lpips = lpips_distance(lambda a, b: (a - b).abs().mean())
+    assert diversity([same, same], ["p", "p"], CosineDistance(dino)) == pytest.approx(0, abs=1e-5)
+    table = CosineDistance(dino)([same, other])
+    assert diversity([same, other, same], "ppq", CosineDistance(dino)) == pytest.approx(float(table[0, 1]))
+    lpips = Lpips(Path())
+    lpips.network = lambda a, b: (a - b).abs().mean()
     assert diversity([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 7), "white")], "pp", lpips) == pytest.approx(2)
     with pytest.raises(FewShotError, match="at least two of each"):
-        diversity([same, other], "pq", cosine_distance(dino))
+        diversity([same, other], "pq", CosineDistance(dino))
     with pytest.raises(FewShotError, match="2 pictures cannot lie in 1 groups"):
-        diversity([same, other], "p", cosine_distance(dino))
-
-
-def test_preservation(dino):
-    assert preservation([noise(0)], [noise(0)], dino) == pytest.approx(1, abs=1e-5)
-    assert preservation([noise(0)], [noise(0), noise(2)], dino) < 1 - 1e-4
-    with pytest.raises(FewShotError, match="draw at least one"):
-        preservation([], [noise(0)], dino)
+        diversity([same, other], "p", CosineDistance(dino))
 
 
 class FakeLpips(torch.nn.Module):
@@ -245,7 +238,7 @@ def test_lpips_is_opened_when_it_is_needed_and_with_those_weights(lpips, tmp_pat
         "more": torch.ones(1),
     }
     torch.save(weights, tmp_path / ALEXNET)
-    distance = open_lpips(tmp_path / ALEXNET)
+    distance = Lpips(tmp_path / ALEXNET)
     assert not FakeLpips.made, "nothing is opened before it is used"
     black, white = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "white")
     assert distance([black, white]).flatten().tolist() == pytest.approx([0, 6.5, 6.5, 0])
@@ -253,7 +246,7 @@ def test_lpips_is_opened_when_it_is_needed_and_with_those_weights(lpips, tmp_pat
     assert len(FakeLpips.made) == 1
     torch.save({"other": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(FewShotError, match="does not hold torchvision's AlexNet"):
-        open_lpips(tmp_path / "other.pth")([black, white])
+        Lpips(tmp_path / "other.pth")([black, white])
     (tmp_path / "page.pth").write_text("<html>")
     with pytest.raises(FewShotError, match="does not hold torchvision's AlexNet"):
-        open_lpips(tmp_path / "page.pth")([black, white])
+        Lpips(tmp_path / "page.pth")([black, white])

@@ -81,13 +81,13 @@ def test_pictures_of_one_run_are_not_independent():
     values, runs = [0.0] * 30 + [1.0] * 10, ["a"] * 30 + ["b"] * 10
     assert bootstrap_interval(values, runs).mean == 0.5 and bootstrap_interval(values, runs).n == 2
     assert bootstrap_interval(values, ["a"] * 40) == bootstrap_interval([0.25])
-    assert bootstrap_interval([0.25]).low is None and not bootstrap_interval([0.25]).excludes_zero
+    assert bootstrap_interval([0.25]).low is None
 
 
 def test_paired():
     before = torch.randn(20, generator=torch.Generator().manual_seed(2)).tolist()
     shifted = paired_interval([b + 0.1 for b in before], before)
-    assert shifted.mean == pytest.approx(0.1) and shifted.high - shifted.low < 1e-9 and shifted.excludes_zero
+    assert shifted.mean == pytest.approx(0.1) and shifted.high - shifted.low < 1e-9
     with pytest.raises(FewShotError, match="are no pairs"):
         paired_interval([1.0], before)
 

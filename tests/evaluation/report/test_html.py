@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comfyui_fewshot.core import atomic
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.evaluation.report import html as report
 from comfyui_fewshot.evaluation.report.html import Figure, Folded, Table, Text, settings_table, write_report
 
 BAD = "<script>alert('x')</script> & \"quoted\""
@@ -96,10 +96,10 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = write_report(tmp_path, "one", [])
     before = path.read_text()
 
-    def full(self, *args, **how):
+    def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.Path, "write_text", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(FewShotError, match="No space left"):
         write_report(tmp_path, "two", [])
     assert path.read_text() == before and [f.name for f in Path(tmp_path).iterdir()] == ["report.html"]

@@ -27,7 +27,7 @@ from comfyui_fewshot.models.adapters.gram import (
     plan_rounds,
 )
 from comfyui_fewshot.models.adapters.inject import LoraSpec, applied, paths_of_set
-from comfyui_fewshot.models.adapters.merge import fuse_adapters, least_squares, sum_adapters
+from comfyui_fewshot.models.adapters.merge import fuse_adapters, sum_adapters
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample_latents
 from comfyui_fewshot.models.stable_diffusion.configs import read_config
@@ -36,6 +36,7 @@ from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS
 
 from .. import checkpoints
 from ..conftest import random_adapter
+from .test_merge import least_squares
 
 SHORT = GramSampling(steps=2, size=8)
 SETS = {"attention_ff": LoraSpec(2, 2.0), "text": LoraSpec(2, 2.0)}

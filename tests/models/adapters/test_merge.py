@@ -12,7 +12,14 @@ from comfyui_fewshot.models.adapters.apply import applied, delta, find_module
 from comfyui_fewshot.models.adapters.gram import PROMPTS, GramSampling, input_grams
 from comfyui_fewshot.models.adapters.inject import LoraSpec, inject
 from comfyui_fewshot.models.adapters.lora_layers import basis_block
-from comfyui_fewshot.models.adapters.merge import _mean_square, fuse_adapters, least_squares, sum_adapters
+from comfyui_fewshot.models.adapters.merge import (
+    RIDGE,
+    _combined,
+    _mean_square,
+    _system,
+    fuse_adapters,
+    sum_adapters,
+)
 from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
 
 from ..conftest import random_adapter
@@ -28,6 +35,11 @@ def pair(seed, out=5, width=7, rank=2, alpha=3.0):
 
 def inputs(seed, count, width=7):
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def least_squares(given, grams, ridge=RIDGE):
+    """The fused change of one layer."""
+    return _combined(given, grams, _system(grams, ridge))
 
 
 def change(factor, shape=(5, 7)):

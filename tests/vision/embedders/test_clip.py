@@ -109,7 +109,7 @@ def test_any_size_and_batch(folder, images, monkeypatch):
 
 def test_one_model_for_both(folder):
     opened = Clip(folder)
-    assert ClipText(opened).clip is ClipImage(opened).clip and ClipText(opened).model_id == opened.model_id
+    assert ClipText(opened).model is ClipImage(opened).model and ClipText(opened).model_id == opened.model_id
 
 
 def test_a_text_too_long_is_named(folder, caplog):

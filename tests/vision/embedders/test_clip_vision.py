@@ -12,8 +12,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Prompt
 from comfyui_fewshot.evaluation.metrics.clip import ClipImage
-from comfyui_fewshot.vision.embedders.clip import MEAN, STD, pixels
+from comfyui_fewshot.vision.embedders.clip import MEAN, STD
 from comfyui_fewshot.vision.embedders.clip_vision import ClipVision, open_image_embedder
+from comfyui_fewshot.vision.embedders.embedder import pixels
 from comfyui_fewshot.vision.memory import embedding_bytes, parameter_count, vision_tower_bytes
 from comfyui_fewshot.vision.model_ids import model_id
 
@@ -112,13 +113,13 @@ def test_it_is_a_likeness(tmp_path, pictures):
     file = tmp_path / "clip_vision_x.safetensors"
     save_file(in_comfy_names(tower(24)), file)
     metric = ClipImage(ClipVision(file))
-    seen = metric.clip.images(pictures)
+    seen = metric.model.images(pictures)
     scores = metric.scores(pictures, [Prompt("a cat", "a cat")] * 3, pictures[:2])
     assert torch.allclose(scores, (seen @ seen[:2].T).mean(-1), atol=1e-5) and metric.model_id == model_id(
         file, "ViT-64x24/8"
     )
     smooth = torch.stack([torch.tensor(np.array(one)).permute(2, 0, 1) / 255 for one in pictures])
-    assert torch.allclose(metric.clip.encode(smooth), seen, atol=0.05)
+    assert torch.allclose(metric.model.encode(smooth), seen, atol=0.05)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 def test_embeddings_are_the_class_token(folder):
     image = Image.fromarray(skimage.data.astronaut())
     opened = Dino(folder)
-    assert (opened.edge, opened.side) == (60, 56)
+    assert opened.sizes == (60, 56)
     (mine,) = opened.images([image])
     small = image.resize((60, 60), Image.Resampling.BICUBIC).crop((2, 2, 58, 58))
     values = torch.tensor(list(small.tobytes())).view(56, 56, 3).permute(2, 0, 1) / 255
@@ -45,11 +45,13 @@ def test_a_vit_without_a_crop_is_prepared_as_dino_was(folder, tmp_path):
     for given in (about, about | {"size": 224}, about | {"do_center_crop": False, "crop_size": 224}):
         file.write_text(json.dumps(given))
         opened = Dino(tmp_path)
-        assert (opened.edge, opened.side) == (256, 224)
+        assert opened.sizes == (256, 224)
         assert opened.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
         assert opened.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
     file.write_text(json.dumps(about | {"do_center_crop": True, "crop_size": 224, "size": {"shortest_edge": 248}}))
-    assert (Dino(tmp_path).edge, Dino(tmp_path).mean.flatten().tolist()) == (248, [0.5] * 3), "what a file says counts"
+    assert (Dino(tmp_path).sizes[0], Dino(tmp_path).mean.flatten().tolist()) == (248, [0.5] * 3), (
+        "what a file says counts"
+    )
 
 
 def test_a_batch_changes_nothing(folder):

@@ -105,7 +105,7 @@ def test_equals_the_plain_implementation(folder):
     images = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (SIDE, SIDE, 3), np.uint8)) for n in (0, 1)]
     metric = HumanPreference(folder)
     mine = metric.scores(images, PROMPTS)
-    tokenizer = metric.clip.tokenizer
+    tokenizer = metric.model.tokenizer
     weights = published(len(tokenizer))
     assert tokenizer.eos_token_id == len(tokenizer) - 1
     wanted = [

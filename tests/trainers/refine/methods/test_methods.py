@@ -54,7 +54,7 @@ def test_pairs_are_best_with_worst_of_one_prompt():
 def test_the_differentiable_clip_sees_what_the_other_sees():
     clip = ClipText(Clip(WEIGHTS / "clip"))
     pixels = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    pixels = (torch.nn.functional.interpolate(pixels, (clip.clip.size,) * 2, mode="bilinear") * 255).round() / 255
+    pixels = (torch.nn.functional.interpolate(pixels, clip.model.sizes, mode="bilinear") * 255).round() / 255
     from comfyui_fewshot.trainers.refine.rollout import as_pictures
 
     prompts = [Prompt("a sks cat", "a cat"), Prompt("a house", "a house")]
