@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,6 +76,26 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def link_or_copy(file: Path, place: Path) -> Path:
+    """`place` with the content of `file`: linked where the disk can link, else copied; one that is there stays.
+
+    Raises:
+        FewShotError: it cannot be written. Nothing half-written is left.
+    """
+    if place.exists():
+        return place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, place)
+        except OSError:  # on another disk, or one that cannot link
+            with replacing(place) as draft:
+                shutil.copyfile(file, draft)
+    except OSError as error:
+        raise FewShotError(f"{place} cannot be written: {error.strerror or error}; free some space or rights") from None
+    return place
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Path:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from ...core.atomic import link_or_copy
 from ...core.errors import FewShotError
-from ...core.link import keep
 from ...vision.find import vision_kind
 from .host import folder_paths
 
@@ -70,7 +70,7 @@ def embeddings() -> list[str]:
 
 def keep_checkpoint(file: Path, name: str) -> Path:
     """Lists a trained base among ComfyUI's checkpoints: output/checkpoints/<name>, linked where the disk can link."""
-    return keep(file, output_folder("checkpoints") / name)
+    return link_or_copy(file, output_folder("checkpoints") / name)
 
 
 def diffusers_folders() -> list[str]:
