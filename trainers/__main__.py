@@ -30,7 +30,7 @@ from PIL import Image
 from ..augmentation.images.load import subject_from_folder
 from ..augmentation.priors.generate import PriorContext, PriorSettings, generate_priors
 from ..core.errors import FewShotError
-from ..core.settings import SubjectSettings, refuse_unknown
+from ..core.settings import refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
 from ..models.adapters.formats import read_lora
 from ..models.open import base_from_path
@@ -39,6 +39,7 @@ from .refine_command import read_refinement, refine_run
 from .relation_command import check_relation, relation_run
 from .run import TrainingResult
 from .subject.method import train_subject
+from .subject.settings import SubjectSettings
 from .validation.image_metrics import Validator
 
 log = logging.getLogger(__name__)

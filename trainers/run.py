@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -15,10 +15,9 @@ from PIL import Image
 from ..core.atomic import make_folder
 from ..core.errors import FewShotError
 from ..core.progress import Silent, Watcher
-from ..core.settings import SubjectSettings
 from ..core.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..evaluation.selection import Curve
-from ..models.adapters.inject import EVERYTHING, Injected
+from ..models.adapters.inject import Injected
 from ..models.adapters.token_files import write_parts
 from ..models.contract import DiffusionModel
 from ..models.export import trained_base
@@ -31,6 +30,8 @@ from .loop import Diverged, Memory, Outcome, Plan, Step, train
 from .open import move_to_device, opened
 from .optim.optimizers import LearningRates
 from .save import extract_lora, training_metadata, write_base, write_learned
+from .settings.common import Optimization
+from .settings.training import TrainingSettings
 from .state.checkpoint import Checkpoints
 from .state.run_folder import RunFolder, find_run, open_run
 from .validation.image_metrics import SamplingOptions, Validation, Validator, sample_pictures, validation_interval
@@ -39,6 +40,7 @@ from .validation.schedule import BestCheckpoint, ValidatedCheckpoint
 
 log = logging.getLogger(__name__)
 
+Chosen = TypeVar("Chosen", bound=TrainingSettings, contravariant=True)
 PREVIEW_STEPS, PREVIEW_GUIDANCE, PREVIEW_SEED = 20, 7.0, 0
 STATE_BYTES = 4 * 4 * 3  # a trained number: itself, two moments and its best value in fp32, in up to three files
 
@@ -105,7 +107,7 @@ class TrainingStep(Step, Protocol):
         ...
 
 
-class Method(Protocol):
+class Method(Protocol[Chosen]):
     """What differs between methods. `revision` is raised whenever the method's arithmetic changes."""
 
     @property
@@ -123,7 +125,7 @@ class Method(Protocol):
         self,
         networks: DiffusionModel,
         pictures: TrainingSet,
-        chosen: SubjectSettings,
+        chosen: Chosen,
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[TrainingStep, Injected]:
@@ -132,10 +134,10 @@ class Method(Protocol):
 
 
 def train_with(
-    method: Method,
+    method: Method[Chosen],
     base: BaseModelRef,
     pictures: TrainingSet,
-    settings: SubjectSettings,
+    settings: Chosen,
     runs: Path,
     device: torch.device | str,
     watcher: Watcher | None = None,
@@ -147,7 +149,7 @@ def train_with(
 ) -> TrainingResult:
     """Train by `method`; arguments, result and errors are those of `subject.method.train_subject`."""
     with torch.inference_mode(False), torch.enable_grad():  # the host may call under inference mode
-        validator = validator if settings.validate_every else None
+        validator = validator if settings.validates else None
         key = run_key(method, base, pictures, settings, start_from, validator)
         found = find_run(runs, key)
         ended = found.finished() if found else None
@@ -172,10 +174,10 @@ def train_with(
 
 
 def run_key(
-    method: Method,
+    method: Method[Chosen],
     base: BaseModelRef,
     pictures: TrainingSet,
-    settings: SubjectSettings,
+    settings: Chosen,
     start_from: Adapter | None = None,
     validator: Validator | None = None,
 ) -> str:
@@ -206,7 +208,7 @@ class _Job:
     injected: Injected
     step: TrainingStep
     pictures: TrainingSet
-    chosen: SubjectSettings
+    chosen: TrainingSettings
     watcher: Watcher
     processes: Processes
     name: str
@@ -259,14 +261,13 @@ class _Job:
         own = self.step.course(run, self.offloaded.on_device)
         if own is not None:
             return own
-        if self.validator is None:
+        chosen = self.chosen.validation
+        if chosen is None or self.validator is None:
             log.info("no model validates: the weights after the last step are returned")
-            if idle := [name for name in ("patience", "keep_validated") if getattr(self.chosen, name)]:
-                log.warning("without a model that validates, %s: nothing is done", " and ".join(idle))
+            if chosen is not None and chosen.needing_validation:
+                log.warning("without a model that validates, %s: nothing is done", chosen.needing_validation)
             return None
-        chosen = self.chosen
-        rows = chosen.batch_size * (2 if self.pictures.priors and chosen.prior_weight else 1)
-        every = validation_interval(chosen, rows)
+        every = validation_interval(chosen, chosen.rows(len(self.pictures.priors)))
         log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
         self.offloaded.offload()  # before the models that validate come to the device
         look = Validation(
@@ -287,15 +288,10 @@ class _Job:
             self.write(self.extract(step), make_folder(path.parent) / path.name)
 
     def write(self, adapter: Adapter, path: Path) -> None:
-        write_learned(self.networks.ref, adapter, path, self.described(), self.everything)
+        write_learned(self.networks.ref, adapter, path, self.described(), self.chosen.everything)
 
     def described(self) -> dict[str, str]:
         return training_metadata(self.networks.ref, self.chosen, self.pictures)
-
-    @property
-    def everything(self) -> bool:
-        """Whether the denoiser itself is trained, not an adapter of it."""
-        return self.chosen.parameter_set == EVERYTHING
 
     def plan(self, run: RunFolder, course: BestCheckpoint | None) -> Plan:
         chosen = self.chosen
@@ -303,8 +299,8 @@ class _Job:
         return Plan(
             steps=chosen.steps,
             rates=rates_of(chosen),
-            weight_decay=chosen.weight_decay,
-            optimizer=chosen.optimizer,
+            weight_decay=chosen.decay,
+            optimizer=chosen.optimizer_name,
             rules=self.injected.rules,
             max_gradient_norm=chosen.max_gradient_norm,
             save_every=chosen.save_every,
@@ -354,12 +350,12 @@ class _Job:
         columns = zip(*(outcome.terms[name] for name in weights), strict=True)
         losses = tuple(sum(w * v for w, v in zip(weights.values(), values, strict=True)) for values in columns)
         base = None
-        if self.everything:
+        if self.chosen.everything:
             if self.processes.main:
                 write_base(self.networks.ref, adapter, run.model, self.described())
             self.processes.barrier()
             base = trained_base(self.networks.ref, run.model)
-            adapter = extract_lora(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)
+            adapter = extract_lora(adapter, self.chosen.extracted_rank, self.networks.device, self.watcher)
         if self.processes.main:
             if not run.lora.exists() and (adapter.factors or adapter.embeddings):
                 write_parts(adapter, run.lora)
@@ -382,6 +378,6 @@ class _Job:
         )
 
 
-def rates_of(chosen: SubjectSettings) -> LearningRates:
+def rates_of(chosen: Optimization) -> LearningRates:
     """The learning rate of each group of parameters over the steps."""
     return LearningRates(chosen.rates, chosen.steps, round(chosen.warmup * chosen.steps), chosen.schedule)

@@ -23,7 +23,6 @@ from PIL import Image
 from ...augmentation.priors.generate import PriorContext, PriorSettings, generate_priors
 from ...core.atomic import write_whole
 from ...core.progress import Silent
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Dense, Factor, TrainingSet, content_key
 from ...models.adapters.apply import applied, find_module
 from ...models.adapters.inject import EVERYTHING, paths_of_set
@@ -38,6 +37,7 @@ from ...trainers.auto.rules import MORE_SUBJECTS
 from ...trainers.data.encoded_set import build_pool
 from ...trainers.subject.attention_supervision import supervise
 from ...trainers.subject.method import train_subject
+from ...trainers.subject.settings import SubjectSettings
 
 log = logging.getLogger(__name__)
 

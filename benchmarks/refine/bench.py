@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, TrainingSet, content_key
 from ...evaluation.reward import Reward, RewardTerm
 from ...models.adapters.formats import read_lora
@@ -22,6 +21,7 @@ from ...trainers.refine.settings import DEFAULT_METHOD, DRAFT, NFT, ONLY, Refine
 from ...trainers.run import TrainingResult
 from ...trainers.state.run_folder import RunFolder
 from ...trainers.subject.method import train_subject
+from ...trainers.subject.settings import SubjectSettings
 from ...trainers.validation.image_metrics import Validator
 from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from comfyui_fewshot.augmentation.priors.generate import PriorSettings
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import (
     NOISY_FROM,
     Adapter,
@@ -27,6 +26,7 @@ from comfyui_fewshot.core.values import (
 )
 from comfyui_fewshot.trainers.refine.settings import RefinementSettings
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 SUBJECT = Concept("sks", "cat", "striped")
 RELATION = Concept("<R>", "", "next to", kind="relation")

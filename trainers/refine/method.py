@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from PIL import Image
@@ -22,7 +21,6 @@ from ...core.errors import FewShotError
 from ...core.progress import Watcher
 from ...core.prompts import prompt_of
 from ...core.randomness import Randomness
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
 from ...evaluation.prompts.sets import for_trigger
 from ...evaluation.reward import RewardModels, Rewards, names_subject
@@ -101,12 +99,12 @@ class Refinement:
         self,
         networks: DiffusionModel,
         pictures: TrainingSet,
-        chosen: SubjectSettings,
+        chosen: RefinementSettings,
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[RefiningStep, Injected]:
         """Put the subject in, the refining adapter on top, and encode the prompts."""
-        settings = self._explored(cast(RefinementSettings, chosen))
+        settings = self._explored(chosen)
         injected = inject(networks, sets_of(settings), settings.seed, start_from, beneath=self.subject)
         try:
             random = Randomness(settings.seed, networks.device)

@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -25,7 +24,6 @@ from ...augmentation.captions.parse import is_relation_word, parts_of, with_plac
 from ...augmentation.captions.rules import RelationRules
 from ...core.errors import FewShotError
 from ...core.progress import Watcher
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
 from ...models.adapters.inject import Injected, LoraSpec, inject
 from ...models.adapters.learned_tokens import LearnedTokens, TokenSpec
@@ -37,7 +35,7 @@ from ..distributed import Processes
 from ..loop import Share
 from ..run import TrainingResult, train_with
 from ..state.run_folder import RunFolder
-from ..subject.method import REFERENCE, SubjectStep
+from ..subject.denoising import REFERENCE, DenoisingStep
 from .adversarial import ADVERSARIAL, DISCRIMINATOR, Adversary, factors
 from .gain import GainCourse, GainReader, gain_course
 from .settings import RelationSettings
@@ -51,8 +49,8 @@ HIGH_NOISE = 0.5
 """the share of the schedule from which on the adapter beside the word counts: where the layout is decided"""
 
 
-class RelationStep(SubjectStep):
-    """The step of a subject with other timesteps, the steering loss, and a discriminator where there is one.
+class RelationStep(DenoisingStep):
+    """Denoising with other timesteps, the steering loss, and a discriminator where there is one.
 
     Args:
         words: the learned word as `LearnedTokens`, always as it is now.
@@ -73,7 +71,7 @@ class RelationStep(SubjectStep):
         reals: Pool | None = None,
         guard: Callable[[RunFolder], GainCourse | None] = lambda run: None,
     ):
-        super().__init__(networks, references, None, settings)
+        super().__init__(networks, {REFERENCE: references}, settings)
         self.guard = guard
         self.divergence = None  # an adversary's loss may join the denoising error, or take its place
         self.words, self.concept, self.adversary = words, concept, adversary
@@ -153,12 +151,11 @@ class RelationTraining:
         self,
         networks: DiffusionModel,
         pictures: TrainingSet,
-        chosen: SubjectSettings,
+        chosen: RelationSettings,
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[RelationStep, Injected]:
         """Put the word in, and encode the pictures."""
-        chosen = cast(RelationSettings, chosen)
         concept = pictures.concepts[0]
         words = LearnedTokens(networks, [_spec(concept, chosen)], start_from)
         rank = chosen.high_noise_rank
