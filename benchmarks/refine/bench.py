@@ -17,7 +17,8 @@ from ...pocket.world import world
 from ...trainers.auto.inputs import gather_auto_inputs
 from ...trainers.auto.rules import resolve
 from ...trainers.refine.method import RefinementResult, refine_adapter
-from ...trainers.refine.settings import DEFAULT_METHOD, DRAFT, NFT, ONLY, RefinementSettings
+from ...trainers.refine.methods.table import DEFAULT_METHOD, DRAFT, NFT, readers
+from ...trainers.refine.settings import RefinementSettings
 from ...trainers.run import TrainingResult
 from ...trainers.state.run_folder import RunFolder
 from ...trainers.subject.method import train_subject
@@ -111,7 +112,7 @@ class RefinementBenchmark:
         method = changes.get("method", DEFAULT_METHOD)
         defaults = {**DEFAULT, **METHOD_DEFAULTS.get(method, {}), **(self.size.settings or {})}
         wanted = {"method": method, **defaults, **changes}
-        known = {name: value for name, value in wanted.items() if method in ONLY.get(name, (method,))}
+        known = {name: value for name, value in wanted.items() if method in readers(name)}
         chosen = within(RefinementSettings.from_mapping(known), budget)
         return replace(chosen, guard_every=max(1, chosen.steps // chosen.updates // readings), log_every=1000)
 

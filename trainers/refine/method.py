@@ -41,18 +41,16 @@ from .methods.dpo import PairsStep
 from .methods.draft import DirectRewardStep
 from .methods.nft import NegativeAwareStep
 from .methods.policy_gradient import PolicyGradientStep
+from .methods.table import PAIRS, readers
 from .readings import Reader
 from .rollout import Painter
 from .sampler_policy import SamplerPolicy
-from .settings import DRAFT, GRADIENTS, NFT, ONLY, PAIRS, REFERENCES, RefinementSettings
+from .settings import REFERENCES, RefinementSettings
 from .step import RefiningStep
 
 log = logging.getLogger(__name__)
 STEPS: Mapping[str, type[RefiningStep]] = {
-    **dict.fromkeys(GRADIENTS, PolicyGradientStep),
-    NFT: NegativeAwareStep,
-    PAIRS: PairsStep,
-    DRAFT: DirectRewardStep,
+    name: step for step in (PolicyGradientStep, NegativeAwareStep, PairsStep, DirectRewardStep) for name in step.methods
 }
 HELD_OUT = 4  # every how manyth prompt is held out where none is said to be
 
@@ -108,7 +106,7 @@ class Refinement:
         injected = inject(networks, sets_of(settings), settings.seed, start_from, beneath=self.subject)
         try:
             random = Randomness(settings.seed, networks.device)
-            known = settings.method in GRADIENTS
+            known = settings.of_method.policy_gradient
             size = (settings.resolution, settings.resolution)
             policy = SamplerPolicy(
                 networks.process, settings.sampling_steps, size, settings.eta, settings.skip_last, known
@@ -141,7 +139,7 @@ class Refinement:
                     "lowered: connect one that changes the denoiser, or set explore to 0"
                 )
             settings = replace(settings, explore=0.0)
-        if settings.method in ONLY["explore"]:
+        if settings.method in readers("explore"):
             log.info("pictures of a prompt are drawn with the subject at strengths from 1 to %g", 1 - settings.explored)
         return settings
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -12,46 +11,14 @@ from ...core.errors import FewShotError
 from ...core.settings import setting
 from ..settings.common import DENOISER
 from ..settings.training import AdapterSettings
+from .methods.table import DEFAULT_METHOD, METHODS, RefinementMethod, readers
 
-DDPO, GRPO, DPOK, NFT, PAIRS, DRAFT = "ddpo", "grpo", "dpok", "nft", "pairs", "draft"
 OTHERS, REFERENCES = "others", "references"
-METHODS = (NFT, GRPO, DDPO, DPOK, PAIRS, DRAFT)
-GRADIENTS = (GRPO, DDPO, DPOK)
-DEFAULT_METHOD = NFT
-"""the one that `run.py bench refine` judges best for what it spends"""
-KL_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {GRPO: 0.02, DDPO: 0.0, DPOK: 0.01, NFT: 1e-4, PAIRS: 0.0, DRAFT: 0.0}
-)
-"""what kl_weight left open means"""
-ADVANTAGE_CLIPS: Mapping[str, float] = MappingProxyType({GRPO: 5.0, DDPO: 5.0, DPOK: 5.0, NFT: 1.0})
-"""what advantage_clip left open means: with nft it is also what a picture has to earn to count as wholly good"""
-RATE_SHARES: Mapping[str, float] = MappingProxyType({GRPO: 1.0, DDPO: 1.0, DPOK: 1.0, NFT: 3.0, PAIRS: 1.0, DRAFT: 0.5})
-"""What learning_rate left open means, as a share of a LoRA's usual one (1e-4 for SD 1.x). Adam takes steps of that size
-whatever the loss is scaled by, so what counts is how far a gradient is noise: those of the policy, of noised pictures
-and of pairs are mostly that, and go on average a small part of what they step; a reward's own gradient has none of it,
-and each step goes the whole way towards what deceives it. That of nft is DiffusionNFT's own, 3e-4."""
 ROWS = 16
 """the most rows of the denoiser in one pass"""
 EXPLORED = 0.3
 """what explore left open means: there a subject that was trained for twice too long draws three of four accessories
 that it is asked for, and by itself one of twenty (on the pocket)"""
-ONLY: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "statistics": (DDPO,),
-        "statistics_from": (DDPO,),
-        "clip_range": GRADIENTS,
-        "skip_last": GRADIENTS,
-        "advantage_clip": (*GRADIENTS, NFT),
-        "kl_weight": (*GRADIENTS, NFT),
-        "trained_steps": (*GRADIENTS, NFT, PAIRS),
-        "explore": (NFT, PAIRS),
-        "nft_beta": (NFT,),
-        "pair_beta": (PAIRS,),
-        "pair_passes": (PAIRS,),
-        "pair_with": (PAIRS,),
-    }
-)
-"""settings that only these methods read"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +56,7 @@ class RefinementSettings(AdapterSettings):
         "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is "
         "grpo that learns nothing from a step whose probability has moved beyond clip_range; pairs prefers the better "
         "of two; draft follows the gradient of the reward itself, and deceives it soonest.",
-        choices=METHODS,
+        choices=tuple(METHODS),
     )
     steps: int = setting(60, "Number of optimiser steps.", min=1, max=100_000, step=2)
     learning_rate: float = setting(
@@ -281,17 +248,22 @@ class RefinementSettings(AdapterSettings):
                 f"statistics_from is {self.statistics_from}, and only {self.statistics} rewards of a prompt are kept: "
                 "raise statistics"
             )
-        if self.eta == 0 and self.method in GRADIENTS:
+        if self.eta == 0 and self.of_method.policy_gradient:
             raise FewShotError(
                 f"eta is 0, and {self.method} needs sampling steps with noise: choose an eta near 1, or one of nft, "
                 "pairs and draft"
             )
-        defaults = {about.name: about.default for about in fields(self)}
-        for name, methods in ONLY.items():
-            if self.method not in methods and getattr(self, name) != defaults[name]:
+        for name, about in self.named_fields().items():
+            methods = readers(name)
+            if self.method not in methods and getattr(self, name) != about.default:
                 raise FewShotError(
-                    f"{name} is for {', '.join(methods)}, and the method is {self.method}: leave it at {defaults[name]}"
+                    f"{name} is for {', '.join(methods)}, and the method is {self.method}: leave it at {about.default}"
                 )
+
+    @property
+    def of_method(self) -> RefinementMethod:
+        """What its method makes of settings that are left open, and which it reads."""
+        return METHODS[self.method]
 
     def rows(self, priors: int) -> int:
         return ROWS
@@ -314,23 +286,21 @@ class RefinementSettings(AdapterSettings):
     @property
     def rate_share(self) -> float:
         """What learning_rate left open means, as a share of the usual one."""
-        return RATE_SHARES[self.method]
+        return self.of_method.rate_share
 
     @property
     def held(self) -> float:
         """kl_weight, or what it means where it is left open."""
-        return KL_WEIGHTS[self.method] if self.is_auto("kl_weight") else self.kl_weight
+        return self.of_method.kl_weight if self.is_auto("kl_weight") else self.kl_weight
 
     @property
     def explored(self) -> float:
         """explore, or what it means where it is left open; 0 with methods that learn from their own pictures alone."""
-        if self.method not in ONLY["explore"]:
+        if self.method not in readers("explore"):
             return 0.0
         return EXPLORED if self.is_auto("explore") else self.explore
 
     @property
     def furthest(self) -> float:
         """advantage_clip, or what it means where it is left open; without bound with methods that do not cut."""
-        if self.method not in ADVANTAGE_CLIPS:
-            return math.inf
-        return ADVANTAGE_CLIPS[self.method] if self.is_auto("advantage_clip") else self.advantage_clip
+        return self.of_method.advantage_clip if self.is_auto("advantage_clip") else self.advantage_clip
