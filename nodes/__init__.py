@@ -21,7 +21,7 @@ from .pictures.sets import CombineSets, SetToImages, SubjectPictures
 from .refine import RefineLora, RefinementSettingsNode, RewardNode
 from .train.plan import TrainingPlanNode
 from .train.relation import RelationPictures, RelationTrainingSettings, TrainRelation
-from .train.subject import TrainingSettings, TrainSubject
+from .train.subject import TrainingSettingsNode, TrainSubject
 
 ALL_NODES: list[type[io.ComfyNode]] = [
     LoadBase,
@@ -38,7 +38,7 @@ ALL_NODES: list[type[io.ComfyNode]] = [
     CaptionPictures,
     ExpandCaptions,
     PromptInspiration,
-    TrainingSettings,
+    TrainingSettingsNode,
     TrainingPlanNode,
     TrainSubject,
     RelationTrainingSettings,

@@ -30,7 +30,7 @@ from ..augmentation.images.load import subject_from_folder
 from ..augmentation.priors.generate import PriorSettings, generate_priors
 from ..core.errors import FewShotError
 from ..core.progress import NO_METRICS, Metrics, Silent
-from ..core.settings import SubjectSettings, refuse_unknown
+from ..core.settings import refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
 from ..models.adapters.formats import read_lora
 from ..models.open import base_from_path
@@ -41,6 +41,7 @@ from .context import TrainingContext
 from .distributed import MultiProcess, launched
 from .method import TrainingResult
 from .subject.method import train_subject
+from .subject.settings import SubjectSettings
 from .validation.image_metrics import Validator
 
 log = logging.getLogger(__name__)

@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..core.progress import Watcher
-from ..core.settings import SubjectSettings
 from ..core.values import Adapter, BaseModelRef, TrainingSet
 from ..evaluation.selection import Curve
 from ..models.adapters.inject import Injected
 from ..models.contract import DiffusionModel
 from .health import Divergence
 from .loop import Memory, Step
+from .settings.training import TrainingSettings
 from .state.run_folder import RunFolder
 from .validation.schedule import BestCheckpoint
+
+Chosen = TypeVar("Chosen", bound=TrainingSettings, contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class TrainingStep(Step, Protocol):
         ...
 
 
-class Method(Protocol):
+class Method(Protocol[Chosen]):
     """What differs between methods. `revision` is raised whenever the method's arithmetic changes."""
 
     @property
@@ -101,7 +103,7 @@ class Method(Protocol):
         self,
         networks: DiffusionModel,
         pictures: TrainingSet,
-        chosen: SubjectSettings,
+        chosen: Chosen,
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[TrainingStep, Injected]:

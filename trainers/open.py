@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from ..core.progress import Watcher
-from ..core.settings import SubjectSettings
 from ..core.values import BaseModelRef
 from ..models.contract import DiffusionModel
 from ..models.open import open_base
 from ..models.quantization import quantize_to_float8
+from .settings.common import MemorySettings
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def opened(
         yield networks
 
 
-def move_to_device(networks: DiffusionModel, chosen: SubjectSettings) -> None:
+def move_to_device(networks: DiffusionModel, chosen: MemorySettings) -> None:
     """Convert the denoiser to float8 where that is chosen, and move all networks to their device."""
     if chosen.weights == "float8":
         quantize_to_float8(networks.denoiser)

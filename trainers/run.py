@@ -13,10 +13,9 @@ from PIL import Image
 
 from ..core.atomic import make_folder
 from ..core.errors import FewShotError
-from ..core.settings import SubjectSettings
 from ..core.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..evaluation.selection import Curve
-from ..models.adapters.inject import EVERYTHING, Injected
+from ..models.adapters.inject import Injected
 from ..models.adapters.token_files import write_parts
 from ..models.contract import DiffusionModel
 from ..models.export import trained_base
@@ -26,10 +25,12 @@ from .auto.rules import resolve
 from .context import TrainingContext
 from .distributed import Processes
 from .loop import Diverged, Outcome, Plan, train
-from .method import Method, TrainingResult, TrainingStep
+from .method import Chosen, Method, TrainingResult, TrainingStep
 from .open import move_to_device, opened
 from .optim.optimizers import LearningRates
 from .save import extract_lora, training_metadata, write_base, write_learned
+from .settings.common import Optimization
+from .settings.training import TrainingSettings
 from .state.checkpoint import Checkpoints
 from .state.run_folder import RunFolder, find_run, open_run
 from .validation.image_metrics import SamplingOptions, Validation, Validator, sample_pictures, validation_interval
@@ -43,16 +44,16 @@ STATE_BYTES = 4 * 4 * 3  # a trained number: itself, two moments and its best va
 
 
 def train_with(
-    method: Method,
+    method: Method[Chosen],
     base: BaseModelRef,
     pictures: TrainingSet,
-    settings: SubjectSettings,
+    settings: Chosen,
     context: TrainingContext,
     start_from: Adapter | None = None,
 ) -> TrainingResult:
     """Train by `method`; arguments, result and errors are those of `subject.method.train_subject`."""
     with torch.inference_mode(False), torch.enable_grad():  # the host may call under inference mode
-        if not settings.validate_every:
+        if not settings.validates:
             context = replace(context, validator=None)
         key = run_key(method, base, pictures, settings, start_from, context.validator)
         found = find_run(context.folder, key)
@@ -77,10 +78,10 @@ def train_with(
 
 
 def run_key(
-    method: Method,
+    method: Method[Chosen],
     base: BaseModelRef,
     pictures: TrainingSet,
-    settings: SubjectSettings,
+    settings: Chosen,
     start_from: Adapter | None = None,
     validator: Validator | None = None,
 ) -> str:
@@ -112,7 +113,7 @@ class _Job:
     injected: Injected
     step: TrainingStep
     pictures: TrainingSet
-    chosen: SubjectSettings
+    chosen: TrainingSettings
     context: TrainingContext
 
     def __post_init__(self) -> None:
@@ -156,15 +157,13 @@ class _Job:
         own = self.step.course(run, self.offloaded.on_device)
         if own is not None:
             return own
-        validator = self.context.validator
-        if validator is None:
+        chosen, validator = self.chosen.validation, self.context.validator
+        if chosen is None or validator is None:
             log.info("no model validates: the weights after the last step are returned")
-            if idle := [name for name in ("patience", "keep_validated") if getattr(self.chosen, name)]:
-                log.warning("without a model that validates, %s: nothing is done", " and ".join(idle))
+            if chosen is not None and chosen.needing_validation:
+                log.warning("without a model that validates, %s: nothing is done", chosen.needing_validation)
             return None
-        chosen = self.chosen
-        rows = chosen.batch_size * (2 if self.pictures.priors and chosen.prior_weight else 1)
-        every = validation_interval(chosen, rows)
+        every = validation_interval(chosen, chosen.rows(len(self.pictures.priors)))
         log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
         self.offloaded.offload()  # before the models that validate come to the device
         look = Validation(
@@ -186,7 +185,7 @@ class _Job:
             self.write(self.extract(step), make_folder(path.parent) / path.name)
 
     def write(self, adapter: Adapter, path: Path) -> None:
-        write_learned(self.networks.ref, adapter, path, self.described(), self.everything)
+        write_learned(self.networks.ref, adapter, path, self.described(), self.chosen.everything)
 
     def described(self) -> dict[str, str]:
         return training_metadata(self.networks.ref, self.chosen, self.pictures)
@@ -195,19 +194,14 @@ class _Job:
     def processes(self) -> Processes:
         return self.context.processes
 
-    @property
-    def everything(self) -> bool:
-        """Whether the denoiser itself is trained, not an adapter of it."""
-        return self.chosen.parameter_set == EVERYTHING
-
     def plan(self, run: RunFolder, course: BestCheckpoint | None) -> Plan:
         chosen = self.chosen
         previews = [(chosen.preview_every, lambda step: self.preview(run, step))]
         return Plan(
             steps=chosen.steps,
             rates=rates_of(chosen),
-            weight_decay=chosen.weight_decay,
-            optimizer=chosen.optimizer,
+            weight_decay=chosen.decay,
+            optimizer=chosen.optimizer_name,
             rules=self.injected.rules,
             max_gradient_norm=chosen.max_gradient_norm,
             save_every=chosen.save_every,
@@ -257,12 +251,12 @@ class _Job:
         columns = zip(*(outcome.terms[name] for name in weights), strict=True)
         losses = tuple(sum(w * v for w, v in zip(weights.values(), values, strict=True)) for values in columns)
         base = None
-        if self.everything:
+        if self.chosen.everything:
             if self.processes.main:
                 write_base(self.networks.ref, adapter, run.model, self.described())
             self.processes.barrier()
             base = trained_base(self.networks.ref, run.model)
-            adapter = extract_lora(adapter, self.chosen.extract_rank, self.networks.device, self.context.watcher)
+            adapter = extract_lora(adapter, self.chosen.extracted_rank, self.networks.device, self.context.watcher)
         if self.processes.main:
             if not run.lora.exists() and (adapter.factors or adapter.embeddings):
                 write_parts(adapter, run.lora)
@@ -286,6 +280,6 @@ class _Job:
         )
 
 
-def rates_of(chosen: SubjectSettings) -> LearningRates:
+def rates_of(chosen: Optimization) -> LearningRates:
     """The learning rate of each group of parameters over the steps."""
     return LearningRates(chosen.rates, chosen.steps, round(chosen.warmup * chosen.steps), chosen.schedule)

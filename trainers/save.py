@@ -10,17 +10,21 @@ from pathlib import Path
 import torch
 
 from ..core.progress import Watcher
-from ..core.settings import SubjectSettings
 from ..core.values import Adapter, BaseModelRef, Dense, TrainingSet
 from ..models.adapters.metadata import BASE_KEY, BASE_NAME
 from ..models.adapters.token_files import write_parts
 from ..models.export import write_checkpoint
 from ..models.svd_extract import svd_low_rank
 from .optim.optimizers import OPTIMIZERS
+from .settings.training import TrainingSettings
 
 log = logging.getLogger(__name__)
 # Metadata key: the relative error of the extracted low-rank adapter.
 ERROR_KEY = "fewshot.extraction_error"
+# What other tools write of settings that a training does not have.
+UNSET: Mapping[str, float | None] = {
+    "ss_text_encoder_lr": None, "ss_min_snr_gamma": None, "ss_noise_offset": None, "ss_prior_loss_weight": 1.0,
+}  # fmt: skip
 
 
 def write_learned(
@@ -70,29 +74,29 @@ def _of_denoiser(adapter: Adapter) -> dict[str, Dense]:
     return {path: f for path, f in adapter.factors.items() if isinstance(f, Dense) and path.startswith("unet.")}
 
 
-def training_metadata(base: BaseModelRef, chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:
+def training_metadata(base: BaseModelRef, chosen: TrainingSettings, pictures: TrainingSet) -> dict[str, str]:
     """What a LoRA's metadata says of its training, by the names other tools read.
 
     Of files it names the base alone: no pictures and no captions.
     """
+    adapter = chosen.adapter
+    rate = adapter.learning_rate if adapter is not None else 0.0
     values = {
         BASE_NAME: base.name,
         BASE_KEY: base.key,
         "ss_max_train_steps": chosen.steps,
         "ss_steps": chosen.steps,
-        "ss_learning_rate": chosen.learning_rate,
-        "ss_unet_lr": chosen.learning_rate,
-        "ss_text_encoder_lr": chosen.text_learning_rate if chosen.text_encoder else None,
+        "ss_learning_rate": rate,
+        "ss_unet_lr": rate,
         "ss_lr_scheduler": chosen.schedule,
         "ss_lr_warmup_steps": round(chosen.warmup * chosen.steps),
-        "ss_optimizer": f"{OPTIMIZERS[chosen.optimizer]}.{chosen.optimizer}",
+        "ss_optimizer": f"{OPTIMIZERS[chosen.optimizer_name]}.{chosen.optimizer_name}",
         "ss_max_grad_norm": chosen.max_gradient_norm,
         "ss_seed": chosen.seed,
         "ss_resolution": f"({chosen.resolution}, {chosen.resolution})",
-        "ss_min_snr_gamma": chosen.min_snr_gamma or None,
-        "ss_noise_offset": chosen.noise_offset or None,
-        "ss_prior_loss_weight": chosen.prior_weight,
-        "ss_batch_size_per_device": chosen.batch_size,
+        "ss_batch_size_per_device": chosen.rows(0),
+        **UNSET,
+        **chosen.metadata,
         "ss_num_train_images": len(pictures.references),
         "ss_num_reg_images": len(pictures.priors),
     }

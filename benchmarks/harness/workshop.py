@@ -24,7 +24,6 @@ from ...augmentation.priors.generate import PriorSettings, generate_priors
 from ...core.atomic import write_whole
 from ...core.context import RunContext
 from ...core.progress import Silent
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Dense, Factor, TrainingSet, content_key
 from ...models.adapters.apply import applied, find_module
 from ...models.adapters.inject import EVERYTHING, paths_of_set
@@ -40,6 +39,7 @@ from ...trainers.context import TrainingContext
 from ...trainers.data.encoded_set import build_pool
 from ...trainers.subject.attention_supervision import supervise
 from ...trainers.subject.method import train_subject
+from ...trainers.subject.settings import SubjectSettings
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, TrainingSet, content_key
 from ...evaluation.reward import Reward, RewardTerm
 from ...models.adapters.formats import read_lora
@@ -20,9 +19,11 @@ from ...trainers.auto.rules import resolve
 from ...trainers.context import TrainingContext
 from ...trainers.method import TrainingResult
 from ...trainers.refine.method import RefinementGoal, RefinementResult, refine_adapter
-from ...trainers.refine.settings import DEFAULT_METHOD, DRAFT, NFT, ONLY, RefinementSettings
+from ...trainers.refine.methods.table import DEFAULT_METHOD, DRAFT, NFT, readers
+from ...trainers.refine.settings import RefinementSettings
 from ...trainers.state.run_folder import RunFolder
 from ...trainers.subject.method import train_subject
+from ...trainers.subject.settings import SubjectSettings
 from ...trainers.validation.image_metrics import Validator
 from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow
@@ -113,7 +114,7 @@ class RefinementBenchmark:
         method = changes.get("method", DEFAULT_METHOD)
         defaults = {**DEFAULT, **METHOD_DEFAULTS.get(method, {}), **(self.size.settings or {})}
         wanted = {"method": method, **defaults, **changes}
-        known = {name: value for name, value in wanted.items() if method in ONLY.get(name, (method,))}
+        known = {name: value for name, value in wanted.items() if method in readers(name)}
         chosen = within(RefinementSettings.from_mapping(known), budget)
         return replace(chosen, guard_every=max(1, chosen.steps // chosen.updates // readings), log_every=1000)
 

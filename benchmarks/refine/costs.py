@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...trainers.refine.settings import DRAFT, GRADIENTS, NFT, PAIRS, RefinementSettings
+from ...trainers.refine.methods.table import DRAFT, NFT, PAIRS
+from ...trainers.refine.settings import RefinementSettings
 
 TRAINED = 3  # a forward and a backward
 
@@ -25,7 +26,7 @@ def per_round(settings: RefinementSettings) -> int:
 
 def _learning(settings: RefinementSettings, guided: int) -> int:
     count, held = samples(settings), settings.held > 0
-    if settings.method in GRADIENTS:
+    if settings.of_method.policy_gradient:
         trainable = settings.sampling_steps - max(settings.skip_last, 1)  # the last one has no density
         rows = count * min(settings.trained_steps, trainable) * guided
         return rows * (TRAINED + held) + rows * (settings.updates - 1) // settings.updates

@@ -29,10 +29,11 @@ from ...trainers.auto.rules import resolve
 from ...trainers.distributed import SingleProcess
 from ...trainers.refine.guards import Floors, Readings
 from ...trainers.refine.method import Refinement, split
+from ...trainers.refine.methods.table import DDPO
 from ...trainers.refine.readings import HeldOut, Reader
 from ...trainers.refine.rollout import Painter, RolloutOptions
 from ...trainers.refine.sampler_policy import SamplerPolicy
-from ...trainers.refine.settings import DDPO, RefinementSettings
+from ...trainers.refine.settings import RefinementSettings
 from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow
 from ..subject.sets import references
@@ -145,7 +146,6 @@ def open_resolved(
     pictures = references(bench.shop.sets, run.subject)
     with open_base(bench.shop.base, bench.shop.device) as networks:
         chosen, _ = resolve(settings, gather_auto_inputs(networks, pictures, settings))
-        assert isinstance(chosen, RefinementSettings)
         yield networks, chosen
 
 

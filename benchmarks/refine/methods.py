@@ -13,7 +13,8 @@ from functools import partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from ...trainers.refine.settings import DEFAULT_METHOD, METHODS, RefinementSettings
+from ...trainers.refine.methods.table import DEFAULT_METHOD, METHODS
+from ...trainers.refine.settings import RefinementSettings
 from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow
 from ..subject.training_cases import SubjectRun

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...core.settings import SubjectSettings
 from ...core.statistics import bootstrap_interval
 from ...models.adapters.formats import read_lora
 from ...trainers.context import TrainingContext
 from ...trainers.state.run_folder import RunFolder
 from ...trainers.subject.method import train_subject
 from ...trainers.subject.presets import PRESETS, with_preset
+from ...trainers.subject.settings import SubjectSettings
 from ...trainers.validation.image_metrics import Validator
 from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow

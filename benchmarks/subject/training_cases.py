@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, TrainingSet
 from ...models.adapters.merge import GramSampling, fuse_adapters, sum_adapters
 from ...models.open import open_base
 from ...pocket.world import pictures, world
 from ...trainers.auto.rules import MOST_PICTURES
+from ...trainers.subject.settings import SubjectSettings
 from ..harness.workshop import Workshop
 from .sets import PromptCheck, combined_set, held_out, pasted, references
 

@@ -10,7 +10,7 @@ Base = io.Custom("FEWSHOT_BASE")
 # a core.values.TrainingSet
 Set = io.Custom("FEWSHOT_SET")
 
-# one of the frozen settings dataclasses (core.settings)
+# one of the frozen settings dataclasses (core.settings.Settings)
 Settings = io.Custom("FEWSHOT_SETTINGS")
 
 # a core.values.Adapter

@@ -62,7 +62,7 @@ def validator_for(base: Any, settings: Any, clip: str, dino: str) -> ChosenValid
     """The validator that the widgets choose for a training on `base`."""
     from ...trainers.validation.image_metrics import Validator
 
-    if clip == OFF or settings.validate_every == 0:
+    if clip == OFF or not settings.validates:
         return ChosenValidator(None, "", "not validated: the last step is returned")
     folder = clip_for(base, clip)
     if folder is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import Field
 from typing import Any
 
 from ...core.settings import Settings
@@ -12,11 +12,7 @@ from ..comfy.host import io
 
 def widgets_of(settings: type[Settings], **changes: Mapping[str, Any]) -> list[io.Input]:
     """One widget for each field of the dataclass `settings`; `changes` overrides arguments of single widgets."""
-    return [
-        _widget(about, dict(changes.get(about.name, {})))
-        for about in fields(settings)
-        if about.name not in settings.UNUSED
-    ]
+    return [_widget(about, dict(changes.get(name, {}))) for name, about in settings.named_fields().items()]
 
 
 def _widget(about: Field, changes: dict[str, Any]) -> io.Input:

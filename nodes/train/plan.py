@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core.settings import SubjectSettings
+from ...trainers.subject.settings import SubjectSettings
 from ..comfy import host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor

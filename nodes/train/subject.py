@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from ...core.errors import FewShotError
-from ...core.settings import SubjectSettings
 from ...trainers.subject.presets import CUSTOM, NAMES, PRESETS, with_preset
+from ...trainers.subject.settings import SubjectSettings
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import VALIDATION, Adapter, Base, Set, Settings
@@ -19,7 +19,7 @@ CATEGORY = "few-shot/train"
 SMALLEST_GAIN = 0.1
 
 
-class TrainingSettings(io.ComfyNode):
+class TrainingSettingsNode(io.ComfyNode):
     """Everything about training that has an automatic value."""
 
     @classmethod
@@ -140,7 +140,7 @@ def check_subject(training_set: Any, settings: Any) -> None:
         raise FewShotError("the set holds no picture of the subject: connect Subject Pictures")
     if any(concept.kind == "relation" for concept in training_set.concepts):
         raise FewShotError("the set is of a relation: connect it to Train Relation")
-    if type(settings) is not SubjectSettings:
+    if not isinstance(settings, SubjectSettings):
         raise FewShotError("these are settings of another training: connect Training Settings")
 
 

@@ -7,7 +7,10 @@ from dataclasses import fields, replace
 import pytest
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.settings import PARAMETER_SETS, SubjectSettings
+from comfyui_fewshot.models.parameter_sets import PARAMETER_SETS
+from comfyui_fewshot.trainers.refine.settings import RefinementSettings
+from comfyui_fewshot.trainers.relation.settings import RelationSettings
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 
 def test_every_field_tells_what_a_widget_needs():
@@ -16,6 +19,21 @@ def test_every_field_tells_what_a_widget_needs():
         assert says["help"].endswith("."), about.name
         if type(about.default) in (int, float):
             assert says["min"] is not None and says["max"] is not None and says["step"] is not None, about.name
+
+
+@pytest.mark.parametrize("kind", [SubjectSettings, RelationSettings, RefinementSettings])
+def test_the_order_of_the_widgets_names_every_setting_once(kind):
+    assert sorted(kind.ORDER) == sorted(about.name for about in fields(kind))
+    assert not set(kind.FORMER) & set(kind.ORDER)
+
+
+def test_a_training_has_only_the_settings_that_it_uses():
+    with pytest.raises(FewShotError, match="rank is no setting of this training; leave it out"):
+        RelationSettings.from_mapping({"rank": 8})
+    with pytest.raises(FewShotError, match="batch_size is no setting of this training"):
+        RefinementSettings.from_mapping({"batch_size": 16})
+    with pytest.raises(TypeError, match="prior_weight"):
+        RelationSettings(**{"prior_weight": 0.5})
 
 
 def test_unknown_names_are_refused_with_the_nearest():
@@ -67,6 +85,7 @@ def test_parameter_sets_are_those_of_the_models():
 
 
 def test_importing_settings_imports_nothing_heavy():
-    code = "import sys, comfyui_fewshot.core.settings; print('torch' in sys.modules)"
+    modules = ", ".join(f"comfyui_fewshot.trainers.{method}.settings" for method in ("subject", "relation", "refine"))
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

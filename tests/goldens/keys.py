@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from comfyui_fewshot.augmentation.priors.generate import PriorSettings
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import (
     NOISY_FROM,
     Adapter,
@@ -27,6 +26,7 @@ from comfyui_fewshot.core.values import (
 )
 from comfyui_fewshot.trainers.refine.settings import RefinementSettings
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 SUBJECT = Concept("sks", "cat", "striped")
 RELATION = Concept("<R>", "", "next to", kind="relation")
@@ -72,4 +72,33 @@ def content_keys() -> dict[str, str]:
         "relation settings, changed": RelationSettings(adversarial="sensible", high_noise_rank=4).key(),
         "refinement settings": RefinementSettings().key(),
         "refinement settings, changed": RefinementSettings(method="grpo", group=4, rank=2, alpha=4.0).key(),
+        "relation settings, of every group": RelationSettings(
+            steps=9,
+            batch_size=2,
+            resolution=64,
+            token="free",
+            token_start="near",
+            seed=5,
+            warmup=0.1,
+            weights="full",
+            validate_every=3,
+            focal=0.25,
+            high_noise_rank=2,
+            high_noise_learning_rate=1e-4,
+        ).key(),
+        "refinement settings, of every group": RefinementSettings(
+            steps=4,
+            learning_rate=3e-5,
+            resolution=64,
+            optimizer="prodigy",
+            weight_decay=0.1,
+            schedule="linear",
+            patience=5,
+            weights="full",
+            preview_every=3,
+            method="pairs",
+            pair_with="references",
+            explore=0.5,
+        ).key(),
+        "relation settings, what does not matter": RelationSettings(micro_batch=2, offload="on", log_every=3).key(),
     }

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 
 from safetensors import safe_open
 
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.trainers.refine.settings import RefinementSettings
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 from . import runs
 
@@ -44,9 +43,7 @@ def of_settings(_: Path) -> dict[str, list[str]]:
     """The names and defaults that the widgets of the three trainings are made of, in their order."""
     found = {}
     for kind in (SubjectSettings, RelationSettings, RefinementSettings):
-        found[kind.__name__] = [
-            f"{about.name} = {about.default!r}" for about in fields(kind) if about.name not in kind.UNUSED
-        ]
+        found[kind.__name__] = [f"{name} = {about.default!r}" for name, about in kind.named_fields().items()]
     return found
 
 

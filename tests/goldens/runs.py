@@ -19,7 +19,6 @@ from transformers import CLIPTokenizer
 
 from comfyui_fewshot.augmentation.images.load import picture_of, stored_picture
 from comfyui_fewshot.core.randomness import seed_of
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import BaseModelRef, Concept, Sample, TrainingSet
 from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
@@ -32,6 +31,7 @@ from comfyui_fewshot.trainers.relation.method import train_relation
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
 from comfyui_fewshot.trainers.subject.method import train_subject
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 STEPS, SIDE = 5, 32
 # What processors may differ by: of a loss; of a layer's change, in most layers; of all changes together. Adam blows

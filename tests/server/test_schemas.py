@@ -90,11 +90,11 @@ def test_prior_widgets_agree_with_the_settings_class(info):
 
 
 def test_settings_widgets_are_the_settings_class(info):
-    from comfyui_fewshot.core.settings import SubjectSettings
+    from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
     widgets = dict(info["FewShotTrainingSettings"]["input"]["required"])
     assert widgets.pop("preset")
-    assert list(widgets) == [about.name for about in fields(SubjectSettings)]
+    assert list(widgets) == list(SubjectSettings.named_fields())
     SubjectSettings.from_mapping({name: spec[1]["default"] for name, spec in widgets.items()})
 
 

@@ -17,13 +17,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from comfyui_fewshot.augmentation.images.load import picture_of, subject_from_folder
 from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.randomness import seed_of
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Sample, TrainingSet
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.pocket.assemble import write_base
 from comfyui_fewshot.pocket.world import words
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.subject.method import train_subject
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 
 def letter_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world import pictures as drawn
@@ -12,6 +11,7 @@ from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.health import Divergence
 from comfyui_fewshot.trainers.loop import Diverged
 from comfyui_fewshot.trainers.subject.method import train_subject
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 RULE = Divergence(("reference",))
 

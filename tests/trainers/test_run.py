@@ -15,12 +15,12 @@ from PIL import Image
 from comfyui_fewshot.core import atomic
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Sample
 from comfyui_fewshot.evaluation.report.provenance import provenance
 from comfyui_fewshot.models.adapters import formats
 from comfyui_fewshot.trainers import run as training
 from comfyui_fewshot.trainers.subject import method as subject
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 # The first three steps of the run of conftest.py, recorded in float32 on x86 with torch 2.11 (reference, prior).
 GOLDEN = {"reference": (1.113164, 1.058462, 1.217240), "prior": (1.010264, 1.122432, 1.089110)}
@@ -142,8 +142,8 @@ from pathlib import Path
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
 from comfyui_fewshot.models.open import base_from_path
 from comfyui_fewshot.core.progress import Silent
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.trainers.context import TrainingContext
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 from comfyui_fewshot.trainers.subject.method import train_subject
 
 class Killed(Silent):

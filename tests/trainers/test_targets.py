@@ -8,7 +8,6 @@ import safetensors.torch
 import torch
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Concept, Dense, LowRank
 from comfyui_fewshot.models.adapters import formats
 from comfyui_fewshot.models.adapters.apply import applied
@@ -19,7 +18,8 @@ from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.trainers.auto.inputs import gather_auto_inputs
 from comfyui_fewshot.trainers.subject.presets import PRESETS, with_preset
-from comfyui_fewshot.trainers.targets import check_targets, sets_of, token_specs
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
+from comfyui_fewshot.trainers.targets import sets_of, token_specs
 
 
 def test_each_set_has_its_rank_and_alpha():
@@ -50,7 +50,7 @@ def test_each_set_has_its_rank_and_alpha():
 )
 def test_settings_that_contradict_each_other(train, tmp_path, changes, said):
     with pytest.raises(FewShotError, match=said):
-        check_targets(SubjectSettings(**changes))
+        SubjectSettings(**changes).check()
     with pytest.raises(FewShotError, match=said):
         train(tmp_path, **changes)
 
@@ -75,15 +75,15 @@ IDLE = {
 @pytest.mark.parametrize("name", IDLE)
 def test_a_value_that_would_do_nothing_is_refused(name):
     with pytest.raises(FewShotError, match=rf"^{name} is .*, but does nothing: .*Set it to"):
-        check_targets(SubjectSettings(**IDLE[name]))
+        SubjectSettings(**IDLE[name]).check()
 
 
 def test_values_that_do_something_are_taken():
-    check_targets(SubjectSettings(text_encoder=True, text_rank=4, text_learning_rate=1e-5, tuning="full"))
-    check_targets(SubjectSettings(parameter_set="cross_kv", cross_rank=4, token="free", token_start="toy"))
-    check_targets(SubjectSettings(parameter_set="attention_ff", feed_forward_rank=4, self_alpha=2.0, patience=2))
+    SubjectSettings(text_encoder=True, text_rank=4, text_learning_rate=1e-5, tuning="full").check()
+    SubjectSettings(parameter_set="cross_kv", cross_rank=4, token="free", token_start="toy").check()
+    SubjectSettings(parameter_set="attention_ff", feed_forward_rank=4, self_alpha=2.0, patience=2).check()
     for name, values in PRESETS.items():
-        check_targets(SubjectSettings(**with_preset(name, values)))
+        SubjectSettings(**with_preset(name, values)).check()
 
 
 def test_what_a_setting_needs_of_the_pictures_is_told(train, pictures, tmp_path, caplog):

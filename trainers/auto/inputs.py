@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from ...core.settings import SubjectSettings
 from ...core.values import TrainingSet
 from ...models.adapters.apply import find_module
 from ...models.adapters.inject import Full, paths_of_set
 from ...models.adapters.learned_tokens import TokenSpec
 from ...models.contract import DiffusionModel
-from ..targets import check_targets, sets_of, token_specs
+from ..settings.training import TrainingSettings
+from ..targets import sets_of, token_specs
 from .fit import free_memory
 from .unet_costs import text_activation_bytes
 
@@ -64,7 +64,7 @@ class AutoInputs:
 
 
 def gather_auto_inputs(
-    networks: DiffusionModel, pictures: TrainingSet, settings: SubjectSettings, validator_bytes: float | None = None
+    networks: DiffusionModel, pictures: TrainingSet, settings: TrainingSettings, validator_bytes: float | None = None
 ) -> AutoInputs:
     """Count and measure everything in `AutoInputs`.
 
@@ -74,7 +74,7 @@ def gather_auto_inputs(
     Raises:
         FewShotError: settings of what is trained contradict each other.
     """
-    check_targets(settings)
+    settings.check()
     offloadable = offloadable_parts(networks, settings.reads_text)
     return AutoInputs(
         references=len({s.image.key for s in pictures.references if not s.others and not s.pasted}),
@@ -96,7 +96,7 @@ def gather_auto_inputs(
         text_activation_bytes=text_bytes_in_step(networks, settings) if settings.reads_text else 0.0,
         validator_bytes=validator_bytes or 0.0,
         samples_images=validator_bytes is not None or settings.draws,
-        embedding_rms=embedding_rms(networks) if settings.token == "free" else 0.0,
+        embedding_rms=embedding_rms(networks) if settings.word and settings.word.token == "free" else 0.0,
     )
 
 
@@ -111,10 +111,10 @@ def free_with_all(networks: DiffusionModel) -> int | None:
     return free - sum(map(weight_bytes, away))
 
 
-def text_bytes_in_step(networks: DiffusionModel, settings: SubjectSettings) -> float:
+def text_bytes_in_step(networks: DiffusionModel, settings: TrainingSettings) -> float:
     """What the text encoders store for the backward pass of one prompt that is encoded in a step."""
-    half = networks.dtype.itemsize == 2
-    return sum(text_activation_bytes(encoder.config, half, settings.text_encoder) for encoder in networks.text_encoders)
+    half, trained = networks.dtype.itemsize == 2, "text" in sets_of(settings)
+    return sum(text_activation_bytes(encoder.config, half, trained) for encoder in networks.text_encoders)
 
 
 def embedding_rms(networks: DiffusionModel) -> float | None:
@@ -123,7 +123,7 @@ def embedding_rms(networks: DiffusionModel) -> float | None:
     return None if table.is_meta else float(table.float().square().mean().sqrt())
 
 
-def trainable_parameters(networks: DiffusionModel, settings: SubjectSettings, words: Sequence[TokenSpec] = ()) -> int:
+def trainable_parameters(networks: DiffusionModel, settings: TrainingSettings, words: Sequence[TokenSpec] = ()) -> int:
     """How many parameters are trained, with each layer counted once as `inject` does.
 
     rank * (in + out) of a low-rank layer, rank * out of one in a block, all of a layer trained in full, and the

@@ -7,16 +7,20 @@ open give the same content key and the same result everywhere, up to the precisi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from ...core.errors import FewShotError
-from ...core.settings import SubjectSettings
+from ..relation.settings import RelationSettings
+from ..settings.training import AdapterSettings, DenoisingSettings, LearnedToken, TrainingSettings
+from ..subject.settings import SubjectSettings
 from ..targets import adapted_parts
 from .fit import EMA_TEMPORARY, BatchSplit, MemoryOptions, PhaseMemory, autocast_bytes, split_batch, trained_bytes
 from .inputs import AutoInputs
 from .unet_costs import decoding_bytes, encoding_bytes, inference_bytes, training_activations
 
+T = TypeVar("T", bound=TrainingSettings)
 REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which common settings were tuned
 REFERENCE_CELLS = 64 * 64  # latent cells of its images
 REFERENCE_RATE = 1e-4
@@ -27,39 +31,30 @@ FEWEST_STEPS, MOST_STEPS = 400, 1500
 FLOAT8_SAVES = 0.48  # share of a half-precision denoiser that 8 bits save: all but norms, biases and scales
 
 
-def resolve(settings: SubjectSettings, inputs: AutoInputs) -> tuple[SubjectSettings, tuple[str, ...]]:
+def resolve(settings: T, inputs: AutoInputs) -> tuple[T, tuple[str, ...]]:
     """The settings with a value for everything left open, and a line for each choice.
 
     Raises:
         FewShotError: the resolution does not fit the base.
     """
-    chosen = settings
-    reasons = []
-
-    def choose(name: str, value: Any, why: str) -> None:
-        nonlocal chosen
-        if chosen.is_auto(name) and name not in chosen.UNUSED:
-            chosen = replace(chosen, **{name: value})
-            reasons.append(f"{name} = {value} ({why})")
-
-    choose("resolution", inputs.native_resolution, "the base's own")
-    _check_resolution(chosen.resolution, inputs)
-    for name in chosen.denoiser_rates:
-        choose(name, *_denoiser_rate(chosen, inputs))
-    choose("alpha", float(chosen.rank), "equal to rank: the adapter is not scaled")
-    if chosen.text_encoder:
-        choose("text_learning_rate", *_text_rate(chosen, inputs))
-    if chosen.token == "free" and inputs.embedding_rms is None:
-        reasons.append(f"token_learning_rate: {TOKEN_SHARE:g} of the vocabulary's usual number, when that is read")
-    elif chosen.token != "none":
-        choose("token_learning_rate", *_token_rate(chosen, inputs))
-    choose("batch_size", batch_size(inputs.parameters, (chosen.resolution // inputs.vae_scale_factor) ** 2), BATCH_RULE)
-    several = f" of {inputs.concepts} subjects" if inputs.concepts > 1 else ""
-    if chosen.is_auto("steps"):
-        number = steps(inputs.references, chosen.batch_size, inputs.concepts, inputs.parameters)
-        choose("steps", number, f"{inputs.references} references{several}; {STEPS_RULE}")
+    chosen, reasons = settings, []
+    _check_resolution(settings.resolution or inputs.native_resolution, inputs)
+    for name, rule in RULES.items():
+        choice = rule(chosen, inputs) if name in chosen.left_open else None
+        if choice is None:
+            continue
+        if choice.value is not None:
+            chosen = replace(chosen, **{name: choice.value})
+        reasons.append(f"{name}: {choice.why}" if choice.value is None else f"{name} = {choice.value} ({choice.why})")
     chosen, why = _split(chosen, inputs)
     return chosen, (*reasons, why)
+
+
+class AutoChoice(NamedTuple):
+    """The value of a setting left open, None where it cannot be known yet, and why."""
+
+    value: float | None
+    why: str
 
 
 def learning_rate(parameters: int) -> float:
@@ -76,34 +71,78 @@ FULL_SHARE, EVERYTHING_SHARE = 0.1, 0.05  # of a LoRA's rate, where weights them
 TOKEN_SHARE, TOKEN_ANGLE = 0.07, 0.01
 
 
-def _denoiser_rate(chosen: SubjectSettings, inputs: AutoInputs) -> tuple[float, str]:
+def _resolution(chosen: TrainingSettings, inputs: AutoInputs) -> AutoChoice:
+    return AutoChoice(inputs.native_resolution, "the base's own")
+
+
+def _learning_rate(chosen: AdapterSettings, inputs: AutoInputs) -> AutoChoice:
     if chosen.optimizer == "prodigy":
-        return 1.0, "a factor: Prodigy finds the step size"
-    rate, why = learning_rate(inputs.parameters), f"{inputs.parameters / 1e6:.0f} M parameters; {RATE_RULE}"
+        return AutoChoice(1.0, "a factor: Prodigy finds the step size")
+    rate, why = learning_rate(inputs.parameters), _rate_reason(inputs)
     if chosen.rate_share != 1:
         rate, why = _rounded(rate * chosen.rate_share), f"{why}; {chosen.rate_share:g} of that with this method"
-    if chosen.tuning != "full":
-        return rate, why
-    share = EVERYTHING_SHARE if chosen.parameter_set == "all" else FULL_SHARE
-    return _rounded(rate * share), f"{why}; {share:g} of that where weights are trained in full"
+    if not chosen.in_full:
+        return AutoChoice(rate, why)
+    share = EVERYTHING_SHARE if chosen.everything else FULL_SHARE
+    return AutoChoice(_rounded(rate * share), f"{why}; {share:g} of that where weights are trained in full")
 
 
-def _text_rate(chosen: SubjectSettings, inputs: AutoInputs) -> tuple[float, str]:
+def _high_noise_rate(chosen: RelationSettings, inputs: AutoInputs) -> AutoChoice | None:
+    return AutoChoice(learning_rate(inputs.parameters), _rate_reason(inputs)) if chosen.high_noise_rank else None
+
+
+def _rate_reason(inputs: AutoInputs) -> str:
+    return f"{inputs.parameters / 1e6:.0f} M parameters; {RATE_RULE}"
+
+
+def _alpha(chosen: AdapterSettings, inputs: AutoInputs) -> AutoChoice:
+    return AutoChoice(float(chosen.rank), "equal to rank: the adapter is not scaled")
+
+
+def _text_rate(chosen: SubjectSettings, inputs: AutoInputs) -> AutoChoice | None:
+    if not chosen.text_encoder:
+        return None
     if chosen.optimizer == "prodigy":
-        return 1.0, "a factor: Prodigy finds the step size"
+        return AutoChoice(1.0, "a factor: Prodigy finds the step size")
     share = 0.5 if inputs.text_encoders == 1 else 0.05
-    if chosen.tuning == "full":  # the text encoder's adapter is low-rank all the same
-        return _rounded(learning_rate(inputs.parameters) * share), f"{share:g} of a low-rank learning_rate"
-    return _rounded(chosen.learning_rate * share), f"{share:g} of learning_rate"
+    if chosen.in_full:  # the text encoder's adapter is low-rank all the same
+        return AutoChoice(_rounded(learning_rate(inputs.parameters) * share), f"{share:g} of a low-rank learning_rate")
+    return AutoChoice(_rounded(chosen.learning_rate * share), f"{share:g} of learning_rate")
 
 
-def _token_rate(chosen: SubjectSettings, inputs: AutoInputs) -> tuple[float, str]:
+def _token_rate(chosen: LearnedToken, inputs: AutoInputs) -> AutoChoice | None:
+    if chosen.word is None:
+        return None
     if chosen.token == "direction":
-        return TOKEN_ANGLE, "radians a step"
-    assert inputs.embedding_rms is not None
+        return AutoChoice(TOKEN_ANGLE, "radians a step")
+    if inputs.embedding_rms is None:
+        return AutoChoice(None, f"{TOKEN_SHARE:g} of the vocabulary's usual number, when that is read")
     rate = _rounded(TOKEN_SHARE * inputs.embedding_rms)
-    return rate, f"{TOKEN_SHARE:g} of the vocabulary's usual number, {inputs.embedding_rms:.3g}"
+    return AutoChoice(rate, f"{TOKEN_SHARE:g} of the vocabulary's usual number, {inputs.embedding_rms:.3g}")
 
+
+def _batch_size(chosen: DenoisingSettings, inputs: AutoInputs) -> AutoChoice:
+    return AutoChoice(batch_size(inputs.parameters, (chosen.resolution // inputs.vae_scale_factor) ** 2), BATCH_RULE)
+
+
+def _steps(chosen: DenoisingSettings, inputs: AutoInputs) -> AutoChoice:
+    several = f" of {inputs.concepts} subjects" if inputs.concepts > 1 else ""
+    number = steps(inputs.references, chosen.batch_size, inputs.concepts, inputs.parameters)
+    return AutoChoice(number, f"{inputs.references} references{several}; {STEPS_RULE}")
+
+
+# The rule of each setting that a method may leave open, in the order in which one depends on another; what depends on
+# the device's memory is chosen last, and together.
+RULES: Mapping[str, Callable[[Any, AutoInputs], AutoChoice | None]] = {
+    "resolution": _resolution,
+    "learning_rate": _learning_rate,
+    "high_noise_learning_rate": _high_noise_rate,
+    "alpha": _alpha,
+    "text_learning_rate": _text_rate,
+    "token_learning_rate": _token_rate,
+    "batch_size": _batch_size,
+    "steps": _steps,
+}
 
 RATE_RULE = "1e-4 at 860 M and above, rising as 1 / sqrt(parameters) to at most 1e-3"
 
@@ -150,8 +189,8 @@ def _check_resolution(resolution: int, inputs: AutoInputs) -> None:
         )
 
 
-def _split(settings: SubjectSettings, inputs: AutoInputs) -> tuple[SubjectSettings, str]:
-    rows = rows_of(settings, inputs.priors)
+def _split(settings: T, inputs: AutoInputs) -> tuple[T, str]:
+    rows = settings.rows(inputs.priors)
     plan = split_of(settings, inputs)
     checkpointing, offload = ("on" if flag else "off" for flag in (plan.checkpointing, plan.offload))
     weights = "float8" if plan.float8 else "full"
@@ -168,22 +207,17 @@ def _split(settings: SubjectSettings, inputs: AutoInputs) -> tuple[SubjectSettin
     return replace(chosen, offload=offload, weights=weights), line
 
 
-def rows_of(settings: SubjectSettings, priors: int) -> int:
-    """Images in one step, priors included."""
-    return settings.batch_size * (2 if priors and settings.prior_weight else 1)
-
-
-def split_of(settings: SubjectSettings, inputs: AutoInputs) -> BatchSplit:
+def split_of(settings: TrainingSettings, inputs: AutoInputs) -> BatchSplit:
     """How a step of these settings fits into `inputs.free_bytes`; batch_size and resolution are chosen already."""
     cells = settings.resolution // inputs.vae_scale_factor
     phases = phase_memory(settings, inputs)
-    trained = trained_bytes(inputs.trainable_parameters, settings.optimizer)
+    trained = trained_bytes(inputs.trainable_parameters, settings.optimizer_name)
     image = training_activations(inputs.unet_config, cells, cells, inputs.is_half, adapted_parts(settings))
     options = MemoryOptions(
         settings.gradient_checkpointing,
         settings.micro_batch,
         settings.offload,
-        "full" if settings.tuning == "full" else settings.weights,
+        "full" if _in_full(settings) else settings.weights,
         inputs.offloadable_bytes,
         inputs.denoiser_bytes * FLOAT8_SAVES if inputs.is_half else 0.0,
     )
@@ -192,7 +226,7 @@ def split_of(settings: SubjectSettings, inputs: AutoInputs) -> BatchSplit:
         return phases.peak(micro_batch, offload * inputs.offloadable_bytes, offload * inputs.text_encoder_bytes)
 
     return split_batch(
-        rows_of(settings, inputs.priors),
+        settings.rows(inputs.priors),
         image.beside(inputs.text_activation_bytes, autocast_bytes(inputs.trainable_parameters, inputs.is_half)),
         None if inputs.free_bytes is None else int(inputs.free_bytes - trained),
         options,
@@ -200,11 +234,11 @@ def split_of(settings: SubjectSettings, inputs: AutoInputs) -> BatchSplit:
     )
 
 
-def phase_memory(settings: SubjectSettings, inputs: AutoInputs) -> PhaseMemory:
+def phase_memory(settings: TrainingSettings, inputs: AutoInputs) -> PhaseMemory:
     """Bytes beyond the weights in the phases other than the training step; the resolution is chosen already."""
     cells, pixels = settings.resolution // inputs.vae_scale_factor, settings.resolution**2
     encoding = encoding_batch(settings.resolution) * encoding_bytes(inputs.vae_config, pixels, inputs.vae_itemsize)
-    optimizer = EMA_TEMPORARY.get(settings.optimizer, 0) * inputs.trainable_parameters
+    optimizer = EMA_TEMPORARY.get(settings.optimizer_name, 0) * inputs.trainable_parameters
     if not inputs.samples_images:
         return PhaseMemory(encoding, optimizer=optimizer)
     copied = autocast_bytes(inputs.trainable_parameters, inputs.is_half)
@@ -213,9 +247,13 @@ def phase_memory(settings: SubjectSettings, inputs: AutoInputs) -> PhaseMemory:
         2 * inference_bytes(inputs.unet_config, cells, cells, inputs.is_half, adapted_parts(settings)),
         decoding_bytes(inputs.vae_config, pixels, inputs.vae_itemsize),
         inputs.validator_bytes,
-        copied if settings.tuning == "full" else 0.0,  # adapters sample in fp32
+        copied if _in_full(settings) else 0.0,  # adapters sample in fp32
         optimizer,
     )
+
+
+def _in_full(settings: TrainingSettings) -> bool:
+    return settings.adapter is not None and settings.adapter.in_full
 
 
 def encoding_batch(resolution: int) -> int:

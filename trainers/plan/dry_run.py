@@ -13,7 +13,6 @@ import torch
 from ...augmentation.captions.identifiers import find_word
 from ...core.errors import FewShotError
 from ...core.progress import Watcher
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.learned_tokens import TokenSpec
 from ...models.contract import DiffusionModel
@@ -21,7 +20,7 @@ from ...models.offload import Offloaded
 from ...models.open import autoencoder_dtype, compute_dtype
 from ..auto.fit import CONTEXT, free_memory, trained_bytes
 from ..auto.inputs import AutoInputs, gather_auto_inputs, offloadable_parts
-from ..auto.rules import resolve, rows_of, split_of
+from ..auto.rules import resolve, split_of
 from ..context import TrainingContext
 from ..data.caption_check import with_identifiers
 from ..data.sampling_weights import drawing_weights
@@ -30,6 +29,7 @@ from ..optim.optimizers import make_optimizer
 from ..run import rates_of
 from ..subject.attention_supervision import check_usable, usable
 from ..subject.method import SubjectTraining
+from ..subject.settings import SubjectSettings
 from ..targets import token_specs
 from ..validation.image_metrics import STEPS, validation_interval
 from .forecast import CARDS, CardFit, ParameterCounts, Phases, host_memory, on_card, on_device, phases
@@ -86,7 +86,7 @@ class DryRun:
         """Of the whole training, validations included; None where no step was timed."""
         if self.timing is None:
             return None
-        rows = rows_of(self.chosen, self.priors)
+        rows = self.chosen.rows(self.priors)
         drawing = self.validations * self.chosen.validation_pictures * STEPS * 2
         return self.timing.seconds * (self.chosen.steps + drawing / (3 * rows))
 
@@ -128,7 +128,7 @@ def plan_training(
     trained = trained_bytes(inputs.trainable_parameters, chosen.optimizer)
     demands = phases(chosen, split, inputs, weights)
     drawn = chosen.steps * chosen.batch_size
-    every = validation_interval(chosen, rows_of(chosen, inputs.priors)) if validates else 0
+    every = validation_interval(chosen, chosen.rows(inputs.priors)) if validates else 0
     return DryRun(
         chosen=chosen,
         reasons=reasons,

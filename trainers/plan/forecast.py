@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ...core.settings import SubjectSettings
 from ..auto.fit import CONTEXT, HEADROOM, BatchSplit, sampling_batch, trained_bytes
 from ..auto.inputs import AutoInputs
 from ..auto.rules import FLOAT8_SAVES, phase_memory, split_of
+from ..settings.training import TrainingSettings
 
 LIBRARIES = 2_000_000_000  # bytes of host memory that Python, torch and what they load take
 STATES = 3 * 0.8  # share of the trained bytes while a state is written: all but gradients, and copied twice
@@ -82,7 +82,7 @@ class CardFit:
         return self.headroom >= HEADROOM
 
 
-def on_card(settings: SubjectSettings, inputs: AutoInputs, weights: ParameterCounts, size: float) -> CardFit:
+def on_card(settings: TrainingSettings, inputs: AutoInputs, weights: ParameterCounts, size: float) -> CardFit:
     """What `auto` chooses on a CUDA card of `size` bytes that nothing else uses, in half precision (bfloat16).
 
     `settings` have batch_size and resolution resolved, and the settings that depend on memory as the user set them.
@@ -115,7 +115,7 @@ def on_device(
 
 
 def phases(
-    settings: SubjectSettings, split: BatchSplit, inputs: AutoInputs, weights: ParameterCounts
+    settings: TrainingSettings, split: BatchSplit, inputs: AutoInputs, weights: ParameterCounts
 ) -> dict[str, MemoryDemand]:
     """The demand of each phase of a training with this split; of sampling and validation only where there is any.
 
@@ -128,7 +128,10 @@ def phases(
     everything = denoiser + vae + text
     offloaded = everything - (inputs.offloadable_bytes if split.offload else 0)
     decoding = everything - (inputs.text_encoder_bytes if split.offload else 0)
-    bare, trained = BARE * inputs.trainable_parameters, trained_bytes(inputs.trainable_parameters, settings.optimizer)
+    bare, trained = (
+        BARE * inputs.trainable_parameters,
+        trained_bytes(inputs.trainable_parameters, settings.optimizer_name),
+    )
     demands = {
         LOADING: MemoryDemand(CONTEXT, itemsize * weights.denoiser, 0, 0),
         ENCODING: MemoryDemand(CONTEXT, everything, bare, memory.encoding),

@@ -11,13 +11,12 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 from ...augmentation.images.load import load_picture
 from ...core.errors import FewShotError
 from ...core.progress import Watcher
 from ...core.prompts import prompt_of
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
 from ...evaluation.prompts.sets import for_trigger
 from ...evaluation.reward import RewardModels, Rewards, names_subject
@@ -40,18 +39,16 @@ from .methods.dpo import PairsStep
 from .methods.draft import DirectRewardStep
 from .methods.nft import NegativeAwareStep
 from .methods.policy_gradient import PolicyGradientStep
+from .methods.table import PAIRS, readers
 from .readings import HeldOut, Reader
 from .rollout import Painter, RolloutOptions
 from .sampler_policy import SamplerPolicy
-from .settings import DRAFT, GRADIENTS, NFT, ONLY, PAIRS, REFERENCES, RefinementSettings
+from .settings import REFERENCES, RefinementSettings
 from .step import RefiningStep
 
 log = logging.getLogger(__name__)
 STEPS: Mapping[str, type[RefiningStep]] = {
-    **dict.fromkeys(GRADIENTS, PolicyGradientStep),
-    NFT: NegativeAwareStep,
-    PAIRS: PairsStep,
-    DRAFT: DirectRewardStep,
+    name: step for step in (PolicyGradientStep, NegativeAwareStep, PairsStep, DirectRewardStep) for name in step.methods
 }
 HELD_OUT = 4  # every how manyth prompt is held out where none is said to be
 
@@ -102,15 +99,15 @@ class Refinement:
         self,
         networks: DiffusionModel,
         pictures: TrainingSet,
-        chosen: SubjectSettings,
+        chosen: RefinementSettings,
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[RefiningStep, Injected]:
         """Put the subject in, the refining adapter on top, and encode the prompts."""
-        settings = self._explored(cast(RefinementSettings, chosen))
+        settings = self._explored(chosen)
         injected = inject(networks, sets_of(settings), settings.seed, start_from, beneath=self.subject)
         try:
-            known = settings.method in GRADIENTS
+            known = settings.of_method.policy_gradient
             size = (settings.resolution, settings.resolution)
             policy = SamplerPolicy(
                 networks.process, settings.sampling_steps, size, settings.eta, settings.skip_last, known
@@ -143,7 +140,7 @@ class Refinement:
                     "lowered: connect one that changes the denoiser, or set explore to 0"
                 )
             settings = replace(settings, explore=0.0)
-        if settings.method in ONLY["explore"]:
+        if settings.method in readers("explore"):
             log.info("pictures of a prompt are drawn with the subject at strengths from 1 to %g", 1 - settings.explored)
         return settings
 

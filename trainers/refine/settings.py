@@ -1,69 +1,53 @@
-"""The settings of refinement: those it shares with subject training, and its own."""
+"""The settings of refinement: the groups it is made of, and its own."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
-from ...core.settings import SubjectSettings, setting
+from ...core.settings import setting
+from ..settings.common import DENOISER
+from ..settings.training import AdapterSettings
+from .methods.table import DEFAULT_METHOD, METHODS, RefinementMethod, readers
 
-DDPO, GRPO, DPOK, NFT, PAIRS, DRAFT = "ddpo", "grpo", "dpok", "nft", "pairs", "draft"
 OTHERS, REFERENCES = "others", "references"
-METHODS = (NFT, GRPO, DDPO, DPOK, PAIRS, DRAFT)
-GRADIENTS = (GRPO, DDPO, DPOK)
-DEFAULT_METHOD = NFT
-"""the one that `run.py bench refine` judges best for what it spends"""
-KL_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {GRPO: 0.02, DDPO: 0.0, DPOK: 0.01, NFT: 1e-4, PAIRS: 0.0, DRAFT: 0.0}
-)
-"""what kl_weight left open means"""
-ADVANTAGE_CLIPS: Mapping[str, float] = MappingProxyType({GRPO: 5.0, DDPO: 5.0, DPOK: 5.0, NFT: 1.0})
-"""what advantage_clip left open means: with nft it is also what a picture has to earn to count as wholly good"""
-RATE_SHARES: Mapping[str, float] = MappingProxyType({GRPO: 1.0, DDPO: 1.0, DPOK: 1.0, NFT: 3.0, PAIRS: 1.0, DRAFT: 0.5})
-"""What learning_rate left open means, as a share of a LoRA's usual one (1e-4 for SD 1.x). Adam takes steps of that size
-whatever the loss is scaled by, so what counts is how far a gradient is noise: those of the policy, of noised pictures
-and of pairs are mostly that, and go on average a small part of what they step; a reward's own gradient has none of it,
-and each step goes the whole way towards what deceives it. That of nft is DiffusionNFT's own, 3e-4."""
+ROWS = 16
+"""the most rows of the denoiser in one pass"""
 EXPLORED = 0.3
 """what explore left open means: there a subject that was trained for twice too long draws three of four accessories
 that it is asked for, and by itself one of twenty (on the pocket)"""
-ONLY: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "statistics": (DDPO,),
-        "statistics_from": (DDPO,),
-        "clip_range": GRADIENTS,
-        "skip_last": GRADIENTS,
-        "advantage_clip": (*GRADIENTS, NFT),
-        "kl_weight": (*GRADIENTS, NFT),
-        "trained_steps": (*GRADIENTS, NFT, PAIRS),
-        "explore": (NFT, PAIRS),
-        "nft_beta": (NFT,),
-        "pair_beta": (PAIRS,),
-        "pair_passes": (PAIRS,),
-        "pair_with": (PAIRS,),
-    }
-)
-"""settings that only these methods read"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefinementSettings(SubjectSettings):
+class RefinementSettings(AdapterSettings):
     """Of refinement by rewards: rounds of drawing pictures, rewarding them, and a few steps on what was drawn.
 
     The defaults are for one GPU of 24 GB and SD 1.x; InstructBooth's own are not published.
     """
 
-    UNUSED: ClassVar[frozenset[str]] = frozenset(
-        "batch_size prior_weight local_weight tuning cross_rank cross_alpha self_rank self_alpha feed_forward_rank "
-        "feed_forward_alpha text_rank text_alpha subject_block extract_rank token token_vectors token_start "
-        "token_learning_rate text_encoder text_learning_rate min_snr_gamma background_weight local_attention objective "
-        "dco_beta caption_dropout composite_share noise_offset validate_every validation_pictures keep_validated "
-        "validation_prompts".split()
+    ORDER: ClassVar[tuple[str, ...]] = tuple(
+        "steps learning_rate rank alpha resolution parameter_set seed schedule warmup optimizer weight_decay "
+        "max_gradient_norm micro_batch gradient_checkpointing offload weights save_every log_every "
+        "preview_every preview_prompt patience method prompts_per_round group updates trained_steps "
+        "sampling_steps guidance kl_weight subject_floor diversity_floor held_out_floor guard_every "
+        "guard_prompts eta explore skip_last clip_range advantage_clip statistics statistics_from nft_beta "
+        "pair_beta pair_passes pair_with".split()
     )
+
+    FORMER: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {
+            "batch_size": 16, "prior_weight": 1.0, "local_weight": 0.0, "tuning": "low_rank", "cross_rank": 0,
+            "cross_alpha": 0.0, "self_rank": 0, "self_alpha": 0.0, "feed_forward_rank": 0, "feed_forward_alpha": 0.0,
+            "text_rank": 0, "text_alpha": 0.0, "subject_block": 0, "extract_rank": 0, "token": "none",
+            "token_vectors": 1, "token_start": "", "token_learning_rate": 0.0, "text_encoder": False,
+            "text_learning_rate": 0.0, "min_snr_gamma": 0.0, "background_weight": 1.0, "local_attention": "content",
+            "objective": "mse", "dco_beta": 1000.0, "caption_dropout": 0.0, "composite_share": 0.25,
+            "noise_offset": 0.0, "validate_every": -1, "validation_pictures": 8, "validation_prompts": "",
+        }
+    )  # fmt: skip
 
     method: str = setting(
         DEFAULT_METHOD,
@@ -72,7 +56,7 @@ class RefinementSettings(SubjectSettings):
         "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is "
         "grpo that learns nothing from a step whose probability has moved beyond clip_range; pairs prefers the better "
         "of two; draft follows the gradient of the reward itself, and deceives it soonest.",
-        choices=METHODS,
+        choices=tuple(METHODS),
     )
     steps: int = setting(60, "Number of optimiser steps.", min=1, max=100_000, step=2)
     learning_rate: float = setting(
@@ -90,7 +74,6 @@ class RefinementSettings(SubjectSettings):
         "Which layers of the denoiser are refined.",
         choices=("attention", "cross", "cross_kv", "self", "attention_ff", "feed_forward"),
     )
-    batch_size: int = setting(16, "The most rows of the denoiser in one pass.", min=16, max=16)
     prompts_per_round: int = setting(8, "Different prompts that a round draws.", min=1, max=1000, step=1)
     group: int = setting(8, "Pictures that a round draws of each prompt.", min=2, max=256, step=1)
     updates: int = setting(2, "Optimiser steps on the pictures of a round.", min=1, max=64, step=1, advanced=True)
@@ -265,22 +248,35 @@ class RefinementSettings(SubjectSettings):
                 f"statistics_from is {self.statistics_from}, and only {self.statistics} rewards of a prompt are kept: "
                 "raise statistics"
             )
-        if self.eta == 0 and self.method in GRADIENTS:
+        if self.eta == 0 and self.of_method.policy_gradient:
             raise FewShotError(
                 f"eta is 0, and {self.method} needs sampling steps with noise: choose an eta near 1, or one of nft, "
                 "pairs and draft"
             )
-        defaults = {about.name: about.default for about in fields(self)}
-        for name, methods in ONLY.items():
-            if self.method not in methods and getattr(self, name) != defaults[name]:
+        for name, about in self.named_fields().items():
+            methods = readers(name)
+            if self.method not in methods and getattr(self, name) != about.default:
                 raise FewShotError(
-                    f"{name} is for {', '.join(methods)}, and the method is {self.method}: leave it at {defaults[name]}"
+                    f"{name} is for {', '.join(methods)}, and the method is {self.method}: leave it at {about.default}"
                 )
+
+    @property
+    def of_method(self) -> RefinementMethod:
+        """What its method makes of settings that are left open, and which it reads."""
+        return METHODS[self.method]
+
+    def rows(self, priors: int) -> int:
+        return ROWS
+
+    @property
+    def validates(self) -> bool:
+        """Whether models that see pictures are of use: they watch over its readings."""
+        return True
 
     @property
     def rates(self) -> dict[str, float]:
         """The refining adapter's learning rate."""
-        return {"unet": self.learning_rate}
+        return {DENOISER: self.learning_rate}
 
     @property
     def draws(self) -> bool:
@@ -290,23 +286,21 @@ class RefinementSettings(SubjectSettings):
     @property
     def rate_share(self) -> float:
         """What learning_rate left open means, as a share of the usual one."""
-        return RATE_SHARES[self.method]
+        return self.of_method.rate_share
 
     @property
     def held(self) -> float:
         """kl_weight, or what it means where it is left open."""
-        return KL_WEIGHTS[self.method] if self.is_auto("kl_weight") else self.kl_weight
+        return self.of_method.kl_weight if self.is_auto("kl_weight") else self.kl_weight
 
     @property
     def explored(self) -> float:
         """explore, or what it means where it is left open; 0 with methods that learn from their own pictures alone."""
-        if self.method not in ONLY["explore"]:
+        if self.method not in readers("explore"):
             return 0.0
         return EXPLORED if self.is_auto("explore") else self.explore
 
     @property
     def furthest(self) -> float:
         """advantage_clip, or what it means where it is left open; without bound with methods that do not cut."""
-        if self.method not in ADVANTAGE_CLIPS:
-            return math.inf
-        return ADVANTAGE_CLIPS[self.method] if self.is_auto("advantage_clip") else self.advantage_clip
+        return self.of_method.advantage_clip if self.is_auto("advantage_clip") else self.advantage_clip

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,9 +21,9 @@ from ..loop import Memory, Share
 from ..losses import part_of_mean
 from ..state.run_folder import RunFolder
 from ..validation.schedule import BestCheckpoint
-from .advantages import PromptStatistics, group_advantages, mixed, pooled_advantages, spread
+from .advantages import PromptStatistics, group_advantages, mixed, spread
 from .rollout import Painter, Way, asked, rewarded
-from .settings import DDPO, NFT, RefinementSettings
+from .settings import RefinementSettings
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class RefiningStep(ABC):
         guard: makes the course that watches over it, in a run's folder.
     """
 
+    methods: ClassVar[tuple[str, ...]] = ()
+    """the methods that it is the step of"""
     reads_text = False
 
     def __init__(
@@ -161,6 +164,11 @@ class RefiningStep(ABC):
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """What rows of (sample, place) add to each term."""
 
+    def advantages(self, rewards: Tensor, prompts: Sequence[int], statistics: PromptStatistics) -> Tensor:
+        """A term's advantages (n,) of its rewards (n,): over the other pictures of the prompt, unless a method compares
+        with more."""
+        return group_advantages(rewards, prompts)
+
     def look_back(self, round: Round, share: Share) -> None:  # noqa: B027 - most methods need none
         """Called with the weights that drew the round in place."""
 
@@ -256,9 +264,7 @@ class RefiningStep(ABC):
             keys = [prompt for prompt, there in zip(prompts, known.tolist(), strict=True) if there]
             advantages = torch.full(row.shape, torch.nan)
             if keys:
-                ways = {DDPO: statistics.advantages, NFT: pooled_advantages}
-                compare = ways.get(self.settings.method, group_advantages)
-                own = compare(row[known], keys)
+                own = self.advantages(row[known], keys, statistics)
                 advantages[known] = own
                 if not own.any():
                     log.warning(

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import torch
 
@@ -24,7 +23,6 @@ from ...augmentation.captions.parse import is_relation_word, parts_of, with_plac
 from ...augmentation.captions.rules import RelationRules
 from ...core.errors import FewShotError
 from ...core.progress import Watcher
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
 from ...models.adapters.inject import Injected, LoraSpec, inject
 from ...models.adapters.learned_tokens import LearnedTokens, TokenSpec
@@ -36,7 +34,7 @@ from ..loop import Share
 from ..method import TrainingResult
 from ..run import train_with
 from ..state.run_folder import RunFolder
-from ..subject.method import REFERENCE, SubjectStep
+from ..subject.denoising import REFERENCE, DenoisingStep
 from .adversarial import ADVERSARIAL, DISCRIMINATOR, Adversary, factors
 from .gain import GainCourse, GainReader, gain_course
 from .settings import RelationSettings
@@ -50,8 +48,8 @@ HIGH_NOISE = 0.5
 """the share of the schedule from which on the adapter beside the word counts: where the layout is decided"""
 
 
-class RelationStep(SubjectStep):
-    """The step of a subject with other timesteps, the steering loss, and a discriminator where there is one.
+class RelationStep(DenoisingStep):
+    """Denoising with other timesteps, the steering loss, and a discriminator where there is one.
 
     Args:
         steered: the steering loss of the word as it is, for a step and the indices of its captions.
@@ -69,7 +67,7 @@ class RelationStep(SubjectStep):
         adversary: Adversary | None = None,
         guard: Callable[[RunFolder], GainCourse | None] = lambda run: None,
     ):
-        super().__init__(networks, references, None, settings)
+        super().__init__(networks, {REFERENCE: references}, settings)
         self.guard = guard
         self.divergence = None  # an adversary's loss may join the denoising error, or take its place
         self.steered, self.adversary = steered, adversary
@@ -130,12 +128,11 @@ class RelationTraining:
         self,
         networks: DiffusionModel,
         pictures: TrainingSet,
-        chosen: SubjectSettings,
+        chosen: RelationSettings,
         start_from: Adapter | None,
         watcher: Watcher,
     ) -> tuple[RelationStep, Injected]:
         """Put the word in, and encode the pictures."""
-        chosen = cast(RelationSettings, chosen)
         concept = pictures.concepts[0]
         words = LearnedTokens(networks, [_spec(concept, chosen)], start_from)
         rank = chosen.high_noise_rank

@@ -1,31 +1,47 @@
-"""The settings of relation training: those it shares with subject training, and its own."""
+"""The settings of relation training: the groups it is made of, and its own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
-from ...core.settings import SubjectSettings, setting
+from ...core.settings import setting
+from ..settings.common import DENOISER
+from ..settings.training import DenoisingSettings, LearnedToken
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelationSettings(SubjectSettings):
+class RelationSettings(LearnedToken, DenoisingSettings):
     """Of relation training: a word is learned, the whole base stays as it is.
 
     The denoising loss with timesteps drawn by `focal`, and the steering loss, are ReVersion's (Huang et al. 2023).
     """
 
-    UNUSED: ClassVar[frozenset[str]] = frozenset(
-        "learning_rate rank alpha prior_weight local_weight parameter_set tuning cross_rank cross_alpha self_rank "
-        "self_alpha feed_forward_rank feed_forward_alpha text_rank text_alpha subject_block extract_rank text_encoder "
-        "text_learning_rate optimizer weight_decay min_snr_gamma background_weight local_attention objective dco_beta "
-        "caption_dropout composite_share noise_offset patience validation_pictures keep_validated "
-        "validation_prompts".split()
+    ORDER: ClassVar[tuple[str, ...]] = tuple(
+        "steps batch_size resolution token token_vectors token_start token_learning_rate seed schedule warmup "
+        "max_gradient_norm micro_batch gradient_checkpointing offload weights save_every log_every "
+        "preview_every preview_prompt validate_every focal steering_weight steering_positives "
+        "steering_temperature adversarial adversarial_weight adversarial_order discriminator_learning_rate "
+        "high_noise_rank high_noise_learning_rate".split()
     )
 
+    FORMER: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {
+            "learning_rate": 0.0, "rank": 16, "alpha": 0.0, "prior_weight": 1.0, "local_weight": 0.0,
+            "parameter_set": "none", "tuning": "low_rank", "cross_rank": 0, "cross_alpha": 0.0, "self_rank": 0,
+            "self_alpha": 0.0, "feed_forward_rank": 0, "feed_forward_alpha": 0.0, "text_rank": 0, "text_alpha": 0.0,
+            "subject_block": 0, "extract_rank": 0, "text_encoder": False, "text_learning_rate": 0.0,
+            "optimizer": "adamw", "weight_decay": 0.0001, "min_snr_gamma": 0.0, "background_weight": 1.0,
+            "local_attention": "content", "objective": "mse", "dco_beta": 1000.0, "caption_dropout": 0.0,
+            "composite_share": 0.25, "noise_offset": 0.0, "patience": 0, "validation_pictures": 8,
+            "validation_prompts": "",
+        }
+    )  # fmt: skip
+
     steps: int = setting(1000, "Number of optimiser steps.", min=1, max=100_000, step=10)
-    parameter_set: str = setting("none", "No layers are trained.", choices=("none",), advanced=True)
     token: str = setting(
         "direction",
         "What is learned of the word: only its direction, at the length of usual words, so that it does not drown the "
@@ -111,16 +127,11 @@ class RelationSettings(SubjectSettings):
             raise FewShotError("token_start is empty; name the word that the learned one begins with, such as 'and'.")
 
     @property
-    def denoiser_rates(self) -> tuple[str, ...]:
-        """That of the adapter of noisy timesteps, where there is one."""
-        return ("high_noise_learning_rate",) if self.high_noise_rank else ()
-
-    @property
     def rates(self) -> dict[str, float]:
         """The learned word's, and the adapter's and the discriminator's where there is one."""
         own = {"token": self.token_learning_rate}
         if self.high_noise_rank:
-            own["unet"] = self.high_noise_learning_rate
+            own[DENOISER] = self.high_noise_learning_rate
         return own if self.adversarial == "off" else own | {"discriminator": self.discriminator_learning_rate}
 
     @property

@@ -7,7 +7,7 @@ With DCO (Lee et al. 2024) the base's own error on the reference pictures takes 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -16,8 +16,6 @@ import torch
 from ...core.errors import FewShotError
 from ...core.progress import Watcher
 from ...core.prompts import strip_identifiers
-from ...core.randomness import Randomness
-from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.inject import Injected, inject
 from ...models.adapters.learned_tokens import LearnedTokens
@@ -26,34 +24,33 @@ from ...models.contract import DiffusionModel
 from ...models.stable_diffusion.attention_maps import Captured, shares_on_grid
 from .. import losses
 from ..context import TrainingContext
-from ..data.batch import Half, rows_of, told_to
+from ..data.batch import Half, told_to
 from ..data.caption_check import captioned
 from ..data.encoded_set import Pool, build_pool, encoded
-from ..data.sampling_weights import NATURAL_END, drawing_weights, draws_told, natural_weights
-from ..health import Divergence
-from ..loop import Share
+from ..data.sampling_weights import drawing_weights, draws_told, natural_weights
 from ..method import TrainingResult
 from ..run import train_with
 from ..targets import sets_of, token_specs
 from .attention_supervision import Supervision, supervise
+from .denoising import REFERENCE, DenoisingStep
+from .settings import SubjectSettings
 
 log = logging.getLogger(__name__)
 
-REFERENCE, PRIOR, LOCAL, DCO = "reference", "prior", "local", "dco"
+PRIOR, LOCAL, DCO = "prior", "local", "dco"
 LOCAL_WARMUP = 0.1
 """the share of the steps, the first ones, over which L_local's gradient rises: attention has to find the word first"""
 
 
-class SubjectStep:
-    """The step for one set of networks, pools and settings (with every `auto` resolved).
-
-    Each step draws `batch_size` references and as many priors. A term draws from streams of its own, and its mean is
-    taken over its own samples only; a term of weight 0 is not computed at all.
+class SubjectStep(DenoisingStep):
+    """The step on references and priors: as many of each. A term of weight 0 is not computed at all.
 
     Args:
         supervision: of the references' pool, where L_local has a weight.
         without: the context in which the networks are as they were before training, for DCO.
     """
+
+    settings: SubjectSettings
 
     def __init__(
         self,
@@ -64,116 +61,42 @@ class SubjectStep:
         supervision: Supervision | None = None,
         without: Callable[[], AbstractContextManager] = nullcontext,
     ):
-        self.networks = networks
-        self.settings = settings
+        pools = {REFERENCE: references}
+        if priors is not None and settings.prior_weight > 0:
+            pools[PRIOR] = priors
+        names = {REFERENCE: DCO} if settings.objective == "dco" else {}
+        super().__init__(networks, pools, settings, names)
         self.supervision = supervision
         self.without = without
-        self.pools = {REFERENCE: references}
-        self.names = {REFERENCE: DCO if settings.objective == "dco" else REFERENCE, PRIOR: PRIOR}
-        self.weights: dict[str, float] = {self.names[REFERENCE]: 1.0}
-        if priors is not None and settings.prior_weight > 0:
-            self.pools[PRIOR] = priors
+        if PRIOR in pools:
             self.weights[PRIOR] = settings.prior_weight
         if supervision is not None and settings.local_weight > 0:
             self.weights[LOCAL] = settings.local_weight
-        self.divergence: Divergence | None = Divergence(tuple(self.names[term] for term in self.pools))
-        self.random = Randomness(settings.seed, networks.device)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the pictures in pixels."""
-        return self.settings.resolution, self.settings.resolution
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether prompts are encoded anew in each step."""
-        return any(pool.conditioning is None for pool in self.pools.values())
-
-    memory = None
-
-    def course(self, run: object, awake: object) -> None:
-        """The usual validation on held-out prompts."""
-        return None
-
-    def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
-        """What each pass adds to each term; all samples in one pass unless `micro_batch` is smaller."""
-        batch, most = self.settings.batch_size, self.settings.micro_batch
-        rows = share([(term, i) for term in self.pools for i in range(batch)])
-        for start in range(0, len(rows), most):
-            yield self.losses(step, rows[start : start + most])
 
     def losses(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
         """One call of the denoiser for `rows` of (term, global sample index), and what it adds to each term."""
-        wanted = {term: [i for of, i in rows if of == term] for term in self.pools}
-        halves = {term: self.draw(term, step, samples) for term, samples in wanted.items() if samples}
+        halves = self.halves(step, rows)
         with self._watched(halves) as kept:
             predictions = self.predict(list(halves.values()))
-        terms, batch = {}, self.settings.batch_size
-        for (term, half), prediction in zip(halves.items(), predictions, strict=True):
-            terms[self.names[term]] = losses.part_of_mean(self.errors(term, half, prediction), batch)
+        terms = self.means(halves, predictions)
         if kept is not None:
-            error = losses.part_of_mean(self.local_errors(halves[REFERENCE], kept), batch)
+            error = losses.part_of_mean(self.local_errors(halves[REFERENCE], kept), self.settings.batch_size)
             risen = min(1.0, (step + 1) / (LOCAL_WARMUP * self.settings.steps))
             terms[LOCAL] = risen * error + (1.0 - risen) * error.detach()  # told as it is, felt as far as it has risen
         return terms
 
-    def draw(self, term: str, step: int, samples: Sequence[int]) -> Half:
-        """Pictures, latents, timesteps and noise of `samples`: functions of (seed, term, step, sample) only."""
-        pool, random, process = self.pools[term], self.random, self.networks.process
-        picks = self.picks(term, step, samples)
-        mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
-        clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
-        noise = random.normal(f"{term}/noise", step, samples, mean.shape[1:])
-        if self.settings.noise_offset:
-            offset = random.normal(f"{term}/offset", step, samples, (mean.shape[1], 1, 1))
-            noise = noise + self.settings.noise_offset * offset
-        times = self.times(term, step, samples)
-        told = [not random.happens(f"{term}/dropped", step, i, self.settings.caption_dropout) for i in samples]
-        return Half(
-            latents=process.add_noise(clean, noise, times),
-            times=times,
-            target=process.target(clean, noise, times),
-            conditioning=None if pool.conditioning is None else told_to(pool.conditioning, pool.dropped, picks, told),
-            prompts=tuple(pool.prompts[i] if kept else "" for i, kept in zip(picks, told, strict=True)),
-            sizes=None if pool.sizes is None else rows_of(pool.sizes, picks),
-            masks=None if pool.masks is None else rows_of(pool.masks, picks),
-            picks=tuple(picks),
-            told=tuple(told),
-            grounds=None if pool.grounds is None else rows_of(pool.grounds, picks),
-        )
+    def noise(self, term: str, step: int, samples: Sequence[int], shape: torch.Size) -> torch.Tensor:
+        """The samples' noise (n, C, h, w), with an offset that is constant over each picture."""
+        noise = super().noise(term, step, samples, shape)
+        if not self.settings.noise_offset:
+            return noise
+        offset = self.random.normal(f"{term}/offset", step, samples, (shape[0], 1, 1))
+        return noise + self.settings.noise_offset * offset
 
-    def picks(self, term: str, step: int, samples: Sequence[int]) -> list[int]:
-        """Which pictures of the term's pool the samples are."""
-        pool, first = self.pools[term], step * self.settings.batch_size
-        weights = pool.weights
-        if pool.late_weights is not None and step >= (1 - NATURAL_END) * self.settings.steps:
-            weights = pool.late_weights
-        return [self.random.choose(f"{term}/picture", first + i, weights) for i in samples]
-
-    def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
-        """The samples' timesteps (n,), all alike probable."""
-        return self.networks.process.draw_times(self.random, f"{term}/timestep", step, samples, self.size)
-
-    def predict(self, halves: Sequence[Half]) -> tuple[torch.Tensor, ...]:
-        """The denoiser's predictions for each half, all in one call."""
-        sizes = [half.sizes for half in halves if half.sizes is not None]
-        prediction = self.networks.predict(
-            torch.cat([half.latents for half in halves]),
-            torch.cat([half.times for half in halves]),
-            self._conditioning(halves),
-            torch.cat(sizes) if sizes else None,
-        )
-        return prediction.split([len(half.times) for half in halves])
-
-    def _conditioning(self, halves: Sequence[Half]) -> Conditioning:
-        """From the cache, or encoded now where the text encoder or its words are trained."""
-        cached = [half.conditioning for half in halves if half.conditioning is not None]
-        if cached:
-            return Conditioning.cat(cached)
-        prompts = [prompt for half in halves for prompt in half.prompts]
-        unique = list(dict.fromkeys(prompts))
-        places = torch.arange(len(unique), device=self.networks.device)
-        return self.networks.encode_prompts(unique).take(rows_of(places, [unique.index(prompt) for prompt in prompts]))
+    def told(self, term: str, step: int, samples: Sequence[int]) -> list[bool]:
+        """Which samples have their caption."""
+        dropout = self.settings.caption_dropout
+        return [not self.random.happens(f"{term}/dropped", step, i, dropout) for i in samples]
 
     def errors(self, term: str, half: Half, prediction: torch.Tensor) -> torch.Tensor:
         """The losses (n,) of one term's samples."""
@@ -181,7 +104,7 @@ class SubjectStep:
         if self.settings.min_snr_gamma:
             process, times = self.networks.process, half.times
             weight = losses.min_snr_weight(process.snr(times), process.error_ratio(times), self.settings.min_snr_gamma)
-        places = self._places(term, half)
+        places = self.places(term, half)
         if term == PRIOR:
             return losses.prior_loss(prediction, half.target, weight, places)
         if self.settings.objective != "dco":
@@ -191,14 +114,8 @@ class SubjectStep:
         error = losses.consistency_loss(own, base, self.settings.dco_beta)
         return error if weight is None else error * weight
 
-    def _places(self, term: str, half: Half) -> torch.Tensor | None:
-        """The weights (n, 1, h, w) of the loss: lower on backgrounds, as the settings or a composite want it."""
-        if half.masks is None:
-            return None
-        background = 1.0 if term == PRIOR else self.settings.background_weight
-        if half.grounds is None:
-            return losses.weight_map(half.masks, background)
-        return losses.weight_map(half.masks, half.grounds.clamp(max=background))
+    def background(self, term: str) -> float:
+        return 1.0 if term == PRIOR else self.settings.background_weight
 
     @torch.no_grad()
     def base_prediction(self, half: Half) -> torch.Tensor:
@@ -299,7 +216,7 @@ def _tell(pictures: TrainingSet, chosen: SubjectSettings) -> None:
     references = pictures.references
     if chosen.background_weight < 1 and not any(sample.masks for sample in references):
         log.warning("background_weight is %g, but no picture has a mask: it does nothing", chosen.background_weight)
-    usual = SubjectSettings.__dataclass_fields__["composite_share"].default
+    usual = SubjectSettings.named_fields()["composite_share"].default
     if chosen.composite_share != usual and not any(sample.others for sample in pictures.samples):
         told = "no picture shows several subjects (Segment and Paste makes such): it does nothing"
         log.warning("composite_share is %g, but %s", chosen.composite_share, told)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
 from ...core.errors import FewShotError
-from ...core.settings import SubjectSettings, refuse_unknown
+from ...core.settings import refuse_unknown
+from .settings import SubjectSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "Multi-subject": dict(prior_weight=1.0, local_weight=0.05, rank=32, text_encoder=True, composite_share=0.5),
 }
 
-_DEFAULTS = {about.name: about.default for about in fields(SubjectSettings)}
+_DEFAULTS = {name: about.default for name, about in SubjectSettings.named_fields().items()}
 
 COVERED: tuple[str, ...] = tuple(name for name in _DEFAULTS if any(name in own for own in _OWN.values()))
 """The settings that presets have a say in, in the order of the widgets."""

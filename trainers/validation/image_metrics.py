@@ -25,7 +25,6 @@ from ...core.errors import FewShotError
 from ...core.progress import Checked, Watcher
 from ...core.prompts import prompt_of, with_article
 from ...core.randomness import seed_of
-from ...core.settings import SubjectSettings
 from ...core.values import Prompt, TrainingSet, content_key
 from ...core.weight_files import file_hash
 from ...evaluation.report.grids import contact_sheet
@@ -36,6 +35,7 @@ from ...vision.embedders.clip_vision import ClipVision, open_image_embedder
 from ...vision.embedders.dino import Dino
 from ...vision.memory import embedding_bytes, parameter_count
 from ..auto.fit import sampling_batch
+from ..settings.training import ValidationSettings
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _interleaved(places: Sequence[str], changes: Sequence[str]) -> list[str]:
     return [group[i] for i in range(longest) for group in (places, changes) if i < len(group)]
 
 
-def validation_interval(settings: SubjectSettings, rows: int) -> int:
+def validation_interval(settings: ValidationSettings, rows: int) -> int:
     """Steps between validations: as set, else as many validations as a quarter of the training pays for, 3 to 12.
 
     A picture drawn costs two evaluations of the denoiser a sampling step (guidance), one trained on three a step (a
@@ -144,7 +144,7 @@ class Validation:
         self,
         networks: DiffusionModel,
         pictures: TrainingSet,
-        settings: SubjectSettings,
+        settings: ValidationSettings,
         validator: Validator,
         context: RunContext,
         on_device: Callable[..., AbstractContextManager] = nullcontext,

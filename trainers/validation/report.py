@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
-from ...core.settings import SubjectSettings
 from ...evaluation.report.html import Figure, Section, Table, settings_table, write_report
 from ...evaluation.report.plots import DARK, loss_curve, validation_curve
 from ...evaluation.selection import Curve
+from ..settings.training import TrainingSettings
 from ..state.run_folder import RunFolder
 
 RULE = (
@@ -21,7 +20,7 @@ RULE = (
 )
 
 
-def report(run: RunFolder, chosen: SubjectSettings, losses: Sequence[float], curve: Curve, step: int) -> Path:
+def report(run: RunFolder, chosen: TrainingSettings, losses: Sequence[float], curve: Curve, step: int) -> Path:
     """Write report.html: the chosen step, the curves, and the images sampled with it."""
     rows = [
         (p.step, p.subject, p.prompt, score, "chosen" if p.step == step else "")
@@ -37,5 +36,5 @@ def report(run: RunFolder, chosen: SubjectSettings, losses: Sequence[float], cur
     sections.append(
         Figure("Loss", loss_curve(losses), "Each step and a moving average.", loss_curve(losses, theme=DARK))
     )
-    sections.append(settings_table(asdict(chosen)))
+    sections.append(settings_table(chosen.values()))
     return write_report(run.folder, f"Training of {run.name}", sections)

@@ -23,7 +23,7 @@ from comfyui_fewshot.tests.trainers.conftest import tiny_folder
 from comfyui_fewshot.tests.trainers.refine.refining import PROMPTS, QUICK, Slope
 from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.method import Refinement, split
-from comfyui_fewshot.trainers.refine.settings import METHODS, ONLY
+from comfyui_fewshot.trainers.refine.methods.table import METHODS, readers
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def base(tmp_path_factory):
 def test_costs_are_those_that_the_denoiser_has(base, method):
     """A forward without gradients counts 1 a row, one with them 3."""
     wanted = dict(skip_last=1, trained_steps=3, sampling_steps=5)
-    changes = {name: value for name, value in wanted.items() if method in ONLY.get(name, (method,))}
+    changes = {name: value for name, value in wanted.items() if method in readers(name)}
     changes = dict(trained_steps=8) | changes  # where a method does not read it, it stays at its default
     settings = replace(QUICK, method=method, resolution=32, alpha=2.0, micro_batch=16, guidance=2.0, **changes)
     counted = 0

@@ -11,13 +11,13 @@ from comfyui_fewshot.benchmarks.subject import checkpoint_choice as choice
 from comfyui_fewshot.benchmarks.subject import training_cases, tuning
 from comfyui_fewshot.benchmarks.subject.parts import parts_of
 from comfyui_fewshot.benchmarks.subject.training_cases import evaluations_per_step
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Dense
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec
 from comfyui_fewshot.pocket.models.judge import SceneReading, ThingReading
 from comfyui_fewshot.trainers.optim.optimizers import OPTIMIZERS
 from comfyui_fewshot.trainers.subject.presets import PRESETS
-from comfyui_fewshot.trainers.targets import check_targets, sets_of, token_specs
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
+from comfyui_fewshot.trainers.targets import sets_of, token_specs
 
 NOTHING = SceneReading((), "nowhere", "one")
 
@@ -37,7 +37,7 @@ class SubjectWorkshopStub:
 
     def train(self, pictures, **settings):
         chosen = SubjectSettings.from_mapping(settings)
-        check_targets(chosen)
+        chosen.check()
         self.asked.append((pictures, chosen))
 
     def judge_samples(self, adapter, prompts, seed=0, strength=1.0):

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comfyui_fewshot.core.statistics import wilson
 from comfyui_fewshot.core.values import Prompt
 from comfyui_fewshot.evaluation.report import evaluation as evaluation_report
 from comfyui_fewshot.evaluation.result import Evaluation, EvaluationSamples, MetricScores
 from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings
 from comfyui_fewshot.evaluation.selection import Point
-from comfyui_fewshot.tests.evaluation.report.browser import browse
-from comfyui_fewshot.tests.evaluation.report.votes import wilson, win_rates
+
+from .browser import browse
+from .votes import win_rates
 
 NAMES = ["base", "</script><b>evil", "plain & simple"]
 PAIRS = 6

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Concept, LowRank, Picture, Sample, TrainingSet
 from comfyui_fewshot.evaluation.report.provenance import provenance
 from comfyui_fewshot.models.adapters.formats import read_lora, write_lora
@@ -15,6 +14,7 @@ from comfyui_fewshot.models.adapters.metadata import FACTS, SOURCES
 from comfyui_fewshot.models.adapters.token_files import read_embedding, write_parts
 from comfyui_fewshot.trainers.refine.method import together
 from comfyui_fewshot.trainers.save import training_metadata
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 MODULE = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 BASE = BaseModelRef("sd1", Path("models/dreamy_v8.safetensors"), "0123456789abcdef")

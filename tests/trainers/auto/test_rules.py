@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.trainers.auto.fit import MemoryOptions, split_batch
 from comfyui_fewshot.trainers.auto.inputs import AutoInputs
 from comfyui_fewshot.trainers.auto.rules import batch_size, learning_rate, resolve, steps
 from comfyui_fewshot.trainers.auto.unet_costs import ActivationMemory
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 SD1 = dict(
     block_out_channels=(320, 640, 1280, 1280),

@@ -11,7 +11,6 @@ from comfyui_fewshot.augmentation.images.load import picture_of
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.images import pixel_key
 from comfyui_fewshot.core.progress import Silent
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Concept, Sample
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.trainers.auto import inputs
@@ -20,6 +19,7 @@ from comfyui_fewshot.trainers.plan import dry_run as planning
 from comfyui_fewshot.trainers.plan.dry_run import plan_training
 from comfyui_fewshot.trainers.plan.forecast import MemoryDemand
 from comfyui_fewshot.trainers.plan.report import crops, described, draws_per_image
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 NOWHERE = TrainingContext(Path("nowhere"), "cpu")  # a plan writes nothing
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.tests.trainers.auto.test_rules import BIG, SDXL, VAE
 from comfyui_fewshot.trainers.auto.fit import (
     CONTEXT,
@@ -26,6 +25,7 @@ from comfyui_fewshot.trainers.auto.unet_costs import (
 )
 from comfyui_fewshot.trainers.plan import forecast
 from comfyui_fewshot.trainers.plan.forecast import CARDS, ParameterCounts, host_memory, on_card, on_device, phases
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 SD1_WEIGHTS = ParameterCounts(859_520_964, 83_653_863, 123_060_480)
 XL_WEIGHTS = ParameterCounts(2_567_463_684, 83_653_863, 123_060_480 + 694_659_840)

@@ -314,10 +314,10 @@ def test_other_sets_and_settings_are_refused(pictures, relation):
         related(pictures)
     with pytest.raises(FewShotError, match="two to ten"):
         related(TrainingSet((), relation.concepts))
-    with pytest.raises(FewShotError, match="no setting 'rank'"):
+    with pytest.raises(FewShotError, match="rank is no setting of this training"):
         RelationSettings.from_mapping({"rank": 8})
-    with pytest.raises(FewShotError, match="prior_weight"):
-        RelationSettings(prior_weight=0.5)
+    with pytest.raises(FewShotError, match=r"'focel'; did you mean 'focal'"):
+        RelationSettings.from_mapping({"focel": 0.5})
     with pytest.raises(FewShotError, match="token_start"):
         RelationSettings(token_start=" ")
 

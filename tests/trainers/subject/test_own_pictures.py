@@ -11,13 +11,13 @@ from comfyui_fewshot.augmentation.images.load import subject_from_folder
 from comfyui_fewshot.augmentation.priors.generate import PriorSettings, generate_priors
 from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.progress import Silent
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world.pictures import write_subject
 from comfyui_fewshot.trainers.subject.method import PRIOR, REFERENCE, SubjectTraining
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 CPU = torch.device("cpu")
 SHORT = SubjectSettings(

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.trainers.subject.presets import COVERED, CUSTOM, NAMES, PRESETS, with_preset
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 DEFAULTS = vars(SubjectSettings())
 

@@ -15,6 +15,7 @@ from comfyui_fewshot.core.values import Sample
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.models.stable_diffusion.tokens import Tokens
+from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
 from comfyui_fewshot.trainers.loop import Plan, train
 from comfyui_fewshot.trainers.optim.optimizers import LearningRates
@@ -267,7 +268,9 @@ def test_one_picture_with_fixed_noise_is_learned_by_heart(prepared, pictures, tm
     step, injected = prepared(pictures.with_samples(pictures.references[:1]), batch_size=1, **kind)
     plan = Plan(100, LearningRates({"unet": rate}, 100, 10, "cosine"), rules=injected.rules)
     store, journal = Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl")
-    losses = train(Fixed(step), injected.parameters, plan, store, journal).terms[REFERENCE]
+    losses = train(Fixed(step), injected.parameters, plan, store, journal, TrainingContext(tmp_path, "cpu")).terms[
+        REFERENCE
+    ]
     assert losses[0] > 0.5 and max(losses[-5:]) < most
 
 

@@ -13,7 +13,6 @@ from transformers import CLIPConfig, CLIPModel
 from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import Silent
-from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Concept, Sample
 from comfyui_fewshot.models.offload import Offloaded
 from comfyui_fewshot.models.open import open_base
@@ -23,6 +22,7 @@ from comfyui_fewshot.tests.vision.embedders.test_clip_vision import in_comfy_nam
 from comfyui_fewshot.trainers import run as training
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.subject.method import train_subject
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 from comfyui_fewshot.trainers.validation import image_metrics as validation
 from comfyui_fewshot.trainers.validation.image_metrics import (
     CHANGES,

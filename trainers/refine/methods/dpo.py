@@ -27,6 +27,7 @@ from ...losses import squared_error
 from ..losses import preference_loss
 from ..step import Round
 from .renoise import Noised, NoisedStep
+from .table import PAIRS
 
 log = logging.getLogger(__name__)
 PREFERENCE, AGREED = "policy", "agreed"
@@ -55,6 +56,8 @@ def paired_with(own: Tensor, others: Tensor, spreads: Sequence[float], weights: 
 
 class PairsStep(NoisedStep):
     """The step of Diffusion-DPO. Its items are numbers of pairs, and go on with each further pass over them."""
+
+    methods = (PAIRS,)
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

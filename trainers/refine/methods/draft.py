@@ -17,12 +17,15 @@ from torch import Tensor
 from ....core.errors import FewShotError
 from ....core.values import Prompt
 from ..step import RefiningStep
+from .table import DRAFT
 
 DIRECT = "policy"
 
 
 class DirectRewardStep(RefiningStep):
     """The step of DRaFT-1."""
+
+    methods = (DRAFT,)
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from ...loop import Share
+from ..advantages import PromptStatistics, pooled_advantages
 from ..losses import nft_loss, optimality
 from ..step import Round
 from .renoise import NoisedStep
+from .table import NFT
 
 NFT_TERM, KL = "policy", "kl"
 OLD = "old/"
@@ -33,6 +35,8 @@ def follows(steps: int) -> float:
 
 class NegativeAwareStep(NoisedStep):
     """The step of DiffusionNFT."""
+
+    methods = (NFT,)
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -60,6 +64,10 @@ class NegativeAwareStep(NoisedStep):
         """Take up what `state` gave."""
         super().load(state)
         self.old = {n.removeprefix(OLD): w.to(self.device) for n, w in state.items() if n.startswith(OLD)}
+
+    def advantages(self, rewards: Tensor, prompts: Sequence[int], statistics: PromptStatistics) -> Tensor:
+        """Over the other pictures of the prompt, in deviations of the whole round."""
+        return pooled_advantages(rewards, prompts)
 
     @torch.no_grad()
     def look_back(self, round: Round, share: Share) -> None:

@@ -20,15 +20,18 @@ from torch import Tensor
 
 from ....models.process import Gaussian
 from ...loop import Share
+from ..advantages import PromptStatistics
 from ..losses import clip_for, dpok_loss, importance_loss
-from ..settings import DPOK
 from ..step import RefiningStep, Round
+from .table import DDPO, DPOK, GRPO
 
 POLICY, KL, CLIPPED = "policy", "kl", "clipped"
 
 
 class PolicyGradientStep(RefiningStep):
     """The step of DDPO, GRPO and DPOK."""
+
+    methods = (GRPO, DDPO, DPOK)
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -47,6 +50,12 @@ class PolicyGradientStep(RefiningStep):
         return sorted(
             able[i] for i in self.random.subset("refine/places", number, sample, len(able), self.places_per_sample)
         )
+
+    def advantages(self, rewards: Tensor, prompts: Sequence[int], statistics: PromptStatistics) -> Tensor:
+        """With DDPO over what the prompt has earned so far, else over the other pictures of its group."""
+        if self.settings.method == DDPO:
+            return statistics.advantages(rewards, prompts)
+        return super().advantages(rewards, prompts, statistics)
 
     def look_back(self, round: Round, share: Share) -> None:
         """Log-probabilities under the weights that drew the round, computed as training computes them.
