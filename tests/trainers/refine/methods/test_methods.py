@@ -22,14 +22,23 @@ from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.refine.advantages import spread
 from comfyui_fewshot.trainers.refine.losses import dpok_loss, preference_loss
-from comfyui_fewshot.trainers.refine.method import RefinementGoal, refine_adapter
+from comfyui_fewshot.trainers.refine.method import STEPS, RefinementGoal, refine_adapter
 from comfyui_fewshot.trainers.refine.methods.dpo import PairsStep, paired, paired_with
+from comfyui_fewshot.trainers.refine.methods.table import METHODS, readers
+from comfyui_fewshot.trainers.refine.settings import RefinementSettings
 from comfyui_fewshot.trainers.refine.step import REWARD
 from comfyui_fewshot.vision.embedders.clip import Clip
 
 from ..refining import PROMPTS, QUICK, SET, Red, Slope, opened, subject_adapter
 
 RED = Red()
+
+
+def test_every_method_has_a_step_and_its_settings_exist():
+    assert set(STEPS) == set(METHODS)
+    own = set().union(*(method.only for method in METHODS.values()))
+    assert own <= set(RefinementSettings.named_fields())
+    assert readers("nft_beta") == ("nft",) and readers("steps") == tuple(METHODS)
 
 
 def test_dpok_has_no_gradient_beyond_the_clip():
