@@ -20,6 +20,7 @@ from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.losses import clip_for
 from comfyui_fewshot.trainers.refine.method import RefinementGoal, naming, refine_adapter, split, together, trigger_of
 from comfyui_fewshot.trainers.refine.methods.policy_gradient import CLIPPED, KL, POLICY
+from comfyui_fewshot.trainers.refine.settings import RefinementSettings
 from comfyui_fewshot.trainers.refine.step import REWARD
 
 from .refining import PROMPTS, QUICK, SET, SUBJECT, Red, Slope, opened, prompts_of, subject_adapter
@@ -320,7 +321,6 @@ def test_prompts_without_a_split_are_split():
         (dict(updates=3), "equal updates"),
         (dict(statistics=64), "statistics is for ddpo"),
         (dict(method="ddpo", statistics=4), "raise statistics"),
-        (dict(prior_weight=0.5), "prior_weight is no setting"),
         (dict(eta=0.0), "grpo needs sampling steps with noise"),
         (dict(pair_passes=2), "pair_passes is for pairs"),
     ],
@@ -328,3 +328,8 @@ def test_prompts_without_a_split_are_split():
 def test_settings_that_contradict_each_other_are_refused(changes, message):
     with pytest.raises(FewShotError, match=message):
         replace(QUICK, **changes)
+
+
+def test_a_setting_of_another_training_is_refused():
+    with pytest.raises(FewShotError, match="prior_weight is no setting of this training"):
+        RefinementSettings.from_mapping({"prior_weight": 0.5})
