@@ -319,7 +319,6 @@ def test_prompts_without_a_split_are_split():
         (dict(updates=3), "equal updates"),
         (dict(statistics=64), "statistics is for ddpo"),
         (dict(method="ddpo", statistics=4), "raise statistics"),
-        (dict(prior_weight=0.5), "prior_weight is no setting"),
         (dict(eta=0.0), "grpo needs sampling steps with noise"),
         (dict(pair_passes=2), "pair_passes is for pairs"),
     ],
