@@ -28,12 +28,12 @@ from scipy.stats import spearmanr
 from ..augmentation.images.load import load_picture
 from ..core.atomic import write_whole
 from ..core.prompts import prompt_of
+from ..core.statistics import wilson
 from ..core.values import Adapter, PromptSet
 from ..evaluation.metrics.clip import ClipImage, ClipText
 from ..evaluation.metrics.likeness import MaskedLikeness
 from ..evaluation.metrics.metric import Metric
 from ..evaluation.metrics.preference import HumanPreference, PickScore
-from ..evaluation.report.blind_test import wilson
 from ..evaluation.samples import Candidate, DrawSettings, SamplingContext, draw
 from ..evaluation.watermark import add_watermark, has_watermark
 from ..models.open import base_from_path, open_base

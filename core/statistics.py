@@ -1,13 +1,16 @@
-"""Means with their bootstrap intervals, alone and in pairs."""
+"""Means with their bootstrap intervals, alone and in pairs; shares with their score intervals."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .errors import FewShotError
+
+Z = 1.959963984540054  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,13 @@ def paired_interval(
     if len(after) != len(before):
         raise FewShotError(f"{len(after)} values after and {len(before)} before are no pairs; score the same samples")
     return bootstrap_interval([a - b for a, b in zip(after, before, strict=True)], groups, **how)
+
+
+def wilson(wins: int, total: int) -> Interval:
+    """The share wins / total and its 95 % score interval (Wilson 1927); without a vote the share is not known."""
+    if total == 0:
+        return Interval(math.nan, None, None, 0)
+    share, spread = wins / total, Z**2 / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), total)

@@ -1,4 +1,4 @@
-"""How different pictures of one prompt are, and how far the class itself has drifted (DreamBooth, section 4.3)."""
+"""How different pictures of one prompt are (DreamBooth, section 4.3)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from PIL import Image
 from ...core.errors import FewShotError
 from ...core.weight_files import UnpicklingError
 from ...vision.embedders.interface import ImageEmbedder
-from .likeness import check_references
 from .metric import MetricModel
 
 log = logging.getLogger(__name__)
@@ -117,14 +116,3 @@ class Lpips:
         for i, j in combinations(range(len(images)), 2):
             distances[i, j] = distances[j, i] = float(self.network(tensors[i], tensors[j]))
         return distances
-
-
-def preservation(drawn: Sequence[Image.Image], references: Sequence[Image.Image], embedder: ImageEmbedder) -> float:
-    """PRES: the mean cosine of pictures of the class alone ("a photo of a cat") and the subject's references.
-
-    It should stay at the untrained base's level: where it rises, the class has drifted towards the subject.
-    """
-    check_references("language drift", references)
-    if not drawn:
-        raise FewShotError("language drift needs pictures of the class alone; draw at least one")
-    return float((embedder.images(drawn) @ embedder.images(references).T).mean())

@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -18,8 +16,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...core.errors import FewShotError
-from ...core.statistics import Interval
 from ...core.values import content_key
 from ..result import Evaluation
 from .blind_test_page import MARKUP, SCRIPT, STYLE
@@ -32,7 +28,6 @@ QUESTIONS = {
 REFERENCES = 4
 QUALITY = 92
 LARGEST = 512  # pixels of a picture's side in the page
-Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -79,43 +74,6 @@ def pairs_of(evaluation: Evaluation, most: int) -> list[tuple[int, int, int, int
     orders = [rng.permutation(count).tolist() for _ in both]
     turns = [(a, n, b, n) for turn in range(count) for (a, b), n in zip(both, (o[turn] for o in orders), strict=True)]
     return turns[:most]
-
-
-def win_rates(exported: Mapping[str, Any]) -> dict[str, dict[tuple[str, str], Interval]]:
-    """By question, for each pair of names: how often the first one won, with its Wilson interval; ties do not count.
-
-    Args:
-        exported: the JSON that the page exports.
-
-    Raises:
-        FewShotError: it is not such a file.
-    """
-    votes: dict[str, dict[tuple[str, str], list[int]]] = {}
-    try:
-        for vote in exported["votes"]:
-            pair = (vote["a"], vote["b"])
-            counts = votes.setdefault(vote["question"], {}).setdefault(pair, [0, 0])
-            if vote["winner"] is not None:
-                counts[0] += vote["winner"] == vote["a"]
-                counts[1] += 1
-    except (KeyError, TypeError) as error:
-        raise FewShotError(f"these are not votes exported by a report ({error!r}); export them again") from None
-    return {
-        question: {pair: wilson(wins, total) for pair, (wins, total) in rows.items()}
-        for question, rows in votes.items()
-    }
-
-
-def wilson(wins: int, total: int) -> Interval:
-    """The share wins / total and its 95 % score interval (Wilson 1927); without a vote the share is not known."""
-    if not 0 <= wins <= total:
-        raise FewShotError(f"{wins} wins of {total} votes cannot be; count again")
-    if total == 0:
-        return Interval(math.nan, None, None, 0)
-    share, spread = wins / total, Z**2 / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), total)
 
 
 def _inlined(image: Image.Image) -> str:

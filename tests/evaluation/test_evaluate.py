@@ -18,7 +18,7 @@ from comfyui_fewshot.evaluation.evaluate import evaluate, unrelated
 from comfyui_fewshot.evaluation.measurement import Measure, MeasurementPlan
 from comfyui_fewshot.evaluation.prompts.sets import bounded, for_trigger
 from comfyui_fewshot.evaluation.report import evaluation as evaluation_report
-from comfyui_fewshot.evaluation.report.blind_test import Comparison, pairs_of, wilson, win_rates
+from comfyui_fewshot.evaluation.report.blind_test import Comparison, pairs_of
 from comfyui_fewshot.evaluation.report.grids import before_after
 from comfyui_fewshot.evaluation.report.provenance import provenance
 from comfyui_fewshot.evaluation.result import Evaluation, EvaluationSamples, MetricScores
@@ -332,28 +332,6 @@ def test_pairs_share_prompt_and_seed_and_are_even(found):
     assert {p["a"] for p in data["pairs"]} | {p["b"] for p in data["pairs"]} == set(data["pictures"])
     assert [q["id"] for q in data["questions"]] == ["subject", "text", "overall"] and len(data["references"]) == 2
     assert "one" not in Comparison(found, 6).html().split('id="votes-data"')[0].split("<p>")[-1]
-
-
-@pytest.mark.parametrize(
-    ("wins", "total", "low", "high"),
-    [(0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (5, 10, 0.2366, 0.7634), (60, 100, 0.502, 0.6906)],
-)
-def test_wilson(wins, total, low, high):
-    found = wilson(wins, total)
-    assert (found.mean, found.n) == (wins / total, total)
-    assert found.low == pytest.approx(low, abs=1e-4) and found.high == pytest.approx(high, abs=1e-4)
-
-
-def test_win_rates():
-    def vote(winner, question="text"):
-        return {"question": question, "a": "one", "b": "two", "winner": winner}
-
-    rates = win_rates({"votes": [vote("one"), vote("two"), vote("one"), vote(None), vote(None, "overall")]})
-    assert rates["text"][("one", "two")] == wilson(2, 3) and math.isnan(rates["overall"][("one", "two")].mean)
-    with pytest.raises(FewShotError, match="not votes exported"):
-        win_rates({"votes": [{}]})
-    with pytest.raises(FewShotError, match="3 wins of 2"):
-        wilson(3, 2)
 
 
 def test_provenance(base):

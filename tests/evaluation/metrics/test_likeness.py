@@ -21,7 +21,6 @@ from comfyui_fewshot.evaluation.metrics.diversity import (
     Lpips,
     diversity,
     lpips_weights,
-    preservation,
 )
 from comfyui_fewshot.evaluation.metrics.likeness import DinoImage, MaskedLikeness, cut_out, dino_name
 from comfyui_fewshot.evaluation.metrics.preference import HumanPreference, PickScore
@@ -194,13 +193,6 @@ def test_diversity(dino):
         diversity([same, other], "pq", CosineDistance(dino))
     with pytest.raises(FewShotError, match="2 pictures cannot lie in 1 groups"):
         diversity([same, other], "p", CosineDistance(dino))
-
-
-def test_preservation(dino):
-    assert preservation([noise(0)], [noise(0)], dino) == pytest.approx(1, abs=1e-5)
-    assert preservation([noise(0)], [noise(0), noise(2)], dino) < 1 - 1e-4
-    with pytest.raises(FewShotError, match="draw at least one"):
-        preservation([], [noise(0)], dino)
 
 
 class FakeLpips(torch.nn.Module):

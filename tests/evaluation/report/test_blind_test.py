@@ -2,18 +2,20 @@
 
 import asyncio
 import json
+import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from comfyui_fewshot.core.statistics import wilson
 from comfyui_fewshot.core.values import Prompt
 from comfyui_fewshot.evaluation.report import evaluation as evaluation_report
-from comfyui_fewshot.evaluation.report.blind_test import wilson, win_rates
 from comfyui_fewshot.evaluation.result import Evaluation, EvaluationSamples, MetricScores
 from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings
 from comfyui_fewshot.evaluation.selection import Point
 from comfyui_fewshot.tests.evaluation.report.browser import browse
+from comfyui_fewshot.tests.evaluation.report.votes import win_rates
 
 NAMES = ["base", "</script><b>evil", "plain & simple"]
 PAIRS = 6
@@ -126,3 +128,21 @@ def test_orders_and_sides_are_random(report):
     assert len({tuple(s["order"]) for s in states}) > 6
     turned = sum(sum(s["turned"]) for s in states)
     assert 15 < turned < 57, "of 72; a fair coin is outside in fewer than one of a million runs"
+
+
+@pytest.mark.parametrize(
+    ("wins", "total", "low", "high"),
+    [(0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (5, 10, 0.2366, 0.7634), (60, 100, 0.502, 0.6906)],
+)
+def test_wilson(wins, total, low, high):
+    found = wilson(wins, total)
+    assert (found.mean, found.n) == (wins / total, total)
+    assert found.low == pytest.approx(low, abs=1e-4) and found.high == pytest.approx(high, abs=1e-4)
+
+
+def test_win_rates():
+    def vote(winner, question="text"):
+        return {"question": question, "a": "one", "b": "two", "winner": winner}
+
+    rates = win_rates({"votes": [vote("one"), vote("two"), vote("one"), vote(None), vote(None, "overall")]})
+    assert rates["text"][("one", "two")] == wilson(2, 3) and math.isnan(rates["overall"][("one", "two")].mean)
