@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from comfyui_fewshot.core import link as keeping
+from comfyui_fewshot.core import link
 from comfyui_fewshot.core.errors import FewShotError
 
 
@@ -22,15 +22,15 @@ def cannot_link(*_):
 
 
 def test_it_is_linked(file, tmp_path):
-    place = keeping.keep(file, tmp_path / "checkpoints" / "base.safetensors")
+    place = link.keep(file, tmp_path / "checkpoints" / "base.safetensors")
     assert place.samefile(file)
     file.unlink()
-    assert keeping.keep(file, place).read_bytes() == b"weights", "what is there stays"
+    assert link.keep(file, place).read_bytes() == b"weights", "what is there stays"
 
 
 def test_it_is_copied_where_it_cannot_be_linked(file, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", cannot_link)
-    place = keeping.keep(file, tmp_path / "checkpoints" / "base.safetensors")
+    place = link.keep(file, tmp_path / "checkpoints" / "base.safetensors")
     assert place.read_bytes() == b"weights" and not place.samefile(file)
     assert os.listdir(place.parent) == [place.name]
 
@@ -43,5 +43,5 @@ def test_a_full_disk_is_told_and_leaves_nothing(file, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", cannot_link)
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(FewShotError, match=r"base\.safetensors cannot be written: No space left .*; free some space"):
-        keeping.keep(file, tmp_path / "checkpoints" / "base.safetensors")
+        link.keep(file, tmp_path / "checkpoints" / "base.safetensors")
     assert os.listdir(tmp_path / "checkpoints") == []

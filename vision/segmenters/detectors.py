@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ...core.prompts import with_article
-from .. import open as open_local
+from ..open import open_model, open_processor
 from .interface import Instance
 
 MAX_CANDIDATES = 50  # candidates of one phrase that are kept, best first
@@ -22,8 +22,8 @@ class GroundingDino:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = open_local.open_processor("AutoProcessor", folder)
-        self.model = open_local.open_model("GroundingDinoForObjectDetection", folder, device)
+        self.processor = open_processor("AutoProcessor", folder)
+        self.model = open_model("GroundingDinoForObjectDetection", folder, device)
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
@@ -49,8 +49,8 @@ class Owl:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = open_local.open_processor("AutoProcessor", folder)
-        self.model = open_local.open_model("Owlv2ForObjectDetection", folder, device)
+        self.processor = open_processor("AutoProcessor", folder)
+        self.model = open_model("Owlv2ForObjectDetection", folder, device)
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:

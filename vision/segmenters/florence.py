@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .. import open as open_local
+from ..open import open_model, open_processor
 from .clipseg import box_of
 from .interface import Instance
 
@@ -24,8 +24,8 @@ class FlorenceSegmenter:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = open_local.open_processor("Florence2Processor", folder)
-        self.model = open_local.open_model("Florence2ForConditionalGeneration", folder, device)
+        self.processor = open_processor("Florence2Processor", folder)
+        self.model = open_model("Florence2ForConditionalGeneration", folder, device)
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
-from .. import open as open_local
+from ..open import open_model, open_processor
 from .interface import Box
 
 ScoredMasks = list[tuple[np.ndarray, float]]
@@ -22,8 +22,8 @@ class Sam:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = open_local.open_processor("SamProcessor", folder)
-        self.model = open_local.open_model("SamModel", folder, device)
+        self.processor = open_processor("SamProcessor", folder)
+        self.model = open_model("SamModel", folder, device)
 
     @torch.no_grad()
     def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> ScoredMasks:
@@ -43,8 +43,8 @@ class Sam2:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.processor = open_local.open_processor("Sam2Processor", folder)
-        self.model = open_local.open_model("Sam2Model", folder, device)
+        self.processor = open_processor("Sam2Processor", folder)
+        self.model = open_model("Sam2Model", folder, device)
 
     @torch.no_grad()
     def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> ScoredMasks:
