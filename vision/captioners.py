@@ -15,7 +15,7 @@ from ..core.images import pixel_key
 from .answer_cache import AnswerCache
 from .find import CAPTIONERS, VISION_LANGUAGE_KINDS, kind_of
 from .model_ids import model_id
-from .open import open_model, open_processor
+from .open import TransformersModel
 
 # Pixels of the longer edge: such a model makes one token of each 28 x 28 pixels.
 MAX_EDGE = 1280
@@ -41,14 +41,9 @@ class Captioner(Protocol):
         ...
 
 
-class _TransformersCaptioner:
-    processor_class, model_class = "AutoProcessor", ""
-
+class _TransformersCaptioner(TransformersModel):
     def __init__(self, folder: Path, device: torch.device):
-        self.device = device
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        self.processor = open_processor(self.processor_class, folder)
-        self.model = open_model(self.model_class, folder, device, dtype)
+        super().__init__(folder, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
 
     def move(self, device: torch.device | str) -> None:
         """Move the model to another device, in the same dtype; on the CPU it takes no GPU memory."""

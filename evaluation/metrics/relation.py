@@ -48,9 +48,7 @@ class RelationAccuracy(ClipMetric):
     def __init__(self, clip: Path | Clip, relation: str, others: Sequence[str], device: torch.device | str = "cpu"):
         super().__init__(clip, device)
         self.relation = checked(relation)
-        self.others = tuple(other for other in others if other.lower() != relation.lower())
-        if not self.others:
-            raise FewShotError("a relation is told from others and there are none; name at least one other relation")
+        self.others = distractors(self.relation, others)
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -97,6 +95,14 @@ def replaced(text: str, relation: str, other: str) -> str:
     """`text` with another relation in the place of its own."""
     entities(text, relation)
     return re.sub(_alone(relation), lambda _: other, text, count=1, flags=re.IGNORECASE)
+
+
+def distractors(relation: str, others: Sequence[str]) -> tuple[str, ...]:
+    """The relations other than `relation`. Raises FewShotError where there are none."""
+    different = tuple(other for other in others if other.lower() != relation.lower())
+    if not different:
+        raise FewShotError("a relation is told from others and there are none; name at least one other relation")
+    return different
 
 
 def checked(relation: str) -> str:
