@@ -14,11 +14,11 @@ from ...core.values import Concept, Prompt
 from ...vision.embedders.clip import Clip
 from ..measurement import Measure
 from ..prompts.lists import RELATIONS
-from .clip import ClipMetric
+from .clip import ClipMetric, PromptFit
 from .metric import check_pairs
 
 
-class EntityAccuracy(ClipMetric):
+class EntityAccuracy(PromptFit):
     """The cosine of each picture and "E_A, E_B", its prompt without the relation; papers print it times 100."""
 
     name = "entity accuracy"
@@ -27,13 +27,9 @@ class EntityAccuracy(ClipMetric):
         super().__init__(clip, device)
         self.relation = checked(relation)
 
-    def scores(
-        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
-    ) -> torch.Tensor:
-        """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError for a prompt without the relation."""
-        check_pairs(images, prompts)
-        texts = [", ".join(entities(prompt.stripped, self.relation)) for prompt in prompts]
-        return (self.model.images(images) * self.model.texts(texts)).sum(-1)
+    def targets(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """FewShotError for a prompt without the relation."""
+        return self.model.texts([", ".join(entities(prompt.stripped, self.relation)) for prompt in prompts])
 
 
 class RelationAccuracy(ClipMetric):
