@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 from .values import Concept, Prompt
 
@@ -46,6 +45,6 @@ def _rejoined(found: re.Match, words: str) -> str:
     return f"{found['article'][0]}{'n' if first in 'aeiou' else ''} {words}"
 
 
-def prompt_of(text: str, concepts: Sequence[Concept], split: Literal["train", "held-out"] = "held-out") -> Prompt:
+def prompt_of(text: str, concepts: Sequence[Concept]) -> Prompt:
     """The prompt whose stripped form is `strip_identifiers(text)`."""
-    return Prompt(text=text, stripped=strip_identifiers(text, concepts), split=split)
+    return Prompt(text=text, stripped=strip_identifiers(text, concepts))

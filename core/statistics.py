@@ -1,4 +1,4 @@
-"""Means with their bootstrap intervals, alone and in pairs."""
+"""Means with their bootstrap intervals, alone and in pairs; shares with their score intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from .errors import FewShotError
 
-Z = 1.959963984540054  # of 95 % of a normal distribution
+Z = 1.959963984540054  # of a 95 % interval
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTokenizer
 
-from ..models import open as loading
 from ..models import sampling
+from ..models.open import base_from_path, open_base
 from .models import judge, likeness
 from .models.weights import WEIGHTS
 from .world import world
@@ -123,7 +123,7 @@ def relation_right(reading: judge.SceneReading, scene: world.Scene) -> bool:
 def sample_rows(weights: Path, count: int) -> list[dict]:
     """Readings of samples of `count` prompts, half with one thing and half with two, and the time of 32 samples."""
     judged = judge.SubjectJudge(weights)
-    with loading.open_base(loading.base_from_path(weights), torch.device("cpu")) as networks:
+    with open_base(base_from_path(weights), torch.device("cpu")) as networks:
         (ones, one_prompts), (twos, two_prompts) = (
             held_out_prompts(count // 2, False),
             held_out_prompts(count // 2, True),

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..models import open as loading
+from ..models.open import base_from_path, open_base
 from . import figures
 from .models.weights import WEIGHTS
 from .world import drawing, pictures, world
@@ -56,7 +56,7 @@ def world_sheet() -> Image.Image:
 def samples_sheet(weights: Path = WEIGHTS) -> Image.Image:
     """Four samples of each of the prompts."""
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
-    with loading.open_base(loading.base_from_path(weights), torch.device("cpu")) as networks:
+    with open_base(base_from_path(weights), torch.device("cpu")) as networks:
         samples = figures.pictures_of(networks, prompts)
     return sheet([[samples[4 * column + row] for column in range(len(PROMPTS))] for row in range(4)])
 

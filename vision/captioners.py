@@ -12,10 +12,10 @@ from PIL import Image
 
 from ..core.errors import FewShotError
 from ..core.images import pixel_key
-from . import find as find_models
-from . import open as open_local
 from .answer_cache import AnswerCache
+from .find import CAPTIONERS, VISION_LANGUAGE_KINDS, kind_of
 from .model_ids import model_id
+from .open import TransformersModel
 
 # Pixels of the longer edge: such a model makes one token of each 28 x 28 pixels.
 MAX_EDGE = 1280
@@ -41,14 +41,9 @@ class Captioner(Protocol):
         ...
 
 
-class _TransformersCaptioner:
-    processor_class, model_class = "AutoProcessor", ""
-
+class _TransformersCaptioner(TransformersModel):
     def __init__(self, folder: Path, device: torch.device):
-        self.device = device
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        self.processor = open_local.open_processor(self.processor_class, folder)
-        self.model = open_local.open_model(self.model_class, folder, device, dtype)
+        super().__init__(folder, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
 
     def move(self, device: torch.device | str) -> None:
         """Move the model to another device, in the same dtype; on the CPU it takes no GPU memory."""
@@ -146,13 +141,11 @@ class CachedCaptioner:
 
 def open_captioner(folder: Path, device: torch.device) -> Captioner:
     """The captioner in `folder`, by the kind that its config.json names."""
-    kind = find_models.kind_of(folder)
+    kind = kind_of(folder)
     if kind == "blip":
         return BlipCaptioner(folder, device)
     if kind == "florence2":
         return FlorenceCaptioner(folder, device)
-    if kind in find_models.VISION_LANGUAGE_KINDS:
+    if kind in VISION_LANGUAGE_KINDS:
         return ChatCaptioner(folder, device)
-    raise FewShotError(
-        f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(find_models.CAPTIONERS)} write captions"
-    )
+    raise FewShotError(f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(CAPTIONERS)} write captions")

@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 
 from ..core.errors import FewShotError
 from ..core.values import Concept
-from . import open as open_local
 from .answer_cache import AnswerCache
+from .open import open_model, open_processor
 
 MAX_NEW_TOKENS = 1024
 TEMPERATURE, TOP_P = 0.8, 0.95
@@ -52,9 +52,9 @@ class LocalWriter:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.tokenizer = open_local.open_processor("AutoTokenizer", folder)
+        self.tokenizer = open_processor("AutoTokenizer", folder)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        self.model = open_local.open_model("AutoModelForCausalLM", folder, device, dtype)
+        self.model = open_model("AutoModelForCausalLM", folder, device, dtype)
 
     @torch.no_grad()
     def write(self, messages: Sequence[Message], seed: int) -> str:

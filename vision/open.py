@@ -66,3 +66,14 @@ def open_processor(name: str, folder: Path) -> Any:
             f"{folder} holds weights, but what prepares their input cannot be read ({error}); fetch "
             "preprocessor_config.json and the tokenizer's files of the same model"
         ) from error
+
+
+class TransformersModel:
+    """A model of transformers and what prepares its input, in a local folder; subclasses name their classes."""
+
+    processor_class, model_class = "AutoProcessor", ""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype | None = None):
+        self.device = device
+        self.processor = open_processor(self.processor_class, folder)
+        self.model = open_model(self.model_class, folder, device, dtype)

@@ -23,7 +23,7 @@ from ...augmentation.gallery.index import Gallery
 from ...augmentation.images.load import load_mask, stored_picture
 from ...augmentation.masks.segment import SegmentSettings, segment
 from ...core.values import Concept, Sample, TrainingSet
-from ...pocket.models import weights as pocket_weights
+from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import drawing, world
 from ...vision.segmenters import open_finder
 from ..harness.rows import BenchmarkRow
@@ -51,7 +51,7 @@ def segment_rows(quick: bool) -> list[BenchmarkRow]:
 
     Raises RuntimeError where the pocket's CLIPSeg is not among its weights.
     """
-    folder = pocket_weights.WEIGHTS / "clipseg"
+    folder = WEIGHTS / "clipseg"
     if not (folder / "config.json").is_file():
         raise RuntimeError("segment.iou needs the pocket's CLIPSeg; train it with --part clipseg")
     with tempfile.TemporaryDirectory() as scratch:

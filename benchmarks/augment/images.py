@@ -21,7 +21,7 @@ from ...augmentation.priors.generate import PriorSettings, make_priors
 from ...core.context import RunContext
 from ...core.values import Concept, Sample, TrainingSet
 from ...models.open import base_from_path
-from ...pocket.models import weights as pocket_weights
+from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import drawing, world
 from ..harness.rows import BenchmarkRow
 
@@ -160,7 +160,7 @@ def counted() -> Iterator[Calls]:
 
 def second_run_row(quick: bool, folder: Path) -> BenchmarkRow:
     """Evaluations of the denoiser when the same priors are requested again, and then fewer of them."""
-    base = base_from_path(pocket_weights.WEIGHTS)
+    base = base_from_path(WEIGHTS)
     settings = PriorSettings(count=2 if quick else 8, steps=2 if quick else 8)
     concept_set = TrainingSet((), (Concept("sks", "cat"),))
     with counted() as first:

@@ -35,15 +35,19 @@ class PromptFit(ClipMetric):
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
-        """Cosines (n,) in [-1, 1]; see `Metric`."""
+        """Cosines (n,), or what a subclass makes of them; see `Metric`."""
         check_pairs(images, prompts)
-        return (self.model.images(images) * self.model.texts([p.stripped for p in prompts])).sum(-1)
+        return (self.model.images(images) * self.targets(prompts)).sum(-1)
 
     def gradient(
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return self.model.fit(pixels, prompts)
+        return (self.model.encode(pixels) * self.targets(prompts).to(pixels.device)).sum(-1)
+
+    def targets(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """(n, D): the embeddings that the pictures are compared with, on the CPU."""
+        return self.model.texts([prompt.stripped for prompt in prompts])
 
 
 class ClipText(PromptFit):
@@ -76,23 +80,10 @@ class ClipContrast(PromptFit):
             )
         log.info("%s compares each prompt with %r", self.name, self.prefix)
 
-    def scores(
-        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
-    ) -> torch.Tensor:
-        """Differences of cosines (n,) in [-2, 2]; see `Metric`. Exactly 0 for a prompt that adds nothing."""
-        check_pairs(images, prompts)
-        return (self.model.images(images) * self._added(prompts)).sum(-1)
-
-    def gradient(
-        self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
-    ) -> torch.Tensor:
-        """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return (self.model.encode(pixels) * self._added(prompts).to(pixels.device)).sum(-1)
-
-    def _added(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """(n, D): what the prompts add, as differences of embeddings on the CPU."""
+    def targets(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """(n, D): what the prompts add, as differences of embeddings; exactly 0 for a prompt that adds nothing."""
         adds = torch.tensor([_words(prompt.stripped) != _words(self.prefix) for prompt in prompts])
-        added = self.model.texts([prompt.stripped for prompt in prompts]) - self.model.texts([self.prefix])
+        added = super().targets(prompts) - self.model.texts([self.prefix])
         return added * adds.unsqueeze(-1)
 
 

@@ -14,11 +14,11 @@ from ...core.values import Concept, Prompt
 from ...vision.embedders.clip import Clip
 from ..measurement import Measure
 from ..prompts.lists import RELATIONS
-from .clip import ClipMetric
+from .clip import ClipMetric, PromptFit
 from .metric import check_pairs
 
 
-class EntityAccuracy(ClipMetric):
+class EntityAccuracy(PromptFit):
     """The cosine of each picture and "E_A, E_B", its prompt without the relation; papers print it times 100."""
 
     name = "entity accuracy"
@@ -27,13 +27,9 @@ class EntityAccuracy(ClipMetric):
         super().__init__(clip, device)
         self.relation = checked(relation)
 
-    def scores(
-        self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
-    ) -> torch.Tensor:
-        """Cosines (n,) in [-1, 1]; see `Metric`. FewShotError for a prompt without the relation."""
-        check_pairs(images, prompts)
-        texts = [", ".join(entities(prompt.stripped, self.relation)) for prompt in prompts]
-        return (self.model.images(images) * self.model.texts(texts)).sum(-1)
+    def targets(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """FewShotError for a prompt without the relation."""
+        return self.model.texts([", ".join(entities(prompt.stripped, self.relation)) for prompt in prompts])
 
 
 class RelationAccuracy(ClipMetric):
@@ -48,9 +44,7 @@ class RelationAccuracy(ClipMetric):
     def __init__(self, clip: Path | Clip, relation: str, others: Sequence[str], device: torch.device | str = "cpu"):
         super().__init__(clip, device)
         self.relation = checked(relation)
-        self.others = tuple(other for other in others if other.lower() != relation.lower())
-        if not self.others:
-            raise FewShotError("a relation is told from others and there are none; name at least one other relation")
+        self.others = distractors(self.relation, others)
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
@@ -97,6 +91,14 @@ def replaced(text: str, relation: str, other: str) -> str:
     """`text` with another relation in the place of its own."""
     entities(text, relation)
     return re.sub(_alone(relation), lambda _: other, text, count=1, flags=re.IGNORECASE)
+
+
+def distractors(relation: str, others: Sequence[str]) -> tuple[str, ...]:
+    """The relations other than `relation`. Raises FewShotError where there are none."""
+    different = tuple(other for other in others if other.lower() != relation.lower())
+    if not different:
+        raise FewShotError("a relation is told from others and there are none; name at least one other relation")
+    return different
 
 
 def checked(relation: str) -> str:

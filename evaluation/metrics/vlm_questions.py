@@ -19,7 +19,7 @@ from ...core.values import Concept, Prompt
 from ..measurement import Measure
 from ..prompts.lists import RELATIONS
 from .metric import MetricModel, ModelMetric, check_pairs
-from .relation import checked, entities
+from .relation import checked, distractors, entities
 
 DISTRACTORS = 4
 
@@ -64,9 +64,7 @@ class PairwiseChoice(ModelMetric):
 
     def __init__(self, vlm: VisionLanguageModel, relation: str, others: Sequence[str]):
         self.model, self.relation = vlm, checked(relation)
-        self.others = tuple(other for other in others if other.lower() != self.relation.lower())[:DISTRACTORS]
-        if not self.others:
-            raise FewShotError("a relation is told from others and there are none; name at least one other relation")
+        self.others = distractors(self.relation, others)[:DISTRACTORS]
 
     def scores(
         self, images: Sequence[Image.Image], prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()

@@ -18,7 +18,7 @@ FEWEST = 2  # activities: one to learn from, one to hold out
 
 
 def refinement_prompts(
-    activities: Sequence[str], concept: Concept, share: float = 0.5, held_out: float = 0.25, seed: int = 0
+    activities: Sequence[str], concept: Concept, share: float = 0.5, held_out: float = 0.25
 ) -> PromptSet:
     """The prompts to learn from in both forms, and those held out, which all name the subject.
 
@@ -38,7 +38,7 @@ def refinement_prompts(
     )
     if len(known) < FEWEST:
         raise FewShotError(f"{len(known)} activity was given: write two or more, one a line, such as playing soccer")
-    order = random.Random(seed).sample(known, len(known))
+    order = random.Random(0).sample(known, len(known))
     held = min(max(1, round(held_out * len(order))), len(order) - 1)
     held_out_activities, learned = order[:held], order[held:]
     with_subject, without_subject = _counts(len(learned), share)

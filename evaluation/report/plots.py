@@ -34,18 +34,16 @@ class Theme:
 
 LIGHT = Theme(paper="#ffffff", ink="#30343b", rule="#d9dce1")
 DARK = Theme(paper="#1d2026", ink="#c9ced6", rule="#3a3f48")
+CURVE = (840, 420)  # pixels of a curve over the steps
 
 
 def loss_curve(
-    losses: Sequence[float] | Mapping[str, Sequence[float]],
-    title: str = "",
-    theme: Theme = LIGHT,
-    size: tuple[int, int] = (840, 420),
+    losses: Sequence[float] | Mapping[str, Sequence[float]], title: str = "", theme: Theme = LIGHT
 ) -> Image.Image:
     """The loss of every step, faint, and over it its moving average; a mapping draws one curve a term.
 
-    The average is exponential over about a twentieth of the steps, without the bias of its start. `size` is (width,
-    height) in pixels. Steps whose loss is no number leave a gap, and the legend says how many there are.
+    The average is exponential over about a twentieth of the steps, without the bias of its start. Steps whose
+    loss is no number leave a gap, and the legend says how many there are.
 
     Raises:
         FewShotError: there is nothing to draw.
@@ -54,7 +52,7 @@ def loss_curve(
     terms = {name: [float(value) for value in values] for name, values in terms.items() if len(values)}
     if not terms:
         raise FewShotError("there are no losses to plot; train at least one step")
-    figure, axes = _figure(size, theme)
+    figure, axes = _figure(CURVE, theme)
     for number, (name, values) in enumerate(terms.items()):
         colour = SERIES[number % len(SERIES)]
         steps = range(1, len(values) + 1)
@@ -76,9 +74,7 @@ def loss_curve(
     return _picture(figure)
 
 
-def validation_curve(
-    curve: Curve, chosen: int | None = None, theme: Theme = LIGHT, size: tuple[int, int] = (840, 420)
-) -> Image.Image:
+def validation_curve(curve: Curve, chosen: int | None = None, theme: Theme = LIGHT) -> Image.Image:
     """Each validation's two shares and the score made of them (see `selection`), over the steps; `chosen` is marked.
 
     Raises:
@@ -88,7 +84,7 @@ def validation_curve(
     if anchors is None:
         raise FewShotError("there is no validation of the untrained base to compare with; train with a validating CLIP")
     points = [point for point in curve.points if point.is_finite]
-    figure, axes = _figure(size, theme)
+    figure, axes = _figure(CURVE, theme)
     shares = {
         "likeness gained": [anchors.subject_gain(point) for point in points],
         "prompt following kept": [anchors.prompt_retention(point) for point in points],

@@ -82,14 +82,14 @@ class LoadBase(io.ComfyNode):
     @classmethod
     def execute(cls, source: dict[str, Any] | None = None, clip_skip: int = 0, dtype: str = "auto") -> io.NodeOutput:
         from ...models.open import base_from_path
-        from ..comfy import native_models as native
+        from ..comfy import native_models
 
         path = base_path(source or {})
         base = base_from_path(path, dtype=dtype, clip_skip=clip_skip)
         if path.is_dir():
-            model, clip, vae = native.from_folder(path, base.family)
+            model, clip, vae = native_models.from_folder(path, base.family)
         else:
-            model, clip, vae = native.from_checkpoint(path)
+            model, clip, vae = native_models.from_checkpoint(path)
         if clip_skip:
             clip = clip.clone()
             clip.clip_layer(-clip_skip)

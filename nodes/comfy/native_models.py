@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from . import diffusers_configs as configs
+from . import diffusers_configs
 from .folders import embedding_folders
 from .host import comfy
 
@@ -37,7 +37,7 @@ def from_checkpoint(path: Path) -> tuple[Any, Any, Any]:
 
 def from_folder(folder: Path, family: str) -> tuple[Any, Any, Any]:
     """(MODEL, CLIP, VAE) of a diffusers folder of the family "sd1", "sd2" or "sdxl"."""
-    vae_config = configs.read_config(folder, "vae")
+    vae_config = diffusers_configs.read_config(folder, "vae")
     model = build_model(folder, family, vae_config)
     clip = build_clip_l(folder) if family == "sd1" else build_stock_clip(folder)
     vae = build_vae(folder, vae_config)
@@ -70,8 +70,8 @@ def read_weights(folder: Path, component: str) -> dict[str, Any]:
 
 def build_model(folder: Path, family: str, vae_config: dict[str, Any]) -> Any:
     """A model patcher around ComfyUI's UNet with the folder's sizes, schedule and latent format."""
-    unet = configs.read_config(folder, "unet")
-    scheduler = configs.read_config(folder, "scheduler", "scheduler_config.json")
+    unet = diffusers_configs.read_config(folder, "unet")
+    scheduler = diffusers_configs.read_config(folder, "scheduler", "scheduler_config.json")
     tensors = read_weights(folder, "unet")
     management = comfy.model_management
     parameters = sum(tensor.numel() for tensor in tensors.values())
@@ -86,7 +86,7 @@ def build_model(folder: Path, family: str, vae_config: dict[str, Any]) -> Any:
     renamed = _renamed(tensors, comfy.utils.unet_to_diffusers(config.unet_config), folder)
     model = config.get_model(renamed, "", device=management.unet_inital_load_device(parameters, dtype))
     _same_names(set(model.diffusion_model.state_dict()), set(renamed), folder / "unet")
-    _set_groups(model.diffusion_model, unet.get("norm_num_groups", configs.GROUPS))
+    _set_groups(model.diffusion_model, unet.get("norm_num_groups", diffusers_configs.GROUPS))
     patcher = comfy.model_patcher.CoreModelPatcher(
         model, load_device=device, offload_device=management.unet_offload_device()
     )
@@ -103,12 +103,12 @@ def _model_config(family: str, unet: dict[str, Any], scheduler: dict[str, Any], 
     }[family]
     types = comfy.model_base.ModelType
     prediction = types.V_PREDICTION if scheduler.get("prediction_type") == "v_prediction" else types.EPS
-    arguments = configs.unet_config(unet)
+    arguments = diffusers_configs.unet_config(unet)
     heads = {name: arguments.pop(name) for name in ("num_heads", "num_head_channels")}
 
     class FolderModel(stock):
         unet_extra_config = {**stock.unet_extra_config, **heads}
-        sampling_settings = configs.sampling_settings(scheduler)
+        sampling_settings = diffusers_configs.sampling_settings(scheduler)
         latent_format = _latent_format(stock.latent_format, vae)
 
         def model_type(self, state_dict, prefix=""):
@@ -151,7 +151,7 @@ def _set_groups(module: Any, groups: int) -> None:
     """ComfyUI builds every GroupNorm with 32 groups; the number does not show in the weights."""
     import torch
 
-    if groups != configs.GROUPS:
+    if groups != diffusers_configs.GROUPS:
         for part in module.modules():
             if isinstance(part, torch.nn.GroupNorm):
                 part.num_groups = groups
@@ -164,7 +164,7 @@ def build_clip_l(folder: Path) -> Any:
     """ComfyUI's CLIP around a CLIPTextModel of any size, with the folder's own tokenizer."""
     from transformers import CLIPTokenizer
 
-    config = configs.read_config(folder, "text_encoder")
+    config = diffusers_configs.read_config(folder, "text_encoder")
     tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
     tensors = _clip_weights(folder, "text_encoder")
     length = min(tokenizer.model_max_length, config["max_position_embeddings"])
@@ -229,8 +229,8 @@ def _clip_weights(folder: Path, component: str) -> dict[str, Any]:
 
 def build_vae(folder: Path, config: dict[str, Any]) -> Any:
     """ComfyUI's VAE around an AutoencoderKL with the folder's widths, latent channels and norm groups."""
-    vae = comfy.sd.VAE(sd=read_weights(folder, "vae"), config=configs.vae_config(config))
+    vae = comfy.sd.VAE(sd=read_weights(folder, "vae"), config=diffusers_configs.vae_config(config))
     vae.latent_channels = config["latent_channels"]
     vae.downscale_ratio = vae.upscale_ratio = 2 ** (len(config["block_out_channels"]) - 1)
-    _set_groups(vae.first_stage_model, config.get("norm_num_groups", configs.GROUPS))
+    _set_groups(vae.first_stage_model, config.get("norm_num_groups", diffusers_configs.GROUPS))
     return vae

@@ -80,20 +80,18 @@ class SubjectPictures(io.ComfyNode):
 
     @classmethod
     def execute(cls, source: dict[str, Any] | None = None, **words: Any) -> io.NodeOutput:
-        from ...augmentation.images import load as pictures
+        from ...augmentation.images.load import subject_concept, subject_from_folder, subject_from_tensors
 
         source, warnings = source or {}, []
         kind = single("source", source.get("source"))
         words_given = [single(name, words.get(name, "")).strip() for name in ("identifier", "noun", "description")]
         if kind == FOLDER:
             folder = folders.picture_folder(single("folder", source["folder"]))
-            found = pictures.subject_from_folder(folder, *words_given, warnings=warnings)
+            found = subject_from_folder(folder, *words_given, warnings=warnings)
         elif kind == SOCKET:
-            concept = pictures.subject_concept(*words_given)
+            concept = subject_concept(*words_given)
             captions, cache = captions_of(source.get("captions", "")), folders.sent_pictures_folder()
-            found = pictures.subject_from_tensors(
-                source["images"], source.get("masks"), cache, concept, captions, warnings
-            )
+            found = subject_from_tensors(source["images"], source.get("masks"), cache, concept, captions, warnings)
         else:
             raise FewShotError(f"no such source {kind!r}: choose '{FOLDER}' or '{SOCKET}'")
         return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([summary(found), *warnings])))

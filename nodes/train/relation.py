@@ -9,11 +9,12 @@ from ...trainers.relation.settings import RelationSettings
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..comfy.timestep_range import usage_note
-from ..pictures import sets as pictures
+from ..pictures import sets
 from ..schema.sockets import Adapter, Base, Set, Settings
-from . import subject as train
+from ..schema.widgets import widgets_of
+from . import subject
 
-FOLDER, SOCKET = pictures.FOLDER, pictures.SOCKET
+FOLDER, SOCKET = sets.FOLDER, sets.SOCKET
 
 
 class RelationPictures(io.ComfyNode):
@@ -49,7 +50,7 @@ class RelationPictures(io.ComfyNode):
         return io.Schema(
             node_id="FewShotRelationPictures",
             display_name="Relation Pictures",
-            category=pictures.CATEGORY,
+            category=sets.CATEGORY,
             description="A few pictures in which two things relate in the same way, and the names of the things.",
             search_aliases=["reversion", "relation images", "training images", "dataset"],
             inputs=[
@@ -75,7 +76,7 @@ class RelationPictures(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, source: dict[str, Any] | None = None, **_: Any) -> str:
-        return pictures.SubjectPictures.fingerprint_inputs(source=source)
+        return sets.SubjectPictures.fingerprint_inputs(source=source)
 
     @classmethod
     def execute(cls, identifier: str, source: dict[str, Any] | None = None, relation: str = "") -> io.NodeOutput:
@@ -107,11 +108,11 @@ class RelationTrainingSettings(io.ComfyNode):
         return io.Schema(
             node_id="FewShotRelationSettings",
             display_name="Relation Settings",
-            category=train.CATEGORY,
+            category=subject.CATEGORY,
             description="Settings of Train Relation. Values that mean auto are chosen when training starts, and the "
             "log says what was chosen and why.",
             search_aliases=["reversion settings", "steering", "textual inversion settings"],
-            inputs=train.widgets_of(RelationSettings, seed={"control_after_generate": False}),
+            inputs=widgets_of(RelationSettings, seed={"control_after_generate": False}),
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For Train Relation.")],
         )
 
@@ -128,7 +129,7 @@ class TrainRelation(io.ComfyNode):
         return io.Schema(
             node_id="FewShotTrainRelation",
             display_name="Train Relation",
-            category=train.CATEGORY,
+            category=subject.CATEGORY,
             description="Learns a word for how two things relate. Nothing else changes: the result is an embedding, or "
             "with high_noise_rank a small LoRA of noisy timesteps beside it. "
             "Cancel keeps what was learned; queue again to go on.",
@@ -161,7 +162,7 @@ class TrainRelation(io.ComfyNode):
         if not isinstance(settings, RelationSettings):
             raise FewShotError("these are settings of Train Subject: connect Relation Settings")
         with host.engine(cls.hidden.unique_id) as watcher:
-            context = train.training_context(watcher, f"relation {set.concepts[0].description or set.trigger}")
+            context = subject.training_context(watcher, f"relation {set.concepts[0].description or set.trigger}")
             result = train_relation(base, set, settings, context, adapter)
         warnings: list[str] = []
         related(set, warnings)
@@ -170,4 +171,4 @@ class TrainRelation(io.ComfyNode):
         lines = [*filter(None, lines), str(result.folder)]
         report = "\n".join(lines)
         ui = host.say(cls.hidden.unique_id, report)
-        return io.NodeOutput(result.adapter, train.loss_map(result), result.adapter.trigger, ui=ui)
+        return io.NodeOutput(result.adapter, subject.loss_map(result), result.adapter.trigger, ui=ui)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comfyui_fewshot.core import atomic
-from comfyui_fewshot.core import images as decoding
+from comfyui_fewshot.core import atomic, images
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.images import decode, decode_mask, pixel_key, write_png
 
@@ -173,7 +172,7 @@ def test_a_huge_photograph_is_reduced_while_it_is_decoded(tmp_path):
     exif[0x0112] = 6
     tall.save(tmp_path / "huge.jpg", exif=exif)
     picture, _ = decode(tmp_path / "huge.jpg")
-    assert picture.size == (5001, 4000) and picture.width * picture.height <= decoding.MOST_PIXELS
+    assert picture.size == (5001, 4000) and picture.width * picture.height <= images.MOST_PIXELS
     assert picture.getpixel((2500, 100)) == (255, 255, 255) and picture.getpixel((2500, 3900)) == (0, 0, 0)
     tall.crop((0, 0, 7000, 10000)).save(tmp_path / "large.jpg")
     assert decode(tmp_path / "large.jpg")[0].size == (7000, 10000), "what is not too large is read whole"

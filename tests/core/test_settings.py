@@ -79,9 +79,9 @@ def test_the_key_holds_what_matters():
 
 
 def test_parameter_sets_are_those_of_the_models():
-    from comfyui_fewshot.models.adapters import inject as adapters
+    from comfyui_fewshot.models.adapters import inject
 
-    assert set(PARAMETER_SETS) == set(adapters.PARAMETER_SETS) - {"text"} | {"all", "none"}
+    assert set(PARAMETER_SETS) == set(inject.PARAMETER_SETS) - {"text"} | {"all", "none"}
 
 
 def test_importing_settings_imports_nothing_heavy():

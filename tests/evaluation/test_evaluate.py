@@ -18,7 +18,7 @@ from comfyui_fewshot.evaluation import samples as drawing
 from comfyui_fewshot.evaluation.evaluate import evaluate, unrelated
 from comfyui_fewshot.evaluation.measurement import Measure, MeasurementPlan
 from comfyui_fewshot.evaluation.prompts.sets import bounded, for_trigger
-from comfyui_fewshot.evaluation.report import evaluation as evaluation_report
+from comfyui_fewshot.evaluation.report import evaluation
 from comfyui_fewshot.evaluation.report.blind_test import Comparison, pairs_of
 from comfyui_fewshot.evaluation.report.grids import before_after
 from comfyui_fewshot.evaluation.report.provenance import provenance
@@ -179,8 +179,8 @@ def test_what_cannot_be_measured_is_left_out_by_name(base, tmp_path):
     assert not bare.metrics.per_image and bare.metrics.left_out[0].startswith(
         "all numbers: there is no model that measures; put"
     )
-    assert "left out: all numbers" in evaluation_report.lines(bare)
-    text = evaluation_report.write(bare, tmp_path).read_text("utf-8")
+    assert "left out: all numbers" in evaluation.lines(bare)
+    text = evaluation.write(bare, tmp_path).read_text("utf-8")
     assert "Nothing was measured" in text and "votes-data" in text
 
 
@@ -199,7 +199,7 @@ def test_a_metric_that_gives_no_numbers_does_not_cost_the_others(base, tmp_path,
     found = evaluate(base, [], PROMPTS, plan, FAST, context(tmp_path))
     assert list(found.metrics.per_image) == [m.name for m in MEASURES] and "Broken" not in found.metrics.models
     assert "Broken: 4 of its scores are not numbers; its model's files may be damaged" in found.metrics.left_out
-    assert evaluation_report.write(found, tmp_path).is_file()
+    assert evaluation.write(found, tmp_path).is_file()
 
 
 def test_numbers_are_the_metrics_own(found):
@@ -268,14 +268,14 @@ def test_the_best_is_that_of_the_frontier():
     one = known([Point(n, s, p, 0.1) for n, (s, p) in enumerate(numbers)])
     f, p = (0.8 - 0.3) / 0.6, (0.28 - 0.1) / 0.2
     assert one.best == 2 and one.frontier[2] == pytest.approx(2 * f * p / (f + p)) and one.frontier[0] == 0
-    assert evaluation_report.table(one)[1][2][0] == "good (best)"
+    assert evaluation.table(one)[1][2][0] == "good (best)"
     worse = known([Point(n, s, 0.3, 0.1) for n, s in enumerate((0.5, 0.4, 0.3, 0.2))])
     assert worse.best is None
-    assert evaluation_report.frontier(one, path=True).size == (840, 560)
+    assert evaluation.frontier(one, path=True).size == (840, 560)
 
 
 def test_the_report(found, tmp_path):
-    page = evaluation_report.write(found, tmp_path, "A <title>")
+    page = evaluation.write(found, tmp_path, "A <title>")
     text = page.read_text("utf-8")
     assert "A &lt;title&gt;" in text and "http" not in text.replace("http-equiv", "")
     assert text.count("<script>") == 1 and "script-src 'sha256-" in text
@@ -284,11 +284,11 @@ def test_the_report(found, tmp_path):
     assert told["candidates"][1]["metrics"]["DINO"]["scores"] == found.metrics.per_image["DINO"][1]
     assert told["models"]["DINO"] == "DINO-1" and told["settings"]["count"] == 2
     assert "pictures, steps" in text, "what the adapters' files do not tell"
-    assert evaluation_report.grid(found).height > evaluation_report.grid(found, 1).height
+    assert evaluation.grid(found).height > evaluation.grid(found, 1).height
     pictures = [[drawn[n] for drawn in found.samples.images] for n in range(4)]
     labels = [f"{text} · seed {seed}" for text in ("a sks cat", "a sks cat at night") for seed in range(2)]
-    assert evaluation_report.grid(found) == before_after(pictures, labels, ["base", "one", "two"])
-    assert evaluation_report.lines(found).splitlines()[0].split()[:2] == ["candidate", "DINO"]
+    assert evaluation.grid(found) == before_after(pictures, labels, ["base", "one", "two"])
+    assert evaluation.lines(found).splitlines()[0].split()[:2] == ["candidate", "DINO"]
 
 
 def test_the_report_shows_the_words_that_were_drawn(found, tmp_path):
@@ -296,21 +296,21 @@ def test_the_report_shows_the_words_that_were_drawn(found, tmp_path):
     one, two = found.samples.candidates[1:]
     assert one.adapter is not None
     other = replace(two, adapter=replace(one.adapter, trigger="<b> owl"))
-    table = {section.heading: section for section in evaluation_report.sections(found)}["Prompts"]
+    table = {section.heading: section for section in evaluation.sections(found)}["Prompts"]
     assert table.columns[0] == "as drawn with an adapter" and table.rows[1] == ("a sks cat at night", "a cat at night")
     candidates = (found.samples.candidates[0], one, other)
     mixed = replace(found, samples=replace(found.samples, candidates=candidates, note="reconstructed: <here>"))
-    table = {section.heading: section for section in evaluation_report.sections(mixed)}["Prompts"]
+    table = {section.heading: section for section in evaluation.sections(mixed)}["Prompts"]
     assert table.columns == (
         "as drawn with one", "as drawn with two", "as read by metrics and drawn by the base",
     )  # fmt: skip
     assert table.rows[1] == ("a sks cat at night", "a <b> owl at night", "a cat at night")
-    page = evaluation_report.write(mixed, tmp_path).read_text("utf-8")
+    page = evaluation.write(mixed, tmp_path).read_text("utf-8")
     assert (
         page.index("<p>reconstructed: &lt;here&gt;</p>") < page.index("as drawn with one") and "{trigger}" not in page
     )
     assert json.loads((tmp_path / "evaluation.json").read_text())["prompts_note"] == "reconstructed: <here>"
-    assert evaluation_report.grid(mixed) != evaluation_report.grid(found), "labels are what all have in common"
+    assert evaluation.grid(mixed) != evaluation.grid(found), "labels are what all have in common"
 
 
 def test_where_prompts_come_from_is_no_content():
@@ -320,7 +320,7 @@ def test_where_prompts_come_from_is_no_content():
 
 
 def test_without_pairs_there_is_no_script(found, tmp_path):
-    text = evaluation_report.write(found, tmp_path, pairs=0).read_text("utf-8")
+    text = evaluation.write(found, tmp_path, pairs=0).read_text("utf-8")
     assert "<script" not in text and "script-src" not in text
 
 

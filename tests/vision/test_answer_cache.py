@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from comfyui_fewshot.tests.vision import tiny
-from comfyui_fewshot.vision import answer_cache as answers
+from comfyui_fewshot.vision import answer_cache
 from comfyui_fewshot.vision.answer_cache import AnswerCache
 from comfyui_fewshot.vision.captioners import CachedCaptioner, open_captioner
 from comfyui_fewshot.vision.language_model import CachedWriter, LocalWriter, relation_messages
@@ -59,7 +59,7 @@ def test_a_damaged_answer_is_made_again(tmp_path, caplog):
 
 def test_another_revision_asks_again(tmp_path, monkeypatch):
     AnswerCache(list, "a model", tmp_path).get("one", by=lambda model: 1)
-    monkeypatch.setattr(answers, "REVISION", answers.REVISION + 1)
+    monkeypatch.setattr(answer_cache, "REVISION", answer_cache.REVISION + 1)
     assert AnswerCache(list, "a model", tmp_path).get("one", by=lambda model: 2) == 2
 
 

@@ -13,7 +13,6 @@ import torch
 from transformers import AutoTokenizer
 
 from ...core.errors import FewShotError
-from ...core.values import Prompt
 from ..model_ids import model_id
 from ..open import open_model
 from .embedder import BATCH, FrozenEmbedder
@@ -60,11 +59,6 @@ class Clip(FrozenEmbedder):
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
             raise FewShotError(f"the tokenizer in {self.folder} cannot be read ({error}); fetch it again") from error
-
-    def fit(self, pixels: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Cosines (n,) of pixels and their prompts without identifiers, differentiable."""
-        texts = self.texts([prompt.stripped for prompt in prompts]).to(pixels.device)
-        return (self.encode(pixels) * texts).sum(-1)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:

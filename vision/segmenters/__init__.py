@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...core.errors import FewShotError
-from .. import find as find_models
+from ..find import FINDERS, MASKERS, kind_of
 from .interface import Finder, Masker
 
 if TYPE_CHECKING:
@@ -27,11 +27,9 @@ def finder_class(folder: Path) -> type[ClipSeg | GroundingDino | Owl | FlorenceS
         "florence2": florence.FlorenceSegmenter,
         "clipseg": clipseg.ClipSeg,
     }
-    kind = find_models.kind_of(folder)
+    kind = kind_of(folder)
     if kind not in kinds:
-        raise FewShotError(
-            f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(find_models.FINDERS)} find phrases"
-        )
+        raise FewShotError(f"{folder} holds a {kind or 'model of unknown kind'}; {', '.join(FINDERS)} find phrases")
     return kinds[kind]
 
 
@@ -46,9 +44,7 @@ def open_masker(location: Path, device: torch.device) -> Masker:
 
     if location.is_file():
         return sam.SegmentAnything(location, device)
-    kind = find_models.kind_of(location)
-    if kind not in find_models.MASKERS:
-        raise FewShotError(
-            f"{location} holds a {kind or 'model of unknown kind'}; {', '.join(find_models.MASKERS)} make masks"
-        )
+    kind = kind_of(location)
+    if kind not in MASKERS:
+        raise FewShotError(f"{location} holds a {kind or 'model of unknown kind'}; {', '.join(MASKERS)} make masks")
     return sam.Sam(location, device) if kind == "sam" else sam.Sam2(location, device)

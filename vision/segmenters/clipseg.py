@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional
 
 from ...core.prompts import with_article
-from .. import open as open_local
+from ..open import open_model, open_processor
 from .interface import Instance
 
 
@@ -22,9 +22,9 @@ class ClipSeg:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.tokenizer = open_local.open_processor("AutoTokenizer", folder)
-        self.images = open_local.open_processor("AutoImageProcessor", folder)
-        self.model = open_local.open_model("CLIPSegForImageSegmentation", folder, device)
+        self.tokenizer = open_processor("AutoTokenizer", folder)
+        self.images = open_processor("AutoImageProcessor", folder)
+        self.model = open_model("CLIPSegForImageSegmentation", folder, device)
         vision = self.model.config.vision_config
         self.side = vision.image_size
         self.max_tokens = self.model.config.text_config.max_position_embeddings

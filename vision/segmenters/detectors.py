@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
 
 from ...core.prompts import with_article
-from .. import open as open_local
+from ..open import TransformersModel
 from .interface import Instance
 
 MAX_CANDIDATES = 50  # candidates of one phrase that are kept, best first
 
 
-class GroundingDino:
+class GroundingDino(TransformersModel):
     """Grounding DINO (Liu et al. 2023), through transformers."""
 
     threshold = 0.25
-
-    def __init__(self, folder: Path, device: torch.device):
-        self.device = device
-        self.processor = open_local.open_processor("AutoProcessor", folder)
-        self.model = open_local.open_model("GroundingDinoForObjectDetection", folder, device)
+    model_class = "GroundingDinoForObjectDetection"
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:
@@ -42,15 +37,11 @@ class GroundingDino:
         return instances
 
 
-class Owl:
+class Owl(TransformersModel):
     """OWLv2 (Minderer et al. 2023), through transformers. It pads to a square and scales its boxes back itself."""
 
     threshold = 0.1
-
-    def __init__(self, folder: Path, device: torch.device):
-        self.device = device
-        self.processor = open_local.open_processor("AutoProcessor", folder)
-        self.model = open_local.open_model("Owlv2ForObjectDetection", folder, device)
+    model_class = "Owlv2ForObjectDetection"
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:

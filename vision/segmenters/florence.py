@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .. import open as open_local
+from ..open import TransformersModel
 from .clipseg import box_of
 from .interface import Instance
 
@@ -17,15 +16,11 @@ TASK = "<REFERRING_EXPRESSION_SEGMENTATION>"
 MAX_NEW_TOKENS = 1024
 
 
-class FlorenceSegmenter:
+class FlorenceSegmenter(TransformersModel):
     """One instance a phrase. The model gives no score: 1 where it drew something, 0 where it drew nothing."""
 
     threshold = 0.5
-
-    def __init__(self, folder: Path, device: torch.device):
-        self.device = device
-        self.processor = open_local.open_processor("Florence2Processor", folder)
-        self.model = open_local.open_model("Florence2ForConditionalGeneration", folder, device)
+    processor_class, model_class = "Florence2Processor", "Florence2ForConditionalGeneration"
 
     @torch.no_grad()
     def find(self, picture: Image.Image, phrases: Sequence[str], threshold: float) -> list[Instance]:

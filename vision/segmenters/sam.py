@@ -11,51 +11,37 @@ import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
-from .. import open as open_local
+from ..open import TransformersModel
 from .interface import Box
 
 ScoredMasks = list[tuple[np.ndarray, float]]
 
 
-class Sam:
+class Sam(TransformersModel):
     """A SAM in transformers' layout."""
 
-    def __init__(self, folder: Path, device: torch.device):
-        self.device = device
-        self.processor = open_local.open_processor("SamProcessor", folder)
-        self.model = open_local.open_model("SamModel", folder, device)
+    processor_class, model_class = "SamProcessor", "SamModel"
+    # what the processor says of the sizes, in the order in which it takes them back
+    size_names: tuple[str, ...] = ("original_sizes", "reshaped_input_sizes")
 
     @torch.no_grad()
     def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> ScoredMasks:
         input_boxes = [[list(map(float, box)) for box in boxes]]
         inputs = self.processor(images=picture, input_boxes=input_boxes, return_tensors="pt")
-        sizes, shaped = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
+        sizes = [inputs.pop(name) for name in self.size_names]
         # Boxes are computed as float64, which some devices do not know.
         inputs = {name: value.float().to(self.device) for name, value in inputs.items()}
         outputs = self.model(**inputs, multimask_output=False)
-        (made,) = self.processor.image_processor.post_process_masks(outputs.pred_masks.cpu(), sizes, shaped)
+        (made,) = self.processor.image_processor.post_process_masks(outputs.pred_masks.float().cpu(), *sizes)
         scores = outputs.iou_scores.float().cpu().reshape(-1).tolist()
         return [(mask[0].numpy().astype(bool), score) for mask, score in zip(made, scores, strict=True)]
 
 
-class Sam2:
+class Sam2(Sam):
     """A SAM 2 in transformers' layout."""
 
-    def __init__(self, folder: Path, device: torch.device):
-        self.device = device
-        self.processor = open_local.open_processor("Sam2Processor", folder)
-        self.model = open_local.open_model("Sam2Model", folder, device)
-
-    @torch.no_grad()
-    def masks(self, picture: Image.Image, boxes: Sequence[Box]) -> ScoredMasks:
-        input_boxes = [[list(map(float, box)) for box in boxes]]
-        inputs = self.processor(images=picture, input_boxes=input_boxes, return_tensors="pt")
-        sizes = inputs.pop("original_sizes")
-        inputs = {name: value.float().to(self.device) for name, value in inputs.items()}
-        outputs = self.model(**inputs, multimask_output=False)
-        (made,) = self.processor.post_process_masks(outputs.pred_masks.float().cpu(), sizes)
-        scores = outputs.iou_scores.float().cpu().reshape(-1).tolist()
-        return [(mask[0].numpy().astype(bool), score) for mask, score in zip(made, scores, strict=True)]
+    processor_class, model_class = "Sam2Processor", "Sam2Model"
+    size_names = ("original_sizes",)
 
 
 class SegmentAnything:

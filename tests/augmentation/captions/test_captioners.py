@@ -20,7 +20,7 @@ from comfyui_fewshot.augmentation.images.load import picture_of
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, Sample, TrainingSet
 from comfyui_fewshot.tests.vision import tiny
-from comfyui_fewshot.vision import find as find_models
+from comfyui_fewshot.vision import find
 from comfyui_fewshot.vision.captioners import open_captioner
 from comfyui_fewshot.vision.language_model import LocalWriter, relation_messages, retry_messages, subject_messages
 
@@ -79,7 +79,7 @@ def test_a_captioner_s_words_are_decoded(tmp_path):
 def test_a_language_model_answers_the_same_for_the_same_seed(tmp_path, monkeypatch):
     monkeypatch.setattr("comfyui_fewshot.vision.language_model.MAX_NEW_TOKENS", 12)
     folder = tiny.language_model(tmp_path / "llm")
-    assert list(find_models.find([tmp_path], find_models.WRITERS)) == ["llm"]
+    assert list(find.find([tmp_path], find.WRITERS)) == ["llm"]
     writer, messages = LocalWriter(folder, CPU), relation_messages("<R>", "cat", "chair", "a cat <R> a chair", 6)
     state = torch.get_rng_state()
     one = writer.write(messages, 1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from comfyui_fewshot.augmentation.captions import expand as expansion
-from comfyui_fewshot.augmentation.captions import grammar as caption_grammar
+from comfyui_fewshot.augmentation.captions import grammar
 from comfyui_fewshot.augmentation.captions.expand import ExpansionSettings, expand
 from comfyui_fewshot.augmentation.captions.llm_answers import captions_in
 from comfyui_fewshot.augmentation.captions.parse import parts_of
@@ -69,17 +69,17 @@ def test_the_grammar_has_twelve_captions_for_any_two_nouns(first, second, seed):
         return  # "an" alone is an article, and names nothing
     if not rules.check(own).good:
         return  # "on" is a preposition
-    captions = caption_grammar.relation_captions(parts_of(own, "<R>"), rules, 12, seed)
+    captions = grammar.relation_captions(parts_of(own, "<R>"), rules, 12, seed)
     assert len(set(captions)) == 12 and captions[0] == own
     assert all(rules.check(caption).good for caption in captions)
-    assert captions == caption_grammar.relation_captions(parts_of(own, "<R>"), rules, 12, seed)
+    assert captions == grammar.relation_captions(parts_of(own, "<R>"), rules, 12, seed)
 
 
 @pytest.mark.parametrize("noun", ["dog", "teddy bear", "owl"])
 def test_the_grammar_has_twelve_captions_for_any_subject(noun):
     concept = Concept("sks", noun, "orange")
     for contexts in ((), ("on the beach",)):
-        captions = caption_grammar.subject_captions(concept, SubjectRules(concept), 12, 3, contexts)
+        captions = grammar.subject_captions(concept, SubjectRules(concept), 12, 3, contexts)
         assert len(set(captions)) == 12
         assert all("sks orange" in c and (not contexts or c.endswith("on the beach")) for c in captions)
 
@@ -218,11 +218,11 @@ def test_backgrounds_are_named_by_what_most_of_them_is(tmp_path):
     picture, mask = Image.new("RGB", (60, 40), (45, 100, 205)), Image.new("L", (60, 40))
     ImageDraw.Draw(picture).rectangle((20, 10, 40, 30), fill="red")
     ImageDraw.Draw(mask).rectangle((20, 10, 40, 30), fill=255)
-    assert caption_grammar.background_colour(picture, mask) == "blue"
+    assert grammar.background_colour(picture, mask) == "blue"
     halves = picture.copy()
     ImageDraw.Draw(halves).rectangle((0, 0, 60, 20), fill=(250, 250, 250))
-    assert caption_grammar.background_colour(halves, mask) == ""
-    assert caption_grammar.background_colour(picture, Image.new("L", (60, 40), 255)) == ""
+    assert grammar.background_colour(halves, mask) == ""
+    assert grammar.background_colour(picture, Image.new("L", (60, 40), 255)) == ""
     sample = Sample(stored_picture(picture, tmp_path), "a photo of sks dog", stored_picture(mask, tmp_path))
     made, _ = expand(TrainingSet((sample,), (DOG,)), ExpansionSettings(6))
     assert all(s.caption.endswith("blue background") for s in made.samples[1:])

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from skimage import data
 
 from comfyui_fewshot.augmentation.images import prepare as preparing
-from comfyui_fewshot.augmentation.images import quality as examining
+from comfyui_fewshot.augmentation.images import quality
 from comfyui_fewshot.augmentation.images.load import load_mask, load_picture, picture_of, subject_from_folder
 from comfyui_fewshot.augmentation.images.prepare import PrepareSettings, buckets, nearest_bucket, prepare, table
 from comfyui_fewshot.augmentation.images.quality import ImageFingerprint, face_finder, sharpness
-from comfyui_fewshot.core import images as decoding
+from comfyui_fewshot.core import images
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, Part, Sample, TrainingSet
 
@@ -147,7 +147,7 @@ def test_without_scikit_image_faces_are_refused_with_what_to_do(monkeypatch):
 def test_copies_are_known_and_other_pictures_are_not(name, tmp_path):
     picture = photograph(name)
     picture.resize((picture.width // 2, picture.height // 2)).save(tmp_path / "copy.jpg", quality=60)
-    copy = decoding.decode(tmp_path / "copy.jpg")[0]
+    copy = images.decode(tmp_path / "copy.jpg")[0]
     brighter = ImageEnhance.Brightness(picture).enhance(1.05)
     assert ImageFingerprint(picture).same(ImageFingerprint(copy)) and ImageFingerprint(copy).same(
         ImageFingerprint(brighter)
@@ -201,8 +201,8 @@ def test_blur_is_seen_at_any_size(name):
     picture = photograph(name)
     for scale in (1, 2):
         larger = picture.resize((picture.width * scale, picture.height * scale))
-        assert sharpness(larger) > 10 * examining.MIN_SHARPNESS
-        assert sharpness(larger.filter(ImageFilter.GaussianBlur(3 * scale))) < examining.MIN_SHARPNESS
+        assert sharpness(larger) > 10 * quality.MIN_SHARPNESS
+        assert sharpness(larger.filter(ImageFilter.GaussianBlur(3 * scale))) < quality.MIN_SHARPNESS
 
 
 def test_a_background_out_of_focus_is_no_blur(set_of, tmp_path):

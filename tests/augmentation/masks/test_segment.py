@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from comfyui_fewshot.augmentation.images.load import load_mask, picture_of, stored_picture
-from comfyui_fewshot.augmentation.masks import clean as mask_cleaning
+from comfyui_fewshot.augmentation.masks import clean
 from comfyui_fewshot.augmentation.masks import segment as segmentation
 from comfyui_fewshot.augmentation.masks.segment import SegmentSettings, given_masks, segment
 from comfyui_fewshot.core.errors import FewShotError
@@ -70,7 +70,7 @@ def test_crumbs_go_and_pinholes_close():
     mask = square(10, 5, 50, 35)
     mask[20, 20] = False  # a hole of one pixel
     mask[0, 0] = True  # a crumb
-    clean_mask = mask_cleaning.clean_mask(mask)
+    clean_mask = clean.clean_mask(mask)
     assert np.array_equal(clean_mask, square(10, 5, 50, 35))
 
 
@@ -78,16 +78,16 @@ def test_large_holes_and_second_parts_stay():
     mask = square(10, 5, 50, 35)
     mask[12:24, 15:30] = False
     mask[38:40, 0:40] = True  # 80 pixels, more than 5 % of the large part
-    assert np.array_equal(mask_cleaning.clean_mask(mask), mask)
+    assert np.array_equal(clean.clean_mask(mask), mask)
 
 
 @settings(max_examples=60, deadline=None)
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_cleaning_keeps_shape_and_is_never_far_off(mask):
-    clean_mask = mask_cleaning.clean_mask(mask)
+    clean_mask = clean.clean_mask(mask)
     assert clean_mask.shape == mask.shape and clean_mask.dtype == bool
     assert clean_mask.any() == mask.any()
-    assert np.array_equal(mask_cleaning.clean_mask(np.flip(mask, 1)), np.flip(clean_mask, 1))
+    assert np.array_equal(clean.clean_mask(np.flip(mask, 1)), np.flip(clean_mask, 1))
     if mask.all():
         assert clean_mask.all()
 
@@ -103,7 +103,7 @@ def test_cleaning_keeps_shape_and_is_never_far_off(mask):
     ],
 )
 def test_masks_that_are_no_use_are_told(mask, said):
-    assert said in mask_cleaning.mask_problem(mask) and bool(said) == bool(mask_cleaning.mask_problem(mask))
+    assert said in clean.mask_problem(mask) and bool(said) == bool(clean.mask_problem(mask))
 
 
 # --------------------------------------------------------------------------------------------------------- choosing

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from comfyui_fewshot.augmentation.priors import generate as priors
+from comfyui_fewshot.augmentation.priors import generate
 from comfyui_fewshot.augmentation.priors.filter import MAX_SIMILARITY, Filters, PriorCandidate, pixel_std, select_priors
 from comfyui_fewshot.augmentation.priors.generate import PriorSettings, make_priors
 from comfyui_fewshot.core.context import RunContext
@@ -155,14 +155,14 @@ def drawn(monkeypatch, tmp_path):
     def sample(networks, prompts, seeds, **how):
         found = []
         for seed in seeds:
-            number = next(n for n in range(999) if priors.prior_prompts.seed_of(0, n) == seed)
+            number = next(n for n in range(999) if generate.prior_prompts.seed_of(0, n) == seed)
             found.append(torch.from_numpy(np.array(state.draw(number))).permute(2, 0, 1) / 255)
             state.drawn += 1
         return torch.stack(found)
 
-    monkeypatch.setattr(priors, "open_base", lambda *args, **how: Opened())
-    monkeypatch.setattr(priors, "sample", sample)
-    monkeypatch.setattr(priors.prior_prompts, "one_token_words", lambda tokenizer: lambda phrase: True)
+    monkeypatch.setattr(generate, "open_base", lambda *args, **how: Opened())
+    monkeypatch.setattr(generate, "sample", sample)
+    monkeypatch.setattr(generate.prior_prompts, "one_token_words", lambda tokenizer: lambda phrase: True)
     base = BaseModelRef("sd1", tmp_path, "key")
 
     def run(count, filters=None, **how):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from comfyui_fewshot.augmentation.images.load import load_picture, subject_from_tensors
-from comfyui_fewshot.augmentation.priors import generate as priors
+from comfyui_fewshot.augmentation.priors import generate
 from comfyui_fewshot.augmentation.priors import prompts as prior_prompts
 from comfyui_fewshot.augmentation.priors.generate import PriorSettings, PriorsResult, generate_priors, make_priors
 from comfyui_fewshot.core.context import RunContext
@@ -59,7 +59,7 @@ def no_model(monkeypatch):
     def refuse(*args, **how):
         raise AssertionError("the base was opened")
 
-    monkeypatch.setattr(priors, "open_base", refuse)
+    monkeypatch.setattr(generate, "open_base", refuse)
 
 
 def test_priors_show_the_class_alone(base, pictures, uncut, tmp_path):
@@ -87,7 +87,7 @@ def test_pictures_drawn_together_are_the_same_to_a_rounding(base, pictures, uncu
     """What a GPU does: several pictures in one call of the denoiser, each from its own random stream."""
     sizes = []
 
-    class Together(priors._PriorSampler):
+    class Together(generate._PriorSampler):
         def __init__(self, *args):
             super().__init__(*args)
             self.batch = batch
@@ -96,7 +96,7 @@ def test_pictures_drawn_together_are_the_same_to_a_rounding(base, pictures, uncu
             sizes.append(len(prompts))
             return super()._sample(prompts, seeds)
 
-    monkeypatch.setattr(priors, "_PriorSampler", Together)
+    monkeypatch.setattr(generate, "_PriorSampler", Together)
     made = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU)).priors
     assert sizes == ([4] if batch == 4 else [3, 1]) and [s.caption for s in made] == [s.caption for s in uncut]
     for one, other in zip(made, uncut, strict=True):
@@ -129,7 +129,7 @@ def test_each_setting_has_its_own_cache(base, other):
 def test_the_key_holds_the_type_that_auto_becomes(base, monkeypatch):
     assert base.dtype == "auto"
     own = PriorSettings().key(base, "cat", CPU)
-    monkeypatch.setattr(priors, "compute_dtype", lambda name, device: torch.float16)
+    monkeypatch.setattr(generate, "compute_dtype", lambda name, device: torch.float16)
     assert PriorSettings().key(base, "cat", CPU) != own
 
 
@@ -234,7 +234,7 @@ def test_without_a_noun(base, tmp_path):
 
 def without_numbers(monkeypatch, bad):
     """Let the picture of each of the seeds `bad` hold a NaN; the seeds that are asked for."""
-    asked, real = [], priors.sample
+    asked, real = [], generate.sample
 
     def drawn(networks, prompts, seeds, **how):
         asked.extend(seeds)
@@ -244,7 +244,7 @@ def without_numbers(monkeypatch, bad):
                 image[0, 5, 5] = float("nan")
         return images
 
-    monkeypatch.setattr(priors, "sample", drawn)
+    monkeypatch.setattr(generate, "sample", drawn)
     return asked
 
 
@@ -252,7 +252,7 @@ def test_a_picture_without_numbers_is_rejected_and_not_tried_again(base, picture
     bad = prior_prompts.seed_of(FEW.seed, 1)
     asked = without_numbers(monkeypatch, {bad})
     made = make_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
-    assert [r.reason for r in made.rejected] == [priors.NAN_REASON] and made.drawn == 5
+    assert [r.reason for r in made.rejected] == [generate.NAN_REASON] and made.drawn == 5
     assert [s for s in made.pictures.priors if s in uncut] == [uncut[0], *uncut[2:]] and len(made.pictures.priors) == 4
     assert asked.count(bad) == 1
     again = make_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
@@ -265,4 +265,4 @@ def test_no_numbers_at_all(base, pictures, tmp_path, monkeypatch):
     asked = without_numbers(monkeypatch, None)
     with pytest.raises(FewShotError, match="none of 8 .*NaN.*float32"):
         generate_priors(base, pictures, replace(FEW, count=50, steps=1), RunContext(tmp_path, CPU))
-    assert len(asked) == priors.MAX_NAN_PICTURES, "a base loaded in the wrong type is not sampled fifty times"
+    assert len(asked) == generate.MAX_NAN_PICTURES, "a base loaded in the wrong type is not sampled fifty times"

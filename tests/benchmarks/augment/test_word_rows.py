@@ -46,7 +46,7 @@ def test_the_gallery_s_rows_time_every_kind_of_search(monkeypatch):
 
 
 def test_a_row_that_lacks_its_weights_is_no_row(monkeypatch, tmp_path):
-    monkeypatch.setattr(captions.pocket_weights, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(captions, "WEIGHTS", tmp_path)
     with pytest.raises(RuntimeError, match="CLIPSeg"):
         captions.segment_rows(True)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comfyui_fewshot.benchmarks.harness import workshop as runs
+from comfyui_fewshot.benchmarks.harness import workshop
 from comfyui_fewshot.benchmarks.refine import bench as refine
 from comfyui_fewshot.benchmarks.refine import curves, ddpo_comparison, methods, size
 from comfyui_fewshot.benchmarks.refine.costs import per_round, within
@@ -121,11 +121,11 @@ SMALL = replace(
 
 
 def test_every_part_gives_its_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "STEPS", 2)
-    monkeypatch.setattr(runs.Workshop, "with_priors", lambda self, pictures: pictures)
+    monkeypatch.setattr(workshop, "STEPS", 2)
+    monkeypatch.setattr(workshop.Workshop, "with_priors", lambda self, pictures: pictures)
     for module in (refine, ddpo_comparison, methods):
         monkeypatch.setattr(module, "each", lambda call, items: [call(item) for item in items])
-    parts = parts_of(refine.RefinementBenchmark(runs.Workshop(0, tmp_path), SMALL))
+    parts = parts_of(refine.RefinementBenchmark(workshop.Workshop(0, tmp_path), SMALL))
     found = [row for part in parts.values() for row in part()]
     assert tuple(row.name for row in found) == ROWS
     by_name = {row.name: row for row in found}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from comfyui_fewshot.benchmarks.relation import parts as relation
+from comfyui_fewshot.benchmarks.relation import parts
 from comfyui_fewshot.benchmarks.relation.parts import (
     FEW,
     MANY,
@@ -52,9 +52,9 @@ def bench(tmp_path, monkeypatch):
         learned.append((pictures, settings, checked))
         return type("Result", (), {"adapter": settings, "seconds": 0.0})
 
-    monkeypatch.setattr(relation, "train_relation", lambda base, made, chosen, *_, **__: trained(made, chosen, True))
-    monkeypatch.setattr(relation, "train_with", lambda _, base, made, chosen, *__, **___: trained(made, chosen, False))
-    monkeypatch.setattr(relation, "each", lambda function, items: [function(item) for item in items])
+    monkeypatch.setattr(parts, "train_relation", lambda base, made, chosen, *_, **__: trained(made, chosen, True))
+    monkeypatch.setattr(parts, "train_with", lambda _, base, made, chosen, *__, **___: trained(made, chosen, False))
+    monkeypatch.setattr(parts, "each", lambda function, items: [function(item) for item in items])
     return RelationBenchmark(RelationWorkshopStub(tmp_path), quick=False), learned
 
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comfyui_fewshot.benchmarks.harness import workshop as runs
+from comfyui_fewshot.benchmarks.harness import workshop
 from comfyui_fewshot.benchmarks.subject import bench as subject
-from comfyui_fewshot.benchmarks.subject import checkpoint_choice as choice
-from comfyui_fewshot.benchmarks.subject import training_cases, tuning
+from comfyui_fewshot.benchmarks.subject import checkpoint_choice, training_cases, tuning
 from comfyui_fewshot.benchmarks.subject.parts import parts_of
 from comfyui_fewshot.benchmarks.subject.training_cases import evaluations_per_step
 from comfyui_fewshot.core.values import Dense
@@ -65,7 +64,7 @@ def both(prefix, names):
 def test_every_preset_has_its_rows(bench):
     names = ["poster", "fast", "instructbooth_stage_1", "portrait", "style", "multi_subject", "custom_diffusion",
              "textual_inversion"]  # fmt: skip
-    assert len(PRESETS) == len(names) and named(choice.presets(bench)) == both("preset", names)
+    assert len(PRESETS) == len(names) and named(checkpoint_choice.presets(bench)) == both("preset", names)
     by = dict(zip(PRESETS, bench.shop.asked, strict=True))
     for name, (pictures, chosen) in by.items():
         own = {key: value for key, value in PRESETS[name].items() if getattr(chosen, key) != value}
@@ -120,7 +119,7 @@ def test_the_parts_beside_the_headline_use_its_trainings(bench):
     assert len(keys(bench, bench.description) - headline) == 1
     plain = {name: keys(bench, lambda name=name: bench.fidelity_rows("x", {name: ("anywhere", tuning.BASELINES[name])}))
              for name in ("custom_diffusion", "textual_inversion", "lora")}  # fmt: skip
-    presets = keys(bench, lambda: choice.presets(bench))
+    presets = keys(bench, lambda: checkpoint_choice.presets(bench))
     assert plain["custom_diffusion"] <= presets and plain["textual_inversion"] <= presets
     assert plain["lora"] <= keys(bench, lambda: tuning.optimiser_rows(bench))
     assert plain["lora"] <= keys(bench, bench.tuning)
@@ -176,7 +175,7 @@ def choices(setting):
 
 
 def test_every_set_of_layers_is_trained_somewhere(bench):
-    for rows in (bench.tuning, lambda: tuning.baseline_rows(bench), lambda: choice.presets(bench)):
+    for rows in (bench.tuning, lambda: tuning.baseline_rows(bench), lambda: checkpoint_choice.presets(bench)):
         rows()
     assert {chosen.parameter_set for _, chosen in bench.shop.asked} == set(choices("parameter_set"))
 
@@ -220,7 +219,7 @@ def test_a_row_says_when_the_judges_disagree(bench):
 # -------------------------------------------------------------------------------------- parts that open the networks
 
 
-class SmallWorkshop(runs.Workshop):
+class SmallWorkshop(workshop.Workshop):
     """Two steps, no priors."""
 
     def with_priors(self, pictures, count=64):
@@ -229,13 +228,13 @@ class SmallWorkshop(runs.Workshop):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "STEPS", 2)
+    monkeypatch.setattr(workshop, "STEPS", 2)
     return subject.SubjectBenchmark(SmallWorkshop(2, tmp_path), quick=True)
 
 
 def test_parts_that_open_networks_run(small, monkeypatch):
-    monkeypatch.setattr(choice, "POINTS", 1)
-    rows = [*small.local(), *tuning.fused_rows(small), *choice.auto_gap(small)]
+    monkeypatch.setattr(checkpoint_choice, "POINTS", 1)
+    rows = [*small.local(), *tuning.fused_rows(small), *checkpoint_choice.auto_gap(small)]
     assert named(rows) == {
         "local.iou_before", "local.iou_after", "multi.fused", "multi.summed", "multi.orthogonal", "auto.gap",
     }  # fmt: skip

@@ -51,7 +51,7 @@ def test_other_texts_stay(text):
 
 
 def test_prompts():
-    assert prompt_of("a sks cat", [CAT], "train") == Prompt("a sks cat", "a cat", "train")
+    assert prompt_of("a sks cat", [CAT]) == Prompt("a sks cat", "a cat")
 
 
 def test_pairs():

@@ -10,13 +10,12 @@ from PIL import Image
 
 from comfyui_fewshot.core.statistics import wilson
 from comfyui_fewshot.core.values import Prompt
-from comfyui_fewshot.evaluation.report import evaluation as evaluation_report
+from comfyui_fewshot.evaluation.report import evaluation
 from comfyui_fewshot.evaluation.result import Evaluation, EvaluationSamples, MetricScores
 from comfyui_fewshot.evaluation.samples import Candidate, DrawSettings
 from comfyui_fewshot.evaluation.selection import Point
-
-from .browser import browse
-from .votes import win_rates
+from comfyui_fewshot.tests.evaluation.report.browser import browse
+from comfyui_fewshot.tests.evaluation.report.votes import win_rates
 
 NAMES = ["base", "</script><b>evil", "plain & simple"]
 PAIRS = 6
@@ -35,7 +34,7 @@ def report(tmp_path_factory):
     samples = EvaluationSamples("pocket", tuple(map(Candidate, NAMES)), prompts, DrawSettings(), images)
     metrics = MetricScores(scores, {}, {"DINO": "d", "CLIP-T": "c"}, {"DINO": "subject", "CLIP-T": "prompt"})
     found = Evaluation(samples, metrics, points, 0.9, [made(99)])
-    return evaluation_report.write(found, tmp_path_factory.mktemp("report"), pairs=PAIRS)
+    return evaluation.write(found, tmp_path_factory.mktemp("report"), pairs=PAIRS)
 
 
 async def vote(page, label):

@@ -27,8 +27,8 @@ def test_the_average_of_a_constant_has_no_bias():
 
 def test_curves():
     assert loss_curve([0.5, 0.4, 0.3], "loss").size == (840, 420)
-    several = loss_curve({"reference": [0.5] * 40, "prior": [0.2] * 40, "absent": []}, size=(600, 300))
-    assert several.size == (600, 300) and several.mode == "RGB"
+    several = loss_curve({"reference": [0.5] * 40, "prior": [0.2] * 40, "absent": []})
+    assert several.size == (840, 420) and several.mode == "RGB"
     assert loss_curve([1.0, math.nan, math.inf, 0.5], theme=DARK).getpixel((0, 0)) == (0x1D, 0x20, 0x26)
     assert loss_curve([0.1]).size == (840, 420)
     assert "matplotlib.pyplot" not in sys.modules

@@ -15,7 +15,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world import drawing, pictures
 from comfyui_fewshot.tests.vision import tiny
-from comfyui_fewshot.vision import find as find_models
+from comfyui_fewshot.vision import find
 from comfyui_fewshot.vision.segmenters import open_finder, open_masker
 
 CPU = torch.device("cpu")
@@ -260,9 +260,9 @@ def test_the_best_on_disk_comes_first(tmp_path):
         ("sam_vit_b.pth", "sam_vit_h.pth", "sam_hq_vit_b.pth", "mobile_sam.pth", "other.pth")
     ):
         (tmp_path / "sams" / name).write_bytes(b"0" * (number + 1))
-    assert list(find_models.finders([tmp_path])) == ["x/dino", "clipseg/a"]
-    assert list(find_models.maskers([tmp_path / "sams"])) == ["s2", "s1", "sam_vit_h.pth", "sam_vit_b.pth"]
-    assert find_models.finders([tmp_path / "nowhere"]) == {}
+    assert list(find.finders([tmp_path])) == ["x/dino", "clipseg/a"]
+    assert list(find.maskers([tmp_path / "sams"])) == ["s2", "s1", "sam_vit_h.pth", "sam_vit_b.pth"]
+    assert find.finders([tmp_path / "nowhere"]) == {}
 
 
 def test_what_is_missing_is_named(folder, tmp_path):
