@@ -114,19 +114,13 @@ def preference_folder(widget: str) -> Path:
 
 
 def needed_clip(base: Any, clip: str, widget: str) -> Path:
-    folder = clip_folder(base, clip) if base is not None or clip != AUTO else clip_folder(NoBase, clip)
+    folder = clip_folder(base, clip)
     if folder is None:
         raise FewShotError(
             f"{widget} needs a CLIP and there is none: put the folder of a transformers CLIPModel, such as "
             f"openai/clip-vit-base-patch32, into models/clip_vision, connect a base that has one, or set {widget} to 0"
         )
     return folder
-
-
-class NoBase:
-    """Stands for a base without a CLIP of its own."""
-
-    location = None
 
 
 class RefinementSettingsNode(io.ComfyNode):

@@ -97,7 +97,9 @@ def plain(name: str) -> str:
 
 
 def own_clip(base: Any) -> Path | None:
-    """The CLIP in the folder of a base in diffusers' layout."""
+    """The CLIP in the folder of a base in diffusers' layout; None without such a base."""
+    if base is None:
+        return None
     place = getattr(base.location, "components", base.location)
     if not isinstance(place, Path) or folders.kind_of_model(place / OWN) != "clip":
         return None
