@@ -10,34 +10,41 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .errors import FewShotError
 
 S = TypeVar("S", bound="Settings")
 
 
+class Range(NamedTuple):
+    """The range of a number, both ends allowed, and the step of its widget."""
+
+    min: float
+    max: float
+    step: float | None = None
+
+
 def setting(
     default: Any,
     help: str,
-    *,
-    min: float | None = None,
-    max: float | None = None,
-    step: float | None = None,
-    choices: tuple[str, ...] | None = None,
+    allowed: Range | tuple[str, ...] | None = None,
+    auto: float | None = None,
     advanced: bool = False,
     matters: bool = True,
-    auto: float | None = None,
 ) -> Any:
     """A dataclass field with what a widget needs.
 
     Args:
-        min, max, step: the range of a number; both ends are allowed.
+        allowed: the range of a number, or the choices of a text.
+        auto: the value that means "choose for me" (it need not lie in the range).
         advanced: hidden until asked for.
         matters: whether the value changes what is learned, and so belongs to the content key.
-        auto: the value that means "choose for me" (it need not lie in the range).
     """
-    about = dict(help=help, min=min, max=max, step=step, choices=choices, advanced=advanced, matters=matters, auto=auto)
+    bounds = allowed if isinstance(allowed, Range) else None
+    choices = allowed if bounds is None else None
+    about = dict(zip(Range._fields, bounds or (None, None, None), strict=True))
+    about |= dict(help=help, choices=choices, advanced=advanced, matters=matters, auto=auto)
     return field(default=default, metadata=about)
 
 

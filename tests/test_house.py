@@ -30,7 +30,7 @@ LEFT = {
     "lines": {
     },
     "parameters": {
-        "core/settings.py setting": 9, "models/open.py _assemble_all": 8, "models/sampling.py _check": 7,
+        "models/open.py _assemble_all": 8, "models/sampling.py _check": 7,
         "models/sampling.py sample": 11, "models/sampling.py sample_latents": 11,
         "trainers/data/encoded_set.py build_pool": 7, },
     "family": {

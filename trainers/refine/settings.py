@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
-from ...core.settings import setting
+from ...core.settings import Range, setting
 from ..settings.common import DENOISER
 from ..settings.training import AdapterSettings
 from .methods.table import DEFAULT_METHOD, METHODS, RefinementMethod, readers
@@ -56,101 +56,83 @@ class RefinementSettings(AdapterSettings):
         "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is "
         "grpo that learns nothing from a step whose probability has moved beyond clip_range; pairs prefers the better "
         "of two; draft follows the gradient of the reward itself, and deceives it soonest.",
-        choices=tuple(METHODS),
+        tuple(METHODS),
     )
-    steps: int = setting(60, "Number of optimiser steps.", min=1, max=100_000, step=2)
+    steps: int = setting(60, "Number of optimiser steps.", Range(1, 100_000, 2))
     learning_rate: float = setting(
         0.0,
         "Step size of the refining adapter. 0 chooses from the denoiser's size: 1e-4 for SD 1.x and SDXL, with nft "
         "3e-4 and with draft 5e-5; more for smaller ones.",
-        min=1e-8,
-        max=1.0,
-        step=1e-5,
+        Range(1e-8, 1.0, 1e-5),
         auto=0,
     )
-    rank: int = setting(8, "Rank of the refining adapter: how much it can change.", min=1, max=256, step=1)
+    rank: int = setting(8, "Rank of the refining adapter: how much it can change.", Range(1, 256, 1))
     parameter_set: str = setting(
         "attention",
         "Which layers of the denoiser are refined.",
-        choices=("attention", "cross", "cross_kv", "self", "attention_ff", "feed_forward"),
+        ("attention", "cross", "cross_kv", "self", "attention_ff", "feed_forward"),
     )
-    prompts_per_round: int = setting(8, "Different prompts that a round draws.", min=1, max=1000, step=1)
-    group: int = setting(8, "Pictures that a round draws of each prompt.", min=2, max=256, step=1)
-    updates: int = setting(2, "Optimiser steps on the pictures of a round.", min=1, max=64, step=1, advanced=True)
+    prompts_per_round: int = setting(8, "Different prompts that a round draws.", Range(1, 1000, 1))
+    group: int = setting(8, "Pictures that a round draws of each prompt.", Range(2, 256, 1))
+    updates: int = setting(2, "Optimiser steps on the pictures of a round.", Range(1, 64, 1), advanced=True)
     trained_steps: int = setting(
         8,
         "Sampling steps of each picture that are trained, drawn at random; fewer are faster.",
-        min=1,
-        max=1000,
-        step=1,
+        Range(1, 1000, 1),
         advanced=True,
     )
     sampling_steps: int = setting(
-        20, "Sampling steps of the pictures that a round draws.", min=3, max=1000, step=1, advanced=True
+        20, "Sampling steps of the pictures that a round draws.", Range(3, 1000, 1), advanced=True
     )
     guidance: float = setting(
-        5.0, "Classifier-free guidance, in drawing and in training; 1 is none.", min=1.0, max=30.0, step=0.5
+        5.0, "Classifier-free guidance, in drawing and in training; 1 is none.", Range(1.0, 30.0, 0.5)
     )
     kl_weight: float = setting(
         -1.0,
         "How strongly the refinement is held near the subject's adapter alone: each sampling step, with nft each "
         "prediction. -1 takes 0.02, with dpok 0.01, with nft 1e-4, with ddpo 0.",
-        min=0.0,
-        max=10.0,
-        step=0.01,
+        Range(0.0, 10.0, 0.01),
         auto=-1,
     )
     subject_floor: float = setting(
         0.9,
         "The share of the likeness at the start below which a reading counts as failed; InstructBooth kept 0.93 of "
         "DINO's. 0 does not look at it.",
-        min=0.0,
-        max=1.0,
-        step=0.01,
+        Range(0.0, 1.0, 0.01),
     )
     diversity_floor: float = setting(
         0.7,
         "The share of the variety at the start, among pictures of one prompt, below which a reading counts as failed.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        Range(0.0, 1.0, 0.05),
         advanced=True,
     )
     held_out_floor: float = setting(
         0.97,
         "The share of the CLIP score at the start below which a reading counts as failed, where that CLIP is not in "
         "the reward itself: a reward that rises while another metric falls is being deceived.",
-        min=0.0,
-        max=1.0,
-        step=0.01,
+        Range(0.0, 1.0, 0.01),
         advanced=True,
     )
     guard_every: int = setting(
         2,
         "Rounds between readings on held-out prompts, of which the best is returned.",
-        min=1,
-        max=1000,
-        step=1,
+        Range(1, 1000, 1),
         advanced=True,
     )
     guard_prompts: int = setting(
-        6, "Held-out prompts that a reading draws, two pictures of each.", min=1, max=100, step=1, advanced=True
+        6, "Held-out prompts that a reading draws, two pictures of each.", Range(1, 100, 1), advanced=True
     )
     patience: int = setting(
         2,
         "Ends the refinement when that many readings in a row failed. 0 goes on to the end.",
-        min=0,
-        max=100,
-        step=1,
+        Range(0, 100, 1),
         advanced=True,
     )
     eta: float = setting(
         1.0,
         "Noise of the sampling steps as a share of the ancestral sampler's; what is learned holds for any sampler. "
         "nft, pairs and draft also draw with 0, which is deterministic DDIM.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        Range(0.0, 1.0, 0.05),
         advanced=True,
     )
     explore: float = setting(
@@ -159,82 +141,63 @@ class RefinementSettings(AdapterSettings):
         "pictures of a prompt are drawn at strengths from 1 down to 1 - explore. A subject that was trained for too "
         "long never draws what some prompts ask for, and what is never drawn is not learned. -1 takes 0.3, and 0 "
         "where there is no adapter to lower.",
-        min=0.0,
-        max=0.9,
-        step=0.05,
+        Range(0.0, 0.9, 0.05),
         auto=-1,
         advanced=True,
     )
     skip_last: int = setting(
         2,
         "Sampling steps at the end that are not trained: there little noise makes their probabilities unsteady.",
-        min=0,
-        max=100,
-        step=1,
+        Range(0, 100, 1),
         advanced=True,
     )
     clip_range: float = setting(
         1e-4,
         "How far the probability of a step may move before its gradient is cut, for latents of 64 x 64 x 4; scaled "
         "with the latents' size.",
-        min=1e-7,
-        max=1.0,
-        step=1e-5,
+        Range(1e-7, 1.0, 1e-5),
         advanced=True,
     )
     advantage_clip: float = setting(
         -1.0,
         "Advantages beyond this many standard deviations are cut; with nft a picture that earns so much more counts as "
         "wholly good. -1 takes 5, with nft 1.",
-        min=0.1,
-        max=100.0,
-        step=0.5,
+        Range(0.1, 100.0, 0.5),
         auto=-1,
         advanced=True,
     )
     statistics: int = setting(
-        32,
-        "With ddpo: the latest rewards of a prompt that are compared with.",
-        min=2,
-        max=10_000,
-        step=1,
-        advanced=True,
+        32, "With ddpo: the latest rewards of a prompt that are compared with.", Range(2, 10_000, 1), advanced=True
     )
     statistics_from: int = setting(
         16,
         "With ddpo: rewards of a prompt from which on it is compared with itself, and not with the whole round.",
-        min=2,
-        max=10_000,
-        step=1,
+        Range(2, 10_000, 1),
         advanced=True,
     )
     nft_beta: float = setting(
-        1.0, "With nft: how far the good and the bad policy lie apart.", min=0.01, max=10.0, step=0.1, advanced=True
+        1.0, "With nft: how far the good and the bad policy lie apart.", Range(0.01, 10.0, 0.1), advanced=True
     )
     pair_beta: float = setting(
         5000.0,
         "With pairs: how closely the refinement stays with the subject; 2000 to 5000 are usual.",
-        min=1.0,
-        max=100_000.0,
-        step=100.0,
+        Range(1.0, 100_000.0, 100.0),
         advanced=True,
     )
     pair_passes: int = setting(
         1,
         "With pairs: how often a round's pairs are learned from, each time noised anew.",
-        min=1,
-        max=1000,
-        step=1,
+        Range(1, 1000, 1),
         advanced=True,
     )
     pair_with: str = setting(
         OTHERS,
         "With pairs: what a drawn picture is compared with. others are those of its prompt, the best with the worst; "
         "references are the subject's own pictures, which bind the refinement to them (RPO).",
-        choices=(OTHERS, REFERENCES),
+        (OTHERS, REFERENCES),
         advanced=True,
     )
-    weight_decay: float = setting(0.0, "The optimiser's weight decay.", min=0.0, max=1.0, step=1e-4, advanced=True)
+    weight_decay: float = setting(0.0, "The optimiser's weight decay.", Range(0.0, 1.0, 1e-4), advanced=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
-from ...core.settings import setting
+from ...core.settings import Range, setting
 from ..settings.common import DENOISER
 from ..settings.training import DenoisingSettings, LearnedToken
 
@@ -41,84 +41,72 @@ class RelationSettings(LearnedToken, DenoisingSettings):
         }
     )  # fmt: skip
 
-    steps: int = setting(1000, "Number of optimiser steps.", min=1, max=100_000, step=10)
+    steps: int = setting(1000, "Number of optimiser steps.", Range(1, 100_000, 10))
     token: str = setting(
         "direction",
         "What is learned of the word: only its direction, at the length of usual words, so that it does not drown the "
         "two things beside it; or direction and length (free, as in ReVersion).",
-        choices=("direction", "free"),
+        ("direction", "free"),
     )
-    token_vectors: int = setting(1, "How many tokens the learned word takes in a prompt.", min=1, max=16, step=1)
+    token_vectors: int = setting(1, "How many tokens the learned word takes in a prompt.", Range(1, 16, 1))
     token_start: str = setting("and", "The word whose vectors the learned word begins with.")
     focal: float = setting(
         0.5,
         "How much more often noisy timesteps are drawn, in which a picture's layout is decided: 0 draws all alike, 1 "
         "draws the noisiest twice as often.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        Range(0.0, 1.0, 0.05),
     )
     steering_weight: float = setting(
         0.01,
         "Weight of the steering loss, which keeps the word nearer to prepositions than to the captions' other words. "
         "0 is off.",
-        min=0.0,
-        max=10.0,
-        step=0.005,
+        Range(0.0, 10.0, 0.005),
     )
     steering_positives: int = setting(
-        4, "Prepositions that the steering loss draws for each picture.", min=1, max=56, step=1, advanced=True
+        4, "Prepositions that the steering loss draws for each picture.", Range(1, 56, 1), advanced=True
     )
     steering_temperature: float = setting(
-        0.07, "What the steering loss divides cosines by.", min=0.01, max=1.0, step=0.01, advanced=True
+        0.07, "What the steering loss divides cosines by.", Range(0.01, 1.0, 0.01), advanced=True
     )
     adversarial: str = setting(
         "off",
         "Adds a discriminator of latents: sensible compares the pictures' latents with the predicted ones, both noised "
         "alike; literal compares latents with noisy latents less the prediction, as the report words it.",
-        choices=("off", "sensible", "literal"),
+        ("off", "sensible", "literal"),
         advanced=True,
     )
-    adversarial_weight: float = setting(
-        0.02, "Weight of the adversarial loss.", min=0.0, max=10.0, step=0.01, advanced=True
-    )
+    adversarial_weight: float = setting(0.02, "Weight of the adversarial loss.", Range(0.0, 10.0, 0.01), advanced=True)
     adversarial_order: str = setting(
         "joint",
         "With a discriminator: from a fifth of the steps on beside the other losses, or in sequence, alone in the last "
         "two fifths.",
-        choices=("joint", "sequence"),
+        ("joint", "sequence"),
         advanced=True,
     )
     discriminator_learning_rate: float = setting(
-        2e-4, "Step size of the discriminator.", min=1e-8, max=1.0, step=1e-5, advanced=True
+        2e-4, "Step size of the discriminator.", Range(1e-8, 1.0, 1e-5), advanced=True
     )
     high_noise_rank: int = setting(
         0,
         "Rank of a low-rank adapter of the cross-attention's keys and values that is learned with the word and counts "
         "in the noisier half of the timesteps only, where the layout is decided; 4 is usual. 0 learns the word alone.",
-        min=0,
-        max=64,
-        step=1,
+        Range(0, 64, 1),
         advanced=True,
     )
     high_noise_learning_rate: float = setting(
         0.0,
         "Step size of that adapter; 0 takes what suits a LoRA on this base.",
-        min=1e-8,
-        max=1.0,
-        step=1e-5,
-        advanced=True,
+        Range(1e-8, 1.0, 1e-5),
         auto=0,
+        advanced=True,
     )
     validate_every: int = setting(
         -1,
         "Steps between readings of how much of the pictures' error the word takes away, so that pictures without a "
         "common relation are told. -1 takes as many as a tenth of the training's time pays for, 3 to 10; 0 is off.",
-        min=0,
-        max=100_000,
-        step=10,
-        advanced=True,
+        Range(0, 100_000, 10),
         auto=-1,
+        advanced=True,
     )
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...core.settings import Settings, setting
+from ...core.settings import Range, Settings, setting
 
 DENOISER = "unet"
 """how the names of the denoiser's parameters begin, to which its learning rate belongs"""
@@ -19,28 +19,18 @@ class Optimization(Settings, ABC):
     steps: int = setting(
         -1,
         "Number of optimiser steps. -1 chooses from the number of reference pictures.",
-        min=1,
-        max=100_000,
-        step=10,
+        Range(1, 100_000, 10),
         auto=-1,
     )
-    seed: int = setting(0, "All random numbers follow from it.", min=0, max=2**63 - 1, step=1)
+    seed: int = setting(0, "All random numbers follow from it.", Range(0, 2**63 - 1, 1))
     schedule: str = setting(
-        "constant",
-        "How the learning rate goes on after warm-up.",
-        choices=("constant", "cosine", "linear"),
-        advanced=True,
+        "constant", "How the learning rate goes on after warm-up.", ("constant", "cosine", "linear"), advanced=True
     )
     warmup: float = setting(
-        0.03,
-        "Share of the steps over which the learning rate rises from zero.",
-        min=0.0,
-        max=0.5,
-        step=0.01,
-        advanced=True,
+        0.03, "Share of the steps over which the learning rate rises from zero.", Range(0.0, 0.5, 0.01), advanced=True
     )
     max_gradient_norm: float = setting(
-        1.0, "Longer gradients are scaled down to this norm.", min=1e-6, max=1e6, step=0.1, advanced=True
+        1.0, "Longer gradients are scaled down to this norm.", Range(1e-6, 1e6, 0.1), advanced=True
     )
 
     @property
@@ -67,17 +57,15 @@ class MemorySettings(Settings):
         0,
         "Pictures in one pass of the denoiser; fewer take less memory, the result is the same. 0 chooses from free "
         "memory.",
-        min=1,
-        max=512,
-        step=1,
+        Range(1, 512, 1),
+        auto=0,
         advanced=True,
         matters=False,
-        auto=0,
     )
     gradient_checkpointing: str = setting(
         "auto",
         "Computes activations twice instead of keeping them: less memory, about 1.4 times as slow.",
-        choices=("auto", "on", "off"),
+        ("auto", "on", "off"),
         advanced=True,
         matters=False,
     )
@@ -85,7 +73,7 @@ class MemorySettings(Settings):
         "auto",
         "Text encoders and autoencoder wait in the host's memory where they are not trained: less GPU memory, previews "
         "and validations take a little longer.",
-        choices=("auto", "on", "off"),
+        ("auto", "on", "off"),
         advanced=True,
         matters=False,
     )
@@ -93,7 +81,7 @@ class MemorySettings(Settings):
         "auto",
         "How the frozen denoiser is kept: in the base's compute type, or in 8 bits, which saves half of its memory and "
         "changes the result a little. auto takes 8 bits only where nothing else fits.",
-        choices=("auto", "full", "float8"),
+        ("auto", "full", "float8"),
         advanced=True,
     )
 
@@ -105,15 +93,11 @@ class Checkpointing(Settings):
     save_every: int = setting(
         100,
         "Steps between checkpoints, from which a cut run goes on.",
-        min=1,
-        max=100_000,
-        step=10,
+        Range(1, 100_000, 10),
         advanced=True,
         matters=False,
     )
-    log_every: int = setting(
-        10, "Steps between lines of log.jsonl.", min=1, max=10_000, step=1, advanced=True, matters=False
-    )
+    log_every: int = setting(10, "Steps between lines of log.jsonl.", Range(1, 10_000, 1), advanced=True, matters=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +105,7 @@ class Previews(Settings):
     """Pictures that are drawn while training, for people to look at."""
 
     preview_every: int = setting(
-        0, "Steps between preview pictures. 0 is off.", min=0, max=100_000, step=10, advanced=True, matters=False
+        0, "Steps between preview pictures. 0 is off.", Range(0, 100_000, 10), advanced=True, matters=False
     )
     preview_prompt: str = setting(
         "", "Prompt of the previews. Empty takes the trigger phrase.", advanced=True, matters=False

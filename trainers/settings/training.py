@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.errors import FewShotError
-from ...core.settings import setting
+from ...core.settings import Range, setting
 from ...models.parameter_sets import PARAMETER_SETS
 from .common import Checkpointing, MemorySettings, Optimization, Previews
 
@@ -27,9 +27,7 @@ class TrainingSettings(Optimization, MemorySettings, Checkpointing, Previews):
     resolution: int = setting(
         0,
         "Side in pixels to which pictures are cropped and resized. 0 takes the base model's own.",
-        min=16,
-        max=4096,
-        step=8,
+        Range(16, 4096, 8),
         auto=0,
     )
 
@@ -93,9 +91,7 @@ class DenoisingSettings(TrainingSettings):
     batch_size: int = setting(
         0,
         "Reference pictures in one step; as many prior pictures come on top. 0 chooses from the denoiser's size.",
-        min=1,
-        max=256,
-        step=1,
+        Range(1, 256, 1),
         auto=0,
     )
 
@@ -111,36 +107,32 @@ class AdapterSettings(TrainingSettings):
         0.0,
         "Step size of the denoiser's adapter. 0 chooses from the denoiser's size: 1e-4 for SD 1.x and SDXL, more for "
         "smaller ones.",
-        min=1e-8,
-        max=1.0,
-        step=1e-5,
+        Range(1e-8, 1.0, 1e-5),
         auto=0,
     )
-    rank: int = setting(16, "Rank of the low-rank adapter: how much it can hold.", min=1, max=256, step=1)
+    rank: int = setting(16, "Rank of the low-rank adapter: how much it can hold.", Range(1, 256, 1))
     alpha: float = setting(
         0.0,
         "The adapter is scaled by alpha / rank. 0 takes alpha = rank.",
-        min=1e-3,
-        max=1024.0,
-        step=1.0,
-        advanced=True,
+        Range(1e-3, 1024.0, 1.0),
         auto=0,
+        advanced=True,
     )
     parameter_set: str = setting(
         "attention_ff",
         "Which layers of the denoiser are trained: all attention, cross-attention, its keys and values only, "
         "self-attention, all attention and the feed-forward layers, those only, all parameters (with tuning full), or "
         "none.",
-        choices=PARAMETER_SETS,
+        PARAMETER_SETS,
     )
     optimizer: str = setting(
         "adamw",
         "The optimiser: AdamW; AdamW with 8-bit moments (CUDA, needs bitsandbytes); Prodigy, which finds the step size "
         "and takes learning_rate as a factor; or schedule-free AdamW, which averages instead of a schedule.",
-        choices=("adamw", "adamw_8bit", "prodigy", "schedule_free"),
+        ("adamw", "adamw_8bit", "prodigy", "schedule_free"),
         advanced=True,
     )
-    weight_decay: float = setting(1e-4, "The optimiser's weight decay.", min=0.0, max=1.0, step=1e-4, advanced=True)
+    weight_decay: float = setting(1e-4, "The optimiser's weight decay.", Range(0.0, 1.0, 1e-4), advanced=True)
 
     @property
     def adapter(self) -> AdapterSettings:
@@ -201,10 +193,10 @@ class LearnedToken(TrainingSettings):
         "none",
         "Learn the identifier as a word of its own: freely, or only its direction, which keeps the rest of the prompt "
         "readable. It is saved with the LoRA and as an embedding.",
-        choices=("none", "free", "direction"),
+        ("none", "free", "direction"),
     )
     token_vectors: int = setting(
-        1, "How many tokens the learned identifier takes in a prompt.", min=1, max=16, step=1, advanced=True
+        1, "How many tokens the learned identifier takes in a prompt.", Range(1, 16, 1), advanced=True
     )
     token_start: str = setting(
         "", "The word whose vectors the learned identifier begins with. Empty takes the class noun.", advanced=True
@@ -213,11 +205,9 @@ class LearnedToken(TrainingSettings):
         0.0,
         "Step size of the learned identifier; of a direction its angle in radians. 0 chooses: 0.01 for a direction, "
         "else 0.07 of the vocabulary's usual number, which is 1e-3 for SD 1.x.",
-        min=1e-8,
-        max=1.0,
-        step=1e-4,
-        advanced=True,
+        Range(1e-8, 1.0, 1e-4),
         auto=0,
+        advanced=True,
     )
 
     @property
@@ -233,21 +223,17 @@ class ValidationSettings(TrainingSettings):
         -1,
         "Steps between validations on held-out prompts, the best of which is returned. -1 takes as many as a quarter "
         "of the training's time pays for, 3 to 12; 0 is off, as it is without a model that validates.",
-        min=0,
-        max=100_000,
-        step=10,
-        advanced=True,
+        Range(0, 100_000, 10),
         auto=-1,
+        advanced=True,
     )
     patience: int = setting(
         0,
         "Ends the training when that many validations in a row were not better than the best. 0 trains all steps.",
-        min=0,
-        max=100,
-        step=1,
+        Range(0, 100, 1),
         advanced=True,
     )
-    validation_pictures: int = setting(8, "Pictures that each validation draws.", min=2, max=64, step=1, advanced=True)
+    validation_pictures: int = setting(8, "Pictures that each validation draws.", Range(2, 64, 1), advanced=True)
     keep_validated: bool = setting(
         False,
         "Keep the LoRA of every validated step in the run's folder, to compare them.",

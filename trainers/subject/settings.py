@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
-from ...core.settings import setting
+from ...core.settings import Range, setting
 from ..settings.common import DENOISER
 from ..settings.training import AdapterSettings, DenoisingSettings, LearnedToken, ValidationSettings
 
@@ -17,12 +17,12 @@ RANKED, SIZES = frozenset({"cross", "self", "feed_forward", "text"}), ("rank", "
 
 def _rank_of(what: str) -> Any:
     help = f"Rank of the adapter in {what}. 0 takes rank."
-    return setting(0, help, min=1, max=256, step=1, advanced=True, auto=0)
+    return setting(0, help, Range(1, 256, 1), auto=0, advanced=True)
 
 
 def _alpha_of(what: str) -> Any:
     help = f"Alpha in {what}. 0 takes alpha where the rank is rank, else what scales it alike."
-    return setting(0.0, help, min=1e-3, max=1024.0, step=1.0, advanced=True, auto=0)
+    return setting(0.0, help, Range(1e-3, 1024.0, 1.0), auto=0, advanced=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,113 +69,91 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
     prior_weight: float = setting(
         1.0,
         "Weight of the prior pictures' loss, which keeps the class as it was. 0 leaves them out.",
-        min=0.0,
-        max=10.0,
-        step=0.1,
+        Range(0.0, 10.0, 0.1),
     )
     local_weight: float = setting(
         0.0,
         "Weight of the attention loss, which ties the subject's words to its mask, so that the surroundings are not "
         "learned with it; 0.05 is usual. It rises over the first tenth of the steps, and needs masks. 0 is off.",
-        min=0.0,
-        max=10.0,
-        step=0.01,
+        Range(0.0, 10.0, 0.01),
     )
     tuning: str = setting(
         "low_rank",
         "How they are trained: by a low-rank adapter; by one in a block of its own (subject_block), so that subjects "
         "trained apart can be added; or in full, which with all parameters gives a checkpoint and a BASE.",
-        choices=("low_rank", "orthogonal", "full"),
+        ("low_rank", "orthogonal", "full"),
         advanced=True,
     )
     subject_block: int = setting(
         0,
         "With tuning orthogonal: the block that this subject is learned in. Subjects that are to be added need "
         "different blocks and the same rank.",
-        min=0,
-        max=1000,
-        step=1,
+        Range(0, 1000, 1),
         advanced=True,
     )
     extract_rank: int = setting(
         0,
         "With tuning full of all parameters: also gives a low-rank adapter of what was learned, of this rank; how much "
         "of it the adapter misses is logged. 0 gives none.",
-        min=0,
-        max=512,
-        step=1,
+        Range(0, 512, 1),
         advanced=True,
     )
     text_encoder: bool = setting(False, "Give the text encoder's attention an adapter too.")
     text_learning_rate: float = setting(
         0.0,
         "Step size of the text encoder's adapter. 0 takes half of learning_rate, with two encoders a twentieth.",
-        min=1e-8,
-        max=1.0,
-        step=1e-6,
-        advanced=True,
+        Range(1e-8, 1.0, 1e-6),
         auto=0,
+        advanced=True,
     )
     min_snr_gamma: float = setting(
         0.0,
         "Caps the weight of little-noised steps (min-SNR; 5 is usual). 0 is off: fine texture then counts in full.",
-        min=0.0,
-        max=100.0,
-        step=0.5,
+        Range(0.0, 100.0, 0.5),
         advanced=True,
     )
     background_weight: float = setting(
         1.0,
         "Weight of what lies outside the subject's mask. 1 does not use masks.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        Range(0.0, 1.0, 0.05),
         advanced=True,
     )
     local_attention: str = setting(
         "content",
         "How the attention loss reads attention: as its share among the caption's words, balanced by area and weighted "
         "by the picture's signal; or plainly, divided by its maximum.",
-        choices=("content", "plain"),
+        ("content", "plain"),
         advanced=True,
     )
     objective: str = setting(
         "mse",
         "What is minimised on the reference pictures: the denoising error, or DCO, which asks for less error than the "
         "base and holds the class without prior pictures, for a third more time.",
-        choices=("mse", "dco"),
+        ("mse", "dco"),
         advanced=True,
     )
     dco_beta: float = setting(
         1000.0,
         "How closely DCO stays with the base; 1000 to 2000 are usual, lower is freer.",
-        min=1.0,
-        max=100_000.0,
-        step=100.0,
+        Range(1.0, 100_000.0, 100.0),
         advanced=True,
     )
     caption_dropout: float = setting(
         0.0,
         "Share of the pictures that are learned without their caption; 0.1 is usual where the whole denoiser learns.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        Range(0.0, 1.0, 0.05),
         advanced=True,
     )
     composite_share: float = setting(
         0.25,
         "With several subjects: share of the pictures that show more than one of them, where the set has such.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        Range(0.0, 1.0, 0.05),
         advanced=True,
     )
     noise_offset: float = setting(
         0.0,
         "Adds noise that is constant over each picture; 0.05 to 0.1 for very dark or flat styles.",
-        min=0.0,
-        max=1.0,
-        step=0.01,
+        Range(0.0, 1.0, 0.01),
         advanced=True,
     )
 
