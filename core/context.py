@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .progress import Silent, Watcher
+from .progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -23,5 +23,5 @@ class RunContext:
 
     folder: Path
     device: torch.device | str
-    watcher: Watcher = field(default_factory=Silent)
+    progress: Progress = field(default_factory=NullProgress)
     tokenizer_folder: Path | None = None

@@ -13,13 +13,13 @@ Metrics = Mapping[str, float]
 NO_METRICS: Metrics = MappingProxyType({})
 
 
-class Watcher(Protocol):
+class Progress(Protocol):
     """Given to every function that takes long."""
 
     def check(self) -> None:
         """Called once a step; raises when the work is to stop. What was learned is kept by the caller's `finally`."""
 
-    def progress(
+    def report(
         self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
     ) -> None:
         """`done` of `total` steps are done; `text` is one line for people; `picture` is a preview.
@@ -28,28 +28,28 @@ class Watcher(Protocol):
         """
 
 
-class Silent:
+class NullProgress:
     """Nobody watches."""
 
     def check(self) -> None:
         pass
 
-    def progress(
+    def report(
         self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
     ) -> None:
         pass
 
 
 @dataclass(frozen=True)
-class Checked:
+class CancelOnly:
     """Lets the work be cancelled, and tells nothing of its own progress."""
 
-    outer: Watcher
+    outer: Progress
 
     def check(self) -> None:
         self.outer.check()
 
-    def progress(
+    def report(
         self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
     ) -> None:
         pass

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from ..core.progress import Watcher
+from ..core.progress import Progress
 from ..core.values import Prompt
 from ..vision.embedders.embedder import FrozenEmbedder
 from .metrics.metric import Metric, MetricModel
@@ -34,7 +34,7 @@ def score_images(
     images: Sequence[Sequence[Image.Image]],
     references: Sequence[Image.Image],
     device: torch.device | str,
-    watcher: Watcher,
+    progress: Progress,
 ) -> list[list[list[float]]]:
     """For each request and each candidate's `images` a score for each image.
 
@@ -52,8 +52,8 @@ def score_images(
         with model_on_device(model, device), embedding_once(model, references) as forget:
             for candidate, drawn in enumerate(images):
                 for start in range(0, len(drawn), CHUNK):
-                    watcher.check()
-                    watcher.progress(done, total, f"{names}: {done} of {total} scored")
+                    progress.check()
+                    progress.report(done, total, f"{names}: {done} of {total} scored")
                     chunk = list(drawn[start : start + CHUNK])
                     for number in group:
                         prompts = requests[number].prompts[start : start + CHUNK]
@@ -61,7 +61,7 @@ def score_images(
                     done += len(chunk)
                     forget()
     if total:
-        watcher.progress(total, total, f"{total} scored")
+        progress.report(total, total, f"{total} scored")
     return scores
 
 

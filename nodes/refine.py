@@ -208,8 +208,8 @@ class RefineLora(io.ComfyNode):
             raise FewShotError("these are settings of another training: connect Refinement Settings")
         chosen = validator_for(base, settings, validation, validation_dino)
         subject = trigger_of(adapter, set) or base.name
-        with host.engine(cls.hidden.unique_id) as watcher:
-            context = training_context(watcher, f"refined {subject}", chosen.validator)
+        with host.engine(cls.hidden.unique_id) as progress:
+            context = training_context(progress, f"refined {subject}", chosen.validator)
             result = refine_adapter(base, adapter, RefinementGoal(prompts, reward), settings, context, set)
         given = result.combined or result.adapter
         lines = [

@@ -180,7 +180,7 @@ def progress_classes() -> list[tuple[str, ast.ClassDef]]:
     return [
         (path, node) for path, tree in modules().items() for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
-        and {"check", "progress"} <= {f.name for f in node.body if isinstance(f, ast.FunctionDef)}
+        and {"check", "report"} <= {f.name for f in node.body if isinstance(f, ast.FunctionDef)}
     ]  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 from ..augmentation.images.load import subject_from_folder
 from ..augmentation.priors.generate import PriorSettings, generate_priors
 from ..core.errors import FewShotError
-from ..core.progress import NO_METRICS, Metrics, Silent
+from ..core.progress import NO_METRICS, Metrics, NullProgress
 from ..core.settings import refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
 from ..models.adapters.formats import read_lora
@@ -47,7 +47,7 @@ from .validation.image_metrics import Validator
 log = logging.getLogger(__name__)
 
 
-class LogWatcher:
+class LogProgress:
     """Logs progress, a line whenever the text changes."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class LogWatcher:
     def check(self) -> None:
         pass
 
-    def progress(
+    def report(
         self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
     ) -> None:
         if text and text != self._last:
@@ -70,7 +70,7 @@ def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult
     context = TrainingContext(
         folder=run["runs"],
         device=processes.device,
-        watcher=LogWatcher() if processes.main else Silent(),
+        progress=LogProgress() if processes.main else NullProgress(),
         tokenizer_folder=run["tokenizer_folder"],
         name=run["name"],
         processes=processes,
@@ -96,7 +96,7 @@ def _with_priors(
     settings = PriorSettings(**run["priors"])
     if not context.processes.main:
         context.processes.barrier()
-    cache = replace(context, folder=context.folder / "priors", watcher=LogWatcher())
+    cache = replace(context, folder=context.folder / "priors", progress=LogProgress())
     found = generate_priors(base, pictures, settings, cache)
     if context.processes.main:
         context.processes.barrier()

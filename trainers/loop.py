@@ -113,9 +113,9 @@ def train(
 
     Raises:
         Diverged: a loss or gradient was not finite, or the losses are those of a lost training.
-        BaseException: whatever `context.watcher.check` raises.
+        BaseException: whatever `context.progress.check` raises.
     """
-    watcher, processes = context.watcher, context.processes
+    progress, processes = context.progress, context.processes
     run = _Run(task.weights, parameters, plan, checkpoints, journal, processes)
     run.resume(checkpoints.latest())
     processes.barrier()
@@ -125,7 +125,7 @@ def train(
         for step in range(run.step, plan.steps):
             if plan.course is not None and plan.course.is_over:
                 break
-            watcher.check()
+            progress.check()
             plan.rates.set(run.optimizer, step)
             run.gradients.zero()
             for terms in task.passes(step, processes.shard):
@@ -140,7 +140,7 @@ def train(
             run.validate()
             if _due(run.step, plan.save_every, plan.steps) and not run.rollback.is_high:
                 run.save()
-            watcher.progress(run.step, plan.steps, run.line, metrics=run.metrics)
+            progress.report(run.step, plan.steps, run.line, metrics=run.metrics)
             run.visit()
         run.complete = True
     finally:
@@ -246,7 +246,7 @@ class _Run:
         return {name: tuple(row) for name, row in zip(self.weights, rows, strict=True)}
 
     def log(self) -> None:
-        """A line for the log and one for the watcher, over the steps since the last."""
+        """A line for the log and one for who watches, over the steps since the last."""
         mean = self.record[:, self.logged : self.step].mean(1).tolist()
         speed, left = self.clock.interval(self.step)
         if self.slowdown is not None and self.processes.main and (slow := self.slowdown.observe(1 / speed)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ..core.progress import Watcher
+from ..core.progress import Progress
 from ..core.values import Adapter, BaseModelRef, TrainingSet
 from ..evaluation.selection import Curve
 from ..models.adapters.inject import Injected
@@ -105,7 +105,7 @@ class Method(Protocol[Chosen]):
         pictures: TrainingSet,
         chosen: Chosen,
         start_from: Adapter | None,
-        watcher: Watcher,
+        progress: Progress,
     ) -> tuple[TrainingStep, Injected]:
         """What one step computes, and what it trains."""
         ...

@@ -61,7 +61,7 @@ def train_with(
         if found and ended:
             return _result_again(found, base, *ended)
         device = torch.device(context.device)
-        with opened(base, device, context.watcher, context.tokenizer_folder) as networks:
+        with opened(base, device, context.progress, context.tokenizer_folder) as networks:
             validator_bytes = context.validator.resident if context.validator is not None else None
             chosen, reasons = resolve(settings, gather_auto_inputs(networks, pictures, settings, validator_bytes))
             for reason in reasons:
@@ -70,7 +70,7 @@ def train_with(
                 base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=context.device
             )
             move_to_device(networks, chosen)
-            step, injected = method.prepare(networks, pictures, chosen, start_from, context.watcher)
+            step, injected = method.prepare(networks, pictures, chosen, start_from, context.progress)
             try:
                 return _Job(networks, injected, step, pictures, chosen, context).run(key, inputs)
             finally:
@@ -228,7 +228,7 @@ class _Job:
         except Exception as error:  # whatever it is, the training is worth more than its preview
             log.warning("no preview at step %d: %s", step, error)
             return
-        self.context.watcher.progress(step, self.chosen.steps, f"preview at step {step}", picture=picture)
+        self.context.progress.report(step, self.chosen.steps, f"preview at step {step}", picture=picture)
 
     def extract(self, step: int) -> Adapter:
         """The adapter as it is, which is that after `step` steps."""
@@ -256,7 +256,7 @@ class _Job:
                 write_base(self.networks.ref, adapter, run.model, self.described())
             self.processes.barrier()
             base = trained_base(self.networks.ref, run.model)
-            adapter = extract_lora(adapter, self.chosen.extracted_rank, self.networks.device, self.context.watcher)
+            adapter = extract_lora(adapter, self.chosen.extracted_rank, self.networks.device, self.context.progress)
         if self.processes.main:
             if not run.lora.exists() and (adapter.factors or adapter.embeddings):
                 write_parts(adapter, run.lora)

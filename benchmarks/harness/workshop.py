@@ -23,7 +23,7 @@ from PIL import Image
 from ...augmentation.priors.generate import PriorSettings, generate_priors
 from ...core.atomic import write_whole
 from ...core.context import RunContext
-from ...core.progress import Silent
+from ...core.progress import NullProgress
 from ...core.values import Adapter, BaseModelRef, Dense, Factor, TrainingSet, content_key
 from ...models.adapters.apply import applied, find_module
 from ...models.adapters.inject import EVERYTHING, paths_of_set
@@ -171,7 +171,7 @@ class Workshop:
         samples, predicted = pictures.references, []
         adapters = [(adapter, 1.0)] if adapter else []
         with open_base(self.base, self.device) as networks, applied(networks, adapters):
-            pool = build_pool(networks, samples, networks.resolution, Silent())
+            pool = build_pool(networks, samples, networks.resolution, NullProgress())
             supervision = supervise(
                 networks, pool, samples, pictures.concepts
             )  # with the positions of its learned tokens

@@ -19,7 +19,7 @@ import torch
 
 from ...augmentation.images.load import load_picture
 from ...core.atomic import write_whole
-from ...core.progress import Silent
+from ...core.progress import NullProgress
 from ...core.values import content_key
 from ...models.adapters.inject import inject
 from ...models.contract import DiffusionModel
@@ -133,7 +133,7 @@ def held_out_reader(
     policy = SamplerPolicy(painter.networks.process, chosen.sampling_steps, painter.size, chosen.eta, chosen.skip_last)
     guard_prompts = held_out[: chosen.guard_prompts]
     options = RolloutOptions(chosen.guidance, chosen.resolution, rows=16, seed=run.seed)
-    held_out_painter = Painter(painter.networks, guard_prompts, policy, options, Silent())
+    held_out_painter = Painter(painter.networks, guard_prompts, policy, options, NullProgress())
     folder = bench.shop.folder / "ddpo" / f"{run.subject}_{run.seed}"
     return Reader(held_out_painter, reward_models, HeldOut(guard_prompts), chosen, None, folder)
 
@@ -163,7 +163,7 @@ def speed_ratios(bench: RefinementBenchmark, run: SubjectRun) -> list[float]:
     settings = DdpoSettings(sampling_steps=steps, guidance=wanted.guidance)
     with open_resolved(bench, run, wanted) as (networks, chosen), open_resolved(bench, run, wanted) as (others, _):
         step, injected = Refinement(start, *split(prompt_set), reward).prepare(
-            networks, references(bench.shop.sets, run.subject), replace(chosen, seed=run.seed), None, Silent()
+            networks, references(bench.shop.sets, run.subject), replace(chosen, seed=run.seed), None, NullProgress()
         )
         ddpo_injected = inject(others, {"attention": (chosen.rank, float(chosen.rank))}, run.seed, beneath=start)
         task = RewardTask(split(prompt_set)[0], step.judge)

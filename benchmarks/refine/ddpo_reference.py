@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.progress import Silent
+from ...core.progress import NullProgress
 from ...core.values import Prompt
 from ...evaluation.reward import RewardModels
 from ...models.adapters.inject import Injected
@@ -90,7 +90,7 @@ class DdpoTrainer:
         self.settings, self.prompts, self.reward_models = settings, list(task.prompts), task.reward_models
         policy = SamplerPolicy(networks.process, settings.sampling_steps, (side, side), 1.0, skip_last=0)
         options = RolloutOptions(settings.guidance, side, settings.sample_batch * 2, seed)
-        self.painter = Painter(networks, task.prompts, policy, options, Silent())
+        self.painter = Painter(networks, task.prompts, policy, options, NullProgress())
         self.generator = torch.Generator().manual_seed(seed)
         self.statistics = PromptStatistics(len(self.prompts), settings.buffer, settings.min_samples)
         self.clip = clip_for(settings.clip_range, torch.Size(self.painter.shape).numel())

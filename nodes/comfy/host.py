@@ -44,7 +44,7 @@ READING = "reading/"  # prefix of the metrics of a refinement's readings
 TEXT_INTERVAL = 0.2  # seconds between two lines of text on a node
 
 
-class NodeWatcher:
+class NodeProgress:
     """Shows the progress of one node in the graph and stops it when the person presses Cancel."""
 
     def __init__(self, node_id: str | None):
@@ -56,7 +56,7 @@ class NodeWatcher:
         """Raises ComfyUI's InterruptProcessingException (a BaseException) when the run was cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def progress(
+    def report(
         self, done: int, total: int, text: str = "", picture: Image.Image | None = None, metrics: Metrics = NO_METRICS
     ) -> None:
         if self._bar is None or self._bar.total != total:
@@ -97,7 +97,7 @@ def show(cls: type[io.ComfyNode], image: torch.Tensor, text: str) -> dict:
 
 
 @contextmanager
-def engine(node_id: str | None) -> Iterator[NodeWatcher]:
+def engine(node_id: str | None) -> Iterator[NodeProgress]:
     """Around every call of the engine: gradients allowed, ComfyUI's models out of the way, memory given back last."""
     import torch
 
@@ -105,7 +105,7 @@ def engine(node_id: str | None) -> Iterator[NodeWatcher]:
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()
         try:
-            yield NodeWatcher(node_id)
+            yield NodeProgress(node_id)
         except torch.cuda.OutOfMemoryError as error:
             raise FewShotError(
                 f"{device()} has too little memory ({str(error).splitlines()[0]}): in Training Settings lower "

@@ -67,8 +67,8 @@ class TrainingPlanNode(io.ComfyNode):
         settings = settings or SubjectSettings()
         check_subject(set, settings)
         chosen = validator_for(base, settings, validation, validation_dino)
-        with host.engine(cls.hidden.unique_id) as watcher:
-            context = training_context(watcher, set.trigger, chosen.validator)
+        with host.engine(cls.hidden.unique_id) as progress:
+            context = training_context(progress, set.trigger, chosen.validator)
             plan = plan_training(base, set, settings, context, adapter, timed_steps)
             sheet = picture_tensor(crops(plan))
         text = f"{described(plan)}\n{chosen.note}"

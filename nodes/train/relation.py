@@ -161,8 +161,8 @@ class TrainRelation(io.ComfyNode):
         settings = settings or RelationSettings()
         if not isinstance(settings, RelationSettings):
             raise FewShotError("these are settings of Train Subject: connect Relation Settings")
-        with host.engine(cls.hidden.unique_id) as watcher:
-            context = subject.training_context(watcher, f"relation {set.concepts[0].description or set.trigger}")
+        with host.engine(cls.hidden.unique_id) as progress:
+            context = subject.training_context(progress, f"relation {set.concepts[0].description or set.trigger}")
             result = train_relation(base, set, settings, context, adapter)
         warnings: list[str] = []
         related(set, warnings)

@@ -114,8 +114,8 @@ class TrainSubject(io.ComfyNode):
         settings = settings or SubjectSettings()
         check_subject(set, settings)
         chosen = validator_for(base, settings, validation, validation_dino)
-        with host.engine(cls.hidden.unique_id) as watcher:
-            context = training_context(watcher, set.trigger, chosen.validator)
+        with host.engine(cls.hidden.unique_id) as progress:
+            context = training_context(progress, set.trigger, chosen.validator)
             result = train_subject(base, set, settings, context, adapter)
             lora = to_kohya(result.adapter)
         losses = loss_map(result)
@@ -144,12 +144,12 @@ def check_subject(training_set: Any, settings: Any) -> None:
         raise FewShotError("these are settings of another training: connect Training Settings")
 
 
-def training_context(watcher: host.NodeWatcher, name: str, validator: Any = None) -> Any:
+def training_context(progress: host.NodeProgress, name: str, validator: Any = None) -> Any:
     """Where a training runs: ComfyUI's device, and a folder among the runs that is named after `name`."""
     from ...trainers.context import TrainingContext
 
     runs, device = folders.runs_folder(), host.device()
-    return TrainingContext(runs, device, watcher, host.TOKENIZER, run_name(name), validator=validator)
+    return TrainingContext(runs, device, progress, host.TOKENIZER, run_name(name), validator=validator)
 
 
 def run_name(trigger: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...augmentation.images.load import load_picture
 from ...core.errors import FewShotError
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.prompts import prompt_of
 from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
 from ...evaluation.prompts.sets import for_trigger
@@ -101,7 +101,7 @@ class Refinement:
         pictures: TrainingSet,
         chosen: RefinementSettings,
         start_from: Adapter | None,
-        watcher: Watcher,
+        progress: Progress,
     ) -> tuple[RefiningStep, Injected]:
         """Put the subject in, the refining adapter on top, and encode the prompts."""
         settings = self._explored(chosen)
@@ -115,7 +115,7 @@ class Refinement:
             options = RolloutOptions(settings.guidance, settings.resolution, settings.micro_batch, settings.seed)
             own = self._captions(pictures, settings)
             changed = self._changed(networks, settings)
-            painter = Painter(networks, self.train, policy, options, watcher, changed)
+            painter = Painter(networks, self.train, policy, options, progress, changed)
             references = [load_picture(picture) for picture in self.rewards.references]
             judge = self.rewards.open(networks.device, references, self.train)
 
@@ -124,7 +124,7 @@ class Refinement:
 
             step = STEPS[settings.method](painter, judge, injected, settings, self.processes, guard)
             if isinstance(step, PairsStep) and own:
-                pool = build_pool(networks, pictures.references, settings.resolution, watcher)
+                pool = build_pool(networks, pictures.references, settings.resolution, progress)
                 step.take_references(pool.mean, own)
             return step, injected
         except BaseException:
@@ -216,7 +216,7 @@ def refine_adapter(
         FewShotError: something a person can mend: an adapter without effect, of another family or a DoRA, too few
             prompts or none that names subject or class, a reward that gives no numbers or always the same, disk,
             divergence.
-        BaseException: whatever `context.watcher.check` raises.
+        BaseException: whatever `context.progress.check` raises.
     """
     if adapter is not None:
         _check_effect(adapter)

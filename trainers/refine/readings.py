@@ -13,7 +13,7 @@ from PIL import Image
 
 from ...core.atomic import make_folder
 from ...core.errors import FewShotError
-from ...core.progress import Checked
+from ...core.progress import CancelOnly
 from ...core.randomness import seed_of
 from ...core.values import Prompt
 from ...evaluation.metrics.diversity import CosineDistance, diversity
@@ -64,7 +64,7 @@ class Reader:
         validator: Validator | None,
         folder: Path,
     ):
-        self.painter, self.judge, self.settings, self.watcher = painter, judge, settings, painter.watcher
+        self.painter, self.judge, self.settings, self.progress = painter, judge, settings, painter.progress
         self.prompts = [prompt for prompt in held_out.prompts for _ in range(COUNT)]
         self.seeds = [seed_of("reading", i) for i in range(len(self.prompts))]
         self.folder = folder
@@ -100,7 +100,7 @@ class Reader:
 
     def __call__(self, step: int) -> tuple[Reading, tuple[float, ...]]:
         """The reading after a step; one that fails is named in the log and counts as failed."""
-        self.watcher.progress(step, self.settings.steps, f"reading held-out prompts after step {step}")
+        self.progress.report(step, self.settings.steps, f"reading held-out prompts after step {step}")
         try:
             pictures = self._draw(self.prompts, self.seeds)
             self._move(self.painter.networks.device)
@@ -119,7 +119,7 @@ class Reader:
 
     def tell(self, step: int, text: str, metrics: Mapping[str, float]) -> None:
         """Show the last reading with its pictures."""
-        self.watcher.progress(step, self.settings.steps, text, self.sheet, metrics)
+        self.progress.report(step, self.settings.steps, text, self.sheet, metrics)
 
     def _move(self, device: torch.device | str) -> None:
         """To where they see, or off the GPU, whose memory the training needs."""
@@ -140,7 +140,7 @@ class Reader:
                 steps=self.settings.sampling_steps,
                 guidance=self.settings.guidance,
                 batch=painter.at_once,
-                watcher=Checked(self.watcher),
+                progress=CancelOnly(self.progress),
             )
         if not pixels.isfinite().all():
             raise ArithmeticError("the pictures hold no numbers (NaN)")

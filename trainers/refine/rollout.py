@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.randomness import Randomness
 from ...core.values import Prompt
 from ...evaluation.reward import RewardModels
@@ -69,11 +69,11 @@ class Painter:
         prompts: Sequence[Prompt],
         policy: SamplerPolicy,
         options: RolloutOptions,
-        watcher: Watcher,
+        progress: Progress,
         changed: Callable[[float], AbstractContextManager] = nullcontext,
     ):
         self.networks, self.policy, self.guidance, self.prompts = networks, policy, options.guidance, tuple(prompts)
-        self.random, self.watcher, self.changed = Randomness(options.seed, networks.device), watcher, changed
+        self.random, self.progress, self.changed = Randomness(options.seed, networks.device), progress, changed
         self.awake: Callable[[], AbstractContextManager] = nullcontext
         self.guided = options.guidance > 1.0
         self.at_once = max(1, options.rows // (2 if self.guided else 1))
@@ -121,7 +121,7 @@ class Painter:
         latents = self.random.normal("refine/start", round, some, self.shape)
         way = [latents.cpu()]
         for place in range(len(self.policy)):
-            self.watcher.check()
+            self.progress.check()
             places = torch.full((len(some),), place, device=self.networks.device)
             prediction = self.predict(latents, places, [prompts[i] for i in some])
             noise = self.random.normal(f"refine/noise/{place}", round, some, self.shape)

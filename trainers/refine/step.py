@@ -79,7 +79,7 @@ class RefiningStep(ABC):
     ):
         self.painter, self.judge, self.injected = painter, judge, injected
         self.settings, self.processes, self.guard = settings, processes, guard
-        self.prompts, self.watcher = painter.prompts, painter.watcher
+        self.prompts, self.progress = painter.prompts, painter.progress
         self.random, self.device = painter.random, painter.networks.device
         self.wanted = min(settings.prompts_per_round, len(self.prompts))
         self.statistics = [
@@ -206,7 +206,7 @@ class RefiningStep(ABC):
         prompts = asked(settings.seed, number, len(self.prompts), self.wanted, settings.group)
         own = [i for update in range(settings.updates) for i in share(self.part(update))]
         done = number * settings.updates
-        self.watcher.progress(done, settings.steps, f"drawing {len(prompts)} pictures, round {number + 1}")
+        self.progress.report(done, settings.steps, f"drawing {len(prompts)} pictures, round {number + 1}")
         way = self.painter.draw(number, own, prompts, self._strength)
         pictures = self.painter.pictures(way.latents[:, -1]) if own else []
         table = torch.zeros(len(self.judge.terms), len(prompts), dtype=torch.float64, device=self._exact)
@@ -219,7 +219,7 @@ class RefiningStep(ABC):
         if pictures:
             few = range(0, len(pictures), max(1, -(-len(pictures) // SHOWN)))
             sheet = contact_sheet([pictures[i] for i in few], [self.prompts[prompts[own[i]]].text for i in few])
-            self.watcher.progress(done, settings.steps, told, picture=sheet)
+            self.progress.report(done, settings.steps, told, picture=sheet)
         spreads = [spread(row) for row in rewards]
         self._check_differs(spreads, rewards)
         return Round(number, prompts, way, advantages, mean, rewards, spreads, {})

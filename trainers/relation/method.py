@@ -22,7 +22,7 @@ import torch
 from ...augmentation.captions.parse import is_relation_word, parts_of, with_placeholder
 from ...augmentation.captions.rules import RelationRules
 from ...core.errors import FewShotError
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
 from ...models.adapters.inject import Injected, LoraSpec, inject
 from ...models.adapters.learned_tokens import LearnedTokens, TokenSpec
@@ -130,7 +130,7 @@ class RelationTraining:
         pictures: TrainingSet,
         chosen: RelationSettings,
         start_from: Adapter | None,
-        watcher: Watcher,
+        progress: Progress,
     ) -> tuple[RelationStep, Injected]:
         """Put the word in, and encode the pictures."""
         concept = pictures.concepts[0]
@@ -141,17 +141,17 @@ class RelationTraining:
         try:
             for sample in pictures.references:
                 _check_window(networks, sample, concept)
-            pool = build_pool(networks, pictures.references, chosen.resolution, watcher, live_text=True)
+            pool = build_pool(networks, pictures.references, chosen.resolution, progress, live_text=True)
             adversary = None
             if chosen.adversarial != "off":
                 reals = pool
                 if pictures.priors:  # a few pictures alone are soon known by heart
                     samples = (*pictures.references, *pictures.priors)
-                    reals = build_pool(networks, samples, chosen.resolution, watcher, live_text=True)
+                    reals = build_pool(networks, samples, chosen.resolution, progress, live_text=True)
                 adversary = Adversary(chosen.adversarial, reals, networks.process, chosen.seed)
                 injected.parameters |= adversary.parameters
             without = injected.disabled if rank else nullcontext
-            reader = GainReader(networks, pool, pictures, chosen, watcher, without)
+            reader = GainReader(networks, pool, pictures, chosen, progress, without)
             steered = None
             if chosen.steering_weight > 0:
                 steered = _steered(networks, words, concept.identifier, pool.prompts, chosen)

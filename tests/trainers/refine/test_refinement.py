@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Dense, Kept, LowRank, Prompt, PromptSet
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.open import open_base
@@ -171,8 +171,8 @@ def test_direct_gradients_are_those_through_decoder_and_reward(refining):
     assert found.any()
 
 
-def run(base, folder, adapter=None, rewards=RED, prompts=PROMPTS, watcher=None, **changes):
-    context = TrainingContext(folder, "cpu", watcher or Silent(), name="refinement")
+def run(base, folder, adapter=None, rewards=RED, prompts=PROMPTS, progress=None, **changes):
+    context = TrainingContext(folder, "cpu", progress or NullProgress(), name="refinement")
     return refine_adapter(base, adapter, RefinementGoal(prompts, rewards), replace(QUICK, **changes), context, SET)
 
 
@@ -181,8 +181,8 @@ def test_a_cut_refinement_ends_where_the_uncut_one_does(base, tmp_path, cut_at):
     for step in (2, 3):
         folder = tmp_path / f"cut{step}"
         with pytest.raises(KeyboardInterrupt):
-            watcher = cut_at(step, KeyboardInterrupt(), steps=6)
-            run(base, folder, subject_adapter(), watcher=watcher, method="ddpo", statistics_from=2)
+            progress = cut_at(step, KeyboardInterrupt(), steps=6)
+            run(base, folder, subject_adapter(), progress=progress, method="ddpo", statistics_from=2)
         again = run(base, folder, subject_adapter(), method="ddpo", statistics_from=2)
         assert again.training.resumed_from == step
         assert again.adapter.key == whole.adapter.key and again.training.losses == whole.training.losses

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import Parameter
 
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.trainers.distributed import SingleProcess
@@ -61,7 +61,7 @@ class World(Painter):
         self.mean, self.policy, self.guidance, self.guided, self.at_once = mean, policy, 1.0, False, 64
         about = dict(process=SCHEDULE, device=torch.device("cpu"), dtype=torch.float32)
         self.networks = SimpleNamespace(predict=self._predict, **about)  # type: ignore[assignment]
-        self.random, self.watcher, self.awake, self.shape = Randomness(seed), Silent(), nullcontext, SHAPE
+        self.random, self.progress, self.awake, self.shape = Randomness(seed), NullProgress(), nullcontext, SHAPE
         self.size, self.prompts = None, split(PROMPTS)[0]
         self.told = SimpleNamespace(take=list)  # type: ignore[assignment]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from comfyui_fewshot.core.progress import Silent, Watcher
+from comfyui_fewshot.core.progress import NullProgress, Progress
 from comfyui_fewshot.core.values import BaseModelRef, TrainingSet
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.method import TrainingResult
@@ -31,7 +31,7 @@ def train_small(
     base: BaseModelRef,
     relation: TrainingSet,
     folder: Path,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     set_: TrainingSet | None = None,
     start_from=None,
     **changes,
@@ -42,6 +42,6 @@ def train_small(
         base,
         set_ or relation,
         settings,
-        TrainingContext(folder, "cpu", watcher or Silent(), name="relation"),
+        TrainingContext(folder, "cpu", progress or NullProgress(), name="relation"),
         start_from,
     )

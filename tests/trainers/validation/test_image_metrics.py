@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Concept, Sample
 from comfyui_fewshot.models.offload import Offloaded
 from comfyui_fewshot.models.open import open_base
@@ -66,13 +66,13 @@ def validator(clip_folder):
 
 @pytest.fixture(scope="module")
 def validated(base, pictures, settings, validator):
-    def run(folder, watcher=None, chooser=validator, **changes):
+    def run(folder, progress=None, chooser=validator, **changes):
         chosen = replace(settings, **(SEEN | changes))
         return train_subject(
             base,
             pictures,
             chosen,
-            TrainingContext(folder, "cpu", watcher or Silent(), name="subject", validator=chooser),
+            TrainingContext(folder, "cpu", progress or NullProgress(), name="subject", validator=chooser),
         )
 
     return run

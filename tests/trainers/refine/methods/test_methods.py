@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Picture, Prompt
 from comfyui_fewshot.evaluation.metrics.clip import ClipText, common_prefix
 from comfyui_fewshot.evaluation.reward import Reward, RewardTerm
@@ -170,12 +170,12 @@ def test_pairs_are_gone_through_again_with_other_noise_and_no_update_is_empty(up
     assert sorted(seen) == [(pair, n) for pair in range(3) for n in range(2 * wanted)]
 
 
-def run(base, folder, rewards=RED, watcher=None, adapter=None, **changes):
+def run(base, folder, rewards=RED, progress=None, adapter=None, **changes):
     changes = (
         dict(steps=8, group=8, updates=1, trained_steps=2, learning_rate=2e-2, guidance=1.0, guard_every=8) | changes
     )
     settings = replace(QUICK, patience=0, **changes)
-    context = TrainingContext(folder, "cpu", watcher or Silent(), name="refinement")
+    context = TrainingContext(folder, "cpu", progress or NullProgress(), name="refinement")
     return refine_adapter(base, adapter, RefinementGoal(PROMPTS, rewards), settings, context, SET)
 
 
@@ -232,7 +232,7 @@ def test_a_run_cut_amid_a_round_ends_where_the_uncut_one_does(base, tmp_path, cu
     changes |= dict(explore=explore, adapter=subject_adapter()) if explore else {}
     whole = run(base, tmp_path / "whole", **changes)
     with pytest.raises(KeyboardInterrupt):
-        run(base, tmp_path / "cut", watcher=cut_at(3, KeyboardInterrupt(), steps=4), **changes)
+        run(base, tmp_path / "cut", progress=cut_at(3, KeyboardInterrupt(), steps=4), **changes)
     again = run(base, tmp_path / "cut", **changes)
     assert again.training.resumed_from == 3 and any(factor.up.any() for factor in again.adapter.factors.values())
     assert again.adapter.key == whole.adapter.key and again.training.losses == whole.training.losses
