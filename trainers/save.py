@@ -15,6 +15,7 @@ from ..core.values import Adapter, BaseModelRef, Dense, TrainingSet
 from ..models.adapters.metadata import BASE_KEY, BASE_NAME
 from ..models.adapters.token_files import write_parts
 from ..models.export import write_checkpoint
+from ..models.public_names import DENOISER_RATE, DENOISER_ROOT, TEXT_ENCODER_RATE, in_denoiser
 from ..models.svd_extract import svd_low_rank
 from .optim.optimizers import OPTIMIZERS
 
@@ -45,7 +46,7 @@ def write_base(base: BaseModelRef, adapter: Adapter, path: Path, metadata: Mappi
     changes: dict[str, torch.Tensor] = {}
     for module, change in _of_denoiser(adapter).items():
         parts = {"weight": change.weight, "bias": change.bias}
-        changes |= {f"{module.removeprefix('unet.')}.{n}": t for n, t in parts.items() if t is not None}
+        changes |= {f"{module.removeprefix(f'{DENOISER_ROOT}.')}.{n}": t for n, t in parts.items() if t is not None}
     write_checkpoint(base, changes, path, metadata)
     log.info("the trained base is %s", path)
 
@@ -67,7 +68,7 @@ def extract_lora(
 
 def _of_denoiser(adapter: Adapter) -> dict[str, Dense]:
     """What was learned of the denoiser's own weights."""
-    return {path: f for path, f in adapter.factors.items() if isinstance(f, Dense) and path.startswith("unet.")}
+    return {path: f for path, f in adapter.factors.items() if isinstance(f, Dense) and in_denoiser(path)}
 
 
 def training_metadata(base: BaseModelRef, chosen: SubjectSettings, pictures: TrainingSet) -> dict[str, str]:
@@ -81,8 +82,8 @@ def training_metadata(base: BaseModelRef, chosen: SubjectSettings, pictures: Tra
         "ss_max_train_steps": chosen.steps,
         "ss_steps": chosen.steps,
         "ss_learning_rate": chosen.learning_rate,
-        "ss_unet_lr": chosen.learning_rate,
-        "ss_text_encoder_lr": chosen.text_learning_rate if chosen.text_encoder else None,
+        DENOISER_RATE: chosen.learning_rate,
+        TEXT_ENCODER_RATE: chosen.text_learning_rate if chosen.text_encoder else None,
         "ss_lr_scheduler": chosen.schedule,
         "ss_lr_warmup_steps": round(chosen.warmup * chosen.steps),
         "ss_optimizer": f"{OPTIMIZERS[chosen.optimizer]}.{chosen.optimizer}",

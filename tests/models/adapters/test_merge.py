@@ -13,7 +13,7 @@ from comfyui_fewshot.models.adapters.gram import PROMPTS, GramSampling, input_gr
 from comfyui_fewshot.models.adapters.inject import LoraSpec, inject
 from comfyui_fewshot.models.adapters.lora_layers import basis_block
 from comfyui_fewshot.models.adapters.merge import _mean_square, fuse_adapters, least_squares, sum_adapters
-from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import encode_prompts
 
 from ..conftest import random_adapter
 
