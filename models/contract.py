@@ -5,8 +5,9 @@ An opened model is frozen, and let go when its context ends. `stable_diffusion.m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,57 @@ class ModelFamily(Protocol):
 
     @property
     def title(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class ActivationMemory:
+    """Bytes of one image in a training step of the denoiser: everything stored, or with gradient checkpointing.
+
+    `once` are bytes that a pass takes however many images are in it.
+    """
+
+    stored: float
+    checkpointed: float
+    once: float = 0.0
+
+    def beside(self, more: float, once: float = 0.0) -> ActivationMemory:
+        """With `more` bytes an image, which checkpointing does not change."""
+        return ActivationMemory(self.stored + more, self.checkpointed + more, self.once + once)
+
+    def bytes(self, checkpointing: bool) -> float:
+        return self.checkpointed if checkpointing else self.stored
+
+    def together(self, number: int, checkpointing: bool) -> float:
+        """Bytes of a pass of `number` images."""
+        return number * self.bytes(checkpointing) + self.once
+
+
+class ActivationCosts(Protocol):
+    """Bytes that networks take beside their weights, by formula. It holds no network, and stays when a model is closed.
+
+    `side` is of square pictures, in pixels; `half` says that the frozen weights are in half precision, `itemsize` how
+    many bytes the autoencoder's have. `adapters` are the layer groups that are trained: self, cross, feed_forward.
+    """
+
+    def training(self, side: int, half: bool, adapters: Collection[str]) -> ActivationMemory:
+        """What the denoiser stores for the backward pass of one image."""
+        ...
+
+    def sampling(self, side: int, half: bool, adapters: Collection[str]) -> float:
+        """The denoiser's peak for one row without a backward pass; guidance takes it twice."""
+        ...
+
+    def encoding(self, side: int, itemsize: int) -> float:
+        """The autoencoder's peak when it encodes one image."""
+        ...
+
+    def decoding(self, side: int, itemsize: int) -> float:
+        """The autoencoder's peak when it decodes one image."""
+        ...
+
+    def prompt(self, half: bool, adapters: bool) -> float:
+        """What the text encoders store for the backward pass of one prompt, with or without adapters."""
+        ...
 
 
 class DiffusionModel(Protocol):
@@ -65,6 +117,11 @@ class DiffusionModel(Protocol):
     @property
     def downscale(self) -> int:
         """Pixels along a side of a latent cell; sides of pictures are multiples of it."""
+        ...
+
+    @property
+    def size_multiple(self) -> int:
+        """What the sides in pixels of pictures to train on are multiples of."""
         ...
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
@@ -121,12 +178,24 @@ class DiffusionModel(Protocol):
         """Keep what these layers compute in forward passes within the context; see `Captured`."""
         ...
 
+    def autoencoder_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The type that the autoencoder computes in beside a denoiser in `dtype`."""
+        ...
+
     def parts(self) -> Mapping[str, nn.Module]:
         """The networks that adapters may change, by the first part of a module's path."""
         ...
 
     def layers(self, group: str) -> Iterator[str]:
         """Paths of the layers of a group that an adapter may sit on; none where the model has no such group."""
+        ...
+
+    def input_name(self, path: str) -> str:
+        """The name of what the layer at `path` reads; layers that read the same tensor have one."""
+        ...
+
+    def activation_costs(self) -> ActivationCosts:
+        """What the networks take beside their weights."""
         ...
 
     def checkpointing(self, on: bool) -> None:

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..core.errors import FewShotError
 from ..core.progress import NullProgress, Progress
 from ..core.values import BaseModelRef, Loaded, content_key
 from ..core.weight_files import SUFFIXES, file_hash, open_tensors
-from .stable_diffusion.ddpm import DDPM
-from .stable_diffusion.identify import Identity, identify_folder, identify_tensors
-from .stable_diffusion.load import ModelFolder, OriginalCheckpoint, Source, assemble, build_tokenizer
+from .stable_diffusion.files.identify import Identity, folder_hash, identify_folder, identify_tensors
 from .stable_diffusion.model import StableDiffusion
-from .stable_diffusion.variants import Family, family_named
+from .stable_diffusion.open import Placement, open_networks
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +40,7 @@ def base_from_path(path: Path, dtype: str = "auto", clip_skip: int = 0) -> BaseM
     """
     path = Path(path)
     if path.is_dir():
-        identity, weights = identify_folder(path), _folder_hash(path)
+        identity, weights = identify_folder(path), folder_hash(path)
     elif path.suffix in SUFFIXES:
         with open_tensors(path) as (tensors, metadata):
             identity = identify_tensors(tensors, metadata, path.name)
@@ -82,12 +78,6 @@ def _reference(identity: Identity, location: Path | Loaded, weights: str, dtype:
     )
 
 
-def _folder_hash(folder: Path) -> str:
-    parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-    files = sorted(p for part in parts for p in (folder / part).glob("*") if p.is_file())
-    return content_key([[p.relative_to(folder).as_posix(), file_hash(p)] for p in files])
-
-
 # --------------------------------------------------------------------------------------------------------- opening
 
 
@@ -119,61 +109,12 @@ def open_base(
 def _load(
     ref: BaseModelRef, device: torch.device, progress: Progress, tokenizer_folder: Path | None, host: bool
 ) -> StableDiffusion:
-    family = family_named(ref.family)
     dtype = compute_dtype(ref.dtype, device)
-    with torch.inference_mode(False), torch.no_grad(), source_of(ref, family) as source:
-        networks = _assemble_all(source, ref, family, device, dtype, progress, tokenizer_folder, host)
-    log.info("opened %s (%s, %s) on %s in %s", ref.name, family.title, ref.prediction, device, dtype)
+    waiting = torch.device("cpu") if host and device.type != "meta" else device
+    with torch.inference_mode(False), torch.no_grad():
+        networks = open_networks(ref, Placement(device, waiting, dtype), progress, tokenizer_folder)
+    log.info("opened %s (%s, %s) on %s in %s", ref.name, networks.family.title, ref.prediction, device, dtype)
     return networks
-
-
-def _assemble_all(
-    source: Source,
-    ref: BaseModelRef,
-    family: Family,
-    device: torch.device,
-    dtype: torch.dtype,
-    progress: Progress,
-    tokenizer_folder: Path | None,
-    host: bool,
-) -> StableDiffusion:
-    place = torch.device("cpu") if host and device.type != "meta" else device
-    progress.check()
-    tokenizers = tuple(build_tokenizer(source, names, tokenizer_folder) for names in family.text_encoders)
-    unet = assemble(UNet2DConditionModel, *source.unet(), device, dtype, strict=True)
-    progress.check()
-    config, tensors = source.vae()
-    vae = assemble(AutoencoderKL, config, tensors, place, autoencoder_dtype(config, dtype))
-    encoders = []
-    for names, tokenizer in zip(family.text_encoders, tokenizers, strict=True):
-        progress.check()
-        config, tensors = source.text(names)
-        if len(tokenizer) > config["vocab_size"]:
-            raise FewShotError(
-                f"{names.component} knows {config['vocab_size']} tokens and its tokenizer gives {len(tokenizer)}: "
-                "the tokenizer belongs to another model"
-            )
-        config = {**config, "eos_token_id": tokenizer.eos_token_id}
-        encoders.append(assemble(names, config, tensors, place, dtype))
-    process = DDPM.from_config(source.scheduler(), ref.prediction, ref.zero_snr).to(device)
-    return StableDiffusion(unet, vae, tuple(encoders), tokenizers, process, family, device, dtype, ref)
-
-
-@contextmanager
-def source_of(ref: BaseModelRef, family: Family) -> Iterator[Source]:
-    location = ref.location
-    if isinstance(location, Loaded):
-        yield OriginalCheckpoint(location.state_dict(), family, location.components, ref.prediction)
-    elif location.is_dir():
-        yield ModelFolder(location, family)
-    else:
-        with open_tensors(location) as (tensors, _):
-            yield OriginalCheckpoint(tensors, family, prediction=ref.prediction)
-
-
-def autoencoder_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
-    """The type that an autoencoder computes in beside a denoiser in `dtype`: SDXL's overflows in float16."""
-    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:

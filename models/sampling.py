@@ -17,7 +17,7 @@ from ..core.errors import FewShotError
 from ..core.progress import NullProgress, Progress
 from .conditioning import Conditioning
 from .process import check_steps, gaussian
-from .stable_diffusion.prompts import Embeddings
+from .stable_diffusion.encoding.prompts import Embeddings
 
 if TYPE_CHECKING:
     from .contract import DiffusionModel

@@ -14,6 +14,7 @@ from ..core.values import Adapter, BaseModelRef, Dense, TrainingSet
 from ..models.adapters.metadata import BASE_KEY, BASE_NAME
 from ..models.adapters.token_files import write_parts
 from ..models.export import write_checkpoint
+from ..models.public_names import DENOISER_RATE, DENOISER_ROOT, TEXT_ENCODER_RATE, in_denoiser
 from ..models.svd_extract import svd_low_rank
 from .optim.optimizers import OPTIMIZERS
 from .settings.training import TrainingSettings
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 ERROR_KEY = "fewshot.extraction_error"
 # What other tools write of settings that a training does not have.
 UNSET: Mapping[str, float | None] = {
-    "ss_text_encoder_lr": None, "ss_min_snr_gamma": None, "ss_noise_offset": None, "ss_prior_loss_weight": 1.0,
+    TEXT_ENCODER_RATE: None, "ss_min_snr_gamma": None, "ss_noise_offset": None, "ss_prior_loss_weight": 1.0,
 }  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def write_base(base: BaseModelRef, adapter: Adapter, path: Path, metadata: Mappi
     changes: dict[str, torch.Tensor] = {}
     for module, change in _of_denoiser(adapter).items():
         parts = {"weight": change.weight, "bias": change.bias}
-        changes |= {f"{module.removeprefix('unet.')}.{n}": t for n, t in parts.items() if t is not None}
+        changes |= {f"{module.removeprefix(f'{DENOISER_ROOT}.')}.{n}": t for n, t in parts.items() if t is not None}
     write_checkpoint(base, changes, path, metadata)
     log.info("the trained base is %s", path)
 
@@ -71,7 +72,7 @@ def extract_lora(
 
 def _of_denoiser(adapter: Adapter) -> dict[str, Dense]:
     """What was learned of the denoiser's own weights."""
-    return {path: f for path, f in adapter.factors.items() if isinstance(f, Dense) and path.startswith("unet.")}
+    return {path: f for path, f in adapter.factors.items() if isinstance(f, Dense) and in_denoiser(path)}
 
 
 def training_metadata(base: BaseModelRef, chosen: TrainingSettings, pictures: TrainingSet) -> dict[str, str]:
@@ -87,7 +88,7 @@ def training_metadata(base: BaseModelRef, chosen: TrainingSettings, pictures: Tr
         "ss_max_train_steps": chosen.steps,
         "ss_steps": chosen.steps,
         "ss_learning_rate": rate,
-        "ss_unet_lr": rate,
+        DENOISER_RATE: rate,
         "ss_lr_scheduler": chosen.schedule,
         "ss_lr_warmup_steps": round(chosen.warmup * chosen.steps),
         "ss_optimizer": f"{OPTIMIZERS[chosen.optimizer_name]}.{chosen.optimizer_name}",

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ...core.errors import FewShotError
+from ...models.public_names import BASE_WIDGETS
 
 ENDINGS = (".png", ".webp", ".jpg", ".jpeg")
 MAX_CHARACTERS = 4_000_000  # characters of metadata that are read
@@ -186,7 +187,7 @@ def _settings(sampler: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str,
         ours: inputs[theirs] for theirs, ours in names.items() if isinstance(inputs.get(theirs), (int, float, str))
     }
     for node in graph.values():
-        for name in ("ckpt_name", "unet_name"):
+        for name in BASE_WIDGETS:
             if isinstance(node["inputs"].get(name), str):
                 settings.setdefault("model", node["inputs"][name])
     return settings

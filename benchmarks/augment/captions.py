@@ -23,6 +23,7 @@ from ...augmentation.gallery.index import Gallery
 from ...augmentation.images.load import load_mask, stored_picture
 from ...augmentation.masks.segment import SegmentSettings, segment
 from ...core.values import Concept, Sample, TrainingSet
+from ...models.public_names import PROMPT_NODE
 from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import drawing, world
 from ...vision.segmenters import open_finder
@@ -173,7 +174,7 @@ def write_gallery(folder: Path, count: int) -> None:
             about.add_text("parameters", f"{prompt}\nNegative prompt: blurry\nSteps: 20, Seed: {number}, Size: 512x512")
         else:
             graph = {
-                "1": {"class_type": "CLIPTextEncode", "inputs": {"text": prompt}},
+                "1": {"class_type": PROMPT_NODE, "inputs": {"text": prompt}},
                 "2": {"class_type": "KSampler", "inputs": {"seed": number, "steps": 20, "positive": ["1", 0]}},
             }
             about.add_text("prompt", json.dumps(graph))

@@ -12,15 +12,16 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from ...augmentation.composites.paste import PasteSettings, paste
 from ...augmentation.images.load import load_mask, load_picture, stored_picture
+from ...augmentation.priors import generate
 from ...augmentation.priors.generate import PriorSettings, make_priors
 from ...core.context import RunContext
 from ...core.values import Concept, Sample, TrainingSet
-from ...models.open import base_from_path
+from ...models.contract import DiffusionModel
+from ...models.open import base_from_path, open_base
 from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import drawing, world
 from ..harness.rows import BenchmarkRow
@@ -147,14 +148,19 @@ class Calls:
 
 @contextmanager
 def counted() -> Iterator[Calls]:
-    """Counts the denoiser's evaluations, a picture of a batch each."""
-    calls, forward = Calls(), UNet2DConditionModel.forward
+    """Counts the denoiser's evaluations for priors, a picture of a batch each."""
+    calls = Calls()
 
-    def counting(self: UNet2DConditionModel, sample: torch.Tensor, *args, **how):
-        calls.count += len(sample)
-        return forward(self, sample, *args, **how)
+    def count(levels: torch.Tensor) -> None:
+        calls.count += len(levels)
 
-    with patch.object(UNet2DConditionModel, "forward", counting):
+    @contextmanager
+    def opened(*args, **how) -> Iterator[DiffusionModel]:
+        with open_base(*args, **how) as networks:
+            networks.before_predict.append(count)
+            yield networks
+
+    with patch.object(generate, "open_base", opened):
         yield calls
 
 

@@ -17,8 +17,9 @@ from ...core.errors import FewShotError
 from ...core.files import check_finite, same, write_checked
 from ...core.values import Adapter, Dense, Factor, Kept, LowRank
 from ...core.weight_files import LORA, open_tensors, other_kind
+from ..stable_diffusion.adapter_family import family_of_lora, reads_prompts
 from ..stable_diffusion.lora_names import flat_name, known_name, path_of
-from ..stable_diffusion.variants import FAMILIES, Family, family_named
+from ..stable_diffusion.variants import Family, family_named
 from .lycoris import input_width, is_lycoris
 from .metadata import lora_metadata
 
@@ -163,18 +164,11 @@ def _upright(lengths: Tensor) -> Tensor:
 
 
 def _family_of(factors: Mapping[str, Factor], metadata: Mapping[str, str]) -> str:
-    stated = metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
-    for family in FAMILIES.values():
-        if stated[0] == family.base_model_version or stated[1] in family.architectures:
-            return family.name
-    if stated[0].startswith("sdxl") or any(path.startswith("text_encoder_2.") for path in factors):
-        return "sdxl"
-    widths = {_width(factor) for path, factor in factors.items() if path.endswith(("attn2.to_k", "attn2.to_v"))}
-    widths.discard(None)
-    by_width = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-    if len(widths) == 1 and (only := widths.pop()) in by_width:
-        return by_width[only]
-    raise FewShotError("the LoRA does not say which family of models it is for, nor do its shapes: name the family")
+    widths = {w for path, factor in factors.items() if reads_prompts(path) and (w := _width(factor)) is not None}
+    name = family_of_lora(metadata, factors.keys(), widths)
+    if name is None:
+        raise FewShotError("the LoRA does not say which family of models it is for, nor do its shapes: name the family")
+    return name
 
 
 def _width(factor: Factor) -> int | None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ...core.values import Dense, Factor
-from ..stable_diffusion.names import with_text_model
 from .apply import check_fits, delta, find_module
 
 if TYPE_CHECKING:
@@ -72,4 +71,4 @@ def modules_with_weights(root: str, network: nn.Module) -> Iterator[str]:
     """The paths of all modules of a network that hold parameters of their own."""
     for name, module in network.named_modules():
         if next(module.named_parameters(recurse=False), None) is not None:
-            yield f"{root}.{with_text_model(name) if root != 'unet' else name}"
+            yield f"{root}.{name}"

@@ -9,7 +9,7 @@ host is taken in rounds, each of which draws again from the same seeds.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -30,7 +30,6 @@ PROMPTS = ("a photo of {}", "a close-up photo of {}", "{}, a wide shot", "{} on 
 # Bytes of host memory for the matrices of one round; a host with a GPU that samples with SDXL has them to spare.
 GRAM_BYTES = 6_000_000_000
 ITEMSIZE = 4  # bytes of a float32
-PROJECTIONS = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
@@ -42,26 +41,15 @@ class GramSampling:
     seed: int = 0
 
 
-def input_name(path: str) -> str:
-    """The name of what the layer at `path` reads: queries, keys and values of one self-attention read the same, and the
-    keys and values of every cross-attention read the prompts' states."""
-    parent, _, name = path.rpartition(".")
-    if parent.endswith((".attn1", ".self_attn")) and name in PROJECTIONS:
-        return parent
-    if parent.endswith(".attn2") and name in ("to_k", "to_v"):
-        return "prompts"
-    return path
-
-
-def plan_rounds(roots: Mapping[str, nn.Module], paths: Sequence[str], count: int, room: int) -> list[list[str]]:
+def plan_rounds(networks: DiffusionModel, paths: Sequence[str], count: int, room: int) -> list[list[str]]:
     """The linear layers at `paths`, in rounds whose Gram matrices of `count` adapters take at most `room` bytes.
 
     Layers that read the same are in one round. An input whose matrices take more than `room` has a round of its own.
     """
     found: list[list[str]] = []
     used = 0
-    for members in group_by_input(paths).values():
-        size = count * gram_bytes(roots, members)
+    for members in group_by_input(networks, paths).values():
+        size = count * gram_bytes(networks, members)
         if not found or used + size > room:
             found.append([])
             used = 0
@@ -70,17 +58,18 @@ def plan_rounds(roots: Mapping[str, nn.Module], paths: Sequence[str], count: int
     return found
 
 
-def gram_bytes(roots: Mapping[str, nn.Module], paths: Sequence[str]) -> int:
+def gram_bytes(networks: DiffusionModel, paths: Sequence[str]) -> int:
     """What the Gram matrices of the linear layers at `paths` take for one adapter: 4 in^2 bytes an input."""
-    layers = [cast("nn.Linear", find_module(roots, members[0])) for members in group_by_input(paths).values()]
+    roots, groups = networks.parts(), group_by_input(networks, paths)
+    layers = [cast("nn.Linear", find_module(roots, members[0])) for members in groups.values()]
     return sum(ITEMSIZE * layer.in_features**2 for layer in layers)
 
 
-def group_by_input(paths: Sequence[str]) -> dict[str, list[str]]:
+def group_by_input(networks: DiffusionModel, paths: Sequence[str]) -> dict[str, list[str]]:
     """The layers at `paths` by what they read."""
     found: dict[str, list[str]] = {}
     for path in paths:
-        found.setdefault(input_name(path), []).append(path)
+        found.setdefault(networks.input_name(path), []).append(path)
     return found
 
 
@@ -112,20 +101,21 @@ def input_grams(
             progress=CancelOnly(progress),
         )
     means = record.means()
-    return {path: means[input_name(path)] for path in paths}
+    return {path: means[networks.input_name(path)] for path in paths}
 
 
 @dataclass
 class _GramRecord:
     """Sums by input. Of the layers that read one, the first that is called adds to its sum."""
 
+    input_name: Callable[[str], str]
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
     latest: dict[str, weakref.ref[Tensor]] = field(default_factory=dict)
 
     def add(self, path: str, states: Tensor) -> None:
-        name = input_name(path)
+        name = self.input_name(path)
         if self.first.setdefault(name, path) != path:
             if self.latest[name]() is not states:
                 raise FewShotError(
@@ -149,7 +139,7 @@ class _GramRecord:
 
 @contextmanager
 def _recorded(networks: DiffusionModel, paths: Sequence[str]) -> Iterator[_GramRecord]:
-    record, roots, handles = _GramRecord(), networks.parts(), []
+    record, roots, handles = _GramRecord(networks.input_name), networks.parts(), []
 
     def hook(path: str):
         def keep(_: nn.Module, given: tuple[Any, ...]) -> None:

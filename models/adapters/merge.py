@@ -108,8 +108,8 @@ def fuse_adapters(
             _shape(factor)  # which says that it cannot be fused, before anything is drawn
     roots, paths = networks.parts(), _paths(adapters)
     linear = [path for path in paths if isinstance(find_module(roots, path), nn.Linear)]
-    parts = plan_rounds(roots, linear, len(adapters), room)
-    _announce([len(adapters) * gram_bytes(roots, part) for part in parts], len(adapters), len(linear))
+    parts = plan_rounds(networks, linear, len(adapters), room)
+    _announce([len(adapters) * gram_bytes(networks, part) for part in parts], len(adapters), len(linear))
     factors: dict[str, Factor] = {}
     change = _LostChange([0.0] * len(adapters), [0.0] * len(adapters))
     # not every other device supports float64
@@ -120,7 +120,7 @@ def fuse_adapters(
             text = f"looking at what {adapter.trigger} makes the layers see (round {number + 1} of {len(parts)})"
             progress.report(number * len(adapters) + i, len(parts) * len(adapters), text)
             grams.append(input_grams(networks, adapter, strength, part, drawing, progress))
-        factors |= _solved(adapters, part, grams, solver, change, progress)
+        factors |= _solved(adapters, group_by_input(networks, part), grams, solver, change, progress)
         del grams  # before the next round's, for which there may be no room beside them
     rest = [path for path in paths if path not in factors]
     factors |= {path: _sum(_changes(adapters, path)) for path in rest}
@@ -154,20 +154,21 @@ def _announce(sizes: Sequence[int], adapters: int, layers: int) -> None:
 
 def _solved(
     adapters: Sequence[tuple[Adapter, float]],
-    paths: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
     inputs: Sequence[Mapping[str, Tensor]],
     solver: _Solver,
     change: _LostChange,
     progress: Progress,
 ) -> dict[str, Factor]:
-    """The fused changes of some layers, factorised once for each input; adds to `change`."""
+    """The fused changes of layers, factorised once for each group, which reads one input; adds to `change`."""
     factors: dict[str, Factor] = {}
-    for members in group_by_input(paths).values():
+    count = sum(map(len, groups.values()))
+    for members in groups.values():
         grams = [by_path[members[0]].to(solver.device) for by_path in inputs]
         system = _system(grams, solver.ridge)
         for path in members:
             progress.check()
-            progress.report(len(factors), len(paths), f"fusing {path}")
+            progress.report(len(factors), count, f"fusing {path}")
             given = [(adapter.factors.get(path), strength) for adapter, strength in adapters]
             factors[path] = _combined(given, grams, system)
             change.add(factors[path], given, grams)

@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ...core.values import Adapter, LowRank
+from ..public_names import DENOISER_RATE, IS_V2, TEXT_ENCODER_RATE
 from ..stable_diffusion.variants import FAMILIES, Family
 
 WORD = "fewshot.word"
@@ -21,7 +22,7 @@ BASE_NAME, BASE_KEY = "ss_sd_model_name", "fewshot.base_key"
 SOURCES = "fewshot.sources"
 """in an adapter made of several: a line of JSON for each, with its trigger, strength and facts of its training"""
 FACTS = (
-    BASE_NAME, BASE_KEY, "ss_max_train_steps", "ss_steps", "ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr",
+    BASE_NAME, BASE_KEY, "ss_max_train_steps", "ss_steps", "ss_learning_rate", DENOISER_RATE, TEXT_ENCODER_RATE,
     "ss_lr_scheduler", "ss_lr_warmup_steps", "ss_optimizer", "ss_max_grad_norm", "ss_seed", "ss_resolution",
     "ss_min_snr_gamma", "ss_noise_offset", "ss_prior_loss_weight", "ss_batch_size_per_device", "ss_num_train_images",
     "ss_num_reg_images",
@@ -43,7 +44,7 @@ def lora_metadata(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -
         "ss_network_alpha": _common(alphas),
         "ss_network_args": "{}",
         "ss_base_model_version": family.base_model_version,
-        "ss_v2": str(family.name == "sd2"),
+        IS_V2: str(family.is_v2),
     }
     if adapter.trigger:
         metadata["ss_tag_frequency"] = json.dumps({title: {adapter.trigger: 1}})

@@ -12,7 +12,8 @@ from ...core.errors import FewShotError
 from ...core.files import check_finite, same, write_checked
 from ...core.values import Adapter
 from ...core.weight_files import open_tensors, other_kind
-from ..stable_diffusion.variants import FAMILIES, family_named
+from ..stable_diffusion.adapter_family import family_of_embedding
+from ..stable_diffusion.variants import family_named
 from .formats import ONLY, TRIGGER, write_lora
 from .metadata import WORD, embedding_metadata
 
@@ -60,22 +61,19 @@ def read_embedding(path: Path, family: str | None = None) -> Adapter:
 
 
 def _family_of_words(vectors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    for family in FAMILIES.values():
-        if metadata.get("modelspec.architecture") in family.architectures:
-            return family.name
-    if "clip_g" in vectors:
-        return "sdxl"
-    width = next(iter(vectors.values())).shape[-1]
-    if width not in (768, 1024):
+    widths = {kind: value.shape[-1] for kind, value in vectors.items()}
+    name = family_of_embedding(metadata, widths)
+    if name is None:
+        width = next(iter(widths.values()))
         raise FewShotError(f"an embedding of width {width} does not tell which family it is for: name the family")
-    return "sd1" if width == 768 else "sd2"
+    return name
 
 
 def write_embedding(adapter: Adapter, path: Path, word: str | None = None) -> Path:
     """Write a learned word as a textual-inversion file, with the same care as `write_lora`.
 
-    One encoder's vectors go under "emb_params", SDXL's under "clip_l" and "clip_g". `word` may be left out where the
-    adapter has only one.
+    One encoder's vectors go under "emb_params", those of two under "clip_l" and "clip_g". `word` may be left out where
+    the adapter has only one.
     """
     if not adapter.embeddings:
         raise FewShotError("the adapter has no learned embeddings, so there is no embedding to save")

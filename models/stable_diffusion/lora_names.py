@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .names import unet_name, with_text_model
+from .files.names import unet_name, with_text_model
 from .variants import Family
 
 # Words of module names that hold an underscore of their own; elsewhere in a flat name an underscore is a dot.

@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from ..adapters.full_weights import EVERYTHING, modules_with_weights
 from ..conditioning import Conditioning
+from ..public_names import DENOISER_ROOT
+from .adapter_family import reads_prompts
 from .attention_maps import Layer, captured, chosen_layers
-from .latents import decode_latents, encode_pictures
-from .names import with_text_model
+from .encoding.latents import decode_latents, encode_pictures
+from .encoding.prompts import Embeddings, content_tokens, denoise, encode_prompts, time_ids, token_places
+from .files.load import autoencoder_dtype
+from .files.names import with_text_model
+from .memory import StableDiffusionCosts
 from .networks import Networks
-from .prompts import Embeddings, content_tokens, denoise, encode_prompts, time_ids, token_places
 
 # Which linear layers a group has, as a regular expression on whole module paths. "cross_kv" are the projections of the
 # prompt (Kumari et al. 2023, Custom Diffusion); "attention" is the usual choice (Hu et al. 2021).
@@ -32,10 +36,15 @@ LAYER_GROUPS: Mapping[str, str] = MappingProxyType(
         "text": r"text_encoder(_2)?\..*self_attn\.(q|k|v|out)_proj",
     }
 )
+PROJECTIONS = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj")
 
 
 class StableDiffusion(Networks):
     """See `contract.DiffusionModel` for the methods."""
+
+    @property
+    def size_multiple(self) -> int:
+        return self.downscale * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
         return self.latent_channels, height // self.downscale, width // self.downscale
@@ -75,14 +84,29 @@ class StableDiffusion(Networks):
     def record_attention(self, layers: Sequence[Layer]) -> AbstractContextManager[Any]:
         return captured(self.unet, tuple(layers))
 
+    def autoencoder_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return autoencoder_dtype(self.vae.config, dtype)
+
     def layers(self, group: str) -> Iterator[str]:
         if group == EVERYTHING:
-            yield from modules_with_weights("unet", self.unet)
+            yield from modules_with_weights(DENOISER_ROOT, self.unet)
         if group not in LAYER_GROUPS:
             return
         pattern = re.compile(LAYER_GROUPS[group])
         for root, network in self.parts().items():
             yield from (path for path in _linear_paths(root, network) if pattern.fullmatch(path))
+
+    def input_name(self, path: str) -> str:
+        """Queries, keys and values of one self-attention read the same, and the keys and values of every
+        cross-attention read the prompts' states."""
+        parent, _, name = path.rpartition(".")
+        if parent.endswith((".attn1", ".self_attn")) and name in PROJECTIONS:
+            return parent
+        return "prompts" if reads_prompts(path) else path
+
+    def activation_costs(self) -> StableDiffusionCosts:
+        text = tuple(encoder.config for encoder in self.text_encoders)
+        return StableDiffusionCosts(self.unet.config, self.vae.config, text)
 
     def checkpointing(self, on: bool) -> None:
         (self.unet.enable_gradient_checkpointing if on else self.unet.disable_gradient_checkpointing)()
@@ -93,4 +117,4 @@ def _linear_paths(root: str, network: nn.Module) -> Iterator[str]:
     for name, module in network.named_modules():
         linear = getattr(module, "base_layer", module)
         if isinstance(linear, nn.Linear) and not re.search(r"\.(base_layer|lora_[AB])\b", name):
-            yield f"{root}.{with_text_model(name) if root != 'unet' else name}"
+            yield f"{root}.{with_text_model(name) if root != DENOISER_ROOT else name}"

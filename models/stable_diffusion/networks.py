@@ -10,7 +10,8 @@ import torch
 
 from ...core.values import BaseModelRef
 from ..process import DiffusionProcess
-from .tokens import Tokens
+from ..public_names import DENOISER_ROOT
+from .encoding.prompt_tokens import Tokens
 from .variants import Family
 
 
@@ -62,7 +63,7 @@ class Networks:
 
     def parts(self) -> dict[str, torch.nn.Module]:
         encoders = zip(self.family.text_encoders, self.text_encoders, strict=True)
-        return {"unet": self.unet, **{names.component: network for names, network in encoders}}
+        return {DENOISER_ROOT: self.unet, **{names.component: network for names, network in encoders}}
 
     def close(self) -> None:
         """Let the weights go, whoever still holds this object."""

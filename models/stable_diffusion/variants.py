@@ -54,6 +54,8 @@ class Family:
     final_norm: bool
     """whether the hidden states pass the text encoder's last layer norm"""
     unused_layers: int = 0
+    is_v2: bool = False
+    """what kohya's metadata calls v2"""
     epsilon_resolution: int | None = None
     """the resolution of those members that predict noise, where it is another"""
     downscale: int = 8
@@ -117,6 +119,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             clip_skip=2,
             final_norm=True,
             unused_layers=1,
+            is_v2=True,
             epsilon_resolution=512,
         ),
         "sdxl": Family(

@@ -27,6 +27,13 @@ WEIGHTS = {
 }
 
 
+def family_of(model: Any) -> str | None:
+    """The family of a MODEL; None for one that is not trained here."""
+    known = comfy.supported_models
+    kinds = {"sd1": known.SD15, "sd2": known.SD20, "sdxl": known.SDXL}
+    return next((name for name, kind in kinds.items() if isinstance(model.model.model_config, kind)), None)
+
+
 def from_checkpoint(path: Path) -> tuple[Any, Any, Any]:
     """(MODEL, CLIP, VAE) by ComfyUI's own loader."""
     loaded = comfy.sd.load_checkpoint_guess_config(

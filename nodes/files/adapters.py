@@ -187,16 +187,13 @@ class ApplyAdapter(io.ComfyNode):
 
 def check_family(adapter: Any, model: Any) -> None:
     """Refuses a MODEL of another family, to which the adapter's names would not fit or, worse, in part."""
-    kinds = {
-        "sd1": comfy.supported_models.SD15,
-        "sd2": comfy.supported_models.SD20,
-        "sdxl": comfy.supported_models.SDXL,
-    }
-    config = model.model.model_config
-    if not isinstance(config, kinds[adapter.family]):
-        known = next((FAMILIES[name].title for name, kind in kinds.items() if isinstance(config, kind)), None)
+    from ..comfy.native_models import family_of
+
+    family = family_of(model)
+    if family != adapter.family:
+        known = FAMILIES[family].title if family else type(model.model.model_config).__name__
         raise FewShotError(
-            f"the adapter is for {FAMILIES[adapter.family].title} and this MODEL is {known or type(config).__name__}: "
+            f"the adapter is for {FAMILIES[adapter.family].title} and this MODEL is {known}: "
             "connect a model of the adapter's family"
         )
 

@@ -18,8 +18,8 @@ from comfyui_fewshot.models.adapters.inject import LoraSpec, applied
 from comfyui_fewshot.models.adapters.token_files import write_embedding
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample, sample_latents
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 
 from . import checkpoints
 from .checkpoints import TextShape, UNetShape, VaeShape

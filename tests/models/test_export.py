@@ -16,10 +16,11 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Dense, LowRank
 from comfyui_fewshot.core.weight_files import open_tensors
 from comfyui_fewshot.models.adapters.apply import delta
-from comfyui_fewshot.models.export import assumed_by_comfyui, trained_base, write_checkpoint
+from comfyui_fewshot.models.export import trained_base, write_checkpoint
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.stable_diffusion import names
-from comfyui_fewshot.models.stable_diffusion.names_back import original_text, original_unet_names, original_vae
+from comfyui_fewshot.models.stable_diffusion.files import names
+from comfyui_fewshot.models.stable_diffusion.files.checkpoint import assumed_by_comfyui
+from comfyui_fewshot.models.stable_diffusion.files.names_back import original_text, original_unet_names, original_vae
 from comfyui_fewshot.models.stable_diffusion.variants import FAMILIES
 from comfyui_fewshot.models.svd_extract import svd_low_rank
 

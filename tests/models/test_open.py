@@ -17,11 +17,11 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Loaded
 from comfyui_fewshot.models.open import base_from_loaded, base_from_path, compute_dtype, open_base
-from comfyui_fewshot.models.stable_diffusion.configs import read_config
-from comfyui_fewshot.models.stable_diffusion.identify import identify_tensors
-from comfyui_fewshot.models.stable_diffusion.load import OriginalCheckpoint
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.files.configs import read_config
+from comfyui_fewshot.models.stable_diffusion.files.identify import identify_tensors
+from comfyui_fewshot.models.stable_diffusion.files.load import OriginalCheckpoint
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS, FAMILIES
 
 from . import checkpoints

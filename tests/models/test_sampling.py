@@ -10,7 +10,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.models.process import step
 from comfyui_fewshot.models.sampling import initial_noise, sample, sample_latents
 from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
-from comfyui_fewshot.models.stable_diffusion.latents import decode_latents, encode_pictures
+from comfyui_fewshot.models.stable_diffusion.encoding.latents import decode_latents, encode_pictures
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 
 SIZE = {"width": 64, "height": 64, "steps": 3}

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.randomness import Randomness
-from comfyui_fewshot.tests.trainers.auto.test_unet_costs import Held
+from comfyui_fewshot.tests.models.stable_diffusion.test_memory import Held
 from comfyui_fewshot.trainers import loop as loops
 from comfyui_fewshot.trainers.auto.fit import EMA_TEMPORARY, trained_bytes
 from comfyui_fewshot.trainers.context import TrainingContext

@@ -15,7 +15,7 @@ from comfyui_fewshot.models.adapters.inject import Full, LoraSpec, inject
 from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens
 from comfyui_fewshot.models.adapters.token_files import read_embedding
 from comfyui_fewshot.models.open import open_base
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.trainers.auto.inputs import gather_auto_inputs
 from comfyui_fewshot.trainers.subject.presets import PRESETS, with_preset
 from comfyui_fewshot.trainers.subject.settings import SubjectSettings

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import torch
 
-from .unet_costs import ActivationMemory
+from ...models.contract import ActivationMemory
 
 HEADROOM = 600_000_000  # bytes left free: the driver spills to slow memory when a card is full
 TRAINED = 12  # bytes a trained parameter: itself, its gradient and its last good value, in fp32

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -12,11 +11,10 @@ from ...core.values import TrainingSet
 from ...models.adapters.apply import find_module
 from ...models.adapters.inject import Full, paths_of_set
 from ...models.adapters.learned_tokens import TokenSpec
-from ...models.contract import DiffusionModel
+from ...models.contract import ActivationCosts, DiffusionModel
 from ..settings.training import TrainingSettings
 from ..targets import sets_of, token_specs
 from .fit import free_memory
-from .unet_costs import text_activation_bytes
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,11 @@ class AutoInputs:
     Args:
         references: different pictures of all subjects: no composites, and each once however many captions it has.
         parameters: of the denoiser.
+        costs: what the networks take beside their weights.
         vae_scale_factor: pixels along the side of a latent cell.
         is_half: the frozen networks are in half precision.
         free_bytes: on the device with all networks there; None where it is not known.
+        size_multiple: what the sides of images are multiples of.
         vae_itemsize: bytes of one of the autoencoder's parameters.
         concepts: how many subjects the references show.
         trainable_parameters: how many, each layer once.
@@ -44,13 +44,13 @@ class AutoInputs:
     references: int
     priors: int
     parameters: int
-    unet_config: Mapping[str, Any]
+    costs: ActivationCosts
     vae_scale_factor: int
     native_resolution: int
     text_encoders: int
     is_half: bool
     free_bytes: int | None
-    vae_config: Mapping[str, Any]
+    size_multiple: int
     vae_itemsize: int
     concepts: int = 1
     trainable_parameters: int = 0
@@ -81,13 +81,13 @@ def gather_auto_inputs(
         concepts=len({sample.concept for sample in pictures.references}),
         priors=len(pictures.priors),
         parameters=sum(p.numel() for p in networks.denoiser.parameters()),
-        unet_config=networks.denoiser.config,
+        costs=networks.activation_costs(),
         vae_scale_factor=networks.downscale,
         native_resolution=networks.resolution,
         text_encoders=len(networks.text_encoders),
         is_half=networks.dtype != torch.float32,
         free_bytes=free_with_all(networks),
-        vae_config=networks.autoencoder.config,
+        size_multiple=networks.size_multiple,
         vae_itemsize=networks.autoencoder.dtype.itemsize,
         trainable_parameters=trainable_parameters(networks, settings, token_specs(settings, pictures)),
         denoiser_bytes=weight_bytes(networks.denoiser),
@@ -113,8 +113,7 @@ def free_with_all(networks: DiffusionModel) -> int | None:
 
 def text_bytes_in_step(networks: DiffusionModel, settings: TrainingSettings) -> float:
     """What the text encoders store for the backward pass of one prompt that is encoded in a step."""
-    half, trained = networks.dtype.itemsize == 2, "text" in sets_of(settings)
-    return sum(text_activation_bytes(encoder.config, half, trained) for encoder in networks.text_encoders)
+    return networks.activation_costs().prompt(networks.dtype.itemsize == 2, "text" in sets_of(settings))
 
 
 def embedding_rms(networks: DiffusionModel) -> float | None:

@@ -18,7 +18,6 @@ from ..subject.settings import SubjectSettings
 from ..targets import adapted_parts
 from .fit import EMA_TEMPORARY, BatchSplit, MemoryOptions, PhaseMemory, autocast_bytes, split_batch, trained_bytes
 from .inputs import AutoInputs
-from .unet_costs import decoding_bytes, encoding_bytes, inference_bytes, training_activations
 
 T = TypeVar("T", bound=TrainingSettings)
 REFERENCE_SIZE = 860e6  # parameters of SD 1.x's UNet, for which common settings were tuned
@@ -180,7 +179,7 @@ def _rounded(rate: float) -> float:
 
 
 def _check_resolution(resolution: int, inputs: AutoInputs) -> None:
-    multiple = inputs.vae_scale_factor * 2 ** (len(inputs.unet_config["block_out_channels"]) - 1)
+    multiple = inputs.size_multiple
     if resolution % multiple or resolution < multiple:
         near = max(multiple, round(resolution / multiple) * multiple)
         raise FewShotError(
@@ -209,10 +208,9 @@ def _split(settings: T, inputs: AutoInputs) -> tuple[T, str]:
 
 def split_of(settings: TrainingSettings, inputs: AutoInputs) -> BatchSplit:
     """How a step of these settings fits into `inputs.free_bytes`; batch_size and resolution are chosen already."""
-    cells = settings.resolution // inputs.vae_scale_factor
     phases = phase_memory(settings, inputs)
     trained = trained_bytes(inputs.trainable_parameters, settings.optimizer_name)
-    image = training_activations(inputs.unet_config, cells, cells, inputs.is_half, adapted_parts(settings))
+    image = inputs.costs.training(settings.resolution, inputs.is_half, adapted_parts(settings))
     options = MemoryOptions(
         settings.gradient_checkpointing,
         settings.micro_batch,
@@ -236,16 +234,16 @@ def split_of(settings: TrainingSettings, inputs: AutoInputs) -> BatchSplit:
 
 def phase_memory(settings: TrainingSettings, inputs: AutoInputs) -> PhaseMemory:
     """Bytes beyond the weights in the phases other than the training step; the resolution is chosen already."""
-    cells, pixels = settings.resolution // inputs.vae_scale_factor, settings.resolution**2
-    encoding = encoding_batch(settings.resolution) * encoding_bytes(inputs.vae_config, pixels, inputs.vae_itemsize)
+    side, costs = settings.resolution, inputs.costs
+    encoding = encoding_batch(side) * costs.encoding(side, inputs.vae_itemsize)
     optimizer = EMA_TEMPORARY.get(settings.optimizer_name, 0) * inputs.trainable_parameters
     if not inputs.samples_images:
         return PhaseMemory(encoding, optimizer=optimizer)
     copied = autocast_bytes(inputs.trainable_parameters, inputs.is_half)
     return PhaseMemory(
         encoding,
-        2 * inference_bytes(inputs.unet_config, cells, cells, inputs.is_half, adapted_parts(settings)),
-        decoding_bytes(inputs.vae_config, pixels, inputs.vae_itemsize),
+        2 * costs.sampling(side, inputs.is_half, adapted_parts(settings)),
+        costs.decoding(side, inputs.vae_itemsize),
         inputs.validator_bytes,
         copied if _in_full(settings) else 0.0,  # adapters sample in fp32
         optimizer,

@@ -17,7 +17,7 @@ from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.learned_tokens import TokenSpec
 from ...models.contract import DiffusionModel
 from ...models.offload import Offloaded
-from ...models.open import autoencoder_dtype, compute_dtype
+from ...models.open import compute_dtype
 from ..auto.fit import CONTEXT, free_memory, trained_bytes
 from ..auto.inputs import AutoInputs, gather_auto_inputs, offloadable_parts
 from ..auto.rules import resolve, split_of
@@ -122,7 +122,7 @@ def plan_training(
                 samples = [with_identifiers(sample, pictures.concepts) for sample in pictures.references]
                 check_usable(networks, samples, pictures.concepts, chosen.local_attention == "content")
             timing = time_steps(networks, pictures, chosen, progress, timed, start_from) if timed else None
-            token_limit = networks.text_encoders[0].config.max_position_embeddings - 2
+            token_limit = networks.token_limit - 2
     unresolved = replace(chosen, **{name: getattr(settings, name) for name in MEMORY_SETTINGS})
     split, on_gpu = split_of(chosen, inputs), device.type == "cuda"
     trained = trained_bytes(inputs.trainable_parameters, chosen.optimizer)
@@ -163,7 +163,7 @@ def _auto_inputs(
     if networks.device == device:
         return inputs
     dtype = compute_dtype(networks.ref.dtype, device)
-    vae_dtype = autoencoder_dtype(networks.autoencoder.config, dtype)
+    vae_dtype = networks.autoencoder_dtype(dtype)
     return on_device(inputs, weights, dtype.itemsize, vae_dtype.itemsize, settings.reads_text, free_memory(device))
 
 

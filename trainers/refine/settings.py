@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
 from ...core.settings import Range, setting
-from ..settings.common import DENOISER
+from ...models.public_names import DENOISER_ROOT
 from ..settings.training import AdapterSettings
 from .methods.table import DEFAULT_METHOD, METHODS, RefinementMethod, readers
 
@@ -239,7 +239,7 @@ class RefinementSettings(AdapterSettings):
     @property
     def rates(self) -> dict[str, float]:
         """The refining adapter's learning rate."""
-        return {DENOISER: self.learning_rate}
+        return {DENOISER_ROOT: self.learning_rate}
 
     @property
     def draws(self) -> bool:

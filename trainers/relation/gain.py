@@ -25,7 +25,7 @@ from ...core.randomness import Randomness
 from ...core.values import Sample, TrainingSet
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
-from ...models.stable_diffusion.tokens import pieces_of
+from ...models.stable_diffusion.encoding.prompt_tokens import pieces_of
 from ..data.batch import rows_of
 from ..data.encoded_set import Pool
 from ..losses import squared_error

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
 from ...core.settings import Range, setting
-from ..settings.common import DENOISER
+from ...models.public_names import DENOISER_ROOT
 from ..settings.training import DenoisingSettings, LearnedToken
 
 
@@ -119,7 +119,7 @@ class RelationSettings(LearnedToken, DenoisingSettings):
         """The learned word's, and the adapter's and the discriminator's where there is one."""
         own = {"token": self.token_learning_rate}
         if self.high_noise_rank:
-            own[DENOISER] = self.high_noise_learning_rate
+            own[DENOISER_ROOT] = self.high_noise_learning_rate
         return own if self.adversarial == "off" else own | {"discriminator": self.discriminator_learning_rate}
 
     @property

@@ -17,7 +17,7 @@ from ...augmentation.captions.leaks import RELATION_WORDS
 from ...core.errors import FewShotError
 from ...core.randomness import seed_of
 from ...models.contract import DiffusionModel
-from ...models.stable_diffusion.tokens import pieces_of
+from ...models.stable_diffusion.encoding.prompt_tokens import pieces_of
 from ..losses import steering_loss
 
 FUNCTION_WORDS = frozenset(

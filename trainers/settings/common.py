@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 from ...core.settings import Range, Settings, setting
 
-DENOISER = "unet"
-"""how the names of the denoiser's parameters begin, to which its learning rate belongs"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization(Settings, ABC):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
 from ...core.settings import Range, setting
-from ..settings.common import DENOISER
+from ...models.public_names import DENOISER_ROOT, TEXT_ENCODER_RATE, TEXT_ENCODER_ROOT
 from ..settings.training import AdapterSettings, DenoisingSettings, LearnedToken, ValidationSettings
 
 # Parts whose adapters may have their own rank and alpha.
@@ -183,15 +183,15 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
     @property
     def rates(self) -> dict[str, float]:
         return {
-            DENOISER: self.learning_rate,
-            "text_encoder": self.text_learning_rate,
+            DENOISER_ROOT: self.learning_rate,
+            TEXT_ENCODER_ROOT: self.text_learning_rate,
             "token": self.token_learning_rate,
         }
 
     @property
     def metadata(self) -> dict[str, Any]:
         return {
-            "ss_text_encoder_lr": self.text_learning_rate if self.text_encoder else None,
+            TEXT_ENCODER_RATE: self.text_learning_rate if self.text_encoder else None,
             "ss_min_snr_gamma": self.min_snr_gamma or None,
             "ss_noise_offset": self.noise_offset or None,
             "ss_prior_loss_weight": self.prior_weight,

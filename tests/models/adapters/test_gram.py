@@ -30,7 +30,7 @@ from comfyui_fewshot.models.adapters.inject import LoraSpec, applied, paths_of_s
 from comfyui_fewshot.models.adapters.merge import fuse_adapters, sum_adapters
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample_latents
-from comfyui_fewshot.models.stable_diffusion.configs import read_config
+from comfyui_fewshot.models.stable_diffusion.files.configs import read_config
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS
 
@@ -88,8 +88,8 @@ def test_each_layers_matrix_is_that_of_its_inputs(small_sdxl):
     for path in paths:
         assert torch.allclose(found[path].double(), wanted[path], atol=1e-4 * wanted[path].abs().max().item()), path
     different = {gram.data_ptr(): gram.nbytes for gram in found.values()}
-    assert len(different) == len(group_by_input(paths)) < 0.6 * len(paths)
-    assert sum(different.values()) == gram_bytes(small_sdxl.parts(), paths)
+    assert len(different) == len(group_by_input(small_sdxl, paths)) < 0.6 * len(paths)
+    assert sum(different.values()) == gram_bytes(small_sdxl, paths)
     keys = [path for path in paths if path.endswith(("attn2.to_k", "attn2.to_v"))]
     assert len(keys) > 8 and len({found[path].data_ptr() for path in keys}) == 1
     text = [path for path in paths if path.startswith("text_encoder") and "layers.0" in path]
@@ -113,8 +113,8 @@ def test_the_base_is_as_it_was(small_sdxl):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in small_sdxl.unet.modules())
 
 
-def test_layers_that_only_seem_to_read_the_same_are_told():
-    record, one, other = _GramRecord(), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+def test_layers_that_only_seem_to_read_the_same_are_told(small_sdxl):
+    record, one, other = _GramRecord(small_sdxl.input_name), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     record.add("unet.a.attn1.to_q", one)
     record.add("unet.a.attn1.to_k", one)
     with pytest.raises(FewShotError, match="unet.a.attn1.to_v does not read what unet.a.attn1.to_q reads"):
@@ -128,27 +128,28 @@ def test_stock_sdxl_stays_within_its_memory():
         unet = UNet2DConditionModel.from_config(read_config(CONFIGS / "sdxl", "unet"))
     networks = SimpleNamespace(parts=lambda: {"unet": unet})
     networks.layers = lambda group: StableDiffusion.layers(networks, group)
+    networks.input_name = lambda path: StableDiffusion.input_name(networks, path)
     paths, roots = paths_of_set(networks, "attention_ff"), networks.parts()
     each = sum(4 * find_module(roots, path).in_features ** 2 for path in paths)
-    whole = gram_bytes(roots, paths)
+    whole = gram_bytes(networks, paths)
     assert (
         len(paths) == 700 and each == pytest.approx(11.8 * GB, rel=0.02) and whole == pytest.approx(8.7 * GB, rel=0.02)
     )
-    parts = plan_rounds(roots, paths, 2, GRAM_BYTES)
+    parts = plan_rounds(networks, paths, 2, GRAM_BYTES)
     assert len(parts) == 3 and sorted(path for part in parts for path in part) == sorted(paths)
-    sizes = [2 * gram_bytes(roots, part) for part in parts]
+    sizes = [2 * gram_bytes(networks, part) for part in parts]
     assert max(sizes) <= GRAM_BYTES and sum(sizes) == 2 * whole
     largest = max(4 * find_module(roots, path).in_features ** 2 for path in paths)
     assert largest < 0.11 * GB  # what the device holds
-    assert len(plan_rounds(roots, paths, 1, 10 * GB)) == 1
-    lonely = plan_rounds(roots, paths, 2, 1)
-    assert len(lonely) == len(group_by_input(paths))  # too little for any: one input a round
+    assert len(plan_rounds(networks, paths, 1, 10 * GB)) == 1
+    lonely = plan_rounds(networks, paths, 2, 1)
+    assert len(lonely) == len(group_by_input(networks, paths))  # too little for any: one input a round
 
 
 def test_rounds_give_what_one_gives_and_let_go_of_each_before_the_next(small_sdxl, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     given = two(small_sdxl)
-    whole = 2 * gram_bytes(small_sdxl.parts(), list(given[0][0].factors))
+    whole = 2 * gram_bytes(small_sdxl, list(given[0][0].factors))
     one, errors = fuse_adapters(small_sdxl, given, SHORT)
     assert f"{whole / 1e9:.2f} GB of the host's memory (estimated)" in caplog.text and "rounds" not in caplog.text
     alive, held = [], []

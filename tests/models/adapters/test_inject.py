@@ -13,9 +13,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Dense, Kept, LowRank
 from comfyui_fewshot.models.adapters.inject import PARAMETER_SETS, LoraSpec, applied, inject, paths_of_set
-from comfyui_fewshot.models.stable_diffusion.configs import read_config
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.files.configs import read_config
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
 from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS, FAMILIES
 
 from ..conftest import random_adapter

@@ -8,7 +8,7 @@ from comfyui_fewshot.core.values import Adapter
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec, inject
 from comfyui_fewshot.models.adapters.learned_tokens import MAX_NORM, LearnedTokens, TokenSpec
-from comfyui_fewshot.models.stable_diffusion.prompts import content_tokens, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import content_tokens, encode_prompts
 
 PROMPT = "a photo of a sks cat"
 

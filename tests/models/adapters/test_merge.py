@@ -20,7 +20,7 @@ from comfyui_fewshot.models.adapters.merge import (
     fuse_adapters,
     sum_adapters,
 )
-from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import encode_prompts
 
 from ..conftest import random_adapter
 

@@ -17,7 +17,12 @@ from comfyui_fewshot.models.stable_diffusion.attention_maps import (
     shares_on_grid,
     token_shares,
 )
-from comfyui_fewshot.models.stable_diffusion.prompts import content_tokens, denoise, encode_prompts, token_places
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import (
+    content_tokens,
+    denoise,
+    encode_prompts,
+    token_places,
+)
 from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS
 
 ATTENTION = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")

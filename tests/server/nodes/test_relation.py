@@ -11,7 +11,7 @@ import torch
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.token_files import read_embedding
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import encode_prompts
 from comfyui_fewshot.pocket.world.pictures import write_relation
 from comfyui_fewshot.tests.server import graphs
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from comfyui_fewshot.core.errors import FewShotError
+from comfyui_fewshot.models.contract import ActivationMemory
+from comfyui_fewshot.models.stable_diffusion.memory import StableDiffusionCosts
 from comfyui_fewshot.trainers.auto.fit import MemoryOptions, split_batch
 from comfyui_fewshot.trainers.auto.inputs import AutoInputs
 from comfyui_fewshot.trainers.auto.rules import batch_size, learning_rate, resolve, steps
-from comfyui_fewshot.trainers.auto.unet_costs import ActivationMemory
 from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 SD1 = dict(
@@ -25,8 +26,23 @@ SDXL = dict(
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
 )
 VAE = dict(block_out_channels=(128, 256, 512, 512))
-BIG = AutoInputs(5, 100, 859_520_964, SD1, 8, 512, 1, True, 10_000_000_000, VAE, 2)
-SMALL = replace(BIG, parameters=10_000_000, unet_config=SD1 | {"block_out_channels": (96, 192)}, native_resolution=64)
+BIG = AutoInputs(5, 100, 859_520_964, StableDiffusionCosts(SD1, VAE), 8, 512, 1, True, 10_000_000_000, 64, 2)
+LITTLE = SD1 | dict(
+    block_out_channels=(96, 192),
+    down_block_types=("CrossAttnDownBlock2D",) * 2,
+    up_block_types=("CrossAttnUpBlock2D",) * 2,
+)
+SMALL = replace(
+    BIG, parameters=10_000_000, costs=StableDiffusionCosts(LITTLE, VAE), native_resolution=64, size_multiple=16
+)
+XL = replace(
+    BIG,
+    parameters=2_567_463_684,
+    costs=StableDiffusionCosts(SDXL, VAE),
+    native_resolution=1024,
+    text_encoders=2,
+    size_multiple=32,
+)
 
 
 def test_stable_diffusion_gets_the_usual_values():
@@ -38,15 +54,12 @@ def test_stable_diffusion_gets_the_usual_values():
 
 
 def test_sdxl_gets_the_usual_values():
-    inputs = replace(BIG, parameters=2_567_463_684, unet_config=SDXL, native_resolution=1024, text_encoders=2)
-    chosen, _ = resolve(SubjectSettings(text_encoder=True), inputs)
+    chosen, _ = resolve(SubjectSettings(text_encoder=True), XL)
     assert (chosen.learning_rate, chosen.text_learning_rate, chosen.batch_size) == (1e-4, 5e-6, 1)
 
 
 def test_a_small_base_learns_faster_from_larger_batches():
-    config = SMALL.unet_config | {"down_block_types": ("CrossAttnDownBlock2D",) * 2}
-    inputs = replace(SMALL, unet_config=config | {"up_block_types": ("CrossAttnUpBlock2D",) * 2}, free_bytes=None)
-    chosen, _ = resolve(SubjectSettings(), inputs)
+    chosen, _ = resolve(SubjectSettings(), replace(SMALL, free_bytes=None))
     assert chosen.batch_size == 4 and 1100 < chosen.steps < 1300 and chosen.micro_batch == 8
     assert 8e-4 <= chosen.learning_rate <= 1e-3
 

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import encode_prompts
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
-from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
 from comfyui_fewshot.trainers import run as training
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.subject.method import train_subject

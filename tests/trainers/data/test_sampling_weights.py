@@ -17,7 +17,7 @@ from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.core.values import BESIDE, Concept, Part, Picture, Sample, TrainingSet, content_key
 from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens, TokenSpec
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.trainers.auto.inputs import gather_auto_inputs
 from comfyui_fewshot.trainers.auto.rules import steps
 from comfyui_fewshot.trainers.data.caption_check import captioned

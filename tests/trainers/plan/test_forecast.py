@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyui_fewshot.tests.trainers.auto.test_rules import BIG, SDXL, VAE
+from comfyui_fewshot.models.contract import ActivationMemory
+from comfyui_fewshot.models.stable_diffusion.memory import decoding_bytes, encoding_bytes, training_activations
+from comfyui_fewshot.tests.trainers.auto.test_rules import BIG, SDXL, VAE, XL
 from comfyui_fewshot.trainers.auto.fit import (
     CONTEXT,
     HEADROOM,
@@ -17,19 +19,12 @@ from comfyui_fewshot.trainers.auto.fit import (
     trained_bytes,
 )
 from comfyui_fewshot.trainers.auto.rules import FLOAT8_SAVES, phase_memory, resolve, split_of
-from comfyui_fewshot.trainers.auto.unet_costs import (
-    ActivationMemory,
-    decoding_bytes,
-    encoding_bytes,
-    training_activations,
-)
 from comfyui_fewshot.trainers.plan import forecast
 from comfyui_fewshot.trainers.plan.forecast import CARDS, ParameterCounts, host_memory, on_card, on_device, phases
 from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 SD1_WEIGHTS = ParameterCounts(859_520_964, 83_653_863, 123_060_480)
 XL_WEIGHTS = ParameterCounts(2_567_463_684, 83_653_863, 123_060_480 + 694_659_840)
-XL = replace(BIG, parameters=XL_WEIGHTS.denoiser, unet_config=SDXL, native_resolution=1024, text_encoders=2)
 DEFAULT = 41_861_120  # numbers of SDXL that are trained by default: rank 16 on attention and feed-forward layers
 CLIP = 2_200_000_000  # bytes of a CLIP ViT-L/14 in fp32 that looks at 32 pictures
 
@@ -143,14 +138,14 @@ def test_weights_trained_in_full_are_copied_for_passes_and_averaged_weights_exch
     inputs = on_device(replace(BIG, trainable_parameters=whole, validator_bytes=CLIP), SD1_WEIGHTS, 2, 2, False, 80e9)
     plan, work = split_of(settings, inputs), phase_memory(settings, inputs)
     found = {name: one.activations for name, one in phases(settings, plan, inputs, SD1_WEIGHTS).items()}
-    picture = training_activations(BIG.unet_config, 64, 64, True)
+    picture = BIG.costs.training(512, True)
     assert found[forecast.STEP] == max(more, plan.micro_batch * picture.checkpointed + 2 * whole)
     assert found[forecast.SAMPLING] == sampling_batch(plan.micro_batch) * work.denoising + 2 * whole + more
     assert found[forecast.DECODING] == sampling_batch(plan.micro_batch) * work.decoding + more
     assert found[forecast.SCORING] == CLIP + more
     wide = on_device(replace(inputs, is_half=False), SD1_WEIGHTS, 4, 4, False, 80e9)
     step = phases(settings, split_of(settings, wide), wide, SD1_WEIGHTS)[forecast.STEP]
-    picture = training_activations(BIG.unet_config, 64, 64, False)
+    picture = BIG.costs.training(512, False)
     assert step.activations == max(more, plan.micro_batch * picture.checkpointed)
 
 

@@ -13,8 +13,8 @@ from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Dense, Kept, LowRank, Prompt, PromptSet
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.open import open_base
-from comfyui_fewshot.models.stable_diffusion.latents import decode_latents
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.latents import decode_latents
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.losses import clip_for

@@ -18,7 +18,7 @@ from comfyui_fewshot.models.adapters.inject import LoraSpec, inject
 from comfyui_fewshot.models.adapters.merge import sum_adapters
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample_latents
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.pocket.world import words
 from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.trainers.commands.relation import read_relation

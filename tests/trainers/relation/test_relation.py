@@ -19,7 +19,7 @@ from comfyui_fewshot.core.values import Concept, TrainingSet
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.token_files import read_embedding
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import encode_prompts
 from comfyui_fewshot.pocket.world import words
 from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.trainers import __main__ as command

@@ -13,7 +13,7 @@ from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world.pictures import write_subject
 from comfyui_fewshot.trainers.subject.method import PRIOR, REFERENCE, SubjectTraining

@@ -13,8 +13,8 @@ from comfyui_fewshot.core.images import pixel_key
 from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Sample
 from comfyui_fewshot.models.adapters.apply import applied
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
-from comfyui_fewshot.models.stable_diffusion.tokens import Tokens
+from comfyui_fewshot.models.stable_diffusion.encoding.prompt_tokens import Tokens
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.data.encoded_set import build_pool
 from comfyui_fewshot.trainers.loop import Plan, train

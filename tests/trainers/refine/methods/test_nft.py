@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.advantages import group_advantages, pooled_advantages
 from comfyui_fewshot.trainers.refine.losses import nft_loss, optimality

@@ -11,9 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-from comfyui_fewshot.tests.trainers.auto.test_rules import SD1, SDXL
-from comfyui_fewshot.trainers.auto.fit import autocast_bytes
-from comfyui_fewshot.trainers.auto.unet_costs import (
+from comfyui_fewshot.models.stable_diffusion.memory import (
     decoding_bytes,
     encoding_bytes,
     inference_bytes,
@@ -21,6 +19,8 @@ from comfyui_fewshot.trainers.auto.unet_costs import (
     training_activations,
     unet_blocks,
 )
+from comfyui_fewshot.tests.trainers.auto.test_rules import SD1, SDXL
+from comfyui_fewshot.trainers.auto.fit import autocast_bytes
 from comfyui_fewshot.vision.memory import vision_tower_bytes
 
 DEEP = dict(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .networks import Networks
+    from ..networks import Networks
 
 
 @torch.no_grad()

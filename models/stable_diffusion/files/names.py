@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, convert_open_clip_checkpoint
 from torch import Tensor
 
-from .variants import TextEncoder
+from ..variants import TextEncoder
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."

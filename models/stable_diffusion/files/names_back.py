@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from ...core.errors import FewShotError
+from ....core.errors import FewShotError
+from ..variants import TextEncoder
 from .names import RESNET, ROOTS, UNET, VAE
-from .variants import TextEncoder
 
 _UNET_BACK = {ours: theirs for theirs, ours in ROOTS.items()}
 _RESNET_BACK = {ours: theirs for theirs, ours in RESNET.items()}

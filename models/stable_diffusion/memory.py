@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..contract import ActivationMemory
+
 RESNET = 3  # values stored a cell and channel (in and out) in a residual block: input of norm, activation, convolution
 ENTRY = 3  # and in a transformer, a cell and channel: the norm's input and both projections'
 EVERYWHERE = ("self", "cross", "feed_forward")
@@ -50,29 +52,6 @@ class UNetBlock:
     cells: int
     depth: int
     skipped: int
-
-
-@dataclass(frozen=True)
-class ActivationMemory:
-    """Bytes of one image in a training step of the denoiser: everything stored, or with gradient checkpointing.
-
-    `once` are bytes that a pass takes however many images are in it.
-    """
-
-    stored: float
-    checkpointed: float
-    once: float = 0.0
-
-    def beside(self, more: float, once: float = 0.0) -> ActivationMemory:
-        """With `more` bytes an image, which checkpointing does not change."""
-        return ActivationMemory(self.stored + more, self.checkpointed + more, self.once + once)
-
-    def bytes(self, checkpointing: bool) -> float:
-        return self.checkpointed if checkpointing else self.stored
-
-    def together(self, number: int, checkpointing: bool) -> float:
-        """Bytes of a pass of `number` images."""
-        return number * self.bytes(checkpointing) + self.once
 
 
 def unet_blocks(config: Mapping[str, Any], height: int, width: int) -> list[UNetBlock]:
@@ -182,3 +161,32 @@ def _for_each_level(value: Any, levels: int) -> list[int]:
     if isinstance(value, int):
         return [value] * levels
     return [max(v) if isinstance(v, (list, tuple)) else v for v in value]
+
+
+@dataclass(frozen=True)
+class StableDiffusionCosts:
+    """The networks' costs by their configurations; see `contract.ActivationCosts`."""
+
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text_encoders: tuple[Any, ...] = ()
+
+    def training(self, side: int, half: bool, adapters: Collection[str] = EVERYWHERE) -> ActivationMemory:
+        cells = self._cells(side)
+        return training_activations(self.unet, cells, cells, half, adapters)
+
+    def sampling(self, side: int, half: bool, adapters: Collection[str] = EVERYWHERE) -> float:
+        cells = self._cells(side)
+        return inference_bytes(self.unet, cells, cells, half, adapters)
+
+    def encoding(self, side: int, itemsize: int) -> float:
+        return encoding_bytes(self.vae, side**2, itemsize)
+
+    def decoding(self, side: int, itemsize: int) -> float:
+        return decoding_bytes(self.vae, side**2, itemsize)
+
+    def prompt(self, half: bool, adapters: bool) -> float:
+        return sum(text_activation_bytes(config, half, adapters) for config in self.text_encoders)
+
+    def _cells(self, side: int) -> int:
+        return side // 2 ** (len(self.vae["block_out_channels"]) - 1)

@@ -12,11 +12,11 @@ import torch
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.models.conditioning import Conditioning
 from comfyui_fewshot.models.open import base_from_path, open_base
+from comfyui_fewshot.models.stable_diffusion.encoding.prompt_tokens import Tokens
+from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts, time_ids
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
-from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts, time_ids
-from comfyui_fewshot.models.stable_diffusion.tokens import Tokens
 
-from .. import checkpoints
+from ... import checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.errors import FewShotError
+from ....core.errors import FewShotError
 from .names import UNET, VAE
 
 _TRANSFORMER = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:1\.)?transformer_blocks\.(\d+)\.")

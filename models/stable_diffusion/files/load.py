@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +13,12 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ...core.errors import FewShotError
-from ...core.weight_files import open_tensors
+from ....core.errors import FewShotError
+from ....core.values import BaseModelRef, Loaded
+from ....core.weight_files import open_tensors
+from ..variants import CONFIGS, Family, TextEncoder
 from .configs import read_config, text_config, unet_config, vae_config
 from .names import UNET, current_vae_names, text_prefixes, text_tensors, unet_tensors, vae_tensors, with_text_model
-from .variants import CONFIGS, Family, TextEncoder
 
 Part = tuple[dict[str, Any], Mapping[str, Tensor]]
 """A network's config and its parameters in diffusers' or transformers' names"""
@@ -119,6 +120,19 @@ def _weight_files(folder: Path) -> list[Path]:
     raise FewShotError(f"{folder} holds no weights (a .safetensors file): the model folder is incomplete")
 
 
+@contextmanager
+def source_of(ref: BaseModelRef, family: Family) -> Iterator[Source]:
+    """Where the parts of `ref` come from, open within the context."""
+    location = ref.location
+    if isinstance(location, Loaded):
+        yield OriginalCheckpoint(location.state_dict(), family, location.components, ref.prediction)
+    elif location.is_dir():
+        yield ModelFolder(location, family)
+    else:
+        with open_tensors(location) as (tensors, _):
+            yield OriginalCheckpoint(tensors, family, prediction=ref.prediction)
+
+
 # --------------------------------------------------------------------------------------------------------- building
 
 
@@ -158,6 +172,11 @@ def assemble(
         )
     network.load_state_dict(weights, strict=False, assign=True)
     return network.to(device).eval().requires_grad_(False)
+
+
+def autoencoder_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """The type that an autoencoder computes in beside a denoiser in `dtype`: SDXL's overflows in float16."""
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
 def _text_encoder(names: TextEncoder, config: Mapping[str, Any]) -> nn.Module:

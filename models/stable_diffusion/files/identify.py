@@ -9,16 +9,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...core.errors import FewShotError
-from ...core.weight_files import other_kind
+from ....core.errors import FewShotError
+from ....core.values import content_key
+from ....core.weight_files import file_hash, other_kind
+from ..variants import family_of_config
 from .configs import read_config
 from .names import UNET
-from .variants import family_of_config
 
 SUPPORTED = "Stable Diffusion 1.x, 2.x and SDXL checkpoints are supported"
 SD2_VELOCITY = 0.09
 """SD 2.x files carry no mark. In those that predict velocity the last transformer's first norm has a bias whose
 standard deviation is above this; ComfyUI tells them apart in the same way."""
+
+COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+"""the parts of a folder in diffusers' layout that a result depends on"""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,12 @@ def identify_folder(folder: Path) -> Identity:
     scheduler = read_config(folder, "scheduler")
     prediction = scheduler.get("prediction_type", "epsilon")
     return Identity(family.name, prediction, bool(scheduler.get("rescale_betas_zero_snr", False)))
+
+
+def folder_hash(folder: Path) -> str:
+    """The content key of a folder in diffusers' layout."""
+    files = sorted(p for part in COMPONENTS for p in (folder / part).glob("*") if p.is_file())
+    return content_key([[p.relative_to(folder).as_posix(), file_hash(p)] for p in files])
 
 
 def _other_folder(folder: Path) -> str:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import FewShotError
-from ..conditioning import Conditioning
-from .tokens import Row, pieces_of, tokens_of
+from ....core.errors import FewShotError
+from ...conditioning import Conditioning
+from .prompt_tokens import Row, pieces_of, tokens_of
 
 if TYPE_CHECKING:
-    from .networks import Networks
+    from ..networks import Networks
 
 PROMPTS_AT_ONCE = 32
 Embeddings = Mapping[str, Mapping[str, Tensor]]

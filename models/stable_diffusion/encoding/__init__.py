@@ -1,0 +1,1 @@
+"""Into the denoiser and out: prompts and their tokens, pictures and their latents."""
