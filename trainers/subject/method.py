@@ -126,7 +126,7 @@ class SubjectStep:
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
         noise = random.normal(f"{term}/noise", step, samples, mean.shape[1:])
         if self.settings.noise_offset:
-            offset = random.normal(f"{term}/offset", step, samples, (mean.shape[1], 1, 1))
+            offset = random.normal(f"{term}/offset", step, samples, (mean.shape[1], *[1] * (mean.dim() - 2)))
             noise = noise + self.settings.noise_offset * offset
         times = self.times(term, step, samples)
         told = [not random.happens(f"{term}/dropped", step, i, self.settings.caption_dropout) for i in samples]
@@ -173,8 +173,7 @@ class SubjectStep:
             return Conditioning.cat(cached)
         prompts = [prompt for half in halves for prompt in half.prompts]
         unique = list(dict.fromkeys(prompts))
-        places = torch.arange(len(unique), device=self.networks.device)
-        return self.networks.encode_prompts(unique).take(rows_of(places, [unique.index(prompt) for prompt in prompts]))
+        return self.networks.encode_prompts(unique).take([unique.index(prompt) for prompt in prompts])
 
     def errors(self, term: str, half: Half, prediction: torch.Tensor) -> torch.Tensor:
         """The losses (n,) of one term's samples."""
