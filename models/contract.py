@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.values import BaseModelRef
-from .conditioning import Conditioning
+from .conditioning import Conditioning, Embeddings
 from .process import DiffusionProcess
 
 
@@ -92,7 +92,6 @@ class DiffusionModel(Protocol):
     dtype: torch.dtype
     words: Mapping[str, Mapping[str, Tensor]]
     before_predict: list[Callable[[Tensor], None]]
-    mixed: bool
 
     @property
     def family(self) -> ModelFamily: ...
@@ -136,15 +135,14 @@ class DiffusionModel(Protocol):
         """Pictures (B, 3, H, W) in [0, 1], float32. Differentiable."""
         ...
 
-    def encode_prompts(
-        self, prompts: Sequence[str], embeddings: Mapping[str, Mapping[str, Tensor]] | None = None
-    ) -> Conditioning:
+    def encode_prompts(self, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
         """The conditioning of prompts, one row each; `embeddings` are learned words besides the model's own."""
         ...
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None) -> Tensor:
         """The denoiser's prediction in float32 for noisy latents (B, ...) at times (B,).
 
+        Rows whose conditioning has one shape are computed in one call, the others in further ones (`predict.by_shape`).
         `sizes` are rows of `size_conditioning`; without them pictures are whole and have the latents' size.
         """
         ...
@@ -183,11 +181,14 @@ class DiffusionModel(Protocol):
         ...
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """The networks that adapters may change, by the first part of a module's path."""
+        """The networks that adapters may change, by the first part of a module's path (`public_names`)."""
         ...
 
     def layers(self, group: str) -> Iterator[str]:
-        """Paths of the layers of a group that an adapter may sit on; none where the model has no such group."""
+        """Paths of the layers of a group that an adapter may sit on; none where the model has no such group.
+
+        Layers in which picture and text attend to both at once are of the group "cross" as well as of "self".
+        """
         ...
 
     def input_name(self, path: str) -> str:

@@ -11,8 +11,10 @@ IS_V2 = "ss_v2"
 # Widgets of ComfyUI's loaders that name a base in a saved graph, and its node that encodes a prompt.
 BASE_WIDGETS = ("ckpt_name", "unet_name")
 PROMPT_NODE = "CLIPTextEncode"
+# The sets of layers that a training may choose.
+PARAMETER_SETS = ("attention", "cross", "cross_kv", "self", "attention_ff", "feed_forward", "all", "none")
 
 
 def in_denoiser(path: str) -> bool:
-    """Whether an adapter's path is of the denoiser, not of a text encoder."""
-    return path.startswith(f"{DENOISER_ROOT}.")
+    """Whether an adapter's path is of the denoiser, whatever its family calls that, and not of a text encoder."""
+    return not path.startswith(TEXT_ENCODER_ROOT)

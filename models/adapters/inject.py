@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...core.errors import FewShotError
 from ...core.values import NOISY_FROM, Adapter, Factor, LowRank
-from ..parameter_sets import PARAMETER_SETS
+from ..public_names import PARAMETER_SETS
 from .apply import applied
 from .full_weights import EVERYTHING, FullWeights
 from .learned_tokens import LearnedTokens, TokenConstraint

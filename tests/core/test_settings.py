@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.models.parameter_sets import PARAMETER_SETS
+from comfyui_fewshot.models.public_names import PARAMETER_SETS
 from comfyui_fewshot.trainers.refine.settings import RefinementSettings
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
 from comfyui_fewshot.trainers.subject.settings import SubjectSettings

@@ -10,5 +10,5 @@ def test_they_stay():
 
 
 def test_the_denoisers_paths_are_known():
-    assert names.in_denoiser("unet.conv_in") and not names.in_denoiser("unet")
+    assert names.in_denoiser("unet.conv_in") and names.in_denoiser("diffusion_model.layers.0")
     assert not names.in_denoiser("text_encoder.text_model.encoder.layers.0.mlp.fc1")

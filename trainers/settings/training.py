@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from ...core.settings import Range, setting
-from ...models.parameter_sets import PARAMETER_SETS
+from ...models.public_names import PARAMETER_SETS
 from .common import Checkpointing, MemorySettings, Optimization, Previews
 
 # The sets that a parameter_set consists of, where it is not one itself.

@@ -90,7 +90,7 @@ class SubjectStep(DenoisingStep):
         noise = super().noise(term, step, samples, shape)
         if not self.settings.noise_offset:
             return noise
-        offset = self.random.normal(f"{term}/offset", step, samples, (shape[0], 1, 1))
+        offset = self.random.normal(f"{term}/offset", step, samples, (shape[0], *[1] * (len(shape) - 1)))
         return noise + self.settings.noise_offset * offset
 
     def told(self, term: str, step: int, samples: Sequence[int]) -> list[bool]:
