@@ -24,7 +24,7 @@ from ..core.values import Adapter, BaseModelRef, Prompt, PromptSet, content_key
 from ..models.adapters.apply import applied
 from ..models.contract import DiffusionModel
 from ..models.open import open_base
-from ..models.sampling import sample
+from ..models.sampling import SamplingOptions, sample
 from .prompts.sets import TRIGGER, insert_phrase
 from .report.grids import contact_sheet
 from .watermark import add_watermark
@@ -185,18 +185,16 @@ def _sample(
     progress: Progress,
 ) -> list[Image.Image]:
     """Draws the jobs and writes each picture to its file."""
-    drawn = sample(
-        networks,
-        [job.text for job in jobs],
-        [job.seed for job in jobs],
-        negative=settings.negative,
+    options = SamplingOptions(
         width=settings.width or networks.resolution,
         height=settings.height or networks.resolution,
         steps=settings.steps,
         guidance=settings.guidance,
+        negative=settings.negative,
         batch=settings.batch,
-        progress=CancelOnly(progress),
     )
+    texts, seeds = [job.text for job in jobs], [job.seed for job in jobs]
+    drawn = sample(networks, texts, seeds, options, CancelOnly(progress))
     if not math.isfinite(float(drawn.sum())):
         raise FewShotError(f"the pictures of {candidate.name} hold no numbers (NaN); set the base's dtype to float32")
     pictures = [Image.fromarray(v.numpy()) for v in (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1)]

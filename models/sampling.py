@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,40 +24,33 @@ if TYPE_CHECKING:
     from .contract import DiffusionModel
 
 
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How pictures are drawn: sides in pixels, the classifier-free guidance scale (1 is none), and how many at once."""
+
+    width: int
+    height: int
+    steps: int = 30
+    guidance: float = 7.0
+    negative: str = ""
+    batch: int = 4
+
+
 @torch.no_grad()
 def sample(
     networks: DiffusionModel,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    *,
-    negative: str = "",
-    width: int,
-    height: int,
-    steps: int = 30,
-    guidance: float = 7.0,
-    batch: int = 4,
+    options: SamplingOptions,
     progress: Progress | None = None,
     embeddings: Embeddings | None = None,
 ) -> Tensor:
     """One picture a prompt and seed: (B, 3, H, W) in [0, 1] on the CPU.
 
-    Each picture has its own random stream, so it does not depend on the others or on `batch`. `width` and `height` are
-    in pixels; `guidance` is the classifier-free guidance scale, 1 for none.
+    Each picture has its own random stream, so it does not depend on the others or on `options.batch`.
     """
-    latents = sample_latents(
-        networks,
-        prompts,
-        seeds,
-        negative=negative,
-        width=width,
-        height=height,
-        steps=steps,
-        guidance=guidance,
-        batch=batch,
-        progress=progress,
-        embeddings=embeddings,
-    )
-    return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(batch)])
+    latents = sample_latents(networks, prompts, seeds, options, progress, embeddings)
+    return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(options.batch)])
 
 
 @torch.no_grad()
@@ -64,24 +58,19 @@ def sample_latents(
     networks: DiffusionModel,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    *,
-    negative: str = "",
-    width: int,
-    height: int,
-    steps: int = 30,
-    guidance: float = 7.0,
-    batch: int = 4,
+    options: SamplingOptions,
     progress: Progress | None = None,
     embeddings: Embeddings | None = None,
 ) -> Tensor:
     """The scaled latents (B, C, h, w) of what `sample` gives, on the networks' device."""
-    _check(networks, prompts, seeds, width, height, steps, batch)
-    progress = progress or NullProgress()
-    shape = networks.latent_shape(width, height)
-    plain = math.isclose(guidance, 1.0)
-    wanted, against = _conditionings(networks, prompts, None if plain else negative, embeddings)
+    _check(networks, prompts, seeds, options)
+    progress, steps, batch = progress or NullProgress(), options.steps, options.batch
+    size = (options.width, options.height)
+    shape = networks.latent_shape(*size)
+    plain = math.isclose(options.guidance, 1.0)
+    wanted, against = _conditionings(networks, prompts, None if plain else options.negative, embeddings)
     process = networks.process
-    times = process.sampling_times(steps, (width, height)).to(networks.device)
+    times = process.sampling_times(steps, size).to(networks.device)
     table = process.coefficients(times[:-1], times[1:]).to(networks.device)
     done, total = 0, steps * math.ceil(len(prompts) / batch)
     finished = []
@@ -93,7 +82,7 @@ def sample_latents(
         for i in range(steps):
             progress.check()
             now = times[i : i + 1]
-            prediction = guided(networks, latents, now.expand(len(latents)), both, guidance)
+            prediction = guided(networks, latents, now.expand(len(latents)), both, options.guidance)
             latents = gaussian(process, latents, prediction, now, table.take(slice(i, i + 1))).mean
             done += 1
             progress.report(done, total)
@@ -116,15 +105,8 @@ def initial_noise(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn((1, *shape), generator=generator)[0]
 
 
-def _check(
-    networks: DiffusionModel,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    width: int,
-    height: int,
-    steps: int,
-    batch: int,
-) -> None:
+def _check(networks: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int], options: SamplingOptions) -> None:
+    width, height, batch = options.width, options.height, options.batch
     cell = networks.downscale
     if not prompts or len(prompts) != len(seeds):
         raise FewShotError(
@@ -132,6 +114,6 @@ def _check(
         )
     if width < cell or height < cell or width % cell or height % cell:
         raise FewShotError(f"a picture of {width} x {height} pixels cannot be made: both must be multiples of {cell}")
-    check_steps(steps, len(networks.process))
+    check_steps(options.steps, len(networks.process))
     if batch < 1:
         raise FewShotError(f"a batch of {batch} was asked for: choose at least 1")

@@ -33,14 +33,9 @@ FAMILY_ROOMS = ("models/stable_diffusion/", "models/hosted/", "nodes/comfy/", "p
 PUBLIC_NAMES = "models/public_names.py"  # keys and names of saved things, which must stay
 LEFT = {
     "modules": {},
-    "lines": {
-    },
-    "parameters": {
-        "models/sampling.py _check": 7,
-        "models/sampling.py sample": 11, "models/sampling.py sample_latents": 11,
-        "trainers/data/encoded_set.py build_pool": 7, },
-    "family": {
-    },
+    "lines": {},
+    "parameters": {},
+    "family": {},
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from ..models.adapters.token_files import write_parts
 from ..models.contract import DiffusionModel
 from ..models.export import trained_base
 from ..models.offload import Offloaded
+from ..models.sampling import SamplingOptions
 from .auto.inputs import gather_auto_inputs, offloadable_parts
 from .auto.rules import resolve
 from .context import TrainingContext
@@ -33,7 +34,7 @@ from .settings.common import Optimization
 from .settings.training import TrainingSettings
 from .state.checkpoint import Checkpoints
 from .state.run_folder import RunFolder, find_run, open_run
-from .validation.image_metrics import SamplingOptions, Validation, Validator, sample_pictures, validation_interval
+from .validation.image_metrics import Validation, Validator, sample_pictures, validation_interval
 from .validation.report import report
 from .validation.schedule import FILE, BestCheckpoint, ValidatedCheckpoint, read_readings
 
@@ -221,7 +222,7 @@ class _Job:
         try:
             pixels = sample_pictures(
                 self.networks, self.offloaded.on_device, [prompt], [PREVIEW_SEED],
-                SamplingOptions(side, PREVIEW_STEPS, PREVIEW_GUIDANCE),
+                SamplingOptions(side, side, PREVIEW_STEPS, PREVIEW_GUIDANCE, batch=1),
             )  # fmt: skip
             picture = Image.fromarray((pixels[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
             picture.save(make_folder(run.samples) / f"step_{step:08d}.png")

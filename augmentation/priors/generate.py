@@ -19,7 +19,7 @@ from ...core.errors import FewShotError
 from ...core.progress import NO_METRICS, Metrics, Progress
 from ...core.values import BaseModelRef, Concept, Loaded, Picture, Sample, TrainingSet, content_key
 from ...models.open import compute_dtype, open_base
-from ...models.sampling import sample
+from ...models.sampling import SamplingOptions, sample
 from ..captions.identifiers import find_word
 from . import prompts as prior_prompts
 from .filter import Filters, select_priors
@@ -279,10 +279,8 @@ class _PriorSampler:
     def _sample(self, prompts: list[str], seeds: list[int]) -> torch.Tensor:
         settings = self.settings
         start, steps, total = (count * settings.steps for count in (self.done, len(prompts), self.total))
-        return sample(
-            self.networks, prompts, seeds, width=self.width, height=self.height, steps=settings.steps,
-            guidance=settings.guidance, batch=self.batch, progress=_ProgressSlice(self.progress, start, steps, total),
-        )  # fmt: skip
+        options = SamplingOptions(self.width, self.height, settings.steps, settings.guidance, batch=self.batch)
+        return sample(self.networks, prompts, seeds, options, _ProgressSlice(self.progress, start, steps, total))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ...core.values import Adapter, BaseModelRef, Dense, Factor, TrainingSet, co
 from ...models.adapters.apply import applied, find_module
 from ...models.adapters.inject import EVERYTHING, paths_of_set
 from ...models.open import base_from_path, open_base
-from ...models.sampling import sample
+from ...models.sampling import SamplingOptions, sample
 from ...models.stable_diffusion.attention_maps import shares_on_grid
 from ...pocket import gallery
 from ...pocket.models import judge
@@ -159,9 +159,7 @@ class Workshop:
         side = world.SIZE
         with open_base(self.base, self.device) as networks:
             with applied(networks, [(adapter, strength)] if adapter else []):
-                images = sample(
-                    networks, prompts, seeds, width=side, height=side, steps=STEPS, guidance=GUIDANCE, batch=32
-                )
+                images = sample(networks, prompts, seeds, SamplingOptions(side, side, STEPS, GUIDANCE, batch=32))
         arrays = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
         return [Image.fromarray(array) for array in arrays]
 

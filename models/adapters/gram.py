@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...core.errors import FewShotError
 from ...core.progress import CancelOnly, Progress
 from ...core.values import Adapter
-from ..sampling import sample_latents
+from ..sampling import SamplingOptions, sample_latents
 from .apply import applied, find_module
 
 if TYPE_CHECKING:
@@ -90,16 +90,9 @@ def input_grams(
     prompts = [text.format(adapter.trigger) for text in PROMPTS]
     size = drawing.size or networks.resolution
     with applied(networks, [(adapter, strength)], beside=True), _recorded(networks, paths) as record:
-        sample_latents(
-            networks,
-            prompts,
-            [drawing.seed + number for number in range(len(prompts))],
-            width=size,
-            height=size,
-            steps=drawing.steps,
-            guidance=1.0,
-            progress=CancelOnly(progress),
-        )
+        seeds = [drawing.seed + number for number in range(len(prompts))]
+        options = SamplingOptions(size, size, drawing.steps, guidance=1.0)
+        sample_latents(networks, prompts, seeds, options, CancelOnly(progress))
     means = record.means()
     return {path: means[networks.input_name(path)] for path in paths}
 

@@ -17,7 +17,7 @@ from comfyui_fewshot.models.adapters.formats import read_lora, write_lora
 from comfyui_fewshot.models.adapters.inject import LoraSpec, applied
 from comfyui_fewshot.models.adapters.token_files import write_embedding
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.sampling import sample, sample_latents
+from comfyui_fewshot.models.sampling import SamplingOptions, sample, sample_latents
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 
@@ -142,18 +142,19 @@ def test_sd1_outputs_and_pictures(comfyui_path: Path, tmp_path: Path, clip_skip:
         base = denoise(networks, inputs["latents"], inputs["timesteps"], encode_prompts(networks, [PROMPT]).repeat(2))
         with applied(networks, [(read_lora(tmp_path / "lora.safetensors"), 1.0)]):
             check_outputs(networks, answer, inputs, base)
-            picture = sample(networks, [PROMPT], [5], negative=NEGATIVE, width=64, height=64, steps=7, guidance=4.0)
+            options = SamplingOptions(64, 64, steps=7, guidance=4.0, negative=NEGATIVE)
+            picture = sample(networks, [PROMPT], [5], options)
         assert (picture - answer.tensors["picture"]).abs().max() <= 1e-3
-        without = sample(networks, [PROMPT], [5], negative=NEGATIVE, width=64, height=64, steps=7, guidance=4.0)
+        without = sample(networks, [PROMPT], [5], options)
         assert (without - answer.tensors["picture"]).abs().max() > 0.05
 
 
 def check_latents(networks: StableDiffusion, answer: Answer, lora: Path) -> None:
     """A sampling run with the LoRA on gives ComfyUI's latents, and the base alone does not."""
-    settings = {"negative": NEGATIVE, "width": 64, "height": 64, "steps": 4, "guidance": 3.0}
+    options = SamplingOptions(64, 64, steps=4, guidance=3.0, negative=NEGATIVE)
     with applied(networks, [(read_lora(lora), 1.0)]):
-        close(sample_latents(networks, [PROMPT], [5], **settings), answer.tensors["latents"], 1e-3)
-    assert (sample_latents(networks, [PROMPT], [5], **settings) - answer.tensors["latents"]).abs().max() > 0.05
+        close(sample_latents(networks, [PROMPT], [5], options), answer.tensors["latents"], 1e-3)
+    assert (sample_latents(networks, [PROMPT], [5], options) - answer.tensors["latents"]).abs().max() > 0.05
 
 
 @torch.no_grad()

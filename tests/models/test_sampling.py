@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.models.process import step
-from comfyui_fewshot.models.sampling import initial_noise, sample, sample_latents
+from comfyui_fewshot.models.sampling import SamplingOptions, initial_noise, sample, sample_latents
 from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.models.stable_diffusion.encoding.latents import decode_latents, encode_pictures
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
@@ -44,11 +44,11 @@ def test_a_step_is_diffusers_ddim(prediction: str):
 
 def test_a_picture_depends_on_its_own_seed_and_prompt_alone(opened_pocket: StableDiffusion):
     prompts, seeds = ["a red cat", "a dog", "a red cat"], [3, 4, 5]
-    together = sample(opened_pocket, prompts, seeds, **SIZE)
+    together = sample(opened_pocket, prompts, seeds, SamplingOptions(**SIZE))
     assert together.shape == (3, 3, 64, 64) and together.min() >= 0 and together.max() <= 1
-    alone = sample(opened_pocket, prompts[1:], seeds[1:], batch=1, **SIZE)
+    alone = sample(opened_pocket, prompts[1:], seeds[1:], SamplingOptions(batch=1, **SIZE))
     torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=0)
-    assert torch.equal(together, sample(opened_pocket, prompts, seeds, **SIZE))
+    assert torch.equal(together, sample(opened_pocket, prompts, seeds, SamplingOptions(**SIZE)))
     assert not torch.allclose(together[0], together[2], atol=1e-2)
 
 
@@ -65,14 +65,14 @@ def test_guidance(opened_pocket: StableDiffusion):
     forward = opened_pocket.unet.forward
     opened_pocket.unet.forward = lambda *args, **kwargs: calls.append(len(args[0])) or forward(*args, **kwargs)
     try:
-        plain = sample_latents(opened_pocket, ["a cat"], [1], guidance=1.0, **SIZE)
+        plain = sample_latents(opened_pocket, ["a cat"], [1], SamplingOptions(guidance=1.0, **SIZE))
         assert calls == [1, 1, 1]
-        same = sample_latents(opened_pocket, ["a cat"], [1], negative="a cat", guidance=5.0, **SIZE)
+        same = sample_latents(opened_pocket, ["a cat"], [1], SamplingOptions(negative="a cat", guidance=5.0, **SIZE))
         assert calls == [1, 1, 1, 2, 2, 2]
     finally:
         opened_pocket.unet.forward = forward
     torch.testing.assert_close(plain, same, atol=1e-3, rtol=1e-3)
-    other = sample_latents(opened_pocket, ["a cat"], [1], negative="a dog", guidance=5.0, **SIZE)
+    other = sample_latents(opened_pocket, ["a cat"], [1], SamplingOptions(negative="a dog", guidance=5.0, **SIZE))
     assert (other - plain).abs().max() > 1e-3
 
 
@@ -91,7 +91,7 @@ class Impatient:
 def test_sampling_tells_and_stops(opened_pocket: StableDiffusion):
     progress = Impatient()
     with pytest.raises(InterruptedError):
-        sample(opened_pocket, ["a"] * 3, [1, 2, 3], batch=2, progress=progress, **SIZE)
+        sample(opened_pocket, ["a"] * 3, [1, 2, 3], SamplingOptions(batch=2, **SIZE), progress=progress)
     assert progress.seen == [(1, 6), (2, 6)]
 
 
@@ -107,7 +107,7 @@ def test_sampling_tells_and_stops(opened_pocket: StableDiffusion):
 )
 def test_impossible_requests(opened_pocket: StableDiffusion, change: dict, words: str):
     with pytest.raises(FewShotError, match=words):
-        sample(opened_pocket, ["a cat"], **({"seeds": [1]} | SIZE | change))
+        sample(opened_pocket, ["a cat"], change.pop("seeds", [1]), SamplingOptions(**SIZE | change))
 
 
 def test_latents_are_scaled(opened_pocket: StableDiffusion):

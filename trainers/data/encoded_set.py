@@ -64,7 +64,6 @@ def build_pool(
     progress: Progress,
     masks: bool = False,
     live_text: bool = False,
-    at_once: int = 0,
 ) -> Pool:
     """Read, fit, encode.
 
@@ -73,7 +72,6 @@ def build_pool(
         masks: keep the masks; a sample without one counts as all subject. They are kept too where a composite brings
             a weight of its background.
         live_text: the text encoder is trained, so prompts are not encoded here.
-        at_once: pictures that are encoded together; 0 takes four of 512 px or as many pixels.
 
     Raises:
         FewShotError: a picture cannot be read, or its mask is empty after cropping.
@@ -85,7 +83,7 @@ def build_pool(
         if done % 10 == 0:
             progress.report(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
     _tell_fitting(samples, resolution)
-    at_once = at_once or encoding_batch(resolution)
+    at_once = encoding_batch(resolution)
     moments = []
     for start in range(0, len(fitted), at_once):
         progress.check()

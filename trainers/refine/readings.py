@@ -19,7 +19,7 @@ from ...core.values import Prompt
 from ...evaluation.metrics.diversity import CosineDistance, diversity
 from ...evaluation.report.grids import contact_sheet
 from ...evaluation.reward import RewardModels, names_subject
-from ...models.sampling import sample
+from ...models.sampling import SamplingOptions, sample
 from ...vision.embedders.clip import Clip
 from ...vision.embedders.clip_vision import ClipVision, open_image_embedder
 from ...vision.embedders.dino import Dino
@@ -131,17 +131,9 @@ class Reader:
         painter = self.painter
         side = painter.shape[-1] * painter.networks.downscale
         with painter.awake():
-            pixels = sample(
-                painter.networks,
-                [prompt.text for prompt in prompts],
-                seeds,
-                width=side,
-                height=side,
-                steps=self.settings.sampling_steps,
-                guidance=self.settings.guidance,
-                batch=painter.at_once,
-                progress=CancelOnly(self.progress),
-            )
+            settings, texts = self.settings, [prompt.text for prompt in prompts]
+            options = SamplingOptions(side, side, settings.sampling_steps, settings.guidance, batch=painter.at_once)
+            pixels = sample(painter.networks, texts, seeds, options, CancelOnly(self.progress))
         if not pixels.isfinite().all():
             raise ArithmeticError("the pictures hold no numbers (NaN)")
         return as_pictures(pixels)

@@ -29,7 +29,7 @@ from ...core.values import Prompt, TrainingSet, content_key
 from ...core.weight_files import file_hash
 from ...evaluation.report.grids import contact_sheet
 from ...models.contract import DiffusionModel
-from ...models.sampling import sample_latents
+from ...models.sampling import SamplingOptions, sample_latents
 from ...vision.embedders.clip import Clip
 from ...vision.embedders.clip_vision import ClipVision, open_image_embedder
 from ...vision.embedders.dino import Dino
@@ -206,7 +206,7 @@ class Validation:
             self.on_device,
             [prompt.text for prompt in self.prompts],
             self.seeds,
-            SamplingOptions(self.settings.resolution, STEPS, GUIDANCE, batch),
+            SamplingOptions(self.settings.resolution, self.settings.resolution, STEPS, GUIDANCE, batch=batch),
             CancelOnly(self.progress),
         )
         if not drawn.isfinite().all():
@@ -238,16 +238,6 @@ class Validation:
         self.embedder.move("cpu")
 
 
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How images are sampled: their side in pixels, and how many together."""
-
-    side: int
-    steps: int
-    guidance: float
-    batch: int = 1
-
-
 def sample_pictures(
     networks: DiffusionModel,
     on_device: Callable[..., AbstractContextManager],
@@ -256,20 +246,16 @@ def sample_pictures(
     options: SamplingOptions,
     progress: Progress | None = None,
 ) -> torch.Tensor:
-    """Images (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
+    """Images (B, 3, H, W) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
 
     Args:
         on_device: the context with all networks on the device, or with those that it is given: the decoder runs alone,
             since it takes more memory than the denoiser.
     """
-    side, batch = options.side, options.batch
     with on_device():
-        latents = sample_latents(
-            networks, prompts, seeds,
-            width=side, height=side, steps=options.steps, guidance=options.guidance, batch=batch, progress=progress,
-        )  # fmt: skip
+        latents = sample_latents(networks, prompts, seeds, options, progress)
     with on_device(networks.autoencoder), torch.no_grad():
-        return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(batch)])
+        return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(options.batch)])
 
 
 def mean_pairwise_cosine(embeddings: torch.Tensor) -> float:

@@ -29,7 +29,7 @@ from comfyui_fewshot.models.adapters.gram import (
 from comfyui_fewshot.models.adapters.inject import LoraSpec, applied, paths_of_set
 from comfyui_fewshot.models.adapters.merge import fuse_adapters, sum_adapters
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.sampling import sample_latents
+from comfyui_fewshot.models.sampling import SamplingOptions, sample_latents
 from comfyui_fewshot.models.stable_diffusion.files.configs import read_config
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS
@@ -69,7 +69,7 @@ def by_definition(networks, adapter, paths):
         hooks.append(find_module(networks.parts(), path).register_forward_pre_hook(keep(path)))
     prompts = [text.format(adapter.trigger) for text in PROMPTS]
     with applied(networks, [(adapter, 1.0)]):
-        sample_latents(networks, prompts, [0, 1, 2, 3], width=8, height=8, steps=2, guidance=1.0)
+        sample_latents(networks, prompts, [0, 1, 2, 3], SamplingOptions(width=8, height=8, steps=2, guidance=1.0))
     for hook in hooks:
         hook.remove()
     rows = {path: torch.cat(parts).double() for path, parts in seen.items()}

@@ -24,7 +24,7 @@ from comfyui_fewshot.augmentation.images.load import picture_of, stored_picture
 from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Adapter, Concept, Picture, Sample, TrainingSet
 from comfyui_fewshot.models.adapters.inject import Injected
-from comfyui_fewshot.models.sampling import sample_latents
+from comfyui_fewshot.models.sampling import SamplingOptions, sample_latents
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.data.batch import Half
 from comfyui_fewshot.trainers.loop import Outcome, Plan, train
@@ -199,7 +199,8 @@ class Trial:
 
         def draw(batch: int) -> Tensor:
             size = dict(width=SIDE, height=SIDE, steps=2, guidance=3.0)
-            return sample_latents(self.model, REFERENCES, [1, 2, 3], negative="bad", batch=batch, **size)
+            options = SamplingOptions(negative="bad", batch=batch, **size)
+            return sample_latents(self.model, REFERENCES, [1, 2, 3], options)
 
         together, alone = draw(BATCH), draw(1)
         return ((together - alone).norm() / alone.norm()).item()

@@ -12,7 +12,7 @@ from comfyui_fewshot.augmentation.priors.generate import PriorSettings, generate
 from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.sampling import sample
+from comfyui_fewshot.models.sampling import SamplingOptions, sample
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world.pictures import write_subject
@@ -61,7 +61,7 @@ def change(base, pictures, term):
     """The mean squared change of pictures of the class by 50 steps on one term alone."""
     with open_base(base, CPU, NullProgress()) as networks:
         how = dict(width=64, height=64, steps=6, guidance=1.0)
-        before = sample(networks, ASKED, [5, 6], **how)
+        before = sample(networks, ASKED, [5, 6], SamplingOptions(**how))
         step, injected = prepared(networks, pictures)
         optimiser = torch.optim.AdamW(injected.parameters.values(), lr=5e-4)
         for number in range(50):
@@ -69,7 +69,7 @@ def change(base, pictures, term):
             optimiser.zero_grad()
             step.errors(term, half, *step.predict([half])).mean().backward()
             optimiser.step()
-        return (sample(networks, ASKED, [5, 6], **how) - before).square().mean().item()
+        return (sample(networks, ASKED, [5, 6], SamplingOptions(**how)) - before).square().mean().item()
 
 
 @pytest.mark.slow

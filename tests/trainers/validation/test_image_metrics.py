@@ -16,7 +16,7 @@ from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Concept, Sample
 from comfyui_fewshot.models.offload import Offloaded
 from comfyui_fewshot.models.open import open_base
-from comfyui_fewshot.models.sampling import sample
+from comfyui_fewshot.models.sampling import SamplingOptions, sample
 from comfyui_fewshot.pocket.world.words import build
 from comfyui_fewshot.tests.vision.embedders.test_clip_vision import in_comfy_names, tower
 from comfyui_fewshot.trainers import run as training
@@ -27,7 +27,6 @@ from comfyui_fewshot.trainers.validation import image_metrics as validation
 from comfyui_fewshot.trainers.validation.image_metrics import (
     CHANGES,
     PLACES,
-    SamplingOptions,
     Validation,
     Validator,
     held_out_prompts,
@@ -327,8 +326,8 @@ def test_only_the_autoencoder_is_awake_to_decode(base):
                 yield
 
         offloaded.offload()
-        found = sample_pictures(networks, context, *drawn, SamplingOptions(32, 2, 5.0))
-        same = sample(networks, *drawn, width=32, height=32, steps=2, guidance=5.0, batch=1)
+        found = sample_pictures(networks, context, *drawn, SamplingOptions(32, 32, 2, 5.0, batch=1))
+        same = sample(networks, *drawn, SamplingOptions(32, 32, 2, 5.0, batch=1))
     assert on_device == [["cuda", "cuda"], ["cuda", "cpu"]] and [part.place for part in parts] == ["cpu", "cpu"]
     assert torch.equal(found, same)
 
