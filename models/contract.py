@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.values import BaseModelRef
-from .conditioning import Conditioning
+from .conditioning import Conditioning, Embeddings
 from .process import DiffusionProcess
 
 
@@ -40,7 +40,6 @@ class DiffusionModel(Protocol):
     dtype: torch.dtype
     words: Mapping[str, Mapping[str, Tensor]]
     before_predict: list[Callable[[Tensor], None]]
-    mixed: bool
 
     @property
     def family(self) -> ModelFamily: ...
@@ -79,15 +78,14 @@ class DiffusionModel(Protocol):
         """Pictures (B, 3, H, W) in [0, 1], float32. Differentiable."""
         ...
 
-    def encode_prompts(
-        self, prompts: Sequence[str], embeddings: Mapping[str, Mapping[str, Tensor]] | None = None
-    ) -> Conditioning:
+    def encode_prompts(self, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
         """The conditioning of prompts, one row each; `embeddings` are learned words besides the model's own."""
         ...
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None) -> Tensor:
         """The denoiser's prediction in float32 for noisy latents (B, ...) at times (B,).
 
+        Rows whose conditioning has one shape are computed in one call, the others in further ones (`predict.by_shape`).
         `sizes` are rows of `size_conditioning`; without them pictures are whole and have the latents' size.
         """
         ...

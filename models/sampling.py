@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..core.errors import FewShotError
 from ..core.progress import Silent, Watcher
-from .conditioning import Conditioning
+from .conditioning import Conditioning, Embeddings
+from .predict import guided
 from .process import check_steps, gaussian
-from .stable_diffusion.prompts import Embeddings
 
 if TYPE_CHECKING:
     from .contract import DiffusionModel
@@ -78,8 +78,8 @@ def sample_latents(
     _check(networks, prompts, seeds, width, height, steps, batch)
     watcher = watcher or Silent()
     shape = networks.latent_shape(width, height)
-    guided = not math.isclose(guidance, 1.0)
-    wanted, against = _conditionings(networks, prompts, negative if guided else None, embeddings)
+    plain = math.isclose(guidance, 1.0)
+    wanted, against = _conditionings(networks, prompts, None if plain else negative, embeddings)
     process = networks.process
     times = process.sampling_times(steps, (width, height)).to(networks.device)
     table = process.coefficients(times[:-1], times[1:]).to(networks.device)
@@ -93,7 +93,7 @@ def sample_latents(
         for i in range(steps):
             watcher.check()
             now = times[i : i + 1]
-            prediction = _guided(networks, latents, now, both, guidance)
+            prediction = guided(networks, latents, now.expand(len(latents)), both, guidance)
             latents = gaussian(process, latents, prediction, now, table.take(slice(i, i + 1))).mean
             done += 1
             watcher.progress(done, total)
@@ -108,16 +108,6 @@ def _conditionings(
     texts = list(dict.fromkeys(prompts))
     wanted = networks.encode_prompts(texts, embeddings).take([texts.index(prompt) for prompt in prompts])
     return wanted, None if negative is None else networks.encode_prompts([negative], embeddings)
-
-
-def _guided(networks: DiffusionModel, latents: Tensor, t: Tensor, both: Conditioning, guidance: float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022) on the prediction; without a negative half, the prediction."""
-    copies = len(both) // len(latents)
-    prediction = networks.predict(torch.cat([latents] * copies), t.expand(len(both)), both)
-    if copies == 1:
-        return prediction
-    against, towards = prediction.chunk(2)
-    return against + guidance * (towards - against)
 
 
 def initial_noise(shape: tuple[int, ...], seed: int) -> Tensor:

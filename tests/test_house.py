@@ -28,7 +28,7 @@ FAMILY_ROOMS = ("models/stable_diffusion/", "models/hosted/", "nodes/comfy/", "p
 LEFT = {
     "modules": {"models/stable_diffusion": 14},
     "lines": {
-        "core/settings.py": 475, "trainers/loop.py": 400, "trainers/run.py": 387, "trainers/subject/method.py": 356,
+        "core/settings.py": 475, "trainers/loop.py": 400, "trainers/run.py": 387, "trainers/subject/method.py": 355,
     },
     "parameters": {
         "core/settings.py setting": 9, "models/open.py _assemble_all": 8, "models/sampling.py _check": 7,
@@ -44,8 +44,7 @@ LEFT = {
     },
     "family": {
         "augmentation/gallery/metadata.py": 1, "benchmarks/augment/captions.py": 1, "core/settings.py": 1,
-        "core/values.py": 1, "models/adapters/formats.py": 4, "models/adapters/full_weights.py": 1,
-        "models/adapters/gram.py": 2, "models/adapters/metadata.py": 1, "models/adapters/timestep_range.py": 1,
+        "core/values.py": 1, "models/adapters/formats.py": 4, "models/adapters/gram.py": 2, "models/adapters/metadata.py": 1, "models/adapters/timestep_range.py": 1,
         "models/adapters/token_files.py": 1, "models/export.py": 8, "models/open.py": 3, "nodes/files/adapters.py": 1,
         "trainers/auto/fit.py": 1, "trainers/auto/inputs.py": 3, "trainers/auto/rules.py": 4,
         "trainers/auto/unet_costs.py": 7, "trainers/refine/method.py": 1, "trainers/refine/settings.py": 1,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ...core.values import Dense, Factor
-from ..stable_diffusion.names import with_text_model
 from .apply import check_fits, delta, find_module
 
 if TYPE_CHECKING:
@@ -22,14 +21,12 @@ EVERYTHING = "all"
 class FullWeights:
     """The weights and biases of some modules, trained in full; `parameters` by "<path>.weight" and "<path>.bias".
 
-    The denoiser then computes under autocast, since its trained weights are float32 whatever its compute type is.
+    They are float32 whatever the denoiser's compute type is, which its `predict` computes in by autocast.
     """
 
     def __init__(self, networks: DiffusionModel, paths: Iterator[str], begin: Mapping[str, Factor]):
         self.parameters: dict[str, nn.Parameter] = {}
         self._originals: dict[str, tuple[nn.Module, str, nn.Parameter]] = {}
-        self._networks = networks
-        self._mixed = networks.mixed
         roots = networks.parts()
         with torch.inference_mode(False), torch.no_grad():
             for path in paths:
@@ -44,8 +41,6 @@ class FullWeights:
         """Switch the networks to the trained weights, or to the original ones."""
         for key, (module, name, original) in self._originals.items():
             setattr(module, name, self.parameters[key] if trained else original)
-        half = self._networks.dtype != torch.float32
-        self._networks.mixed = self._mixed or (trained and half and bool(self._originals))
 
     def extract(self) -> dict[str, Dense]:
         """The difference of each module's weight and bias: float32, on the CPU."""
@@ -69,7 +64,7 @@ def _change(factor: Factor | None, name: str, original: Tensor, path: str) -> Te
 
 
 def modules_with_weights(root: str, network: nn.Module) -> Iterator[str]:
-    """The paths of all modules of a network that hold parameters of their own."""
+    """The paths of all modules of a network, named `root`, that hold parameters of their own."""
     for name, module in network.named_modules():
         if next(module.named_parameters(recurse=False), None) is not None:
-            yield f"{root}.{with_text_model(name) if root != 'unet' else name}"
+            yield f"{root}.{name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.full_weights import EVERYTHING, modules_with_weights
-from ..conditioning import Conditioning
+from ..conditioning import Conditioning, Embeddings
+from ..predict import by_shape
 from .attention_maps import Layer, captured, chosen_layers
 from .latents import decode_latents, encode_pictures
 from .names import with_text_model
 from .networks import Networks
-from .prompts import Embeddings, content_tokens, denoise, encode_prompts, time_ids, token_places
+from .prompts import content_tokens, denoise, encode_prompts, time_ids, token_places
 
 # Which linear layers a group has, as a regular expression on whole module paths. "cross_kv" are the projections of the
 # prompt (Kumari et al. 2023, Custom Diffusion); "attention" is the usual choice (Hu et al. 2021).
@@ -50,8 +52,7 @@ class StableDiffusion(Networks):
         return encode_prompts(self, prompts, embeddings)
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None) -> Tensor:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return denoise(self, latents, t, conditioning, sizes)
+        return by_shape(partial(denoise, self), latents, t, conditioning, sizes)
 
     def size_conditioning(self, crops: Sequence[Any]) -> Tensor | None:
         if self.unet.config.get("addition_embed_type") != "text_time":

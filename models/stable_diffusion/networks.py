@@ -18,9 +18,8 @@ from .variants import Family
 class Networks:
     """An opened base model. `dtype` is the compute type of its frozen weights; the autoencoder's may be wider.
 
-    `words` are the learned words that prompts may hold, as in `prompts.Embeddings`; `mixed` says that some of the
-    denoiser's own weights are float32 because they are trained, so that it computes under autocast. `before_predict`
-    are told the noise levels (B,) of each call of the denoiser, by which some adapters count (`timestep_range`).
+    `words` are the learned words that prompts may hold, as in `conditioning.Embeddings`. `before_predict` are told the
+    noise levels (B,) of each call of the denoiser, by which some adapters count (`timestep_range`).
     `tokens` are the prompts that were encoded so far.
     """
 
@@ -34,7 +33,6 @@ class Networks:
     dtype: torch.dtype
     ref: BaseModelRef
     words: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
-    mixed: bool = False
     before_predict: list[Callable[[torch.Tensor], None]] = field(default_factory=list)
     tokens: Tokens = field(default_factory=Tokens)
 

@@ -7,22 +7,20 @@ fit is left out, with a warning that names it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ...core.errors import FewShotError
-from ..conditioning import Conditioning
+from ..conditioning import Conditioning, Embeddings
 from .tokens import Row, pieces_of, tokens_of
 
 if TYPE_CHECKING:
     from .networks import Networks
 
 PROMPTS_AT_ONCE = 32
-Embeddings = Mapping[str, Mapping[str, Tensor]]
-"""learned vectors by the word that stands for them, then by "clip_l" / "clip_g": (tokens, width)"""
 
 
 # --------------------------------------------------------------------------------------------------- counting tokens
@@ -105,7 +103,8 @@ def _encode_some(networks: Networks, prompts: Sequence[str], embeddings: Embeddi
         states, projected = _run(networks, encoder, rows, learned)
         hidden.append(states)
         pooled = projected if which.projected else pooled
-    return Conditioning(torch.cat(hidden, dim=-1), pooled)
+    states = torch.cat(hidden, dim=-1)
+    return Conditioning.of(hidden=states) if pooled is None else Conditioning.of(hidden=states, pooled=pooled)
 
 
 def _run(
@@ -193,17 +192,17 @@ def denoise(
     for listener in networks.before_predict:
         listener(networks.process.noise_level(timesteps))
     added = None
-    if conditioning.pooled is not None:
+    if "pooled" in conditioning:
         if time_ids is None:
             size = tuple(side * networks.downscale for side in latents.shape[-2:])
             time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32)
         ids = time_ids.to(latents.device).expand(len(latents), 6)
-        added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": ids}
-    with torch.autocast(latents.device.type, dtype) if networks.mixed else nullcontext():
+        added = {"text_embeds": conditioning["pooled"].to(dtype), "time_ids": ids}
+    with torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32):
         return networks.unet(
             latents.to(dtype),
             timesteps,
-            encoder_hidden_states=conditioning.hidden.to(dtype),
+            encoder_hidden_states=conditioning["hidden"].to(dtype),
             added_cond_kwargs=added,
             return_dict=False,
         )[0].float()

@@ -78,11 +78,11 @@ def check_words(networks: StableDiffusion, answer: Answer) -> None:
     """A prompt with the learned word gives ComfyUI's states, whichever file it reads the word from."""
     conditioning = encode_prompts(networks, [LEARNED.format(WORD)])
     for name in ("word", "lora"):
-        close(conditioning.hidden, answer.tensors[f"{name}_hidden"], 1e-3)
-        if conditioning.pooled is not None:
-            close(conditioning.pooled, answer.tensors[f"{name}_pooled"], 1e-3)
+        close(conditioning["hidden"], answer.tensors[f"{name}_hidden"], 1e-3)
+        if "pooled" in conditioning:
+            close(conditioning["pooled"], answer.tensors[f"{name}_pooled"], 1e-3)
     plain = encode_prompts(networks, [LEARNED.format("rare")])
-    assert (plain.hidden - conditioning.hidden).abs().max() > 0.05
+    assert (plain["hidden"] - conditioning["hidden"]).abs().max() > 0.05
 
 
 def check_outputs(
@@ -91,9 +91,9 @@ def check_outputs(
     """Text states and predictions agree to 1e-4, learned words too, and the LoRA had an effect."""
     check_words(networks, answer)
     conditioning = encode_prompts(networks, [PROMPT])
-    close(conditioning.hidden, answer.tensors["hidden"])
-    if conditioning.pooled is not None:
-        close(conditioning.pooled, answer.tensors["pooled"])
+    close(conditioning["hidden"], answer.tensors["hidden"])
+    if "pooled" in conditioning:
+        close(conditioning["pooled"], answer.tensors["pooled"])
     count = len(inputs["latents"])
     prediction = denoise(networks, inputs["latents"], inputs["timesteps"], conditioning.repeat(count))
     close(prediction, answer.tensors["prediction"])

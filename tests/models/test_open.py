@@ -115,7 +115,7 @@ def test_pocket_folder_is_an_ordinary_sd1(pocket_folder: Path):
         assert networks.latent_channels == 8 and networks.downscale == 8 and networks.resolution == 64
         encoder, tokenizer = networks.text_encoders[0], networks.tokenizers[0]
         assert encoder.config.eos_token_id == tokenizer.eos_token_id
-        assert encode_prompts(networks, ["a cat"]).hidden.shape == (1, 32, 192)
+        assert encode_prompts(networks, ["a cat"])["hidden"].shape == (1, 32, 192)
 
 
 def test_folder_and_checkpoint_of_the_same_weights_agree(tmp_path: Path, small_tokenizer: Path):

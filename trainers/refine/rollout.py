@@ -18,6 +18,7 @@ from ...core.values import Prompt
 from ...evaluation.reward import RewardModels
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
+from ...models.predict import guided
 from .sampler_policy import SamplerPolicy
 
 log = logging.getLogger(__name__)
@@ -79,12 +80,10 @@ class Painter:
 
     def predict(self, latents: Tensor, places: Tensor, prompts: Sequence[int]) -> Tensor:
         """The denoiser's prediction (n, C, h, w), guided, for latents before the steps at `places` (n,)."""
-        times, wanted = self.policy.times(places), self.told.take(prompts)
-        if not self.guided:
-            return self.networks.predict(latents, times, wanted)
-        both = Conditioning.cat([self.against.repeat(len(wanted)), wanted])
-        away, towards = self.networks.predict(torch.cat([latents, latents]), times.repeat(2), both).chunk(2)
-        return away + self.guidance * (towards - away)
+        told = self.told.take(prompts)
+        if self.guided:
+            told = Conditioning.cat([self.against.repeat(len(prompts)), told])
+        return guided(self.networks, latents, self.policy.times(places), told, self.guidance)
 
     def told_prediction(self, latents: Tensor, times: Tensor, prompts: Sequence[int]) -> Tensor:
         """The prediction (n, C, h, w) with the prompt alone, at timesteps (n,): what is learned of pictures."""

@@ -36,10 +36,10 @@ def ids(networks, text):
 
 @torch.no_grad()
 def test_a_new_word_means_what_it_begins_with(opened_pocket, begin):
-    told = encode_prompts(opened_pocket, ["a photo of a cat cat"]).hidden
-    before = encode_prompts(opened_pocket, [PROMPT]).hidden
+    told = encode_prompts(opened_pocket, ["a photo of a cat cat"])["hidden"]
+    before = encode_prompts(opened_pocket, [PROMPT])["hidden"]
     begin(TokenSpec("sks", "cat"))
-    assert torch.allclose(encode_prompts(opened_pocket, [PROMPT]).hidden, told, atol=1e-5)
+    assert torch.allclose(encode_prompts(opened_pocket, [PROMPT])["hidden"], told, atol=1e-5)
     assert not torch.allclose(before, told, atol=1e-2)
 
 
@@ -66,7 +66,7 @@ def test_directions_keep_the_usual_length(opened_pocket, begin):
 
 def test_gradients_reach_the_vectors_and_nothing_else(opened_pocket, begin):
     words = begin(TokenSpec("sks", "cat", 2, direction=True))
-    encode_prompts(opened_pocket, [PROMPT]).hidden.square().mean().backward()
+    encode_prompts(opened_pocket, [PROMPT])["hidden"].square().mean().backward()
     (parameter,) = words.parameters.values()
     assert parameter.grad.abs().min(dim=1).values.max() > 0
     assert table(opened_pocket).grad is None
@@ -113,12 +113,12 @@ def test_a_start_that_is_no_word(opened_pocket, begin):
 def test_an_applied_adapter_brings_its_words(opened_pocket):
     words = {"sks": {"clip_l": torch.randn(2, table(opened_pocket).shape[1])}}
     adapter = Adapter({}, "sd1", "sks cat", words)
-    told = encode_prompts(opened_pocket, [PROMPT], words).hidden
+    told = encode_prompts(opened_pocket, [PROMPT], words)["hidden"]
     with applied(opened_pocket, [(adapter, 1.0)]):
-        assert torch.equal(encode_prompts(opened_pocket, [PROMPT]).hidden, told)
+        assert torch.equal(encode_prompts(opened_pocket, [PROMPT])["hidden"], told)
     with applied(opened_pocket, [(adapter, 0.0)]):
         assert not opened_pocket.words
-    assert not torch.equal(encode_prompts(opened_pocket, [PROMPT]).hidden, told)
+    assert not torch.equal(encode_prompts(opened_pocket, [PROMPT])["hidden"], told)
     wide = Adapter({}, "sd1", "sks cat", {"sks": {"clip_l": torch.randn(1, 5)}})
     with pytest.raises(FewShotError, match="has no clip_l vectors of width"), applied(opened_pocket, [(wide, 1.0)]):
         pass
@@ -133,7 +133,7 @@ def test_weights_in_full_come_and_go(opened_pocket):
     unet = opened_pocket.unet
     before = {name: p for name, p in unet.named_parameters()}
     latents = torch.randn(1, opened_pocket.latent_channels, 8, 8)
-    told = encode_prompts(opened_pocket, [PROMPT]).hidden
+    told = encode_prompts(opened_pocket, [PROMPT])["hidden"]
 
     def drawn():
         return unet(latents, torch.tensor([500]), told).sample

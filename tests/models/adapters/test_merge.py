@@ -123,7 +123,7 @@ def test_recorded_inputs_are_those_of_the_layers(opened_pocket):
     path = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     (gram,) = input_grams(opened_pocket, one, 1.0, [path], SHORT, Silent()).values()
     with applied(opened_pocket, [(one, 1.0)]):
-        states = encode_prompts(opened_pocket, [text.format("sks cat") for text in PROMPTS]).hidden.flatten(0, 1)
+        states = encode_prompts(opened_pocket, [text.format("sks cat") for text in PROMPTS])["hidden"].flatten(0, 1)
     assert torch.allclose(gram, states.T @ states / len(states), atol=1e-4 * gram.abs().max().item())
 
 

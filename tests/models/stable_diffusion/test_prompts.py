@@ -37,15 +37,15 @@ def test_sdxl_takes_both_encoders_last_but_one_layers(xl: StableDiffusion):
         ids = tokenizer(["a red cat", "a dog"], padding="max_length", max_length=32, return_tensors="pt").input_ids
         output = encoder(ids, output_hidden_states=True)
         parts.append(output.hidden_states[-2])
-    torch.testing.assert_close(conditioning.hidden, torch.cat(parts, -1))
-    torch.testing.assert_close(conditioning.pooled, output.text_embeds)
-    assert conditioning.hidden.shape == (2, 32, 128)
+    torch.testing.assert_close(conditioning["hidden"], torch.cat(parts, -1))
+    torch.testing.assert_close(conditioning["pooled"], output.text_embeds)
+    assert conditioning["hidden"].shape == (2, 32, 128)
 
 
 def test_sd1_takes_the_last_layer_with_its_norm(opened_pocket: StableDiffusion):
     encoder, tokenizer = opened_pocket.text_encoders[0], opened_pocket.tokenizers[0]
     ids = tokenizer("a red cat", padding="max_length", max_length=32, return_tensors="pt").input_ids
-    torch.testing.assert_close(encode_prompts(opened_pocket, ["a red cat"]).hidden, encoder(ids).last_hidden_state)
+    torch.testing.assert_close(encode_prompts(opened_pocket, ["a red cat"])["hidden"], encoder(ids).last_hidden_state)
 
 
 def test_clip_skip(pocket_folder: Path, opened_pocket: StableDiffusion):
@@ -54,7 +54,7 @@ def test_clip_skip(pocket_folder: Path, opened_pocket: StableDiffusion):
         ids = tokenizer("a cat", padding="max_length", max_length=32, return_tensors="pt").input_ids
         states = encoder(ids, output_hidden_states=True).hidden_states[-2]
         inner = getattr(encoder, "text_model", encoder)
-        torch.testing.assert_close(encode_prompts(networks, ["a cat"]).hidden, inner.final_layer_norm(states))
+        torch.testing.assert_close(encode_prompts(networks, ["a cat"])["hidden"], inner.final_layer_norm(states))
     with open_base(base_from_path(pocket_folder, clip_skip=9), "cpu") as networks:
         with pytest.raises(FewShotError, match="clip skip is 9.* 1 to 4"):
             encode_prompts(networks, ["a cat"])
@@ -76,19 +76,19 @@ def test_learned_words_stand_in_the_prompt(xl: StableDiffusion):
     wanted = encode_prompts(xl, ["a red cat on a hill", "a dog"])
     for word in ("<sks>", "embedding:<sks>"):
         got = encode_prompts(xl, [f"a {word} on a hill", "a dog"], {"<sks>": vectors})
-        torch.testing.assert_close(got.hidden, wanted.hidden)
-        torch.testing.assert_close(got.pooled, wanted.pooled)
-    got.pooled.sum().backward()
+        torch.testing.assert_close(got["hidden"], wanted["hidden"])
+        torch.testing.assert_close(got["pooled"], wanted["pooled"])
+    got["pooled"].sum().backward()
     assert vectors["clip_l"].grad is None and vectors["clip_g"].grad.abs().sum() > 0
-    assert encode_prompts(xl, ["a sks"], {"sk": vectors}).hidden.equal(encode_prompts(xl, ["a sks"]).hidden)
+    assert encode_prompts(xl, ["a sks"], {"sk": vectors})["hidden"].equal(encode_prompts(xl, ["a sks"])["hidden"])
 
 
 def test_a_long_prompt_is_cut_with_a_warning(opened_pocket: StableDiffusion, caplog):
     with caplog.at_level(logging.WARNING):
-        hidden = encode_prompts(opened_pocket, ["red cat " * 40]).hidden
+        hidden = encode_prompts(opened_pocket, ["red cat " * 40])["hidden"]
     assert hidden.shape == (1, 32, 192) and "30 fit; left out" in caplog.text
     vector = {"new": {"clip_l": torch.zeros(50, 192)}}
-    assert encode_prompts(opened_pocket, ["a new"], vector).hidden.shape == (1, 32, 192)
+    assert encode_prompts(opened_pocket, ["a new"], vector)["hidden"].shape == (1, 32, 192)
 
 
 class Counted:
@@ -119,29 +119,29 @@ def test_a_prompt_is_cut_once_and_told_once(xl: StableDiffusion, caplog):
         vectors["<new>"]["clip_l"] = torch.zeros(2, 64, requires_grad=True)
         moved = encode_prompts(networks, [long], vectors)
     assert [one.texts for one in counted] == [[long, "a dog", "red cat ", *[" red cat "] * 19]] * 2
-    assert torch.equal(again.take([1, 0]).hidden, first.hidden) and torch.equal(again.hidden[1], again.hidden[2])
-    assert torch.equal(learned.hidden, cut.hidden) and not torch.equal(learned.hidden, moved.hidden)
+    assert torch.equal(again.take([1, 0])["hidden"], first["hidden"]) and torch.equal(again["hidden"][1], again["hidden"][2])
+    assert torch.equal(learned["hidden"], cut["hidden"]) and not torch.equal(learned["hidden"], moved["hidden"])
     assert [record.getMessage().split(" is ")[0] for record in caplog.records] == [f"the prompt '{long}'"]
-    moved.hidden.square().sum().backward()  # what was first cut in inference mode can be learned with
+    moved["hidden"].square().sum().backward()  # what was first cut in inference mode can be learned with
     assert vectors["<new>"]["clip_l"].grad.any()
 
 
 def test_many_prompts_and_one_text_by_mistake(opened_pocket: StableDiffusion):
     prompts = [f"{word} cat" for word in ("red", "blue") * 20]
-    hidden = encode_prompts(opened_pocket, prompts).hidden
-    torch.testing.assert_close(hidden[38:], encode_prompts(opened_pocket, prompts[:2]).hidden)
+    hidden = encode_prompts(opened_pocket, prompts)["hidden"]
+    torch.testing.assert_close(hidden[38:], encode_prompts(opened_pocket, prompts[:2])["hidden"])
     with pytest.raises(FewShotError, match="put it in a list"):
         encode_prompts(opened_pocket, "a cat")
 
 
 def test_rows_of_conditioning():
-    conditioning = Conditioning(torch.arange(3.0).view(3, 1, 1), torch.arange(3.0).view(3, 1))
-    assert conditioning.take([2, 0]).hidden.flatten().tolist() == [2, 0]
-    assert conditioning.take(slice(1)).pooled.flatten().tolist() == [0]
-    assert conditioning.repeat(2).pooled.flatten().tolist() == [0, 1, 2, 0, 1, 2]
+    conditioning = Conditioning.of(hidden=torch.arange(3.0).view(3, 1, 1), pooled=torch.arange(3.0).view(3, 1))
+    assert conditioning.take([2, 0])["hidden"].flatten().tolist() == [2, 0]
+    assert conditioning.take(slice(1))["pooled"].flatten().tolist() == [0]
+    assert conditioning.repeat(2)["pooled"].flatten().tolist() == [0, 1, 2, 0, 1, 2]
     assert len(Conditioning.cat([conditioning, conditioning])) == 6
-    assert conditioning.to(torch.float64).pooled.dtype == torch.float64
-    assert Conditioning(torch.zeros(1, 1, 1)).to("cpu").pooled is None
+    assert conditioning.to(torch.float64)["pooled"].dtype == torch.float64
+    assert "pooled" not in Conditioning.of(hidden=torch.zeros(1, 1, 1)).to("cpu")
 
 
 def test_size_conditioning(xl: StableDiffusion):

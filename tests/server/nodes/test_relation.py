@@ -155,7 +155,7 @@ def test_comfyui_encodes_the_word_as_diffusers(server, info, saved):
     word = read_embedding(saved, "sd1")
     with open_base(base_from_path(server.base / "models" / "diffusers" / "pocket"), torch.device("cpu")) as networks:
         with applied(networks, [(word, 1.0)]), torch.no_grad():
-            own = encode_prompts(networks, [PROMPT.format("<R>")]).hidden
+            own = encode_prompts(networks, [PROMPT.format("<R>")])["hidden"]
     encoded = torch.as_tensor(server.kept("encoded")).reshape(own.shape)
     assert torch.allclose(encoded, own, atol=1e-5, rtol=1e-5)
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
 from comfyui_fewshot.core.settings import SubjectSettings
+from comfyui_fewshot.models.conditioning import Conditioning
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.prompts import encode_prompts
 from comfyui_fewshot.trainers import run as training
@@ -53,7 +54,7 @@ def test_photographs_train_a_full_size_unet(base, networks, tmp_path, monkeypatc
 
     def wide(_, prompts, *__):
         found = encode_prompts(networks, prompts)
-        return replace(found, hidden=found.hidden.repeat(1, 1, 768 // found.hidden.shape[-1]))
+        return Conditioning.of(hidden=found["hidden"].repeat(1, 1, 768 // found["hidden"].shape[-1]))
 
     monkeypatch.setattr(StableDiffusion, "encode_prompts", wide)
     monkeypatch.setattr(training, "opened", opened)

@@ -199,10 +199,11 @@ def test_the_word_means_the_same_from_its_file(train, tmp_path, opened):
     read = read_embedding(result.lora, "sd1")
     prompts = ["a cat <R> a house"]
     with applied(opened, [(result.adapter, 1.0)]):
-        own = encode_prompts(opened, prompts).hidden
+        own = encode_prompts(opened, prompts)["hidden"]
     with applied(opened, [(read, 1.0)]):
-        from_file = encode_prompts(opened, prompts).hidden
-    assert torch.equal(own, from_file) and not torch.allclose(own, encode_prompts(opened, ["a cat and a house"]).hidden)
+        from_file = encode_prompts(opened, prompts)["hidden"]
+    assert torch.equal(own, from_file)
+    assert not torch.allclose(own, encode_prompts(opened, ["a cat and a house"])["hidden"])
 
 
 def test_steering_never_holds_away_padding_or_function_words(opened, relation):

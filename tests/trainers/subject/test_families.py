@@ -58,7 +58,7 @@ def test_sizes_are_each_pictures_own(files, tokens, pictures):
         pool = build_pool(networks, pictures.references, 32, Silent())
     assert pool.sizes[:, :2].tolist() == [[36, 40]] * 3 and pool.sizes[:, 4:].tolist() == [[32, 32]] * 3
     assert pool.sizes[:, 2].tolist() == [0, 0, 0] and all(0 <= left <= 4 for left in pool.sizes[:, 3].tolist())
-    assert pool.conditioning.pooled.shape[0] == 3
+    assert pool.conditioning["pooled"].shape[0] == 3
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -192,11 +192,11 @@ def test_prompts_are_encoded_with_what_stays_on(networks, pictures, chosen):
     start = injected.extract()
     injected.remove()
     step, injected = SubjectTraining().prepare(networks, pictures, chosen, start, Silent())
-    found = step.pools[PRIOR].conditioning.hidden[:1]
+    found = step.pools[PRIOR].conditioning["hidden"][:1]
     injected.remove()
-    plain = encode_prompts(networks, ["a photo of a ball"]).hidden.detach()
+    plain = encode_prompts(networks, ["a photo of a ball"])["hidden"].detach()
     with applied(networks, [(start, 1.0)]):
-        expected = encode_prompts(networks, ["a photo of a ball"]).hidden.detach()
+        expected = encode_prompts(networks, ["a photo of a ball"])["hidden"].detach()
     assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(found, plain, atol=1e-3)
 
 
@@ -212,8 +212,8 @@ def test_conditioning_is_cached_once_for_each_prompt(prepared, networks):
     pool = step.pools[PRIOR]
     with torch.no_grad():
         expected = encode_prompts(networks, ["a photo of a ball"])
-    assert torch.allclose(pool.conditioning.hidden, expected.hidden.expand(4, -1, -1), atol=1e-6)
-    assert not pool.mean.requires_grad and not pool.conditioning.hidden.requires_grad
+    assert torch.allclose(pool.conditioning["hidden"], expected["hidden"].expand(4, -1, -1), atol=1e-6)
+    assert not pool.mean.requires_grad and not pool.conditioning["hidden"].requires_grad
 
 
 def test_masks_weigh_places(prepared):
