@@ -16,6 +16,14 @@ from ..core.values import BaseModelRef
 from .conditioning import Conditioning, Embeddings
 from .process import DiffusionProcess
 
+TEXT = "text_encoder"
+"""what the paths of an adapter's layers in text encoders begin with; all others lie in the denoiser"""
+
+
+def in_denoiser(path: str) -> bool:
+    """Whether an adapter's path is that of a layer of the denoiser."""
+    return not path.startswith(TEXT)
+
 
 class ModelFamily(Protocol):
     """A family of base models: `name` in files and keys, `title` for people."""
@@ -120,11 +128,14 @@ class DiffusionModel(Protocol):
         ...
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """The networks that adapters may change, by the first part of a module's path."""
+        """The networks that adapters may change, by the first part of a module's path; see `in_denoiser`."""
         ...
 
     def layers(self, group: str) -> Iterator[str]:
-        """Paths of the layers of a group that an adapter may sit on; none where the model has no such group."""
+        """Paths of the layers of a group that an adapter may sit on; none where the model has no such group.
+
+        Layers in which picture and text attend to both at once are of the group "cross" as well as of "self".
+        """
         ...
 
     def checkpointing(self, on: bool) -> None:

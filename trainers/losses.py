@@ -1,4 +1,4 @@
-"""Loss terms as pure functions. Predictions and targets are (B, C, h, w); everything is computed in fp32.
+"""Loss terms as pure functions. Predictions and targets are (B, C, ..., h, w); all is computed in fp32.
 
 Each function returns one number for each sample, (B,), so that a batch may be reduced whole or in parts with the same
 result; `part_of_mean` reduces.
@@ -16,16 +16,18 @@ def weight_map(mask: torch.Tensor, background: float | torch.Tensor) -> torch.Te
 
 
 def squared_error(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean squared error of each sample (B,), over C, h and w.
+    """Mean squared error of each sample (B,), over all but rows.
 
     With `weights` W (B, 1, h, w) it is sum(W * (prediction - target)^2) / (C * sum(W)): normalised by area, so that
-    empty surroundings change nothing where W is 0.
+    empty surroundings change nothing where W is 0. Latents with a dimension for frames have all of them weighed alike.
     """
     squares = (prediction.float() - target.float()).square()
     if weights is None:
-        return squares.mean(dim=(1, 2, 3))
+        return squares.mean(dim=tuple(range(1, squares.dim())))
     weights = weights.float()
-    return (squares * weights).sum(dim=(1, 2, 3)) / (squares.shape[1] * weights.sum(dim=(1, 2, 3)))
+    beside = weights.view(len(weights), *[1] * (squares.dim() - 3), *weights.shape[-2:])
+    whole = (squares * beside).sum(dim=tuple(range(1, squares.dim())))
+    return whole / (squares.shape[1:-2].numel() * weights.sum(dim=(1, 2, 3)))
 
 
 def min_snr_weight(snr: torch.Tensor, error_ratio: torch.Tensor, gamma: float) -> torch.Tensor:

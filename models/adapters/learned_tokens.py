@@ -59,7 +59,7 @@ class TokenConstraint:
 
 
 class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
-    """A live mapping from words to their current vectors, as `conditioning.Embeddings`, with `parameters` by stable names.
+    """A live mapping from words to their vectors as they are, `conditioning.Embeddings`; `parameters` by stable names.
 
     The names are "token.<word>.<clip_l, clip_g or clip_h>". The networks use the words until `remove`, and also the
     untrained words of the adapter that training continues from.

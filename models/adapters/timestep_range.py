@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...core.errors import FewShotError
 from ...core.values import Factor, LowRank
+from ..contract import in_denoiser
 from ..process import beside
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def gate_output(layer: nn.Module, gate: NoiseGate) -> RemovableHandle:
 
 def check_gated(path: str, factor: Factor) -> LowRank:
     """The factor, if it can be gated by timestep. Raises FewShotError for other forms and networks."""
-    if not path.startswith("unet.") or not isinstance(factor, LowRank) or factor.mid is not None or factor.up.dim() > 2:
+    if not in_denoiser(path) or not isinstance(factor, LowRank) or factor.mid is not None or factor.up.dim() > 2:
         raise FewShotError(
             f"the adapter counts at noisy timesteps only, and {path} of it is no plain low-rank pair of a linear layer "
             "of the denoiser: train it again"

@@ -30,7 +30,7 @@ from ...models.adapters.apply import check_form, has_effect
 from ...models.adapters.inject import Injected, applied, inject
 from ...models.adapters.merge import sum_adapters
 from ...models.adapters.metadata import SOURCES
-from ...models.contract import DiffusionModel
+from ...models.contract import DiffusionModel, in_denoiser
 from ..data.encoded_set import build_pool
 from ..distributed import Processes, SingleProcess
 from ..run import TrainingResult, train_with
@@ -151,7 +151,7 @@ class Refinement:
     def _in_denoiser(self) -> dict[str, Factor]:
         """The subject's factors in the denoiser."""
         everything = self.subject.factors if self.subject is not None else {}
-        return {path: factor for path, factor in everything.items() if path.startswith("unet.")}
+        return {path: factor for path, factor in everything.items() if in_denoiser(path)}
 
     def _changed(
         self, networks: DiffusionModel, settings: RefinementSettings

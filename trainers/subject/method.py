@@ -126,7 +126,7 @@ class SubjectStep:
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
         noise = random.normal(f"{term}/noise", step, samples, mean.shape[1:])
         if self.settings.noise_offset:
-            offset = random.normal(f"{term}/offset", step, samples, (mean.shape[1], 1, 1))
+            offset = random.normal(f"{term}/offset", step, samples, (mean.shape[1], *[1] * (mean.dim() - 2)))
             noise = noise + self.settings.noise_offset * offset
         times = self.times(term, step, samples)
         told = [not random.happens(f"{term}/dropped", step, i, self.settings.caption_dropout) for i in samples]

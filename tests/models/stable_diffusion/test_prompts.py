@@ -12,6 +12,7 @@ import torch
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.models.conditioning import Conditioning
 from comfyui_fewshot.models.open import base_from_path, open_base
+from comfyui_fewshot.models.predict import by_shape
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts, time_ids
 from comfyui_fewshot.models.stable_diffusion.tokens import Tokens
@@ -119,7 +120,8 @@ def test_a_prompt_is_cut_once_and_told_once(xl: StableDiffusion, caplog):
         vectors["<new>"]["clip_l"] = torch.zeros(2, 64, requires_grad=True)
         moved = encode_prompts(networks, [long], vectors)
     assert [one.texts for one in counted] == [[long, "a dog", "red cat ", *[" red cat "] * 19]] * 2
-    assert torch.equal(again.take([1, 0])["hidden"], first["hidden"]) and torch.equal(again["hidden"][1], again["hidden"][2])
+    assert torch.equal(again.take([1, 0])["hidden"], first["hidden"])
+    assert torch.equal(again["hidden"][1], again["hidden"][2])
     assert torch.equal(learned["hidden"], cut["hidden"]) and not torch.equal(learned["hidden"], moved["hidden"])
     assert [record.getMessage().split(" is ")[0] for record in caplog.records] == [f"the prompt '{long}'"]
     moved["hidden"].square().sum().backward()  # what was first cut in inference mode can be learned with
@@ -142,6 +144,33 @@ def test_rows_of_conditioning():
     assert len(Conditioning.cat([conditioning, conditioning])) == 6
     assert conditioning.to(torch.float64)["pooled"].dtype == torch.float64
     assert "pooled" not in Conditioning.of(hidden=torch.zeros(1, 1, 1)).to("cpu")
+
+
+def test_rows_of_unequal_lengths():
+    """Rows keep their order, whatever lengths they have, and those of one length lie together."""
+    lengths = [2, 3, 2, 1, 3]
+    rows = [Conditioning.of(hidden=torch.full((1, length, 1), float(i))) for i, length in enumerate(lengths)]
+    whole = Conditioning.cat(rows)
+
+    def told(conditioning: Conditioning) -> list[float]:
+        found = {i: t for places, g in conditioning.groups() for i, t in zip(places, g["hidden"][:, 0, 0], strict=True)}
+        return [float(found[i]) for i in range(len(conditioning))]
+
+    assert len(whole) == 5 and len(whole.groups()) == 3 and told(whole) == [0, 1, 2, 3, 4]
+    assert told(whole.take([4, 0, 4, 1])) == [4, 0, 4, 1] and told(whole.take(slice(1, 4))) == [1, 2, 3]
+    assert told(Conditioning.cat([whole.repeat(2), rows[3]]).detach().to("cpu")) == [0, 1, 2, 3, 4] * 2 + [3]
+    assert whole.take([0, 2])["hidden"].flatten().tolist() == [0, 0, 2, 2]
+    with pytest.raises(ValueError, match="3 shapes"):
+        whole["hidden"]
+    with pytest.raises(ValueError, match="2, 3"):
+        Conditioning.of(hidden=torch.zeros(2, 1, 1), pooled=torch.zeros(3, 1))
+
+    def call(latents: torch.Tensor, t: torch.Tensor, part: Conditioning, sizes: torch.Tensor | None) -> torch.Tensor:
+        return latents + 10 * t + 100 * part["hidden"].mean(1) + 1000 * sizes
+
+    x, t = torch.arange(5.0).view(5, 1), torch.arange(5.0)
+    found = by_shape(lambda a, b, c, d: call(a, b[:, None], c, d), x, t, whole, x)
+    assert found.flatten().tolist() == [1111.0 * i for i in range(5)]
 
 
 def test_size_conditioning(xl: StableDiffusion):
