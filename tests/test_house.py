@@ -45,7 +45,8 @@ LEFT = {
     "family": {
         "augmentation/gallery/metadata.py": 1, "benchmarks/augment/captions.py": 1, "core/settings.py": 1,
         "core/values.py": 1, "models/adapters/formats.py": 4, "models/adapters/gram.py": 2,
-        "models/adapters/metadata.py": 1, "models/adapters/token_files.py": 1, "models/export.py": 8, "models/open.py": 3, "nodes/files/adapters.py": 1,
+        "models/adapters/metadata.py": 1, "models/adapters/token_files.py": 1, "models/export.py": 8,
+        "models/open.py": 3, "nodes/files/adapters.py": 1,
         "trainers/auto/fit.py": 1, "trainers/auto/inputs.py": 3, "trainers/auto/rules.py": 4,
         "trainers/auto/unet_costs.py": 7, "trainers/refine/settings.py": 1,
         "trainers/relation/settings.py": 1, "trainers/save.py": 3,
