@@ -8,34 +8,34 @@ from typing import Protocol
 from PIL import Image
 
 
-class Watcher(Protocol):
+class Progress(Protocol):
     """Given to every function that takes long."""
 
     def check(self) -> None:
         """Called once a step; raises when the work is to stop. What was learned is kept by the caller's `finally`."""
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+    def report(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
         """`done` of `total` steps are done; `text` is one line (loss, ETA); `picture` is a preview."""
 
 
-class Silent:
+class NullProgress:
     """Nobody watches."""
 
     def check(self) -> None:
         pass
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+    def report(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
         pass
 
 
 @dataclass(frozen=True)
-class Checked:
+class CancelOnly:
     """Lets the work be cancelled, and tells nothing of its own progress."""
 
-    outer: Watcher
+    outer: Progress
 
     def check(self) -> None:
         self.outer.check()
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+    def report(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
         pass

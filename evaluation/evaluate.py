@@ -120,7 +120,7 @@ def _score(
     text, others = first_of("prompt", plan.measures), unrelated(prompts)
     if text is not None and others:
         requests.append(ScoreRequest(text.metric, others))
-    scores = score_images(requests, images, plan.references, context.device, context.watcher)
+    scores = score_images(requests, images, plan.references, context.device, context.progress)
     fit = [_mean(values) for values in scores[-1]] if len(requests) > len(plan.measures) else [0.0] * len(images)
     return {m.name: values for m, values in zip(plan.measures, scores, strict=False)}, fit
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from ..core.errors import FewShotError
-from ..core.progress import Checked, Silent, Watcher
+from ..core.progress import CancelOnly, NullProgress, Progress
 from ..core.values import Adapter, BaseModelRef, Prompt, PromptSet, content_key
 from ..models.adapters.apply import applied
 from ..models.contract import DiffusionModel
@@ -101,7 +101,7 @@ class SamplingContext:
 
     cache: Path
     device: torch.device | str
-    watcher: Watcher = field(default_factory=Silent)
+    progress: Progress = field(default_factory=NullProgress)
     tokenizer_folder: Path | None = None
 
 
@@ -131,7 +131,7 @@ def draw(
     log.info("%d of %d samples are there already", done, total)
     if done < total:
         _draw_missing(base, list(zip(candidates, missing, strict=True)), settings, context, (done, total))
-    context.watcher.progress(total, total, f"{total} samples")
+    context.progress.report(total, total, f"{total} samples")
     return [ImageFiles(tuple(job.file for job in jobs)) for jobs in jobs_of]
 
 
@@ -144,17 +144,17 @@ def _draw_missing(
 ) -> None:
     """Draw each candidate's jobs in batches. `progress` is (done, total) before the first of them."""
     done, total = progress
-    watcher = context.watcher
-    with open_base(base, context.device, watcher, tokenizer_folder=context.tokenizer_folder) as networks:
+    progress = context.progress
+    with open_base(base, context.device, progress, tokenizer_folder=context.tokenizer_folder) as networks:
         for candidate, jobs in work:
             with _with_adapter(networks, candidate):
                 for start in range(0, len(jobs), settings.batch):
-                    watcher.check()
+                    progress.check()
                     batch = jobs[start : start + settings.batch]
-                    images = _sample(networks, candidate, batch, settings, watcher)
+                    images = _sample(networks, candidate, batch, settings, progress)
                     done += len(batch)
                     sheet = contact_sheet(images[:PREVIEW], [job.text for job in batch[:PREVIEW]])
-                    watcher.progress(done, total, f"{candidate.name}: {done} of {total} samples", sheet)
+                    progress.report(done, total, f"{candidate.name}: {done} of {total} samples", sheet)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _sample(
     candidate: Candidate,
     jobs: Sequence[_SampleJob],
     settings: DrawSettings,
-    watcher: Watcher,
+    progress: Progress,
 ) -> list[Image.Image]:
     """Draws the jobs and writes each picture to its file."""
     drawn = sample(
@@ -206,7 +206,7 @@ def _sample(
         steps=settings.steps,
         guidance=settings.guidance,
         batch=settings.batch,
-        watcher=Checked(watcher),
+        progress=CancelOnly(progress),
     )
     if not math.isfinite(float(drawn.sum())):
         raise FewShotError(f"the pictures of {candidate.name} hold no numbers (NaN); set the base's dtype to float32")

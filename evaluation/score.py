@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..core.progress import Watcher
+from ..core.progress import Progress
 from ..core.values import Prompt
 from .metrics.metric import Metric
 from .reward import REWARD_MODEL_ATTRIBUTES
@@ -36,7 +36,7 @@ def score_images(
     images: Sequence[Sequence[Image.Image]],
     references: Sequence[Image.Image],
     device: torch.device | str,
-    watcher: Watcher,
+    progress: Progress,
 ) -> list[list[list[float]]]:
     """For each request and each candidate's `images` a score for each image.
 
@@ -54,8 +54,8 @@ def score_images(
         with model_on_device(first, device), cached_embeddings(first, references) as forget:
             for candidate, drawn in enumerate(images):
                 for start in range(0, len(drawn), CHUNK):
-                    watcher.check()
-                    watcher.progress(done, total, f"{names}: {done} of {total} scored")
+                    progress.check()
+                    progress.report(done, total, f"{names}: {done} of {total} scored")
                     chunk = list(drawn[start : start + CHUNK])
                     for number in group:
                         prompts = requests[number].prompts[start : start + CHUNK]
@@ -63,7 +63,7 @@ def score_images(
                     done += len(chunk)
                     forget()
     if total:
-        watcher.progress(total, total, f"{total} scored")
+        progress.report(total, total, f"{total} scored")
     return scores
 
 

@@ -28,8 +28,8 @@ def diversities(
     calls, total = count(), len(images) * len(set(groups))
 
     def reported(group: Sequence[Image.Image]) -> torch.Tensor:
-        context.watcher.check()
-        context.watcher.progress(next(calls), total, f"{VARIED} of {len(group)} pictures")
+        context.progress.check()
+        context.progress.report(next(calls), total, f"{VARIED} of {len(group)} pictures")
         return distance(group)
 
     with model_on_device(distance, context.device):
@@ -51,7 +51,7 @@ def language_drift(
     subject = first_of("subject", plan.measures)
     assert subject is not None
     request = ScoreRequest(subject.metric, [class_prompt(plan.noun)] * count)
-    (scores,) = score_images([request], class_images, plan.references, context.device, context.watcher)
+    (scores,) = score_images([request], class_images, plan.references, context.device, context.progress)
     results: dict[str, list[float | None]] = {PRES: [sum(values) / count for values in scores]}
     if plan.distance is not None and count > 1:
         results[DIV] = diversities(class_images, [0] * count, plan.distance, context)

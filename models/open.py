@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..core.errors import FewShotError
-from ..core.progress import Silent, Watcher
+from ..core.progress import NullProgress, Progress
 from ..core.values import BaseModelRef, Loaded, content_key
 from ..core.weight_files import SUFFIXES, file_hash, open_tensors
 from .stable_diffusion.ddpm import DDPM
@@ -95,7 +95,7 @@ def _folder_hash(folder: Path) -> str:
 def open_base(
     ref: BaseModelRef,
     device: torch.device | str,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     tokenizer_folder: Path | None = None,
     host: bool = False,
 ) -> Iterator[StableDiffusion]:
@@ -106,7 +106,7 @@ def open_base(
     `tokenizer_folder` holds CLIP's vocab.json and merges.txt (ComfyUI ships them in comfy/sd1_tokenizer); it is needed
     where the model brings no tokenizer of its own. Raises FewShotError when the weights do not fit together.
     """
-    networks = _load(ref, torch.device(device), watcher or Silent(), tokenizer_folder, host)
+    networks = _load(ref, torch.device(device), progress or NullProgress(), tokenizer_folder, host)
     try:
         yield networks
     finally:
@@ -117,12 +117,12 @@ def open_base(
 
 
 def _load(
-    ref: BaseModelRef, device: torch.device, watcher: Watcher, tokenizer_folder: Path | None, host: bool
+    ref: BaseModelRef, device: torch.device, progress: Progress, tokenizer_folder: Path | None, host: bool
 ) -> StableDiffusion:
     family = family_named(ref.family)
     dtype = compute_dtype(ref.dtype, device)
     with torch.inference_mode(False), torch.no_grad(), source_of(ref, family) as source:
-        networks = _assemble_all(source, ref, family, device, dtype, watcher, tokenizer_folder, host)
+        networks = _assemble_all(source, ref, family, device, dtype, progress, tokenizer_folder, host)
     log.info("opened %s (%s, %s) on %s in %s", ref.name, family.title, ref.prediction, device, dtype)
     return networks
 
@@ -133,20 +133,20 @@ def _assemble_all(
     family: Family,
     device: torch.device,
     dtype: torch.dtype,
-    watcher: Watcher,
+    progress: Progress,
     tokenizer_folder: Path | None,
     host: bool,
 ) -> StableDiffusion:
     place = torch.device("cpu") if host and device.type != "meta" else device
-    watcher.check()
+    progress.check()
     tokenizers = tuple(build_tokenizer(source, names, tokenizer_folder) for names in family.text_encoders)
     unet = assemble(UNet2DConditionModel, *source.unet(), device, dtype, strict=True)
-    watcher.check()
+    progress.check()
     config, tensors = source.vae()
     vae = assemble(AutoencoderKL, config, tensors, place, autoencoder_dtype(config, dtype))
     encoders = []
     for names, tokenizer in zip(family.text_encoders, tokenizers, strict=True):
-        watcher.check()
+        progress.check()
         config, tensors = source.text(names)
         if len(tokenizer) > config["vocab_size"]:
             raise FewShotError(

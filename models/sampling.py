@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import FewShotError
-from ..core.progress import Silent, Watcher
+from ..core.progress import NullProgress, Progress
 from .conditioning import Conditioning, Embeddings
 from .predict import guided
 from .process import check_steps, gaussian
@@ -35,7 +35,7 @@ def sample(
     steps: int = 30,
     guidance: float = 7.0,
     batch: int = 4,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     embeddings: Embeddings | None = None,
 ) -> Tensor:
     """One picture a prompt and seed: (B, 3, H, W) in [0, 1] on the CPU.
@@ -53,7 +53,7 @@ def sample(
         steps=steps,
         guidance=guidance,
         batch=batch,
-        watcher=watcher,
+        progress=progress,
         embeddings=embeddings,
     )
     return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(batch)])
@@ -71,12 +71,12 @@ def sample_latents(
     steps: int = 30,
     guidance: float = 7.0,
     batch: int = 4,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     embeddings: Embeddings | None = None,
 ) -> Tensor:
     """The scaled latents (B, C, h, w) of what `sample` gives, on the networks' device."""
     _check(networks, prompts, seeds, width, height, steps, batch)
-    watcher = watcher or Silent()
+    progress = progress or NullProgress()
     shape = networks.latent_shape(width, height)
     plain = math.isclose(guidance, 1.0)
     wanted, against = _conditionings(networks, prompts, None if plain else negative, embeddings)
@@ -91,12 +91,12 @@ def sample_latents(
         chosen = wanted.take(part)
         both = chosen if against is None else Conditioning.cat([against.repeat(len(chosen)), chosen])
         for i in range(steps):
-            watcher.check()
+            progress.check()
             now = times[i : i + 1]
             prediction = guided(networks, latents, now.expand(len(latents)), both, guidance)
             latents = gaussian(process, latents, prediction, now, table.take(slice(i, i + 1))).mean
             done += 1
-            watcher.progress(done, total)
+            progress.report(done, total)
         finished.append(latents)
     return torch.cat(finished)
 

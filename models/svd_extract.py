@@ -8,25 +8,25 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..core.progress import Silent, Watcher
+from ..core.progress import NullProgress, Progress
 from ..core.values import Dense, Factor, LowRank
 
 
 def svd_low_rank(
-    differences: Mapping[str, Dense], rank: int, device: torch.device | str = "cpu", watcher: Watcher | None = None
+    differences: Mapping[str, Dense], rank: int, device: torch.device | str = "cpu", progress: Progress | None = None
 ) -> tuple[dict[str, Factor], float]:
     """The best approximation of weight differences by pairs of at most `rank` (Eckart & Young 1936), and its error.
 
     Matrices and convolutions become pairs; one-dimensional weights (norms) are unchanged, biases of matrices dropped.
     The second value is the relative error over everything, in the Frobenius norm.
     """
-    watcher = watcher or Silent()
+    progress = progress or NullProgress()
     factors: dict[str, Factor] = {}
     error = total = 0.0
     for done, (path, change) in enumerate(differences.items()):
-        watcher.check()
+        progress.check()
         if done % 20 == 0:
-            watcher.progress(done, len(differences), f"extracting an adapter: layer {done + 1} of {len(differences)}")
+            progress.report(done, len(differences), f"extracting an adapter: layer {done + 1} of {len(differences)}")
         bias = 0.0 if change.bias is None else float(change.bias.double().square().sum())
         total += float(change.weight.double().square().sum()) + bias
         if change.weight.dim() < 2:

@@ -214,7 +214,7 @@ class RefineLora(io.ComfyNode):
             raise FewShotError("these are settings of another training: connect Refinement Settings")
         chosen = validator_for(base, settings, validation, validation_dino)
         subject = trigger_of(adapter, set) or base.name
-        with host.engine(cls.hidden.unique_id) as watcher:
+        with host.engine(cls.hidden.unique_id) as progress:
             result = refine_adapter(
                 base,
                 adapter,
@@ -223,7 +223,7 @@ class RefineLora(io.ComfyNode):
                 settings,
                 folders.runs_folder(),
                 host.device(),
-                watcher,
+                progress,
                 name=run_name(f"refined {subject}"),
                 pictures=set,
                 tokenizer_folder=host.TOKENIZER,

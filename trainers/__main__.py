@@ -68,7 +68,7 @@ KINDS: Mapping[str, type] = {
 TYPE_NAMES = {str: "text in quotes", dict: "an object in braces", int: "a whole number"}
 
 
-class LogWatcher:
+class LogProgress:
     """Logs progress, a line whenever the text changes."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class LogWatcher:
     def check(self) -> None:
         pass
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+    def report(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
         if text and text != self._last:
             self._last = text
             log.info("%s", text)
@@ -120,10 +120,10 @@ def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult
     """Train a run, together with the other processes."""
     base = base_from_path(run["base"], run["dtype"], run["clip_skip"])
     if run["relation"] is not None:
-        return relation_run(run, base, processes, LogWatcher() if processes.main else None)
+        return relation_run(run, base, processes, LogProgress() if processes.main else None)
     pictures = subject_from_folder(run["pictures"], run["identifier"], run["noun"], run["description"])
     if run["refine"] is not None:
-        return refine_run(run, base, pictures, processes, LogWatcher() if processes.main else None)
+        return refine_run(run, base, pictures, processes, LogProgress() if processes.main else None)
     settings = SubjectSettings.from_mapping(run["settings"])
     if run["priors"] is not None:
         pictures = _with_priors(run, base, pictures, processes)
@@ -133,7 +133,7 @@ def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult
         settings,
         run["runs"],
         processes.device,
-        LogWatcher() if processes.main else None,
+        LogProgress() if processes.main else None,
         run["name"],
         read_lora(run["adapter"]) if run["adapter"] else None,
         run["tokenizer_folder"],
@@ -150,7 +150,7 @@ def _with_priors(
     settings = PriorSettings(**run["priors"])
     if not processes.main:
         processes.barrier()
-    context = PriorContext(run["runs"] / "priors", processes.device, LogWatcher(), run["tokenizer_folder"])
+    context = PriorContext(run["runs"] / "priors", processes.device, LogProgress(), run["tokenizer_folder"])
     found = generate_priors(base, pictures, settings, context)
     if processes.main:
         processes.barrier()

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch.nn import Parameter
 
-from ..core.progress import Silent, Watcher
+from ..core.progress import NullProgress, Progress
 from ..models.adapters.learned_tokens import TokenConstraint
 from .distributed import Processes, SingleProcess
 from .health import START, WINDOW, Diverged, Divergence, divergence_message
@@ -104,7 +104,7 @@ def train(
     plan: Plan,
     checkpoints: Checkpoints,
     journal: Journal,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     processes: Processes | None = None,
 ) -> Outcome:
     """Minimise the task's weighted losses over `parameters` (fp32), from the newest checkpoint on.
@@ -114,9 +114,9 @@ def train(
 
     Raises:
         Diverged: a loss or gradient was not finite, or the losses are those of a lost training.
-        BaseException: whatever `watcher.check` raises.
+        BaseException: whatever `progress.check` raises.
     """
-    watcher, processes = watcher or Silent(), processes or SingleProcess()
+    progress, processes = progress or NullProgress(), processes or SingleProcess()
     run = _Run(task.weights, parameters, plan, checkpoints, journal, processes)
     run.go_on(checkpoints.latest())
     processes.barrier()
@@ -126,7 +126,7 @@ def train(
         for step in range(run.step, plan.steps):
             if run.enough:
                 break
-            watcher.check()
+            progress.check()
             plan.rates.set(run.optimizer, step)
             run.gradients.zero()
             for terms in task.passes(step, processes.shard):
@@ -141,7 +141,7 @@ def train(
             run.validate()
             if _due(run.step, plan.save_every, plan.steps) and not run.high:
                 run.save()
-            watcher.progress(run.step, plan.steps, run.line)
+            progress.report(run.step, plan.steps, run.line)
             run.visit()
         run.complete = True
     finally:

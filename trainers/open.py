@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.progress import Watcher
+from ..core.progress import Progress
 from ..core.settings import SubjectSettings
 from ..core.values import BaseModelRef
 from ..models.contract import DiffusionModel
@@ -18,10 +18,10 @@ from ..models.quantization import quantize_to_float8
 
 @contextmanager
 def opened(
-    base: BaseModelRef, device: torch.device | str, watcher: Watcher, tokenizer_folder: Path | None = None
+    base: BaseModelRef, device: torch.device | str, progress: Progress, tokenizer_folder: Path | None = None
 ) -> Iterator[DiffusionModel]:
     """The networks of `base`: the denoiser on `device`, the encoders on the host until `move_to_device`."""
-    with open_base(base, device, watcher, tokenizer_folder, host=True) as networks:
+    with open_base(base, device, progress, tokenizer_folder, host=True) as networks:
         yield networks
 
 

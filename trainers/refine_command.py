@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import FewShotError
-from ..core.progress import Watcher
+from ..core.progress import Progress
 from ..core.settings import refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
 from ..evaluation.prompts.lists import REFINING
@@ -78,7 +78,11 @@ def _number(what: str, value: Any) -> float:
 
 
 def refine_run(
-    run: Mapping[str, Any], base: BaseModelRef, pictures: TrainingSet, processes: MultiProcess, watcher: Watcher | None
+    run: Mapping[str, Any],
+    base: BaseModelRef,
+    pictures: TrainingSet,
+    processes: MultiProcess,
+    progress: Progress | None,
 ) -> TrainingResult:
     """Refine, together with the other processes; the result's adapter is the refining one."""
     about = run["refine"]
@@ -97,7 +101,7 @@ def refine_run(
         RefinementSettings.from_mapping(run["settings"]),
         run["runs"],
         processes.device,
-        watcher,
+        progress,
         run["name"],
         pictures,
         run["tokenizer_folder"],

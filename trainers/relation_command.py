@@ -16,7 +16,7 @@ from typing import Any
 
 from ..augmentation.images.relation_pictures import relation_from_folder
 from ..core.errors import FewShotError
-from ..core.progress import Watcher
+from ..core.progress import Progress
 from ..core.values import Adapter, BaseModelRef
 from ..core.weight_files import LORA, open_tensors, other_kind
 from ..models.adapters.formats import read_lora
@@ -42,7 +42,7 @@ def check_relation(run: Mapping[str, Any]) -> None:
 
 
 def relation_run(
-    run: Mapping[str, Any], base: BaseModelRef, processes: MultiProcess, watcher: Watcher | None
+    run: Mapping[str, Any], base: BaseModelRef, processes: MultiProcess, progress: Progress | None
 ) -> TrainingResult:
     """Train the word together with the other processes; the main one logs how well it explains its images."""
     pictures = relation_from_folder(run["pictures"], run["identifier"], run["relation"])
@@ -53,7 +53,7 @@ def relation_run(
         settings,
         run["runs"],
         processes.device,
-        watcher,
+        progress,
         run["name"],
         read_relation(run["adapter"], base.family) if run["adapter"] else None,
         run["tokenizer_folder"],

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..core.atomic import make_folder
 from ..core.errors import FewShotError
-from ..core.progress import Silent, Watcher
+from ..core.progress import NullProgress, Progress
 from ..core.settings import SubjectSettings
 from ..core.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..evaluation.selection import Curve
@@ -125,7 +125,7 @@ class Method(Protocol):
         pictures: TrainingSet,
         chosen: SubjectSettings,
         start_from: Adapter | None,
-        watcher: Watcher,
+        progress: Progress,
     ) -> tuple[TrainingStep, Injected]:
         """What one step computes, and what it trains."""
         ...
@@ -138,7 +138,7 @@ def train_with(
     settings: SubjectSettings,
     runs: Path,
     device: torch.device | str,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     name: str = "run",
     start_from: Adapter | None = None,
     tokenizer_folder: Path | None = None,
@@ -153,18 +153,18 @@ def train_with(
         ended = found.finished() if found else None
         if found and ended:
             return _result_again(found, base, *ended)
-        watcher = watcher or Silent()
-        with opened(base, torch.device(device), watcher, tokenizer_folder) as networks:
+        progress = progress or NullProgress()
+        with opened(base, torch.device(device), progress, tokenizer_folder) as networks:
             judges = validator.resident if validator is not None else None
             chosen, reasons = resolve(settings, gather_auto_inputs(networks, pictures, settings, judges))
             for reason in reasons:
                 log.info("auto: %s", reason)
             inputs = dict(base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=device)
             move_to_device(networks, chosen)
-            step, injected = method.prepare(networks, pictures, chosen, start_from, watcher)
+            step, injected = method.prepare(networks, pictures, chosen, start_from, progress)
             try:
                 job = _Job(
-                    networks, injected, step, pictures, chosen, watcher, processes or SingleProcess(), name, validator
+                    networks, injected, step, pictures, chosen, progress, processes or SingleProcess(), name, validator
                 )
                 return job.run(runs, key, inputs)
             finally:
@@ -207,7 +207,7 @@ class _Job:
     step: TrainingStep
     pictures: TrainingSet
     chosen: SubjectSettings
-    watcher: Watcher
+    progress: Progress
     processes: Processes
     name: str
     validator: Validator | None = None
@@ -230,7 +230,7 @@ class _Job:
                 self.plan(run, course),
                 checkpoints,
                 run.journal,
-                self.watcher,
+                self.progress,
                 self.processes,
             )
         except Diverged as error:
@@ -270,7 +270,7 @@ class _Job:
         log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
         self.offloaded.offload()  # before the models that validate come to the device
         look = Validation(
-            self.networks, self.pictures, chosen, self.validator, self.watcher, run.samples, self.offloaded.on_device
+            self.networks, self.pictures, chosen, self.validator, self.progress, run.samples, self.offloaded.on_device
         )
 
         def measure(step: int) -> tuple[float, float, float]:
@@ -331,7 +331,7 @@ class _Job:
         except Exception as error:  # whatever it is, the training is worth more than its preview
             log.warning("no preview at step %d: %s", step, error)
             return
-        self.watcher.progress(step, self.chosen.steps, f"preview at step {step}", picture=picture)
+        self.progress.report(step, self.chosen.steps, f"preview at step {step}", picture=picture)
 
     def extract(self, step: int) -> Adapter:
         """The adapter as it is, which is that after `step` steps."""
@@ -359,7 +359,7 @@ class _Job:
                 write_base(self.networks.ref, adapter, run.model, self.described())
             self.processes.barrier()
             base = trained_base(self.networks.ref, run.model)
-            adapter = extract_lora(adapter, self.chosen.extract_rank, self.networks.device, self.watcher)
+            adapter = extract_lora(adapter, self.chosen.extract_rank, self.networks.device, self.progress)
         if self.processes.main:
             if not run.lora.exists() and (adapter.factors or adapter.embeddings):
                 write_parts(adapter, run.lora)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.progress import Watcher
+from ..core.progress import Progress
 from ..core.settings import SubjectSettings
 from ..core.values import Adapter, BaseModelRef, Dense, TrainingSet
 from ..models.adapters.metadata import BASE_KEY, BASE_NAME
@@ -51,14 +51,14 @@ def write_base(base: BaseModelRef, adapter: Adapter, path: Path, metadata: Mappi
 
 
 def extract_lora(
-    adapter: Adapter, rank: int = 0, device: torch.device | str = "cpu", watcher: Watcher | None = None
+    adapter: Adapter, rank: int = 0, device: torch.device | str = "cpu", progress: Progress | None = None
 ) -> Adapter:
     """The adapter without the trained base's differences, or with them approximated at `rank`."""
     mine = _of_denoiser(adapter)
     rest = {path: factor for path, factor in adapter.factors.items() if path not in mine}
     metadata = dict(adapter.metadata)
     if rank:
-        pairs, error = svd_low_rank(mine, rank, device, watcher)
+        pairs, error = svd_low_rank(mine, rank, device, progress)
         log.info("an adapter of rank %d misses %.1f %% of what was trained", rank, 100 * error)
         metadata[ERROR_KEY] = f"{error:.4f}"
         rest = {**pairs, **rest}

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from ..core.errors import FewShotError
-from ..core.progress import Silent, Watcher
+from ..core.progress import NullProgress, Progress
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def _readable(file: Path) -> bool:
         return False
 
 
-def fetch(repository: str, root: Path, watcher: Watcher | None = None, endpoint: str | None = None) -> Path:
+def fetch(repository: str, root: Path, progress: Progress | None = None, endpoint: str | None = None) -> Path:
     """The model's folder below `root`, downloaded unless it is complete already.
 
     Progress is in MB. A cancel returns at once; the file being downloaded still arrives, and is kept.
@@ -106,7 +106,7 @@ def fetch(repository: str, root: Path, watcher: Watcher | None = None, endpoint:
     """
     from filelock import FileLock, Timeout
 
-    folder, watcher = model_folder(repository, root), watcher or Silent()
+    folder, progress = model_folder(repository, root), progress or NullProgress()
     if is_complete(folder):
         log.info("%s is there: %s", repository, folder)
         return folder
@@ -116,7 +116,7 @@ def fetch(repository: str, root: Path, watcher: Watcher | None = None, endpoint:
         if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
             raise FewShotError(f"{folder} is no folder, so no model can be put there; move it away")
         with FileLock(waiting / f"{folder.name}.lock", timeout=0):
-            _download_all(repository, folder, waiting, watcher, endpoint)
+            _download_all(repository, folder, waiting, progress, endpoint)
     except Timeout:
         raise FewShotError(f"{repository} is being fetched already; wait until that has ended") from None
     except OSError as error:
@@ -124,10 +124,10 @@ def fetch(repository: str, root: Path, watcher: Watcher | None = None, endpoint:
     return folder
 
 
-def _download_all(repository: str, folder: Path, waiting: Path, watcher: Watcher, endpoint: str | None) -> None:
+def _download_all(repository: str, folder: Path, waiting: Path, progress: Progress, endpoint: str | None) -> None:
     """Download all files into a draft folder of their revision, then move them to `folder`, config.json last."""
-    report = partial(watcher.progress, 0, 1, f"asking for the files of {repository}")
-    revision, files = _run_cancellable(partial(list_files, repository, endpoint), watcher, report, repository, folder)
+    report = partial(progress.report, 0, 1, f"asking for the files of {repository}")
+    revision, files = _run_cancellable(partial(list_files, repository, endpoint), progress, report, repository, folder)
     draft = draft_folder(waiting, repository, revision)
     _remove_stale(draft)
     missing = [file for file in files if not _has_arrived(draft, file)]
@@ -135,9 +135,9 @@ def _download_all(repository: str, folder: Path, waiting: Path, watcher: Watcher
     total = sum(file.size for file in files)
     arrived = total - sum(file.size for file in missing)
     for file in missing:
-        report = partial(_report_progress, watcher, repository, file, draft, arrived, total)
+        report = partial(_report_progress, progress, repository, file, draft, arrived, total)
         work = partial(_download, repository, revision, file, draft, endpoint)
-        _run_cancellable(work, watcher, report, repository, folder)
+        _run_cancellable(work, progress, report, repository, folder)
         if not _has_arrived(draft, file):
             (draft / file.name).unlink(missing_ok=True)
             raise FewShotError(f"{repository}: {file.name} has not {file.size} bytes as the hub says; try again")
@@ -225,14 +225,14 @@ class _WorkerThread(threading.Thread, Generic[T]):
 
 
 def _run_cancellable(
-    work: Callable[[], T], watcher: Watcher, report: Callable[[], None], repository: str, folder: Path
+    work: Callable[[], T], progress: Progress, report: Callable[[], None], repository: str, folder: Path
 ) -> T:
-    """The result of `work`, cancellable by `watcher`; errors of the hub or its transport become a `_fetch_error`."""
+    """The result of `work`, cancellable by `progress`; errors of the hub or its transport become a `_fetch_error`."""
     thread = _WorkerThread(work)
     thread.start()
     while thread.is_alive():
         thread.join(POLL)
-        watcher.check()
+        progress.check()
         report()
     if isinstance(thread.failed, FewShotError):
         raise thread.failed
@@ -249,10 +249,10 @@ def _fetch_error(repository: str, folder: Path, error: Exception) -> FewShotErro
     )
 
 
-def _report_progress(watcher: Watcher, repository: str, file: HubFile, draft: Path, before: int, total: int) -> None:
+def _report_progress(progress: Progress, repository: str, file: HubFile, draft: Path, before: int, total: int) -> None:
     arrived = before + min(_partial_bytes(draft), file.size)
     text = f"{repository}: {file.name}, {arrived / 1e6:.0f} of {total / 1e6:.0f} MB"
-    watcher.progress(arrived // 10**6, max(1, total // 10**6), text)
+    progress.report(arrived // 10**6, max(1, total // 10**6), text)
 
 
 def _has_arrived(draft: Path, file: HubFile) -> bool:

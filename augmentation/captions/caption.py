@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...core.values import Concept, TrainingSet
 from ...vision.captioners import DETAILS, Captioner
 from ..images.load import load_picture
@@ -67,7 +67,7 @@ def caption_set(
     pictures: TrainingSet,
     captioner: Captioner,
     settings: CaptionSettings | None = None,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     tokens: Callable[[str], int] | None = None,
 ) -> tuple[TrainingSet, list[CaptionRecord]]:
     """The references of `pictures` with captions by `captioner`; priors and composites keep theirs.
@@ -81,10 +81,10 @@ def caption_set(
     settings = settings or CaptionSettings()
     if all(sample.pasted for sample in pictures.references):
         raise FewShotError("the set has no pictures of its own to caption; connect Subject Pictures")
-    watcher, left_out = watcher or Silent(), words_to_omit(pictures.concepts, settings.bind)
+    progress, left_out = progress or NullProgress(), words_to_omit(pictures.concepts, settings.bind)
     made, table = [], []
     for sample in pictures.samples:
-        watcher.check()
+        progress.check()
         concept = pictures.concepts[sample.concept]
         if (
             sample.role != "reference"
@@ -106,7 +106,7 @@ def caption_set(
         table.append(CaptionRecord(sample.image.path.name, answer, caption, tokens(caption) + 2 if tokens else None))
         if table[-1].too_long:
             log.warning("%s", table[-1])
-        watcher.progress(len(table), len(pictures.references), f"{sample.image.path.name}: {caption}")
+        progress.report(len(table), len(pictures.references), f"{sample.image.path.name}: {caption}")
     return pictures.with_samples(tuple(made)), table
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...core.values import Concept, Sample, TrainingSet
 from ...vision import language_model
 from ..images.load import load_mask, load_picture
@@ -65,7 +65,7 @@ def expand(
     writer: language_model.Writer | None = None,
     text: str = "",
     tokens: Callable[[str], int] = estimate_tokens,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> tuple[TrainingSet, list[CaptionRow]]:
     """Each reference of `pictures` as often as it has captions, its weight shared among them.
 
@@ -80,7 +80,7 @@ def expand(
     own_pictures = [sample for sample in pictures.references if not sample.pasted]
     if not own_pictures:
         raise FewShotError("the set has no pictures of its own to caption; connect Subject or Relation Pictures")
-    watcher = watcher or Silent()
+    progress = progress or NullProgress()
     given = captions_in(text) if text.strip() else {}
     pool = _by_picture(own_pictures)
     made: list[Sample] = []
@@ -92,17 +92,17 @@ def expand(
             continue
         if sample.image.key not in pool:
             continue  # its other captions were taken together with the first
-        watcher.check()
+        progress.check()
         group = pool.pop(sample.image.key)
         index = len({r.picture for r in rows})
         picture = _PictureCaptions(sample, group, pictures.concepts[sample.concept], settings, tokens)
-        own = picture.rows(writer, _captions_for(given, sample, index), bool(text.strip()), watcher)
+        own = picture.rows(writer, _captions_for(given, sample, index), bool(text.strip()), progress)
         rows += own
         kept = [row.caption for row in own if row.kept]
         weight = sum(s.weight for s in group) / len(kept)
         made += [replace(sample, caption=caption, weight=weight) for caption in kept]
         done += 1
-        watcher.progress(done, done + len(pool), f"{picture.name}: {len(kept)} captions")
+        progress.report(done, done + len(pool), f"{picture.name}: {len(kept)} captions")
     return pictures.with_samples(tuple(made)), rows + _unmatched(text, given, rows)
 
 
@@ -151,7 +151,7 @@ class _PictureCaptions:
             self.rules = SubjectRules(concept, bind, tokens)
         self.table: list[CaptionRow] = []
 
-    def rows(self, writer, given: list[str], from_text: bool, watcher: Watcher) -> list[CaptionRow]:
+    def rows(self, writer, given: list[str], from_text: bool, progress: Progress) -> list[CaptionRow]:
         """The table of this picture; at least one row is kept."""
         self._add(self.captions, "given")
         if from_text:
@@ -161,7 +161,7 @@ class _PictureCaptions:
                     CaptionRow(self.name, "", "text", "missing: the text holds no caption of this picture")
                 )
         elif writer is not None:
-            self._ask_model(writer, watcher)
+            self._ask_model(writer, progress)
         written = sum(1 for row in self.table if row.kept and row.source != "given")
         if from_text or writer is not None:
             if written < MIN_WRITTEN and len(self.kept) < self.settings.count:
@@ -202,11 +202,11 @@ class _PictureCaptions:
             return caption
         return with_subject(plain(caption), self.concept) if find_word(self.concept.noun, caption) else caption
 
-    def _ask_model(self, writer: language_model.Writer, watcher: Watcher) -> None:
+    def _ask_model(self, writer: language_model.Writer, progress: Progress) -> None:
         """Prompt the model up to `MAX_ATTEMPTS` times, each time with the reasons of refusals."""
         messages = self._messages()
         for attempt in range(MAX_ATTEMPTS):
-            watcher.check()
+            progress.check()
             wanted = self.settings.count - len(self.kept)
             if wanted <= 0:
                 return

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...core.prompts import with_article
 from ...core.values import BESIDE, Concept, Part, Sample, TrainingSet
 from ..images.load import stored_picture
@@ -83,19 +83,19 @@ class PasteResult:
     notes: tuple[str, ...]
 
 
-def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: Watcher | None = None) -> PasteResult:
+def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, progress: Progress | None = None) -> PasteResult:
     """Add composites of the masked pictures of `pictures`; they and their masks are written to `cache` as PNG files.
 
     A composite depends on `settings.seed` and its own picture alone, except for the partner in a picture of two
     subjects. Composites are not cut again.
 
     Raises:
-        FewShotError: no picture can be cut out; the message gives the reason. Whatever `watcher.check` raises.
+        FewShotError: no picture can be cut out; the message gives the reason. Whatever `progress.check` raises.
     """
-    watcher = watcher or Silent()
+    progress = progress or NullProgress()
     size = settings.size or usual_size(pictures)
     notes: list[str] = []
-    cuts = _cut_outs(pictures, settings, size, notes, watcher)
+    cuts = _cut_outs(pictures, settings, size, notes, progress)
     jobs = [
         (cut, number)
         for cut in cuts
@@ -109,12 +109,12 @@ def paste(pictures: TrainingSet, settings: PasteSettings, cache: Path, watcher: 
         )
     maker, made, together = _CompositeMaker(pictures, settings, size, cache, tuple(cuts)), [], 0
     for cut, number in jobs:
-        watcher.check()
+        progress.check()
         sample, composite = maker.make(cut, number)
         made.append(sample)
         together += len(composite.layers) > 1
         preview = composite.picture if len(made) % 8 == 1 or len(made) == len(jobs) else None
-        watcher.progress(len(made), len(jobs), f"composite {len(made)} of {len(jobs)}: {sample.caption}", preview)
+        progress.report(len(made), len(jobs), f"composite {len(made)} of {len(jobs)}: {sample.caption}", preview)
     for note in notes:
         log.warning("%s", note)
     weighted = tuple(_weighted(made, pictures, settings.share))
@@ -134,13 +134,13 @@ def usual_size(pictures: TrainingSet) -> int:
 
 
 def _cut_outs(
-    pictures: TrainingSet, settings: PasteSettings, size: int, notes: list[str], watcher: Watcher
+    pictures: TrainingSet, settings: PasteSettings, size: int, notes: list[str], progress: Progress
 ) -> list[CutOut]:
     """The subjects of all pictures that can be cut out, each once; `notes` gets the reasons for the others."""
     wanted = {"reference": settings.variants > 0, "prior": settings.prior_variants > 0 or settings.mixed}
     cuts, without, done = [], 0, set()
     for sample in pictures.samples:
-        watcher.check()
+        progress.check()
         thing = sample.role, sample.concept, sample.image.key
         if not wanted[sample.role] or sample.pasted or sample.others or thing in done:
             continue

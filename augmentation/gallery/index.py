@@ -23,7 +23,7 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.images import decode
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...vision.embedders.interface import ImageTextEmbedder
 from .metadata import ENDINGS, read_prompt
 
@@ -143,9 +143,9 @@ class Gallery:
 
     # --------------------------------------------------------------------------------------------------- indexing
 
-    def update(self, watcher: Watcher | None = None) -> IndexUpdate:
+    def update(self, progress: Progress | None = None) -> IndexUpdate:
         """Read the prompts of new and changed files, forget removed ones."""
-        watcher = watcher or Silent()
+        progress = progress or NullProgress()
         with self._open() as base:
             known = {name: (size, time) for name, size, time in base.execute("SELECT name, size, time FROM files")}
             present = dict(self._files())
@@ -153,11 +153,11 @@ class Gallery:
             new = [name for name, state in present.items() if known.get(name) != state]
             self._forget(base, [*removed, *(name for name in new if name in known)])
             for start in range(0, len(new), FILES_PER_COMMIT):
-                watcher.check()
+                progress.check()
                 with base:
                     for name in new[start : start + FILES_PER_COMMIT]:
                         self._read(base, name, *present[name])
-                watcher.progress(min(start + FILES_PER_COMMIT, len(new)), len(new), f"{len(new)} new pictures")
+                progress.report(min(start + FILES_PER_COMMIT, len(new)), len(new), f"{len(new)} new pictures")
             broken = tuple(f"{n} ({e})" for n, e in base.execute("SELECT name, error FROM files WHERE error != ''"))
             count = base.execute("SELECT count(*) FROM prompts").fetchone()[0]
         return IndexUpdate(len(new), len(removed), len(present), count, broken)
@@ -221,7 +221,7 @@ class Gallery:
         clip: GalleryEmbedder | None = None,
         like: str | Image.Image = "",
         count: int = 12,
-        watcher: Watcher | None = None,
+        progress: Progress | None = None,
     ) -> list[GalleryEntry]:
         """The best `count` pictures with a prompt, one for each prompt.
 
@@ -238,7 +238,7 @@ class Gallery:
             query = query_of(words)
             ranking = self._by_words(base, query) if query else None
             if clip is not None and like and (ranking is None or len(ranking.numbers)):
-                alike = self._by_similarity(base, clip, like, watcher or Silent())
+                alike = self._by_similarity(base, clip, like, progress or NullProgress())
                 ranking = alike if ranking is None else reciprocal_rank_fusion([ranking, alike.among(ranking.numbers)])
             entries = self._entries(base, self._newest(base) if ranking is None else ranking, count)
             if not entries:
@@ -262,9 +262,9 @@ class Gallery:
         return Ranking.of([(number, -position) for position, (number,) in enumerate(newest)])
 
     def _by_similarity(
-        self, base: sqlite3.Connection, clip: GalleryEmbedder, like: str | Image.Image, watcher: Watcher
+        self, base: sqlite3.Connection, clip: GalleryEmbedder, like: str | Image.Image, progress: Progress
     ) -> Ranking:
-        self._embed(base, clip, watcher)
+        self._embed(base, clip, progress)
         rows = base.execute(
             "SELECT id, vector FROM likeness WHERE model=? AND vector IS NOT NULL", (clip.model_id,)
         ).fetchall()
@@ -274,14 +274,14 @@ class Gallery:
         query = clip.texts([like]) if isinstance(like, str) else clip.images([like])
         return Ranking(np.array([row[0] for row in rows]), vectors @ query[0].float().numpy())
 
-    def _embed(self, base: sqlite3.Connection, clip: GalleryEmbedder, watcher: Watcher) -> None:
+    def _embed(self, base: sqlite3.Connection, clip: GalleryEmbedder, progress: Progress) -> None:
         """Embed each picture with a prompt once for each model; one with damaged pixels is recorded as such."""
         missing = base.execute(
             "SELECT id, name FROM prompts JOIN files USING(id) WHERE id NOT IN (SELECT id FROM likeness WHERE model=?)",
             (clip.model_id,),
         ).fetchall()
         for start in range(0, len(missing), BATCH):
-            watcher.check()
+            progress.check()
             numbers, pictures = [], []
             with base:
                 for number, name in missing[start : start + BATCH]:
@@ -295,7 +295,7 @@ class Gallery:
                     vectors = clip.images(pictures).half().numpy()
                     values = [(n, clip.model_id, v.tobytes()) for n, v in zip(numbers, vectors, strict=True)]
                     base.executemany("INSERT INTO likeness VALUES(?, ?, ?)", values)
-            watcher.progress(min(start + BATCH, len(missing)), len(missing), "comparing pictures")
+            progress.report(min(start + BATCH, len(missing)), len(missing), "comparing pictures")
 
     def _entries(self, base: sqlite3.Connection, ranking: Ranking, count: int) -> list[GalleryEntry]:
         """The best of `ranking`, one for each prompt."""

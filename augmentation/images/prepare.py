@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...core.values import Part, Picture, Sample, TrainingSet
 from .crop import as_large, crop_box
 from .load import load_mask, load_picture, stored_picture
@@ -74,7 +74,7 @@ def prepare(
     pictures: TrainingSet,
     settings: PrepareSettings,
     cache: Path,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     tokens: Callable[[str], int] | None = None,
 ) -> tuple[TrainingSet, list[PreparedPicture]]:
     """The references of `pictures` cropped and sized, written to `cache` as PNG files, and a row on each of them.
@@ -88,7 +88,7 @@ def prepare(
     Raises:
         FewShotError: no picture is left, or faces are asked for and scikit-image is missing.
     """
-    watcher = watcher or Silent()
+    progress = progress or NullProgress()
     todo = [sample for sample in pictures.references if not sample.pasted]
     if not todo:
         raise FewShotError("the set has no pictures of a subject to prepare")
@@ -97,7 +97,7 @@ def prepare(
     find_face = face_finder() if settings.crop == "face" else None
     preparer = _Preparer(settings, cache, find_face, tokens)
     for sample in pictures.samples:
-        watcher.check()
+        progress.check()
         if sample.role != "reference" or sample.pasted:
             made.append(sample)
             continue
@@ -105,7 +105,7 @@ def prepare(
         rows.append(row)
         if row.sample is not None:
             made.append(row.sample)
-        watcher.progress(len(rows), len(todo), f"{row.name}: {'; '.join(row.warnings) or 'well'}")
+        progress.report(len(rows), len(todo), f"{row.name}: {'; '.join(row.warnings) or 'well'}")
     for line in dict.fromkeys(f"{row.name}: {'; '.join(row.warnings)}" for row in rows if row.warnings):
         log.warning("%s", line)
     if all(row.sample is None for row in rows):

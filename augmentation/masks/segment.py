@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...core.values import Concept, Sample, TrainingSet
 from ...vision.segmenters.interface import Box, Finder, Instance, Masker
 from ..captions.parse import parts_of
@@ -74,7 +74,7 @@ def segment(
     masker: Masker | None,
     settings: SegmentSettings,
     cache: Path,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> tuple[TrainingSet, list[SegmentationResult]]:
     """`pictures` with masks of the phrases; masks are written to `cache` as PNG files.
 
@@ -85,13 +85,13 @@ def segment(
             message names picture, phrase and best score) or in no picture at all; the finder gives boxes only and
             there is no masker.
     """
-    watcher = watcher or Silent()
+    progress = progress or NullProgress()
     todo = [s for s in pictures.samples if settings.role in ("all", s.role)]
     if not todo:
         raise FewShotError(f"the set has no {settings.role} pictures to segment; choose another role")
     results, made, done = [], [], {}
     for sample in pictures.samples:
-        watcher.check()
+        progress.check()
         if sample not in todo:
             made.append(sample)
             continue
@@ -110,7 +110,7 @@ def segment(
         results.append(result)
         made += _masked_samples(result, settings, cache)
         preview = overlay(result) if result.mask is not None else None
-        watcher.progress(len(results), len(todo), result.message, preview)
+        progress.report(len(results), len(todo), result.message, preview)
     if not any(s.mask is not None for s in made):
         message = "; ".join(o.message for o in results[:3])
         raise FewShotError(f"nothing was found in any of the {len(todo)} pictures: {message}. Choose other words")

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.images import write_bytes
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...core.prompts import with_article
 from ...vision.embedders.interface import ImageTextEmbedder
 from ...vision.segmenters.interface import Finder
@@ -69,7 +69,7 @@ def pixel_std(pixels: Image.Image) -> float:
 
 def select_priors(
     candidates: Sequence[PriorCandidate], noun: str, count: int, filters: Filters, folder: Path,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[int], dict[int, str]]:  # fmt: skip
     """The indices of the best `count` candidates (or fewer), in order, and why others are rejected.
 
@@ -79,7 +79,7 @@ def select_priors(
     usable = [c for c in candidates if c.index not in reasons]
     if not usable or (filters.clip is None and filters.finder is None):
         return [c.index for c in usable][:count], reasons
-    scores = _score(usable, noun, filters, folder, watcher or Silent())
+    scores = _score(usable, noun, filters, folder, progress or NullProgress())
     clip_t = np.array([scores.clip_t[c.index] for c in usable])
     if filters.clip is not None:
         least = float(clip_t.mean() - MAX_SIGMAS_BELOW * clip_t.std())
@@ -160,14 +160,14 @@ class _Scores:
         write_bytes(data.getvalue(), path)
 
 
-def _score(usable: Sequence[PriorCandidate], noun: str, filters: Filters, folder: Path, watcher: Watcher) -> _Scores:
+def _score(usable: Sequence[PriorCandidate], noun: str, filters: Filters, folder: Path, progress: Progress) -> _Scores:
     """The models' scores of the candidates, from the cache in `folder` where they are there."""
     path = folder / f"seen_{filters.key or 'models'}.npz"
     scores = _Scores.read(path)
     new = [candidate for candidate in usable if candidate.index not in scores.clip_t]
     finder = filters.finder() if new and filters.finder is not None else None
     for start in range(0, len(new), BATCH):
-        watcher.check()
+        progress.check()
         part = new[start : start + BATCH]
         pictures = [candidate.open() for candidate in part]
         clip_t, embeddings = [NAN] * len(part), None
@@ -179,7 +179,7 @@ def _score(usable: Sequence[PriorCandidate], noun: str, filters: Filters, folder
             scores.area[candidate.index] = NAN if finder is None else _area(picture, noun, finder)
             if embeddings is not None:
                 scores.embeddings[candidate.index] = embeddings[number]
-        watcher.progress(start + len(part), len(new), f"looking at prior {start + len(part)} of {len(new)}")
+        progress.report(start + len(part), len(new), f"looking at prior {start + len(part)} of {len(new)}")
     if new:
         scores.write(path)
     return scores

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...core.values import BaseModelRef, Concept, Loaded, Picture, Sample, TrainingSet, content_key
 from ...models.open import compute_dtype, open_base
 from ...models.sampling import sample
@@ -102,7 +102,7 @@ class PriorContext:
 
     cache: Path
     device: torch.device
-    watcher: Watcher = field(default_factory=Silent)
+    progress: Progress = field(default_factory=NullProgress)
     tokenizer_folder: Path | None = None
 
 
@@ -137,7 +137,7 @@ def make_priors(
 
     Raises:
         FewShotError: no concept has a class noun, a prompt holds an identifier, a LoRA is on the base, or no picture
-            is kept. Whatever `context.watcher.check` raises; the pictures made until then
+            is kept. Whatever `context.progress.check` raises; the pictures made until then
             stay in the cache.
     """
     filters = filters or Filters()
@@ -165,13 +165,13 @@ def _draw_and_select(
     noun: str, store: PriorStore, settings: PriorSettings, filters: Filters, sampler: _LazySampler
 ) -> tuple[list[int], dict[int, str]]:
     """Draw missing pictures of `noun`; the indices of those selected, and why others are rejected."""
-    drawn, watcher = math.ceil(settings.count * filters.oversampling), sampler.context.watcher
+    drawn, progress = math.ceil(settings.count * filters.oversampling), sampler.context.progress
     kept: list[int] = []
     reasons: dict[int, str] = {}
     for _ in range(MAX_ROUNDS):
         sampler.draw(noun, store.missing(drawn), store)
         candidates = store.candidates(drawn)
-        kept, reasons = select_priors(candidates, noun, settings.count, filters, store.folder, watcher)
+        kept, reasons = select_priors(candidates, noun, settings.count, filters, store.folder, progress)
         if len(kept) >= settings.count or sampler.only_nan:
             break
         drawn += math.ceil((settings.count - len(kept)) * filters.oversampling)
@@ -241,8 +241,8 @@ class _LazySampler:
             return
         if self.sampler is None:
             context = self.context
-            opened = open_base(self.base, context.device, context.watcher, tokenizer_folder=context.tokenizer_folder)
-            self.sampler = _PriorSampler(self.stack.enter_context(opened), self.settings, context.watcher, self.total)
+            opened = open_base(self.base, context.device, context.progress, tokenizer_folder=context.tokenizer_folder)
+            self.sampler = _PriorSampler(self.stack.enter_context(opened), self.settings, context.progress, self.total)
         self.sampler.total = max(self.sampler.total, self.sampler.done + len(indices))
         self.sampler.draw(noun, indices, store)
 
@@ -250,8 +250,8 @@ class _LazySampler:
 class _PriorSampler:
     """Samples missing pictures batch by batch, and reports progress."""
 
-    def __init__(self, networks, settings: PriorSettings, watcher: Watcher, total: int):
-        self.networks, self.settings, self.watcher = networks, settings, watcher
+    def __init__(self, networks, settings: PriorSettings, progress: Progress, total: int):
+        self.networks, self.settings, self.progress = networks, settings, progress
         self.width, self.height = settings.width or networks.resolution, settings.height or networks.resolution
         self.batch = settings.batch if networks.device.type != "cpu" else 1
         self.done, self.usable, self.total = 0, 0, total
@@ -266,7 +266,7 @@ class _PriorSampler:
         """Draw the pictures `indices` into `store`; stops early where all are NaN."""
         prompts = self._prompts(noun, indices[-1] + 1)
         for start in range(0, len(indices), self.batch):
-            self.watcher.check()
+            self.progress.check()
             part = indices[start : start + self.batch]
             seeds = [prior_prompts.seed_of(self.settings.seed, index) for index in part]
             images, finite = _to_images(self._sample([prompts[index] for index in part], seeds))
@@ -275,7 +275,7 @@ class _PriorSampler:
             self.done, self.usable = self.done + len(part), self.usable + sum(finite)
             steps = self.settings.steps
             text = f"prior {self.done} of {self.total}: {prompts[part[-1]]}"
-            self.watcher.progress(self.done * steps, self.total * steps, text, images[-1])
+            self.progress.report(self.done * steps, self.total * steps, text, images[-1])
             if self.only_nan:
                 return
 
@@ -291,7 +291,7 @@ class _PriorSampler:
         start, steps, total = (count * settings.steps for count in (self.done, len(prompts), self.total))
         return sample(
             self.networks, prompts, seeds, width=self.width, height=self.height, steps=settings.steps,
-            guidance=settings.guidance, batch=self.batch, watcher=_ProgressSlice(self.watcher, start, steps, total),
+            guidance=settings.guidance, batch=self.batch, progress=_ProgressSlice(self.progress, start, steps, total),
         )  # fmt: skip
 
 
@@ -299,7 +299,7 @@ class _PriorSampler:
 class _ProgressSlice:
     """Reports to `outer` as part of its work: `steps` from `start` on, of `total`."""
 
-    outer: Watcher
+    outer: Progress
     start: int
     steps: int
     total: int
@@ -307,8 +307,8 @@ class _ProgressSlice:
     def check(self) -> None:
         self.outer.check()
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
-        self.outer.progress(self.start + done * self.steps // max(total, 1), self.total, text, picture)
+    def report(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+        self.outer.report(self.start + done * self.steps // max(total, 1), self.total, text, picture)
 
 
 def _to_images(images: torch.Tensor) -> tuple[list[Image.Image], list[bool]]:

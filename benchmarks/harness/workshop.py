@@ -22,7 +22,7 @@ from PIL import Image
 
 from ...augmentation.priors.generate import PriorContext, PriorSettings, generate_priors
 from ...core.atomic import write_whole
-from ...core.progress import Silent
+from ...core.progress import NullProgress
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Dense, Factor, TrainingSet, content_key
 from ...models.adapters.apply import applied, find_module
@@ -168,7 +168,7 @@ class Workshop:
         samples, predicted = pictures.references, []
         adapters = [(adapter, 1.0)] if adapter else []
         with open_base(self.base, self.device) as networks, applied(networks, adapters):
-            pool = build_pool(networks, samples, networks.resolution, Silent())
+            pool = build_pool(networks, samples, networks.resolution, NullProgress())
             supervision = supervise(
                 networks, pool, samples, pictures.concepts
             )  # with the positions of its learned tokens

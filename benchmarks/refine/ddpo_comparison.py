@@ -19,7 +19,7 @@ import torch
 
 from ...augmentation.images.load import load_picture
 from ...core.atomic import write_whole
-from ...core.progress import Silent
+from ...core.progress import NullProgress
 from ...core.randomness import Randomness
 from ...core.values import content_key
 from ...models.adapters.inject import inject
@@ -134,10 +134,10 @@ def held_out_reader(
     random = Randomness(run.seed, painter.networks.device)
     guard_prompts = held_out[: chosen.guard_prompts]
     held_out_painter = Painter(
-        painter.networks, guard_prompts, policy, chosen.guidance, chosen.resolution, 16, random, Silent()
+        painter.networks, guard_prompts, policy, chosen.guidance, chosen.resolution, 16, random, NullProgress()
     )
     folder = bench.shop.folder / "ddpo" / f"{run.subject}_{run.seed}"
-    return Reader(held_out_painter, reward_models, guard_prompts, chosen, Silent(), None, (), (), folder)
+    return Reader(held_out_painter, reward_models, guard_prompts, chosen, NullProgress(), None, (), (), folder)
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def speed_ratios(bench: RefinementBenchmark, run: SubjectRun) -> list[float]:
     settings = DdpoSettings(sampling_steps=steps, guidance=wanted.guidance)
     with open_resolved(bench, run, wanted) as (networks, chosen), open_resolved(bench, run, wanted) as (others, _):
         step, injected = Refinement(start, *split(prompt_set), reward).prepare(
-            networks, references(bench.shop.sets, run.subject), replace(chosen, seed=run.seed), None, Silent()
+            networks, references(bench.shop.sets, run.subject), replace(chosen, seed=run.seed), None, NullProgress()
         )
         ddpo_injected = inject(others, {"attention": (chosen.rank, float(chosen.rank))}, run.seed, beneath=start)
         task = RewardTask(split(prompt_set)[0], step.judge)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.progress import Silent
+from ...core.progress import NullProgress
 from ...core.randomness import Randomness
 from ...core.values import Prompt
 from ...evaluation.reward import RewardModels
@@ -92,7 +92,14 @@ class DdpoTrainer:
         policy = SamplerPolicy(networks.process, settings.sampling_steps, (side, side), 1.0, skip_last=0)
         rows = settings.sample_batch * 2
         self.painter = Painter(
-            networks, task.prompts, policy, settings.guidance, side, rows, Randomness(seed, networks.device), Silent()
+            networks,
+            task.prompts,
+            policy,
+            settings.guidance,
+            side,
+            rows,
+            Randomness(seed, networks.device),
+            NullProgress(),
         )
         self.generator = torch.Generator().manual_seed(seed)
         self.statistics = PromptStatistics(len(self.prompts), settings.buffer, settings.min_samples)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import FewShotError
-from ...core.progress import Checked, Watcher
+from ...core.progress import CancelOnly, Progress
 from ...core.values import Adapter
 from ..sampling import sample_latents
 from .apply import applied, find_module
@@ -91,7 +91,7 @@ def input_grams(
     strength: float,
     paths: Sequence[str],
     drawing: GramSampling,
-    watcher: Watcher,
+    progress: Progress,
 ) -> dict[str, Tensor]:
     """The mean of x x^T (in, in) over all inputs x that the layers at `paths` see while the adapter draws its subject.
 
@@ -109,7 +109,7 @@ def input_grams(
             height=size,
             steps=drawing.steps,
             guidance=1.0,
-            watcher=Checked(watcher),
+            progress=CancelOnly(progress),
         )
     means = record.means()
     return {path: means[input_name(path)] for path in paths}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...core.values import Adapter, Dense, Factor, Kept, LowRank
 from .apply import checked_embeddings, delta, find_module, merged_embeddings
 from .gram import GRAM_BYTES, GramSampling, gram_bytes, group_by_input, input_grams, plan_rounds
@@ -88,7 +88,7 @@ def fuse_adapters(
     networks: DiffusionModel,
     adapters: Sequence[tuple[Adapter, float]],
     drawing: GramSampling | None = None,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     ridge: float = RIDGE,
     room: int = GRAM_BYTES,
 ) -> tuple[Adapter, tuple[float, ...]]:
@@ -100,7 +100,7 @@ def fuse_adapters(
     Raises:
         FewShotError: an adapter has no trigger phrase to draw its subject with, or does not fit the base.
     """
-    drawing, watcher = drawing or GramSampling(), watcher or Silent()
+    drawing, progress = drawing or GramSampling(), progress or NullProgress()
     _check(adapters)
     checked_embeddings(networks, adapters)
     for factor in (factor for adapter, _ in adapters for factor in adapter.factors.values()):
@@ -118,9 +118,9 @@ def fuse_adapters(
         grams = []
         for i, (adapter, strength) in enumerate(adapters):
             text = f"looking at what {adapter.trigger} makes the layers see (round {number + 1} of {len(parts)})"
-            watcher.progress(number * len(adapters) + i, len(parts) * len(adapters), text)
-            grams.append(input_grams(networks, adapter, strength, part, drawing, watcher))
-        factors |= _solved(adapters, part, grams, solver, change, watcher)
+            progress.report(number * len(adapters) + i, len(parts) * len(adapters), text)
+            grams.append(input_grams(networks, adapter, strength, part, drawing, progress))
+        factors |= _solved(adapters, part, grams, solver, change, progress)
         del grams  # before the next round's, for which there may be no room beside them
     rest = [path for path in paths if path not in factors]
     factors |= {path: _sum(_changes(adapters, path)) for path in rest}
@@ -158,7 +158,7 @@ def _solved(
     inputs: Sequence[Mapping[str, Tensor]],
     solver: _Solver,
     change: _LostChange,
-    watcher: Watcher,
+    progress: Progress,
 ) -> dict[str, Factor]:
     """The fused changes of some layers, factorised once for each input; adds to `change`."""
     factors: dict[str, Factor] = {}
@@ -166,8 +166,8 @@ def _solved(
         grams = [by_path[members[0]].to(solver.device) for by_path in inputs]
         system = _system(grams, solver.ridge)
         for path in members:
-            watcher.check()
-            watcher.progress(len(factors), len(paths), f"fusing {path}")
+            progress.check()
+            progress.report(len(factors), len(paths), f"fusing {path}")
             given = [(adapter.factors.get(path), strength) for adapter, strength in adapters]
             factors[path] = _combined(given, grams, system)
             change.add(factors[path], given, grams)

@@ -96,9 +96,9 @@ class CaptionPictures(io.ComfyNode):
         folder = _chosen(captioners(), model, "captioner", CAPTIONER_PLACES, "Salesforce/blip-image-captioning-base")
         captioner = CachedCaptioner(answer_cache(partial(open_captioner, folder, host.device()), folder))
         count = clip_tokens(host.TOKENIZER)
-        with host.engine(cls.hidden.unique_id) as watcher:
+        with host.engine(cls.hidden.unique_id) as progress:
             settings = CaptionSettings(_lines(bind), detail, overwrite)
-            made, table = caption_set(set, captioner, settings, watcher, count)
+            made, table = caption_set(set, captioner, settings, progress, count)
         shown = made.references[:MOST_SHOWN]
         sheet = contact_sheet([load_picture(s.image) for s in shown], [s.caption for s in shown])
         captions = "\n".join(sample.caption for sample in made.references)
@@ -204,12 +204,12 @@ class ExpandCaptions(io.ComfyNode):
         text = source.get("captions", "") if source["source"] == TEXT else ""
         if source["source"] == TEXT and not text.strip():
             raise FewShotError("there are no captions: connect the text of another node, or choose the grammar")
-        with host.engine(cls.hidden.unique_id) as watcher:
+        with host.engine(cls.hidden.unique_id) as progress:
             writer, absent = None, source["source"] == MODEL and source["model"] == NO_MODEL
             if source["source"] == MODEL and not absent:
                 folder = _chosen(writers(), source["model"], "language model", WRITER_PLACES, "Qwen/Qwen3-1.7B")
                 writer = CachedWriter(answer_cache(partial(LocalWriter, folder, host.device()), folder))
-            made, rows = expand(set, settings, writer, text, clip_tokens(host.TOKENIZER), watcher)
+            made, rows = expand(set, settings, writer, text, clip_tokens(host.TOKENIZER), progress)
         table = report(rows)
         if absent:
             log.warning("%s", NO_WRITER)
@@ -285,13 +285,13 @@ class PromptInspiration(io.ComfyNode):
 
         if like.strip() and clip == NO_MODEL:
             raise FewShotError(f'to find what looks like "{like}" a CLIP is needed: choose one, or use keywords')
-        with host.engine(cls.hidden.unique_id) as watcher:
+        with host.engine(cls.hidden.unique_id) as progress:
             index = opened_gallery(folder)
-            update = index.update(watcher)
+            update = index.update(progress)
             looks = None
             if like.strip():
                 looks = Clip(_chosen(clips(), clip, "CLIP", CLIP_PLACES, "openai/clip-vit-base-patch32"), host.device())
-            found = index.search(keywords, looks, like.strip(), count, watcher)
+            found = index.search(keywords, looks, like.strip(), count, progress)
         if pick > len(found):
             raise FewShotError(f"pick is {pick}, but {len(found)} prompts were found: choose 1 to {len(found)}")
         concept = set.concepts[0] if set is not None else None

@@ -143,8 +143,8 @@ class SegmentPaste(io.ComfyNode):
         from ...augmentation.composites.paste import PasteSettings, paste
 
         settings = PasteSettings(**values)
-        with host.engine(cls.hidden.unique_id) as watcher:
-            result = paste(set, settings, folders.sent_pictures_folder(), watcher)
+        with host.engine(cls.hidden.unique_id) as progress:
+            result = paste(set, settings, folders.sent_pictures_folder(), progress)
         made = result.made
         line = f"{summary(result.pictures)}; {len(made)} are composites, {result.together} of them show two"
         report = "\n".join([line, *result.notes])

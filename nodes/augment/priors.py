@@ -130,8 +130,8 @@ class GeneratePriors(io.ComfyNode):
 
         prompt_lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
         settings = PriorSettings(**values, prompts=prompt_lines)
-        with host.engine(cls.hidden.unique_id) as watcher:
-            context = PriorContext(folders.priors_folder(), host.device(), watcher, host.TOKENIZER)
+        with host.engine(cls.hidden.unique_id) as progress:
+            context = PriorContext(folders.priors_folder(), host.device(), progress, host.TOKENIZER)
             made = make_priors(base, set, settings, context, filters_of(base, clip, segmenter))
         report = priors_report(made)
         sheet = priors_sheet(made.pictures.priors)

@@ -129,12 +129,12 @@ class SegmentByPrompt(io.ComfyNode):
         set, model, outline = (values.pop(name) for name in ("set", "model", "outline"))
         settings = SegmentSettings(**values)
         cache = folders.sent_pictures_folder()
-        with host.engine(cls.hidden.unique_id) as watcher:
+        with host.engine(cls.hidden.unique_id) as progress:
             if masks is not None:
                 made, outcomes = given_masks(set, masks_from_tensors(masks), settings, cache)
             else:
                 finder, masker = open_models(model, outline) if needs_model(set, settings) else (None, None)
-                made, outcomes = segment(set, finder, masker, settings, cache, watcher)
+                made, outcomes = segment(set, finder, masker, settings, cache, progress)
         report = "\n".join(outcome.message for outcome in outcomes)
         shapes = [
             mask_tensor(load_mask(s.mask), (s.image.width, s.image.height)) for s in made.samples if s.mask is not None

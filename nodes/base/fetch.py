@@ -42,6 +42,6 @@ class FetchModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: str) -> io.NodeOutput:
         node = cls.hidden.unique_id
-        folder = fetch(model, folders.models_folder(FETCHABLE_MODELS[model].kind), host.NodeWatcher(node))
+        folder = fetch(model, folders.models_folder(FETCHABLE_MODELS[model].kind), host.NodeProgress(node))
         ui = host.say(node, f"{model} lies in {folder}")
         return io.NodeOutput(str(folder), ui=ui)

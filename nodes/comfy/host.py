@@ -46,7 +46,7 @@ LOSS = re.compile(r"\bloss\s*[=:]?\s*([0-9.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
 READING = re.compile(r"\b(reward|subject|diversity|held-out) ([-+]?[0-9.]+)")
 
 
-class NodeWatcher:
+class NodeProgress:
     """Shows the progress of one node in the graph and stops it when the person presses Cancel."""
 
     def __init__(self, node_id: str | None):
@@ -58,7 +58,7 @@ class NodeWatcher:
         """Raises ComfyUI's InterruptProcessingException (a BaseException) when the run was cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def progress(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
+    def report(self, done: int, total: int, text: str = "", picture: Image.Image | None = None) -> None:
         if self._bar is None or self._bar.total != total:
             self._bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
         preview = None if picture is None else ("JPEG", picture, PREVIEW)
@@ -97,7 +97,7 @@ def show(cls: type[io.ComfyNode], image: torch.Tensor, text: str) -> dict:
 
 
 @contextmanager
-def engine(node_id: str | None) -> Iterator[NodeWatcher]:
+def engine(node_id: str | None) -> Iterator[NodeProgress]:
     """Around every call of the engine: gradients allowed, ComfyUI's models out of the way, memory given back last."""
     import torch
 
@@ -105,7 +105,7 @@ def engine(node_id: str | None) -> Iterator[NodeWatcher]:
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()
         try:
-            yield NodeWatcher(node_id)
+            yield NodeProgress(node_id)
         except torch.cuda.OutOfMemoryError as error:
             raise FewShotError(
                 f"{device()} has too little memory ({str(error).splitlines()[0]}): in Training Settings lower "

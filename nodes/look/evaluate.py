@@ -230,7 +230,7 @@ def run_evaluation(
     choices = MetricChoices.pop_from(values)
     settings = DrawSettings(**values)
     concept, samples, left_out = (None, (), ()) if training_set is None else match_concept(training_set, prompts)
-    with host.engine(node_id) as watcher:
+    with host.engine(node_id) as progress:
         references = [load_picture(sample.image) for sample in samples]
         masks = [(r, load_mask(s.mask)) for r, s in zip(references, samples, strict=True) if s.mask is not None]
         plan = measurement_plan(base, concept, choices, masks)
@@ -241,7 +241,7 @@ def run_evaluation(
             drift=drift,
             left_out=(*left_out, *plan.left_out),
         )
-        context = SamplingContext(folders.samples_folder(), host.device(), watcher, host.TOKENIZER)
+        context = SamplingContext(folders.samples_folder(), host.device(), progress, host.TOKENIZER)
         evaluation = evaluate(base, candidates, prompts, plan, settings, context)
     folder = folders.free_path(folders.evaluations_folder(), "sweep" if path else "evaluation", "")
     title = f"{'Strengths' if path else 'Evaluation'} on {base.name}"

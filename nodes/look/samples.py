@@ -111,11 +111,11 @@ class SampleGrid(io.ComfyNode):
         texts = [line for line in lines for _ in range(count)]
         seeds = [(seed + number) % 2**63 for _ in lines for number in range(count)]
         columns = []
-        with host.engine(cls.hidden.unique_id) as watcher:
-            with open_base(base, host.device(), watcher, tokenizer_folder=host.TOKENIZER) as networks:
+        with host.engine(cls.hidden.unique_id) as progress:
+            with open_base(base, host.device(), progress, tokenizer_folder=host.TOKENIZER) as networks:
                 draw = partial(
                     sample, networks, texts, seeds, negative=negative, steps=steps, guidance=guidance, batch=batch,
-                    width=width or networks.resolution, height=height or networks.resolution, watcher=watcher,
+                    width=width or networks.resolution, height=height or networks.resolution, progress=progress,
                 )  # fmt: skip
                 columns.append(draw())
                 if adapter is not None:

@@ -83,8 +83,8 @@ class PreparePictures(io.ComfyNode):
         from ...augmentation.images.prepare import PrepareSettings, prepare, table
 
         settings = PrepareSettings(**values)
-        with host.engine(cls.hidden.unique_id) as watcher:
-            made, rows = prepare(set, settings, folders.sent_pictures_folder(), watcher, clip_tokens(host.TOKENIZER))
+        with host.engine(cls.hidden.unique_id) as progress:
+            made, rows = prepare(set, settings, folders.sent_pictures_folder(), progress, clip_tokens(host.TOKENIZER))
         report = table(rows)
         sheet = prepared_sheet(rows)
         return io.NodeOutput(made, sheet, report, ui=host.show(cls, sheet, f"{summary(made)}\n{report}"))

@@ -67,13 +67,13 @@ class TrainingPlanNode(io.ComfyNode):
         settings = settings or SubjectSettings()
         check_subject(set, settings)
         chosen = validator_for(base, settings, validation, validation_dino)
-        with host.engine(cls.hidden.unique_id) as watcher:
+        with host.engine(cls.hidden.unique_id) as progress:
             plan = plan_training(
                 base,
                 set,
                 settings,
                 host.device(),
-                watcher,
+                progress,
                 host.TOKENIZER,
                 validator=chosen.validator,
                 timed=timed_steps,

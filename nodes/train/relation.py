@@ -160,14 +160,14 @@ class TrainRelation(io.ComfyNode):
         settings = settings or RelationSettings()
         if not isinstance(settings, RelationSettings):
             raise FewShotError("these are settings of Train Subject: connect Relation Settings")
-        with host.engine(cls.hidden.unique_id) as watcher:
+        with host.engine(cls.hidden.unique_id) as progress:
             result = train_relation(
                 base,
                 set,
                 settings,
                 folders.runs_folder(),
                 host.device(),
-                watcher,
+                progress,
                 name=train.run_name(f"relation {set.concepts[0].description or set.trigger}"),
                 start_from=adapter,
                 tokenizer_folder=host.TOKENIZER,

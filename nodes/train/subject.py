@@ -114,14 +114,14 @@ class TrainSubject(io.ComfyNode):
         settings = settings or SubjectSettings()
         check_subject(set, settings)
         chosen = validator_for(base, settings, validation, validation_dino)
-        with host.engine(cls.hidden.unique_id) as watcher:
+        with host.engine(cls.hidden.unique_id) as progress:
             result = train_subject(
                 base,
                 set,
                 settings,
                 folders.runs_folder(),
                 host.device(),
-                watcher,
+                progress,
                 name=run_name(set.trigger),
                 start_from=adapter,
                 tokenizer_folder=host.TOKENIZER,

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Adapter, LowRank, Prompt, PromptSet
 from comfyui_fewshot.evaluation import evaluate as evaluating
 from comfyui_fewshot.evaluation import samples as drawing
@@ -67,16 +67,16 @@ class Brightness:
 MEASURES = (Measure(Brightness("DINO"), "subject"), Measure(Brightness("CLIP-T", reads=True), "prompt"))
 
 
-class Counting(Silent):
+class Counting(NullProgress):
     def __init__(self):
         self.told = []
 
-    def progress(self, done, total, text="", picture=None):
+    def report(self, done, total, text="", picture=None):
         self.told.append((done, total, text, picture))
 
 
-def context(cache, watcher=None):
-    return SamplingContext(cache, "cpu", watcher or Silent())
+def context(cache, progress=None):
+    return SamplingContext(cache, "cpu", progress or NullProgress())
 
 
 def distance(images):
@@ -101,11 +101,11 @@ def test_a_further_adapter_draws_its_own_samples_only(base, tmp_path, monkeypatc
     first = draw(base, everyone, PROMPTS, FAST, context(tmp_path))
     assert sorted(drawn) == sorted(["a cat", "a cat at night", "a sks cat", "a sks cat at night"] * 2)
     drawn.clear()
-    watcher = Counting()
+    progress = Counting()
     everyone.append(Candidate("two", adapter_of(base, 2)))
-    again = draw(base, everyone, PROMPTS, FAST, context(tmp_path, watcher))
+    again = draw(base, everyone, PROMPTS, FAST, context(tmp_path, progress))
     assert len(drawn) == 4 and list(again[0]) == list(first[0]) and list(again[1]) == list(first[1]) != list(again[2])
-    assert watcher.told[0][:2] == (11, 12) and watcher.told[0][3] is not None and watcher.told[-1][:2] == (12, 12)
+    assert progress.told[0][:2] == (11, 12) and progress.told[0][3] is not None and progress.told[-1][:2] == (12, 12)
     drawn.clear()
     draw(base, [Candidate("renamed", adapter_of(base, 2))], PROMPTS, FAST, context(tmp_path))
     assert not drawn, "a name is no content"
@@ -125,10 +125,10 @@ def test_pictures_stay_on_the_disk_until_they_are_asked_for(base, tmp_path):
 
 
 def test_cancelled_work_goes_on(base, tmp_path, monkeypatch):
-    class Cancel(Silent):
+    class Cancel(NullProgress):
         count = 0
 
-        def progress(self, done, total, text="", picture=None):
+        def report(self, done, total, text="", picture=None):
             if picture is not None:
                 raise KeyboardInterrupt
 
@@ -136,9 +136,9 @@ def test_cancelled_work_goes_on(base, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         draw(base, [Candidate("base")], PROMPTS, few, context(tmp_path, Cancel()))
     assert len(list(tmp_path.rglob("*.png"))) == 1 and not list(tmp_path.rglob("*.draft"))
-    watcher = Counting()
-    draw(base, [Candidate("base")], PROMPTS, few, context(tmp_path, watcher))
-    assert [t[0] for t in watcher.told] == [2, 2]
+    progress = Counting()
+    draw(base, [Candidate("base")], PROMPTS, few, context(tmp_path, progress))
+    assert [t[0] for t in progress.told] == [2, 2]
 
 
 def test_the_mark_is_off_until_asked_for(base, tmp_path):

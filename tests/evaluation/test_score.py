@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Prompt
 from comfyui_fewshot.evaluation.evaluate import mutual_likeness
 from comfyui_fewshot.evaluation.metrics.clip import ClipImage, ClipText
@@ -79,7 +79,7 @@ def test_numbers_do_not_depend_on_the_chunk(monkeypatch):
     whole = [request.metric.scores(drawn, prompts, REFERENCES).tolist() for request in requests]
     for size in (1, 3, CHUNK):
         monkeypatch.setattr("comfyui_fewshot.evaluation.score.CHUNK", size)
-        found = score_images(requests, [drawn], REFERENCES, "cpu", Silent())
+        found = score_images(requests, [drawn], REFERENCES, "cpu", NullProgress())
         assert [row[0] for row in found] == [pytest.approx(values, abs=1e-5) for values in whole], size
     assert mutual_likeness(ClipImage(clip), REFERENCES) == pytest.approx(
         float((clip.images(REFERENCES[:1]) * clip.images(REFERENCES[1:])).sum()), abs=1e-5
@@ -93,7 +93,7 @@ def test_each_model_sees_each_picture_once_and_alone_on_the_device():
     requests = [
         ScoreRequest(metric, asked(70)) for metric in (Sum("a", clip=one), Sum("b", dino=two), Sum("c", embedder=one))
     ]
-    found = score_images(requests, [pictures(70), pictures(70, 9)], REFERENCES, "meta", Silent())
+    found = score_images(requests, [pictures(70), pictures(70, 9)], REFERENCES, "meta", NullProgress())
     assert [[len(values) for values in rows] for rows in found] == [[70, 70]] * 3 and found[0] == found[2]
     for eye in (one, two):
         assert len(eye.seen) == 2 * 70 + 2 == len(set(eye.seen))
@@ -101,7 +101,7 @@ def test_each_model_sees_each_picture_once_and_alone_on_the_device():
 
 
 def test_a_model_leaves_the_device_when_it_is_cancelled():
-    class Cancel(Silent):
+    class Cancel(NullProgress):
         checks = 0
 
         def check(self):
@@ -109,7 +109,7 @@ def test_a_model_leaves_the_device_when_it_is_cancelled():
             if self.checks == 3:
                 raise KeyboardInterrupt
 
-        def progress(self, done, total, text="", picture=None):
+        def report(self, done, total, text="", picture=None):
             told.append((done, total))
 
     log: list = []
@@ -148,8 +148,8 @@ def test_diversity_can_be_watched_and_its_model_moves():
     told: list = []
     log: list = []
 
-    class Watching(Silent):
-        def progress(self, done, total, text="", picture=None):
+    class Watching(NullProgress):
+        def report(self, done, total, text="", picture=None):
             told.append((done, total))
 
     distance = cosine_distance(Eye(log))

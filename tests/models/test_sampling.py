@@ -84,15 +84,15 @@ class Impatient:
         if len(self.seen) == 2:
             raise InterruptedError
 
-    def progress(self, done: int, total: int, text: str = "", picture=None) -> None:
+    def report(self, done: int, total: int, text: str = "", picture=None) -> None:
         self.seen.append((done, total))
 
 
 def test_sampling_tells_and_stops(opened_pocket: StableDiffusion):
-    watcher = Impatient()
+    progress = Impatient()
     with pytest.raises(InterruptedError):
-        sample(opened_pocket, ["a"] * 3, [1, 2, 3], batch=2, watcher=watcher, **SIZE)
-    assert watcher.seen == [(1, 6), (2, 6)]
+        sample(opened_pocket, ["a"] * 3, [1, 2, 3], batch=2, progress=progress, **SIZE)
+    assert progress.seen == [(1, 6), (2, 6)]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from comfyui_fewshot.augmentation.images.load import picture_of, subject_from_folder
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.randomness import seed_of
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Sample, TrainingSet
@@ -158,13 +158,13 @@ def settings() -> SubjectSettings:
     )
 
 
-class CutAt(Silent):
+class CutAt(NullProgress):
     """Raises `error` at the check that follows `step` whole steps of `steps`."""
 
     def __init__(self, step: int, error: BaseException, steps: int = 8):
         self.step, self.error, self.steps, self.done = step, error, steps, -1
 
-    def progress(self, done, total, text="", picture=None):
+    def report(self, done, total, text="", picture=None):
         if total == self.steps:
             self.done = done
 
@@ -191,9 +191,9 @@ def one_thread():
 def train(base, pictures, settings):
     """train_subject with the tiny base; keywords replace settings."""
 
-    def run(folder, watcher=None, set_=None, name="subject", start_from=None, **changes):
+    def run(folder, progress=None, set_=None, name="subject", start_from=None, **changes):
         return train_subject(
-            base, set_ or pictures, replace(settings, **changes), folder, "cpu", watcher, name, start_from
+            base, set_ or pictures, replace(settings, **changes), folder, "cpu", progress, name, start_from
         )
 
     return run

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.tests.trainers.auto.test_unet_costs import Held
 from comfyui_fewshot.trainers import loop as loops
@@ -59,14 +59,14 @@ def start():
     return {"unet.x": Parameter(torch.tensor([1.0, -2.0, 3.0]))}
 
 
-def run(folder, parameters=None, steps=10, watcher=None, save_every=4, cut=None, scale=False, **task):
+def run(folder, parameters=None, steps=10, progress=None, save_every=4, cut=None, scale=False, **task):
     folder.mkdir(exist_ok=True)
     parameters = parameters or start()
     plan = Plan(
         steps, LearningRates({"unet": 0.1}, steps), save_every=save_every, log_every=4, scale_losses=scale, cut=cut
     )
     work = Pull(parameters["unet.x"], **task)
-    outcome = train(work, parameters, plan, Checkpoints(folder / "c", "key"), Journal(folder / "log.jsonl"), watcher)
+    outcome = train(work, parameters, plan, Checkpoints(folder / "c", "key"), Journal(folder / "log.jsonl"), progress)
     return parameters["unet.x"].detach().clone(), outcome
 
 
@@ -131,7 +131,7 @@ def test_a_cut_run_ends_as_an_uncut_one(tmp_path, cut, error):
 
 
 def test_the_watcher_is_asked_before_each_step(tmp_path):
-    class Impatient(Silent):
+    class Impatient(NullProgress):
         asked = 0
 
         def check(self):
@@ -140,7 +140,7 @@ def test_the_watcher_is_asked_before_each_step(tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, watcher=Impatient())
+        run(tmp_path, progress=Impatient())
     assert Checkpoints(tmp_path / "c", "key").latest().step == 3
 
 
@@ -367,17 +367,17 @@ class Touches(TorchDispatchMode):
 def test_nothing_touches_the_host_between_log_points(networks, pictures, settings, tmp_path, unwatched, kind):
     """With prompts that are encoded once, and with those that each step encodes anew."""
     chosen = replace(settings, resolution=32, alpha=4.0, micro_batch=3, noise_offset=0.1, min_snr_gamma=5.0, **kind)
-    step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, Silent())
+    step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, NullProgress())
     plan = Plan(
         9, LearningRates(dict.fromkeys(("unet", "text_encoder", "token"), 1e-3), 9), save_every=100, log_every=8,
         rules=injected.rules,
     )  # fmt: skip
     touches = Touches()
 
-    class Counting(Silent):
+    class Counting(NullProgress):
         """Counts from the third step (all is set up) to the seventh; the log point is the eighth."""
 
-        def progress(self, done, total, text="", picture=None):
+        def report(self, done, total, text="", picture=None):
             if done == 2:
                 touches.__enter__()
             if done == 7:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from comfyui_fewshot.core import atomic
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Sample
 from comfyui_fewshot.evaluation.report.provenance import provenance
@@ -127,7 +127,7 @@ def test_several_cuts(train, uncut, tmp_path, cut_at):
 
 
 def test_cancel_before_the_first_step_leaves_no_lora(train, tmp_path):
-    class Never(Silent):
+    class Never(NullProgress):
         def check(self):
             raise BaseException("cancelled")
 
@@ -145,8 +145,8 @@ from comfyui_fewshot.core.progress import Silent
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.trainers.subject.method import train_subject
 
-class Killed(Silent):
-    def progress(self, done, total, text="", picture=None):
+class Killed(NullProgress):
+    def report(self, done, total, text="", picture=None):
         if total == 8 and done == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -240,10 +240,10 @@ def test_frozen_weights_in_8_bits_learn_nearly_the_same(train, uncut, tmp_path, 
 
 
 def test_previews_are_written_and_shown(train, tmp_path):
-    class Seeing(Silent):
+    class Seeing(NullProgress):
         pictures = []
 
-        def progress(self, done, total, text="", picture=None):
+        def report(self, done, total, text="", picture=None):
             if picture is not None:
                 self.pictures.append((done, picture))
 

@@ -98,7 +98,7 @@ class Told:
         if self.stop_at is not None and len(self.lines) >= self.stop_at:
             raise KeyboardInterrupt
 
-    def progress(self, done, total, text="", picture=None):
+    def report(self, done, total, text="", picture=None):
         self.lines.append((done, total, text))
 
 

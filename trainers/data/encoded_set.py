@@ -14,7 +14,7 @@ from PIL import Image, ImageChops
 from ...augmentation.images.crop import as_large, fit_to
 from ...augmentation.images.load import load_mask, load_picture
 from ...core.errors import FewShotError
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.values import BESIDE, Sample
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
@@ -61,7 +61,7 @@ def build_pool(
     networks: DiffusionModel,
     samples: Sequence[Sample],
     resolution: int,
-    watcher: Watcher,
+    progress: Progress,
     masks: bool = False,
     live_text: bool = False,
     at_once: int = 0,
@@ -80,15 +80,15 @@ def build_pool(
     """
     fitted = []
     for done, sample in enumerate(samples):
-        watcher.check()
+        progress.check()
         fitted.append(_fit(sample, resolution, resolution // networks.downscale))
         if done % 10 == 0:
-            watcher.progress(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
+            progress.report(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
     _tell_fitting(samples, resolution)
     at_once = at_once or encoding_batch(resolution)
     moments = []
     for start in range(0, len(fitted), at_once):
-        watcher.check()
+        progress.check()
         batch = torch.stack([pixels for pixels, _, _ in fitted[start : start + at_once]])
         moments.append(networks.encode_images(batch.to(networks.device)))
     mean = torch.cat([m for m, _ in moments])

@@ -13,7 +13,7 @@ import torch
 
 from ...augmentation.captions.identifiers import find_word
 from ...core.errors import FewShotError
-from ...core.progress import Silent, Watcher
+from ...core.progress import NullProgress, Progress
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.learned_tokens import TokenSpec
@@ -96,7 +96,7 @@ def plan_training(
     pictures: TrainingSet,
     settings: SubjectSettings,
     device: torch.device | str,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     tokenizer_folder: Path | None = None,
     validator: Validator | None = None,
     timed: int = TIMED,
@@ -111,20 +111,20 @@ def plan_training(
     """
     if not pictures.references:
         raise FewShotError("there are no reference pictures to plan for. Give at least one, better three to ten.")
-    watcher, device = watcher or Silent(), torch.device(device)
+    progress, device = progress or NullProgress(), torch.device(device)
     validates = validator is not None and settings.validate_every != 0
     with torch.inference_mode(False), torch.enable_grad():
         where = device if timed else torch.device("meta")
-        with opened(base, where, watcher, tokenizer_folder) as networks:
+        with opened(base, where, progress, tokenizer_folder) as networks:
             weights = _parameter_counts(networks)
             validator_bytes = validator.resident if validator is not None and validates else None
             inputs = _auto_inputs(networks, pictures, settings, device, weights, validator_bytes)
             chosen, reasons = resolve(settings, inputs)
-            references = _planned_references(networks, pictures, chosen, watcher)
+            references = _planned_references(networks, pictures, chosen, progress)
             if chosen.local_weight > 0:
                 samples = [with_identifiers(sample, pictures.concepts) for sample in pictures.references]
                 check_usable(networks, samples, pictures.concepts, chosen.local_attention == "content")
-            timing = time_steps(networks, pictures, chosen, watcher, timed, start_from) if timed else None
+            timing = time_steps(networks, pictures, chosen, progress, timed, start_from) if timed else None
             token_limit = networks.text_encoders[0].config.max_position_embeddings - 2
     unresolved = replace(chosen, **{name: getattr(settings, name) for name in MEMORY_SETTINGS})
     split, on_gpu = split_of(chosen, inputs), device.type == "cuda"
@@ -178,14 +178,14 @@ def _parameter_counts(networks: DiffusionModel) -> ParameterCounts:
 
 
 def _planned_references(
-    networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher
+    networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, progress: Progress
 ) -> tuple[PlannedReference, ...]:
     weights = drawing_weights(pictures.references, chosen.composite_share)
     drawn = chosen.steps * chosen.batch_size / sum(weights)
     words, side = token_specs(chosen, pictures), chosen.resolution
     rows = []
     for sample, weight in zip(pictures.references, weights, strict=True):
-        watcher.check()
+        progress.check()
         scale = max(side / sample.image.width, side / sample.image.height)
         tokens = _tokens(networks.tokenizers[0], sample.caption, words)
         rows.append(PlannedReference(sample, scale, tokens, drawn * weight))
@@ -227,7 +227,7 @@ def time_steps(
     networks: DiffusionModel,
     pictures: TrainingSet,
     chosen: SubjectSettings,
-    watcher: Watcher,
+    progress: Progress,
     count: int,
     start_from: Adapter | None = None,
 ) -> Timing:
@@ -237,7 +237,7 @@ def time_steps(
     """
     subset = timing_subset(networks, pictures, chosen)
     move_to_device(networks, chosen)
-    step, injected = SubjectTraining().prepare(networks, subset, chosen, start_from, watcher)
+    step, injected = SubjectTraining().prepare(networks, subset, chosen, start_from, progress)
     cuda = networks.device.type == "cuda"
     offloaded = offloadable_parts(networks, step.reads_text) if chosen.offload == "on" else []
     Offloaded(offloaded, networks.device).offload()
@@ -251,8 +251,8 @@ def time_steps(
             torch.cuda.reset_peak_memory_stats(networks.device)
         seconds = []
         for number in range(count + 1):
-            watcher.check()
-            watcher.progress(number, count + 1, f"timing step {number} of {count}" if number else "warming up")
+            progress.check()
+            progress.report(number, count + 1, f"timing step {number} of {count}" if number else "warming up")
             begun = time.perf_counter()
             for terms in step.passes(number, list):
                 sum(step.weights[name] * value for name, value in terms.items()).backward()  # type: ignore[union-attr]

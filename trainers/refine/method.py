@@ -19,7 +19,7 @@ from PIL import Image
 
 from ...augmentation.images.load import load_picture
 from ...core.errors import FewShotError
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.prompts import prompt_of
 from ...core.randomness import Randomness
 from ...core.settings import SubjectSettings
@@ -103,7 +103,7 @@ class Refinement:
         pictures: TrainingSet,
         chosen: SubjectSettings,
         start_from: Adapter | None,
-        watcher: Watcher,
+        progress: Progress,
     ) -> tuple[RefiningStep, Injected]:
         """Put the subject in, the refining adapter on top, and encode the prompts."""
         settings = self._explored(cast(RefinementSettings, chosen))
@@ -115,19 +115,19 @@ class Refinement:
             policy = SamplerPolicy(
                 networks.process, settings.sampling_steps, size, settings.eta, settings.skip_last, known
             )
-            how = (policy, settings.guidance, settings.resolution, settings.micro_batch, random, watcher)
+            how = (policy, settings.guidance, settings.resolution, settings.micro_batch, random, progress)
             own = self._captions(pictures, settings)
             painter = Painter(networks, (*self.train, *own), *how, changed=self._changed(networks, settings))
             references = [load_picture(picture) for picture in self.rewards.references]
             judge = self.rewards.open(networks.device, references, self.train)
 
             def guard(run: RunFolder) -> GuardedCourse:
-                return self._guard(painter, judge, pictures, references, settings, watcher, run)
+                return self._guard(painter, judge, pictures, references, settings, progress, run)
 
             kind = STEPS[settings.method]
-            step = kind(painter, self.train, judge, injected, settings, self.processes, watcher, guard)
+            step = kind(painter, self.train, judge, injected, settings, self.processes, progress, guard)
             if isinstance(step, PairsStep) and own:
-                pool = build_pool(networks, pictures.references, settings.resolution, watcher)
+                pool = build_pool(networks, pictures.references, settings.resolution, progress)
                 step.take_references(pool.mean, own)
             return step, injected
         except BaseException:
@@ -177,13 +177,13 @@ class Refinement:
         pictures: TrainingSet,
         references: Sequence[Image.Image],
         settings: RefinementSettings,
-        watcher: Watcher,
+        progress: Progress,
         run: RunFolder,
     ) -> GuardedCourse:
         looks = [load_picture(s.image) for s in pictures.references] or list(references)
         rewarded = [path.resolve() for path in self.rewards.folders]
         held_out = self.held_out[: settings.guard_prompts]
-        reader = Reader(painter, judge, held_out, settings, watcher, self.validator, rewarded, looks, run.samples)
+        reader = Reader(painter, judge, held_out, settings, progress, self.validator, rewarded, looks, run.samples)
         floors = Floors(settings.subject_floor, settings.diversity_floor, settings.held_out_floor)
         names = [term.name for term in judge.terms]
         every = settings.guard_every * settings.updates
@@ -199,7 +199,7 @@ def refine_adapter(
     settings: RefinementSettings,
     runs: Path,
     device: torch.device | str,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     name: str = "refinement",
     pictures: TrainingSet | None = None,
     tokenizer_folder: Path | None = None,
@@ -219,7 +219,7 @@ def refine_adapter(
         FewShotError: something a person can mend: an adapter without effect, of another family or a DoRA, too few
             prompts or none that names subject or class, a reward that gives no numbers or always the same, disk,
             divergence.
-        BaseException: whatever `watcher.check` raises.
+        BaseException: whatever `progress.check` raises.
     """
     if adapter is not None:
         _check_effect(adapter)
@@ -234,7 +234,7 @@ def refine_adapter(
         settings,
         Path(runs),
         device,
-        watcher,
+        progress,
         name,
         None,
         tokenizer_folder,

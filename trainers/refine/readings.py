@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...core.atomic import make_folder
 from ...core.errors import FewShotError
-from ...core.progress import Checked, Watcher
+from ...core.progress import CancelOnly, Progress
 from ...core.randomness import seed_of
 from ...core.values import Prompt
 from ...evaluation.metrics.diversity import cosine_distance, diversity
@@ -48,13 +48,13 @@ class Reader:
         judge: RewardModels,
         prompts: Sequence[Prompt],
         settings: RefinementSettings,
-        watcher: Watcher,
+        progress: Progress,
         validator: Validator | None,
         rewarded: Sequence[Path],
         references: Sequence[Image.Image],
         folder: Path,
     ):
-        self.painter, self.judge, self.settings, self.watcher = painter, judge, settings, watcher
+        self.painter, self.judge, self.settings, self.progress = painter, judge, settings, progress
         self.prompts = [prompt for prompt in prompts for _ in range(COUNT)]
         self.seeds = [seed_of("reading", i) for i in range(len(self.prompts))]
         self.folder = folder
@@ -90,7 +90,7 @@ class Reader:
 
     def __call__(self, step: int) -> tuple[Reading, tuple[float, ...]]:
         """The reading after a step; one that fails is named in the log and counts as failed."""
-        self.watcher.progress(step, self.settings.steps, f"reading held-out prompts after step {step}")
+        self.progress.report(step, self.settings.steps, f"reading held-out prompts after step {step}")
         try:
             pictures = self._draw(self.prompts, self.seeds)
             self._move(self.painter.networks.device)
@@ -109,7 +109,7 @@ class Reader:
 
     def tell(self, step: int, text: str) -> None:
         """Show the words of the last reading with its pictures."""
-        self.watcher.progress(step, self.settings.steps, text, picture=self.sheet)
+        self.progress.report(step, self.settings.steps, text, picture=self.sheet)
 
     def _move(self, device: torch.device | str) -> None:
         """To where they see, or off the GPU, whose memory the training needs."""
@@ -130,7 +130,7 @@ class Reader:
                 steps=self.settings.sampling_steps,
                 guidance=self.settings.guidance,
                 batch=painter.at_once,
-                watcher=Checked(self.watcher),
+                progress=CancelOnly(self.progress),
             )
         if not pixels.isfinite().all():
             raise ArithmeticError("the pictures hold no numbers (NaN)")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.randomness import Randomness
 from ...core.values import Prompt
 from ...evaluation.reward import RewardModels
@@ -64,12 +64,12 @@ class Painter:
         side: int,
         rows: int,
         random: Randomness,
-        watcher: Watcher,
+        progress: Progress,
         awake: Callable[[], AbstractContextManager] = nullcontext,
         changed: Callable[[float], AbstractContextManager] = nullcontext,
     ):
         self.networks, self.policy, self.guidance = networks, policy, guidance
-        self.random, self.watcher, self.awake, self.changed = random, watcher, awake, changed
+        self.random, self.progress, self.awake, self.changed = random, progress, awake, changed
         self.guided = guidance > 1.0
         self.at_once = max(1, rows // (2 if self.guided else 1))
         self.size = (side, side)
@@ -108,7 +108,7 @@ class Painter:
         latents = self.random.normal("refine/start", round, some, self.shape)
         way = [latents.cpu()]
         for place in range(len(self.policy)):
-            self.watcher.check()
+            self.progress.check()
             places = torch.full((len(some),), place, device=self.networks.device)
             prediction = self.predict(latents, places, [prompts[i] for i in some])
             noise = self.random.normal(f"refine/noise/{place}", round, some, self.shape)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import FewShotError
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.values import Prompt
 from ...evaluation.report.grids import contact_sheet
 from ...evaluation.reward import RewardModels
@@ -74,11 +74,11 @@ class RefiningStep(ABC):
         injected: Injected,
         settings: RefinementSettings,
         processes: Processes,
-        watcher: Watcher,
+        progress: Progress,
         guard: Callable[[RunFolder], BestCheckpoint],
     ):
         self.painter, self.prompts, self.judge, self.injected = painter, prompts, judge, injected
-        self.settings, self.processes, self.watcher, self.guard = settings, processes, watcher, guard
+        self.settings, self.processes, self.progress, self.guard = settings, processes, progress, guard
         self.random, self.device = painter.random, painter.networks.device
         self.wanted = min(settings.prompts_per_round, len(prompts))
         self.statistics = [
@@ -200,7 +200,7 @@ class RefiningStep(ABC):
         prompts = asked(settings.seed, number, len(self.prompts), self.wanted, settings.group)
         own = [i for update in range(settings.updates) for i in share(self.part(update))]
         done = number * settings.updates
-        self.watcher.progress(done, settings.steps, f"drawing {len(prompts)} pictures, round {number + 1}")
+        self.progress.report(done, settings.steps, f"drawing {len(prompts)} pictures, round {number + 1}")
         way = self.painter.draw(number, own, prompts, self._strength)
         pictures = self.painter.pictures(way.latents[:, -1]) if own else []
         table = torch.zeros(len(self.judge.terms), len(prompts), dtype=torch.float64, device=self._exact)
@@ -213,7 +213,7 @@ class RefiningStep(ABC):
         if pictures:
             few = range(0, len(pictures), max(1, -(-len(pictures) // SHOWN)))
             sheet = contact_sheet([pictures[i] for i in few], [self.prompts[prompts[own[i]]].text for i in few])
-            self.watcher.progress(done, settings.steps, told, picture=sheet)
+            self.progress.report(done, settings.steps, told, picture=sheet)
         spreads = [spread(row) for row in rewards]
         self._check_differs(spreads, rewards)
         return Round(number, prompts, way, advantages, mean, rewards, spreads, {})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.randomness import Randomness
 from ...core.values import Sample
 from ...models.conditioning import Conditioning
@@ -81,11 +81,11 @@ class GainReader:
         samples: Sequence[Sample],
         word: str,
         settings: RelationSettings,
-        watcher: Watcher,
+        progress: Progress,
         without: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.without = without
-        self.networks, self.pool, self.word, self.settings, self.watcher = networks, pool, word, settings, watcher
+        self.networks, self.pool, self.word, self.settings, self.progress = networks, pool, word, settings, progress
         self.random = Randomness(settings.seed, networks.device)
         self.draws = drawn(samples)
         self.first: torch.Tensor | None = None  # log errors (n,) with the word it began as, always the same
@@ -133,7 +133,7 @@ class GainReader:
         return torch.cat([self._errors(part, told.take([places[d.row] for d in part])) for part in parts]).log()
 
     def _errors(self, draws: Sequence[Draw], told: Conditioning) -> torch.Tensor:
-        self.watcher.check()
+        self.progress.check()
         networks, process, rows = self.networks, self.networks.process, [draw.row for draw in draws]
         clean = rows_of(self.pool.mean, rows)
         noise = torch.cat(
@@ -228,7 +228,7 @@ def gain_course(reader: GainReader, run: RunFolder) -> GainCourse | None:
     def tell(gain: Gain) -> None:
         text = f"measured after step {gain.step}: {_said(gain)} less error than with '{settings.token_start}'"
         log.info("%s", text)
-        reader.watcher.progress(gain.step, settings.steps, text)
+        reader.progress.report(gain.step, settings.steps, text)
 
     return GainCourse(reader, reader.every, settings.steps, run.folder / FILE, tell)
 

@@ -24,7 +24,7 @@ import torch
 from ...augmentation.captions.parse import is_relation_word, parts_of, with_placeholder
 from ...augmentation.captions.rules import RelationRules
 from ...core.errors import FewShotError
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.settings import SubjectSettings
 from ...core.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
 from ...models.adapters.inject import Injected, LoraSpec, inject
@@ -155,7 +155,7 @@ class RelationTraining:
         pictures: TrainingSet,
         chosen: SubjectSettings,
         start_from: Adapter | None,
-        watcher: Watcher,
+        progress: Progress,
     ) -> tuple[RelationStep, Injected]:
         """Put the word in, and encode the pictures."""
         chosen = cast(RelationSettings, chosen)
@@ -167,16 +167,16 @@ class RelationTraining:
         try:
             for sample in pictures.references:
                 _check_window(networks, sample, concept)
-            pool = build_pool(networks, pictures.references, chosen.resolution, watcher, live_text=True)
+            pool = build_pool(networks, pictures.references, chosen.resolution, progress, live_text=True)
             adversary = reals = None
             if chosen.adversarial != "off":
                 adversary = Adversary(chosen.adversarial, pool.mean.shape[1:], networks.process, chosen.seed)
                 injected.parameters |= adversary.parameters
                 if pictures.priors:  # a few pictures alone are soon known by heart
                     samples = (*pictures.references, *pictures.priors)
-                    reals = build_pool(networks, samples, chosen.resolution, watcher, live_text=True)
+                    reals = build_pool(networks, samples, chosen.resolution, progress, live_text=True)
             without = injected.disabled if rank else nullcontext
-            reader = GainReader(networks, pool, pictures.references, concept.identifier, chosen, watcher, without)
+            reader = GainReader(networks, pool, pictures.references, concept.identifier, chosen, progress, without)
             guard = partial(gain_course, reader)
             return RelationStep(networks, pool, chosen, words, concept, adversary, reals, guard), injected
         except BaseException:
@@ -273,7 +273,7 @@ def train_relation(
     settings: RelationSettings,
     runs: Path,
     device: torch.device | str,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     name: str = "relation",
     start_from: Adapter | None = None,
     tokenizer_folder: Path | None = None,
@@ -298,7 +298,7 @@ def train_relation(
         settings,
         Path(runs),
         device,
-        watcher,
+        progress,
         name,
         start_from,
         tokenizer_folder,

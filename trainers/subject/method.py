@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from ...core.errors import FewShotError
-from ...core.progress import Watcher
+from ...core.progress import Progress
 from ...core.prompts import strip_identifiers
 from ...core.randomness import Randomness
 from ...core.settings import SubjectSettings
@@ -244,7 +244,7 @@ class SubjectTraining:
         pictures: TrainingSet,
         chosen: SubjectSettings,
         start_from: Adapter | None,
-        watcher: Watcher,
+        progress: Progress,
     ) -> tuple[SubjectStep, Injected]:
         """Put in what is trained, and encode pictures and prompts."""
         _tell(pictures, chosen)
@@ -257,7 +257,7 @@ class SubjectTraining:
             raise
         injected = inject(networks, sets_of(chosen), chosen.seed, start_from, words)
         try:  # prompts are encoded with what stays on of the adapter that is trained on from
-            references, priors, supervision = self._pools(networks, pictures, chosen, watcher)
+            references, priors, supervision = self._pools(networks, pictures, chosen, progress)
         except BaseException:
             injected.remove()
             raise
@@ -266,12 +266,12 @@ class SubjectTraining:
         return SubjectStep(networks, references, priors, chosen, supervision, injected.disabled), injected
 
     def _pools(
-        self, networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, watcher: Watcher
+        self, networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, progress: Progress
     ) -> tuple[Pool, Pool | None, Supervision | None]:
         """References, priors, and what L_local compares; the last two where they have a weight."""
 
         def pool(samples: Sequence[Sample], masks: bool) -> Pool:
-            built = build_pool(networks, samples, chosen.resolution, watcher, masks, live_text=chosen.reads_text)
+            built = build_pool(networks, samples, chosen.resolution, progress, masks, live_text=chosen.reads_text)
             weights = drawing_weights(samples, chosen.composite_share)
             if len(pictures.concepts) > 1 or any(sample.pasted for sample in samples):
                 log.info("%s are drawn: %s", samples[0].role, draws_told(samples, weights, pictures.concepts))
@@ -314,7 +314,7 @@ def train_subject(
     settings: SubjectSettings,
     runs: Path,
     device: torch.device | str,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     name: str = "subject",
     start_from: Adapter | None = None,
     tokenizer_folder: Path | None = None,
@@ -335,7 +335,7 @@ def train_subject(
 
     Raises:
         FewShotError: something a person can mend: pictures, settings, disk, divergence.
-        BaseException: whatever `watcher.check` raises.
+        BaseException: whatever `progress.check` raises.
     """
     if not pictures.references:
         raise FewShotError("there are no reference pictures to learn from. Give at least one, better three to ten.")
@@ -346,7 +346,7 @@ def train_subject(
         settings,
         Path(runs),
         device,
-        watcher,
+        progress,
         name,
         start_from,
         tokenizer_folder,

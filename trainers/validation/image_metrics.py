@@ -21,7 +21,7 @@ from ...augmentation.images.load import load_picture
 from ...augmentation.priors.prompts import one_token_words
 from ...core.atomic import make_folder
 from ...core.errors import FewShotError
-from ...core.progress import Checked, Watcher
+from ...core.progress import CancelOnly, Progress
 from ...core.prompts import prompt_of, with_article
 from ...core.randomness import seed_of
 from ...core.settings import SubjectSettings
@@ -145,11 +145,11 @@ class Validation:
         pictures: TrainingSet,
         settings: SubjectSettings,
         validator: Validator,
-        watcher: Watcher,
+        progress: Progress,
         folder: Path,
         on_device: Callable[..., AbstractContextManager] = nullcontext,
     ):
-        self.networks, self.settings, self.watcher, self.folder = networks, settings, watcher, folder
+        self.networks, self.settings, self.progress, self.folder = networks, settings, progress, folder
         self.on_device = on_device
         known = one_token_words(networks.tokenizers[0])
         rows = held_out_prompts(pictures, settings.validation_pictures, known, settings.validation_prompts)
@@ -171,7 +171,7 @@ class Validation:
             alone = [s for s in pictures.references if s.concept == concept and not s.others and not s.pasted]
             samples = alone or list(pictures.references)
             few = samples[:: math.ceil(len(samples) / MOST_REFERENCES)]
-            self.watcher.check()
+            self.progress.check()
             found[concept] = self.embedder.images([load_picture(sample.image) for sample in few])
         return found
 
@@ -182,7 +182,7 @@ class Validation:
 
     def __call__(self, step: int) -> tuple[float, float, float]:
         """(subject, prompt, unrelated) of `selection.Point`; a validation that fails is named in the log: NaN."""
-        self.watcher.progress(step, self.settings.steps, f"validating after step {step}")
+        self.progress.report(step, self.settings.steps, f"validating after step {step}")
         try:
             images = self.draw()
             scores = self.score(images)
@@ -194,7 +194,7 @@ class Validation:
             sheet.save(make_folder(self.folder) / f"validation_{step:08d}.png")
         except (OSError, FewShotError) as error:
             log.warning("the pictures of the validation after step %d could not be kept: %s", step, error)
-        self.watcher.progress(step, self.settings.steps, f"validated after step {step}", picture=sheet)
+        self.progress.report(step, self.settings.steps, f"validated after step {step}", picture=sheet)
         return scores
 
     def draw(self) -> list[Image.Image]:
@@ -207,7 +207,7 @@ class Validation:
             [prompt.text for prompt in self.prompts],
             self.seeds,
             SamplingOptions(self.settings.resolution, STEPS, GUIDANCE, batch),
-            Checked(self.watcher),
+            CancelOnly(self.progress),
         )
         if not drawn.isfinite().all():
             raise ArithmeticError("the pictures hold no numbers (NaN)")
@@ -254,7 +254,7 @@ def sample_pictures(
     prompts: Sequence[str],
     seeds: Sequence[int],
     options: SamplingOptions,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> torch.Tensor:
     """Images (B, 3, side, side) in [0, 1] on the CPU, as `models.sampling.sample` gives them.
 
@@ -266,7 +266,7 @@ def sample_pictures(
     with on_device():
         latents = sample_latents(
             networks, prompts, seeds,
-            width=side, height=side, steps=options.steps, guidance=options.guidance, batch=batch, watcher=watcher,
+            width=side, height=side, steps=options.steps, guidance=options.guidance, batch=batch, progress=progress,
         )  # fmt: skip
     with on_device(networks.autoencoder), torch.no_grad():
         return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(batch)])

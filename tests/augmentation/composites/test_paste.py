@@ -285,13 +285,13 @@ class Stops:
         if self.left < 0:
             raise KeyboardInterrupt
 
-    def progress(self, done, total, text="", picture=None):
+    def report(self, done, total, text="", picture=None):
         self.told.append((done, total, picture is not None))
 
 
 def test_it_tells_of_itself_and_can_be_cancelled(made, tmp_path):
     one = made((blob(), "reference", 0))
-    watcher = Stops(5)
+    progress = Stops(5)
     with pytest.raises(KeyboardInterrupt):
-        paste(one, PasteSettings(variants=20, size=32), tmp_path, watcher)
-    assert watcher.told == [(1, 20, True), (2, 20, False), (3, 20, False), (4, 20, False)]
+        paste(one, PasteSettings(variants=20, size=32), tmp_path, progress)
+    assert progress.told == [(1, 20, True), (2, 20, False), (3, 20, False), (4, 20, False)]

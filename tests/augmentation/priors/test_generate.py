@@ -55,7 +55,7 @@ class Watching:
         if self.stop_at and sum(picture is not None for *_, picture in self.seen) >= self.stop_at:
             raise KeyboardInterrupt
 
-    def progress(self, done, total, text="", picture=None):
+    def report(self, done, total, text="", picture=None):
         self.seen.append((done, total, text, picture))
 
 
@@ -68,17 +68,17 @@ def no_model(monkeypatch):
 
 
 def test_priors_show_the_class_alone(base, pictures, uncut, tmp_path):
-    watcher = Watching()
-    made = generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, watcher))
+    progress = Watching()
+    made = generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, progress))
     assert made.samples[:2] == pictures.samples and made.concepts == pictures.concepts
     assert made.priors == uncut, "neither the references nor the identifier or description matter"
     assert all("cat" in s.caption and "sks" not in s.caption and "striped" not in s.caption for s in made.priors)
     assert len({s.caption for s in made.priors}) == len({s.image.key for s in made.priors}) == 4
     assert all(s.mask is None and s.weight == 1 and load_picture(s.image).size == (64, 64) for s in made.priors)
-    done = [entry[0] for entry in watcher.seen]
-    assert done == sorted(done) and watcher.seen[-1][:2] == (8, 8)
-    assert [e[3].size for e in watcher.seen if e[3]] == [(64, 64)] * 4
-    assert watcher.seen[-1][2].startswith("prior 4 of 4: a p")
+    done = [entry[0] for entry in progress.seen]
+    assert done == sorted(done) and progress.seen[-1][:2] == (8, 8)
+    assert [e[3].size for e in progress.seen if e[3]] == [(64, 64)] * 4
+    assert progress.seen[-1][2].startswith("prior 4 of 4: a p")
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
@@ -177,9 +177,9 @@ def test_resumes_after_a_kill(base, pictures, uncut, tmp_path, caplog):
 def test_cancel_keeps_what_was_made(base, pictures, uncut, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, Watching(stop_at=2)))
-    watcher = Watching()
-    assert generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, watcher)).priors == uncut
-    assert sum(picture is not None for *_, picture in watcher.seen) == 2
+    progress = Watching()
+    assert generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, progress)).priors == uncut
+    assert sum(picture is not None for *_, picture in progress.seen) == 2
 
 
 def test_damaged_entries_are_made_again(base, pictures, uncut, tmp_path, caplog):
@@ -189,9 +189,9 @@ def test_damaged_entries_are_made_again(base, pictures, uncut, tmp_path, caplog)
     Image.new("RGB", (64, 64)).save(folder / "00001.png")
     manifest = folder / "manifest.jsonl"
     manifest.write_text(manifest.read_text()[:-30])
-    watcher = Watching()
-    assert generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, watcher)).priors == uncut
-    assert sum(picture is not None for *_, picture in watcher.seen) == 3
+    progress = Watching()
+    assert generate_priors(base, pictures, FEW, PriorContext(tmp_path, CPU, progress)).priors == uncut
+    assert sum(picture is not None for *_, picture in progress.seen) == 3
     assert sum("is made again" in r.getMessage() for r in caplog.records) == 3
 
 

@@ -15,7 +15,7 @@ from comfyui_fewshot.benchmarks.refine.ddpo_reference import DdpoSettings
 from comfyui_fewshot.benchmarks.refine.parts import parts_of
 from comfyui_fewshot.benchmarks.refine.prompts import GUARD_PROMPTS
 from comfyui_fewshot.benchmarks.refine.size import EvaluationBudgets
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Concept, TrainingSet
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.pocket.world import words, world
@@ -47,7 +47,9 @@ def test_costs_are_those_that_the_denoiser_has(base, method):
     with open_base(base, torch.device("cpu")) as networks:
         handle = networks.unet.register_forward_pre_hook(count)
         whole = TrainingSet((), (Concept("sks", "ball"),))
-        step, injected = Refinement(None, *split(PROMPTS), Slope()).prepare(networks, whole, settings, None, Silent())
+        step, injected = Refinement(None, *split(PROMPTS), Slope()).prepare(
+            networks, whole, settings, None, NullProgress()
+        )
         for update in range(settings.updates):
             for terms in step.passes(update, SingleProcess().shard):
                 del terms

@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Adapter
 from comfyui_fewshot.models.adapters import merge as fusion
 from comfyui_fewshot.models.adapters.apply import delta, find_module
@@ -80,7 +80,7 @@ def test_each_layers_matrix_is_that_of_its_inputs(small_sdxl):
     adapter, _ = two(small_sdxl)[0]
     paths = list(adapter.factors)
     found, wanted = (
-        input_grams(small_sdxl, adapter, 1.0, paths, SHORT, Silent()),
+        input_grams(small_sdxl, adapter, 1.0, paths, SHORT, NullProgress()),
         by_definition(small_sdxl, adapter, paths),
     )
     assert list(found) == paths and {gram.device.type for gram in found.values()} == {"cpu"}
@@ -98,16 +98,16 @@ def test_each_layers_matrix_is_that_of_its_inputs(small_sdxl):
 def test_one_layer_alone_gives_the_same_bit_for_bit(small_sdxl):
     adapter, _ = two(small_sdxl)[0]
     paths = list(adapter.factors)
-    together = input_grams(small_sdxl, adapter, 1.0, paths, SHORT, Silent())
+    together = input_grams(small_sdxl, adapter, 1.0, paths, SHORT, NullProgress())
     for path in (next(p for p in paths if p.endswith(end)) for end in ("attn1.to_v", "attn2.to_v", "ff.net.2")):
-        alone = input_grams(small_sdxl, adapter, 1.0, [path], SHORT, Silent())
+        alone = input_grams(small_sdxl, adapter, 1.0, [path], SHORT, NullProgress())
         assert torch.equal(alone[path], together[path]), path
 
 
 def test_the_base_is_as_it_was(small_sdxl):
     adapter, _ = two(small_sdxl)[0]
     before = {name: p.data_ptr() for name, p in small_sdxl.unet.named_parameters()}
-    input_grams(small_sdxl, adapter, 1.0, list(adapter.factors), SHORT, Silent())
+    input_grams(small_sdxl, adapter, 1.0, list(adapter.factors), SHORT, NullProgress())
     assert {name: p.data_ptr() for name, p in small_sdxl.unet.named_parameters()} == before
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in small_sdxl.unet.modules())
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Adapter, Dense, Kept, LowRank
 from comfyui_fewshot.models.adapters.apply import applied, delta, find_module
 from comfyui_fewshot.models.adapters.gram import PROMPTS, GramSampling, input_grams
@@ -121,7 +121,7 @@ def test_recorded_inputs_are_those_of_the_layers(opened_pocket):
     """Cross-attention's keys see the prompts' states, all of them and nothing else, at every step."""
     one, _ = adapters(opened_pocket)
     path = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
-    (gram,) = input_grams(opened_pocket, one, 1.0, [path], SHORT, Silent()).values()
+    (gram,) = input_grams(opened_pocket, one, 1.0, [path], SHORT, NullProgress()).values()
     with applied(opened_pocket, [(one, 1.0)]):
         states = encode_prompts(opened_pocket, [text.format("sks cat") for text in PROMPTS])["hidden"].flatten(0, 1)
     assert torch.allclose(gram, states.T @ states / len(states), atol=1e-4 * gram.abs().max().item())
@@ -135,7 +135,7 @@ def test_fused_adapters_lose_less_on_their_inputs_than_their_sum(opened_pocket):
     paths = list(one.factors)
     lost = {id(one): 0.0, id(added): 0.0}
     for (adapter, strength), error in zip(given, errors, strict=True):
-        seen = input_grams(opened_pocket, adapter, strength, paths, SHORT, Silent())
+        seen = input_grams(opened_pocket, adapter, strength, paths, SHORT, NullProgress())
         mine = whole = 0.0
         for path in paths:
             shape = find_module(opened_pocket.parts(), path).weight.shape

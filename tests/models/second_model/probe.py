@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from comfyui_fewshot.augmentation.images.load import picture_of, stored_picture
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Adapter, Concept, Picture, Sample, TrainingSet
 from comfyui_fewshot.models.adapters.inject import Injected
@@ -76,13 +76,13 @@ def training_set(folder: Path) -> TrainingSet:
     return TrainingSet(tuple(samples), (Concept("sks", "ball"),))
 
 
-class CutAfter(Silent):
+class CutAfter(NullProgress):
     """Ends a training after some whole steps."""
 
     def __init__(self, steps: int):
         self.steps, self.done = steps, 0
 
-    def progress(self, done: int, *args: Any, **kwargs: Any) -> None:
+    def report(self, done: int, *args: Any, **kwargs: Any) -> None:
         self.done = done
 
     def check(self) -> None:
@@ -116,7 +116,7 @@ class Trial:
         return found | {"resumed": self.resumed(outcome, adapter)}
 
     def prepare(self) -> tuple[SubjectStep, Injected]:
-        return SubjectTraining().prepare(self.model, self.pictures, SETTINGS, None, Silent())
+        return SubjectTraining().prepare(self.model, self.pictures, SETTINGS, None, NullProgress())
 
     def train(self, step: SubjectStep, injected: Injected, name: str, cut: int = STEPS) -> Outcome:
         folder = self.folder / name

@@ -13,7 +13,7 @@ from comfyui_fewshot.augmentation.composites.paste import PasteSettings, paste
 from comfyui_fewshot.augmentation.images.combine import combine
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.core.values import BESIDE, Concept, Part, Picture, Sample, TrainingSet, content_key
 from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens, TokenSpec
@@ -51,7 +51,7 @@ def with_composites(pictures, tmp_path):
 
 
 def prepare(networks, set_, settings, **changes):
-    return SubjectTraining().prepare(networks, set_, replace(settings, **AUTO, **changes), None, Silent())
+    return SubjectTraining().prepare(networks, set_, replace(settings, **AUTO, **changes), None, NullProgress())
 
 
 # -------------------------------------------------------------------------------------------------- how often

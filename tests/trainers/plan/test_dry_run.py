@@ -9,7 +9,7 @@ from PIL import Image
 from comfyui_fewshot.augmentation.images.load import picture_of
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.images import pixel_key
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Concept, Sample
 from comfyui_fewshot.models.open import open_base
@@ -64,7 +64,7 @@ def test_steps_are_timed_as_they_will_be_taken(base, pictures, settings):
     chosen = replace(settings, weights="float8", offload="on", resolution=32, alpha=4.0, micro_batch=8)
     with open_base(base, "cpu") as networks:
         before = {weight.dtype for weight in networks.unet.parameters()}
-        found = planning.time_steps(networks, pictures, chosen, Silent(), 1)
+        found = planning.time_steps(networks, pictures, chosen, NullProgress(), 1)
         after = {weight.dtype for weight in [*networks.unet.buffers(), *networks.unet.parameters()]}
     assert before == {torch.float32} and torch.float8_e4m3fn in after and found.seconds > 0
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Concept, LowRank, Prompt, PromptSet, TrainingSet
 from comfyui_fewshot.evaluation.reward import RewardModels, WeightedMetric
 from comfyui_fewshot.models.adapters.inject import Injected
@@ -118,7 +118,7 @@ def opened(
     """A step of refinement with the base open, for some settings."""
     with open_base(base, torch.device("cpu")) as networks:
         method = Refinement(adapter, *split(prompts), rewards or Red())
-        step, injected = method.prepare(networks, SET, replace(CHOSEN, **changes), None, Silent())
+        step, injected = method.prepare(networks, SET, replace(CHOSEN, **changes), None, NullProgress())
         try:
             yield step, injected, networks
         finally:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.trainers.refine.method import split
 from comfyui_fewshot.trainers.refine.readings import ALONE, Reader
@@ -32,7 +32,7 @@ def reading(base, tmp_path):
         def make(prompts=HELD_OUT, validator=None, rewarded=(), looks=LOOKS, judge=None):
             judge = judge or step.judge
             return Reader(
-                step.painter, judge, prompts, CHOSEN, Silent(), validator, rewarded, looks, tmp_path / "samples"
+                step.painter, judge, prompts, CHOSEN, NullProgress(), validator, rewarded, looks, tmp_path / "samples"
             )
 
         yield make

@@ -168,9 +168,9 @@ def test_direct_gradients_are_those_through_decoder_and_reward(refining):
     assert found.any()
 
 
-def run(base, folder, adapter=None, rewards=RED, prompts=PROMPTS, watcher=None, **changes):
+def run(base, folder, adapter=None, rewards=RED, prompts=PROMPTS, progress=None, **changes):
     return refine_adapter(
-        base, adapter, prompts, rewards, replace(QUICK, **changes), folder, "cpu", watcher, pictures=SET
+        base, adapter, prompts, rewards, replace(QUICK, **changes), folder, "cpu", progress, pictures=SET
     )
 
 
@@ -179,8 +179,8 @@ def test_a_cut_refinement_ends_where_the_uncut_one_does(base, tmp_path, cut_at):
     for step in (2, 3):
         folder = tmp_path / f"cut{step}"
         with pytest.raises(KeyboardInterrupt):
-            watcher = cut_at(step, KeyboardInterrupt(), steps=6)
-            run(base, folder, subject_adapter(), watcher=watcher, method="ddpo", statistics_from=2)
+            progress = cut_at(step, KeyboardInterrupt(), steps=6)
+            run(base, folder, subject_adapter(), progress=progress, method="ddpo", statistics_from=2)
         again = run(base, folder, subject_adapter(), method="ddpo", statistics_from=2)
         assert again.training.resumed_from == step
         assert again.adapter.key == whole.adapter.key and again.training.losses == whole.training.losses

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import Parameter
 
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.trainers.distributed import SingleProcess
@@ -61,7 +61,7 @@ class World(Painter):
         self.mean, self.policy, self.guidance, self.guided, self.at_once = mean, policy, 1.0, False, 64
         about = dict(process=SCHEDULE, device=torch.device("cpu"), dtype=torch.float32)
         self.networks = SimpleNamespace(predict=self._predict, **about)  # type: ignore[assignment]
-        self.random, self.watcher, self.awake, self.shape = Randomness(seed), Silent(), nullcontext, SHAPE
+        self.random, self.progress, self.awake, self.shape = Randomness(seed), NullProgress(), nullcontext, SHAPE
         self.size = None
         self.told = SimpleNamespace(take=list)  # type: ignore[assignment]
 
@@ -88,7 +88,7 @@ def learned(method: str, seed: int, **changes) -> tuple[Tensor, list[float]]:
     mean, known = Mean(), method in ("grpo", "ddpo", "dpok")
     world = World(mean, SamplerPolicy(SCHEDULE, 8, None, settings.eta, settings.skip_last, known), seed)
     judge = Red().open("cpu", ())
-    step = STEPS[method](world, split(PROMPTS)[0], judge, mean, settings, SingleProcess(), Silent(), None)  # type: ignore[arg-type]
+    step = STEPS[method](world, split(PROMPTS)[0], judge, mean, settings, SingleProcess(), NullProgress(), None)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(list(mean.parameters.values()), lr=0.03, weight_decay=0.0)
     earned = []
     for number in range(ROUNDS * settings.updates):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from comfyui_fewshot.core.progress import Watcher
+from comfyui_fewshot.core.progress import Progress
 from comfyui_fewshot.core.values import BaseModelRef, TrainingSet
 from comfyui_fewshot.trainers.relation.method import train_relation
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
@@ -30,11 +30,11 @@ def train_small(
     base: BaseModelRef,
     relation: TrainingSet,
     folder: Path,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     set_: TrainingSet | None = None,
     start_from=None,
     **changes,
 ) -> TrainingResult:
     """`train_relation` by CHOSEN; keywords replace settings."""
     settings = replace(CHOSEN, **changes)
-    return train_relation(base, set_ or relation, settings, folder, "cpu", watcher, start_from=start_from)
+    return train_relation(base, set_ or relation, settings, folder, "cpu", progress, start_from=start_from)

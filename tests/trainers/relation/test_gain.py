@@ -11,7 +11,7 @@ import torch
 from comfyui_fewshot.augmentation.images.relation_pictures import relation_from_folder
 from comfyui_fewshot.core.atomic import write_whole
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Adapter
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.open import base_from_path, open_base
@@ -48,8 +48,8 @@ def opened(wordy_base):
 
 def reader_of(networks, relation):
     settings = replace(CHOSEN, resolution=32, micro_batch=4)
-    pool = build_pool(networks, relation.references, 32, Silent(), live_text=True)
-    return GainReader(networks, pool, relation.references, WORD, settings, Silent())
+    pool = build_pool(networks, relation.references, 32, NullProgress(), live_text=True)
+    return GainReader(networks, pool, relation.references, WORD, settings, NullProgress())
 
 
 def test_the_word_it_began_as_takes_no_error_away(opened, relation):
@@ -189,15 +189,15 @@ def readings_in(folder):
     return json.loads((folder / FILE).read_text())["readings"]
 
 
-class Heard(Silent):
+class Heard(NullProgress):
     def __init__(self):
         self.texts = []
 
-    def progress(self, done, total, text="", picture=None):
+    def report(self, done, total, text="", picture=None):
         self.texts.append(text)
 
 
-class Stops(Silent):
+class Stops(NullProgress):
     """Interrupts at the check that follows `look` checks."""
 
     def __init__(self, look):

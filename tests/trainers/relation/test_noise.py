@@ -10,7 +10,7 @@ import torch
 
 from comfyui_fewshot.augmentation.images.relation_pictures import relation_from_folder
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import NOISY_FROM, LowRank
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.formats import read_lora
@@ -71,7 +71,7 @@ def test_only_noisy_samples_teach_it(opened, relation, monkeypatch):
     """Its gradient is zero at timesteps below half, and not above; the word's is not at either."""
     settings = replace(CHOSEN, resolution=32, micro_batch=4, high_noise_rank=RANK, steering_weight=0.0)
     for noisy in (False, True):
-        step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
+        step, injected = RelationTraining().prepare(opened, relation, settings, None, NullProgress())
         half = len(opened.process) // 2
         times = [half, 900] if noisy else [half - 1, 100]
         monkeypatch.setattr(step, "times", lambda term, step, samples, times=times: torch.tensor(times))

@@ -14,7 +14,7 @@ from comfyui_fewshot.augmentation.images.relation_pictures import (
     with_relation,
 )
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Concept, TrainingSet
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.adapters.token_files import read_embedding
@@ -82,7 +82,7 @@ def test_an_optimiser_step_changes_nothing_of_the_base(opened, relation, adversa
     """Bitwise: denoiser, autoencoder, text encoder, and each row of its table; the word itself moves."""
     before = {name: p.clone() for root in _networks(opened) for name, p in _named(root)}
     settings = replace(CHOSEN, resolution=32, micro_batch=4, adversarial=adversarial)
-    step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
+    step, injected = RelationTraining().prepare(opened, relation, settings, None, NullProgress())
     try:
         word = injected.parameters[f"token.{WORD}.clip_l"]
         start = word.detach().clone()
@@ -113,7 +113,7 @@ def _named(root):
 
 def test_a_step_changes_nothing_but_its_word(opened, relation):
     settings = replace(CHOSEN, resolution=32, micro_batch=4, adversarial="sensible")
-    step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
+    step, injected = RelationTraining().prepare(opened, relation, settings, None, NullProgress())
     frozen = [p for root in opened.parts().values() for p in root.parameters()]
     try:
         for terms in step.passes(7, list):  # the adversarial loss counts by then
@@ -129,7 +129,7 @@ def test_parts_of_a_batch_add_up(opened, relation):
     found = []
     for most in (4, 1):
         settings = replace(CHOSEN, batch_size=4, resolution=32, micro_batch=most, adversarial="sensible")
-        step, injected = RelationTraining().prepare(opened, relation, settings, None, Silent())
+        step, injected = RelationTraining().prepare(opened, relation, settings, None, NullProgress())
         sums = dict.fromkeys(step.weights, 0.0)
         for terms in step.passes(16, list):
             for name, value in terms.items():
@@ -173,7 +173,7 @@ def test_a_discriminator_is_shown_other_pictures_too(opened, relation, pictures,
     ready = related(set_)
     assert len(ready.priors) == 2 and ready.references == relation.references and len(ready.concepts) == 1
     settings = replace(CHOSEN, resolution=32, micro_batch=4, adversarial="sensible")
-    step, injected = RelationTraining().prepare(opened, ready, settings, None, Silent())
+    step, injected = RelationTraining().prepare(opened, ready, settings, None, NullProgress())
     injected.remove()
     assert len(step.reals.mean) == len(relation.samples) + 2 and len(step.pools["reference"].mean) == len(
         relation.samples

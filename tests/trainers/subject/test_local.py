@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Concept, Part
 from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens, TokenSpec
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
@@ -30,7 +30,9 @@ def prepared(networks, pictures, chosen):
     def build(set_=None, **changes):
         while built:
             built.pop().remove()
-        step, layers = SubjectTraining().prepare(networks, set_ or pictures, replace(chosen, **changes), None, Silent())
+        step, layers = SubjectTraining().prepare(
+            networks, set_ or pictures, replace(chosen, **changes), None, NullProgress()
+        )
         built.append(layers)
         return step, layers
 
@@ -43,7 +45,7 @@ ONE = (Concept("sks", "ball"),)
 
 
 def supervised(networks, samples, concepts=ONE, **how):
-    pool = build_pool(networks, samples, 32, Silent())
+    pool = build_pool(networks, samples, 32, NullProgress())
     return supervise(networks, pool, samples, concepts, **how)
 
 
@@ -228,7 +230,9 @@ def test_its_gradient_rises_over_the_first_tenth(networks, pictures, chosen):
     """What is logged is the term as it is."""
     norms, values = [], []
     for steps in (1, 100):  # a warm-up of less than a step, and of ten
-        step, injected = SubjectTraining().prepare(networks, pictures, replace(chosen, steps=steps), None, Silent())
+        step, injected = SubjectTraining().prepare(
+            networks, pictures, replace(chosen, steps=steps), None, NullProgress()
+        )
         (terms,) = step.passes(0, list)
         terms[LOCAL].backward()
         norms.append(torch.stack([p.grad.norm() for p in injected.parameters.values() if p.grad is not None]).norm())
@@ -242,7 +246,7 @@ def test_attention_alone_learns_where_the_subject_is(networks, pictures, chosen)
     """Only L_local, on one picture: the thresholded map meets the mask (IoU from below 0.3 to above 0.7)."""
     one = pictures.with_samples(pictures.references[:1])
     how = replace(chosen, rank=16, alpha=16.0, batch_size=1, parameter_set="attention_ff", prior_weight=0.0)
-    step, injected = SubjectTraining().prepare(networks, one, how, None, Silent())
+    step, injected = SubjectTraining().prepare(networks, one, how, None, NullProgress())
     optimizer = torch.optim.Adam(injected.parameters.values(), lr=5e-3)
     slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=100)  # so that it comes to rest
     mask = step.supervision.masks[0, 0] > 0.5

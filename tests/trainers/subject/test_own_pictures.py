@@ -9,7 +9,7 @@ import torch
 
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
 from comfyui_fewshot.augmentation.priors.generate import PriorContext, PriorSettings, generate_priors
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import sample
@@ -41,11 +41,11 @@ def with_priors(base, tmp_path_factory):
 
 
 def prepared(networks, pictures, **changes):
-    return SubjectTraining().prepare(networks, pictures, replace(SHORT, **changes), None, Silent())
+    return SubjectTraining().prepare(networks, pictures, replace(SHORT, **changes), None, NullProgress())
 
 
 def test_at_the_first_step_the_prior_loss_is_the_base_s_own_error(base, with_priors):
-    with open_base(base, CPU, Silent()) as networks:
+    with open_base(base, CPU, NullProgress()) as networks:
         step, injected = prepared(networks, with_priors)
         half = step.draw(PRIOR, 0, range(4))
         with torch.no_grad():
@@ -58,7 +58,7 @@ def test_at_the_first_step_the_prior_loss_is_the_base_s_own_error(base, with_pri
 
 def change(base, pictures, term):
     """The mean squared change of pictures of the class by 50 steps on one term alone."""
-    with open_base(base, CPU, Silent()) as networks:
+    with open_base(base, CPU, NullProgress()) as networks:
         how = dict(width=64, height=64, steps=6, guidance=1.0)
         before = sample(networks, ASKED, [5, 6], **how)
         step, injected = prepared(networks, pictures)

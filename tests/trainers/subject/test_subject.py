@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 from comfyui_fewshot.augmentation.images.load import picture_of, stored_picture
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.images import pixel_key
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Sample
 from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.stable_diffusion.prompts import denoise, encode_prompts
@@ -39,7 +39,7 @@ def prepared(networks, pictures, chosen):
         while built:
             built.pop().remove()
         step, injected = SubjectTraining().prepare(
-            networks, set_ or pictures, replace(chosen, **changes), None, Silent()
+            networks, set_ or pictures, replace(chosen, **changes), None, NullProgress()
         )
         built.append(injected)
         return step, injected
@@ -185,13 +185,15 @@ def test_live_text_equals_cached_text(prepared):
 
 def test_prompts_are_encoded_with_what_stays_on(networks, pictures, chosen):
     """A text-encoder adapter that is trained on from, with the text encoder left alone."""
-    _, injected = SubjectTraining().prepare(networks, pictures, replace(chosen, text_encoder=True), None, Silent())
+    _, injected = SubjectTraining().prepare(
+        networks, pictures, replace(chosen, text_encoder=True), None, NullProgress()
+    )
     with torch.no_grad():
         for parameter in injected.parameters.values():
             parameter.add_(0.05)
     start = injected.extract()
     injected.remove()
-    step, injected = SubjectTraining().prepare(networks, pictures, chosen, start, Silent())
+    step, injected = SubjectTraining().prepare(networks, pictures, chosen, start, NullProgress())
     found = step.pools[PRIOR].conditioning["hidden"][:1]
     injected.remove()
     plain = encode_prompts(networks, ["a photo of a ball"])["hidden"].detach()
@@ -203,7 +205,7 @@ def test_prompts_are_encoded_with_what_stays_on(networks, pictures, chosen):
 def test_a_refused_set_leaves_no_layers(networks, pictures, chosen):
     bare = pictures.with_samples(tuple(replace(sample, mask=None) for sample in pictures.samples))
     with pytest.raises(FewShotError, match="local_weight needs masks"):
-        SubjectTraining().prepare(networks, bare, replace(chosen, local_weight=0.1), None, Silent())
+        SubjectTraining().prepare(networks, bare, replace(chosen, local_weight=0.1), None, NullProgress())
     assert not any("lora" in name for name, _ in networks.unet.named_modules())
 
 
@@ -272,7 +274,7 @@ def test_one_picture_with_fixed_noise_is_learned_by_heart(prepared, pictures, tm
 
 
 def test_layers_start_without_effect(networks, pictures, chosen):
-    step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, Silent())
+    step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, NullProgress())
     (with_layers,) = step.passes(0, list)
     injected.remove()
     (without,) = step.passes(0, list)
@@ -284,8 +286,8 @@ def test_a_mask_that_is_empty_is_told(networks, pictures, tmp_path):
     mask = replace(pictures.references[0].mask, path=tmp_path / "empty.png", key=pixel_key(Image.new("L", (40, 36))))
     samples = [replace(pictures.references[0], mask=mask)]
     with pytest.raises(FewShotError, match=r"the mask of .*0.png is empty within the crop"):
-        build_pool(networks, samples, 32, Silent(), masks=True)
-    assert build_pool(networks, samples, 32, Silent()).masks is None
+        build_pool(networks, samples, 32, NullProgress(), masks=True)
+    assert build_pool(networks, samples, 32, NullProgress()).masks is None
 
 
 def test_five_hundred_pictures(networks, pictures, tmp_path, caplog):
@@ -298,7 +300,7 @@ def test_five_hundred_pictures(networks, pictures, tmp_path, caplog):
         Image.new("RGB", size, (number % 256, number // 256, 90)).save(path)
         samples.append(Sample(picture_of(path), f"a photo of sks ball {number % 3}", mask if number % 5 else None))
     with caplog.at_level("INFO"):
-        pool = build_pool(networks, samples, 32, Silent())
+        pool = build_pool(networks, samples, 32, NullProgress())
     assert len(pool.mean) == len(pool.prompts) == len(pool.shapes) == 500 and pool.mean.isfinite().all()
     assert "100 of 500 pictures are cropped to 32 x 32" in caplog.text
     assert "400 of 400 masks are of another size than their picture" in caplog.text
@@ -309,4 +311,4 @@ def test_an_autoencoder_that_gives_no_numbers_is_told(networks, pictures, monkey
     mean[1, 0, 0, 0] = float("nan")
     monkeypatch.setattr(networks, "encode_images", lambda *_: (mean, mean))
     with pytest.raises(FewShotError, match=r"gives no numbers for .*1.png. Load the base in bfloat16 or float32"):
-        build_pool(networks, pictures.references, 32, Silent())
+        build_pool(networks, pictures.references, 32, NullProgress())

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.progress import Silent
+from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.settings import SubjectSettings
 from comfyui_fewshot.core.values import Concept, Sample
 from comfyui_fewshot.models.offload import Offloaded
@@ -64,9 +64,9 @@ def validator(clip_folder):
 
 @pytest.fixture(scope="module")
 def validated(base, pictures, settings, validator):
-    def run(folder, watcher=None, chooser=validator, **changes):
+    def run(folder, progress=None, chooser=validator, **changes):
         chosen = replace(settings, **(SEEN | changes))
-        return train_subject(base, pictures, chosen, folder, "cpu", watcher, validator=chooser)
+        return train_subject(base, pictures, chosen, folder, "cpu", progress, validator=chooser)
 
     return run
 
@@ -138,7 +138,7 @@ def test_mutual_likeness():
 @pytest.fixture
 def look(networks, pictures, settings, validator, tmp_path):
     chosen = replace(settings, resolution=32, micro_batch=4, validation_pictures=3)
-    return Validation(networks, pictures, chosen, validator, Silent(), tmp_path)
+    return Validation(networks, pictures, chosen, validator, NullProgress(), tmp_path)
 
 
 def test_scores_are_mean_cosines(look):
@@ -172,14 +172,14 @@ def test_many_references_are_thinned(networks, pictures, settings, validator, tm
     many = pictures.with_samples(pictures.references * 167)
     assert len(many.samples) > 500
     chosen = replace(settings, resolution=32, validation_pictures=2)
-    found = Validation(networks, many, chosen, validator, Silent(), tmp_path).references[0]
+    found = Validation(networks, many, chosen, validator, NullProgress(), tmp_path).references[0]
     assert 16 <= len(found) <= validation.MOST_REFERENCES
 
 
 def test_one_picture_validates(networks, pictures, settings, validator, tmp_path):
     one = pictures.with_samples(pictures.references[:1])
     chosen = replace(settings, resolution=32, validation_pictures=2)
-    assert Validation(networks, one, chosen, validator, Silent(), tmp_path).likeness == 1.0
+    assert Validation(networks, one, chosen, validator, NullProgress(), tmp_path).likeness == 1.0
 
 
 # --------------------------------------------------------------------------------------------------- from end to end
@@ -294,7 +294,7 @@ def test_a_reference_of_another_subject_is_not_compared_with(networks, pictures,
     second = tuple(Sample(s.image, "a photo of zwx owl", concept=1) for s in pictures.references[:1])
     both = replace(pictures, samples=pictures.references + second, concepts=(*pictures.concepts, Concept("zwx", "owl")))
     chosen = replace(settings, resolution=32, validation_pictures=2)
-    found = Validation(networks, both, chosen, validator, Silent(), tmp_path).references
+    found = Validation(networks, both, chosen, validator, NullProgress(), tmp_path).references
     assert {concept: len(rows) for concept, rows in found.items()} == {0: 3, 1: 1}
 
 

@@ -68,7 +68,7 @@ class NegativeAwareStep(NoisedStep):
         for update in range(self.settings.updates):
             rows = [(i, n) for i in share(self.part(update)) for n in self.places(round.number, i)]
             for start in range(0, len(rows), self.painter.at_once):
-                self.watcher.check()
+                self.progress.check()
                 some = rows[start : start + self.painter.at_once]
                 seen = self.noised(round, some)
                 self.before |= dict(zip(some, self.predicted(round, some, seen).cpu(), strict=True))

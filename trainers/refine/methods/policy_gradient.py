@@ -58,7 +58,7 @@ class PolicyGradientStep(RefiningStep):
             rows = [(i, place) for i in samples for place in self.places(round.number, i)]
             for start in range(0, len(rows), self.painter.at_once):
                 some = rows[start : start + self.painter.at_once]
-                self.watcher.check()
+                self.progress.check()
                 with torch.no_grad():
                     found, outcome = self.steps_at(round, some)
                     round.old |= dict(zip(some, found.log_prob(outcome), strict=True))

@@ -157,12 +157,12 @@ def test_pairs_are_gone_through_again_with_other_noise_and_no_update_is_empty(up
     assert sorted(seen) == [(pair, n) for pair in range(3) for n in range(2 * wanted)]
 
 
-def run(base, folder, rewards=RED, watcher=None, adapter=None, **changes):
+def run(base, folder, rewards=RED, progress=None, adapter=None, **changes):
     changes = (
         dict(steps=8, group=8, updates=1, trained_steps=2, learning_rate=2e-2, guidance=1.0, guard_every=8) | changes
     )
     settings = replace(QUICK, patience=0, **changes)
-    return refine_adapter(base, adapter, PROMPTS, rewards, settings, folder, "cpu", watcher, pictures=SET)
+    return refine_adapter(base, adapter, PROMPTS, rewards, settings, folder, "cpu", progress, pictures=SET)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_run_cut_amid_a_round_ends_where_the_uncut_one_does(base, tmp_path, cu
     changes |= dict(explore=explore, adapter=subject_adapter()) if explore else {}
     whole = run(base, tmp_path / "whole", **changes)
     with pytest.raises(KeyboardInterrupt):
-        run(base, tmp_path / "cut", watcher=cut_at(3, KeyboardInterrupt(), steps=4), **changes)
+        run(base, tmp_path / "cut", progress=cut_at(3, KeyboardInterrupt(), steps=4), **changes)
     again = run(base, tmp_path / "cut", **changes)
     assert again.training.resumed_from == 3 and any(factor.up.any() for factor in again.adapter.factors.values())
     assert again.adapter.key == whole.adapter.key and again.training.losses == whole.training.losses
