@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..adapters.full_weights import EVERYTHING, modules_with_weights
 from ..conditioning import Conditioning, Embeddings
 from ..predict import by_shape
-from .attention_maps import Layer, captured, chosen_layers
+from .attention_maps import Captured, Layer, captured, chosen_layers
 from .latents import decode_latents, encode_pictures
 from .names import with_text_model
 from .networks import Networks
@@ -73,7 +73,7 @@ class StableDiffusion(Networks):
     def attention_layers(self, height: int, width: int) -> tuple[Layer, ...]:
         return chosen_layers(self.unet, height, width)
 
-    def record_attention(self, layers: Sequence[Layer]) -> AbstractContextManager[Any]:
+    def record_attention(self, layers: Sequence[Layer]) -> AbstractContextManager[Captured]:
         return captured(self.unet, tuple(layers))
 
     def layers(self, group: str) -> Iterator[str]:
