@@ -113,3 +113,24 @@ def taken(tensor: Tensor, rows: Sequence[int]) -> Tensor:
     """Rows of a tensor by numbers that the host knows, without copying an index to the tensor's device."""
     numbers = torch.arange(len(tensor), device=tensor.device)
     return tensor[torch.stack([numbers[row] for row in rows])]
+
+
+Call = Callable[[Tensor, Tensor, Conditioning, Tensor | None], Tensor]
+"""`DiffusionModel.predict` for rows whose conditioning has one shape"""
+
+
+def by_shape(call: Call, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None) -> Tensor:
+    """`call` once for all rows of each shape, and what it gives (B, ...) in the order of the rows.
+
+    Every model's `predict` goes through it, so that nobody who calls one has to know of lengths. Rows must not depend
+    on what else is in their call.
+    """
+    groups = conditioning.groups()
+    if len(groups) == 1:
+        return call(latents, t, conditioning, sizes)
+    found, order = [], []
+    for places, part in groups:
+        own = None if sizes is None else taken(sizes, places)
+        found.append(call(taken(latents, places), taken(t, places), part, own))
+        order += places
+    return taken(torch.cat(found), [order.index(place) for place in range(len(order))])

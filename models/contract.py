@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.values import BaseModelRef
+from .attention import AttentionLayer, RecordedAttention
 from .conditioning import Conditioning, Embeddings
 from .process import DiffusionProcess
 
@@ -164,7 +165,7 @@ class DiffusionModel(Protocol):
         """Positions of the tokens in spans (start, end) of whole words, in characters; those that fit."""
         ...
 
-    def attention_layers(self, height: int, width: int) -> tuple[Any, ...]:
+    def attention_layers(self, height: int, width: int) -> tuple[AttentionLayer, ...]:
         """The layers whose attention says where things are, for latents (height, width), the finest first.
 
         Raises:
@@ -172,8 +173,8 @@ class DiffusionModel(Protocol):
         """
         ...
 
-    def record_attention(self, layers: Sequence[Any]) -> AbstractContextManager[Any]:
-        """Keep what these layers compute in forward passes within the context; see `Captured`."""
+    def record_attention(self, layers: Sequence[Any]) -> AbstractContextManager[RecordedAttention]:
+        """Keep what these layers compute in the one `predict` within the context, by its rows."""
         ...
 
     def autoencoder_dtype(self, dtype: torch.dtype) -> torch.dtype:

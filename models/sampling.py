@@ -17,7 +17,6 @@ from torch import Tensor
 from ..core.errors import FewShotError
 from ..core.progress import NullProgress, Progress
 from .conditioning import Conditioning, Embeddings
-from .predict import guided
 from .process import check_steps, gaussian
 
 if TYPE_CHECKING:
@@ -97,6 +96,19 @@ def _conditionings(
     texts = list(dict.fromkeys(prompts))
     wanted = networks.encode_prompts(texts, embeddings).take([texts.index(prompt) for prompt in prompts])
     return wanted, None if negative is None else networks.encode_prompts([negative], embeddings)
+
+
+def guided(model: DiffusionModel, latents: Tensor, t: Tensor, told: Conditioning, guidance: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022) on the prediction (n, ...) for latents (n, ...) at times (n,).
+
+    `told` are n rows to be drawn away from and the n rows of the prompts, or these alone: then it is the prediction.
+    """
+    copies = len(told) // len(latents)
+    prediction = model.predict(torch.cat([latents] * copies), t.repeat(copies), told)
+    if copies == 1:
+        return prediction
+    away, towards = prediction.chunk(2)
+    return away + guidance * (towards - away)
 
 
 def initial_noise(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -27,9 +27,9 @@ from ...core.progress import NullProgress
 from ...core.values import Adapter, BaseModelRef, Dense, Factor, TrainingSet, content_key
 from ...models.adapters.apply import applied, find_module
 from ...models.adapters.inject import EVERYTHING, paths_of_set
+from ...models.attention import shares_on_grid
 from ...models.open import base_from_path, open_base
 from ...models.sampling import SamplingOptions, sample
-from ...models.stable_diffusion.attention_maps import shares_on_grid
 from ...pocket import gallery
 from ...pocket.models import judge
 from ...pocket.models.weights import WEIGHTS

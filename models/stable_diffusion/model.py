@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.full_weights import EVERYTHING, modules_with_weights
-from ..conditioning import Conditioning, Embeddings
-from ..predict import by_shape
+from ..conditioning import Conditioning, Embeddings, by_shape
 from ..public_names import DENOISER_ROOT
 from .adapter_family import reads_prompts
-from .attention_maps import Layer, captured, chosen_layers
+from .attention_maps import Captured, Layer, captured, chosen_layers
 from .encoding.latents import decode_latents, encode_pictures
 from .encoding.prompts import content_tokens, denoise, encode_prompts, time_ids, token_places
 from .files.load import autoencoder_dtype
@@ -82,7 +81,7 @@ class StableDiffusion(Networks):
     def attention_layers(self, height: int, width: int) -> tuple[Layer, ...]:
         return chosen_layers(self.unet, height, width)
 
-    def record_attention(self, layers: Sequence[Layer]) -> AbstractContextManager[Any]:
+    def record_attention(self, layers: Sequence[Layer]) -> AbstractContextManager[Captured]:
         return captured(self.unet, tuple(layers))
 
     def autoencoder_dtype(self, dtype: torch.dtype) -> torch.dtype:

@@ -18,7 +18,7 @@ from ...core.values import Prompt
 from ...evaluation.reward import RewardModels
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
-from ...models.predict import guided
+from ...models.sampling import guided
 from .sampler_policy import SamplerPolicy
 
 log = logging.getLogger(__name__)

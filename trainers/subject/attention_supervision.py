@@ -13,8 +13,8 @@ from ...augmentation.captions.spans import subject_spans
 from ...augmentation.images.load import load_mask
 from ...core.errors import FewShotError
 from ...core.values import Concept, Sample
+from ...models.attention import AttentionLayer
 from ...models.contract import DiffusionModel
-from ...models.stable_diffusion.attention_maps import Layer
 from ..data.encoded_set import Pool
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Supervision:
-    """Rows for N pictures and S subjects, on the device; see `losses.local_loss` and `attention_maps.token_shares`.
+    """Rows for N pictures and S subjects, on the device; see `losses.local_loss` and `attention.token_shares`.
 
     wanted (N, K), known (N, K): the tokens that share the attention; member (N, S, K): those of each subject.
     masks (N, S, h, w): where each subject is, on the finest layer's grid.
@@ -34,7 +34,7 @@ class Supervision:
     member: torch.Tensor
     masks: torch.Tensor
     valid: torch.Tensor
-    layers: tuple[Layer, ...]
+    layers: tuple[AttentionLayer, ...]
 
     def take(self, picks: Sequence[int], captioned: Sequence[bool]) -> Supervision:
         """The rows `picks`, of which those that lost their caption are not valid."""

@@ -19,9 +19,9 @@ from ...core.prompts import strip_identifiers
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.inject import Injected, inject
 from ...models.adapters.learned_tokens import LearnedTokens
+from ...models.attention import RecordedAttention, shares_on_grid
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
-from ...models.stable_diffusion.attention_maps import Captured, shares_on_grid
 from .. import losses
 from ..context import TrainingContext
 from ..data.batch import Half, told_to
@@ -126,13 +126,13 @@ class SubjectStep(DenoisingStep):
         with self.without():
             return self.predict([replace(half, conditioning=told)])[0]
 
-    def _watched(self, halves: Mapping[str, Half]) -> AbstractContextManager[Captured | None]:
+    def _watched(self, halves: Mapping[str, Half]) -> AbstractContextManager[RecordedAttention | None]:
         """The context that keeps the references' attention where L_local is computed."""
         if self.supervision is None or LOCAL not in self.weights or REFERENCE not in halves:
             return nullcontext()
         return self.networks.record_attention(self.supervision.layers)
 
-    def local_errors(self, half: Half, kept: Captured) -> torch.Tensor:
+    def local_errors(self, half: Half, kept: RecordedAttention) -> torch.Tensor:
         """L_local (n,) of the references, which are the first of the batch.
 
         Weighted by sqrt(a_t), since a picture of nearly pure noise does not show where anything is; the plain reading

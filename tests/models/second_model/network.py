@@ -23,8 +23,7 @@ from torch.overrides import TorchFunctionMode
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.randomness import seed_of
 from comfyui_fewshot.core.values import BaseModelRef
-from comfyui_fewshot.models.conditioning import Conditioning
-from comfyui_fewshot.models.predict import by_shape
+from comfyui_fewshot.models.conditioning import Conditioning, by_shape
 from comfyui_fewshot.models.rectified_flow import RectifiedFlow
 
 WIDTH = 24

@@ -10,13 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.models.stable_diffusion.attention_maps import (
-    SMALL,
-    captured,
-    chosen_layers,
-    shares_on_grid,
-    token_shares,
-)
+from comfyui_fewshot.models.attention import shares_on_grid, token_shares
+from comfyui_fewshot.models.stable_diffusion.attention_maps import SMALL, captured, chosen_layers
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import (
     content_tokens,
     denoise,

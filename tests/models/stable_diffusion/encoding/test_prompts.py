@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.models.conditioning import Conditioning
+from comfyui_fewshot.models.conditioning import Conditioning, by_shape
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.predict import by_shape
 from comfyui_fewshot.models.stable_diffusion.encoding.prompt_tokens import Tokens
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts, time_ids
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
