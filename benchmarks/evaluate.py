@@ -243,10 +243,10 @@ def degraded(picture: Image.Image, seed: int) -> Image.Image:
 def through_autoencoder(scenes: Sequence[Image.Image]) -> list[Image.Image]:
     """The scenes encoded and decoded by the pocket's autoencoder, as a sample of them would look."""
     copies = []
-    with open_base(base_from_path(WEIGHTS), "cpu") as networks:
+    with open_base(base_from_path(WEIGHTS), "cpu") as model:
         for start in range(0, len(scenes), 50):
-            mean, _ = networks.encode_images(judge.as_tensor(scenes[start : start + 50]) / 2 + 0.5)
-            made = networks.decode(mean).permute(0, 2, 3, 1)
+            mean, _ = model.encode_images(judge.as_tensor(scenes[start : start + 50]) / 2 + 0.5)
+            made = model.decode(mean).permute(0, 2, 3, 1)
             copies += [Image.fromarray(values.numpy()) for values in (made * 255).round().to(torch.uint8)]
     return copies
 

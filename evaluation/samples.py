@@ -134,13 +134,13 @@ def _draw_missing(
 ) -> None:
     """Draw each candidate's jobs in batches. `counts` are (done, total) before the first of them."""
     (done, total), progress = counts, context.progress
-    with open_base(base, context.device, progress, tokenizer_folder=context.tokenizer_folder) as networks:
+    with open_base(base, context.device, progress, tokenizer_folder=context.tokenizer_folder) as model:
         for candidate, jobs in work:
-            with _with_adapter(networks, candidate):
+            with _with_adapter(model, candidate):
                 for start in range(0, len(jobs), settings.batch):
                     progress.check()
                     batch = jobs[start : start + settings.batch]
-                    images = _sample(networks, candidate, batch, settings, progress)
+                    images = _sample(model, candidate, batch, settings, progress)
                     done += len(batch)
                     sheet = contact_sheet(images[:PREVIEW], [job.text for job in batch[:PREVIEW]])
                     progress.report(done, total, f"{candidate.name}: {done} of {total} samples", sheet)
@@ -172,13 +172,13 @@ def _jobs(
 
 
 @contextmanager
-def _with_adapter(networks: DiffusionModel, candidate: Candidate) -> Iterator[None]:
-    with applied(networks, [(candidate.adapter, candidate.strength)] if candidate.adapter is not None else []):
+def _with_adapter(model: DiffusionModel, candidate: Candidate) -> Iterator[None]:
+    with applied(model, [(candidate.adapter, candidate.strength)] if candidate.adapter is not None else []):
         yield
 
 
 def _sample(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     candidate: Candidate,
     jobs: Sequence[_SampleJob],
     settings: DrawSettings,
@@ -186,15 +186,15 @@ def _sample(
 ) -> list[Image.Image]:
     """Draws the jobs and writes each picture to its file."""
     options = SamplingOptions(
-        width=settings.width or networks.resolution,
-        height=settings.height or networks.resolution,
+        width=settings.width or model.resolution,
+        height=settings.height or model.resolution,
         steps=settings.steps,
         guidance=settings.guidance,
         negative=settings.negative,
         batch=settings.batch,
     )
     texts, seeds = [job.text for job in jobs], [job.seed for job in jobs]
-    drawn = sample(networks, texts, seeds, options, CancelOnly(progress))
+    drawn = sample(model, texts, seeds, options, CancelOnly(progress))
     if not math.isfinite(float(drawn.sum())):
         raise FewShotError(f"the pictures of {candidate.name} hold no numbers (NaN); set the base's dtype to float32")
     pictures = [Image.fromarray(v.numpy()) for v in (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1)]

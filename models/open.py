@@ -96,11 +96,11 @@ def open_base(
     `tokenizer_folder` holds CLIP's vocab.json and merges.txt (ComfyUI ships them in comfy/sd1_tokenizer); it is needed
     where the model brings no tokenizer of its own. Raises FewShotError when the weights do not fit together.
     """
-    networks = _load(ref, torch.device(device), progress or NullProgress(), tokenizer_folder, host)
+    model = _load(ref, torch.device(device), progress or NullProgress(), tokenizer_folder, host)
     try:
-        yield networks
+        yield model
     finally:
-        networks.close()
+        model.close()
         gc.collect()
         if torch.device(device).type == "cuda":
             torch.cuda.empty_cache()
@@ -112,9 +112,9 @@ def _load(
     dtype = compute_dtype(ref.dtype, device)
     waiting = torch.device("cpu") if host and device.type != "meta" else device
     with torch.inference_mode(False), torch.no_grad():
-        networks = open_networks(ref, Placement(device, waiting, dtype), progress, tokenizer_folder)
-    log.info("opened %s (%s, %s) on %s in %s", ref.name, networks.family.title, ref.prediction, device, dtype)
-    return networks
+        model = open_networks(ref, Placement(device, waiting, dtype), progress, tokenizer_folder)
+    log.info("opened %s (%s, %s) on %s in %s", ref.name, model.family.title, ref.prediction, device, dtype)
+    return model
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:

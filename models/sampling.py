@@ -37,7 +37,7 @@ class SamplingOptions:
 
 @torch.no_grad()
 def sample(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     prompts: Sequence[str],
     seeds: Sequence[int],
     options: SamplingOptions,
@@ -48,13 +48,13 @@ def sample(
 
     Each picture has its own random stream, so it does not depend on the others or on `options.batch`.
     """
-    latents = sample_latents(networks, prompts, seeds, options, progress, embeddings)
-    return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(options.batch)])
+    latents = sample_latents(model, prompts, seeds, options, progress, embeddings)
+    return torch.cat([model.decode(chunk).cpu() for chunk in latents.split(options.batch)])
 
 
 @torch.no_grad()
 def sample_latents(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     prompts: Sequence[str],
     seeds: Sequence[int],
     options: SamplingOptions,
@@ -62,26 +62,26 @@ def sample_latents(
     embeddings: Embeddings | None = None,
 ) -> Tensor:
     """The scaled latents (B, C, h, w) of what `sample` gives, on the networks' device."""
-    _check(networks, prompts, seeds, options)
+    _check(model, prompts, seeds, options)
     progress, steps, batch = progress or NullProgress(), options.steps, options.batch
     size = (options.width, options.height)
-    shape = networks.latent_shape(*size)
+    shape = model.latent_shape(*size)
     plain = math.isclose(options.guidance, 1.0)
-    wanted, against = _conditionings(networks, prompts, None if plain else options.negative, embeddings)
-    process = networks.process
-    times = process.sampling_times(steps, size).to(networks.device)
-    table = process.coefficients(times[:-1], times[1:]).to(networks.device)
+    wanted, against = _conditionings(model, prompts, None if plain else options.negative, embeddings)
+    process = model.process
+    times = process.sampling_times(steps, size).to(model.device)
+    table = process.coefficients(times[:-1], times[1:]).to(model.device)
     done, total = 0, steps * math.ceil(len(prompts) / batch)
     finished = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
-        latents = torch.stack([initial_noise(shape, seed) for seed in seeds[part]]).to(networks.device)
+        latents = torch.stack([initial_noise(shape, seed) for seed in seeds[part]]).to(model.device)
         chosen = wanted.take(part)
         both = chosen if against is None else Conditioning.cat([against.repeat(len(chosen)), chosen])
         for i in range(steps):
             progress.check()
             now = times[i : i + 1]
-            prediction = guided(networks, latents, now.expand(len(latents)), both, options.guidance)
+            prediction = guided(model, latents, now.expand(len(latents)), both, options.guidance)
             latents = gaussian(process, latents, prediction, now, table.take(slice(i, i + 1))).mean
             done += 1
             progress.report(done, total)
@@ -90,12 +90,12 @@ def sample_latents(
 
 
 def _conditionings(
-    networks: DiffusionModel, prompts: Sequence[str], negative: str | None, embeddings: Embeddings | None
+    model: DiffusionModel, prompts: Sequence[str], negative: str | None, embeddings: Embeddings | None
 ) -> tuple[Conditioning, Conditioning | None]:
     """The prompts' conditioning, each text encoded once, and the negative prompt's (one row)."""
     texts = list(dict.fromkeys(prompts))
-    wanted = networks.encode_prompts(texts, embeddings).take([texts.index(prompt) for prompt in prompts])
-    return wanted, None if negative is None else networks.encode_prompts([negative], embeddings)
+    wanted = model.encode_prompts(texts, embeddings).take([texts.index(prompt) for prompt in prompts])
+    return wanted, None if negative is None else model.encode_prompts([negative], embeddings)
 
 
 def guided(model: DiffusionModel, latents: Tensor, t: Tensor, told: Conditioning, guidance: float) -> Tensor:
@@ -117,15 +117,15 @@ def initial_noise(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn((1, *shape), generator=generator)[0]
 
 
-def _check(networks: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int], options: SamplingOptions) -> None:
+def _check(model: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int], options: SamplingOptions) -> None:
     width, height, batch = options.width, options.height, options.batch
-    cell = networks.downscale
+    cell = model.downscale
     if not prompts or len(prompts) != len(seeds):
         raise FewShotError(
             f"{len(prompts)} prompts and {len(seeds)} seeds were given: give as many of each, at least 1"
         )
     if width < cell or height < cell or width % cell or height % cell:
         raise FewShotError(f"a picture of {width} x {height} pixels cannot be made: both must be multiples of {cell}")
-    check_steps(options.steps, len(networks.process))
+    check_steps(options.steps, len(model.process))
     if batch < 1:
         raise FewShotError(f"a batch of {batch} was asked for: choose at least 1")

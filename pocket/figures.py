@@ -92,11 +92,11 @@ def held_out_prompts(count: int, two: bool) -> tuple[list[world.Scene], list[str
     return scenes, prompts
 
 
-def pictures_of(networks, prompts: list[str], first_seed: int = 0) -> list[Image.Image]:
+def pictures_of(model, prompts: list[str], first_seed: int = 0) -> list[Image.Image]:
     """Sample one picture a prompt."""
     seeds = range(first_seed, first_seed + len(prompts))
     settings = {"width": world.SIZE, "height": world.SIZE, "steps": STEPS, "guidance": GUIDANCE, "batch": 32}
-    images = sampling.sample(networks, prompts, list(seeds), **settings)
+    images = sampling.sample(model, prompts, list(seeds), **settings)
     arrays = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
     return [Image.fromarray(a) for a in arrays]
 
@@ -123,14 +123,14 @@ def relation_right(reading: judge.SceneReading, scene: world.Scene) -> bool:
 def sample_rows(weights: Path, count: int) -> list[dict]:
     """Readings of samples of `count` prompts, half with one thing and half with two, and the time of 32 samples."""
     judged = judge.SubjectJudge(weights)
-    with open_base(base_from_path(weights), torch.device("cpu")) as networks:
+    with open_base(base_from_path(weights), torch.device("cpu")) as model:
         (ones, one_prompts), (twos, two_prompts) = (
             held_out_prompts(count // 2, False),
             held_out_prompts(count // 2, True),
         )
-        one, two = pictures_of(networks, one_prompts), pictures_of(networks, two_prompts, 10_000)
+        one, two = pictures_of(model, one_prompts), pictures_of(model, two_prompts, 10_000)
         started = time.perf_counter()
-        pictures_of(networks, one_prompts[:32])
+        pictures_of(model, one_prompts[:32])
         seconds = time.perf_counter() - started
     rows = one_rows(judged.readings(one)[0], ones)
     readings = judged.readings(two)[0]

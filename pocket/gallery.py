@@ -56,8 +56,8 @@ def world_sheet() -> Image.Image:
 def samples_sheet(weights: Path = WEIGHTS) -> Image.Image:
     """Four samples of each of the prompts."""
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
-    with open_base(base_from_path(weights), torch.device("cpu")) as networks:
-        samples = figures.pictures_of(networks, prompts)
+    with open_base(base_from_path(weights), torch.device("cpu")) as model:
+        samples = figures.pictures_of(model, prompts)
     return sheet([[samples[4 * column + row] for column in range(len(PROMPTS))] for row in range(4)])
 
 

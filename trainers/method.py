@@ -101,7 +101,7 @@ class Method(Protocol[Chosen]):
 
     def prepare(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         pictures: TrainingSet,
         chosen: Chosen,
         start_from: Adapter | None,

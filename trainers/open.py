@@ -21,13 +21,13 @@ def opened(
     base: BaseModelRef, device: torch.device | str, progress: Progress, tokenizer_folder: Path | None = None
 ) -> Iterator[DiffusionModel]:
     """The networks of `base`: the denoiser on `device`, the encoders on the host until `move_to_device`."""
-    with open_base(base, device, progress, tokenizer_folder, host=True) as networks:
-        yield networks
+    with open_base(base, device, progress, tokenizer_folder, host=True) as model:
+        yield model
 
 
-def move_to_device(networks: DiffusionModel, chosen: MemorySettings) -> None:
+def move_to_device(model: DiffusionModel, chosen: MemorySettings) -> None:
     """Convert the denoiser to float8 where that is chosen, and move all networks to their device."""
     if chosen.weights == "float8":
-        quantize_to_float8(networks.denoiser)
-    for part in (networks.autoencoder, *networks.text_encoders):
-        part.to(networks.device)
+        quantize_to_float8(model.denoiser)
+    for part in (model.autoencoder, *model.text_encoders):
+        part.to(model.device)

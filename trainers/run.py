@@ -62,18 +62,18 @@ def train_with(
         if found and ended:
             return _result_again(found, base, *ended)
         device = torch.device(context.device)
-        with opened(base, device, context.progress, context.tokenizer_folder) as networks:
+        with opened(base, device, context.progress, context.tokenizer_folder) as model:
             validator_bytes = context.validator.resident if context.validator is not None else None
-            chosen, reasons = resolve(settings, gather_auto_inputs(networks, pictures, settings, validator_bytes))
+            chosen, reasons = resolve(settings, gather_auto_inputs(model, pictures, settings, validator_bytes))
             for reason in reasons:
                 log.info("auto: %s", reason)
             inputs = dict(
                 base=base, pictures=pictures, settings=settings, chosen=chosen, auto=reasons, device=context.device
             )
-            move_to_device(networks, chosen)
-            step, injected = method.prepare(networks, pictures, chosen, start_from, context.progress)
+            move_to_device(model, chosen)
+            step, injected = method.prepare(model, pictures, chosen, start_from, context.progress)
             try:
-                return _Job(networks, injected, step, pictures, chosen, context).run(key, inputs)
+                return _Job(model, injected, step, pictures, chosen, context).run(key, inputs)
             finally:
                 injected.remove()
 
@@ -110,7 +110,7 @@ def _result_again(run: RunFolder, base: BaseModelRef, adapter: Adapter, result: 
 class _Job:
     """One training with its networks open and its layers in them."""
 
-    networks: DiffusionModel
+    model: DiffusionModel
     injected: Injected
     step: TrainingStep
     pictures: TrainingSet
@@ -118,13 +118,13 @@ class _Job:
     context: TrainingContext
 
     def __post_init__(self) -> None:
-        parts = offloadable_parts(self.networks, self.step.reads_text) if self.chosen.offload == "on" else []
-        self.offloaded = Offloaded(parts, self.networks.device)
+        parts = offloadable_parts(self.model, self.step.reads_text) if self.chosen.offload == "on" else []
+        self.offloaded = Offloaded(parts, self.model.device)
 
     def run(self, key: str, inputs: Mapping[str, Any]) -> TrainingResult:
         run = self.open(key, inputs)
         if self.chosen.gradient_checkpointing == "on":
-            self.networks.checkpointing(True)
+            self.model.checkpointing(True)
         checkpoints = Checkpoints(run.checkpoints, key)
         course = self.course(run)
         self.offloaded.offload()
@@ -168,7 +168,7 @@ class _Job:
         log.info("auto: a validation of %d pictures every %d steps", chosen.validation_pictures, every)
         self.offloaded.offload()  # before the models that validate come to the device
         look = Validation(
-            self.networks, self.pictures, chosen, validator, replace(self.context, folder=run.samples),
+            self.model, self.pictures, chosen, validator, replace(self.context, folder=run.samples),
             self.offloaded.on_device,
         )  # fmt: skip
 
@@ -186,10 +186,10 @@ class _Job:
             self.write(self.extract(step), make_folder(path.parent) / path.name)
 
     def write(self, adapter: Adapter, path: Path) -> None:
-        write_learned(self.networks.ref, adapter, path, self.described(), self.chosen.everything)
+        write_learned(self.model.ref, adapter, path, self.described(), self.chosen.everything)
 
     def described(self) -> dict[str, str]:
-        return training_metadata(self.networks.ref, self.chosen, self.pictures)
+        return training_metadata(self.model.ref, self.chosen, self.pictures)
 
     @property
     def processes(self) -> Processes:
@@ -207,7 +207,7 @@ class _Job:
             max_gradient_norm=chosen.max_gradient_norm,
             save_every=chosen.save_every,
             log_every=chosen.log_every,
-            scale_losses=self.networks.dtype == torch.float16 and self.networks.device.type == "cuda",
+            scale_losses=self.model.dtype == torch.float16 and self.model.device.type == "cuda",
             visits=previews if chosen.preview_every and self.processes.main else [],
             cut=lambda step: self.keep_part(run, step),
             course=course,
@@ -221,7 +221,7 @@ class _Job:
         side = self.chosen.resolution
         try:
             pixels = sample_pictures(
-                self.networks, self.offloaded.on_device, [prompt], [PREVIEW_SEED],
+                self.model, self.offloaded.on_device, [prompt], [PREVIEW_SEED],
                 SamplingOptions(side, side, PREVIEW_STEPS, PREVIEW_GUIDANCE, batch=1),
             )  # fmt: skip
             picture = Image.fromarray((pixels[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
@@ -254,10 +254,10 @@ class _Job:
         base = None
         if self.chosen.everything:
             if self.processes.main:
-                write_base(self.networks.ref, adapter, run.model, self.described())
+                write_base(self.model.ref, adapter, run.model, self.described())
             self.processes.barrier()
-            base = trained_base(self.networks.ref, run.model)
-            adapter = extract_lora(adapter, self.chosen.extracted_rank, self.networks.device, self.context.progress)
+            base = trained_base(self.model.ref, run.model)
+            adapter = extract_lora(adapter, self.chosen.extracted_rank, self.model.device, self.context.progress)
         if self.processes.main:
             if not run.lora.exists() and (adapter.factors or adapter.embeddings):
                 write_parts(adapter, run.lora)

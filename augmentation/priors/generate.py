@@ -240,10 +240,10 @@ class _LazySampler:
 class _PriorSampler:
     """Samples missing pictures batch by batch, and reports progress."""
 
-    def __init__(self, networks, settings: PriorSettings, progress: Progress, total: int):
-        self.networks, self.settings, self.progress = networks, settings, progress
-        self.width, self.height = settings.width or networks.resolution, settings.height or networks.resolution
-        self.batch = settings.batch if networks.device.type != "cpu" else 1
+    def __init__(self, model, settings: PriorSettings, progress: Progress, total: int):
+        self.model, self.settings, self.progress = model, settings, progress
+        self.width, self.height = settings.width or model.resolution, settings.height or model.resolution
+        self.batch = settings.batch if model.device.type != "cpu" else 1
         self.done, self.usable, self.total = 0, 0, total
         log.info("priors: %d pictures of %d x %d, %d steps", total, self.width, self.height, settings.steps)
 
@@ -271,7 +271,7 @@ class _PriorSampler:
 
     def _prompts(self, noun: str, count: int) -> list[str]:
         """Prompts of the pictures 0 to `count`; the grid holds only words that the base's tokenizer knows."""
-        known = prior_prompts.one_token_words(self.networks.tokenizers[0])
+        known = prior_prompts.one_token_words(self.model.tokenizers[0])
         chosen = self.settings.prompts
         prompts = prior_prompts.own(chosen, noun) if chosen else prior_prompts.grid(noun, known)
         return prior_prompts.walk(list(dict.fromkeys(prompts)), self.settings.seed, count)
@@ -280,7 +280,7 @@ class _PriorSampler:
         settings = self.settings
         start, steps, total = (count * settings.steps for count in (self.done, len(prompts), self.total))
         options = SamplingOptions(self.width, self.height, settings.steps, settings.guidance, batch=self.batch)
-        return sample(self.networks, prompts, seeds, options, _ProgressSlice(self.progress, start, steps, total))
+        return sample(self.model, prompts, seeds, options, _ProgressSlice(self.progress, start, steps, total))
 
 
 @dataclass(frozen=True)

@@ -156,9 +156,9 @@ def counted() -> Iterator[Calls]:
 
     @contextmanager
     def opened(*args, **how) -> Iterator[DiffusionModel]:
-        with open_base(*args, **how) as networks:
-            networks.before_predict.append(count)
-            yield networks
+        with open_base(*args, **how) as model:
+            model.before_predict.append(count)
+            yield model
 
     with patch.object(generate, "open_base", opened):
         yield calls

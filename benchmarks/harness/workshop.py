@@ -157,9 +157,9 @@ class Workshop:
     def _sample(self, adapter: Adapter | None, prompts: Sequence[str], seed: int, strength: float) -> list[Image.Image]:
         seeds = [1000 * seed + number for number in range(len(prompts))]
         side = world.SIZE
-        with open_base(self.base, self.device) as networks:
-            with applied(networks, [(adapter, strength)] if adapter else []):
-                images = sample(networks, prompts, seeds, SamplingOptions(side, side, STEPS, GUIDANCE, batch=32))
+        with open_base(self.base, self.device) as model:
+            with applied(model, [(adapter, strength)] if adapter else []):
+                images = sample(model, prompts, seeds, SamplingOptions(side, side, STEPS, GUIDANCE, batch=32))
         arrays = (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
         return [Image.fromarray(array) for array in arrays]
 
@@ -168,18 +168,16 @@ class Workshop:
         """Mean intersection over union of thresholded subject attention with the true masks at the latents' grid."""
         samples, predicted = pictures.references, []
         adapters = [(adapter, 1.0)] if adapter else []
-        with open_base(self.base, self.device) as networks, applied(networks, adapters):
-            pool = build_pool(networks, samples, networks.resolution, NullProgress())
-            supervision = supervise(
-                networks, pool, samples, pictures.concepts
-            )  # with the positions of its learned tokens
+        with open_base(self.base, self.device) as model, applied(model, adapters):
+            pool = build_pool(model, samples, model.resolution, NullProgress())
+            supervision = supervise(model, pool, samples, pictures.concepts)  # with the positions of its learned tokens
             size = (pool.mean.shape[-2], pool.mean.shape[-1])
             noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0)).to(pool.mean.device)
-            conditioning = networks.encode_prompts(pool.prompts)
+            conditioning = model.encode_prompts(pool.prompts)
             for t in ATTENTION_TIMESTEPS:
                 times = torch.full((len(samples),), t, device=pool.mean.device)
-                with networks.record_attention(supervision.layers) as captured_maps:
-                    networks.predict(networks.process.add_noise(pool.mean, noise, times), times, conditioning)
+                with model.record_attention(supervision.layers) as captured_maps:
+                    model.predict(model.process.add_noise(pool.mean, noise, times), times, conditioning)
                 rows = (supervision.wanted, supervision.known, supervision.member)
                 predicted.append(shares_on_grid(captured_maps, slice(len(samples)), size, *rows)[:, 0] > 0.5)
             true = supervision.masks[:, 0] > 0.5

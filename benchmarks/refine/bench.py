@@ -97,8 +97,8 @@ class RefinementBenchmark:
 
     def chosen_steps(self, pictures: TrainingSet) -> int:
         settings = SubjectSettings()
-        with open_base(self.shop.base, self.shop.device) as networks:
-            return resolve(settings, gather_auto_inputs(networks, pictures, settings))[0].steps
+        with open_base(self.shop.base, self.shop.device) as model:
+            return resolve(settings, gather_auto_inputs(model, pictures, settings))[0].steps
 
     def start(self, run: SubjectRun) -> Adapter:
         """The adapter after the last step."""

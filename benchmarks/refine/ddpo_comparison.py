@@ -98,13 +98,13 @@ def ddpo_curve(bench: RefinementBenchmark, run: SubjectRun, rate: float) -> dict
     )
     file = bench.shop.folder / "ddpo" / f"{key[:24]}.json"
     if not file.is_file():
-        with open_resolved(bench, run, reading) as (networks, chosen):
-            injected = inject(networks, {"attention": (settings.rank, float(settings.rank))}, run.seed, beneath=start)
+        with open_resolved(bench, run, reading) as (model, chosen):
+            injected = inject(model, {"attention": (settings.rank, float(settings.rank))}, run.seed, beneath=start)
             training, held_out = split(prompt_set)
             reference_images = [load_picture(picture) for picture in reward.references]
-            reward_models = reward.open(networks.device, reference_images, training)
+            reward_models = reward.open(model.device, reference_images, training)
             task = RewardTask(training, reward_models)
-            ddpo = DdpoTrainer(networks, injected, task, settings, chosen.resolution, run.seed)
+            ddpo = DdpoTrainer(model, injected, task, settings, chosen.resolution, run.seed)
             read = held_out_reader(bench, run, ddpo.painter, reward_models, held_out, chosen)
             curve = _train_and_read(ddpo, read, bench.size.ddpo.epochs)
             injected.remove()
@@ -130,10 +130,10 @@ def held_out_reader(
     bench: RefinementBenchmark, run: SubjectRun, painter: Painter, reward_models, held_out, chosen: RefinementSettings
 ) -> Reader:
     """Reads the held-out reward as our method does: the same prompts, noise and sampler."""
-    policy = SamplerPolicy(painter.networks.process, chosen.sampling_steps, painter.size, chosen.eta, chosen.skip_last)
+    policy = SamplerPolicy(painter.model.process, chosen.sampling_steps, painter.size, chosen.eta, chosen.skip_last)
     guard_prompts = held_out[: chosen.guard_prompts]
     options = RolloutOptions(chosen.guidance, chosen.resolution, rows=16, seed=run.seed)
-    held_out_painter = Painter(painter.networks, guard_prompts, policy, options, NullProgress())
+    held_out_painter = Painter(painter.model, guard_prompts, policy, options, NullProgress())
     folder = bench.shop.folder / "ddpo" / f"{run.subject}_{run.seed}"
     return Reader(held_out_painter, reward_models, HeldOut(guard_prompts), chosen, None, folder)
 
@@ -144,9 +144,9 @@ def open_resolved(
 ) -> Iterator[tuple[DiffusionModel, RefinementSettings]]:
     """The base, and the settings with every automatic value resolved."""
     pictures = references(bench.shop.sets, run.subject)
-    with open_base(bench.shop.base, bench.shop.device) as networks:
-        chosen, _ = resolve(settings, gather_auto_inputs(networks, pictures, settings))
-        yield networks, chosen
+    with open_base(bench.shop.base, bench.shop.device) as model:
+        chosen, _ = resolve(settings, gather_auto_inputs(model, pictures, settings))
+        yield model, chosen
 
 
 # ------------------------------------------------------------------------------------------------------------ speed
@@ -161,9 +161,9 @@ def speed_ratios(bench: RefinementBenchmark, run: SubjectRun) -> list[float]:
         bench.size.budgets.headline, method=DDPO, updates=1, sampling_steps=steps, trained_steps=steps, skip_last=0
     )
     settings = DdpoSettings(sampling_steps=steps, guidance=wanted.guidance)
-    with open_resolved(bench, run, wanted) as (networks, chosen), open_resolved(bench, run, wanted) as (others, _):
+    with open_resolved(bench, run, wanted) as (model, chosen), open_resolved(bench, run, wanted) as (others, _):
         step, injected = Refinement(start, *split(prompt_set), reward).prepare(
-            networks, references(bench.shop.sets, run.subject), replace(chosen, seed=run.seed), None, NullProgress()
+            model, references(bench.shop.sets, run.subject), replace(chosen, seed=run.seed), None, NullProgress()
         )
         ddpo_injected = inject(others, {"attention": (chosen.rank, float(chosen.rank))}, run.seed, beneath=start)
         task = RewardTask(split(prompt_set)[0], step.judge)

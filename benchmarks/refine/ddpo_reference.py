@@ -80,7 +80,7 @@ class DdpoTrainer:
 
     def __init__(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         injected: Injected,
         task: RewardTask,
         settings: DdpoSettings,
@@ -88,9 +88,9 @@ class DdpoTrainer:
         seed: int,
     ):
         self.settings, self.prompts, self.reward_models = settings, list(task.prompts), task.reward_models
-        policy = SamplerPolicy(networks.process, settings.sampling_steps, (side, side), 1.0, skip_last=0)
+        policy = SamplerPolicy(model.process, settings.sampling_steps, (side, side), 1.0, skip_last=0)
         options = RolloutOptions(settings.guidance, side, settings.sample_batch * 2, seed)
-        self.painter = Painter(networks, task.prompts, policy, options, NullProgress())
+        self.painter = Painter(model, task.prompts, policy, options, NullProgress())
         self.generator = torch.Generator().manual_seed(seed)
         self.statistics = PromptStatistics(len(self.prompts), settings.buffer, settings.min_samples)
         self.clip = clip_for(settings.clip_range, torch.Size(self.painter.shape).numel())
@@ -119,7 +119,7 @@ class DdpoTrainer:
     def _batch(self) -> tuple[Tensor, Tensor, list[int]]:
         painter, count = self.painter, self.settings.sample_batch
         prompts = torch.randint(len(self.prompts), (count,), generator=self.generator).tolist()
-        latents = torch.randn(count, *painter.shape, generator=self.generator).to(painter.networks.device)
+        latents = torch.randn(count, *painter.shape, generator=self.generator).to(painter.model.device)
         trajectory, log_probs = [latents], []
         for index in range(len(painter.policy)):
             indices = torch.full((count,), index, device=latents.device)
@@ -144,7 +144,7 @@ class DdpoTrainer:
                 self.optimizer.zero_grad()
 
     def _loss(self, samples: EpochSamples, batch: Tensor, indices: Tensor) -> Tensor:
-        painter, device = self.painter, self.painter.networks.device
+        painter, device = self.painter, self.painter.model.device
         before, after = samples.latents[batch, indices], samples.latents[batch, indices + 1]
         indices = indices.to(device)
         prediction = painter.predict(before, indices, [samples.prompts[i] for i in batch.tolist()])

@@ -172,8 +172,8 @@ def judge_merged(shop: Workshop, job: tuple[SubjectPair, int, str]) -> tuple[lis
     adapters = train_separately(shop, pair, seed, way == "orthogonal")
     if way != "fused":
         return judge_both(shop, sum_adapters(adapters), pair, seed)
-    with open_base(shop.base, shop.device) as networks:
-        one = fuse_adapters(networks, adapters, GramSampling())[0]
+    with open_base(shop.base, shop.device) as model:
+        one = fuse_adapters(model, adapters, GramSampling())[0]
     return judge_both(shop, one, pair, seed)
 
 

@@ -24,9 +24,7 @@ DORA = "dora_scale"
 
 
 @contextmanager
-def applied(
-    networks: DiffusionModel, adapters: Sequence[tuple[Adapter, float]], beside: bool = False
-) -> Iterator[None]:
+def applied(model: DiffusionModel, adapters: Sequence[tuple[Adapter, float]], beside: bool = False) -> Iterator[None]:
     """The networks with each adapter on at its strength, its words known; at the end the base is back, bit for bit.
 
     Differences are summed in float32 and rounded once to the weight's type; beside weights in 8 bits, whose steps are
@@ -34,14 +32,14 @@ def applied(
     timesteps only. With `beside` all low-rank pairs are, so that no weight is in memory twice. Raises FewShotError when
     an adapter is for another family or other sizes, or holds a form that is not supported.
     """
-    changes = _changes(networks, [one for one in adapters if not one[0].noisy_from])
-    noisy = [(one, *found) for one in adapters if one[0].noisy_from for found in _noisy_changes(networks, one)]
+    changes = _changes(model, [one for one in adapters if not one[0].noisy_from])
+    noisy = [(one, *found) for one in adapters if one[0].noisy_from for found in _noisy_changes(model, one)]
     before: list[tuple[nn.Module, str, nn.Parameter]] = []
     hooks: list[RemovableHandle | NoiseGate] = []
-    words = networks.words
+    words = model.words
     try:
         own = cast("MutableMapping", words)  # never written to; a view of it, since words that are learned move on
-        networks.words = ChainMap(dict(checked_embeddings(networks, adapters)), own)
+        model.words = ChainMap(dict(checked_embeddings(model, adapters)), own)
         with torch.inference_mode(False), torch.no_grad():
             for module, name, parts in changes:
                 original = getattr(module, name)
@@ -52,11 +50,11 @@ def applied(
                 before.append((module, name, original))
                 setattr(module, name, _merged(original, parts))
             for (adapter, _), module, pairs in noisy:
-                gate = NoiseGate(networks, adapter.noisy_from)
+                gate = NoiseGate(model, adapter.noisy_from)
                 hooks += [add_gated_pairs(module, pairs, gate), gate]
         yield
     finally:
-        networks.words = words
+        model.words = words
         for handle in hooks:
             handle.remove()
         for module, name, original in reversed(before):
@@ -64,7 +62,7 @@ def applied(
 
 
 def checked_embeddings(
-    networks: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]
+    model: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]
 ) -> dict[str, Mapping[str, Tensor]]:
     """The learned words of the adapters; those of one with strength 0 are not known.
 
@@ -72,12 +70,12 @@ def checked_embeddings(
     """
     found = merged_embeddings(adapters)
     for word, vectors in found.items():
-        for encoder, names in zip(networks.text_encoders, networks.family.text_encoders, strict=True):
+        for encoder, names in zip(model.text_encoders, model.family.text_encoders, strict=True):
             width = encoder.config.hidden_size
             if names.embedding not in vectors or vectors[names.embedding].shape[-1] != width:
                 raise FewShotError(
                     f"the word '{word}' has no {names.embedding} vectors of width {width} for "
-                    f"{networks.ref.name}: it was learned with another base model"
+                    f"{model.ref.name}: it was learned with another base model"
                 )
     return found
 
@@ -102,15 +100,15 @@ def _merged(original: nn.Parameter, parts: Sequence[tuple[Factor, float]]) -> nn
 
 
 def _changes(
-    networks: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]
+    model: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]
 ) -> list[tuple[nn.Module, str, list[tuple[Factor, float]]]]:
     """What changes: the module, its parameter's name, and the factors with their strengths."""
-    roots = networks.parts()
+    roots = model.parts()
     found: dict[tuple[str, str], list[tuple[Factor, float]]] = {}
     for adapter, strength in adapters:
-        if adapter.family != networks.family.name:
+        if adapter.family != model.family.name:
             raise FewShotError(
-                f"the LoRA is for {adapter.family} and {networks.ref.name} is {networks.family.name}: "
+                f"the LoRA is for {adapter.family} and {model.ref.name} is {model.family.name}: "
                 "choose a LoRA and a base model of one family"
             )
         for path, factor in adapter.factors.items():
@@ -140,12 +138,12 @@ def _is_pair(factor: Factor) -> bool:
 
 
 def _noisy_changes(
-    networks: DiffusionModel, adapter: tuple[Adapter, float]
+    model: DiffusionModel, adapter: tuple[Adapter, float]
 ) -> list[tuple[nn.Module, list[tuple[LowRank, float]]]]:
     """The layers that an adapter of noisy timesteps changes, and its pairs."""
     pairs = {path: check_gated(path, factor) for path, factor in adapter[0].factors.items()}
-    _changes(networks, [adapter])  # which sees whether they fit
-    return [(find_module(networks.parts(), path), [(factor, adapter[1])]) for path, factor in pairs.items()]
+    _changes(model, [adapter])  # which sees whether they fit
+    return [(find_module(model.parts(), path), [(factor, adapter[1])]) for path, factor in pairs.items()]
 
 
 def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:

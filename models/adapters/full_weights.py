@@ -24,10 +24,10 @@ class FullWeights:
     They are float32 whatever the denoiser's compute type is, which its `predict` computes in by autocast.
     """
 
-    def __init__(self, networks: DiffusionModel, paths: Iterator[str], begin: Mapping[str, Factor]):
+    def __init__(self, model: DiffusionModel, paths: Iterator[str], begin: Mapping[str, Factor]):
         self.parameters: dict[str, nn.Parameter] = {}
         self._originals: dict[str, tuple[nn.Module, str, nn.Parameter]] = {}
-        roots = networks.parts()
+        roots = model.parts()
         with torch.inference_mode(False), torch.no_grad():
             for path in paths:
                 module = find_module(roots, path)

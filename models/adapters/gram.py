@@ -41,15 +41,15 @@ class GramSampling:
     seed: int = 0
 
 
-def plan_rounds(networks: DiffusionModel, paths: Sequence[str], count: int, room: int) -> list[list[str]]:
+def plan_rounds(model: DiffusionModel, paths: Sequence[str], count: int, room: int) -> list[list[str]]:
     """The linear layers at `paths`, in rounds whose Gram matrices of `count` adapters take at most `room` bytes.
 
     Layers that read the same are in one round. An input whose matrices take more than `room` has a round of its own.
     """
     found: list[list[str]] = []
     used = 0
-    for members in group_by_input(networks, paths).values():
-        size = count * gram_bytes(networks, members)
+    for members in group_by_input(model, paths).values():
+        size = count * gram_bytes(model, members)
         if not found or used + size > room:
             found.append([])
             used = 0
@@ -58,24 +58,24 @@ def plan_rounds(networks: DiffusionModel, paths: Sequence[str], count: int, room
     return found
 
 
-def gram_bytes(networks: DiffusionModel, paths: Sequence[str]) -> int:
+def gram_bytes(model: DiffusionModel, paths: Sequence[str]) -> int:
     """What the Gram matrices of the linear layers at `paths` take for one adapter: 4 in^2 bytes an input."""
-    roots, groups = networks.parts(), group_by_input(networks, paths)
+    roots, groups = model.parts(), group_by_input(model, paths)
     layers = [cast("nn.Linear", find_module(roots, members[0])) for members in groups.values()]
     return sum(ITEMSIZE * layer.in_features**2 for layer in layers)
 
 
-def group_by_input(networks: DiffusionModel, paths: Sequence[str]) -> dict[str, list[str]]:
+def group_by_input(model: DiffusionModel, paths: Sequence[str]) -> dict[str, list[str]]:
     """The layers at `paths` by what they read."""
     found: dict[str, list[str]] = {}
     for path in paths:
-        found.setdefault(networks.input_name(path), []).append(path)
+        found.setdefault(model.input_name(path), []).append(path)
     return found
 
 
 @torch.no_grad()
 def input_grams(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     adapter: Adapter,
     strength: float,
     paths: Sequence[str],
@@ -88,13 +88,13 @@ def input_grams(
     prompts' tokens, those of cross-attention's keys the prompts' states.
     """
     prompts = [text.format(adapter.trigger) for text in PROMPTS]
-    size = drawing.size or networks.resolution
-    with applied(networks, [(adapter, strength)], beside=True), _recorded(networks, paths) as record:
+    size = drawing.size or model.resolution
+    with applied(model, [(adapter, strength)], beside=True), _recorded(model, paths) as record:
         seeds = [drawing.seed + number for number in range(len(prompts))]
         options = SamplingOptions(size, size, drawing.steps, guidance=1.0)
-        sample_latents(networks, prompts, seeds, options, CancelOnly(progress))
+        sample_latents(model, prompts, seeds, options, CancelOnly(progress))
     means = record.means()
-    return {path: means[networks.input_name(path)] for path in paths}
+    return {path: means[model.input_name(path)] for path in paths}
 
 
 @dataclass
@@ -131,8 +131,8 @@ class _GramRecord:
 
 
 @contextmanager
-def _recorded(networks: DiffusionModel, paths: Sequence[str]) -> Iterator[_GramRecord]:
-    record, roots, handles = _GramRecord(networks.input_name), networks.parts(), []
+def _recorded(model: DiffusionModel, paths: Sequence[str]) -> Iterator[_GramRecord]:
+    record, roots, handles = _GramRecord(model.input_name), model.parts(), []
 
     def hook(path: str):
         def keep(_: nn.Module, given: tuple[Any, ...]) -> None:

@@ -36,13 +36,13 @@ class Full:
 Spec = LoraSpec | Full
 
 
-def paths_of_set(networks: DiffusionModel, name: str) -> tuple[str, ...]:
+def paths_of_set(model: DiffusionModel, name: str) -> tuple[str, ...]:
     """The module paths of a parameter set in this model. Raises FewShotError for an unknown or an empty set."""
     if name not in PARAMETER_SETS and name not in (EVERYTHING, "text"):
         raise FewShotError(f"'{name}' is no parameter set: choose one of {', '.join(PARAMETER_SETS)}")
-    found = tuple(networks.layers(name))
+    found = tuple(model.layers(name))
     if not found:
-        raise FewShotError(f"the parameter set '{name}' is empty in {networks.ref.name}: choose another set")
+        raise FewShotError(f"the parameter set '{name}' is empty in {model.ref.name}: choose another set")
     return found
 
 
@@ -127,7 +127,7 @@ class Injected:
 
 
 def inject(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     sets: Mapping[str, Spec | tuple[int, float]],
     seed: int,
     start_from: Adapter | None = None,
@@ -148,32 +148,32 @@ def inject(
     _check_same_range(start_from, bool(sets), noisy_from)
     stack, layers = ExitStack(), {}
     if beneath is not None:
-        stack.enter_context(applied(networks, [(beneath, 1.0)]))
+        stack.enter_context(applied(model, [(beneath, 1.0)]))
     try:
-        words = LearnedTokens(networks, (), start_from) if words is None else words
+        words = LearnedTokens(model, (), start_from) if words is None else words
     except BaseException:
         stack.close()
         raise
     try:
-        specs = _specs_by_path(networks, sets, bool(words.parameters))
-        low_rank = clamp_ranks(networks, {path: s for path, s in specs.items() if isinstance(s, LoraSpec)})
+        specs = _specs_by_path(model, sets, bool(words.parameters))
+        low_rank = clamp_ranks(model, {path: s for path, s in specs.items() if isinstance(s, LoraSpec)})
         full = [path for path, spec in specs.items() if isinstance(spec, Full)]
-        begin, dense_begin, kept = _split(start_from, low_rank, full, networks)
+        begin, dense_begin, kept = _split(start_from, low_rank, full, model)
         if kept is not None and kept.factors:
-            stack.enter_context(applied(networks, [(replace(kept, embeddings={}), 1.0)]))
+            stack.enter_context(applied(model, [(replace(kept, embeddings={}), 1.0)]))
         with torch.inference_mode(False):
             pairs = {}
-            layers = wrap(networks, low_rank)
-            gate = NoiseGate(networks, noisy_from)
+            layers = wrap(model, low_rank)
+            gate = NoiseGate(model, noisy_from)
             stack.callback(gate.remove)
             for path, spec in low_rank.items():
                 first = initial_weights(layers[path].base_layer, spec, seed, path, begin.get(path))
                 pairs[path] = (spec, *set_weights(layers[path], spec, first))
                 if spec.noisy_from:
                     gate_output(lora_up(layers[path]), gate)
-            dense = FullWeights(networks, iter(full), dense_begin)
+            dense = FullWeights(model, iter(full), dense_begin)
     except BaseException:
-        unwrap(networks, layers)
+        unwrap(model, layers)
         stack.close()
         words.remove()
         raise
@@ -182,7 +182,7 @@ def inject(
         parameters |= ({f"{path}.lora_down": down} if spec.block is None else {}) | {f"{path}.lora_up": up}
     parameters |= {**dense.parameters, **words.parameters}
     span = noisy_from or (start_from.noisy_from if start_from is not None else 0.0)
-    return Injected(parameters, networks.family.name, layers, pairs, kept, networks, words, dense, stack, span)
+    return Injected(parameters, model.family.name, layers, pairs, kept, model, words, dense, stack, span)
 
 
 def _noisy_from(sets: Mapping[str, Spec | tuple[int, float]]) -> float:
@@ -205,9 +205,7 @@ def _check_same_range(start_from: Adapter | None, layers: bool, noisy_from: floa
         )
 
 
-def _specs_by_path(
-    networks: DiffusionModel, sets: Mapping[str, Spec | tuple[int, float]], words: bool
-) -> dict[str, Spec]:
+def _specs_by_path(model: DiffusionModel, sets: Mapping[str, Spec | tuple[int, float]], words: bool) -> dict[str, Spec]:
     if not sets and not words:
         raise FewShotError(f"no parameter set is chosen: choose among {', '.join(PARAMETER_SETS)}")
     specs: dict[str, Spec] = {}
@@ -215,21 +213,19 @@ def _specs_by_path(
         spec = LoraSpec(*spec) if isinstance(spec, tuple) else spec
         if name == EVERYTHING and not isinstance(spec, Full):
             raise FewShotError("all parameters of the denoiser can only be trained in full: choose another set or full")
-        for path in paths_of_set(networks, name):
+        for path in paths_of_set(model, name):
             specs.setdefault(path, spec)
     return specs
 
 
 def _split(
-    adapter: Adapter | None, low_rank: Mapping[str, LoraSpec], full: Sequence[str], networks: DiffusionModel
+    adapter: Adapter | None, low_rank: Mapping[str, LoraSpec], full: Sequence[str], model: DiffusionModel
 ) -> tuple[dict[str, LowRank], dict[str, Factor], Adapter | None]:
     """The factors to begin from by path, those of weights trained in full, and the adapter without both."""
     if adapter is None:
         return {}, {}, None
-    if adapter.family != networks.family.name:
-        raise FewShotError(
-            f"the LoRA to train on from is for {adapter.family}, the base model is {networks.family.name}"
-        )
+    if adapter.family != model.family.name:
+        raise FewShotError(f"the LoRA to train on from is for {adapter.family}, the base model is {model.family.name}")
     begin: dict[str, LowRank] = {}
     for path, factor in adapter.factors.items():
         if path not in low_rank:

@@ -65,7 +65,7 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
     untrained words of the adapter that training continues from.
     """
 
-    def __init__(self, networks: DiffusionModel, specs: Sequence[TokenSpec], start_from: Adapter | None = None):
+    def __init__(self, model: DiffusionModel, specs: Sequence[TokenSpec], start_from: Adapter | None = None):
         self.parameters: dict[str, nn.Parameter] = {}
         self.rules: dict[str, TokenConstraint] = {}
         self._lengths: dict[str, Tensor] = {}
@@ -74,14 +74,14 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
         self.kept = {word: of for word, of in given.items() if word not in {spec.word for spec in specs}}
         with torch.inference_mode(False), torch.no_grad():
             for spec in specs:
-                self._begin(networks, spec, given.get(spec.word))
-        self._networks, self._before = networks, networks.words
-        networks.words = {**self._before, **self.kept} if not specs else self
+                self._begin(model, spec, given.get(spec.word))
+        self._networks, self._before = model, model.words
+        model.words = {**self._before, **self.kept} if not specs else self
 
-    def _begin(self, networks: DiffusionModel, spec: TokenSpec, given: Mapping[str, Tensor] | None) -> None:
+    def _begin(self, model: DiffusionModel, spec: TokenSpec, given: Mapping[str, Tensor] | None) -> None:
         """Parameters of one word, from `given` vectors or from those of `spec.start`."""
         self._names[spec.word] = {}
-        encoders = zip(networks.text_encoders, networks.tokenizers, networks.family.text_encoders, strict=True)
+        encoders = zip(model.text_encoders, model.tokenizers, model.family.text_encoders, strict=True)
         for encoder, tokenizer, which in encoders:
             table = encoder.get_input_embeddings().weight.float()
             first = (

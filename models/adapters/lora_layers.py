@@ -53,9 +53,9 @@ class LoraSpec:
         return self.alpha / self.rank
 
 
-def clamp_ranks(networks: DiffusionModel, specs: Mapping[str, LoraSpec]) -> dict[str, LoraSpec]:
+def clamp_ranks(model: DiffusionModel, specs: Mapping[str, LoraSpec]) -> dict[str, LoraSpec]:
     """The specs with each rank lowered to at most its layer's width, alpha / rank unchanged; logs what it lowered."""
-    roots = networks.parts()
+    roots = model.parts()
     fitting, lowered = {}, []
     for path, spec in specs.items():
         most = min(find_module(roots, path).get_parameter("weight").shape)
@@ -72,11 +72,11 @@ def clamp_ranks(networks: DiffusionModel, specs: Mapping[str, LoraSpec]) -> dict
     return fitting
 
 
-def wrap(networks: DiffusionModel, paths: Iterable[str]) -> dict[str, Any]:
+def wrap(model: DiffusionModel, paths: Iterable[str]) -> dict[str, Any]:
     """Put peft's layers, still without weights, around the modules at `paths`."""
     layers = {}
     paths = list(paths)
-    for root, network in networks.parts().items():
+    for root, network in model.parts().items():
         mine = [path for path in paths if path.startswith(root + ".")]
         if not mine:
             continue
@@ -89,12 +89,12 @@ def wrap(networks: DiffusionModel, paths: Iterable[str]) -> dict[str, Any]:
     return layers
 
 
-def unwrap(networks: DiffusionModel, layers: Mapping[str, Any]) -> None:
+def unwrap(model: DiffusionModel, layers: Mapping[str, Any]) -> None:
     """Take the layers out again."""
     for path, layer in layers.items():
-        parent, name = parent_of(networks.parts(), path)
+        parent, name = parent_of(model.parts(), path)
         setattr(parent, name, layer.base_layer)
-    for network in networks.parts().values():
+    for network in model.parts().values():
         if hasattr(network, "peft_config"):
             del network.peft_config
 

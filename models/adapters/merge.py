@@ -85,7 +85,7 @@ def sum_adapters(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
 
 
 def fuse_adapters(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     adapters: Sequence[tuple[Adapter, float]],
     drawing: GramSampling | None = None,
     progress: Progress | None = None,
@@ -102,25 +102,25 @@ def fuse_adapters(
     """
     drawing, progress = drawing or GramSampling(), progress or NullProgress()
     _check(adapters)
-    checked_embeddings(networks, adapters)
+    checked_embeddings(model, adapters)
     for factor in (factor for adapter, _ in adapters for factor in adapter.factors.values()):
         if isinstance(factor, Kept):
             _shape(factor)  # which says that it cannot be fused, before anything is drawn
-    roots, paths = networks.parts(), _paths(adapters)
+    roots, paths = model.parts(), _paths(adapters)
     linear = [path for path in paths if isinstance(find_module(roots, path), nn.Linear)]
-    parts = plan_rounds(networks, linear, len(adapters), room)
-    _announce([len(adapters) * gram_bytes(networks, part) for part in parts], len(adapters), len(linear))
+    parts = plan_rounds(model, linear, len(adapters), room)
+    _announce([len(adapters) * gram_bytes(model, part) for part in parts], len(adapters), len(linear))
     factors: dict[str, Factor] = {}
     change = _LostChange([0.0] * len(adapters), [0.0] * len(adapters))
     # not every other device supports float64
-    solver = _Solver(ridge, networks.device if networks.device.type == "cuda" else torch.device("cpu"))
+    solver = _Solver(ridge, model.device if model.device.type == "cuda" else torch.device("cpu"))
     for number, part in enumerate(parts):
         grams = []
         for i, (adapter, strength) in enumerate(adapters):
             text = f"looking at what {adapter.trigger} makes the layers see (round {number + 1} of {len(parts)})"
             progress.report(number * len(adapters) + i, len(parts) * len(adapters), text)
-            grams.append(input_grams(networks, adapter, strength, part, drawing, progress))
-        factors |= _solved(adapters, group_by_input(networks, part), grams, solver, change, progress)
+            grams.append(input_grams(model, adapter, strength, part, drawing, progress))
+        factors |= _solved(adapters, group_by_input(model, part), grams, solver, change, progress)
         del grams  # before the next round's, for which there may be no room beside them
     rest = [path for path in paths if path not in factors]
     factors |= {path: _sum(_changes(adapters, path)) for path in rest}

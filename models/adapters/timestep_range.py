@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class NoiseGate:
     """Which rows of the denoiser's call are noisy enough, from `start` on; told by the model before each call."""
 
-    def __init__(self, networks: DiffusionModel, start: float):
-        self._listeners, self._start = networks.before_predict, start
+    def __init__(self, model: DiffusionModel, start: float):
+        self._listeners, self._start = model.before_predict, start
         self._noisy: Tensor | None = None
         self._listeners.append(self._take)
 

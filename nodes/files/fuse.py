@@ -82,8 +82,8 @@ class FuseAdapters(io.ComfyNode):
         elif method.get("method") == LEAST_SQUARES:
             drawing = GramSampling(method.get("steps", 20), method.get("size", 0))
             with host.engine(cls.hidden.unique_id) as progress:
-                with open_base(base, host.device(), progress, tokenizer_folder=host.TOKENIZER) as networks:
-                    adapter, errors = fuse_adapters(networks, given, drawing, progress)
+                with open_base(base, host.device(), progress, tokenizer_folder=host.TOKENIZER) as model:
+                    adapter, errors = fuse_adapters(model, given, drawing, progress)
             lines = [f"{one.trigger}: loses {error:.1%}" for (one, _), error in zip(given, errors, strict=True)]
             report = "\n".join(lines)
         else:

@@ -90,14 +90,14 @@ class SampleGrid(io.ComfyNode):
         seeds = [(seed + number) % 2**63 for _ in lines for number in range(count)]
         columns = []
         with host.engine(cls.hidden.unique_id) as progress:
-            with open_base(base, host.device(), progress, tokenizer_folder=host.TOKENIZER) as networks:
+            with open_base(base, host.device(), progress, tokenizer_folder=host.TOKENIZER) as model:
                 draw = partial(
-                    sample, networks, texts, seeds, negative=negative, steps=steps, guidance=guidance, batch=batch,
-                    width=width or networks.resolution, height=height or networks.resolution, progress=progress,
+                    sample, model, texts, seeds, negative=negative, steps=steps, guidance=guidance, batch=batch,
+                    width=width or model.resolution, height=height or model.resolution, progress=progress,
                 )  # fmt: skip
                 columns.append(draw())
                 if adapter is not None:
-                    with applied(networks, [(adapter, strength)]):
+                    with applied(model, [(adapter, strength)]):
                         columns.append(draw())
         if not all(bool(column.isfinite().all()) for column in columns):
             raise FewShotError(

@@ -275,12 +275,12 @@ def save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None
     return path
 
 
-def save_folder(networks: Any, folder: Path, **scheduler: Any) -> Path:
+def save_folder(model: Any, folder: Path, **scheduler: Any) -> Path:
     """Save opened networks with diffusers' and transformers' own writers; `scheduler` goes into its config."""
-    networks.unet.save_pretrained(folder / "unet", max_shard_size="100KB")
-    networks.vae.save_pretrained(folder / "vae", variant="fp16")
+    model.unet.save_pretrained(folder / "unet", max_shard_size="100KB")
+    model.vae.save_pretrained(folder / "vae", variant="fp16")
     for names, encoder, tokenizer in zip(
-        networks.family.text_encoders, networks.text_encoders, networks.tokenizers, strict=True
+        model.family.text_encoders, model.text_encoders, model.tokenizers, strict=True
     ):
         encoder.save_pretrained(folder / names.component)
         tokenizer.save_pretrained(folder / names.tokenizer)

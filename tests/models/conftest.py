@@ -29,13 +29,13 @@ def small_tokenizer(pocket_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def opened_pocket(pocket_folder: Path) -> Iterator[StableDiffusion]:
     """Shared by the session: a test that changes it puts it back."""
-    with open_base(base_from_path(pocket_folder), "cpu") as networks:
-        yield networks
+    with open_base(base_from_path(pocket_folder), "cpu") as model:
+        yield model
 
 
-def random_adapter(networks: StableDiffusion, sets: dict[str, LoraSpec], seed: int = 0, scale: float = 0.1) -> Adapter:
+def random_adapter(model: StableDiffusion, sets: dict[str, LoraSpec], seed: int = 0, scale: float = 0.1) -> Adapter:
     """An adapter with effect: every parameter drawn at random."""
-    injected = inject(networks, sets, seed)
+    injected = inject(model, sets, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in injected.parameters.values():

@@ -54,19 +54,19 @@ def ask_comfyui(comfyui: Path, job: Path, inputs: dict[str, torch.Tensor], **ord
     return Answer(safetensors.torch.load_file(job / "outputs.safetensors"), report)
 
 
-def noisy(networks: StableDiffusion, side: int, count: int = 1) -> dict[str, torch.Tensor]:
-    latents = torch.randn(count, networks.latent_channels, side, side, generator=torch.Generator().manual_seed(3))
+def noisy(model: StableDiffusion, side: int, count: int = 1) -> dict[str, torch.Tensor]:
+    latents = torch.randn(count, model.latent_channels, side, side, generator=torch.Generator().manual_seed(3))
     return {"latents": latents, "timesteps": torch.tensor([700, 40][:count])}
 
 
-def write_both(networks: StableDiffusion, job: Path) -> Path:
+def write_both(model: StableDiffusion, job: Path) -> Path:
     """A LoRA of every set with a learned word of three vectors in it, and the word as an embedding."""
     random = torch.Generator().manual_seed(9)
     vectors = {
         which.embedding: torch.randn(3, encoder.config.hidden_size, generator=random).half().float() * 0.1
-        for which, encoder in zip(networks.family.text_encoders, networks.text_encoders, strict=True)
+        for which, encoder in zip(model.family.text_encoders, model.text_encoders, strict=True)
     }
-    adapter = replace(random_adapter(networks, SETS), embeddings={WORD: vectors})
+    adapter = replace(random_adapter(model, SETS), embeddings={WORD: vectors})
     (job / "embeddings").mkdir()
     write_embedding(adapter, job / "embeddings" / "word.safetensors")
     write_lora(adapter, job / "lora.safetensors")
@@ -74,28 +74,26 @@ def write_both(networks: StableDiffusion, job: Path) -> Path:
     return job / "lora.safetensors"
 
 
-def check_words(networks: StableDiffusion, answer: Answer) -> None:
+def check_words(model: StableDiffusion, answer: Answer) -> None:
     """A prompt with the learned word gives ComfyUI's states, whichever file it reads the word from."""
-    conditioning = encode_prompts(networks, [LEARNED.format(WORD)])
+    conditioning = encode_prompts(model, [LEARNED.format(WORD)])
     for name in ("word", "lora"):
         close(conditioning["hidden"], answer.tensors[f"{name}_hidden"], 1e-3)
         if "pooled" in conditioning:
             close(conditioning["pooled"], answer.tensors[f"{name}_pooled"], 1e-3)
-    plain = encode_prompts(networks, [LEARNED.format("rare")])
+    plain = encode_prompts(model, [LEARNED.format("rare")])
     assert (plain["hidden"] - conditioning["hidden"]).abs().max() > 0.05
 
 
-def check_outputs(
-    networks: StableDiffusion, answer: Answer, inputs: dict[str, torch.Tensor], base: torch.Tensor
-) -> None:
+def check_outputs(model: StableDiffusion, answer: Answer, inputs: dict[str, torch.Tensor], base: torch.Tensor) -> None:
     """Text states and predictions agree to 1e-4, learned words too, and the LoRA had an effect."""
-    check_words(networks, answer)
-    conditioning = encode_prompts(networks, [PROMPT])
+    check_words(model, answer)
+    conditioning = encode_prompts(model, [PROMPT])
     close(conditioning["hidden"], answer.tensors["hidden"])
     if "pooled" in conditioning:
         close(conditioning["pooled"], answer.tensors["pooled"])
     count = len(inputs["latents"])
-    prediction = denoise(networks, inputs["latents"], inputs["timesteps"], conditioning.repeat(count))
+    prediction = denoise(model, inputs["latents"], inputs["timesteps"], conditioning.repeat(count))
     close(prediction, answer.tensors["prediction"])
     assert (prediction - base).abs().max() > 0.05
 
@@ -105,12 +103,12 @@ def close(mine: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-4) -> 
     assert (mine - theirs).abs().max() <= tolerance * max(1.0, theirs.abs().max().item())
 
 
-def check_tokens(networks: StableDiffusion, answer: Answer) -> None:
+def check_tokens(model: StableDiffusion, answer: Answer) -> None:
     """The ids that each encoder is given, padding included, are ComfyUI's."""
-    for name, tokenizer, encoder in zip("lg", networks.tokenizers, networks.text_encoders, strict=False):
-        name = {"sd2": "h"}.get(networks.family.name, name)
+    for name, tokenizer, encoder in zip("lg", model.tokenizers, model.text_encoders, strict=False):
+        name = {"sd2": "h"}.get(model.family.name, name)
         window = encoder.config.max_position_embeddings
-        row = networks.tokens.row(tokenizer, window, PROMPT, {}, networks.device)
+        row = model.tokens.row(tokenizer, window, PROMPT, {}, model.device)
         assert row.ids.tolist() == answer.tensors[f"tokens_{name}"].tolist()
 
 
@@ -124,9 +122,9 @@ def test_sd1_outputs_and_pictures(comfyui_path: Path, tmp_path: Path, clip_skip:
     text = TextShape(layers=2)
     shape = UNetShape(multipliers=(1, 1), depths=(1, 0), context=768)
     path = checkpoints.save(checkpoints.sd1(shape, text, VaeShape()), tmp_path / "checkpoint.safetensors")
-    with opened(path, comfyui_path, clip_skip) as networks:
-        write_both(networks, tmp_path)
-        inputs = noisy(networks, 8, 2)
+    with opened(path, comfyui_path, clip_skip) as model:
+        write_both(model, tmp_path)
+        inputs = noisy(model, 8, 2)
         answer = ask_comfyui(
             comfyui_path,
             tmp_path,
@@ -138,23 +136,23 @@ def test_sd1_outputs_and_pictures(comfyui_path: Path, tmp_path: Path, clip_skip:
             text_options={"clip_l_model_config": {"num_hidden_layers": text.layers}},
         )
         assert answer.report["unmatched"] == []
-        check_tokens(networks, answer)
-        base = denoise(networks, inputs["latents"], inputs["timesteps"], encode_prompts(networks, [PROMPT]).repeat(2))
-        with applied(networks, [(read_lora(tmp_path / "lora.safetensors"), 1.0)]):
-            check_outputs(networks, answer, inputs, base)
+        check_tokens(model, answer)
+        base = denoise(model, inputs["latents"], inputs["timesteps"], encode_prompts(model, [PROMPT]).repeat(2))
+        with applied(model, [(read_lora(tmp_path / "lora.safetensors"), 1.0)]):
+            check_outputs(model, answer, inputs, base)
             options = SamplingOptions(64, 64, steps=7, guidance=4.0, negative=NEGATIVE)
-            picture = sample(networks, [PROMPT], [5], options)
+            picture = sample(model, [PROMPT], [5], options)
         assert (picture - answer.tensors["picture"]).abs().max() <= 1e-3
-        without = sample(networks, [PROMPT], [5], options)
+        without = sample(model, [PROMPT], [5], options)
         assert (without - answer.tensors["picture"]).abs().max() > 0.05
 
 
-def check_latents(networks: StableDiffusion, answer: Answer, lora: Path) -> None:
+def check_latents(model: StableDiffusion, answer: Answer, lora: Path) -> None:
     """A sampling run with the LoRA on gives ComfyUI's latents, and the base alone does not."""
     options = SamplingOptions(64, 64, steps=4, guidance=3.0, negative=NEGATIVE)
-    with applied(networks, [(read_lora(lora), 1.0)]):
-        close(sample_latents(networks, [PROMPT], [5], options), answer.tensors["latents"], 1e-3)
-    assert (sample_latents(networks, [PROMPT], [5], options) - answer.tensors["latents"]).abs().max() > 0.05
+    with applied(model, [(read_lora(lora), 1.0)]):
+        close(sample_latents(model, [PROMPT], [5], options), answer.tensors["latents"], 1e-3)
+    assert (sample_latents(model, [PROMPT], [5], options) - answer.tensors["latents"]).abs().max() > 0.05
 
 
 @torch.no_grad()
@@ -162,17 +160,17 @@ def test_sd2_outputs_and_latents(comfyui_path: Path, tmp_path: Path):
     text = TextShape(width=1024, layers=3, inner=4096)
     shape = UNetShape(multipliers=(1, 1), depths=(1, 0), context=1024, linear=True)
     path = checkpoints.save(checkpoints.sd2(shape, text, THIN), tmp_path / "checkpoint.safetensors")
-    with opened(path, comfyui_path) as networks:
-        lora = write_both(networks, tmp_path)
-        inputs = noisy(networks, 8, 2)
+    with opened(path, comfyui_path) as model:
+        lora = write_both(model, tmp_path)
+        inputs = noisy(model, 8, 2)
         options = {"clip_h_model_config": {"num_hidden_layers": text.layers}}
         answer = ask_comfyui(comfyui_path, tmp_path, inputs, steps=4, guidance=3.0, text_options=options)
         assert answer.report["unmatched"] == []
-        check_tokens(networks, answer)
-        base = denoise(networks, inputs["latents"], inputs["timesteps"], encode_prompts(networks, [PROMPT]).repeat(2))
-        with applied(networks, [(read_lora(lora), 1.0)]):
-            check_outputs(networks, answer, inputs, base)
-        check_latents(networks, answer, lora)
+        check_tokens(model, answer)
+        base = denoise(model, inputs["latents"], inputs["timesteps"], encode_prompts(model, [PROMPT]).repeat(2))
+        with applied(model, [(read_lora(lora), 1.0)]):
+            check_outputs(model, answer, inputs, base)
+        check_latents(model, answer, lora)
 
 
 @torch.no_grad()
@@ -186,15 +184,15 @@ def test_sdxl_with_velocity_and_zero_snr(comfyui_path: Path, tmp_path: Path):
     tensors |= {"v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
     path = checkpoints.save(tensors, tmp_path / "checkpoint.safetensors")
     del tensors
-    with opened(path, comfyui_path) as networks:
-        assert networks.ref.prediction == "v_prediction" and networks.ref.zero_snr
-        lora = write_both(networks, tmp_path)
-        inputs = noisy(networks, 8)
+    with opened(path, comfyui_path) as model:
+        assert model.ref.prediction == "v_prediction" and model.ref.zero_snr
+        lora = write_both(model, tmp_path)
+        inputs = noisy(model, 8)
         answer = ask_comfyui(comfyui_path, tmp_path, inputs, sdxl=True, steps=4, guidance=3.0)
         assert answer.report["unmatched"] == []
         assert answer.report["prediction"] == "V_PREDICTION"
-        check_tokens(networks, answer)
-        base = denoise(networks, inputs["latents"], inputs["timesteps"], encode_prompts(networks, [PROMPT]))
-        with applied(networks, [(read_lora(lora), 1.0)]):
-            check_outputs(networks, answer, inputs, base)
-        check_latents(networks, answer, lora)
+        check_tokens(model, answer)
+        base = denoise(model, inputs["latents"], inputs["timesteps"], encode_prompts(model, [PROMPT]))
+        with applied(model, [(read_lora(lora), 1.0)]):
+            check_outputs(model, answer, inputs, base)
+        check_latents(model, answer, lora)

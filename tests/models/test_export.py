@@ -57,18 +57,18 @@ def test_original_names_go_back_and_forth(family, small_tokenizer, tmp_path):
     """The readers' maps, which tests of their own hold to ComfyUI's, undo the writers'."""
     tensors = made(family)
     path = checkpoints.save(tensors, tmp_path / "checkpoint.safetensors")
-    with open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as networks:
-        layers = networks.unet.config.layers_per_block
-        unet = {name: p.detach() for name, p in networks.unet.named_parameters()}
+    with open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as model:
+        layers = model.unet.config.layers_per_block
+        unet = {name: p.detach() for name, p in model.unet.named_parameters()}
         renamed = original_unet_names(unet, layers)
         assert set(renamed.values()) == {key for key in tensors if key.startswith(names.UNET)}
         assert all(names.unet_name(new[len(names.UNET) :], layers) == name for name, new in renamed.items())
-        vae = {name: p.detach() for name, p in networks.vae.named_parameters()}
-        back = original_vae(vae, len(networks.vae.config.block_out_channels))
+        vae = {name: p.detach() for name, p in model.vae.named_parameters()}
+        back = original_vae(vae, len(model.vae.config.block_out_channels))
         for key, tensor in back.items():
             assert torch.equal(tensor, tensors[key]), key
         which = FAMILIES[family].text_encoders[0]
-        state = {names.with_text_model(n): p.detach() for n, p in networks.text_encoders[0].named_parameters()}
+        state = {names.with_text_model(n): p.detach() for n, p in model.text_encoders[0].named_parameters()}
         text = original_text(state, which, FAMILIES[family].unused_layers)
         if which.open_clip:  # older diffusers takes the width from the projection, which every such file has
             text[f"{which.original}text_projection"] = torch.eye(32)
@@ -81,8 +81,8 @@ def test_a_file_s_trained_base(family, small_tokenizer, tmp_path):
     tensors = made(family) | {"model_ema.decay": torch.ones(())}
     path = checkpoints.save(tensors, tmp_path / "checkpoint.safetensors")
     base = base_from_path(path)
-    with open_base(base, "cpu", tokenizer_folder=small_tokenizer) as networks:
-        before = {name: p.detach().clone() for name, p in networks.unet.named_parameters()}
+    with open_base(base, "cpu", tokenizer_folder=small_tokenizer) as model:
+        before = {name: p.detach().clone() for name, p in model.unet.named_parameters()}
     changes = {name: torch.full_like(p, 0.25) for name, p in before.items() if "attn2.to_k" in name}
     written = write_checkpoint(base, changes, tmp_path / "trained.safetensors")
     found = safetensors.torch.load_file(written)
@@ -90,8 +90,8 @@ def test_a_file_s_trained_base(family, small_tokenizer, tmp_path):
     assert all(tensor.dtype == torch.float16 for tensor in found.values() if tensor.is_floating_point())
     again = trained_base(base, written)
     assert (again.family, again.prediction) == (base.family, base.prediction) and again.key != base.key
-    with open_base(again, "cpu", tokenizer_folder=small_tokenizer) as networks:
-        for name, parameter in networks.unet.named_parameters():
+    with open_base(again, "cpu", tokenizer_folder=small_tokenizer) as model:
+        for name, parameter in model.unet.named_parameters():
             assert torch.allclose(parameter, before[name] + (0.25 if name in changes else 0), atol=2e-3), name
     with pytest.raises(FewShotError, match="exists already"):
         write_checkpoint(base, changes, written)
@@ -108,12 +108,12 @@ def test_a_folder_s_trained_base_needs_no_stock_sizes(pocket_folder, opened_pock
     base = base_from_path(pocket_folder)
     changes = {"conv_out.bias": torch.full((opened_pocket.latent_channels,), 0.5)}
     again = trained_base(base, write_checkpoint(base, changes, tmp_path / "pocket.safetensors"))
-    with open_base(again, "cpu") as networks:
-        for mine, theirs in ((networks.unet, opened_pocket.unet), (networks.vae, opened_pocket.vae),
-                             (networks.text_encoders[0], opened_pocket.text_encoders[0])):  # fmt: skip
+    with open_base(again, "cpu") as model:
+        for mine, theirs in ((model.unet, opened_pocket.unet), (model.vae, opened_pocket.vae),
+                             (model.text_encoders[0], opened_pocket.text_encoders[0])):  # fmt: skip
             for (name, one), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
                 assert torch.allclose(one, other + (0.5 if name == "conv_out.bias" else 0.0), atol=2e-3), name
-        assert networks.tokenizers[0]("cat").input_ids == opened_pocket.tokenizers[0]("cat").input_ids
+        assert model.tokenizers[0]("cat").input_ids == opened_pocket.tokenizers[0]("cat").input_ids
 
 
 # ----------------------------------------------------------------------------------------------------- prediction
@@ -124,15 +124,13 @@ def test_a_folder_s_prediction_goes_into_its_file(family, predicts, small_tokeni
     """A folder says in its configs what its model predicts; its file says and computes the same by itself."""
     prediction, zero_snr = predicts
     path = checkpoints.save(made(family), tmp_path / "checkpoint.safetensors")
-    with open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as networks:
+    with open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as model:
         config = {"prediction_type": prediction, "rescale_betas_zero_snr": zero_snr}
-        base = base_from_path(checkpoints.save_folder(networks, tmp_path / "folder", **config))
+        base = base_from_path(checkpoints.save_folder(model, tmp_path / "folder", **config))
     assert (base.family, base.prediction, base.zero_snr) == (family, *predicts)
-    with open_base(base, "cpu") as networks:
-        before = [
-            dict(network.named_parameters()) for network in (networks.unet, networks.vae, *networks.text_encoders)
-        ]
-        schedule = networks.process
+    with open_base(base, "cpu") as model:
+        before = [dict(network.named_parameters()) for network in (model.unet, model.vae, *model.text_encoders)]
+        schedule = model.process
     changes = {"conv_out.bias": torch.full_like(before[0]["conv_out.bias"], 0.5)}
     written = write_checkpoint(base, changes, tmp_path / "trained.safetensors", {"ss_steps": "1"})
     with open_tensors(written) as (tensors, metadata):
@@ -143,10 +141,10 @@ def test_a_folder_s_prediction_goes_into_its_file(family, predicts, small_tokeni
     assert told == (f"sampling v_prediction, zsnr {str(zero_snr).lower()}" in caplog.text)
     again = base_from_path(written)
     assert (again.family, again.prediction, again.zero_snr) == (family, *predicts)
-    with open_base(again, "cpu", tokenizer_folder=small_tokenizer) as networks:
-        assert networks.process.prediction == prediction
-        assert torch.equal(networks.process.alphas_cumprod, schedule.alphas_cumprod)
-        after = [dict(network.named_parameters()) for network in (networks.unet, networks.vae, *networks.text_encoders)]
+    with open_base(again, "cpu", tokenizer_folder=small_tokenizer) as model:
+        assert model.process.prediction == prediction
+        assert torch.equal(model.process.alphas_cumprod, schedule.alphas_cumprod)
+        after = [dict(network.named_parameters()) for network in (model.unet, model.vae, *model.text_encoders)]
     for one, other in zip(before, after, strict=True):
         assert set(one) == set(other)
         for name in one:

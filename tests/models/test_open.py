@@ -43,14 +43,14 @@ def test_a_checkpoint_of_each_family_opens_and_runs(checkpoint, small_tokenizer:
     family, tensors, path = checkpoint
     ref = base_from_path(path)
     assert (ref.family, ref.prediction, ref.zero_snr, ref.name) == (family, "epsilon", False, "base")
-    with torch.no_grad(), open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as networks:
-        conditioning = encode_prompts(networks, ["a cat", ""])
-        latents = torch.randn(2, networks.latent_channels, 8, 8)
-        assert denoise(networks, latents, torch.tensor([3, 900]), conditioning).shape == latents.shape
-        assert networks.dtype == torch.float32 and not networks.unet.training
-        assert not any(p.requires_grad for root in networks.parts().values() for p in root.parameters())
+    with torch.no_grad(), open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as model:
+        conditioning = encode_prompts(model, ["a cat", ""])
+        latents = torch.randn(2, model.latent_channels, 8, 8)
+        assert denoise(model, latents, torch.tensor([3, 900]), conditioning).shape == latents.shape
+        assert model.dtype == torch.float32 and not model.unet.training
+        assert not any(p.requires_grad for root in model.parts().values() for p in root.parameters())
         wanted = tensors["model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"]
-        got = networks.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight
+        got = model.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight
         assert torch.equal(got, wanted) and got.data_ptr() != wanted.data_ptr()
 
 
@@ -58,13 +58,13 @@ def test_sizes_come_from_the_tensors(tmp_path: Path, small_tokenizer: Path):
     shape = UNetShape(channels=64, multipliers=(1, 2, 2), layers=2, depths=(0, 1, 3), middle=3, context=64, latent=6)
     tensors = checkpoints.sd1(shape, vae=checkpoints.VaeShape(32, (1, 2, 2), 1, latent=6))
     ref = base_from_path(checkpoints.save(tensors, tmp_path / "odd.safetensors"))
-    with open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as networks:
-        config = networks.unet.config
+    with open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as model:
+        config = model.unet.config
         assert config.block_out_channels == [64, 128, 128] and config.layers_per_block == 2
         assert config.transformer_layers_per_block == [1, 1, 3] and config.attention_head_dim == 8
         assert config.down_block_types == ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
-        assert (networks.latent_channels, networks.downscale) == (6, 4)
-        assert networks.text_encoders[0].config.num_hidden_layers == 3
+        assert (model.latent_channels, model.downscale) == (6, 4)
+        assert model.text_encoders[0].config.num_hidden_layers == 3
 
 
 def full_size(family: str) -> checkpoints.Builder:
@@ -111,24 +111,24 @@ def test_full_size_shapes_give_the_stock_configs_and_every_parameter(name: str):
 def test_pocket_folder_is_an_ordinary_sd1(pocket_folder: Path):
     ref = base_from_path(pocket_folder)
     assert (ref.family, ref.prediction, ref.dtype) == ("sd1", "epsilon", "auto")
-    with open_base(ref, "cpu") as networks:
-        assert networks.latent_channels == 8 and networks.downscale == 8 and networks.resolution == 64
-        encoder, tokenizer = networks.text_encoders[0], networks.tokenizers[0]
+    with open_base(ref, "cpu") as model:
+        assert model.latent_channels == 8 and model.downscale == 8 and model.resolution == 64
+        encoder, tokenizer = model.text_encoders[0], model.tokenizers[0]
         assert encoder.config.eos_token_id == tokenizer.eos_token_id
-        assert encode_prompts(networks, ["a cat"])["hidden"].shape == (1, 32, 192)
+        assert encode_prompts(model, ["a cat"])["hidden"].shape == (1, 32, 192)
 
 
 def test_folder_and_checkpoint_of_the_same_weights_agree(tmp_path: Path, small_tokenizer: Path):
     """Save an opened checkpoint with diffusers' and transformers' own writers and open the folder."""
     path = checkpoints.save(checkpoints.sdxl(), tmp_path / "base.safetensors")
     folder, latents = tmp_path / "folder", torch.randn(1, 4, 8, 8)
-    with torch.no_grad(), open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as networks:
-        before = denoise(networks, latents, torch.tensor([500]), encode_prompts(networks, ["a red cat"]))
-        checkpoints.save_folder(networks, folder)
+    with torch.no_grad(), open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as model:
+        before = denoise(model, latents, torch.tensor([500]), encode_prompts(model, ["a red cat"]))
+        checkpoints.save_folder(model, folder)
     ref = base_from_path(folder)
     assert ref.family == "sdxl"
-    with torch.no_grad(), open_base(ref, "cpu") as networks:
-        after = denoise(networks, latents, torch.tensor([500]), encode_prompts(networks, ["a red cat"]))
+    with torch.no_grad(), open_base(ref, "cpu") as model:
+        after = denoise(model, latents, torch.tensor([500]), encode_prompts(model, ["a red cat"]))
     assert torch.equal(before, after)
 
 
@@ -137,13 +137,13 @@ def test_weights_that_the_host_holds(small_tokenizer: Path, pocket_folder: Path)
     ref = base_from_loaded(Loaded(lambda: tensors, "my graph"), "abc")
     assert ref.family == "sd1" and ref.name == "my graph"
     assert ref.key != base_from_loaded(Loaded(lambda: tensors), "abd").key
-    with open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as networks:
-        assert networks.text_encoders[0].config.hidden_size == 64
+    with open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as model:
+        assert model.text_encoders[0].config.hidden_size == 64
     with torch.inference_mode():
         inferred = {key: value.clone() for key, value in tensors.items()}
         ref = base_from_loaded(Loaded(lambda: inferred), "abc")
-        with open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as networks:
-            assert not networks.unet.conv_in.weight.is_inference()
+        with open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as model:
+            assert not model.unet.conv_in.weight.is_inference()
 
 
 def test_components_say_what_shapes_do_not(tmp_path: Path, pocket_folder: Path):
@@ -155,10 +155,10 @@ def test_components_say_what_shapes_do_not(tmp_path: Path, pocket_folder: Path):
     )
     text = TextShape(width=192, layers=4, inner=768, vocabulary=2048, length=32)
     tensors = checkpoints.sd1(shape, text, checkpoints.VaeShape(32, (1, 1, 2, 4), 1, latent=8))
-    with open_base(base_from_loaded(Loaded(lambda: tensors, components=folder), "k"), "cpu") as networks:
-        assert networks.unet.config.attention_head_dim == 4
-        assert networks.text_encoders[0].config.num_attention_heads == 4
-        assert networks.tokenizers[0].model_max_length == 32
+    with open_base(base_from_loaded(Loaded(lambda: tensors, components=folder), "k"), "cpu") as model:
+        assert model.unet.config.attention_head_dim == 4
+        assert model.text_encoders[0].config.num_attention_heads == 4
+        assert model.tokenizers[0].model_max_length == 32
 
 
 def test_no_socket_is_opened(tmp_path: Path, small_tokenizer: Path, monkeypatch):
@@ -172,10 +172,10 @@ def test_no_socket_is_opened(tmp_path: Path, small_tokenizer: Path, monkeypatch)
 
 
 def test_networks_are_let_go(pocket_folder: Path):
-    with open_base(base_from_path(pocket_folder), "cpu") as networks:
-        unet = weakref.ref(networks.unet)
+    with open_base(base_from_path(pocket_folder), "cpu") as model:
+        unet = weakref.ref(model.unet)
         assert unet() is not None
-    assert unet() is None and networks.text_encoders == ()
+    assert unet() is None and model.text_encoders == ()
 
 
 def test_ckpt_and_old_text_names(tmp_path: Path, small_tokenizer: Path):
@@ -184,8 +184,8 @@ def test_ckpt_and_old_text_names(tmp_path: Path, small_tokenizer: Path):
     path = tmp_path / "old.ckpt"
     torch.save({"state_dict": renamed, "global_step": 3}, path)
     ref = base_from_path(path)
-    with open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as networks:
-        got = networks.text_encoders[0].get_input_embeddings().weight
+    with open_base(ref, "cpu", tokenizer_folder=small_tokenizer) as model:
+        got = model.text_encoders[0].get_input_embeddings().weight
         assert torch.equal(got, tensors["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"])
 
 
@@ -203,27 +203,27 @@ def test_older_autoencoder_names_and_pickled_weights(
     assert "encoder.mid_block.attentions.0.proj_attn.weight" in tensors
     (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
     torch.save(tensors, folder / "vae/diffusion_pytorch_model.bin")
-    with open_base(base_from_path(folder), "cpu") as networks:
-        for key, tensor in networks.vae.state_dict().items():
+    with open_base(base_from_path(folder), "cpu") as model:
+        for key, tensor in model.vae.state_dict().items():
             assert torch.equal(tensor, opened_pocket.vae.state_dict()[key])
 
 
 def test_sd2_drops_the_last_layer_and_pads_with_zero(tmp_path: Path, comfyui_path: Path):
     path = checkpoints.save(checkpoints.sd2(text=TextShape(64, 3, 128)), tmp_path / "base.safetensors")
-    with open_base(base_from_path(path), "cpu", tokenizer_folder=comfyui_path / "comfy/sd1_tokenizer") as networks:
-        assert networks.text_encoders[0].config.num_hidden_layers == 2
-        assert networks.tokenizers[0].pad_token_id == 0
+    with open_base(base_from_path(path), "cpu", tokenizer_folder=comfyui_path / "comfy/sd1_tokenizer") as model:
+        assert model.text_encoders[0].config.num_hidden_layers == 2
+        assert model.tokenizers[0].pad_token_id == 0
 
 
 def test_sdxl_tokenizers(tmp_path: Path, comfyui_path: Path):
     text = TextShape(64, 2, 128)
     path = checkpoints.save(checkpoints.sdxl(texts=(text, text)), tmp_path / "base.safetensors")
-    with open_base(base_from_path(path), "cpu", tokenizer_folder=comfyui_path / "comfy/sd1_tokenizer") as networks:
-        first, second = networks.tokenizers
+    with open_base(base_from_path(path), "cpu", tokenizer_folder=comfyui_path / "comfy/sd1_tokenizer") as model:
+        first, second = model.tokenizers
         assert (first.pad_token_id, second.pad_token, second.pad_token_id) == (49407, "!", 0)
         assert first.eos_token_id == second.eos_token_id == 49407
-        assert [e.config.eos_token_id for e in networks.text_encoders] == [49407, 49407]
-        assert [e.config.max_position_embeddings for e in networks.text_encoders] == [77, 77]
+        assert [e.config.eos_token_id for e in model.text_encoders] == [49407, 49407]
+        assert [e.config.max_position_embeddings for e in model.text_encoders] == [77, 77]
 
 
 # ------------------------------------------------------------------------------------------------- identification
@@ -394,7 +394,7 @@ def test_incomplete_models(tmp_path: Path, pocket_folder: Path, small_tokenizer:
 def test_compute_types(pocket_folder: Path):
     assert compute_dtype("auto", torch.device("cpu")) == torch.float32
     ref = base_from_path(pocket_folder, dtype="bfloat16")
-    with torch.no_grad(), open_base(ref, "cpu") as networks:
-        assert networks.unet.dtype == networks.text_encoders[0].dtype == torch.bfloat16
-        prediction = denoise(networks, torch.randn(1, 8, 8, 8), torch.tensor([5]), encode_prompts(networks, ["a cat"]))
+    with torch.no_grad(), open_base(ref, "cpu") as model:
+        assert model.unet.dtype == model.text_encoders[0].dtype == torch.bfloat16
+        prediction = denoise(model, torch.randn(1, 8, 8, 8), torch.tensor([5]), encode_prompts(model, ["a cat"]))
         assert prediction.dtype == torch.float32

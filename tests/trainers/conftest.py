@@ -110,7 +110,7 @@ def base(base_folder):
 
 
 @pytest.fixture(scope="module")
-def networks(base):
+def model(base):
     with open_base(base, torch.device("cpu")) as opened:
         yield opened
 

@@ -388,10 +388,10 @@ class Touches(TorchDispatchMode):
 @pytest.mark.parametrize(
     "kind", [{}, dict(text_encoder=True), dict(token="direction", token_vectors=2, caption_dropout=0.5)]
 )
-def test_nothing_touches_the_host_between_log_points(networks, pictures, settings, tmp_path, unwatched, kind):
+def test_nothing_touches_the_host_between_log_points(model, pictures, settings, tmp_path, unwatched, kind):
     """With prompts that are encoded once, and with those that each step encodes anew."""
     chosen = replace(settings, resolution=32, alpha=4.0, micro_batch=3, noise_offset=0.1, min_snr_gamma=5.0, **kind)
-    step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, NullProgress())
+    step, injected = SubjectTraining().prepare(model, pictures, chosen, None, NullProgress())
     plan = Plan(
         9, LearningRates(dict.fromkeys(("unet", "text_encoder", "token"), 1e-3), 9), save_every=100, log_every=8,
         rules=injected.rules,

@@ -132,20 +132,20 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_trained_is_counted_before_it_is_made(networks, pictures, kind):
+def test_what_is_trained_is_counted_before_it_is_made(model, pictures, kind):
     two = replace(pictures, concepts=(*pictures.concepts, Concept("zwx", "car")))
     chosen = SubjectSettings(**{"rank": 4, **KINDS[kind]})
-    words = LearnedTokens(networks, token_specs(chosen, two))
-    injected = inject(networks, sets_of(chosen), 0, words=words)
+    words = LearnedTokens(model, token_specs(chosen, two))
+    injected = inject(model, sets_of(chosen), 0, words=words)
     made = sum(parameter.numel() for parameter in injected.parameters.values())
     injected.remove()
-    assert gather_auto_inputs(networks, two, chosen).trainable_parameters == made
+    assert gather_auto_inputs(model, two, chosen).trainable_parameters == made
 
 
-def test_a_picture_with_several_captions_is_one_picture(networks, pictures):
+def test_a_picture_with_several_captions_is_one_picture(model, pictures):
     many = [replace(s, caption=f"{s.caption} {n}") for s in pictures.references for n in range(12)]
     expanded = pictures.with_samples((*many, *pictures.priors))
-    once, often = (gather_auto_inputs(networks, each, SubjectSettings()) for each in (pictures, expanded))
+    once, often = (gather_auto_inputs(model, each, SubjectSettings()) for each in (pictures, expanded))
     assert once == often and once.references == 3
 
 
@@ -171,9 +171,9 @@ def test_textual_inversion_learns_a_word_and_nothing_else(train, tmp_path, base)
     back = read_embedding(result.lora, "sd1")
     assert torch.equal(back.embeddings["sks"]["clip_l"], result.adapter.embeddings["sks"]["clip_l"])
     assert back.trigger == "sks ball"
-    with open_base(base, "cpu") as networks:
-        start = networks.text_encoders[0].get_input_embeddings().weight
-        ids = networks.tokenizers[0]("ball", add_special_tokens=False).input_ids
+    with open_base(base, "cpu") as model:
+        start = model.text_encoders[0].get_input_embeddings().weight
+        ids = model.tokenizers[0]("ball", add_special_tokens=False).input_ids
         first = start[torch.tensor(ids)].mean(0)
     assert not torch.allclose(back.embeddings["sks"]["clip_l"][0], first, atol=1e-2)
 
@@ -219,16 +219,16 @@ def test_everything_gives_a_base_that_is_what_was_trained(train, tmp_path, base)
     assert error < 0.2 and {type(f) for f in result.adapter.factors.values()} == {LowRank, Dense}
     latents, time = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
 
-    def drawn(networks):
+    def drawn(model):
         with torch.no_grad():
-            return denoise(networks, latents, time, encode_prompts(networks, ["a photo of sks ball"]))
+            return denoise(model, latents, time, encode_prompts(model, ["a photo of sks ball"]))
 
-    with open_base(result.base, "cpu") as networks:
-        trained = drawn(networks)
-    with open_base(base, "cpu") as networks:
-        before = drawn(networks)
-        with applied(networks, [(result.adapter, 1.0)]):
-            adapted_parts = drawn(networks)
+    with open_base(result.base, "cpu") as model:
+        trained = drawn(model)
+    with open_base(base, "cpu") as model:
+        before = drawn(model)
+        with applied(model, [(result.adapter, 1.0)]):
+            adapted_parts = drawn(model)
     far = (trained - before).norm()
     assert far > 0.05 and (trained - adapted_parts).norm() < 0.3 * far
     again = train(tmp_path, **EVERYTHING, extract_rank=512)

@@ -64,7 +64,7 @@ class AutoInputs:
 
 
 def gather_auto_inputs(
-    networks: DiffusionModel, pictures: TrainingSet, settings: TrainingSettings, validator_bytes: float | None = None
+    model: DiffusionModel, pictures: TrainingSet, settings: TrainingSettings, validator_bytes: float | None = None
 ) -> AutoInputs:
     """Count and measure everything in `AutoInputs`.
 
@@ -75,69 +75,67 @@ def gather_auto_inputs(
         FewShotError: settings of what is trained contradict each other.
     """
     settings.check()
-    offloadable = offloadable_parts(networks, settings.reads_text)
+    offloadable = offloadable_parts(model, settings.reads_text)
     return AutoInputs(
         references=len({s.image.key for s in pictures.references if not s.others and not s.pasted}),
         concepts=len({sample.concept for sample in pictures.references}),
         priors=len(pictures.priors),
-        parameters=sum(p.numel() for p in networks.denoiser.parameters()),
-        costs=networks.activation_costs(),
-        vae_scale_factor=networks.downscale,
-        native_resolution=networks.resolution,
-        text_encoders=len(networks.text_encoders),
-        is_half=networks.dtype != torch.float32,
-        free_bytes=free_with_all(networks),
-        size_multiple=networks.size_multiple,
-        vae_itemsize=networks.autoencoder.dtype.itemsize,
-        trainable_parameters=trainable_parameters(networks, settings, token_specs(settings, pictures)),
-        denoiser_bytes=weight_bytes(networks.denoiser),
+        parameters=sum(p.numel() for p in model.denoiser.parameters()),
+        costs=model.activation_costs(),
+        vae_scale_factor=model.downscale,
+        native_resolution=model.resolution,
+        text_encoders=len(model.text_encoders),
+        is_half=model.dtype != torch.float32,
+        free_bytes=free_with_all(model),
+        size_multiple=model.size_multiple,
+        vae_itemsize=model.autoencoder.dtype.itemsize,
+        trainable_parameters=trainable_parameters(model, settings, token_specs(settings, pictures)),
+        denoiser_bytes=weight_bytes(model.denoiser),
         offloadable_bytes=sum(map(weight_bytes, offloadable)),
         text_encoder_bytes=sum(map(weight_bytes, offloadable[1:])),
-        text_activation_bytes=text_bytes_in_step(networks, settings) if settings.reads_text else 0.0,
+        text_activation_bytes=text_bytes_in_step(model, settings) if settings.reads_text else 0.0,
         validator_bytes=validator_bytes or 0.0,
         samples_images=validator_bytes is not None or settings.draws,
-        embedding_rms=embedding_rms(networks) if settings.word and settings.word.token == "free" else 0.0,
+        embedding_rms=embedding_rms(model) if settings.word and settings.word.token == "free" else 0.0,
     )
 
 
-def free_with_all(networks: DiffusionModel) -> int | None:
+def free_with_all(model: DiffusionModel) -> int | None:
     """Bytes that are free on the networks' device once all of them are there; None where that is not known."""
-    free = free_memory(networks.device)
+    free = free_memory(model.device)
     if free is None:
         return None
-    away = (
-        part for part in (networks.autoencoder, *networks.text_encoders) if part.device.type != networks.device.type
-    )
+    away = (part for part in (model.autoencoder, *model.text_encoders) if part.device.type != model.device.type)
     return free - sum(map(weight_bytes, away))
 
 
-def text_bytes_in_step(networks: DiffusionModel, settings: TrainingSettings) -> float:
+def text_bytes_in_step(model: DiffusionModel, settings: TrainingSettings) -> float:
     """What the text encoders store for the backward pass of one prompt that is encoded in a step."""
-    return networks.activation_costs().prompt(networks.dtype.itemsize == 2, "text" in sets_of(settings))
+    return model.activation_costs().prompt(model.dtype.itemsize == 2, "text" in sets_of(settings))
 
 
-def embedding_rms(networks: DiffusionModel) -> float | None:
+def embedding_rms(model: DiffusionModel) -> float | None:
     """The root mean square of the first text encoder's token embeddings: 0.014 for SD 1.x; None on the meta device."""
-    table = networks.text_encoders[0].get_input_embeddings().weight
+    table = model.text_encoders[0].get_input_embeddings().weight
     return None if table.is_meta else float(table.float().square().mean().sqrt())
 
 
-def trainable_parameters(networks: DiffusionModel, settings: TrainingSettings, words: Sequence[TokenSpec] = ()) -> int:
+def trainable_parameters(model: DiffusionModel, settings: TrainingSettings, words: Sequence[TokenSpec] = ()) -> int:
     """How many parameters are trained, with each layer counted once as `inject` does.
 
     rank * (in + out) of a low-rank layer, rank * out of one in a block, all of a layer trained in full, and the
     vectors of the learned tokens in each text encoder.
     """
-    roots, counts = networks.parts(), dict[str, int]()
+    roots, counts = model.parts(), dict[str, int]()
     for name, spec in sets_of(settings).items():
-        for path in paths_of_set(networks, name):
+        for path in paths_of_set(model, name):
             layer = find_module(roots, path)
             if isinstance(spec, Full):
                 counts.setdefault(path, sum(p.numel() for p in layer.parameters(recurse=False)))
             else:
                 out, width = layer.get_parameter("weight").shape
                 counts.setdefault(path, min(spec.rank, out, width) * (out + (width if spec.block is None else 0)))
-    widths = sum(encoder.config.hidden_size for encoder in networks.text_encoders)
+    widths = sum(encoder.config.hidden_size for encoder in model.text_encoders)
     return sum(counts.values()) + widths * sum(word.vectors for word in words)
 
 
@@ -146,6 +144,6 @@ def weight_bytes(network: torch.nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
-def offloadable_parts(networks: DiffusionModel, reads_text: bool) -> list[torch.nn.Module]:
+def offloadable_parts(model: DiffusionModel, reads_text: bool) -> list[torch.nn.Module]:
     """The networks that a training step does not need once images and prompts are encoded."""
-    return [networks.autoencoder, *(() if reads_text else networks.text_encoders)]
+    return [model.autoencoder, *(() if reads_text else model.text_encoders)]

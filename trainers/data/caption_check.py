@@ -13,7 +13,7 @@ from ...models.contract import DiffusionModel
 log = logging.getLogger(__name__)
 
 
-def captioned(networks: DiffusionModel, pictures: TrainingSet) -> TrainingSet:
+def captioned(model: DiffusionModel, pictures: TrainingSet) -> TrainingSet:
     """`pictures` with the identifiers of all shown subjects in the references' captions; what was mended is logged.
 
     Raises:
@@ -25,7 +25,7 @@ def captioned(networks: DiffusionModel, pictures: TrainingSet) -> TrainingSet:
             "different places, are better; masks and pasting help"
         )
     for concept in pictures.concepts:
-        _tell_split(networks, concept)
+        _tell_split(model, concept)
     mended = [with_identifiers(sample, pictures.concepts) for sample in pictures.samples]
     changed = [new for new, old in zip(mended, pictures.samples, strict=True) if new.caption != old.caption]
     if changed:
@@ -35,7 +35,7 @@ def captioned(networks: DiffusionModel, pictures: TrainingSet) -> TrainingSet:
         )  # fmt: skip
     for sample in mended:
         if sample.role == "reference":
-            _check_window(networks, sample, pictures.concepts)
+            _check_window(model, sample, pictures.concepts)
     return pictures.with_samples(tuple(mended))
 
 
@@ -55,20 +55,20 @@ def with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
     return replace(sample, caption=caption)
 
 
-def _tell_split(networks: DiffusionModel, concept: Concept) -> None:
-    tokens = networks.count_tokens(concept.identifier)
-    if tokens > 1 and concept.identifier not in networks.words:
+def _tell_split(model: DiffusionModel, concept: Concept) -> None:
+    tokens = model.count_tokens(concept.identifier)
+    if tokens > 1 and concept.identifier not in model.words:
         log.warning(
             "the identifier '%s' is %d tokens, whose parts mean something to the text encoder already: all of them are "
             "used, but a word of one token such as 'sks' or 'ohwx' binds better", concept.identifier, tokens,
         )  # fmt: skip
 
 
-def _check_window(networks: DiffusionModel, sample: Sample, concepts: tuple[Concept, ...]) -> None:
+def _check_window(model: DiffusionModel, sample: Sample, concepts: tuple[Concept, ...]) -> None:
     for concept in _shown(sample, concepts):
         found = find_word(concept.identifier, sample.caption)
-        if found and not networks.token_positions(sample.caption, [found.span()]):
-            window = networks.token_limit
+        if found and not model.token_positions(sample.caption, [found.span()]):
+            window = model.token_limit
             raise FewShotError(
                 f"the identifier '{concept.identifier}' lies beyond the {window} tokens that the text encoder reads of "
                 f"the caption of {sample.image.path}. Shorten the caption, or put the identifier first."

@@ -58,7 +58,7 @@ class Pool:
 
 
 def build_pool(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     samples: Sequence[Sample],
     resolution: int,
     progress: Progress,
@@ -79,7 +79,7 @@ def build_pool(
     fitted = []
     for done, sample in enumerate(samples):
         progress.check()
-        fitted.append(_fit(sample, resolution, resolution // networks.downscale))
+        fitted.append(_fit(sample, resolution, resolution // model.downscale))
         if done % 10 == 0:
             progress.report(done, len(samples), f"reading picture {done + 1} of {len(samples)}")
     _tell_fitting(samples, resolution)
@@ -88,7 +88,7 @@ def build_pool(
     for start in range(0, len(fitted), at_once):
         progress.check()
         batch = torch.stack([pixels for pixels, _, _ in fitted[start : start + at_once]])
-        moments.append(networks.encode_images(batch.to(networks.device)))
+        moments.append(model.encode_images(batch.to(model.device)))
     mean = torch.cat([m for m, _ in moments])
     std = torch.cat([s for _, s in moments])
     _check_latents(mean, samples)
@@ -100,13 +100,13 @@ def build_pool(
         mean=mean,
         std=std,
         masks=_united(shapes, mean, samples, masks) if masks or weighed else None,
-        sizes=networks.size_conditioning([crop for _, _, crop in fitted]),
+        sizes=model.size_conditioning([crop for _, _, crop in fitted]),
         prompts=prompts,
-        conditioning=None if live_text else encoded(networks, prompts),
-        dropped=None if live_text else encoded(networks, [""]),
+        conditioning=None if live_text else encoded(model, prompts),
+        dropped=None if live_text else encoded(model, [""]),
         weights=tuple(sample.weight for sample in samples),
         shapes=shapes,
-        grounds=grounds.to(networks.device) if weighed else None,
+        grounds=grounds.to(model.device) if weighed else None,
     )
 
 
@@ -169,10 +169,10 @@ def _check_latents(mean: torch.Tensor, samples: Sequence[Sample]) -> None:
         raise FewShotError(f"the autoencoder gives no numbers for {path}. Load the base in bfloat16 or float32.")
 
 
-def encoded(networks: DiffusionModel, prompts: Sequence[str], at_once: int = 16) -> Conditioning:
+def encoded(model: DiffusionModel, prompts: Sequence[str], at_once: int = 16) -> Conditioning:
     """Each different prompt is encoded once."""
     unique = list(dict.fromkeys(prompts))
     with torch.no_grad():
-        parts = [networks.encode_prompts(unique[i : i + at_once]) for i in range(0, len(unique), at_once)]
+        parts = [model.encode_prompts(unique[i : i + at_once]) for i in range(0, len(unique), at_once)]
     whole = Conditioning.cat(parts)
     return whole.take([unique.index(prompt) for prompt in prompts])

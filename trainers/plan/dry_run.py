@@ -112,17 +112,17 @@ def plan_training(
     validates = validator is not None and settings.validate_every != 0
     with torch.inference_mode(False), torch.enable_grad():
         where = device if timed else torch.device("meta")
-        with opened(base, where, progress, context.tokenizer_folder) as networks:
-            weights = _parameter_counts(networks)
+        with opened(base, where, progress, context.tokenizer_folder) as model:
+            weights = _parameter_counts(model)
             validator_bytes = validator.resident if validator is not None and validates else None
-            inputs = _auto_inputs(networks, pictures, settings, device, weights, validator_bytes)
+            inputs = _auto_inputs(model, pictures, settings, device, weights, validator_bytes)
             chosen, reasons = resolve(settings, inputs)
-            references = _planned_references(networks, pictures, chosen, progress)
+            references = _planned_references(model, pictures, chosen, progress)
             if chosen.local_weight > 0:
                 samples = [with_identifiers(sample, pictures.concepts) for sample in pictures.references]
-                check_usable(networks, samples, pictures.concepts, chosen.local_attention == "content")
-            timing = time_steps(networks, pictures, chosen, progress, timed, start_from) if timed else None
-            token_limit = networks.token_limit - 2
+                check_usable(model, samples, pictures.concepts, chosen.local_attention == "content")
+            timing = time_steps(model, pictures, chosen, progress, timed, start_from) if timed else None
+            token_limit = model.token_limit - 2
     unresolved = replace(chosen, **{name: getattr(settings, name) for name in MEMORY_SETTINGS})
     split, on_gpu = split_of(chosen, inputs), device.type == "cuda"
     trained = trained_bytes(inputs.trainable_parameters, chosen.optimizer)
@@ -151,31 +151,31 @@ MEMORY_SETTINGS = ("micro_batch", "gradient_checkpointing", "offload", "weights"
 
 
 def _auto_inputs(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     pictures: TrainingSet,
     settings: SubjectSettings,
     device: torch.device,
     weights: ParameterCounts,
     validator_bytes: float | None,
 ) -> AutoInputs:
-    """What `auto` depends on, as if the networks were open on `device` where only their shapes were read."""
-    inputs = gather_auto_inputs(networks, pictures, settings, validator_bytes)
-    if networks.device == device:
+    """What `auto` depends on, as if the model were open on `device` where only their shapes were read."""
+    inputs = gather_auto_inputs(model, pictures, settings, validator_bytes)
+    if model.device == device:
         return inputs
-    dtype = compute_dtype(networks.ref.dtype, device)
-    vae_dtype = networks.autoencoder_dtype(dtype)
+    dtype = compute_dtype(model.ref.dtype, device)
+    vae_dtype = model.autoencoder_dtype(dtype)
     return on_device(inputs, weights, dtype.itemsize, vae_dtype.itemsize, settings.reads_text, free_memory(device))
 
 
-def _parameter_counts(networks: DiffusionModel) -> ParameterCounts:
+def _parameter_counts(model: DiffusionModel) -> ParameterCounts:
     def count(*parts: torch.nn.Module) -> int:
         return sum(p.numel() for part in parts for p in part.parameters())
 
-    return ParameterCounts(count(networks.denoiser), count(networks.autoencoder), count(*networks.text_encoders))
+    return ParameterCounts(count(model.denoiser), count(model.autoencoder), count(*model.text_encoders))
 
 
 def _planned_references(
-    networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, progress: Progress
+    model: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, progress: Progress
 ) -> tuple[PlannedReference, ...]:
     weights = drawing_weights(pictures.references, chosen.composite_share)
     drawn = chosen.steps * chosen.batch_size / sum(weights)
@@ -184,7 +184,7 @@ def _planned_references(
     for sample, weight in zip(pictures.references, weights, strict=True):
         progress.check()
         scale = max(side / sample.image.width, side / sample.image.height)
-        tokens = _tokens(networks.tokenizers[0], sample.caption, words)
+        tokens = _tokens(model.tokenizers[0], sample.caption, words)
         rows.append(PlannedReference(sample, scale, tokens, drawn * weight))
     return tuple(rows)
 
@@ -198,7 +198,7 @@ def _tokens(tokenizer: Any, caption: str, words: Sequence[TokenSpec]) -> int:
     return count
 
 
-def timing_subset(networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings) -> TrainingSet:
+def timing_subset(model: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings) -> TrainingSet:
     """A few images of each kind: one of each subject, then the first ones, at most `FEW` references and priors.
 
     Where L_local has a weight, the first usable image of each subject is taken, so that the plan is not refused where
@@ -209,7 +209,7 @@ def timing_subset(networks: DiffusionModel, pictures: TrainingSet, chosen: Subje
     def is_usable(sample: Sample) -> bool:
         if chosen.local_weight == 0:
             return True
-        return usable(networks, with_identifiers(sample, pictures.concepts), pictures.concepts, content)
+        return usable(model, with_identifiers(sample, pictures.concepts), pictures.concepts, content)
 
     first = []
     for subject in dict.fromkeys(sample.concept for sample in pictures.references):
@@ -221,7 +221,7 @@ def timing_subset(networks: DiffusionModel, pictures: TrainingSet, chosen: Subje
 
 
 def time_steps(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     pictures: TrainingSet,
     chosen: SubjectSettings,
     progress: Progress,
@@ -230,22 +230,22 @@ def time_steps(
 ) -> Timing:
     """The median time of `count` steps after a warm-up step, on a few of the images; what is trained is discarded.
 
-    Float8 weights and offloaded encoders are as in the training itself; `networks` stay so.
+    Float8 weights and offloaded encoders are as in the training itself; `model` stay so.
     """
-    subset = timing_subset(networks, pictures, chosen)
-    move_to_device(networks, chosen)
-    step, injected = SubjectTraining().prepare(networks, subset, chosen, start_from, progress)
-    cuda = networks.device.type == "cuda"
-    offloaded = offloadable_parts(networks, step.reads_text) if chosen.offload == "on" else []
-    Offloaded(offloaded, networks.device).offload()
+    subset = timing_subset(model, pictures, chosen)
+    move_to_device(model, chosen)
+    step, injected = SubjectTraining().prepare(model, subset, chosen, start_from, progress)
+    cuda = model.device.type == "cuda"
+    offloaded = offloadable_parts(model, step.reads_text) if chosen.offload == "on" else []
+    Offloaded(offloaded, model.device).offload()
     try:
         if chosen.gradient_checkpointing == "on":
-            networks.checkpointing(True)
+            model.checkpointing(True)
         optimizer = make_optimizer(
             injected.parameters, rates_of(chosen), chosen.weight_decay, chosen.optimizer, injected.rules
         )
         if cuda:
-            torch.cuda.reset_peak_memory_stats(networks.device)
+            torch.cuda.reset_peak_memory_stats(model.device)
         seconds = []
         for number in range(count + 1):
             progress.check()
@@ -257,9 +257,9 @@ def time_steps(
             for parameter in injected.parameters.values():
                 parameter.grad = None
             if cuda:
-                torch.cuda.synchronize(networks.device)
+                torch.cuda.synchronize(model.device)
             seconds.append(time.perf_counter() - begun)
-        peak = torch.cuda.max_memory_allocated(networks.device) + CONTEXT if cuda else None
+        peak = torch.cuda.max_memory_allocated(model.device) + CONTEXT if cuda else None
         return Timing(statistics.median(seconds[1:]), count, peak)
     finally:
         injected.remove()

@@ -98,7 +98,7 @@ class Refinement:
 
     def prepare(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         pictures: TrainingSet,
         chosen: RefinementSettings,
         start_from: Adapter | None,
@@ -106,26 +106,26 @@ class Refinement:
     ) -> tuple[RefiningStep, Injected]:
         """Put the subject in, the refining adapter on top, and encode the prompts."""
         settings = self._explored(chosen)
-        injected = inject(networks, sets_of(settings), settings.seed, start_from, beneath=self.subject)
+        injected = inject(model, sets_of(settings), settings.seed, start_from, beneath=self.subject)
         try:
             known = settings.of_method.policy_gradient
             size = (settings.resolution, settings.resolution)
             policy = SamplerPolicy(
-                networks.process, settings.sampling_steps, size, settings.eta, settings.skip_last, known
+                model.process, settings.sampling_steps, size, settings.eta, settings.skip_last, known
             )
             options = RolloutOptions(settings.guidance, settings.resolution, settings.micro_batch, settings.seed)
             own = self._captions(pictures, settings)
-            changed = self._changed(networks, settings)
-            painter = Painter(networks, self.train, policy, options, progress, changed)
+            changed = self._changed(model, settings)
+            painter = Painter(model, self.train, policy, options, progress, changed)
             references = [load_picture(picture) for picture in self.rewards.references]
-            judge = self.rewards.open(networks.device, references, self.train)
+            judge = self.rewards.open(model.device, references, self.train)
 
             def guard(run: RunFolder) -> GuardedCourse:
                 return self._guard(painter, judge, pictures, settings, run)
 
             step = STEPS[settings.method](painter, judge, injected, settings, self.processes, guard)
             if isinstance(step, PairsStep) and own:
-                pool = build_pool(networks, pictures.references, settings.resolution, progress)
+                pool = build_pool(model, pictures.references, settings.resolution, progress)
                 step.take_references(pool.mean, own)
             return step, injected
         except BaseException:
@@ -152,13 +152,13 @@ class Refinement:
         return {path: factor for path, factor in everything.items() if in_denoiser(path)}
 
     def _changed(
-        self, networks: DiffusionModel, settings: RefinementSettings
+        self, model: DiffusionModel, settings: RefinementSettings
     ) -> Callable[[float], AbstractContextManager]:
         """What changes the subject's strength in the denoiser: prompts are encoded once, with its own."""
         if self.subject is None or not settings.explored:
             return nullcontext
         weaker = replace(self.subject, factors=self._in_denoiser, embeddings={})
-        return lambda change: applied(networks, [(weaker, change)])
+        return lambda change: applied(model, [(weaker, change)])
 
     def _captions(self, pictures: TrainingSet, settings: RefinementSettings) -> list[Prompt]:
         """The captions of the pictures that drawn ones are paired with, where they are."""

@@ -75,7 +75,7 @@ class Reader:
         if validator is None:
             log.warning("there is no CLIP to watch over likeness and variety: only the held-out reward is read")
             return
-        device = painter.networks.device
+        device = painter.model.device
         clip = Clip(validator.clip, device)
         self.eyes = open_image_embedder(validator.dino, device) if validator.dino else clip
         if validator.clip.resolve() not in held_out.rewarded:
@@ -103,7 +103,7 @@ class Reader:
         self.progress.report(step, self.settings.steps, f"reading held-out prompts after step {step}")
         try:
             pictures = self._draw(self.prompts, self.seeds)
-            self._move(self.painter.networks.device)
+            self._move(self.painter.model.device)
             found = self._read(pictures)
         except (FewShotError, ArithmeticError) as error:
             if step == 0:
@@ -124,16 +124,16 @@ class Reader:
     def _move(self, device: torch.device | str) -> None:
         """To where they see, or off the GPU, whose memory the training needs."""
         for model in (self.eyes, self.clip):
-            if model is not None and self.painter.networks.device.type != "cpu":
+            if model is not None and self.painter.model.device.type != "cpu":
                 model.move(device)
 
     def _draw(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Image.Image]:
         painter = self.painter
-        side = painter.shape[-1] * painter.networks.downscale
+        side = painter.shape[-1] * painter.model.downscale
         with painter.awake():
             settings, texts = self.settings, [prompt.text for prompt in prompts]
             options = SamplingOptions(side, side, settings.sampling_steps, settings.guidance, batch=painter.at_once)
-            pixels = sample(painter.networks, texts, seeds, options, CancelOnly(self.progress))
+            pixels = sample(painter.model, texts, seeds, options, CancelOnly(self.progress))
         if not pixels.isfinite().all():
             raise ArithmeticError("the pictures hold no numbers (NaN)")
         return as_pictures(pixels)

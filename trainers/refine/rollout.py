@@ -66,28 +66,28 @@ class Painter:
 
     def __init__(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         prompts: Sequence[Prompt],
         policy: SamplerPolicy,
         options: RolloutOptions,
         progress: Progress,
         changed: Callable[[float], AbstractContextManager] = nullcontext,
     ):
-        self.networks, self.policy, self.guidance, self.prompts = networks, policy, options.guidance, tuple(prompts)
-        self.random, self.progress, self.changed = Randomness(options.seed, networks.device), progress, changed
+        self.model, self.policy, self.guidance, self.prompts = model, policy, options.guidance, tuple(prompts)
+        self.random, self.progress, self.changed = Randomness(options.seed, model.device), progress, changed
         self.awake: Callable[[], AbstractContextManager] = nullcontext
         self.guided = options.guidance > 1.0
         self.at_once = max(1, options.rows // (2 if self.guided else 1))
         self.size = (options.side, options.side)
-        self.shape = networks.latent_shape(*self.size)
+        self.shape = model.latent_shape(*self.size)
         with torch.no_grad():
-            self.told = networks.encode_prompts([prompt.text for prompt in prompts]).detach()
-            self.against = networks.encode_prompts([""]).detach()
+            self.told = model.encode_prompts([prompt.text for prompt in prompts]).detach()
+            self.against = model.encode_prompts([""]).detach()
 
     @torch.no_grad()
     def learn_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Know these prompts too; their indices follow those of `prompts`."""
-        more = self.networks.encode_prompts([prompt.text for prompt in prompts]).detach()
+        more = self.model.encode_prompts([prompt.text for prompt in prompts]).detach()
         self.told = Conditioning.cat([self.told, more])
 
     def predict(self, latents: Tensor, places: Tensor, prompts: Sequence[int]) -> Tensor:
@@ -95,11 +95,11 @@ class Painter:
         told = self.told.take(prompts)
         if self.guided:
             told = Conditioning.cat([self.against.repeat(len(prompts)), told])
-        return guided(self.networks, latents, self.policy.times(places), told, self.guidance)
+        return guided(self.model, latents, self.policy.times(places), told, self.guidance)
 
     def told_prediction(self, latents: Tensor, times: Tensor, prompts: Sequence[int]) -> Tensor:
         """The prediction (n, C, h, w) with the prompt alone, at timesteps (n,): what is learned of pictures."""
-        return self.networks.predict(latents, times, self.told.take(prompts))
+        return self.model.predict(latents, times, self.told.take(prompts))
 
     @torch.no_grad()
     def draw(
@@ -121,7 +121,7 @@ class Painter:
         way = [latents.cpu()]
         for place in range(len(self.policy)):
             self.progress.check()
-            places = torch.full((len(some),), place, device=self.networks.device)
+            places = torch.full((len(some),), place, device=self.model.device)
             prediction = self.predict(latents, places, [prompts[i] for i in some])
             noise = self.random.normal(f"refine/noise/{place}", round, some, self.shape)
             latents = self.policy.step(prediction, latents, places).draw(noise)
@@ -132,8 +132,8 @@ class Painter:
     def pictures(self, latents: Tensor) -> list[Image.Image]:
         """Clean latents (n, C, h, w) as pictures."""
         with self.awake():
-            parts = latents.to(self.networks.device).split(self.at_once)
-            return [picture for part in parts for picture in as_pictures(self.networks.decode(part))]
+            parts = latents.to(self.model.device).split(self.at_once)
+            return [picture for part in parts for picture in as_pictures(self.model.decode(part))]
 
 
 def as_pictures(pixels: Tensor) -> list[Image.Image]:

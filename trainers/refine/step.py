@@ -80,7 +80,7 @@ class RefiningStep(ABC):
         self.painter, self.judge, self.injected = painter, judge, injected
         self.settings, self.processes, self.guard = settings, processes, guard
         self.prompts, self.progress = painter.prompts, painter.progress
-        self.random, self.device = painter.random, painter.networks.device
+        self.random, self.device = painter.random, painter.model.device
         self.wanted = min(settings.prompts_per_round, len(self.prompts))
         self.statistics = [
             PromptStatistics(len(self.prompts), settings.statistics, settings.statistics_from) for _ in judge.terms

@@ -76,7 +76,7 @@ class GainReader:
 
     def __init__(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         pool: Pool,
         pictures: TrainingSet,
         settings: RelationSettings,
@@ -84,9 +84,9 @@ class GainReader:
         without: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.without = without
-        self.networks, self.pool, self.settings, self.progress = networks, pool, settings, progress
+        self.model, self.pool, self.settings, self.progress = model, pool, settings, progress
         self.word = pictures.concepts[0].identifier
-        self.random = Randomness(settings.seed, networks.device)
+        self.random = Randomness(settings.seed, model.device)
         self.draws = drawn(pictures.references)
         self.first: torch.Tensor | None = None  # log errors (n,) with the word it began as, always the same
 
@@ -127,22 +127,22 @@ class GainReader:
 
     def _log_errors(self, prompts: Sequence[str]) -> torch.Tensor:
         looked_at = sorted({draw.row for draw in self.draws})  # of a large set few captions are
-        told = self.networks.encode_prompts([prompts[row] for row in looked_at])
+        told = self.model.encode_prompts([prompts[row] for row in looked_at])
         places = {row: place for place, row in enumerate(looked_at)}
         parts = [self.draws[i : i + self.at_once] for i in range(0, len(self.draws), self.at_once)]
         return torch.cat([self._errors(part, told.take([places[d.row] for d in part])) for part in parts]).log()
 
     def _errors(self, draws: Sequence[Draw], told: Conditioning) -> torch.Tensor:
         self.progress.check()
-        networks, process, rows = self.networks, self.networks.process, [draw.row for draw in draws]
+        model, process, rows = self.model, self.model.process, [draw.row for draw in draws]
         clean = rows_of(self.pool.mean, rows)
         noise = torch.cat(
             [self.random.normal("explained/noise", d.picture, [d.number], clean.shape[1:]) for d in draws]
         )
         places = [NOISY + (1 - NOISY) * draw.place for draw in draws]
-        times = torch.stack([process.time_at(place) for place in places]).to(networks.device)
+        times = torch.stack([process.time_at(place) for place in places]).to(model.device)
         sizes = None if self.pool.sizes is None else rows_of(self.pool.sizes, rows)
-        prediction = networks.predict(process.add_noise(clean, noise, times), times, told, sizes)
+        prediction = model.predict(process.add_noise(clean, noise, times), times, told, sizes)
         return squared_error(prediction, process.target(clean, noise, times))
 
 

@@ -60,18 +60,18 @@ class RelationStep(DenoisingStep):
 
     def __init__(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         references: Pool,
         settings: RelationSettings,
         steered: Callable[[int, Sequence[int]], torch.Tensor] | None = None,
         adversary: Adversary | None = None,
         guard: Callable[[RunFolder], GainCourse | None] = lambda run: None,
     ):
-        super().__init__(networks, {REFERENCE: references}, settings)
+        super().__init__(model, {REFERENCE: references}, settings)
         self.guard = guard
         self.divergence = None  # an adversary's loss may join the denoising error, or take its place
         self.steered, self.adversary = steered, adversary
-        self.probabilities = relation_focal(len(networks.process), settings.focal)
+        self.probabilities = relation_focal(len(model.process), settings.focal)
         if steered is not None:
             self.weights[STEERING] = settings.steering_weight
         if adversary is not None:
@@ -89,7 +89,7 @@ class RelationStep(DenoisingStep):
     def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
         """Relation-focal timesteps (n,)."""
         places = drawn_times(self.random, f"{term}/timestep", step, samples, self.probabilities)
-        return self.networks.process.times[places]
+        return self.model.process.times[places]
 
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, torch.Tensor]]:
         """The passes of the denoiser; the steering loss of the whole batch goes with the first sample."""
@@ -126,7 +126,7 @@ class RelationTraining:
 
     def prepare(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         pictures: TrainingSet,
         chosen: RelationSettings,
         start_from: Adapter | None,
@@ -134,38 +134,38 @@ class RelationTraining:
     ) -> tuple[RelationStep, Injected]:
         """Put the word in, and encode the pictures."""
         concept = pictures.concepts[0]
-        words = LearnedTokens(networks, [_spec(concept, chosen)], start_from)
+        words = LearnedTokens(model, [_spec(concept, chosen)], start_from)
         rank = chosen.high_noise_rank
         sets = {"cross_kv": LoraSpec(rank, float(rank), noisy_from=HIGH_NOISE)} if rank else {}
-        injected = inject(networks, sets, chosen.seed, start_from, words)
+        injected = inject(model, sets, chosen.seed, start_from, words)
         try:
             for sample in pictures.references:
-                _check_window(networks, sample, concept)
-            pool = build_pool(networks, pictures.references, chosen.resolution, progress, live_text=True)
+                _check_window(model, sample, concept)
+            pool = build_pool(model, pictures.references, chosen.resolution, progress, live_text=True)
             adversary = None
             if chosen.adversarial != "off":
                 reals = pool
                 if pictures.priors:  # a few pictures alone are soon known by heart
                     samples = (*pictures.references, *pictures.priors)
-                    reals = build_pool(networks, samples, chosen.resolution, progress, live_text=True)
-                adversary = Adversary(chosen.adversarial, reals, networks.process, chosen.seed)
+                    reals = build_pool(model, samples, chosen.resolution, progress, live_text=True)
+                adversary = Adversary(chosen.adversarial, reals, model.process, chosen.seed)
                 injected.parameters |= adversary.parameters
             without = injected.disabled if rank else nullcontext
-            reader = GainReader(networks, pool, pictures, chosen, progress, without)
+            reader = GainReader(model, pool, pictures, chosen, progress, without)
             steered = None
             if chosen.steering_weight > 0:
-                steered = _steered(networks, words, concept.identifier, pool.prompts, chosen)
-            return RelationStep(networks, pool, chosen, steered, adversary, partial(gain_course, reader)), injected
+                steered = _steered(model, words, concept.identifier, pool.prompts, chosen)
+            return RelationStep(model, pool, chosen, steered, adversary, partial(gain_course, reader)), injected
         except BaseException:
             injected.remove()
             raise
 
 
 def _steered(
-    networks: DiffusionModel, words: LearnedTokens, word: str, captions: Sequence[str], chosen: RelationSettings
+    model: DiffusionModel, words: LearnedTokens, word: str, captions: Sequence[str], chosen: RelationSettings
 ) -> Callable[[int, Sequence[int]], torch.Tensor]:
     """The steering loss of `word` as it is, for a step and the indices of its captions."""
-    steering = Steering(networks, word, captions, chosen.steering_positives, chosen.steering_temperature)
+    steering = Steering(model, word, captions, chosen.steering_positives, chosen.steering_temperature)
     return lambda step, indices: steering.loss(words[word], chosen.seed, step, indices)
 
 
@@ -176,11 +176,11 @@ def _spec(concept: Concept, chosen: RelationSettings) -> TokenSpec:
     )
 
 
-def _check_window(networks: DiffusionModel, sample: Sample, concept: Concept) -> None:
+def _check_window(model: DiffusionModel, sample: Sample, concept: Concept) -> None:
     place = sample.caption.index(concept.identifier)
     span = (place, place + len(concept.identifier))
-    if not networks.token_positions(sample.caption, [span]):
-        window = networks.token_limit
+    if not model.token_positions(sample.caption, [span]):
+        window = model.token_limit
         raise FewShotError(
             f"{concept.identifier} lies beyond the {window} tokens that the text encoder reads of the caption of "
             f"{sample.image.path.name}. Shorten the caption."

@@ -43,15 +43,15 @@ class _Vocabulary:
 class Steering:
     """The steering loss of the learned words, for captions that do not change."""
 
-    def __init__(self, networks: DiffusionModel, word: str, captions: Sequence[str], count: int, temperature: float):
+    def __init__(self, model: DiffusionModel, word: str, captions: Sequence[str], count: int, temperature: float):
         self.word, self.count, self.temperature = word, count, temperature
         self.of: dict[str, _Vocabulary] = {}
-        encoders = zip(networks.text_encoders, networks.tokenizers, networks.family.text_encoders, strict=True)
+        encoders = zip(model.text_encoders, model.tokenizers, model.family.text_encoders, strict=True)
         for encoder, tokenizer, which in encoders:
             positives = known_ids(tokenizer, RELATION_WORDS)
             if not positives:
                 raise FewShotError(
-                    f"{networks.ref.name} knows no preposition as one token, so nothing can be steered to: set "
+                    f"{model.ref.name} knows no preposition as one token, so nothing can be steered to: set "
                     "steering_weight to 0"
                 )
             left_out = {*positives, *known_ids(tokenizer, FUNCTION_WORDS), *tokenizer.all_special_ids}

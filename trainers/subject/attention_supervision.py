@@ -48,7 +48,7 @@ class Supervision:
 
 
 def supervise(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     pool: Pool,
     samples: Sequence[Sample],
     concepts: Sequence[Concept],
@@ -64,12 +64,12 @@ def supervise(
         FewShotError: no picture has both a mask and its subject's words in the caption.
     """
     height, width = pool.mean.shape[-2:]
-    layers = networks.attention_layers(height, width)
+    layers = model.attention_layers(height, width)
     grid = layers[0].grid(height, width)
     tokens, places = [], []
     for sample in samples:
-        tokens.append(_sharing(networks, sample, content_only))
-        places.append([_places(networks, sample, concepts, number) for number in range(len(concepts))])
+        tokens.append(_sharing(model, sample, content_only))
+        places.append([_places(model, sample, concepts, number) for number in range(len(concepts))])
     most = max(1, *(len(row) for row in tokens))
     shape = (len(samples), len(concepts))
     wanted, known = torch.zeros(shape[0], most, dtype=torch.long), torch.zeros(shape[0], most, dtype=torch.bool)
@@ -92,36 +92,36 @@ def supervise(
     )
 
 
-def usable(networks: DiffusionModel, sample: Sample, concepts: Sequence[Concept], content_only: bool = True) -> bool:
+def usable(model: DiffusionModel, sample: Sample, concepts: Sequence[Concept], content_only: bool = True) -> bool:
     """Whether a picture shall count for `supervise`, by its caption and masks; the crop is not looked at."""
-    all_words = len(_sharing(networks, sample, content_only))
+    all_words = len(_sharing(model, sample, content_only))
     return any(
-        0 < len(_places(networks, sample, concepts, number)) < all_words and load_mask(mask).getbbox() is not None
+        0 < len(_places(model, sample, concepts, number)) < all_words and load_mask(mask).getbbox() is not None
         for number, mask in sample.masks.items()
     )
 
 
-def _sharing(networks: DiffusionModel, sample: Sample, content_only: bool) -> list[int]:
+def _sharing(model: DiffusionModel, sample: Sample, content_only: bool) -> list[int]:
     """The tokens that share the attention: those of the caption, or all of the window."""
     if content_only:
-        return list(range(1, networks.count_tokens(sample.caption) + 1))
-    return list(range(networks.token_limit))
+        return list(range(1, model.count_tokens(sample.caption) + 1))
+    return list(range(model.token_limit))
 
 
-def _places(networks: DiffusionModel, sample: Sample, concepts: Sequence[Concept], number: int) -> set[int]:
+def _places(model: DiffusionModel, sample: Sample, concepts: Sequence[Concept], number: int) -> set[int]:
     """The tokens of one subject's words in the caption of a picture that shows it."""
     if number not in sample.masks:
         return set()
     others = [concept for i, concept in enumerate(concepts) if i != number]
     spans = subject_spans(sample.caption, concepts[number], others)
-    return set(networks.token_positions(sample.caption, spans))
+    return set(model.token_positions(sample.caption, spans))
 
 
 def check_usable(
-    networks: DiffusionModel, samples: Sequence[Sample], concepts: Sequence[Concept], content_only: bool = True
+    model: DiffusionModel, samples: Sequence[Sample], concepts: Sequence[Concept], content_only: bool = True
 ) -> None:
     """Refuse before any picture is encoded what `supervise` would refuse; crops are not looked at."""
-    _tell([usable(networks, sample, concepts, content_only) for sample in samples], samples)
+    _tell([usable(model, sample, concepts, content_only) for sample in samples], samples)
 
 
 def _tell(counted: Sequence[bool], samples: Sequence[Sample]) -> None:

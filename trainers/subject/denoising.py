@@ -34,18 +34,18 @@ class DenoisingStep:
 
     def __init__(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         pools: Mapping[str, Pool],
         settings: DenoisingSettings,
         names: Mapping[str, str] = MappingProxyType({}),
     ):
-        self.networks = networks
+        self.model = model
         self.settings = settings
         self.pools = dict(pools)
         self.names = {term: names.get(term, term) for term in pools}
         self.weights: dict[str, float] = {self.names[REFERENCE]: 1.0}
         self.divergence: Divergence | None = Divergence(tuple(self.names[term] for term in self.pools))
-        self.random = Randomness(settings.seed, networks.device)
+        self.random = Randomness(settings.seed, model.device)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -89,7 +89,7 @@ class DenoisingStep:
 
     def draw(self, term: str, step: int, samples: Sequence[int]) -> Half:
         """Pictures, latents, timesteps and noise of `samples`: functions of (seed, term, step, sample) only."""
-        pool, random, process = self.pools[term], self.random, self.networks.process
+        pool, random, process = self.pools[term], self.random, self.model.process
         picks = self.picks(term, step, samples)
         mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
@@ -127,12 +127,12 @@ class DenoisingStep:
 
     def times(self, term: str, step: int, samples: Sequence[int]) -> torch.Tensor:
         """The samples' timesteps (n,), all alike probable."""
-        return self.networks.process.draw_times(self.random, f"{term}/timestep", step, samples, self.size)
+        return self.model.process.draw_times(self.random, f"{term}/timestep", step, samples, self.size)
 
     def predict(self, halves: Sequence[Half]) -> tuple[torch.Tensor, ...]:
         """The denoiser's predictions for each half, all in one call."""
         sizes = [half.sizes for half in halves if half.sizes is not None]
-        prediction = self.networks.predict(
+        prediction = self.model.predict(
             torch.cat([half.latents for half in halves]),
             torch.cat([half.times for half in halves]),
             self._conditioning(halves),
@@ -147,7 +147,7 @@ class DenoisingStep:
             return Conditioning.cat(cached)
         prompts = [prompt for half in halves for prompt in half.prompts]
         unique = list(dict.fromkeys(prompts))
-        return self.networks.encode_prompts(unique).take([unique.index(prompt) for prompt in prompts])
+        return self.model.encode_prompts(unique).take([unique.index(prompt) for prompt in prompts])
 
     def errors(self, term: str, half: Half, prediction: torch.Tensor) -> torch.Tensor:
         """The losses (n,) of one term's samples."""

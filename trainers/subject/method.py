@@ -54,7 +54,7 @@ class SubjectStep(DenoisingStep):
 
     def __init__(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         references: Pool,
         priors: Pool | None,
         settings: SubjectSettings,
@@ -65,7 +65,7 @@ class SubjectStep(DenoisingStep):
         if priors is not None and settings.prior_weight > 0:
             pools[PRIOR] = priors
         names = {REFERENCE: DCO} if settings.objective == "dco" else {}
-        super().__init__(networks, pools, settings, names)
+        super().__init__(model, pools, settings, names)
         self.supervision = supervision
         self.without = without
         if PRIOR in pools:
@@ -102,7 +102,7 @@ class SubjectStep(DenoisingStep):
         """The losses (n,) of one term's samples."""
         weight = None
         if self.settings.min_snr_gamma:
-            process, times = self.networks.process, half.times
+            process, times = self.model.process, half.times
             weight = losses.min_snr_weight(process.snr(times), process.error_ratio(times), self.settings.min_snr_gamma)
         places = self.places(term, half)
         if term == PRIOR:
@@ -130,7 +130,7 @@ class SubjectStep(DenoisingStep):
         """The context that keeps the references' attention where L_local is computed."""
         if self.supervision is None or LOCAL not in self.weights or REFERENCE not in halves:
             return nullcontext()
-        return self.networks.record_attention(self.supervision.layers)
+        return self.model.record_attention(self.supervision.layers)
 
     def local_errors(self, half: Half, kept: RecordedAttention) -> torch.Tensor:
         """L_local (n,) of the references, which are the first of the batch.
@@ -144,7 +144,7 @@ class SubjectStep(DenoisingStep):
         shares = shares_on_grid(kept, slice(len(half.times)), size, rows.wanted, rows.known, rows.member)
         if self.settings.local_attention == "plain":
             return losses.local_loss_of_maxima(shares, rows.masks, rows.valid)
-        signal = self.networks.process.signal(half.times)
+        signal = self.model.process.signal(half.times)
         return losses.local_loss(shares, rows.masks, rows.valid) * signal
 
 
@@ -157,7 +157,7 @@ class SubjectTraining:
 
     def prepare(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         pictures: TrainingSet,
         chosen: SubjectSettings,
         start_from: Adapter | None,
@@ -165,30 +165,30 @@ class SubjectTraining:
     ) -> tuple[SubjectStep, Injected]:
         """Put in what is trained, and encode pictures and prompts."""
         _tell(pictures, chosen)
-        words = LearnedTokens(networks, token_specs(chosen, pictures), start_from)
+        words = LearnedTokens(model, token_specs(chosen, pictures), start_from)
         try:
-            pictures = captioned(networks, pictures)
-            base = base_words(networks, pictures) if chosen.objective == "dco" else None
+            pictures = captioned(model, pictures)
+            base = base_words(model, pictures) if chosen.objective == "dco" else None
         except BaseException:
             words.remove()
             raise
-        injected = inject(networks, sets_of(chosen), chosen.seed, start_from, words)
+        injected = inject(model, sets_of(chosen), chosen.seed, start_from, words)
         try:  # prompts are encoded with what stays on of the adapter that is trained on from
-            references, priors, supervision = self._pools(networks, pictures, chosen, progress)
+            references, priors, supervision = self._pools(model, pictures, chosen, progress)
         except BaseException:
             injected.remove()
             raise
         if base is not None:
             references = replace(references, base=base[0], base_dropped=base[1])
-        return SubjectStep(networks, references, priors, chosen, supervision, injected.disabled), injected
+        return SubjectStep(model, references, priors, chosen, supervision, injected.disabled), injected
 
     def _pools(
-        self, networks: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, progress: Progress
+        self, model: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, progress: Progress
     ) -> tuple[Pool, Pool | None, Supervision | None]:
         """References, priors, and what L_local compares; the last two where they have a weight."""
 
         def pool(samples: Sequence[Sample], masks: bool) -> Pool:
-            built = build_pool(networks, samples, chosen.resolution, progress, masks, live_text=chosen.reads_text)
+            built = build_pool(model, samples, chosen.resolution, progress, masks, live_text=chosen.reads_text)
             weights = drawing_weights(samples, chosen.composite_share)
             if len(pictures.concepts) > 1 or any(sample.pasted for sample in samples):
                 log.info("%s are drawn: %s", samples[0].role, draws_told(samples, weights, pictures.concepts))
@@ -198,15 +198,15 @@ class SubjectTraining:
         supervision = None
         if chosen.local_weight > 0:
             content = chosen.local_attention == "content"
-            supervision = supervise(networks, references, pictures.references, pictures.concepts, content)
+            supervision = supervise(model, references, pictures.references, pictures.concepts, content)
         priors = pool(pictures.priors, False) if pictures.priors and chosen.prior_weight > 0 else None
         return references, priors, supervision
 
 
-def base_words(networks: DiffusionModel, pictures: TrainingSet) -> tuple[Conditioning, Conditioning]:
+def base_words(model: DiffusionModel, pictures: TrainingSet) -> tuple[Conditioning, Conditioning]:
     """The references' captions as the base is told them, without identifiers, and the empty one; before training."""
     told = [strip_identifiers(sample.caption, pictures.concepts) for sample in pictures.references]
-    return encoded(networks, told), encoded(networks, [""])
+    return encoded(model, told), encoded(model, [""])
 
 
 def _tell(pictures: TrainingSet, chosen: SubjectSettings) -> None:

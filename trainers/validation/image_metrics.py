@@ -142,23 +142,23 @@ class Validation:
 
     def __init__(
         self,
-        networks: DiffusionModel,
+        model: DiffusionModel,
         pictures: TrainingSet,
         settings: ValidationSettings,
         validator: Validator,
         context: RunContext,
         on_device: Callable[..., AbstractContextManager] = nullcontext,
     ):
-        self.networks, self.settings, self.progress, self.folder = networks, settings, context.progress, context.folder
+        self.model, self.settings, self.progress, self.folder = model, settings, context.progress, context.folder
         self.on_device = on_device
-        known = one_token_words(networks.tokenizers[0])
+        known = one_token_words(model.tokenizers[0])
         rows = held_out_prompts(pictures, settings.validation_pictures, known, settings.validation_prompts)
         self.prompts = tuple(prompt for prompt, _ in rows)
         self.concepts = tuple(concept for _, concept in rows)
         self.seeds = tuple(seed_of("validation", i) for i in range(len(rows)))
-        self.clip = Clip(validator.clip, networks.device)
+        self.clip = Clip(validator.clip, model.device)
         self.embedder: Clip | ClipVision | Dino = (
-            open_image_embedder(validator.dino, networks.device) if validator.dino else self.clip
+            open_image_embedder(validator.dino, model.device) if validator.dino else self.clip
         )
         self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
         self.references = self._references(pictures)
@@ -199,10 +199,10 @@ class Validation:
 
     def draw(self) -> list[Image.Image]:
         """One image for each prompt, always from the same noise."""
-        on_cpu = self.networks.device.type == "cpu"
+        on_cpu = self.model.device.type == "cpu"
         batch = CPU_BATCH if on_cpu else sampling_batch(self.settings.micro_batch)
         drawn = sample_pictures(
-            self.networks,
+            self.model,
             self.on_device,
             [prompt.text for prompt in self.prompts],
             self.seeds,
@@ -229,8 +229,8 @@ class Validation:
         return torch.stack(like).mean().item(), fits.diagonal().mean().item(), unrelated
 
     def _load(self) -> None:
-        self.clip.move(self.networks.device)
-        self.embedder.move(self.networks.device)
+        self.clip.move(self.model.device)
+        self.embedder.move(self.model.device)
 
     def _offload(self) -> None:
         """Move the validators off the GPU, whose memory the training needs."""
@@ -239,7 +239,7 @@ class Validation:
 
 
 def sample_pictures(
-    networks: DiffusionModel,
+    model: DiffusionModel,
     on_device: Callable[..., AbstractContextManager],
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -253,9 +253,9 @@ def sample_pictures(
             since it takes more memory than the denoiser.
     """
     with on_device():
-        latents = sample_latents(networks, prompts, seeds, options, progress)
-    with on_device(networks.autoencoder), torch.no_grad():
-        return torch.cat([networks.decode(chunk).cpu() for chunk in latents.split(options.batch)])
+        latents = sample_latents(model, prompts, seeds, options, progress)
+    with on_device(model.autoencoder), torch.no_grad():
+        return torch.cat([model.decode(chunk).cpu() for chunk in latents.split(options.batch)])
 
 
 def mean_pairwise_cosine(embeddings: torch.Tensor) -> float:

@@ -12,26 +12,26 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def encode_pictures(networks: Networks, pictures: Tensor) -> tuple[Tensor, Tensor]:
+def encode_pictures(model: Networks, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the latents' distribution, both scaled, (B, C, h, w) in float32.
 
     `pictures` are (B, 3, H, W) in [0, 1]. A latent sample is mean + std * noise.
     """
-    vae = networks.vae
-    pixels = pictures.to(networks.device, vae.dtype) * 2 - 1
+    vae = model.vae
+    pixels = pictures.to(model.device, vae.dtype) * 2 - 1
     latent = vae.encode(pixels).latent_dist
-    scale, shift = _scaling(networks)
+    scale, shift = _scaling(model)
     return (latent.mean.float() - shift) * scale, latent.std.float() * scale
 
 
-def decode_latents(networks: Networks, latents: Tensor) -> Tensor:
+def decode_latents(model: Networks, latents: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1], float32, of scaled latents (B, C, h, w). Differentiable."""
-    scale, shift = _scaling(networks)
-    unscaled = latents.to(networks.device).float() / scale + shift
-    pixels = networks.vae.decode(unscaled.to(networks.vae.dtype)).sample
+    scale, shift = _scaling(model)
+    unscaled = latents.to(model.device).float() / scale + shift
+    pixels = model.vae.decode(unscaled.to(model.vae.dtype)).sample
     return ((pixels.float() + 1) / 2).clamp(0, 1)
 
 
-def _scaling(networks: Networks) -> tuple[float, float]:
-    config = networks.vae.config
+def _scaling(model: Networks) -> tuple[float, float]:
+    config = model.vae.config
     return config.scaling_factor, getattr(config, "shift_factor", None) or 0.0

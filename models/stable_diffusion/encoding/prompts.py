@@ -26,42 +26,42 @@ PROMPTS_AT_ONCE = 32
 # --------------------------------------------------------------------------------------------------- counting tokens
 
 
-def content_tokens(networks: Networks, prompt: str, embeddings: Embeddings | None = None) -> int:
+def content_tokens(model: Networks, prompt: str, embeddings: Embeddings | None = None) -> int:
     """How many tokens of `prompt` fit in the window, its first and last token not counted: they stand from 1 on.
 
     Raises FewShotError when the family's two encoders cut the prompt into different numbers of tokens.
     """
-    return min(_count(networks, prompt, known_words(networks, embeddings)), _room(networks))
+    return min(_count(model, prompt, known_words(model, embeddings)), _room(model))
 
 
 def token_places(
-    networks: Networks, prompt: str, spans: Sequence[tuple[int, int]], embeddings: Embeddings | None = None
+    model: Networks, prompt: str, spans: Sequence[tuple[int, int]], embeddings: Embeddings | None = None
 ) -> tuple[int, ...]:
     """The positions of the tokens of `prompt` in the given spans of whole words, those that fit in the window.
 
     A span is (start, end) in characters. Position 0 is the prompt's first token, which holds no word.
     """
     places: set[int] = set()
-    words = known_words(networks, embeddings)
+    words = known_words(model, embeddings)
     for start, end in spans:
-        first = _count(networks, prompt[:start], words)
-        places.update(range(first + 1, _count(networks, prompt[:end], words) + 1))
-    return tuple(sorted(place for place in places if place <= _room(networks)))
+        first = _count(model, prompt[:start], words)
+        places.update(range(first + 1, _count(model, prompt[:end], words) + 1))
+    return tuple(sorted(place for place in places if place <= _room(model)))
 
 
-def known_words(networks: Networks, embeddings: Embeddings | None = None) -> Embeddings:
+def known_words(model: Networks, embeddings: Embeddings | None = None) -> Embeddings:
     """The learned words that the networks know now, and those that are given besides."""
-    return {**networks.words, **(embeddings or {})}
+    return {**model.words, **(embeddings or {})}
 
 
-def _room(networks: Networks) -> int:
-    return min(encoder.config.max_position_embeddings for encoder in networks.text_encoders) - 2
+def _room(model: Networks) -> int:
+    return min(encoder.config.max_position_embeddings for encoder in model.text_encoders) - 2
 
 
-def _count(networks: Networks, text: str, embeddings: Embeddings) -> int:
+def _count(model: Networks, text: str, embeddings: Embeddings) -> int:
     """Tokens of `text`, whole words, however many fit; the tokenizers of a family agree."""
     counts = []
-    for tokenizer, which in zip(networks.tokenizers, networks.family.text_encoders, strict=True):
+    for tokenizer, which in zip(model.tokenizers, model.family.text_encoders, strict=True):
         learned = {word: of[which.embedding] for word, of in embeddings.items() if which.embedding in of}
         total = 0
         for piece, word in pieces_of(text, learned):
@@ -76,7 +76,7 @@ def _count(networks: Networks, text: str, embeddings: Embeddings) -> int:
 # --------------------------------------------------------------------------------------------------------- encoding
 
 
-def encode_prompts(networks: Networks, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
+def encode_prompts(model: Networks, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
     """The conditioning of `prompts`, one row each. Differentiable in the text encoders and in the embeddings.
 
     `embeddings` are learned words besides those that the networks know.
@@ -87,20 +87,20 @@ def encode_prompts(networks: Networks, prompts: Sequence[str], embeddings: Embed
     if isinstance(prompts, str):
         raise FewShotError("prompts are a sequence of texts, and one text was given: put it in a list")
     parts = [
-        _encode_some(networks, prompts[start : start + PROMPTS_AT_ONCE], known_words(networks, embeddings))
+        _encode_some(model, prompts[start : start + PROMPTS_AT_ONCE], known_words(model, embeddings))
         for start in range(0, len(prompts), PROMPTS_AT_ONCE)
     ]
     return Conditioning.cat(parts)
 
 
-def _encode_some(networks: Networks, prompts: Sequence[str], embeddings: Embeddings) -> Conditioning:
+def _encode_some(model: Networks, prompts: Sequence[str], embeddings: Embeddings) -> Conditioning:
     hidden, pooled = [], None
-    names = networks.family.text_encoders
-    for encoder, tokenizer, which in zip(networks.text_encoders, networks.tokenizers, names, strict=True):
+    names = model.family.text_encoders
+    for encoder, tokenizer, which in zip(model.text_encoders, model.tokenizers, names, strict=True):
         learned = {word: of[which.embedding] for word, of in embeddings.items() if which.embedding in of}
         length = encoder.config.max_position_embeddings
-        rows = [networks.tokens.row(tokenizer, length, prompt, learned, networks.device) for prompt in prompts]
-        states, projected = _run(networks, encoder, rows, learned)
+        rows = [model.tokens.row(tokenizer, length, prompt, learned, model.device) for prompt in prompts]
+        states, projected = _run(model, encoder, rows, learned)
         hidden.append(states)
         pooled = projected if which.projected else pooled
     states = torch.cat(hidden, dim=-1)
@@ -108,28 +108,28 @@ def _encode_some(networks: Networks, prompts: Sequence[str], embeddings: Embeddi
 
 
 def _run(
-    networks: Networks, encoder: Any, rows: Sequence[Row], learned: Mapping[str, Tensor]
+    model: Networks, encoder: Any, rows: Sequence[Row], learned: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor | None]:
     """Hidden states (B, L, D) of the chosen layer, and the projected pooled state (B, P) of an encoder that has one."""
     inner = getattr(encoder, "text_model", encoder)  # transformers 5 has no inner model in CLIPTextModel
-    depth = layer_of(networks, len(inner.encoder.layers))
+    depth = layer_of(model, len(inner.encoder.layers))
     ids = torch.stack([row.ids for row in rows])
     with _replaced(inner.embeddings.token_embedding, rows, learned), _seen(inner.encoder.layers[-depth]) as seen:
         output = encoder(input_ids=ids)
-    states = inner.final_layer_norm(seen[0]) if networks.family.final_norm else seen[0]
+    states = inner.final_layer_norm(seen[0]) if model.family.final_norm else seen[0]
     return states, getattr(output, "text_embeds", None)
 
 
-def layer_of(networks: Networks, layers: int) -> int:
+def layer_of(model: Networks, layers: int) -> int:
     """Which layer's states condition the denoiser, counted from the end of the layers that are there (1 is the last).
 
     Raises FewShotError when the reference's clip skip names a layer that the model has not.
     """
-    skip = networks.ref.clip_skip or networks.family.clip_skip
-    depth = skip - networks.family.unused_layers
+    skip = model.ref.clip_skip or model.family.clip_skip
+    depth = skip - model.family.unused_layers
     if not 1 <= depth <= layers:
-        lowest = 1 + networks.family.unused_layers
-        highest = layers + networks.family.unused_layers
+        lowest = 1 + model.family.unused_layers
+        highest = layers + model.family.unused_layers
         raise FewShotError(f"clip skip is {skip}; this model's text encoder can use {lowest} to {highest}")
     return depth
 
@@ -172,13 +172,13 @@ def _replaced(table: nn.Module, rows: Sequence[Row], learned: Mapping[str, Tenso
 # -------------------------------------------------------------------------------------------------------- denoising
 
 
-def time_ids(networks: Networks, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> Tensor:
+def time_ids(model: Networks, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> Tensor:
     """SDXL's size conditioning (6,): original (height, width), crop (top, left), target (height, width) in pixels."""
-    return torch.tensor([*original, *crop, *target], dtype=torch.float32, device=networks.device)
+    return torch.tensor([*original, *crop, *target], dtype=torch.float32, device=model.device)
 
 
 def denoise(
-    networks: Networks,
+    model: Networks,
     latents: Tensor,
     timesteps: Tensor,
     conditioning: Conditioning,
@@ -188,18 +188,18 @@ def denoise(
 
     `time_ids` is (6,) or (B, 6); without it SDXL is told that the picture is whole and has the latents' size.
     """
-    dtype = networks.dtype
-    for listener in networks.before_predict:
-        listener(networks.process.noise_level(timesteps))
+    dtype = model.dtype
+    for listener in model.before_predict:
+        listener(model.process.noise_level(timesteps))
     added = None
     if "pooled" in conditioning:
         if time_ids is None:
-            size = tuple(side * networks.downscale for side in latents.shape[-2:])
+            size = tuple(side * model.downscale for side in latents.shape[-2:])
             time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32)
         ids = time_ids.to(latents.device).expand(len(latents), 6)
         added = {"text_embeds": conditioning["pooled"].to(dtype), "time_ids": ids}
     with torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32):
-        return networks.unet(
+        return model.unet(
             latents.to(dtype),
             timesteps,
             encoder_hidden_states=conditioning["hidden"].to(dtype),

@@ -152,7 +152,7 @@ def drawn(monkeypatch, tmp_path):
         def __exit__(self, *error):
             pass
 
-    def sample(networks, prompts, seeds, options, progress):
+    def sample(model, prompts, seeds, options, progress):
         found = []
         for seed in seeds:
             number = next(n for n in range(999) if generate.prior_prompts.seed_of(0, n) == seed)

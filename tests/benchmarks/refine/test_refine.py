@@ -44,11 +44,11 @@ def test_costs_are_those_that_the_denoiser_has(base, method):
         nonlocal counted
         counted += len(given[0]) * (3 if torch.is_grad_enabled() else 1)
 
-    with open_base(base, torch.device("cpu")) as networks:
-        handle = networks.unet.register_forward_pre_hook(count)
+    with open_base(base, torch.device("cpu")) as model:
+        handle = model.unet.register_forward_pre_hook(count)
         whole = TrainingSet((), (Concept("sks", "ball"),))
         step, injected = Refinement(None, *split(PROMPTS), Slope()).prepare(
-            networks, whole, settings, None, NullProgress()
+            model, whole, settings, None, NullProgress()
         )
         for update in range(settings.updates):
             for terms in step.passes(update, SingleProcess().shard):

@@ -48,17 +48,17 @@ GB = 1_000_000_000
 def small_sdxl(tmp_path_factory, small_tokenizer):
     """A network of SDXL's build (two encoders, size conditioning, deep linear transformers), a few layers of it."""
     path = checkpoints.save(checkpoints.sdxl(), tmp_path_factory.mktemp("sdxl") / "sdxl.safetensors")
-    with open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as networks:
-        yield networks
+    with open_base(base_from_path(path), "cpu", tokenizer_folder=small_tokenizer) as model:
+        yield model
 
 
-def two(networks):
-    found = [random_adapter(networks, SETS, seed) for seed in (1, 2)]
+def two(model):
+    found = [random_adapter(model, SETS, seed) for seed in (1, 2)]
     return [(Adapter(a.factors, a.family, t), 1.0) for a, t in zip(found, ("sks cat", "zwx car"), strict=True)]
 
 
 @torch.no_grad()
-def by_definition(networks, adapter, paths):
+def by_definition(model, adapter, paths):
     """The mean of x x^T of each layer by itself, from all that it is given while the adapter is in the weights."""
     seen, hooks = {path: [] for path in paths}, []
 
@@ -66,10 +66,10 @@ def by_definition(networks, adapter, paths):
         return lambda _, given: seen[path].append(given[0].flatten(0, -2))
 
     for path in paths:
-        hooks.append(find_module(networks.parts(), path).register_forward_pre_hook(keep(path)))
+        hooks.append(find_module(model.parts(), path).register_forward_pre_hook(keep(path)))
     prompts = [text.format(adapter.trigger) for text in PROMPTS]
-    with applied(networks, [(adapter, 1.0)]):
-        sample_latents(networks, prompts, [0, 1, 2, 3], SamplingOptions(width=8, height=8, steps=2, guidance=1.0))
+    with applied(model, [(adapter, 1.0)]):
+        sample_latents(model, prompts, [0, 1, 2, 3], SamplingOptions(width=8, height=8, steps=2, guidance=1.0))
     for hook in hooks:
         hook.remove()
     rows = {path: torch.cat(parts).double() for path, parts in seen.items()}
@@ -126,24 +126,24 @@ def test_stock_sdxl_stays_within_its_memory():
     its room, and layers of one input are never in two."""
     with init_empty_weights():
         unet = UNet2DConditionModel.from_config(read_config(CONFIGS / "sdxl", "unet"))
-    networks = SimpleNamespace(parts=lambda: {"unet": unet})
-    networks.layers = lambda group: StableDiffusion.layers(networks, group)
-    networks.input_name = lambda path: StableDiffusion.input_name(networks, path)
-    paths, roots = paths_of_set(networks, "attention_ff"), networks.parts()
+    model = SimpleNamespace(parts=lambda: {"unet": unet})
+    model.layers = lambda group: StableDiffusion.layers(model, group)
+    model.input_name = lambda path: StableDiffusion.input_name(model, path)
+    paths, roots = paths_of_set(model, "attention_ff"), model.parts()
     each = sum(4 * find_module(roots, path).in_features ** 2 for path in paths)
-    whole = gram_bytes(networks, paths)
+    whole = gram_bytes(model, paths)
     assert (
         len(paths) == 700 and each == pytest.approx(11.8 * GB, rel=0.02) and whole == pytest.approx(8.7 * GB, rel=0.02)
     )
-    parts = plan_rounds(networks, paths, 2, GRAM_BYTES)
+    parts = plan_rounds(model, paths, 2, GRAM_BYTES)
     assert len(parts) == 3 and sorted(path for part in parts for path in part) == sorted(paths)
-    sizes = [2 * gram_bytes(networks, part) for part in parts]
+    sizes = [2 * gram_bytes(model, part) for part in parts]
     assert max(sizes) <= GRAM_BYTES and sum(sizes) == 2 * whole
     largest = max(4 * find_module(roots, path).in_features ** 2 for path in paths)
     assert largest < 0.11 * GB  # what the device holds
-    assert len(plan_rounds(networks, paths, 1, 10 * GB)) == 1
-    lonely = plan_rounds(networks, paths, 2, 1)
-    assert len(lonely) == len(group_by_input(networks, paths))  # too little for any: one input a round
+    assert len(plan_rounds(model, paths, 1, 10 * GB)) == 1
+    lonely = plan_rounds(model, paths, 2, 1)
+    assert len(lonely) == len(group_by_input(model, paths))  # too little for any: one input a round
 
 
 def test_rounds_give_what_one_gives_and_let_go_of_each_before_the_next(small_sdxl, monkeypatch, caplog):

@@ -24,10 +24,10 @@ SETS = {"attention": LoraSpec(4, 2.0), "text": LoraSpec(2, 2.0)}
 PATH = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
-def predict(networks: StableDiffusion) -> torch.Tensor:
+def predict(model: StableDiffusion) -> torch.Tensor:
     latents = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return denoise(networks, latents, torch.tensor([400]), encode_prompts(networks, ["a red cat"]))
+        return denoise(model, latents, torch.tensor([400]), encode_prompts(model, ["a red cat"]))
 
 
 def stock(family: str) -> StableDiffusion:
@@ -53,11 +53,11 @@ def stock(family: str) -> StableDiffusion:
     ],
 )
 def test_counts_in_the_full_size_families(family: str, counts: dict[str, int], parameters: float):
-    networks = stock(family)
-    assert sum(p.numel() for p in networks.unet.parameters()) == pytest.approx(parameters, rel=1e-5)
+    model = stock(family)
+    assert sum(p.numel() for p in model.unet.parameters()) == pytest.approx(parameters, rel=1e-5)
     for name, count in counts.items():
-        assert len(paths_of_set(networks, name)) == count, name
-    assert paths_of_set(networks, "text")[0].startswith("text_encoder.text_model.encoder.layers.0.self_attn.")
+        assert len(paths_of_set(model, name)) == count, name
+    assert paths_of_set(model, "text")[0].startswith("text_encoder.text_model.encoder.layers.0.self_attn.")
 
 
 def test_a_fresh_injection_changes_nothing_and_leaves_no_trace(opened_pocket: StableDiffusion):
@@ -120,8 +120,8 @@ def test_extracted_applied_and_loaded_again(opened_pocket: StableDiffusion):
         inject_and(opened_pocket, lambda i: i.load({k: torch.zeros(1) for k in i.parameters}))
 
 
-def inject_and(networks: StableDiffusion, act) -> None:
-    injected = inject(networks, SETS, seed=1)
+def inject_and(model: StableDiffusion, act) -> None:
+    injected = inject(model, SETS, seed=1)
     try:
         act(injected)
     finally:

@@ -26,12 +26,12 @@ def begin(opened_pocket):
         words.remove()
 
 
-def table(networks):
-    return networks.text_encoders[0].get_input_embeddings().weight
+def table(model):
+    return model.text_encoders[0].get_input_embeddings().weight
 
 
-def ids(networks, text):
-    return networks.tokenizers[0](text, add_special_tokens=False).input_ids
+def ids(model, text):
+    return model.tokenizers[0](text, add_special_tokens=False).input_ids
 
 
 @torch.no_grad()

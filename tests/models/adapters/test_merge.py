@@ -112,9 +112,9 @@ def test_the_square_of_a_sum_is_that_of_what_it_does(dense):
     assert 0 <= _mean_square([(other, 1.0), (other, -1.0)], x.T @ x) < 1e-9
 
 
-def adapters(networks):
+def adapters(model):
     sets = {"cross": LoraSpec(2, 2.0), "feed_forward": LoraSpec(2, 2.0), "text": LoraSpec(2, 2.0)}
-    found = [random_adapter(networks, sets, seed) for seed in (1, 2)]
+    found = [random_adapter(model, sets, seed) for seed in (1, 2)]
     return [Adapter(a.factors, a.family, t) for a, t in zip(found, ("sks cat", "zwx car"), strict=True)]
 
 

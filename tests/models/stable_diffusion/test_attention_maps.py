@@ -126,9 +126,9 @@ def test_a_denoiser_without_cross_attention_is_told():
 # --------------------------------------------------------------------------------------------------------- hooks
 
 
-def predict(networks, prompts=("a red cat", "a boat at night")):
-    latents = numbers(len(prompts), networks.latent_channels, 8, 8).float()
-    return denoise(networks, latents, torch.tensor([700, 40]), encode_prompts(networks, prompts))
+def predict(model, prompts=("a red cat", "a boat at night")):
+    latents = numbers(len(prompts), model.latent_channels, 8, 8).float()
+    return denoise(model, latents, torch.tensor([700, 40]), encode_prompts(model, prompts))
 
 
 def test_hooks_change_nothing_and_leave_nothing(opened_pocket):
@@ -229,9 +229,9 @@ def test_little_is_kept_for_the_backward_pass(monkeypatch):
 # ---------------------------------------------------------------------------------------------------- positions
 
 
-def tokens_at(networks, prompt, places):
-    ids = networks.tokenizers[0](prompt).input_ids
-    return [networks.tokenizers[0].decode([ids[place]]).strip() for place in places]
+def tokens_at(model, prompt, places):
+    ids = model.tokenizers[0](prompt).input_ids
+    return [model.tokenizers[0].decode([ids[place]]).strip() for place in places]
 
 
 @pytest.mark.parametrize(

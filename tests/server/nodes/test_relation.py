@@ -153,9 +153,9 @@ def test_comfyui_encodes_the_word_as_diffusers(server, info, saved):
     text = {"prompt": graphs.node("CLIPTextEncode", clip=["base", 2], text=PROMPT.format(f"embedding:{saved.stem}"))}
     server.succeed(graphs.base() | text | {"kept": graphs.node("ProbeKeep", value=["prompt", 0], name="encoded")})
     word = read_embedding(saved, "sd1")
-    with open_base(base_from_path(server.base / "models" / "diffusers" / "pocket"), torch.device("cpu")) as networks:
-        with applied(networks, [(word, 1.0)]), torch.no_grad():
-            own = encode_prompts(networks, [PROMPT.format("<R>")])["hidden"]
+    with open_base(base_from_path(server.base / "models" / "diffusers" / "pocket"), torch.device("cpu")) as model:
+        with applied(model, [(word, 1.0)]), torch.no_grad():
+            own = encode_prompts(model, [PROMPT.format("<R>")])["hidden"]
     encoded = torch.as_tensor(server.kept("encoded")).reshape(own.shape)
     assert torch.allclose(encoded, own, atol=1e-5, rtol=1e-5)
 

@@ -43,7 +43,7 @@ def factor_8_autoencoder() -> AutoencoderKL:
 
 
 @pytest.mark.slow
-def test_photographs_train_a_full_size_unet(base, networks, tmp_path, monkeypatch):
+def test_photographs_train_a_full_size_unet(base, model, tmp_path, monkeypatch):
     folder = tmp_path / "cat"
     folder.mkdir()
     Image.fromarray(skimage.data.chelsea()).save(folder / "chelsea.jpg")  # 451 x 300
@@ -51,10 +51,10 @@ def test_photographs_train_a_full_size_unet(base, networks, tmp_path, monkeypatc
 
     @contextmanager
     def opened(*_, **__):
-        yield replace(networks, unet=full_size_unet(), vae=factor_8_autoencoder())
+        yield replace(model, unet=full_size_unet(), vae=factor_8_autoencoder())
 
     def wide(_, prompts, *__):
-        found = encode_prompts(networks, prompts)
+        found = encode_prompts(model, prompts)
         return Conditioning.of(hidden=found["hidden"].repeat(1, 1, 768 // found["hidden"].shape[-1]))
 
     monkeypatch.setattr(StableDiffusion, "encode_prompts", wide)

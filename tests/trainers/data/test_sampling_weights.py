@@ -50,8 +50,8 @@ def with_composites(pictures, tmp_path):
     return paste(masked, PasteSettings(variants=2, size=32, smallest=0.5, largest=0.6), tmp_path).pictures
 
 
-def prepare(networks, set_, settings, **changes):
-    return SubjectTraining().prepare(networks, set_, replace(settings, **AUTO, **changes), None, NullProgress())
+def prepare(model, set_, settings, **changes):
+    return SubjectTraining().prepare(model, set_, replace(settings, **AUTO, **changes), None, NullProgress())
 
 
 # -------------------------------------------------------------------------------------------------- how often
@@ -89,8 +89,8 @@ def test_more_subjects_take_more_steps():
 # ------------------------------------------------------------------------------------------------- one training
 
 
-def test_both_subjects_are_supervised_in_one_run(networks, two, settings):
-    step, injected = prepare(networks, two, settings, local_weight=0.05, composite_share=0.5)
+def test_both_subjects_are_supervised_in_one_run(model, two, settings):
+    step, injected = prepare(model, two, settings, local_weight=0.05, composite_share=0.5)
     found, references = step.supervision, step.pools[REFERENCE]
     injected.remove()
     assert found.valid.tolist() == [[1, 0]] * 3 + [[0, 1]] * 3 + [[1, 1]]
@@ -104,14 +104,14 @@ def test_several_subjects_train_to_the_end(train, two, tmp_path):
     assert torch.tensor(result.losses).isfinite().all()
 
 
-def test_more_pictures_than_steps_are_named(networks, pictures, settings, caplog):
-    _, injected = prepare(networks, pictures, replace(settings, steps=1, batch_size=1))
+def test_more_pictures_than_steps_are_named(model, pictures, settings, caplog):
+    _, injected = prepare(model, pictures, replace(settings, steps=1, batch_size=1))
     injected.remove()
     assert "2 of the 3 pictures are never seen: choose more steps" in caplog.text
 
 
-def test_masks_weigh_what_any_subject_covers(networks, two, settings):
-    step, injected = prepare(networks, two, settings, background_weight=0.0)
+def test_masks_weigh_what_any_subject_covers(model, two, settings):
+    step, injected = prepare(model, two, settings, background_weight=0.0)
     injected.remove()
     masks, shapes = step.pools[REFERENCE].masks, step.pools[REFERENCE].shapes
     assert torch.equal(masks[-1], (shapes[-1][0] + shapes[-1][1]).clamp(max=1))
@@ -127,38 +127,38 @@ def test_a_description_goes_to_the_subject_and_not_to_the_class(picture_folder, 
     assert rare.trigger == "sks red dotted ball" and rare.concepts[0].noun == "ball"
 
 
-def test_captions_without_the_identifier_are_mended(networks, pictures, caplog):
+def test_captions_without_the_identifier_are_mended(model, pictures, caplog):
     first, second, third = pictures.references
     odd = pictures.with_samples((replace(first, caption="a ball on grass"), second, third, *pictures.priors))
-    mended = captioned(networks, odd)
+    mended = captioned(model, odd)
     assert mended.samples[0].caption == "a sks ball on grass" and mended.samples[1:] == odd.samples[1:]
     assert "1 of 3 captions lacked their identifier, and it was put in: 'a sks ball on grass'" in caplog.text
 
 
-def test_both_identifiers_of_a_composite_are_asked_for(networks, two):
+def test_both_identifiers_of_a_composite_are_asked_for(model, two):
     bare = replace(two.samples[-1], caption="a sks ball and a cube")
-    assert captioned(networks, two.with_samples((bare,))).samples[0].caption == "a sks ball and a zwx cube"
+    assert captioned(model, two.with_samples((bare,))).samples[0].caption == "a sks ball and a zwx cube"
 
 
-def test_an_identifier_in_pieces_is_named(networks, caplog):
+def test_an_identifier_in_pieces_is_named(model, caplog):
     """Each letter is a token here."""
     one = Sample(PICTURE, "a photo of zebra cat")
-    captioned(networks, TrainingSet((one,), (Concept("zebra", "cat"),)))
+    captioned(model, TrainingSet((one,), (Concept("zebra", "cat"),)))
     assert "the identifier 'zebra' is 5 tokens" in caplog.text and "a word of one token" in caplog.text
     assert "there is one picture of the subject" in caplog.text
     caplog.clear()
-    captioned(networks, TrainingSet((replace(one, caption="a q cat"),) * 2, (Concept("q", "cat"),)))
+    captioned(model, TrainingSet((replace(one, caption="a q cat"),) * 2, (Concept("q", "cat"),)))
     assert not caplog.text
-    learned = LearnedTokens(networks, [TokenSpec("zebra", "cat", vectors=2)])
-    captioned(networks, TrainingSet((one, one), (Concept("zebra", "cat"),)))
+    learned = LearnedTokens(model, [TokenSpec("zebra", "cat", vectors=2)])
+    captioned(model, TrainingSet((one, one), (Concept("zebra", "cat"),)))
     learned.remove()
     assert not caplog.text
 
 
-def test_an_identifier_beyond_the_window_is_refused(networks):
+def test_an_identifier_beyond_the_window_is_refused(model):
     long = Sample(PICTURE, "a red cat " * 12 + "sks")
     with pytest.raises(FewShotError, match="'sks' lies beyond the 32 tokens .* of a.png. Shorten the caption"):
-        captioned(networks, TrainingSet((long, long), (Concept("sks", "cat"),)))
+        captioned(model, TrainingSet((long, long), (Concept("sks", "cat"),)))
 
 
 # ---------------------------------------------------------------------------------------------------------- DCO
@@ -175,19 +175,19 @@ def gradients(step, injected, name):
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_dco_starts_with_the_gradient_of_the_error(networks, pictures, settings, text, monkeypatch):
+def test_dco_starts_with_the_gradient_of_the_error(model, pictures, settings, text, monkeypatch):
     """With the same words for the base the loss is 2 log(2) / beta and its gradient that of the MSE."""
     monkeypatch.setattr("comfyui_fewshot.trainers.subject.method.strip_identifiers", lambda text, _: text)
     changes = dict(prior_weight=0.0, text_encoder=text)
-    terms, found = gradients(*prepare(networks, pictures, settings, objective="dco", **changes), DCO)
+    terms, found = gradients(*prepare(model, pictures, settings, objective="dco", **changes), DCO)
     assert list(terms) == [DCO] and terms[DCO].item() == pytest.approx(2 * math.log(2) / 1000, rel=1e-4)
-    _, plain = gradients(*prepare(networks, pictures, settings, **changes), REFERENCE)
+    _, plain = gradients(*prepare(model, pictures, settings, **changes), REFERENCE)
     assert found.keys() == plain.keys()
     assert all(torch.allclose(found[name], plain[name], rtol=2e-2, atol=1e-6) for name in plain)
 
 
-def test_the_base_is_asked_without_identifier_and_without_the_layers(networks, pictures, settings):
-    step, injected = prepare(networks, pictures, settings, objective="dco")
+def test_the_base_is_asked_without_identifier_and_without_the_layers(model, pictures, settings):
+    step, injected = prepare(model, pictures, settings, objective="dco")
     with torch.no_grad():
         for parameter in injected.parameters.values():
             parameter.add_(0.05)
@@ -198,9 +198,9 @@ def test_the_base_is_asked_without_identifier_and_without_the_layers(networks, p
     terms[DCO].backward()
     assert all(p.grad is not None for p in injected.parameters.values())
     injected.remove()
-    told = encode_prompts(networks, ["a photo of ball"] * 2)
+    told = encode_prompts(model, ["a photo of ball"] * 2)
     with torch.no_grad():
-        assert torch.allclose(found, denoise(networks, half.latents, half.times, told), atol=1e-6)
+        assert torch.allclose(found, denoise(model, half.latents, half.times, told), atol=1e-6)
 
 
 def test_dco_trains_without_priors_and_says_nothing_of_them(train, pictures, tmp_path, caplog):
@@ -213,8 +213,8 @@ def test_dco_trains_without_priors_and_says_nothing_of_them(train, pictures, tmp
 # ------------------------------------------------------------------------------------------------------- composites
 
 
-def test_composites_weigh_their_own_background(networks, with_composites, settings):
-    step, injected = prepare(networks, with_composites, settings, batch_size=4)
+def test_composites_weigh_their_own_background(model, with_composites, settings):
+    step, injected = prepare(model, with_composites, settings, batch_size=4)
     injected.remove()
     for term, samples in ((REFERENCE, with_composites.references), (PRIOR, with_composites.priors)):
         pool = step.pools[term]
@@ -230,11 +230,11 @@ def test_composites_weigh_their_own_background(networks, with_composites, settin
             assert one == pytest.approx(weight * outside / (inside + weight * rim), rel=1e-5)
 
 
-def test_a_thing_beside_the_subject_is_no_background(networks, with_composites, settings):
+def test_a_thing_beside_the_subject_is_no_background(model, with_composites, settings):
     """The mask of a prior's thing in a mixed composite joins what counts in full, and is nobody's attention."""
     one = next(s for s in with_composites.references if s.pasted)
     mixed = replace(one, beside=one.mask, mask=None)
-    step, injected = prepare(networks, with_composites.with_samples((one, mixed)), settings)
+    step, injected = prepare(model, with_composites.with_samples((one, mixed)), settings)
     injected.remove()
     own, beside = step.pools[REFERENCE].masks
     assert torch.equal(own, beside) and 0 < own.sum() < own.numel()
@@ -256,8 +256,8 @@ def test_the_share_of_composites_holds_for_each_of_several_subjects(two, tmp_pat
     assert told == "25 % several subjects together, 38 % sks ball (19 % composites), 38 % zwx cube (19 % composites)"
 
 
-def test_the_rim_of_a_pasted_subject_counts_in_full(networks, with_composites, settings):
-    step, injected = prepare(networks, with_composites, settings)
+def test_the_rim_of_a_pasted_subject_counts_in_full(model, with_composites, settings):
+    step, injected = prepare(model, with_composites, settings)
     injected.remove()
     number, sample = next((n, s) for n, s in enumerate(with_composites.references) if s.pasted)
     pool = step.pools[REFERENCE]
@@ -266,8 +266,8 @@ def test_the_rim_of_a_pasted_subject_counts_in_full(networks, with_composites, s
     assert torch.equal(pool.masks[number], wide) and wide.sum() > narrow.sum()
 
 
-def test_training_ends_on_natural_pictures(networks, with_composites, settings):
-    step, injected = prepare(networks, with_composites, settings, steps=40)
+def test_training_ends_on_natural_pictures(model, with_composites, settings):
+    step, injected = prepare(model, with_composites, settings, steps=40)
     injected.remove()
     pasted = [s.pasted for s in with_composites.references]
     seen = [pasted[step.draw(REFERENCE, number, [0]).picks[0]] for number in range(40)]
@@ -282,11 +282,11 @@ def test_composites_of_several_subjects_stay_until_the_end():
     assert natural_weights([alone, alone], [1.0, 2.0]) is None
 
 
-def test_composites_are_no_more_references(networks, with_composites, pictures, settings):
+def test_composites_are_no_more_references(model, with_composites, pictures, settings):
     """Rules of `auto` count what there is to learn, not how often it is shown."""
     assert len(with_composites.references) > len(pictures.references)
-    counted = gather_auto_inputs(networks, with_composites, settings).references
-    assert counted == gather_auto_inputs(networks, pictures, settings).references == len(pictures.references)
+    counted = gather_auto_inputs(model, with_composites, settings).references
+    assert counted == gather_auto_inputs(model, pictures, settings).references == len(pictures.references)
 
 
 def test_a_set_without_composites_keeps_its_key(pictures):

@@ -66,10 +66,10 @@ def test_without_timing_no_weights_are_read(plan, monkeypatch):
 def test_steps_are_timed_as_they_will_be_taken(base, pictures, settings):
     """With weights in 8 bits, where training takes them."""
     chosen = replace(settings, weights="float8", offload="on", resolution=32, alpha=4.0, micro_batch=8)
-    with open_base(base, "cpu") as networks:
-        before = {weight.dtype for weight in networks.unet.parameters()}
-        found = planning.time_steps(networks, pictures, chosen, NullProgress(), 1)
-        after = {weight.dtype for weight in [*networks.unet.buffers(), *networks.unet.parameters()]}
+    with open_base(base, "cpu") as model:
+        before = {weight.dtype for weight in model.unet.parameters()}
+        found = planning.time_steps(model, pictures, chosen, NullProgress(), 1)
+        after = {weight.dtype for weight in [*model.unet.buffers(), *model.unet.parameters()]}
     assert before == {torch.float32} and torch.float8_e4m3fn in after and found.seconds > 0
 
 
@@ -110,7 +110,7 @@ def test_pictures_without_a_usable_mask_do_not_stop_a_plan_that_trains(plan, tra
     plan(none, timed=0, local_weight=0.0)
 
 
-def test_steps_are_timed_with_a_picture_of_each_subject(networks, pictures, poorly_masked, settings):
+def test_steps_are_timed_with_a_picture_of_each_subject(model, pictures, poorly_masked, settings):
     """The first that the attention loss can use, where it is computed; a caption without its identifier is mended."""
     concepts = tuple(Concept(f"sks{n}", "ball") for n in range(6))
     bare = replace(pictures.references[0], mask=None, caption="a photo of a ball")
@@ -118,10 +118,10 @@ def test_steps_are_timed_with_a_picture_of_each_subject(networks, pictures, poor
     many = [replace(one, concept=n) for n in range(6) for one in (bare, masked)]
     sets = replace(pictures, concepts=concepts, samples=(*many, *pictures.priors))
     for weight, each in ((0.05, masked), (0.0, bare)):
-        few = planning.timing_subset(networks, sets, replace(settings, local_weight=weight))
+        few = planning.timing_subset(model, sets, replace(settings, local_weight=weight))
         assert few.references == tuple(replace(each, concept=n) for n in range(6))
         assert few.priors == pictures.priors
-    few = planning.timing_subset(networks, poorly_masked, replace(settings, local_weight=0.0))
+    few = planning.timing_subset(model, poorly_masked, replace(settings, local_weight=0.0))
     assert few.references == poorly_masked.references[:4]
 
 
@@ -239,12 +239,12 @@ def test_every_way_of_training_can_be_planned(plan, kind, timed):
         assert ("when that is read" in described(found)) == (not timed)
 
 
-def test_what_is_still_on_the_host_is_not_free(networks, monkeypatch):
+def test_what_is_still_on_the_host_is_not_free(model, monkeypatch):
     """Encoders come to the device after the memory was looked at."""
     monkeypatch.setattr(inputs, "free_memory", lambda device: 10**9)
-    assert inputs.free_with_all(networks) == 10**9
-    parts = [networks.vae, *networks.text_encoders]
-    later = replace(networks, device=torch.device("cuda"))
+    assert inputs.free_with_all(model) == 10**9
+    parts = [model.vae, *model.text_encoders]
+    later = replace(model, device=torch.device("cuda"))
     assert inputs.free_with_all(later) == 10**9 - sum(4 * p.numel() for part in parts for p in part.parameters())
 
 

@@ -116,10 +116,10 @@ def opened(
     base: BaseModelRef, adapter: Adapter | None = None, prompts: PromptSet = PROMPTS, rewards=None, **changes
 ) -> Iterator[tuple[RefiningStep, Injected, StableDiffusion]]:
     """A step of refinement with the base open, for some settings."""
-    with open_base(base, torch.device("cpu")) as networks:
+    with open_base(base, torch.device("cpu")) as model:
         method = Refinement(adapter, *split(prompts), rewards or Red())
-        step, injected = method.prepare(networks, SET, replace(CHOSEN, **changes), None, NullProgress())
+        step, injected = method.prepare(model, SET, replace(CHOSEN, **changes), None, NullProgress())
         try:
-            yield step, injected, networks
+            yield step, injected, model
         finally:
             injected.remove()

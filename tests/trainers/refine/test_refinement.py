@@ -63,11 +63,11 @@ def test_ratios_are_exactly_one_and_the_kl_zero_before_the_first_update(refining
 
 def test_ways_are_kept_exactly_whatever_the_base_computes_in(base):
     """Rounded to halves they would change log-probabilities by more than what is clipped."""
-    with opened(replace(base, dtype="bfloat16"), updates=2) as (step, _, networks):
+    with opened(replace(base, dtype="bfloat16"), updates=2) as (step, _, model):
         terms_of(step, 0)
         terms = terms_of(step, 1)  # whose old log-probabilities are those of look_back
         way, old = step.round.way.latents, step.round.old
-        assert networks.dtype == torch.bfloat16 and way.dtype == torch.float32 and terms[CLIPPED] == 0
+        assert model.dtype == torch.bfloat16 and way.dtype == torch.float32 and terms[CLIPPED] == 0
         rows = list(old)[: step.painter.at_once]
         step.round.way = replace(step.round.way, latents=way.bfloat16().float())
         rounded, outcome = step.steps_at(step.round, rows)
@@ -77,7 +77,7 @@ def test_ways_are_kept_exactly_whatever_the_base_computes_in(base):
 
 def test_the_reference_is_the_base_with_the_subject_on(refining, base):
     subject = subject_adapter()
-    step, injected, networks = refining(subject)
+    step, injected, model = refining(subject)
     latents, places = torch.randn(1, *step.painter.shape), torch.tensor([0])
     with torch.no_grad():
         for parameter in injected.parameters.values():
@@ -94,7 +94,7 @@ def test_the_reference_is_the_base_with_the_subject_on(refining, base):
         torch.testing.assert_close(found, away + 2.0 * (towards - away))
     with torch.no_grad(), open_base(base, torch.device("cpu")) as fresh:
         weight = fresh.unet.state_dict()[f"{SUBJECT.removeprefix('unet.')}.weight"]
-        assert torch.equal(weight, networks.unet.state_dict()[f"{SUBJECT.removeprefix('unet.')}.weight"])
+        assert torch.equal(weight, model.unet.state_dict()[f"{SUBJECT.removeprefix('unet.')}.weight"])
 
 
 def test_kl_is_the_squared_distance_of_predictions_and_grows(refining):
@@ -141,7 +141,7 @@ def test_passes_of_any_size_and_two_processes_add_up_to_the_same(refining):
 
 def test_direct_gradients_are_those_through_decoder_and_reward(refining):
     """Though the decoder and the reward are differentiated before the denoiser, when they may be gone."""
-    step, injected, networks = refining(method="draft", rewards=Slope(), trained_steps=8)
+    step, injected, model = refining(method="draft", rewards=Slope(), trained_steps=8)
     awake = []
 
     @contextmanager
@@ -163,7 +163,7 @@ def test_direct_gradients_are_those_through_decoder_and_reward(refining):
     clean = step.painter.policy.step(
         step.painter.predict(before, places, [step.round.prompts[i] for i, _ in rows]), before, places
     ).mean
-    pixels = decode_latents(networks, clean)
+    pixels = decode_latents(model, clean)
     rewards = (pixels[:, 0] - pixels[:, 2]).mean((1, 2)) / step.round.spreads[0]
     (wanted,) = torch.autograd.grad(-rewards.sum() / step.rows_per_update, up)
     torch.testing.assert_close(loss.detach(), -rewards.sum().detach() / step.rows_per_update)
@@ -267,13 +267,13 @@ def test_subject_and_refinement_are_one_adapter_exactly(base, tmp_path, caplog):
     refining = replace(found.adapter, factors={p: replace(f, up=f.up + 0.1) for p, f in found.adapter.factors.items()})
     both, _ = together(subject, refining)
     assert "share an identifier" not in caplog.text
-    with open_base(base, torch.device("cpu")) as networks:
-        told = encode_prompts(networks, ["a sks ball"])
+    with open_base(base, torch.device("cpu")) as model:
+        told = encode_prompts(model, ["a sks ball"])
         latents, times = torch.randn(1, 4, 8, 8), torch.tensor([500])
-        with torch.no_grad(), applied(networks, [(subject, 1.0), (refining, 1.0)]):
-            stacked = denoise(networks, latents, times, told)
-        with torch.no_grad(), applied(networks, [(both, 1.0)]):
-            torch.testing.assert_close(denoise(networks, latents, times, told), stacked, rtol=1e-4, atol=1e-5)
+        with torch.no_grad(), applied(model, [(subject, 1.0), (refining, 1.0)]):
+            stacked = denoise(model, latents, times, told)
+        with torch.no_grad(), applied(model, [(both, 1.0)]):
+            torch.testing.assert_close(denoise(model, latents, times, told), stacked, rtol=1e-4, atol=1e-5)
     assert together(None, refining)[0] is None
 
 

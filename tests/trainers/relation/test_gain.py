@@ -43,14 +43,14 @@ def train(wordy_base, relation):
 
 @pytest.fixture(scope="module")
 def opened(wordy_base):
-    with open_base(wordy_base, torch.device("cpu")) as networks:
-        yield networks
+    with open_base(wordy_base, torch.device("cpu")) as model:
+        yield model
 
 
-def reader_of(networks, relation):
+def reader_of(model, relation):
     settings = replace(CHOSEN, resolution=32, micro_batch=4)
-    pool = build_pool(networks, relation.references, 32, NullProgress(), live_text=True)
-    return GainReader(networks, pool, relation, settings, NullProgress())
+    pool = build_pool(model, relation.references, 32, NullProgress(), live_text=True)
+    return GainReader(model, pool, relation, settings, NullProgress())
 
 
 def test_the_word_it_began_as_takes_no_error_away(opened, relation):
@@ -136,8 +136,8 @@ def full_after(times):
     return write
 
 
-def width(networks):
-    return networks.text_encoders[0].config.hidden_size
+def width(model):
+    return model.text_encoders[0].config.hidden_size
 
 
 def test_the_spread_between_pictures_is_what_counts():

@@ -45,8 +45,8 @@ def train(wordy_base, relation):
 
 @pytest.fixture(scope="module")
 def opened(wordy_base):
-    with open_base(wordy_base, torch.device("cpu")) as networks:
-        yield networks
+    with open_base(wordy_base, torch.device("cpu")) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,11 @@ def layers(result):
 
 
 @torch.no_grad()
-def predicted(networks, times):
+def predicted(model, times):
     """Of the same noisy latents at each of the timesteps, in one batch."""
     latents = torch.randn(len(times), 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    told = encode_prompts(networks, ["a cat and a house"]).repeat(len(times))
-    return denoise(networks, latents, torch.tensor(times), told)
+    told = encode_prompts(model, ["a cat and a house"]).repeat(len(times))
+    return denoise(model, latents, torch.tensor(times), told)
 
 
 def test_only_noisy_samples_teach_it(opened, relation, monkeypatch):

@@ -49,8 +49,8 @@ def train(wordy_base, relation):
 
 @pytest.fixture(scope="module")
 def opened(wordy_base):
-    with open_base(wordy_base, torch.device("cpu")) as networks:
-        yield networks
+    with open_base(wordy_base, torch.device("cpu")) as model:
+        yield model
 
 
 def test_only_the_word_is_learned(train, tmp_path, opened):
@@ -232,12 +232,12 @@ def test_other_families_learn_a_relation(tmp_path, relation, family, pads):
     )
     rows = result.adapter.embeddings[WORD]
     captions = [sample.caption for sample in relation.references]
-    with open_base(base, torch.device("cpu"), tokenizer_folder=tokens) as networks:
-        kinds = [which.embedding for which in networks.family.text_encoders]
-        assert [tokenizer.pad_token for tokenizer in networks.tokenizers] == list(pads)
-        widths = [encoder.config.hidden_size for encoder in networks.text_encoders]
-        steering = Steering(networks, WORD, captions, 4, 0.07)
-        pad_ids = [tokenizer.pad_token_id for tokenizer in networks.tokenizers]
+    with open_base(base, torch.device("cpu"), tokenizer_folder=tokens) as model:
+        kinds = [which.embedding for which in model.family.text_encoders]
+        assert [tokenizer.pad_token for tokenizer in model.tokenizers] == list(pads)
+        widths = [encoder.config.hidden_size for encoder in model.text_encoders]
+        steering = Steering(model, WORD, captions, 4, 0.07)
+        pad_ids = [tokenizer.pad_token_id for tokenizer in model.tokenizers]
         alone = [steering_of(steering, {kind: rows[kind]}) for kind in kinds]
         assert steering_of(steering, rows) == pytest.approx(sum(alone)) and min(alone) > 0
     assert [rows[kind].shape for kind in kinds] == [(1, width) for width in widths] and len(rows) == len(pads)

@@ -23,7 +23,7 @@ def chosen(settings):
 
 
 @pytest.fixture
-def prepared(networks, pictures, chosen):
+def prepared(model, pictures, chosen):
     """Builds the step and the layers for changed settings."""
     built = []
 
@@ -31,7 +31,7 @@ def prepared(networks, pictures, chosen):
         while built:
             built.pop().remove()
         step, layers = SubjectTraining().prepare(
-            networks, set_ or pictures, replace(chosen, **changes), None, NullProgress()
+            model, set_ or pictures, replace(chosen, **changes), None, NullProgress()
         )
         built.append(layers)
         return step, layers
@@ -44,28 +44,28 @@ def prepared(networks, pictures, chosen):
 ONE = (Concept("sks", "ball"),)
 
 
-def supervised(networks, samples, concepts=ONE, **how):
-    pool = build_pool(networks, samples, 32, NullProgress())
-    return supervise(networks, pool, samples, concepts, **how)
+def supervised(model, samples, concepts=ONE, **how):
+    pool = build_pool(model, samples, 32, NullProgress())
+    return supervise(model, pool, samples, concepts, **how)
 
 
 # ------------------------------------------------------------------------------------------------ what it is told
 
 
-def test_words_and_masks_are_found(networks, pictures):
+def test_words_and_masks_are_found(model, pictures):
     """The letters of "sks" and "ball" in "a photo of sks ball", each a token; masks by area on the grid."""
-    found = supervised(networks, pictures.references)
+    found = supervised(model, pictures.references)
     assert found.member[0, 0].nonzero().flatten().tolist() == list(range(8, 15))  # "aphotoof" comes before
     assert found.wanted[0].tolist() == list(range(1, 16)) and found.known.all() and found.valid.tolist() == [[1.0]] * 3
     assert found.masks.shape == (3, 1, 8, 8) and 0 < found.masks.mean() < 1
 
 
-def test_the_plain_reading_shares_among_all_tokens(networks, pictures):
-    found = supervised(networks, pictures.references, content_only=False)
+def test_the_plain_reading_shares_among_all_tokens(model, pictures):
+    found = supervised(model, pictures.references, content_only=False)
     assert found.wanted[0].tolist() == list(range(32)) and found.member[0, 0].sum() == 7
 
 
-def test_masks_of_another_size_are_fitted(networks, pictures, tmp_path):
+def test_masks_of_another_size_are_fitted(model, pictures, tmp_path):
     from PIL import Image
 
     from comfyui_fewshot.augmentation.images.load import load_mask
@@ -75,43 +75,43 @@ def test_masks_of_another_size_are_fitted(networks, pictures, tmp_path):
     small = load_mask(sample.mask).resize((20, 18), Image.Resampling.NEAREST)
     small.save(tmp_path / "small.png")
     mask = replace(sample.mask, path=tmp_path / "small.png", key=pixel_key(small), width=20, height=18)
-    one, other = (supervised(networks, [s]).masks for s in (sample, replace(sample, mask=mask)))
+    one, other = (supervised(model, [s]).masks for s in (sample, replace(sample, mask=mask)))
     assert (one - other).abs().max() < 0.3 and (one - other).abs().mean() < 0.05
     wide = replace(mask, path=tmp_path / "wide.png", key=pixel_key(small.resize((40, 18))))
     small.resize((40, 18)).save(tmp_path / "wide.png")
     with pytest.raises(FewShotError, match="a mask of 40 x 18 does not fit its picture of 40 x 36; crop both alike"):
-        supervised(networks, [replace(sample, mask=wide)])
+        supervised(model, [replace(sample, mask=wide)])
 
 
-def test_pictures_that_say_nothing_are_named(networks, pictures, caplog):
+def test_pictures_that_say_nothing_are_named(model, pictures, caplog):
     """Without a mask, without the identifier, and with no word besides the subject's."""
     first, second, third = pictures.references
     some = [first, replace(second, mask=None), replace(third, caption="a photo"), replace(first, caption="sks ball")]
-    assert supervised(networks, some).valid.flatten().tolist() == [1, 0, 0, 0]
+    assert supervised(model, some).valid.flatten().tolist() == [1, 0, 0, 0]
     assert "3 of 4 pictures have no mask within the crop or no words of their subject" in caplog.text
     with pytest.raises(FewShotError, match=r"local_weight needs masks.*of 1 pictures 0 have a mask"):
-        supervised(networks, some[1:2])
+        supervised(model, some[1:2])
 
 
-def test_a_learned_word_of_several_tokens_is_found(networks, pictures):
+def test_a_learned_word_of_several_tokens_is_found(model, pictures):
     """ "sks" is two tokens then, at the places where the conditioning has its vectors."""
-    words = LearnedTokens(networks, [TokenSpec("sks", "ball", vectors=2)])
-    found = supervised(networks, pictures.references)
+    words = LearnedTokens(model, [TokenSpec("sks", "ball", vectors=2)])
+    found = supervised(model, pictures.references)
     words.remove()
     assert found.member[0, 0].nonzero().flatten().tolist() == list(range(8, 8 + 2 + 4))
     assert found.known.sum(1).tolist() == [8 + 2 + 4] * 3
 
 
-def test_two_subjects_have_their_own_words_and_masks(networks, pictures):
+def test_two_subjects_have_their_own_words_and_masks(model, pictures):
     """In a composite each subject's mask is outside for the other; a lone subject says nothing of the other."""
     first, second, _ = pictures.references
     concepts = (Concept("sks", "ball"), Concept("zwx", "ball", "red"))
     both = replace(first, caption="a sks ball and a zwx red ball", others=(Part(1, second.mask),))
-    found = supervised(networks, [both, second], concepts)
+    found = supervised(model, [both, second], concepts)
     words = ["".join("asksballandazwxredball"[i] for i in row.nonzero().flatten()) for row in found.member[0]]
     assert words == ["sksball", "zwxredball"]
     assert found.valid.tolist() == [[1, 1], [1, 0]]
-    assert torch.equal(found.masks[1, 0], supervised(networks, [second], concepts).masks[0, 0])
+    assert torch.equal(found.masks[1, 0], supervised(model, [second], concepts).masks[0, 0])
     assert not torch.equal(found.masks[0, 0], found.masks[0, 1])
 
 
@@ -152,20 +152,20 @@ def test_gradients_reach_what_is_trained(prepared, mode, layers):
     assert any(where in name for name in found)
 
 
-def test_checkpointing_gives_the_same_gradient(prepared, networks):
+def test_checkpointing_gives_the_same_gradient(prepared, model):
     step, injected = prepared()
     found = []
     for checkpointing in (False, True):
         if checkpointing:
-            networks.unet.enable_gradient_checkpointing()
-            networks.unet.train()
+            model.unet.enable_gradient_checkpointing()
+            model.unet.train()
         (terms,) = step.passes(0, list)
         terms[LOCAL].backward()
         found.append({n: p.grad.clone() for n, p in injected.parameters.items() if p.grad is not None})
         for parameter in injected.parameters.values():
             parameter.grad = None
-    networks.unet.disable_gradient_checkpointing()
-    networks.unet.eval()
+    model.unet.disable_gradient_checkpointing()
+    model.unet.eval()
     assert found[0] and all(torch.allclose(g, found[1][n], atol=1e-7) for n, g in found[0].items())
 
 
@@ -226,13 +226,11 @@ def test_a_weight_changes_the_weights_and_is_logged(train, uncut, tmp_path):
     assert any(not torch.equal(f.up, uncut.adapter.factors[p].up) for p, f in result.adapter.factors.items())
 
 
-def test_its_gradient_rises_over_the_first_tenth(networks, pictures, chosen):
+def test_its_gradient_rises_over_the_first_tenth(model, pictures, chosen):
     """What is logged is the term as it is."""
     norms, values = [], []
     for steps in (1, 100):  # a warm-up of less than a step, and of ten
-        step, injected = SubjectTraining().prepare(
-            networks, pictures, replace(chosen, steps=steps), None, NullProgress()
-        )
+        step, injected = SubjectTraining().prepare(model, pictures, replace(chosen, steps=steps), None, NullProgress())
         (terms,) = step.passes(0, list)
         terms[LOCAL].backward()
         norms.append(torch.stack([p.grad.norm() for p in injected.parameters.values() if p.grad is not None]).norm())
@@ -242,11 +240,11 @@ def test_its_gradient_rises_over_the_first_tenth(networks, pictures, chosen):
     assert norms[1].item() == pytest.approx(0.1 * norms[0].item(), rel=1e-4)
 
 
-def test_attention_alone_learns_where_the_subject_is(networks, pictures, chosen):
+def test_attention_alone_learns_where_the_subject_is(model, pictures, chosen):
     """Only L_local, on one picture: the thresholded map meets the mask (IoU from below 0.3 to above 0.7)."""
     one = pictures.with_samples(pictures.references[:1])
     how = replace(chosen, rank=16, alpha=16.0, batch_size=1, parameter_set="attention_ff", prior_weight=0.0)
-    step, injected = SubjectTraining().prepare(networks, one, how, None, NullProgress())
+    step, injected = SubjectTraining().prepare(model, one, how, None, NullProgress())
     optimizer = torch.optim.Adam(injected.parameters.values(), lr=5e-3)
     slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=100)  # so that it comes to rest
     mask = step.supervision.masks[0, 0] > 0.5

@@ -41,35 +41,35 @@ def with_priors(base, tmp_path_factory):
     return generate_priors(base, pictures, settings, RunContext(folder / "priors", CPU))
 
 
-def prepared(networks, pictures, **changes):
-    return SubjectTraining().prepare(networks, pictures, replace(SHORT, **changes), None, NullProgress())
+def prepared(model, pictures, **changes):
+    return SubjectTraining().prepare(model, pictures, replace(SHORT, **changes), None, NullProgress())
 
 
 def test_at_the_first_step_the_prior_loss_is_the_base_s_own_error(base, with_priors):
-    with open_base(base, CPU, NullProgress()) as networks:
-        step, injected = prepared(networks, with_priors)
+    with open_base(base, CPU, NullProgress()) as model:
+        step, injected = prepared(model, with_priors)
         half = step.draw(PRIOR, 0, range(4))
         with torch.no_grad():
             found = step.errors(PRIOR, half, *step.predict([half]))
             injected.remove()
-            plain = denoise(networks, half.latents, half.times, encode_prompts(networks, half.prompts))
+            plain = denoise(model, half.latents, half.times, encode_prompts(model, half.prompts))
         expected = (plain - half.target).square().mean((1, 2, 3))
         assert torch.allclose(found, expected, rtol=0.05) and 0.01 < expected.mean() < 0.5
 
 
 def change(base, pictures, term):
     """The mean squared change of pictures of the class by 50 steps on one term alone."""
-    with open_base(base, CPU, NullProgress()) as networks:
+    with open_base(base, CPU, NullProgress()) as model:
         how = dict(width=64, height=64, steps=6, guidance=1.0)
-        before = sample(networks, ASKED, [5, 6], SamplingOptions(**how))
-        step, injected = prepared(networks, pictures)
+        before = sample(model, ASKED, [5, 6], SamplingOptions(**how))
+        step, injected = prepared(model, pictures)
         optimiser = torch.optim.AdamW(injected.parameters.values(), lr=5e-4)
         for number in range(50):
             half = step.draw(term, number, range(2))
             optimiser.zero_grad()
             step.errors(term, half, *step.predict([half])).mean().backward()
             optimiser.step()
-        return (sample(networks, ASKED, [5, 6], SamplingOptions(**how)) - before).square().mean().item()
+        return (sample(model, ASKED, [5, 6], SamplingOptions(**how)) - before).square().mean().item()
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def chosen(settings):
 
 
 @pytest.fixture
-def prepared(networks, pictures, chosen):
+def prepared(model, pictures, chosen):
     """Builds the step and the layers for changed settings."""
     built = []
 
@@ -40,7 +40,7 @@ def prepared(networks, pictures, chosen):
         while built:
             built.pop().remove()
         step, injected = SubjectTraining().prepare(
-            networks, set_ or pictures, replace(chosen, **changes), None, NullProgress()
+            model, set_ or pictures, replace(chosen, **changes), None, NullProgress()
         )
         built.append(injected)
         return step, injected
@@ -62,21 +62,21 @@ def gradients(step, injected, number=0):
     return sums, {name: p.grad.clone() for name, p in injected.parameters.items() if p.grad is not None}
 
 
-def test_terms_are_the_plain_errors_of_both_halves(prepared, networks):
+def test_terms_are_the_plain_errors_of_both_halves(prepared, model):
     """Both terms equal torch's mse_loss of each half, computed alone."""
     step, _ = prepared()
     (terms,) = step.passes(0, list)
     for name in (REFERENCE, PRIOR):
         half = step.draw(name, 0, range(2))
         with torch.no_grad():
-            alone = denoise(networks, half.latents, half.times, half.conditioning)
+            alone = denoise(model, half.latents, half.times, half.conditioning)
         assert terms[name].item() == pytest.approx(mse_loss(alone, half.target).item(), rel=1e-5)
 
 
-def test_one_call_of_the_denoiser_for_both_halves(prepared, networks):
+def test_one_call_of_the_denoiser_for_both_halves(prepared, model):
     step, _ = prepared()
     calls = []
-    networks.unet.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    model.unet.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     list(step.passes(0, list))
     assert calls == [4]
     step.settings = replace(step.settings, micro_batch=2)
@@ -99,7 +99,7 @@ def test_halves_are_reduced_each_by_itself(prepared):
 
 def prepared_alone(step, injected):
     """The same step without priors."""
-    single = SubjectStep(step.networks, step.pools[REFERENCE], None, step.settings)
+    single = SubjectStep(step.model, step.pools[REFERENCE], None, step.settings)
     return gradients(single, injected)
 
 
@@ -116,7 +116,7 @@ def test_passes_of_any_size_give_the_same_gradients(prepared, micro):
 
 def test_terms_draw_from_streams_of_their_own(prepared):
     step, _ = prepared()
-    alone = SubjectStep(step.networks, step.pools[REFERENCE], None, step.settings)
+    alone = SubjectStep(step.model, step.pools[REFERENCE], None, step.settings)
     one, other = step.draw(REFERENCE, 3, range(2)), alone.draw(REFERENCE, 3, range(2))
     assert torch.equal(one.latents, other.latents) and torch.equal(one.times, other.times)
     prior = step.draw(PRIOR, 3, range(2))
@@ -128,22 +128,20 @@ def test_a_prior_weight_of_zero_is_no_term_at_all(prepared):
     assert list(prepared(prior_weight=0.0)[0].weights) == [REFERENCE]
 
 
-def test_nothing_else_is_trainable(prepared, networks):
+def test_nothing_else_is_trainable(prepared, model):
     _, injected = prepared(parameter_set="cross_kv")
     trained = {id(p) for p in injected.parameters.values()}
-    free = [
-        p for m in (networks.unet, networks.vae, *networks.text_encoders) for p in m.parameters() if p.requires_grad
-    ]
+    free = [p for m in (model.unet, model.vae, *model.text_encoders) for p in m.parameters() if p.requires_grad]
     assert {id(p) for p in free} == trained
     assert all(".attn2.to_" in name for name in injected.parameters)
 
 
 @pytest.mark.parametrize("kind", [dict(text_encoder=True), dict(token="free", token_vectors=2)])
-def test_long_captions_that_steps_encode_are_cut_and_told_once(prepared, networks, pictures, monkeypatch, caplog, kind):
+def test_long_captions_that_steps_encode_are_cut_and_told_once(prepared, model, pictures, monkeypatch, caplog, kind):
     """Each step draws and encodes them anew; a tokenizer is asked for each different prompt once in a training."""
     long = [replace(s, caption=f"{s.caption} beside a very long wall, {i}") for i, s in enumerate(pictures.references)]
-    tokenizer, asked = networks.tokenizers[0], []
-    monkeypatch.setattr(networks, "tokens", Tokens())
+    tokenizer, asked = model.tokenizers[0], []
+    monkeypatch.setattr(model, "tokens", Tokens())
     step, injected = prepared(pictures.with_samples((*long, *pictures.priors)), prior_weight=1.0, **kind)
 
     def counted(text, **how):
@@ -152,7 +150,7 @@ def test_long_captions_that_steps_encode_are_cut_and_told_once(prepared, network
 
     counted.decode, counted.bos_token_id = tokenizer.decode, tokenizer.bos_token_id
     counted.eos_token_id, counted.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    monkeypatch.setattr(networks, "tokenizers", (counted,))
+    monkeypatch.setattr(model, "tokenizers", (counted,))
     caplog.clear()
     for number in range(8):
         gradients(step, injected, number)
@@ -184,37 +182,35 @@ def test_live_text_equals_cached_text(prepared):
     assert gradients(live, injected)[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_prompts_are_encoded_with_what_stays_on(networks, pictures, chosen):
+def test_prompts_are_encoded_with_what_stays_on(model, pictures, chosen):
     """A text-encoder adapter that is trained on from, with the text encoder left alone."""
-    _, injected = SubjectTraining().prepare(
-        networks, pictures, replace(chosen, text_encoder=True), None, NullProgress()
-    )
+    _, injected = SubjectTraining().prepare(model, pictures, replace(chosen, text_encoder=True), None, NullProgress())
     with torch.no_grad():
         for parameter in injected.parameters.values():
             parameter.add_(0.05)
     start = injected.extract()
     injected.remove()
-    step, injected = SubjectTraining().prepare(networks, pictures, chosen, start, NullProgress())
+    step, injected = SubjectTraining().prepare(model, pictures, chosen, start, NullProgress())
     found = step.pools[PRIOR].conditioning["hidden"][:1]
     injected.remove()
-    plain = encode_prompts(networks, ["a photo of a ball"])["hidden"].detach()
-    with applied(networks, [(start, 1.0)]):
-        expected = encode_prompts(networks, ["a photo of a ball"])["hidden"].detach()
+    plain = encode_prompts(model, ["a photo of a ball"])["hidden"].detach()
+    with applied(model, [(start, 1.0)]):
+        expected = encode_prompts(model, ["a photo of a ball"])["hidden"].detach()
     assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(found, plain, atol=1e-3)
 
 
-def test_a_refused_set_leaves_no_layers(networks, pictures, chosen):
+def test_a_refused_set_leaves_no_layers(model, pictures, chosen):
     bare = pictures.with_samples(tuple(replace(sample, mask=None) for sample in pictures.samples))
     with pytest.raises(FewShotError, match="local_weight needs masks"):
-        SubjectTraining().prepare(networks, bare, replace(chosen, local_weight=0.1), None, NullProgress())
-    assert not any("lora" in name for name, _ in networks.unet.named_modules())
+        SubjectTraining().prepare(model, bare, replace(chosen, local_weight=0.1), None, NullProgress())
+    assert not any("lora" in name for name, _ in model.unet.named_modules())
 
 
-def test_conditioning_is_cached_once_for_each_prompt(prepared, networks):
+def test_conditioning_is_cached_once_for_each_prompt(prepared, model):
     step, _ = prepared()
     pool = step.pools[PRIOR]
     with torch.no_grad():
-        expected = encode_prompts(networks, ["a photo of a ball"])
+        expected = encode_prompts(model, ["a photo of a ball"])
     assert torch.allclose(pool.conditioning["hidden"], expected["hidden"].expand(4, -1, -1), atol=1e-6)
     assert not pool.mean.requires_grad and not pool.conditioning["hidden"].requires_grad
 
@@ -242,7 +238,7 @@ def test_min_snr_weighs_both_halves_alike(prepared):
 
 def test_noise_offset_is_constant_over_a_picture(prepared):
     plain, _ = prepared()
-    offset = SubjectStep(plain.networks, plain.pools[REFERENCE], None, replace(plain.settings, noise_offset=0.1))
+    offset = SubjectStep(plain.model, plain.pools[REFERENCE], None, replace(plain.settings, noise_offset=0.1))
     difference = offset.draw(REFERENCE, 0, range(2)).target - plain.draw(REFERENCE, 0, range(2)).target
     assert difference.abs().max() > 0
     assert torch.allclose(difference, difference[:, :, :1, :1].expand_as(difference), atol=1e-6)
@@ -276,24 +272,24 @@ def test_one_picture_with_fixed_noise_is_learned_by_heart(prepared, pictures, tm
     assert losses[0] > 0.5 and max(losses[-5:]) < most
 
 
-def test_layers_start_without_effect(networks, pictures, chosen):
-    step, injected = SubjectTraining().prepare(networks, pictures, chosen, None, NullProgress())
+def test_layers_start_without_effect(model, pictures, chosen):
+    step, injected = SubjectTraining().prepare(model, pictures, chosen, None, NullProgress())
     (with_layers,) = step.passes(0, list)
     injected.remove()
     (without,) = step.passes(0, list)
     assert with_layers[REFERENCE].item() == without[REFERENCE].item()
 
 
-def test_a_mask_that_is_empty_is_told(networks, pictures, tmp_path):
+def test_a_mask_that_is_empty_is_told(model, pictures, tmp_path):
     Image.new("L", (40, 36)).save(tmp_path / "empty.png")
     mask = replace(pictures.references[0].mask, path=tmp_path / "empty.png", key=pixel_key(Image.new("L", (40, 36))))
     samples = [replace(pictures.references[0], mask=mask)]
     with pytest.raises(FewShotError, match=r"the mask of .*0.png is empty within the crop"):
-        build_pool(networks, samples, 32, NullProgress(), masks=True)
-    assert build_pool(networks, samples, 32, NullProgress()).masks is None
+        build_pool(model, samples, 32, NullProgress(), masks=True)
+    assert build_pool(model, samples, 32, NullProgress()).masks is None
 
 
-def test_five_hundred_pictures(networks, pictures, tmp_path, caplog):
+def test_five_hundred_pictures(model, pictures, tmp_path, caplog):
     """Of several sizes, each with a mask of another size; all are read, and what is done to them is told once."""
     mask = stored_picture(Image.new("L", (20, 20), 255), tmp_path)
     samples = []
@@ -303,15 +299,15 @@ def test_five_hundred_pictures(networks, pictures, tmp_path, caplog):
         Image.new("RGB", size, (number % 256, number // 256, 90)).save(path)
         samples.append(Sample(picture_of(path), f"a photo of sks ball {number % 3}", mask if number % 5 else None))
     with caplog.at_level("INFO"):
-        pool = build_pool(networks, samples, 32, NullProgress())
+        pool = build_pool(model, samples, 32, NullProgress())
     assert len(pool.mean) == len(pool.prompts) == len(pool.shapes) == 500 and pool.mean.isfinite().all()
     assert "100 of 500 pictures are cropped to 32 x 32" in caplog.text
     assert "400 of 400 masks are of another size than their picture" in caplog.text
 
 
-def test_an_autoencoder_that_gives_no_numbers_is_told(networks, pictures, monkeypatch):
+def test_an_autoencoder_that_gives_no_numbers_is_told(model, pictures, monkeypatch):
     mean = torch.zeros(3, 4, 8, 8)
     mean[1, 0, 0, 0] = float("nan")
-    monkeypatch.setattr(networks, "encode_images", lambda *_: (mean, mean))
+    monkeypatch.setattr(model, "encode_images", lambda *_: (mean, mean))
     with pytest.raises(FewShotError, match=r"gives no numbers for .*1.png. Load the base in bfloat16 or float32"):
-        build_pool(networks, pictures.references, 32, NullProgress())
+        build_pool(model, pictures.references, 32, NullProgress())

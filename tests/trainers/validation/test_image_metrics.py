@@ -142,9 +142,9 @@ def test_mutual_likeness():
 
 
 @pytest.fixture
-def look(networks, pictures, settings, validator, tmp_path):
+def look(model, pictures, settings, validator, tmp_path):
     chosen = replace(settings, resolution=32, micro_batch=4, validation_pictures=3)
-    return Validation(networks, pictures, chosen, validator, RunContext(tmp_path, "cpu"))
+    return Validation(model, pictures, chosen, validator, RunContext(tmp_path, "cpu"))
 
 
 def test_scores_are_mean_cosines(look):
@@ -174,18 +174,18 @@ def test_pictures_that_cannot_be_kept_harm_nothing(look, monkeypatch, caplog):
     assert look(4) == kept and "after step 4 could not be kept: [Errno 28] No space left" in caplog.text
 
 
-def test_many_references_are_thinned(networks, pictures, settings, validator, tmp_path):
+def test_many_references_are_thinned(model, pictures, settings, validator, tmp_path):
     many = pictures.with_samples(pictures.references * 167)
     assert len(many.samples) > 500
     chosen = replace(settings, resolution=32, validation_pictures=2)
-    found = Validation(networks, many, chosen, validator, RunContext(tmp_path, "cpu")).references[0]
+    found = Validation(model, many, chosen, validator, RunContext(tmp_path, "cpu")).references[0]
     assert 16 <= len(found) <= validation.MOST_REFERENCES
 
 
-def test_one_picture_validates(networks, pictures, settings, validator, tmp_path):
+def test_one_picture_validates(model, pictures, settings, validator, tmp_path):
     one = pictures.with_samples(pictures.references[:1])
     chosen = replace(settings, resolution=32, validation_pictures=2)
-    assert Validation(networks, one, chosen, validator, RunContext(tmp_path, "cpu")).likeness == 1.0
+    assert Validation(model, one, chosen, validator, RunContext(tmp_path, "cpu")).likeness == 1.0
 
 
 # --------------------------------------------------------------------------------------------------- from end to end
@@ -251,10 +251,10 @@ def test_what_is_drawn_is_what_is_returned(validated, tmp_path, monkeypatch, cha
     seen = {"validation": [], "preview": []}
 
     def watched(kind, draw):
-        def drawing(networks, *given, **how):
-            layers = [p.detach().clone() for n, p in networks.unet.named_parameters() if "lora_" in n]
-            seen[kind].append((networks.words["sks"]["clip_l"].detach().clone(), layers))
-            return draw(networks, *given, **how)
+        def drawing(model, *given, **how):
+            layers = [p.detach().clone() for n, p in model.unet.named_parameters() if "lora_" in n]
+            seen[kind].append((model.words["sks"]["clip_l"].detach().clone(), layers))
+            return draw(model, *given, **how)
 
         return drawing
 
@@ -296,11 +296,11 @@ def test_a_folder_without_a_clip_is_refused_before_training(validated, tmp_path)
         validated(tmp_path / "runs", chooser=Validator(tmp_path / "empty"))
 
 
-def test_a_reference_of_another_subject_is_not_compared_with(networks, pictures, settings, validator, tmp_path):
+def test_a_reference_of_another_subject_is_not_compared_with(model, pictures, settings, validator, tmp_path):
     second = tuple(Sample(s.image, "a photo of zwx owl", concept=1) for s in pictures.references[:1])
     both = replace(pictures, samples=pictures.references + second, concepts=(*pictures.concepts, Concept("zwx", "owl")))
     chosen = replace(settings, resolution=32, validation_pictures=2)
-    found = Validation(networks, both, chosen, validator, RunContext(tmp_path, "cpu")).references
+    found = Validation(model, both, chosen, validator, RunContext(tmp_path, "cpu")).references
     assert {concept: len(rows) for concept, rows in found.items()} == {0: 3, 1: 1}
 
 
@@ -313,7 +313,7 @@ def test_only_the_autoencoder_is_awake_to_decode(base):
             self.place = str(device)
             return self
 
-    with open_base(base, "cpu") as networks:
+    with open_base(base, "cpu") as model:
         parts = [Watched(), Watched()]
         offloaded = Offloaded(parts, torch.device("cuda"))
         drawn = ["a ball", "a cup"], [1, 2]
@@ -321,13 +321,13 @@ def test_only_the_autoencoder_is_awake_to_decode(base):
         @contextmanager
         def context(*needed):
             with offloaded.on_device(*(parts[:1] if needed else ())):
-                assert not needed or needed == (networks.vae,)
+                assert not needed or needed == (model.vae,)
                 on_device.append([part.place for part in parts])
                 yield
 
         offloaded.offload()
-        found = sample_pictures(networks, context, *drawn, SamplingOptions(32, 32, 2, 5.0, batch=1))
-        same = sample(networks, *drawn, SamplingOptions(32, 32, 2, 5.0, batch=1))
+        found = sample_pictures(model, context, *drawn, SamplingOptions(32, 32, 2, 5.0, batch=1))
+        same = sample(model, *drawn, SamplingOptions(32, 32, 2, 5.0, batch=1))
     assert on_device == [["cuda", "cuda"], ["cuda", "cpu"]] and [part.place for part in parts] == ["cpu", "cpu"]
     assert torch.equal(found, same)
 

@@ -132,5 +132,5 @@ class PairsStep(NoisedStep):
         return self.mean({PREFERENCE: loss, AGREED: agreed})
 
     def _errors(self, told: Sequence[int], seen: Noised) -> Tensor:
-        target = self.painter.networks.process.target(seen.clean, seen.noise, seen.times)
+        target = self.painter.model.process.target(seen.clean, seen.noise, seen.times)
         return squared_error(self.painter.told_prediction(seen.latents, seen.times, told), target)

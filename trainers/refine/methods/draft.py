@@ -62,7 +62,7 @@ class DirectRewardStep(RefiningStep):
         shares = torch.where(spread > 0, weights / weights.sum() / spread.clamp(min=1e-12), 0.0)
         with self.painter.awake(), self.judge.on_device(), torch.enable_grad():
             latents = clean.requires_grad_(True)
-            rewards = self.judge.gradients(self.painter.networks.decode(latents), self._asked(prompts))
+            rewards = self.judge.gradients(self.painter.model.decode(latents), self._asked(prompts))
             counted = torch.where(rewards.isnan(), 0.0, rewards) * shares
             loss = 0.0 * latents.flatten(1).sum(1) - counted.sum(0)  # of the latents, whichever rewards apply
             (slope,) = torch.autograd.grad(loss.sum(), latents)

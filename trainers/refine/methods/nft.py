@@ -84,7 +84,7 @@ class NegativeAwareStep(NoisedStep):
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The loss of `rows` of (sample, number of the noising), and the distance to the subject's prediction."""
         assert self.round is not None
-        process = self.painter.networks.process
+        process = self.painter.model.process
         seen = self.noised(self.round, rows)
         now = self.predicted(self.round, rows, seen)
         old = torch.stack([self.before[row] for row in rows]).to(self.device)

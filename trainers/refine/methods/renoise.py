@@ -30,7 +30,7 @@ class NoisedStep(RefiningStep):
 
     def noised_as(self, round: Round, pictures: Tensor, rows: Sequence[tuple[int, int]]) -> Noised:
         """`pictures` (n, C, h, w) with the timesteps and the noise of `rows`."""
-        process, clean = self.painter.networks.process, pictures.to(self.device)
+        process, clean = self.painter.model.process, pictures.to(self.device)
         times, noise = [], []
         for i, n in rows:
             times.append(process.draw_times(self.random, f"refine/timestep/{n}", round.number, [i], self.painter.size))

@@ -26,8 +26,8 @@ def xl_path(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def xl(xl_path: Path, small_tokenizer: Path):
-    with open_base(base_from_path(xl_path), "cpu", tokenizer_folder=small_tokenizer) as networks:
-        yield networks
+    with open_base(base_from_path(xl_path), "cpu", tokenizer_folder=small_tokenizer) as model:
+        yield model
 
 
 def test_sdxl_takes_both_encoders_last_but_one_layers(xl: StableDiffusion):
@@ -49,22 +49,22 @@ def test_sd1_takes_the_last_layer_with_its_norm(opened_pocket: StableDiffusion):
 
 
 def test_clip_skip(pocket_folder: Path, opened_pocket: StableDiffusion):
-    with open_base(base_from_path(pocket_folder, clip_skip=2), "cpu") as networks:
-        encoder, tokenizer = networks.text_encoders[0], networks.tokenizers[0]
+    with open_base(base_from_path(pocket_folder, clip_skip=2), "cpu") as model:
+        encoder, tokenizer = model.text_encoders[0], model.tokenizers[0]
         ids = tokenizer("a cat", padding="max_length", max_length=32, return_tensors="pt").input_ids
         states = encoder(ids, output_hidden_states=True).hidden_states[-2]
         inner = getattr(encoder, "text_model", encoder)
-        torch.testing.assert_close(encode_prompts(networks, ["a cat"])["hidden"], inner.final_layer_norm(states))
-    with open_base(base_from_path(pocket_folder, clip_skip=9), "cpu") as networks:
+        torch.testing.assert_close(encode_prompts(model, ["a cat"])["hidden"], inner.final_layer_norm(states))
+    with open_base(base_from_path(pocket_folder, clip_skip=9), "cpu") as model:
         with pytest.raises(FewShotError, match="clip skip is 9.* 1 to 4"):
-            encode_prompts(networks, ["a cat"])
+            encode_prompts(model, ["a cat"])
 
 
 def test_sd2_cannot_use_the_layer_that_it_lacks(tmp_path: Path, small_tokenizer: Path):
     path = checkpoints.save(checkpoints.sd2(), tmp_path / "base.safetensors")
-    with open_base(base_from_path(path, clip_skip=1), "cpu", tokenizer_folder=small_tokenizer) as networks:
+    with open_base(base_from_path(path, clip_skip=1), "cpu", tokenizer_folder=small_tokenizer) as model:
         with pytest.raises(FewShotError, match="clip skip is 1.* 2 to 3"):
-            encode_prompts(networks, ["a cat"])
+            encode_prompts(model, ["a cat"])
 
 
 def test_learned_words_stand_in_the_prompt(xl: StableDiffusion):
@@ -108,16 +108,16 @@ class Counted:
 def test_a_prompt_is_cut_once_and_told_once(xl: StableDiffusion, caplog):
     """By each of two encoders; with other learned words it is another row, and no second warning."""
     counted = tuple(Counted(tokenizer) for tokenizer in xl.tokenizers)
-    networks, long = replace(xl, tokenizers=counted, tokens=Tokens()), "red cat <new> " * 20
+    model, long = replace(xl, tokenizers=counted, tokens=Tokens()), "red cat <new> " * 20
     vectors = {"<new>": {"clip_l": torch.ones(2, 64, requires_grad=True), "clip_g": torch.zeros(2, 64)}}
     with caplog.at_level(logging.WARNING):
         with torch.inference_mode():
-            first = encode_prompts(networks, [long, "a dog"])
-            cut = encode_prompts(networks, [long], vectors)
-        again = encode_prompts(networks, ["a dog", long, long])
-        learned = encode_prompts(networks, [long], vectors)
+            first = encode_prompts(model, [long, "a dog"])
+            cut = encode_prompts(model, [long], vectors)
+        again = encode_prompts(model, ["a dog", long, long])
+        learned = encode_prompts(model, [long], vectors)
         vectors["<new>"]["clip_l"] = torch.zeros(2, 64, requires_grad=True)
-        moved = encode_prompts(networks, [long], vectors)
+        moved = encode_prompts(model, [long], vectors)
     assert [one.texts for one in counted] == [[long, "a dog", "red cat ", *[" red cat "] * 19]] * 2
     assert torch.equal(again.take([1, 0])["hidden"], first["hidden"])
     assert torch.equal(again["hidden"][1], again["hidden"][2])

@@ -112,7 +112,7 @@ def move(injected, seed: int) -> None:
 
 def test_a_step_is_the_loss_of_pictures_noised_anew(base):
     """By hand: noised, seen with their prompts alone by the policy, by the one that drew them, and by the subject."""
-    with opened(base, subject_adapter(), method="nft", updates=1, kl_weight=0.1) as (step, injected, networks):
+    with opened(base, subject_adapter(), method="nft", updates=1, kl_weight=0.1) as (step, injected, model):
         round = step.begin(0, 0, SingleProcess().shard)
         step.round = round
         compared = pooled_advantages(round.rewards[0], round.prompts).clamp(-1, 1)
@@ -123,13 +123,13 @@ def test_a_step_is_the_loss_of_pictures_noised_anew(base):
         moved = {name: p.detach().clone() for name, p in injected.parameters.items()}
         rows = [(1, 0), (1, 1), (6, 0)]
         seen = step.noised(round, rows)
-        alpha = networks.process.alphas_cumprod[seen.times].view(-1, 1, 1, 1)
-        told = encode_prompts(networks, [step.prompts[round.prompts[i]].text for i, _ in rows])
+        alpha = model.process.alphas_cumprod[seen.times].view(-1, 1, 1, 1)
+        told = encode_prompts(model, [step.prompts[round.prompts[i]].text for i, _ in rows])
 
         def said(weights):
             injected.load(weights)
             with torch.no_grad():
-                return denoise(networks, seen.latents, seen.times, told)
+                return denoise(model, seen.latents, seen.times, told)
 
         now, old, subject = (said(w) for w in (moved, drawn_with, {n: 0 * w for n, w in moved.items()}))
         injected.load(moved)
