@@ -186,8 +186,8 @@ def _sample(
 ) -> list[Image.Image]:
     """Draws the jobs and writes each picture to its file."""
     options = SamplingOptions(
-        width=settings.width or model.resolution,
-        height=settings.height or model.resolution,
+        width=settings.width or model.native_resolution,
+        height=settings.height or model.native_resolution,
         steps=settings.steps,
         guidance=settings.guidance,
         negative=settings.negative,

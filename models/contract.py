@@ -83,15 +83,15 @@ class ActivationCosts(Protocol):
 class DiffusionModel(Protocol):
     """An opened base model.
 
-    `dtype` is the compute type of its frozen weights. `words` are learned vectors by the words that stand for them in
-    prompts. `before_predict` are called with the noise levels (B,) of each call of the denoiser. The networks
+    `dtype` is the compute type of its frozen weights. `learned_tokens` are learned vectors by the words that stand for
+    them in prompts. `before_predict` are called with the noise levels (B,) of each call of the denoiser. The networks
     themselves are there to be counted, moved and trained in: `denoiser`, `autoencoder`, `text_encoders`.
     """
 
     ref: BaseModelRef
     device: torch.device
     dtype: torch.dtype
-    words: Mapping[str, Mapping[str, Tensor]]
+    learned_tokens: Mapping[str, Mapping[str, Tensor]]
     before_predict: list[Callable[[Tensor], None]]
 
     @property
@@ -110,7 +110,7 @@ class DiffusionModel(Protocol):
     def text_encoders(self) -> Sequence[Any]: ...
 
     @property
-    def resolution(self) -> int:
+    def native_resolution(self) -> int:
         """The side in pixels that the model was made for."""
         ...
 

@@ -242,7 +242,7 @@ class _PriorSampler:
 
     def __init__(self, model, settings: PriorSettings, progress: Progress, total: int):
         self.model, self.settings, self.progress = model, settings, progress
-        self.width, self.height = settings.width or model.resolution, settings.height or model.resolution
+        self.width, self.height = settings.width or model.native_resolution, settings.height or model.native_resolution
         self.batch = settings.batch if model.device.type != "cpu" else 1
         self.done, self.usable, self.total = 0, 0, total
         log.info("priors: %d pictures of %d x %d, %d steps", total, self.width, self.height, settings.steps)

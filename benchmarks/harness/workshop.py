@@ -169,7 +169,7 @@ class Workshop:
         samples, predicted = pictures.references, []
         adapters = [(adapter, 1.0)] if adapter else []
         with open_base(self.base, self.device) as model, applied(model, adapters):
-            pool = build_pool(model, samples, model.resolution, NullProgress())
+            pool = build_pool(model, samples, model.native_resolution, NullProgress())
             supervision = supervise(model, pool, samples, pictures.concepts)  # with the positions of its learned tokens
             size = (pool.mean.shape[-2], pool.mean.shape[-1])
             noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0)).to(pool.mean.device)

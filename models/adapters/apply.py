@@ -36,10 +36,10 @@ def applied(model: DiffusionModel, adapters: Sequence[tuple[Adapter, float]], be
     noisy = [(one, *found) for one in adapters if one[0].noisy_from for found in _noisy_changes(model, one)]
     before: list[tuple[nn.Module, str, nn.Parameter]] = []
     hooks: list[RemovableHandle | NoiseGate] = []
-    words = model.words
+    words = model.learned_tokens
     try:
         own = cast("MutableMapping", words)  # never written to; a view of it, since words that are learned move on
-        model.words = ChainMap(dict(checked_embeddings(model, adapters)), own)
+        model.learned_tokens = ChainMap(dict(checked_embeddings(model, adapters)), own)
         with torch.inference_mode(False), torch.no_grad():
             for module, name, parts in changes:
                 original = getattr(module, name)
@@ -54,7 +54,7 @@ def applied(model: DiffusionModel, adapters: Sequence[tuple[Adapter, float]], be
                 hooks += [add_gated_pairs(module, pairs, gate), gate]
         yield
     finally:
-        model.words = words
+        model.learned_tokens = words
         for handle in hooks:
             handle.remove()
         for module, name, original in reversed(before):

@@ -88,7 +88,7 @@ def input_grams(
     prompts' tokens, those of cross-attention's keys the prompts' states.
     """
     prompts = [text.format(adapter.trigger) for text in PROMPTS]
-    size = drawing.size or model.resolution
+    size = drawing.size or model.native_resolution
     with applied(model, [(adapter, strength)], beside=True), _recorded(model, paths) as record:
         seeds = [drawing.seed + number for number in range(len(prompts))]
         options = SamplingOptions(size, size, drawing.steps, guidance=1.0)

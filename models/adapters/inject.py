@@ -63,7 +63,7 @@ class Injected:
     _layers: dict[str, Any]
     _pairs: dict[str, tuple[LoraSpec, nn.Parameter, nn.Parameter]]
     _kept: Adapter | None
-    _networks: DiffusionModel
+    _model: DiffusionModel
     _words: LearnedTokens
     _dense: FullWeights
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -119,7 +119,7 @@ class Injected:
 
     def remove(self) -> None:
         """Take everything out; the networks are as before, bit for bit."""
-        unwrap(self._networks, self._layers)
+        unwrap(self._model, self._layers)
         self._dense.use(False)
         self._words.remove()
         self._layers, self.parameters = {}, {}

@@ -75,8 +75,8 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
         with torch.inference_mode(False), torch.no_grad():
             for spec in specs:
                 self._begin(model, spec, given.get(spec.word))
-        self._networks, self._before = model, model.words
-        model.words = {**self._before, **self.kept} if not specs else self
+        self._model, self._before = model, model.learned_tokens
+        model.learned_tokens = {**self._before, **self.kept} if not specs else self
 
     def _begin(self, model: DiffusionModel, spec: TokenSpec, given: Mapping[str, Tensor] | None) -> None:
         """Parameters of one word, from `given` vectors or from those of `spec.start`."""
@@ -123,15 +123,15 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
 
     def hide(self) -> None:
         """Let the networks use the untrained words only."""
-        self._networks.words = {**self._before, **self.kept}
+        self._model.learned_tokens = {**self._before, **self.kept}
 
     def show(self) -> None:
         """Let the networks use the trained words again."""
-        self._networks.words = self if self._names else {**self._before, **self.kept}
+        self._model.learned_tokens = self if self._names else {**self._before, **self.kept}
 
     def remove(self) -> None:
         """Restore the words that the networks had before."""
-        self._networks.words = self._before
+        self._model.learned_tokens = self._before
 
 
 def _initial(table: Tensor, tokenizer, spec: TokenSpec) -> Tensor:

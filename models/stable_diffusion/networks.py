@@ -19,8 +19,8 @@ from .variants import Family
 class Networks:
     """An opened base model. `dtype` is the compute type of its frozen weights; the autoencoder's may be wider.
 
-    `words` are the learned words that prompts may hold, as in `conditioning.Embeddings`. `before_predict` are told the
-    noise levels (B,) of each call of the denoiser, by which some adapters count (`timestep_range`).
+    `learned_tokens` are the learned words that prompts may hold, as in `conditioning.Embeddings`. `before_predict` are
+    called with the noise levels (B,) of each call of the denoiser, by which some adapters count (`timestep_range`).
     `tokens` are the prompts that were encoded so far.
     """
 
@@ -33,7 +33,7 @@ class Networks:
     device: torch.device
     dtype: torch.dtype
     ref: BaseModelRef
-    words: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    learned_tokens: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     before_predict: list[Callable[[torch.Tensor], None]] = field(default_factory=list)
     tokens: Tokens = field(default_factory=Tokens)
 
@@ -47,7 +47,7 @@ class Networks:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
-    def resolution(self) -> int:
+    def native_resolution(self) -> int:
         """The side in pixels that the model was made for."""
         return int(self.unet.config.sample_size or self.family.resolution // self.downscale) * self.downscale
 
@@ -67,5 +67,5 @@ class Networks:
         """Let the weights go, whoever still holds this object."""
         self.unet = self.vae = None
         self.text_encoders = self.tokenizers = ()
-        self.words = {}
+        self.learned_tokens = {}
         self.tokens = Tokens()

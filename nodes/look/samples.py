@@ -83,7 +83,7 @@ class SampleGrid(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from ...models.adapters.apply import applied
         from ...models.open import open_base
-        from ...models.sampling import sample
+        from ...models.sampling import SamplingOptions, sample
 
         lines = written_out(prompts, adapter)
         texts = [line for line in lines for _ in range(count)]
@@ -91,10 +91,9 @@ class SampleGrid(io.ComfyNode):
         columns = []
         with host.engine(cls.hidden.unique_id) as progress:
             with open_base(base, host.device(), progress, tokenizer_folder=host.TOKENIZER) as model:
-                draw = partial(
-                    sample, model, texts, seeds, negative=negative, steps=steps, guidance=guidance, batch=batch,
-                    width=width or model.resolution, height=height or model.resolution, progress=progress,
-                )  # fmt: skip
+                size = width or model.native_resolution, height or model.native_resolution
+                options = SamplingOptions(*size, steps, guidance, negative, batch)
+                draw = partial(sample, model, texts, seeds, options, progress)
                 columns.append(draw())
                 if adapter is not None:
                     with applied(model, [(adapter, strength)]):

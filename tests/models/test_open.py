@@ -112,7 +112,7 @@ def test_pocket_folder_is_an_ordinary_sd1(pocket_folder: Path):
     ref = base_from_path(pocket_folder)
     assert (ref.family, ref.prediction, ref.dtype) == ("sd1", "epsilon", "auto")
     with open_base(ref, "cpu") as model:
-        assert model.latent_channels == 8 and model.downscale == 8 and model.resolution == 64
+        assert model.latent_channels == 8 and model.downscale == 8 and model.native_resolution == 64
         encoder, tokenizer = model.text_encoders[0], model.tokenizers[0]
         assert encoder.config.eos_token_id == tokenizer.eos_token_id
         assert encode_prompts(model, ["a cat"])["hidden"].shape == (1, 32, 192)

@@ -83,7 +83,7 @@ def gather_auto_inputs(
         parameters=sum(p.numel() for p in model.denoiser.parameters()),
         costs=model.activation_costs(),
         vae_scale_factor=model.downscale,
-        native_resolution=model.resolution,
+        native_resolution=model.native_resolution,
         text_encoders=len(model.text_encoders),
         is_half=model.dtype != torch.float32,
         free_bytes=free_with_all(model),

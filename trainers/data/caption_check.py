@@ -57,7 +57,7 @@ def with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
 
 def _tell_split(model: DiffusionModel, concept: Concept) -> None:
     tokens = model.count_tokens(concept.identifier)
-    if tokens > 1 and concept.identifier not in model.words:
+    if tokens > 1 and concept.identifier not in model.learned_tokens:
         log.warning(
             "the identifier '%s' is %d tokens, whose parts mean something to the text encoder already: all of them are "
             "used, but a word of one token such as 'sks' or 'ohwx' binds better", concept.identifier, tokens,

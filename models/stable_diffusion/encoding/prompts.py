@@ -51,7 +51,7 @@ def token_places(
 
 def known_words(model: Networks, embeddings: Embeddings | None = None) -> Embeddings:
     """The learned words that the networks know now, and those that are given besides."""
-    return {**model.words, **(embeddings or {})}
+    return {**model.learned_tokens, **(embeddings or {})}
 
 
 def _room(model: Networks) -> int:

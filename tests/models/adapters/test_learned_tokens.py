@@ -75,14 +75,14 @@ def test_gradients_reach_the_vectors_and_nothing_else(opened_pocket, begin):
 def test_the_networks_forget(opened_pocket, begin):
     kept = {"zwx": {"clip_l": torch.randn(1, table(opened_pocket).shape[1])}}
     words = begin(TokenSpec("sks", "cat"), start_from=Adapter({}, "sd1", "zwx car", kept))
-    assert set(opened_pocket.words) == {"sks", "zwx"}
+    assert set(opened_pocket.learned_tokens) == {"sks", "zwx"}
     words.hide()
-    assert set(opened_pocket.words) == {"zwx"}
+    assert set(opened_pocket.learned_tokens) == {"zwx"}
     words.show()
     found = words.extract()
     assert set(found) == {"sks", "zwx"} and torch.equal(found["zwx"]["clip_l"], kept["zwx"]["clip_l"])
     words.remove()
-    assert not opened_pocket.words
+    assert not opened_pocket.learned_tokens
 
 
 def test_training_on_begins_with_the_word_as_it_was(opened_pocket, begin):
@@ -117,7 +117,7 @@ def test_an_applied_adapter_brings_its_words(opened_pocket):
     with applied(opened_pocket, [(adapter, 1.0)]):
         assert torch.equal(encode_prompts(opened_pocket, [PROMPT])["hidden"], told)
     with applied(opened_pocket, [(adapter, 0.0)]):
-        assert not opened_pocket.words
+        assert not opened_pocket.learned_tokens
     assert not torch.equal(encode_prompts(opened_pocket, [PROMPT])["hidden"], told)
     wide = Adapter({}, "sd1", "sks cat", {"sks": {"clip_l": torch.randn(1, 5)}})
     with pytest.raises(FewShotError, match="has no clip_l vectors of width"), applied(opened_pocket, [(wide, 1.0)]):

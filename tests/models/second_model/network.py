@@ -65,7 +65,7 @@ class ComfyModel:
     denoiser: Any
     autoencoder: Any
     text_encoders: tuple = ()
-    resolution = 64
+    native_resolution = 64
 
     def __init__(self, name: str):
         import comfy.supported_models
@@ -78,7 +78,7 @@ class ComfyModel:
         self.family, self.process = Named(name), RectifiedFlow(shift=3.0)
         self.ref = BaseModelRef(name, Path(name), key=name)
         self.device, self.dtype = torch.device("cpu"), torch.float32
-        self.words: Mapping[str, Mapping[str, Tensor]] = {}
+        self.learned_tokens: Mapping[str, Mapping[str, Tensor]] = {}
         self.before_predict: list = []
         self.calls: list[tuple[int, int]] = []  # rows and words of each call of the denoiser
 

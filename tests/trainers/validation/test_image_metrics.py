@@ -253,7 +253,7 @@ def test_what_is_drawn_is_what_is_returned(validated, tmp_path, monkeypatch, cha
     def watched(kind, draw):
         def drawing(model, *given, **how):
             layers = [p.detach().clone() for n, p in model.unet.named_parameters() if "lora_" in n]
-            seen[kind].append((model.words["sks"]["clip_l"].detach().clone(), layers))
+            seen[kind].append((model.learned_tokens["sks"]["clip_l"].detach().clone(), layers))
             return draw(model, *given, **how)
 
         return drawing
