@@ -62,7 +62,7 @@ class Plan:
     """How long and how fast.
 
     `visits` are (every, call): call(step) follows each `every` whole steps. `cut(step)` is called when training ends
-    before its last step, with the weights after `step` whole steps in place. `course` validates, ends the training when
+    before its last step, with the weights after `step` whole steps in place. `best_checkpoint` validates, ends the training when
     nothing better comes, and keeps the best weights, which are in place when `train` returns. `memory` is saved with
     each state. `divergence` says when finite losses are those of a lost training. `slowdown` tells of steps that
     become slow; without one a new one does on a GPU, and none elsewhere, where other programs slow steps down.
@@ -79,7 +79,7 @@ class Plan:
     scale_losses: bool = False  # fp16 gradients would vanish without
     visits: Sequence[tuple[int, Callable[[int], None]]] = ()
     cut: Callable[[int], None] | None = None
-    course: BestCheckpoint | None = None
+    best_checkpoint: BestCheckpoint | None = None
     memory: Memory | None = None
     divergence: Divergence | None = None
     slowdown: SlowdownDetector | None = None
@@ -123,7 +123,7 @@ def train(
     try:
         run.validate()
         for step in range(run.step, plan.steps):
-            if plan.course is not None and plan.course.is_over:
+            if plan.best_checkpoint is not None and plan.best_checkpoint.is_over:
                 break
             progress.check()
             plan.rates.set(run.optimizer, step)
@@ -208,7 +208,7 @@ class _Run:
 
     def check_is_due(self, step: int) -> bool:
         plan = self.plan
-        if self.rollback.every_step or (plan.course is not None and plan.course.is_due(step + 1)):
+        if self.rollback.every_step or (plan.best_checkpoint is not None and plan.best_checkpoint.is_due(step + 1)):
             return True
         return _due(step + 1, plan.log_every, plan.steps) or _due(step + 1, plan.save_every, plan.steps)
 
@@ -278,16 +278,16 @@ class _Run:
 
     def validate(self) -> None:
         """A validation that is due, before the state is saved that holds it."""
-        course = self.plan.course
-        if course is not None and course.is_due(self.step):
+        best_checkpoint = self.plan.best_checkpoint
+        if best_checkpoint is not None and best_checkpoint.is_due(self.step):
             with self.clock.apart(self.step), self.optimizer.ema():
-                course.evaluate(self.step, self.parameters, self.processes)
+                best_checkpoint.evaluate(self.step, self.parameters, self.processes)
 
     def choose(self) -> int:
         """Put the best weights in place, where there was validation, else the last ones; gives their step."""
-        course = self.plan.course
+        best_checkpoint = self.plan.best_checkpoint
         self.optimizer.eval_weights()
-        return self.step if course is None else course.restore_best(self.step, self.parameters)
+        return self.step if best_checkpoint is None else best_checkpoint.restore_best(self.step, self.parameters)
 
     # ----------------------------------------------------------------------------------------- saving and resuming
 
@@ -303,9 +303,9 @@ class _Run:
         slots = self.optimizer.slots(names)
         rows = dict(zip(self.rows, self.record[:, : self.step], strict=True))
         extra = {**self.scaler.state_dict(), **self.optimizer.scalars()}
-        course = self.plan.course.state() if self.plan.course is not None else {}
+        best_checkpoint = self.plan.best_checkpoint.state() if self.plan.best_checkpoint is not None else {}
         memory = self.plan.memory.state(self.step) if self.plan.memory is not None else {}
-        return State(self.step, self.parameters, slots, rows, extra, self.clock.seconds(), course, memory)
+        return State(self.step, self.parameters, slots, rows, extra, self.clock.seconds(), best_checkpoint, memory)
 
     def resume(self, state: State | None) -> None:
         """Take up a saved state, if there is one."""
@@ -322,8 +322,8 @@ class _Run:
             self.record[i, : state.step] = state.losses[name].to(self.device)
         if self.plan.scale_losses:
             self.scaler.load_state_dict({name: state.extra[name] for name in self.scaler.state_dict()})
-        if self.plan.course is not None:
-            self.plan.course.load(state.course)
+        if self.plan.best_checkpoint is not None:
+            self.plan.best_checkpoint.load(state.best_checkpoint)
         if self.plan.memory is not None:
             self.plan.memory.load(state.memory)
         self.step = self.saved = self.checked = self.logged = state.step

@@ -76,11 +76,11 @@ class TrainingStep(Step, Protocol):
     @property
     def divergence(self) -> Divergence | None: ...
 
-    def course(self, run: RunFolder, awake: Callable[[], AbstractContextManager]) -> BestCheckpoint | None:
+    def best_checkpoint(self, run: RunFolder, on_device: Callable[[], AbstractContextManager]) -> BestCheckpoint | None:
         """A course of the method's own in place of the validation on held-out prompts.
 
         Args:
-            awake: the context in which all networks can compute.
+            on_device: the context in which all networks can compute.
         """
         ...
 

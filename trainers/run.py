@@ -126,16 +126,16 @@ class _Job:
         if self.chosen.gradient_checkpointing == "on":
             self.model.checkpointing(True)
         checkpoints = Checkpoints(run.checkpoints, key)
-        course = self.course(run)
+        best_checkpoint = self.best_checkpoint(run)
         self.offloaded.offload()
         try:
-            plan = self.plan(run, course)
+            plan = self.plan(run, best_checkpoint)
             outcome = train(self.step, self.injected.parameters, plan, checkpoints, run.journal, self.context)
         except Diverged as error:
             if not error.step:
                 raise
             raise Diverged(f"{error} What was learned so far is {run.parts()[0]}.", error.step) from error
-        return self.finish(run, outcome, course)
+        return self.finish(run, outcome, best_checkpoint)
 
     def open(self, key: str, inputs: Mapping[str, Any]) -> RunFolder:
         """The run's folder; the main process makes it, and all of them see it."""
@@ -153,9 +153,9 @@ class _Job:
             raise FewShotError(f"not every process sees the run's folder under {runs}. Use a folder they share.")
         return found
 
-    def course(self, run: RunFolder) -> BestCheckpoint | None:
+    def best_checkpoint(self, run: RunFolder) -> BestCheckpoint | None:
         """The validations of the run, where there is a model for them."""
-        own = self.step.course(run, self.offloaded.on_device)
+        own = self.step.best_checkpoint(run, self.offloaded.on_device)
         if own is not None:
             return own
         chosen, validator = self.chosen.validation, self.context.validator
@@ -195,7 +195,7 @@ class _Job:
     def processes(self) -> Processes:
         return self.context.processes
 
-    def plan(self, run: RunFolder, course: BestCheckpoint | None) -> Plan:
+    def plan(self, run: RunFolder, best_checkpoint: BestCheckpoint | None) -> Plan:
         chosen = self.chosen
         previews = [(chosen.preview_every, lambda step: self.preview(run, step))]
         return Plan(
@@ -210,7 +210,7 @@ class _Job:
             scale_losses=self.model.dtype == torch.float16 and self.model.device.type == "cuda",
             visits=previews if chosen.preview_every and self.processes.main else [],
             cut=lambda step: self.keep_part(run, step),
-            course=course,
+            best_checkpoint=best_checkpoint,
             memory=self.step.memory,
             divergence=self.step.divergence,
         )
@@ -245,9 +245,9 @@ class _Job:
             part.unlink()
         log.info("training was cut after step %d; what was learned so far is %s", step, path)
 
-    def finish(self, run: RunFolder, outcome: Outcome, course: BestCheckpoint | None) -> TrainingResult:
+    def finish(self, run: RunFolder, outcome: Outcome, best_checkpoint: BestCheckpoint | None) -> TrainingResult:
         adapter = self.extract(outcome.chosen)
-        curve = course.curve if course is not None else None
+        curve = best_checkpoint.curve if best_checkpoint is not None else None
         weights = self.step.weights
         columns = zip(*(outcome.terms[name] for name in weights), strict=True)
         losses = tuple(sum(w * v for w, v in zip(weights.values(), values, strict=True)) for values in columns)
@@ -277,7 +277,7 @@ class _Job:
             outcome.chosen,
             curve,
             base,
-            course.plain() if course is not None else {},
+            best_checkpoint.plain() if best_checkpoint is not None else {},
         )
 
 

@@ -36,7 +36,7 @@ from ...pocket.models.weights import WEIGHTS
 from ...pocket.world import world
 from ...trainers.auto.rules import MORE_SUBJECTS
 from ...trainers.context import TrainingContext
-from ...trainers.data.encoded_set import build_pool
+from ...trainers.data.encoded_set import encode_set
 from ...trainers.subject.attention_supervision import supervise
 from ...trainers.subject.method import train_subject
 from ...trainers.subject.settings import SubjectSettings
@@ -169,7 +169,7 @@ class Workshop:
         samples, predicted = pictures.references, []
         adapters = [(adapter, 1.0)] if adapter else []
         with open_base(self.base, self.device) as model, applied(model, adapters):
-            pool = build_pool(model, samples, model.native_resolution, NullProgress())
+            pool = encode_set(model, samples, model.native_resolution, NullProgress())
             supervision = supervise(model, pool, samples, pictures.concepts)  # with the positions of its learned tokens
             size = (pool.mean.shape[-2], pool.mean.shape[-1])
             noise = torch.randn(pool.mean.shape, generator=torch.Generator().manual_seed(0)).to(pool.mean.device)

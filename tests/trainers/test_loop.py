@@ -239,14 +239,14 @@ def test_only_steps_that_become_slow_are_told_of(tmp_path, monkeypatch, caplog, 
     def preview(step):
         clock.now += 200.0
 
-    course = SlowLooks(lambda step: (0.5, 0.5, 0.0), 5, 40)
+    best_checkpoint = SlowLooks(lambda step: (0.5, 0.5, 0.0), 5, 40)
     plan = Plan(
         40,
         LearningRates({"unet": 0.1}, 40),
         save_every=7,
         log_every=4,
         visits=[(6, preview)],
-        course=course,
+        best_checkpoint=best_checkpoint,
         slowdown=SlowdownDetector(),
     )
     parameters = start()

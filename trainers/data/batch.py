@@ -1,4 +1,4 @@
-"""The samples of one loss term in one pass of the denoiser, and how they are taken out of their pool."""
+"""The samples of one loss term in one pass of the denoiser, and how they are taken out of their set."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ...models.conditioning import Conditioning
 
 
 @dataclass(frozen=True)
-class Half:
+class TermBatch:
     """The samples of one term in one pass: noisy latents (n, C, h, w) at `times` (n,), and what belongs to them.
 
-    `picks` are the samples' places in their pool; `told` says which have their caption, the others an empty one.
+    `indices` are the samples' places in their set; `caption_kept` says which have their caption, the others an empty
+    one.
     """
 
     latents: torch.Tensor
@@ -24,22 +25,22 @@ class Half:
     prompts: tuple[str, ...]
     sizes: torch.Tensor | None
     masks: torch.Tensor | None
-    picks: tuple[int, ...] = ()
-    told: tuple[bool, ...] = ()
-    grounds: torch.Tensor | None = None
+    indices: tuple[int, ...] = ()
+    caption_kept: tuple[bool, ...] = ()
+    background_weights: torch.Tensor | None = None
 
 
-def told_to(
-    rows: Conditioning, dropped: Conditioning | None, picks: Sequence[int], told: Sequence[bool]
+def select_conditioning(
+    rows: Conditioning, dropped: Conditioning | None, indices: Sequence[int], caption_kept: Sequence[bool]
 ) -> Conditioning:
-    """The captions' rows `picks`, and the empty caption's where a caption is dropped."""
+    """The captions' rows `indices`, and the empty caption's where a caption is dropped."""
     parts = []
-    for i, kept in zip(picks, told, strict=True):
+    for i, kept in zip(indices, caption_kept, strict=True):
         assert kept or dropped is not None
         parts.append(rows.take(slice(i, i + 1)) if kept or dropped is None else dropped)
     return Conditioning.cat(parts)
 
 
-def rows_of(tensor: torch.Tensor, picks: Sequence[int]) -> torch.Tensor:
+def rows_of(tensor: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
     """Rows by indices that the host knows, without copying an index to the device."""
-    return torch.stack([tensor[i] for i in picks])
+    return torch.stack([tensor[i] for i in indices])

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pool:
+class EncodedSet:
     """N samples of one role, on the device.
 
     mean, std: the latents' distribution (N, C, h, w), scaled, fp32; a latent sample is mean + std * noise.
@@ -35,8 +35,8 @@ class Pool:
     weights: how often each sample is drawn, relatively.
     shapes: each sample's masks (1, h, w) by the number of their subject, on the host; BESIDE is that of other things
         in a composite.
-    grounds: the weight (N, 1, 1, 1) of the loss beyond the masks that a composite brings, 1 for all others; None
-        where no composite brings one.
+    background_weights: of the loss beyond the masks (N, 1, 1, 1), as composites bring them, 1 for all others; None where
+        no composite brings one.
     late_weights: as `weights`, towards the end of training; None where nothing changes.
     base, base_dropped: the captions without identifiers and the empty caption (1 row), as the base encodes them,
         where that is used.
@@ -51,20 +51,20 @@ class Pool:
     dropped: Conditioning | None
     weights: tuple[float, ...]
     shapes: tuple[Mapping[int, torch.Tensor], ...] = ()
-    grounds: torch.Tensor | None = None
+    background_weights: torch.Tensor | None = None
     late_weights: tuple[float, ...] | None = None
     base: Conditioning | None = None
     base_dropped: Conditioning | None = None
 
 
-def build_pool(
+def encode_set(
     model: DiffusionModel,
     samples: Sequence[Sample],
     resolution: int,
     progress: Progress,
     masks: bool = False,
     live_text: bool = False,
-) -> Pool:
+) -> EncodedSet:
     """Read, fit, encode.
 
     Args:
@@ -94,9 +94,9 @@ def build_pool(
     _check_latents(mean, samples)
     prompts = tuple(sample.caption for sample in samples)
     shapes = tuple(shape for _, shape, _ in fitted)
-    grounds = torch.tensor([sample.background for sample in samples]).reshape(-1, 1, 1, 1)
-    weighed = bool((grounds < 1).any())
-    return Pool(
+    background_weights = torch.tensor([sample.background for sample in samples]).reshape(-1, 1, 1, 1)
+    weighed = bool((background_weights < 1).any())
+    return EncodedSet(
         mean=mean,
         std=std,
         masks=_united(shapes, mean, samples, masks) if masks or weighed else None,
@@ -106,7 +106,7 @@ def build_pool(
         dropped=None if live_text else encoded(model, [""]),
         weights=tuple(sample.weight for sample in samples),
         shapes=shapes,
-        grounds=grounds.to(model.device) if weighed else None,
+        background_weights=background_weights.to(model.device) if weighed else None,
     )
 
 

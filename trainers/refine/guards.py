@@ -114,7 +114,7 @@ Read = Callable[[int], tuple[Reading, tuple[float, ...]]]
 """Takes the reading after a step, with the standard deviation of each reward among its pictures."""
 
 
-class GuardedCourse(BestCheckpoint):
+class GuardedCheckpoint(BestCheckpoint):
     """A course whose points are readings.
 
     Args:

@@ -27,7 +27,7 @@ from ...models.adapters.metadata import SOURCES
 from ...models.contract import DiffusionModel
 from ...models.public_names import in_denoiser
 from ..context import TrainingContext
-from ..data.encoded_set import build_pool
+from ..data.encoded_set import encode_set
 from ..distributed import Processes, SingleProcess
 from ..method import TrainingResult
 from ..run import train_with
@@ -35,7 +35,7 @@ from ..state.run_folder import RunFolder
 from ..targets import sets_of
 from ..validation.image_metrics import Validator
 from ..validation.schedule import FILE
-from .guards import Floors, GuardedCourse, GuardSchedule
+from .guards import Floors, GuardedCheckpoint, GuardSchedule
 from .methods.dpo import PairsStep
 from .methods.draft import DirectRewardStep
 from .methods.nft import NegativeAwareStep
@@ -120,12 +120,12 @@ class Refinement:
             references = [load_picture(picture) for picture in self.rewards.references]
             judge = self.rewards.open(model.device, references, self.train)
 
-            def guard(run: RunFolder) -> GuardedCourse:
+            def guard(run: RunFolder) -> GuardedCheckpoint:
                 return self._guard(painter, judge, pictures, settings, run)
 
             step = STEPS[settings.method](painter, judge, injected, settings, self.processes, guard)
             if isinstance(step, PairsStep) and own:
-                pool = build_pool(model, pictures.references, settings.resolution, progress)
+                pool = encode_set(model, pictures.references, settings.resolution, progress)
                 step.take_references(pool.mean, own)
             return step, injected
         except BaseException:
@@ -175,7 +175,7 @@ class Refinement:
         pictures: TrainingSet,
         settings: RefinementSettings,
         run: RunFolder,
-    ) -> GuardedCourse:
+    ) -> GuardedCheckpoint:
         references = [load_picture(s.image) for s in pictures.references] or list(judge.references)
         rewarded = [path.resolve() for path in self.rewards.folders]
         held_out = HeldOut(self.held_out[: settings.guard_prompts], references, rewarded)
@@ -183,7 +183,7 @@ class Refinement:
         floors = Floors(settings.subject_floor, settings.diversity_floor, settings.held_out_floor)
         schedule = GuardSchedule(settings.guard_every * settings.updates, settings.steps, settings.patience, floors)
         rewards = {term.name: term.weight for term in judge.terms}
-        return GuardedCourse(reader, schedule, rewards, run.folder / FILE, reader.tell)
+        return GuardedCheckpoint(reader, schedule, rewards, run.folder / FILE, reader.tell)
 
 
 @dataclass(frozen=True)

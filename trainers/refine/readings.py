@@ -130,7 +130,7 @@ class Reader:
     def _draw(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Image.Image]:
         painter = self.painter
         side = painter.shape[-1] * painter.model.downscale
-        with painter.awake():
+        with painter.on_device():
             settings, texts = self.settings, [prompt.text for prompt in prompts]
             options = SamplingOptions(side, side, settings.sampling_steps, settings.guidance, batch=painter.at_once)
             pixels = sample(painter.model, texts, seeds, options, CancelOnly(self.progress))

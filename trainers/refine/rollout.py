@@ -58,7 +58,7 @@ class RolloutOptions:
 class Painter:
     """Draws with the networks as they are. Prompts are encoded once, with what is on of the adapters then.
 
-    `awake` is the context in which all networks can compute.
+    `on_device` is the context in which all networks can compute.
 
     Args:
         changed: the context in which the subject's strength is changed by that much.
@@ -75,7 +75,7 @@ class Painter:
     ):
         self.model, self.policy, self.guidance, self.prompts = model, policy, options.guidance, tuple(prompts)
         self.random, self.progress, self.changed = Randomness(options.seed, model.device), progress, changed
-        self.awake: Callable[[], AbstractContextManager] = nullcontext
+        self.on_device: Callable[[], AbstractContextManager] = nullcontext
         self.guided = options.guidance > 1.0
         self.at_once = max(1, options.rows // (2 if self.guided else 1))
         self.size = (options.side, options.side)
@@ -131,7 +131,7 @@ class Painter:
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> list[Image.Image]:
         """Clean latents (n, C, h, w) as pictures."""
-        with self.awake():
+        with self.on_device():
             parts = latents.to(self.model.device).split(self.at_once)
             return [picture for part in parts for picture in as_pictures(self.model.decode(part))]
 

@@ -99,9 +99,9 @@ class RefiningStep(ABC):
     def memory(self) -> Memory:
         return self
 
-    def course(self, run: RunFolder, awake: Callable[[], AbstractContextManager]) -> BestCheckpoint:
+    def best_checkpoint(self, run: RunFolder, on_device: Callable[[], AbstractContextManager]) -> BestCheckpoint:
         """The guards'; see `guards`."""
-        self.painter.awake = awake
+        self.painter.on_device = on_device
         return self.guard(run)
 
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, Tensor]]:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ...core.randomness import Randomness, seed_of
 from ...models.process import DiffusionProcess
 from ..data.batch import rows_of
-from ..data.encoded_set import Pool
+from ..data.encoded_set import EncodedSet
 from ..optim.optimizers import DISCRIMINATOR
 from .discriminator import Discriminator
 
@@ -47,7 +47,7 @@ class Adversary:
     several processes goes by the samples of its own.
     """
 
-    def __init__(self, reading: str, reals: Pool, process: DiffusionProcess, seed: int):
+    def __init__(self, reading: str, reals: EncodedSet, process: DiffusionProcess, seed: int):
         self.reading, self.reals, self.process = reading, reals, process
         device, shape = process.times.device, reals.mean.shape[1:]
         with torch.random.fork_rng(devices=[]):

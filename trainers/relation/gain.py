@@ -27,7 +27,7 @@ from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
 from ...models.stable_diffusion.encoding.prompt_tokens import pieces_of
 from ..data.batch import rows_of
-from ..data.encoded_set import Pool
+from ..data.encoded_set import EncodedSet
 from ..losses import squared_error
 from ..validation.schedule import FILE, BestCheckpoint, write_readings
 from .settings import RelationSettings
@@ -77,7 +77,7 @@ class GainReader:
     def __init__(
         self,
         model: DiffusionModel,
-        pool: Pool,
+        pool: EncodedSet,
         pictures: TrainingSet,
         settings: RelationSettings,
         progress: Progress,
@@ -182,7 +182,7 @@ def between_pictures(shares: Sequence[float], pictures: Sequence[int]) -> tuple[
     return mean, math.sqrt(spread / len(values))
 
 
-class GainCourse(BestCheckpoint):
+class GainCheckpoint(BestCheckpoint):
     """A course whose points are readings of the word; it returns the last step and never ends a training.
 
     Args:
@@ -225,7 +225,7 @@ def _plain(gains: Sequence[Gain]) -> dict[str, Any]:
     return {"readings": [asdict(gain) for gain in gains]}
 
 
-def gain_course(reader: GainReader, run: RunFolder) -> GainCourse | None:
+def gain_checkpoint(reader: GainReader, run: RunFolder) -> GainCheckpoint | None:
     """The readings of a run, told to who watches; None where `validate_every` is 0."""
     settings = reader.settings
     if not settings.validate_every:
@@ -237,7 +237,7 @@ def gain_course(reader: GainReader, run: RunFolder) -> GainCourse | None:
         log.info("%s", text)
         reader.progress.report(gain.step, settings.steps, text)
 
-    return GainCourse(reader, reader.every, settings.steps, run.folder / FILE, tell)
+    return GainCheckpoint(reader, reader.every, settings.steps, run.folder / FILE, tell)
 
 
 def _said(gain: Gain) -> str:
@@ -245,7 +245,7 @@ def _said(gain: Gain) -> str:
 
 
 def explained(readings: Mapping[str, Any], settings: RelationSettings) -> str:
-    """The curve of `GainCourse.plain` in words, with a warning where the word says no more than what it began as."""
+    """The curve of `GainCheckpoint.plain` in words, with a warning where the word says no more than what it began as."""
     start = settings.token_start
     if not settings.validate_every:
         return "validate_every is 0: whether the word explains its pictures was not measured"

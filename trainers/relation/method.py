@@ -29,14 +29,14 @@ from ...models.adapters.learned_tokens import LearnedTokens, TokenSpec
 from ...models.contract import DiffusionModel
 from .. import losses
 from ..context import TrainingContext
-from ..data.encoded_set import Pool, build_pool
+from ..data.encoded_set import EncodedSet, encode_set
 from ..loop import Share
 from ..method import TrainingResult
 from ..run import train_with
 from ..state.run_folder import RunFolder
 from ..subject.denoising import REFERENCE, DenoisingStep
 from .adversarial import ADVERSARIAL, DISCRIMINATOR, Adversary, factors
-from .gain import GainCourse, GainReader, gain_course
+from .gain import GainCheckpoint, GainReader, gain_checkpoint
 from .settings import RelationSettings
 from .steering import Steering
 from .timesteps import drawn_times, relation_focal
@@ -61,11 +61,11 @@ class RelationStep(DenoisingStep):
     def __init__(
         self,
         model: DiffusionModel,
-        references: Pool,
+        references: EncodedSet,
         settings: RelationSettings,
         steered: Callable[[int, Sequence[int]], torch.Tensor] | None = None,
         adversary: Adversary | None = None,
-        guard: Callable[[RunFolder], GainCourse | None] = lambda run: None,
+        guard: Callable[[RunFolder], GainCheckpoint | None] = lambda run: None,
     ):
         super().__init__(model, {REFERENCE: references}, settings)
         self.guard = guard
@@ -82,7 +82,7 @@ class RelationStep(DenoisingStep):
         """What the discriminator's past says of its weight."""
         return self.adversary
 
-    def course(self, run: RunFolder, awake: object) -> GainCourse | None:
+    def best_checkpoint(self, run: RunFolder, on_device: object) -> GainCheckpoint | None:
         """The readings of how much the word explains; what they need is never asleep."""
         return self.guard(run)
 
@@ -99,7 +99,7 @@ class RelationStep(DenoisingStep):
             self.adversary.begin(step)
             scale = {ADVERSARIAL: other * self.adversary.factor, DISCRIMINATOR: 1.0}
         if self.steered is not None and share([0]) == [0]:
-            indices = self.picks(REFERENCE, step, range(self.settings.batch_size))
+            indices = self.sample_indices(REFERENCE, step, range(self.settings.batch_size))
             yield {STEERING: usual * self.steered(step, indices)}
         for terms in super().passes(step, share):
             yield {name: scale.get(name, usual) * value for name, value in terms.items()}
@@ -109,11 +109,11 @@ class RelationStep(DenoisingStep):
         if self.adversary is None:
             return super().losses(step, rows)
         samples = [i for _, i in rows]
-        half = self.draw(REFERENCE, step, samples)
-        (prediction,) = self.predict([half])
-        found = {REFERENCE: self.errors(REFERENCE, half, prediction)}
+        batch = self.draw(REFERENCE, step, samples)
+        (prediction,) = self.predict([batch])
+        found = {REFERENCE: self.errors(REFERENCE, batch, prediction)}
         real = self.adversary.draw_real(step, samples, self.settings.batch_size)
-        found |= self.adversary.losses(half.latents, half.times, prediction, real, step, samples)
+        found |= self.adversary.losses(batch.latents, batch.times, prediction, real, step, samples)
         return {name: losses.part_of_mean(values, self.settings.batch_size) for name, values in found.items()}
 
 
@@ -141,13 +141,13 @@ class RelationTraining:
         try:
             for sample in pictures.references:
                 _check_window(model, sample, concept)
-            pool = build_pool(model, pictures.references, chosen.resolution, progress, live_text=True)
+            pool = encode_set(model, pictures.references, chosen.resolution, progress, live_text=True)
             adversary = None
             if chosen.adversarial != "off":
                 reals = pool
                 if pictures.priors:  # a few pictures alone are soon known by heart
                     samples = (*pictures.references, *pictures.priors)
-                    reals = build_pool(model, samples, chosen.resolution, progress, live_text=True)
+                    reals = encode_set(model, samples, chosen.resolution, progress, live_text=True)
                 adversary = Adversary(chosen.adversarial, reals, model.process, chosen.seed)
                 injected.parameters |= adversary.parameters
             without = injected.disabled if rank else nullcontext
@@ -155,7 +155,7 @@ class RelationTraining:
             steered = None
             if chosen.steering_weight > 0:
                 steered = _steered(model, words, concept.identifier, pool.prompts, chosen)
-            return RelationStep(model, pool, chosen, steered, adversary, partial(gain_course, reader)), injected
+            return RelationStep(model, pool, chosen, steered, adversary, partial(gain_checkpoint, reader)), injected
         except BaseException:
             injected.remove()
             raise

@@ -59,18 +59,18 @@ class Steering:
             table = encoder.get_input_embeddings().weight.detach()
             self.of[which.embedding] = _Vocabulary(table, positives, rows)
 
-    def loss(self, vectors: Mapping[str, Tensor], seed: int, step: int, picks: Sequence[int]) -> Tensor:
+    def loss(self, vectors: Mapping[str, Tensor], seed: int, step: int, indices: Sequence[int]) -> Tensor:
         """The mean over the word's vectors, summed over the text encoders: a scalar.
 
         Args:
             vectors: the word's (n, D), by text encoder.
-            picks: the captions of the whole batch; each draws its own prepositions, and all are pooled.
+            indices: the captions of the whole batch; each draws its own prepositions, and all are pooled.
         """
         total = torch.zeros((), device=next(iter(vectors.values())).device)
         for kind, own in vectors.items():
             known = self.of[kind]
-            positive = [i for n in range(len(picks)) for i in _some(known.positives, self.count, seed, step, n)]
-            negative = [i for pick in picks for i in known.negatives[pick]]
+            positive = [i for n in range(len(indices)) for i in _some(known.positives, self.count, seed, step, n)]
+            negative = [i for pick in indices for i in known.negatives[pick]]
             near, far = known.table[positive], known.table[negative]
             total = total + torch.stack([steering_loss(v, near, far, self.temperature) for v in own]).mean()
         return total

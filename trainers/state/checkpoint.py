@@ -26,7 +26,7 @@ class State:
     """A run after `step` steps: the trained weights and the optimiser's slots by parameter name, and all losses so far.
 
     Random numbers and learning rates are functions of the step and need no place here. `seconds` were spent so far.
-    `course` is the state of the `BestCheckpoint`, if any; `memory` the method's own state.
+    `best_checkpoint` is the state of the `BestCheckpoint`, if any; `memory` the method's own state.
     """
 
     step: int
@@ -35,7 +35,7 @@ class State:
     losses: Mapping[str, torch.Tensor]
     extra: Mapping[str, float]
     seconds: float = 0.0
-    course: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    best_checkpoint: Mapping[str, torch.Tensor] = field(default_factory=dict)
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -60,7 +60,7 @@ class Checkpoints:
         for name, slots in state.slots.items():
             tensors |= {f"slots/{slot}/{name}": tensor for slot, tensor in slots.items()}
         tensors |= {f"losses/{name}": tensor for name, tensor in state.losses.items()}
-        tensors |= {f"course/{name}": tensor for name, tensor in state.course.items()}
+        tensors |= {f"course/{name}": tensor for name, tensor in state.best_checkpoint.items()}
         tensors |= {f"memory/{name}": tensor for name, tensor in state.memory.items()}
         about = {"step": state.step, "key": self.key, "seconds": state.seconds, "extra": dict(state.extra)}
         path = make_folder(self.folder) / f"state_{state.step:08d}.safetensors"

@@ -15,7 +15,7 @@ from ...core.errors import FewShotError
 from ...core.values import Concept, Sample
 from ...models.attention import AttentionLayer
 from ...models.contract import DiffusionModel
-from ..data.encoded_set import Pool
+from ..data.encoded_set import EncodedSet
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +36,22 @@ class Supervision:
     valid: torch.Tensor
     layers: tuple[AttentionLayer, ...]
 
-    def take(self, picks: Sequence[int], captioned: Sequence[bool]) -> Supervision:
-        """The rows `picks`, of which those that lost their caption are not valid."""
+    def take(self, indices: Sequence[int], captioned: Sequence[bool]) -> Supervision:
+        """The rows `indices`, of which those that lost their caption are not valid."""
 
         def rows(tensor: torch.Tensor) -> torch.Tensor:
-            return torch.stack([tensor[i] for i in picks])
+            return torch.stack([tensor[i] for i in indices])
 
         nothing = torch.zeros_like(self.valid[0])
-        valid = torch.stack([self.valid[i] if told else nothing for i, told in zip(picks, captioned, strict=True)])
+        valid = torch.stack(
+            [self.valid[i] if caption_kept else nothing for i, caption_kept in zip(indices, captioned, strict=True)]
+        )
         return Supervision(rows(self.wanted), rows(self.known), rows(self.member), rows(self.masks), valid, self.layers)
 
 
 def supervise(
     model: DiffusionModel,
-    pool: Pool,
+    pool: EncodedSet,
     samples: Sequence[Sample],
     concepts: Sequence[Concept],
     content_only: bool = True,

@@ -11,8 +11,8 @@ from ...core.randomness import Randomness
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
 from .. import losses
-from ..data.batch import Half, rows_of, told_to
-from ..data.encoded_set import Pool
+from ..data.batch import TermBatch, rows_of, select_conditioning
+from ..data.encoded_set import EncodedSet
 from ..data.sampling_weights import NATURAL_END
 from ..health import Divergence
 from ..loop import Share
@@ -35,7 +35,7 @@ class DenoisingStep:
     def __init__(
         self,
         model: DiffusionModel,
-        pools: Mapping[str, Pool],
+        pools: Mapping[str, EncodedSet],
         settings: DenoisingSettings,
         names: Mapping[str, str] = MappingProxyType({}),
     ):
@@ -59,7 +59,7 @@ class DenoisingStep:
 
     memory = None
 
-    def course(self, run: object, awake: object) -> None:
+    def best_checkpoint(self, run: object, on_device: object) -> None:
         """The usual validation on held-out prompts."""
         return None
 
@@ -72,52 +72,54 @@ class DenoisingStep:
 
     def losses(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
         """One call of the denoiser for `rows` of (term, global sample index), and what it adds to each term."""
-        halves = self.halves(step, rows)
-        return self.means(halves, self.predict(list(halves.values())))
+        batches = self.draw_batches(step, rows)
+        return self.means(batches, self.predict(list(batches.values())))
 
-    def halves(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, Half]:
+    def draw_batches(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, TermBatch]:
         """What is drawn for `rows`, by term."""
         wanted = {term: [i for of, i in rows if of == term] for term in self.pools}
         return {term: self.draw(term, step, samples) for term, samples in wanted.items() if samples}
 
-    def means(self, halves: Mapping[str, Half], predictions: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def means(self, batches: Mapping[str, TermBatch], predictions: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """What the predictions add to each term's mean."""
         return {
-            self.names[term]: losses.part_of_mean(self.errors(term, half, prediction), self.settings.batch_size)
-            for (term, half), prediction in zip(halves.items(), predictions, strict=True)
+            self.names[term]: losses.part_of_mean(self.errors(term, batch, prediction), self.settings.batch_size)
+            for (term, batch), prediction in zip(batches.items(), predictions, strict=True)
         }
 
-    def draw(self, term: str, step: int, samples: Sequence[int]) -> Half:
+    def draw(self, term: str, step: int, samples: Sequence[int]) -> TermBatch:
         """Pictures, latents, timesteps and noise of `samples`: functions of (seed, term, step, sample) only."""
         pool, random, process = self.pools[term], self.random, self.model.process
-        picks = self.picks(term, step, samples)
-        mean, std = rows_of(pool.mean, picks), rows_of(pool.std, picks)
+        indices = self.sample_indices(term, step, samples)
+        mean, std = rows_of(pool.mean, indices), rows_of(pool.std, indices)
         clean = mean + std * random.normal(f"{term}/latent", step, samples, mean.shape[1:])
         noise = self.noise(term, step, samples, mean.shape[1:])
         times = self.times(term, step, samples)
-        told = self.told(term, step, samples)
-        return Half(
+        caption_kept = self.caption_kept(term, step, samples)
+        return TermBatch(
             latents=process.add_noise(clean, noise, times),
             times=times,
             target=process.target(clean, noise, times),
-            conditioning=None if pool.conditioning is None else told_to(pool.conditioning, pool.dropped, picks, told),
-            prompts=tuple(pool.prompts[i] if kept else "" for i, kept in zip(picks, told, strict=True)),
-            sizes=None if pool.sizes is None else rows_of(pool.sizes, picks),
-            masks=None if pool.masks is None else rows_of(pool.masks, picks),
-            picks=tuple(picks),
-            told=tuple(told),
-            grounds=None if pool.grounds is None else rows_of(pool.grounds, picks),
+            conditioning=None
+            if pool.conditioning is None
+            else select_conditioning(pool.conditioning, pool.dropped, indices, caption_kept),
+            prompts=tuple(pool.prompts[i] if kept else "" for i, kept in zip(indices, caption_kept, strict=True)),
+            sizes=None if pool.sizes is None else rows_of(pool.sizes, indices),
+            masks=None if pool.masks is None else rows_of(pool.masks, indices),
+            indices=tuple(indices),
+            caption_kept=tuple(caption_kept),
+            background_weights=None if pool.background_weights is None else rows_of(pool.background_weights, indices),
         )
 
     def noise(self, term: str, step: int, samples: Sequence[int], shape: torch.Size) -> torch.Tensor:
         """The samples' noise (n, C, h, w)."""
         return self.random.normal(f"{term}/noise", step, samples, shape)
 
-    def told(self, term: str, step: int, samples: Sequence[int]) -> list[bool]:
+    def caption_kept(self, term: str, step: int, samples: Sequence[int]) -> list[bool]:
         """Which samples have their caption."""
         return [True] * len(samples)
 
-    def picks(self, term: str, step: int, samples: Sequence[int]) -> list[int]:
+    def sample_indices(self, term: str, step: int, samples: Sequence[int]) -> list[int]:
         """Which pictures of the term's pool the samples are."""
         pool, first = self.pools[term], step * self.settings.batch_size
         weights = pool.weights
@@ -129,39 +131,39 @@ class DenoisingStep:
         """The samples' timesteps (n,), all alike probable."""
         return self.model.process.draw_times(self.random, f"{term}/timestep", step, samples, self.size)
 
-    def predict(self, halves: Sequence[Half]) -> tuple[torch.Tensor, ...]:
+    def predict(self, batches: Sequence[TermBatch]) -> tuple[torch.Tensor, ...]:
         """The denoiser's predictions for each half, all in one call."""
-        sizes = [half.sizes for half in halves if half.sizes is not None]
+        sizes = [batch.sizes for batch in batches if batch.sizes is not None]
         prediction = self.model.predict(
-            torch.cat([half.latents for half in halves]),
-            torch.cat([half.times for half in halves]),
-            self._conditioning(halves),
+            torch.cat([batch.latents for batch in batches]),
+            torch.cat([batch.times for batch in batches]),
+            self._conditioning(batches),
             torch.cat(sizes) if sizes else None,
         )
-        return prediction.split([len(half.times) for half in halves])
+        return prediction.split([len(batch.times) for batch in batches])
 
-    def _conditioning(self, halves: Sequence[Half]) -> Conditioning:
+    def _conditioning(self, batches: Sequence[TermBatch]) -> Conditioning:
         """From the cache, or encoded now where the text encoder or its words are trained."""
-        cached = [half.conditioning for half in halves if half.conditioning is not None]
+        cached = [batch.conditioning for batch in batches if batch.conditioning is not None]
         if cached:
             return Conditioning.cat(cached)
-        prompts = [prompt for half in halves for prompt in half.prompts]
+        prompts = [prompt for batch in batches for prompt in batch.prompts]
         unique = list(dict.fromkeys(prompts))
         return self.model.encode_prompts(unique).take([unique.index(prompt) for prompt in prompts])
 
-    def errors(self, term: str, half: Half, prediction: torch.Tensor) -> torch.Tensor:
+    def errors(self, term: str, batch: TermBatch, prediction: torch.Tensor) -> torch.Tensor:
         """The losses (n,) of one term's samples."""
-        return losses.reference_loss(prediction, half.target, self.places(term, half))
+        return losses.reference_loss(prediction, batch.target, self.loss_weights(term, batch))
 
     def background(self, term: str) -> float:
         """The weight of what lies outside the masks of a term's pictures."""
         return 1.0
 
-    def places(self, term: str, half: Half) -> torch.Tensor | None:
+    def loss_weights(self, term: str, batch: TermBatch) -> torch.Tensor | None:
         """The weights (n, 1, h, w) of the loss: lower on backgrounds, as the settings or a composite want it."""
-        if half.masks is None:
+        if batch.masks is None:
             return None
         background = self.background(term)
-        if half.grounds is None:
-            return losses.weight_map(half.masks, background)
-        return losses.weight_map(half.masks, half.grounds.clamp(max=background))
+        if batch.background_weights is None:
+            return losses.weight_map(batch.masks, background)
+        return losses.weight_map(batch.masks, batch.background_weights.clamp(max=background))

@@ -24,9 +24,9 @@ from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
 from .. import losses
 from ..context import TrainingContext
-from ..data.batch import Half, told_to
+from ..data.batch import TermBatch, select_conditioning
 from ..data.caption_check import captioned
-from ..data.encoded_set import Pool, build_pool, encoded
+from ..data.encoded_set import EncodedSet, encode_set, encoded
 from ..data.sampling_weights import drawing_weights, draws_told, natural_weights
 from ..method import TrainingResult
 from ..run import train_with
@@ -55,8 +55,8 @@ class SubjectStep(DenoisingStep):
     def __init__(
         self,
         model: DiffusionModel,
-        references: Pool,
-        priors: Pool | None,
+        references: EncodedSet,
+        priors: EncodedSet | None,
         settings: SubjectSettings,
         supervision: Supervision | None = None,
         without: Callable[[], AbstractContextManager] = nullcontext,
@@ -75,14 +75,14 @@ class SubjectStep(DenoisingStep):
 
     def losses(self, step: int, rows: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
         """One call of the denoiser for `rows` of (term, global sample index), and what it adds to each term."""
-        halves = self.halves(step, rows)
-        with self._watched(halves) as kept:
-            predictions = self.predict(list(halves.values()))
-        terms = self.means(halves, predictions)
+        batches = self.draw_batches(step, rows)
+        with self._watched(batches) as kept:
+            predictions = self.predict(list(batches.values()))
+        terms = self.means(batches, predictions)
         if kept is not None:
-            error = losses.part_of_mean(self.local_errors(halves[REFERENCE], kept), self.settings.batch_size)
+            error = losses.part_of_mean(self.local_errors(batches[REFERENCE], kept), self.settings.batch_size)
             risen = min(1.0, (step + 1) / (LOCAL_WARMUP * self.settings.steps))
-            terms[LOCAL] = risen * error + (1.0 - risen) * error.detach()  # told as it is, felt as far as it has risen
+            terms[LOCAL] = risen * error + (1.0 - risen) * error.detach()  # logged in full, its gradient warms up
         return terms
 
     def noise(self, term: str, step: int, samples: Sequence[int], shape: torch.Size) -> torch.Tensor:
@@ -93,24 +93,24 @@ class SubjectStep(DenoisingStep):
         offset = self.random.normal(f"{term}/offset", step, samples, (shape[0], *[1] * (len(shape) - 1)))
         return noise + self.settings.noise_offset * offset
 
-    def told(self, term: str, step: int, samples: Sequence[int]) -> list[bool]:
+    def caption_kept(self, term: str, step: int, samples: Sequence[int]) -> list[bool]:
         """Which samples have their caption."""
         dropout = self.settings.caption_dropout
         return [not self.random.happens(f"{term}/dropped", step, i, dropout) for i in samples]
 
-    def errors(self, term: str, half: Half, prediction: torch.Tensor) -> torch.Tensor:
+    def errors(self, term: str, batch: TermBatch, prediction: torch.Tensor) -> torch.Tensor:
         """The losses (n,) of one term's samples."""
         weight = None
         if self.settings.min_snr_gamma:
-            process, times = self.model.process, half.times
+            process, times = self.model.process, batch.times
             weight = losses.min_snr_weight(process.snr(times), process.error_ratio(times), self.settings.min_snr_gamma)
-        places = self.places(term, half)
+        places = self.loss_weights(term, batch)
         if term == PRIOR:
-            return losses.prior_loss(prediction, half.target, weight, places)
+            return losses.prior_loss(prediction, batch.target, weight, places)
         if self.settings.objective != "dco":
-            return losses.reference_loss(prediction, half.target, places, weight)
-        own = losses.squared_error(prediction, half.target, places)
-        base = losses.squared_error(self.base_prediction(half), half.target, places)
+            return losses.reference_loss(prediction, batch.target, places, weight)
+        own = losses.squared_error(prediction, batch.target, places)
+        base = losses.squared_error(self.base_prediction(batch), batch.target, places)
         error = losses.consistency_loss(own, base, self.settings.dco_beta)
         return error if weight is None else error * weight
 
@@ -118,33 +118,33 @@ class SubjectStep(DenoisingStep):
         return 1.0 if term == PRIOR else self.settings.background_weight
 
     @torch.no_grad()
-    def base_prediction(self, half: Half) -> torch.Tensor:
+    def base_prediction(self, batch: TermBatch) -> torch.Tensor:
         """What the denoiser predicts without what is trained, told of the class only."""
         pool = self.pools[REFERENCE]
         assert pool.base is not None
-        told = told_to(pool.base, pool.base_dropped, half.picks, half.told)
+        conditioning = select_conditioning(pool.base, pool.base_dropped, batch.indices, batch.caption_kept)
         with self.without():
-            return self.predict([replace(half, conditioning=told)])[0]
+            return self.predict([replace(batch, conditioning=conditioning)])[0]
 
-    def _watched(self, halves: Mapping[str, Half]) -> AbstractContextManager[RecordedAttention | None]:
+    def _watched(self, batches: Mapping[str, TermBatch]) -> AbstractContextManager[RecordedAttention | None]:
         """The context that keeps the references' attention where L_local is computed."""
-        if self.supervision is None or LOCAL not in self.weights or REFERENCE not in halves:
+        if self.supervision is None or LOCAL not in self.weights or REFERENCE not in batches:
             return nullcontext()
         return self.model.record_attention(self.supervision.layers)
 
-    def local_errors(self, half: Half, kept: RecordedAttention) -> torch.Tensor:
+    def local_errors(self, batch: TermBatch, kept: RecordedAttention) -> torch.Tensor:
         """L_local (n,) of the references, which are the first of the batch.
 
         Weighted by sqrt(a_t), since a picture of nearly pure noise does not show where anything is; the plain reading
         weighs all timesteps alike.
         """
         assert self.supervision is not None
-        rows = self.supervision.take(half.picks, half.told)
-        size = (half.latents.shape[-2], half.latents.shape[-1])
-        shares = shares_on_grid(kept, slice(len(half.times)), size, rows.wanted, rows.known, rows.member)
+        rows = self.supervision.take(batch.indices, batch.caption_kept)
+        size = (batch.latents.shape[-2], batch.latents.shape[-1])
+        shares = shares_on_grid(kept, slice(len(batch.times)), size, rows.wanted, rows.known, rows.member)
         if self.settings.local_attention == "plain":
             return losses.local_loss_of_maxima(shares, rows.masks, rows.valid)
-        signal = self.model.process.signal(half.times)
+        signal = self.model.process.signal(batch.times)
         return losses.local_loss(shares, rows.masks, rows.valid) * signal
 
 
@@ -184,11 +184,11 @@ class SubjectTraining:
 
     def _pools(
         self, model: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, progress: Progress
-    ) -> tuple[Pool, Pool | None, Supervision | None]:
+    ) -> tuple[EncodedSet, EncodedSet | None, Supervision | None]:
         """References, priors, and what L_local compares; the last two where they have a weight."""
 
-        def pool(samples: Sequence[Sample], masks: bool) -> Pool:
-            built = build_pool(model, samples, chosen.resolution, progress, masks, live_text=chosen.reads_text)
+        def pool(samples: Sequence[Sample], masks: bool) -> EncodedSet:
+            built = encode_set(model, samples, chosen.resolution, progress, masks, live_text=chosen.reads_text)
             weights = drawing_weights(samples, chosen.composite_share)
             if len(pictures.concepts) > 1 or any(sample.pasted for sample in samples):
                 log.info("%s are drawn: %s", samples[0].role, draws_told(samples, weights, pictures.concepts))
@@ -205,8 +205,8 @@ class SubjectTraining:
 
 def base_words(model: DiffusionModel, pictures: TrainingSet) -> tuple[Conditioning, Conditioning]:
     """The references' captions as the base is told them, without identifiers, and the empty one; before training."""
-    told = [strip_identifiers(sample.caption, pictures.concepts) for sample in pictures.references]
-    return encoded(model, told), encoded(model, [""])
+    caption_kept = [strip_identifiers(sample.caption, pictures.concepts) for sample in pictures.references]
+    return encoded(model, caption_kept), encoded(model, [""])
 
 
 def _tell(pictures: TrainingSet, chosen: SubjectSettings) -> None:
@@ -218,8 +218,8 @@ def _tell(pictures: TrainingSet, chosen: SubjectSettings) -> None:
         log.warning("background_weight is %g, but no picture has a mask: it does nothing", chosen.background_weight)
     usual = SubjectSettings.named_fields()["composite_share"].default
     if chosen.composite_share != usual and not any(sample.others for sample in pictures.samples):
-        told = "no picture shows several subjects (Segment and Paste makes such): it does nothing"
-        log.warning("composite_share is %g, but %s", chosen.composite_share, told)
+        caption_kept = "no picture shows several subjects (Segment and Paste makes such): it does nothing"
+        log.warning("composite_share is %g, but %s", chosen.composite_share, caption_kept)
     unseen = len(pictures.references) - chosen.steps * chosen.batch_size
     if unseen > 0:
         log.warning("%d of the %d pictures are never seen: choose more steps", unseen, len(pictures.references))

@@ -26,7 +26,7 @@ from comfyui_fewshot.core.values import Adapter, Concept, Picture, Sample, Train
 from comfyui_fewshot.models.adapters.inject import Injected
 from comfyui_fewshot.models.sampling import SamplingOptions, sample_latents
 from comfyui_fewshot.trainers.context import TrainingContext
-from comfyui_fewshot.trainers.data.batch import Half
+from comfyui_fewshot.trainers.data.batch import TermBatch
 from comfyui_fewshot.trainers.loop import Outcome, Plan, train
 from comfyui_fewshot.trainers.optim.optimizers import LearningRates
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
@@ -132,8 +132,8 @@ class Trial:
     def plain(self) -> Tensor:
         """The model's prediction for some noise, as it is."""
         x = torch.randn(2, *self.model.latent_shape(SIDE, SIDE), generator=torch.Generator().manual_seed(1))
-        told = self.model.encode_prompts(["a ball", "a photo of sks ball"])
-        return self.model.predict(x, torch.tensor([0.3, 0.8]), told)
+        caption_kept = self.model.encode_prompts(["a ball", "a photo of sks ball"])
+        return self.model.predict(x, torch.tensor([0.3, 0.8]), caption_kept)
 
     def lengths(self, step: SubjectStep) -> list[int]:
         """Of the captions of the first step's rows."""
@@ -151,21 +151,21 @@ class Trial:
         (terms,) = step.passes(1, list)
         found = {}
         for term in step.pools:
-            half = step.draw(term, 1, range(BATCH))
-            errors = [self.error(half, i) for i in range(BATCH)]
+            batch = step.draw(term, 1, range(BATCH))
+            errors = [self.error(batch, i) for i in range(BATCH)]
             found[term] = (terms[term].item(), torch.stack(errors).mean().item())
         return found
 
     @torch.no_grad()
-    def error(self, half: Half, i: int) -> Tensor:
+    def error(self, batch: TermBatch, i: int) -> Tensor:
         """The squared error of one row's velocity, weighted by its mask."""
-        x, sigma, target = half.latents[i : i + 1], half.times[i : i + 1], half.target[i : i + 1]
-        conds = self.model.conds(x, hidden_of(half.prompts[i]))
+        x, sigma, target = batch.latents[i : i + 1], batch.times[i : i + 1], batch.target[i : i + 1]
+        conds = self.model.conds(x, hidden_of(batch.prompts[i]))
         clean = self.model.inner.apply_model(x, sigma, transformer_options={}, **conds)
         velocity = (x - clean) / sigma
-        if half.masks is None:
+        if batch.masks is None:
             return mse_loss(velocity, target)
-        weight = (half.masks[i : i + 1] + BACKGROUND * (1 - half.masks[i : i + 1])).expand_as(target)
+        weight = (batch.masks[i : i + 1] + BACKGROUND * (1 - batch.masks[i : i + 1])).expand_as(target)
         return ((velocity - target).square() * weight).sum() / weight.sum()
 
     def orders(self, step: SubjectStep, injected: Injected) -> float:
@@ -187,11 +187,11 @@ class Trial:
 
     def consistency(self, step: SubjectStep) -> float:
         """How far DCO's prediction of the base is from the same with the layers on, by its length."""
-        half = step.draw("reference", 1, range(BATCH))
-        (with_layers,) = step.predict([half])
+        batch = step.draw("reference", 1, range(BATCH))
+        (with_layers,) = step.predict([batch])
         pool = step.pools["reference"]
         step.pools["reference"] = replace(pool, base=pool.conditioning, base_dropped=pool.dropped)
-        base = step.base_prediction(half)
+        base = step.base_prediction(batch)
         return ((with_layers - base).norm() / base.norm()).item()
 
     def drawn(self) -> float:

@@ -219,11 +219,11 @@ def test_composites_weigh_their_own_background(model, with_composites, settings)
     for term, samples in ((REFERENCE, with_composites.references), (PRIOR, with_composites.priors)):
         pool = step.pools[term]
         pasted = torch.tensor([s.pasted for s in samples])
-        assert pool.grounds.flatten().tolist() == pytest.approx([0.1 if p else 1.0 for p in pasted.tolist()])
+        assert pool.background_weights.flatten().tolist() == pytest.approx([0.1 if p else 1.0 for p in pasted.tolist()])
         half = step.draw(term, 0, [0, 1, 2, 3])
         error = torch.ones_like(half.target) * (1 - half.masks.ceil())  # wrong only where there is no subject
         found = step.errors(term, half, half.target + error)
-        for one, pick, mask in zip(found.tolist(), half.picks, half.masks, strict=True):
+        for one, pick, mask in zip(found.tolist(), half.indices, half.masks, strict=True):
             outside, inside = (1 - mask.ceil()).sum().item(), mask.sum().item()
             weight = 0.1 if pasted[pick] else 1.0
             rim = mask.numel() - inside
@@ -270,7 +270,7 @@ def test_training_ends_on_natural_pictures(model, with_composites, settings):
     step, injected = prepare(model, with_composites, settings, steps=40)
     injected.remove()
     pasted = [s.pasted for s in with_composites.references]
-    seen = [pasted[step.draw(REFERENCE, number, [0]).picks[0]] for number in range(40)]
+    seen = [pasted[step.draw(REFERENCE, number, [0]).indices[0]] for number in range(40)]
     late = round(40 * (1 - NATURAL_END))
     assert not any(seen[late:]) and 0.3 < sum(seen[:late]) / late < 0.7
 

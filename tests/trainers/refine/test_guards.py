@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from comfyui_fewshot.trainers.distributed import SingleProcess
-from comfyui_fewshot.trainers.refine.guards import Floors, GuardedCourse, GuardSchedule, Reading, Readings, line
+from comfyui_fewshot.trainers.refine.guards import Floors, GuardedCheckpoint, GuardSchedule, Reading, Readings, line
 from comfyui_fewshot.trainers.validation.schedule import read_readings
 
 FLOORS = Floors(0.95, 0.7, 0.97)
@@ -44,16 +44,18 @@ def course_of(tmp_path, likeness, patience=2, rewards=None, axis="subject"):
         return Reading(step, (float(reward),), **{axis: value}), (0.5,)
 
     last = 2 * (len(likeness) - 1)
-    return GuardedCourse(read, GuardSchedule(2, last, patience, FLOORS), {"redness": 1.0}, tmp_path / "readings.json")
+    return GuardedCheckpoint(
+        read, GuardSchedule(2, last, patience, FLOORS), {"redness": 1.0}, tmp_path / "readings.json"
+    )
 
 
-def guided(course, parameter, begun=0):
+def guided(best_checkpoint, parameter, begun=0):
     """The parameter grows by 1 a step; gives the step after which the course is over, else the last one."""
     step = begun
     while True:
-        if course.is_due(step):
-            course.evaluate(step, {"weight": parameter}, SingleProcess())
-        if course.is_over or step == course.last:
+        if best_checkpoint.is_due(step):
+            best_checkpoint.evaluate(step, {"weight": parameter}, SingleProcess())
+        if best_checkpoint.is_over or step == best_checkpoint.last:
             return step
         with torch.no_grad():
             parameter.add_(1.0)
@@ -66,9 +68,9 @@ def guided(course, parameter, begun=0):
 def test_what_is_lost_ends_the_refinement_and_the_best_of_before_comes_back(tmp_path, axis, floor):
     """Though the reward rises on: two failed readings in a row end it."""
     values = [1.0, 0.99, floor + 0.001, floor - 0.001, 0.99, floor - 0.001, floor - 0.1, 1.0]
-    course, parameter = course_of(tmp_path, values, axis=axis), torch.nn.Parameter(torch.zeros(2))
-    assert guided(course, parameter) == 12 and course.best_step == 8
-    assert course.restore_best(12, {"weight": parameter}) == 8 and parameter.tolist() == [8.0, 8.0]
+    best_checkpoint, parameter = course_of(tmp_path, values, axis=axis), torch.nn.Parameter(torch.zeros(2))
+    assert guided(best_checkpoint, parameter) == 12 and best_checkpoint.best_step == 8
+    assert best_checkpoint.restore_best(12, {"weight": parameter}) == 8 and parameter.tolist() == [8.0, 8.0]
     kept = read_readings(tmp_path / "readings.json")
     assert kept["best"] == 8 and [bool(row["failed"]) for row in kept["readings"]] == [False] * 3 + [
         True, False, True, True,
@@ -78,22 +80,25 @@ def test_what_is_lost_ends_the_refinement_and_the_best_of_before_comes_back(tmp_
 
 
 def test_without_patience_it_goes_on_and_what_failed_is_still_not_returned(tmp_path):
-    course, parameter = course_of(tmp_path, [1.0, 0.98, 0.5, 0.5, 0.5], patience=0), torch.nn.Parameter(torch.zeros(1))
-    assert guided(course, parameter) == 8 and course.restore_best(8, {"weight": parameter}) == 2
+    best_checkpoint, parameter = (
+        course_of(tmp_path, [1.0, 0.98, 0.5, 0.5, 0.5], patience=0),
+        torch.nn.Parameter(torch.zeros(1)),
+    )
+    assert guided(best_checkpoint, parameter) == 8 and best_checkpoint.restore_best(8, {"weight": parameter}) == 2
 
 
 def test_where_nothing_is_better_than_the_start_it_comes_back(tmp_path, caplog):
-    course = course_of(tmp_path, [1.0] * 4, rewards=[0.0, -1.0, -0.5, -2.0])
+    best_checkpoint = course_of(tmp_path, [1.0] * 4, rewards=[0.0, -1.0, -0.5, -2.0])
     parameter = torch.nn.Parameter(torch.zeros(1))
-    assert guided(course, parameter) == 6 and course.restore_best(6, {"weight": parameter}) == 0
+    assert guided(best_checkpoint, parameter) == 6 and best_checkpoint.restore_best(6, {"weight": parameter}) == 0
     assert parameter.tolist() == [0.0] and "the refining adapter does nothing" in caplog.text
 
 
 def test_a_reading_that_could_not_be_taken_counts_as_failed(tmp_path):
-    course = course_of(tmp_path, [1.0, 1.0, 1.0], rewards=[0.0, math.nan, 1.0])
+    best_checkpoint = course_of(tmp_path, [1.0, 1.0, 1.0], rewards=[0.0, math.nan, 1.0])
     parameter = torch.nn.Parameter(torch.zeros(1))
-    assert guided(course, parameter) == 4 and course.best_step == 4
-    assert course.readings.failed(course.readings.readings[1]) == ("it could not be taken",)
+    assert guided(best_checkpoint, parameter) == 4 and best_checkpoint.best_step == 4
+    assert best_checkpoint.readings.failed(best_checkpoint.readings.readings[1]) == ("it could not be taken",)
 
 
 def test_a_resumed_course_decides_as_the_uncut_one(tmp_path):

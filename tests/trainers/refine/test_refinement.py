@@ -142,20 +142,20 @@ def test_passes_of_any_size_and_two_processes_add_up_to_the_same(refining):
 def test_direct_gradients_are_those_through_decoder_and_reward(refining):
     """Though the decoder and the reward are differentiated before the denoiser, when they may be gone."""
     step, injected, model = refining(method="draft", rewards=Slope(), trained_steps=8)
-    awake = []
+    on_device = []
 
     @contextmanager
     def context():
-        awake.append(True)
+        on_device.append(True)
         yield
-        awake.append(False)
+        on_device.append(False)
 
-    step.painter.awake = context
+    step.painter.on_device = context
     (up, *_) = [p for name, p in injected.parameters.items() if name.endswith("lora_up")]
     terms_of(step, 0)
     rows = [(i, 0) for i in step.part(0)][: step.painter.at_once]
     loss = step.losses(rows)[POLICY]
-    assert awake[-2:] == [True, False]
+    assert on_device[-2:] == [True, False]
     (found,) = torch.autograd.grad(loss, up)
     last = len(step.painter.policy) - 1
     before = torch.stack([step.round.way.at(i)[last] for i, _ in rows])

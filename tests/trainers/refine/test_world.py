@@ -61,7 +61,7 @@ class World(Painter):
         self.mean, self.policy, self.guidance, self.guided, self.at_once = mean, policy, 1.0, False, 64
         about = dict(process=SCHEDULE, device=torch.device("cpu"), dtype=torch.float32)
         self.model = SimpleNamespace(predict=self._predict, **about)  # type: ignore[assignment]
-        self.random, self.progress, self.awake, self.shape = Randomness(seed), NullProgress(), nullcontext, SHAPE
+        self.random, self.progress, self.on_device, self.shape = Randomness(seed), NullProgress(), nullcontext, SHAPE
         self.size, self.prompts = None, split(PROMPTS)[0]
         self.told = SimpleNamespace(take=list)  # type: ignore[assignment]
 

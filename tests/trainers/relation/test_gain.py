@@ -19,11 +19,11 @@ from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.pocket.world import drawing, world
 from comfyui_fewshot.pocket.world.pictures import pair_of
 from comfyui_fewshot.trainers.context import TrainingContext
-from comfyui_fewshot.trainers.data.encoded_set import build_pool
+from comfyui_fewshot.trainers.data.encoded_set import encode_set
 from comfyui_fewshot.trainers.relation.gain import Gain, GainReader, between_pictures, drawn, explained
 from comfyui_fewshot.trainers.relation.method import train_relation
 from comfyui_fewshot.trainers.relation.settings import RelationSettings
-from comfyui_fewshot.trainers.validation import schedule as course
+from comfyui_fewshot.trainers.validation import schedule as best_checkpoint
 from comfyui_fewshot.trainers.validation.schedule import FILE, read_readings
 
 from .relating import CHOSEN, WORD, captioned_folder, train_small
@@ -49,7 +49,7 @@ def opened(wordy_base):
 
 def reader_of(model, relation):
     settings = replace(CHOSEN, resolution=32, micro_batch=4)
-    pool = build_pool(model, relation.references, 32, NullProgress(), live_text=True)
+    pool = encode_set(model, relation.references, 32, NullProgress(), live_text=True)
     return GainReader(model, pool, relation, settings, NullProgress())
 
 
@@ -117,7 +117,7 @@ def test_a_full_disk_loses_no_reading(train, tmp_path, monkeypatch):
     """The last one, that could not be written, is taken again when the run goes on."""
     uncut = train(tmp_path / "uncut", validate_every=4)
     with monkeypatch.context() as full:
-        full.setattr(course, "write_whole", full_after(2))
+        full.setattr(best_checkpoint, "write_whole", full_after(2))
         with pytest.raises(FewShotError, match="no space"):
             train(tmp_path / "cut", validate_every=4)
     again = train(tmp_path / "cut", validate_every=4)

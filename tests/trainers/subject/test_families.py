@@ -10,7 +10,7 @@ from comfyui_fewshot.models.adapters.formats import read_lora
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.trainers.context import TrainingContext
-from comfyui_fewshot.trainers.data.encoded_set import build_pool
+from comfyui_fewshot.trainers.data.encoded_set import encode_set
 from comfyui_fewshot.trainers.subject.method import train_subject
 
 
@@ -58,7 +58,7 @@ def test_attention_is_supervised_and_dco_held_in_other_families(files, tokens, p
 def test_sizes_are_each_pictures_own(files, tokens, pictures):
     """SDXL is told the picture's size before (36 x 40), where the crop lies, and the size after."""
     with open_base(base_from_path(files["sdxl"]), "cpu", tokenizer_folder=tokens) as model:
-        pool = build_pool(model, pictures.references, 32, NullProgress())
+        pool = encode_set(model, pictures.references, 32, NullProgress())
     assert pool.sizes[:, :2].tolist() == [[36, 40]] * 3 and pool.sizes[:, 4:].tolist() == [[32, 32]] * 3
     assert pool.sizes[:, 2].tolist() == [0, 0, 0] and all(0 <= left <= 4 for left in pool.sizes[:, 3].tolist())
     assert pool.conditioning["pooled"].shape[0] == 3

@@ -11,7 +11,7 @@ from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Concept, Part
 from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens, TokenSpec
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
-from comfyui_fewshot.trainers.data.encoded_set import build_pool
+from comfyui_fewshot.trainers.data.encoded_set import encode_set
 from comfyui_fewshot.trainers.subject import method as subject
 from comfyui_fewshot.trainers.subject.attention_supervision import supervise
 from comfyui_fewshot.trainers.subject.method import LOCAL, PRIOR, REFERENCE, SubjectStep, SubjectTraining
@@ -45,7 +45,7 @@ ONE = (Concept("sks", "ball"),)
 
 
 def supervised(model, samples, concepts=ONE, **how):
-    pool = build_pool(model, samples, 32, NullProgress())
+    pool = encode_set(model, samples, 32, NullProgress())
     return supervise(model, pool, samples, concepts, **how)
 
 
@@ -173,10 +173,10 @@ def test_noise_says_less_of_places(prepared):
     """Content mode weighs by sqrt(a_t); the plain reading weighs all timesteps alike."""
     for mode, ratio in (("content", 0.0683 / 0.9996), ("plain", 1.0)):
         step, _ = prepared(local_attention=mode)
-        half = step.draw(REFERENCE, 0, range(2))
-        with torch.no_grad(), step._watched({REFERENCE: half}) as kept:
-            step.predict([half])
-        early, late = (step.local_errors(replace(half, times=torch.full((2,), t)), kept) for t in (0, 999))
+        batch = step.draw(REFERENCE, 0, range(2))
+        with torch.no_grad(), step._watched({REFERENCE: batch}) as kept:
+            step.predict([batch])
+        early, late = (step.local_errors(replace(batch, times=torch.full((2,), t)), kept) for t in (0, 999))
         assert (late / early).tolist() == pytest.approx([ratio] * 2, rel=1e-2)
 
 
@@ -184,11 +184,11 @@ def test_a_dropped_caption_says_nothing(prepared):
     step, _ = prepared(caption_dropout=1.0)
     (terms,) = step.passes(0, list)
     assert terms[LOCAL].item() == 0 and terms[REFERENCE].item() > 0
-    half = step.draw(REFERENCE, 0, range(2))
-    assert half.prompts == ("", "") and half.told == (False, False)
+    batch = step.draw(REFERENCE, 0, range(2))
+    assert batch.prompts == ("", "") and batch.caption_kept == (False, False)
     some = prepared(caption_dropout=0.5)[0]
-    told = [kept for number in range(40) for kept in some.draw(REFERENCE, number, range(2)).told]
-    assert 20 < sum(told) < 60
+    caption_kept = [kept for number in range(40) for kept in some.draw(REFERENCE, number, range(2)).caption_kept]
+    assert 20 < sum(caption_kept) < 60
 
 
 def test_dropping_no_caption_changes_nothing(prepared):
@@ -250,9 +250,9 @@ def test_attention_alone_learns_where_the_subject_is(model, pictures, chosen):
     mask = step.supervision.masks[0, 0] > 0.5
 
     def iou(number):
-        half = step.draw(REFERENCE, number, [0])
-        with torch.no_grad(), step._watched({REFERENCE: half}) as kept:
-            step.predict([half])
+        batch = step.draw(REFERENCE, number, [0])
+        with torch.no_grad(), step._watched({REFERENCE: batch}) as kept:
+            step.predict([batch])
         rows = step.supervision.take([0], [True])
         found = subject.shares_on_grid(kept, slice(1), (8, 8), rows.wanted, rows.known, rows.member)[0, 0] > 0.5
         return ((found & mask).sum() / (found | mask).sum()).item()

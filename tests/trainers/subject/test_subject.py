@@ -16,7 +16,7 @@ from comfyui_fewshot.models.adapters.apply import applied
 from comfyui_fewshot.models.stable_diffusion.encoding.prompt_tokens import Tokens
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.trainers.context import TrainingContext
-from comfyui_fewshot.trainers.data.encoded_set import build_pool
+from comfyui_fewshot.trainers.data.encoded_set import encode_set
 from comfyui_fewshot.trainers.loop import Plan, train
 from comfyui_fewshot.trainers.optim.optimizers import LearningRates
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
@@ -67,10 +67,10 @@ def test_terms_are_the_plain_errors_of_both_halves(prepared, model):
     step, _ = prepared()
     (terms,) = step.passes(0, list)
     for name in (REFERENCE, PRIOR):
-        half = step.draw(name, 0, range(2))
+        batch = step.draw(name, 0, range(2))
         with torch.no_grad():
-            alone = denoise(model, half.latents, half.times, half.conditioning)
-        assert terms[name].item() == pytest.approx(mse_loss(alone, half.target).item(), rel=1e-5)
+            alone = denoise(model, batch.latents, batch.times, batch.conditioning)
+        assert terms[name].item() == pytest.approx(mse_loss(alone, batch.target).item(), rel=1e-5)
 
 
 def test_one_call_of_the_denoiser_for_both_halves(prepared, model):
@@ -88,7 +88,7 @@ def test_halves_are_reduced_each_by_itself(prepared):
     """With a prior target that is met exactly, L_ref and its gradient stay as they are."""
     step, injected = prepared()
     real = step.errors
-    step.errors = lambda term, half, prediction: real(term, half, prediction) * (term != PRIOR)
+    step.errors = lambda term, batch, prediction: real(term, batch, prediction) * (term != PRIOR)
     terms, both = gradients(step, injected)
     assert terms[PRIOR] == 0
     alone, single = prepared_alone(step, injected)
@@ -157,8 +157,8 @@ def test_long_captions_that_steps_encode_are_cut_and_told_once(prepared, model, 
     captions = {sample.caption for sample in long}
     pieces = len(captions) * (2 if "token" in kind else 1) + 1  # before and after the word; the priors' one caption
     assert len(asked) == pieces
-    told = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
-    assert len(told) == len(captions) and all(any(f"'{c}'" in line for line in told) for c in captions)
+    caption_kept = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert len(caption_kept) == len(captions) and all(any(f"'{c}'" in line for line in caption_kept) for c in captions)
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -221,18 +221,18 @@ def test_masks_weigh_places(prepared):
     assert plain.pools[REFERENCE].masks is None
     masks = masked.pools[REFERENCE].masks
     assert masks.shape == (3, 1, 8, 8) and 0 < masks.mean() < 1 and masked.pools[PRIOR].masks is None
-    half = masked.draw(REFERENCE, 0, [0, 1])
-    error = torch.ones_like(half.target) * (1 - half.masks.ceil())  # wrong only where there is no subject
-    assert masked.errors(REFERENCE, half, half.target + error).tolist() == [0, 0]
-    assert plain.errors(REFERENCE, replace(half, masks=None), half.target + error).min() > 0
+    batch = masked.draw(REFERENCE, 0, [0, 1])
+    error = torch.ones_like(batch.target) * (1 - batch.masks.ceil())  # wrong only where there is no subject
+    assert masked.errors(REFERENCE, batch, batch.target + error).tolist() == [0, 0]
+    assert plain.errors(REFERENCE, replace(batch, masks=None), batch.target + error).min() > 0
 
 
 def test_min_snr_weighs_both_halves_alike(prepared):
     step, _ = prepared(min_snr_gamma=5.0)
     for term in (REFERENCE, PRIOR):
-        half = step.draw(term, 0, range(2))
-        half = replace(half, times=torch.tensor([0, 500]))
-        errors = step.errors(term, half, half.target + 1.0)
+        batch = step.draw(term, 0, range(2))
+        batch = replace(batch, times=torch.tensor([0, 500]))
+        errors = step.errors(term, batch, batch.target + 1.0)
         assert errors.tolist() == pytest.approx([0.004254, 1.0], abs=1e-5)
 
 
@@ -285,8 +285,8 @@ def test_a_mask_that_is_empty_is_told(model, pictures, tmp_path):
     mask = replace(pictures.references[0].mask, path=tmp_path / "empty.png", key=pixel_key(Image.new("L", (40, 36))))
     samples = [replace(pictures.references[0], mask=mask)]
     with pytest.raises(FewShotError, match=r"the mask of .*0.png is empty within the crop"):
-        build_pool(model, samples, 32, NullProgress(), masks=True)
-    assert build_pool(model, samples, 32, NullProgress()).masks is None
+        encode_set(model, samples, 32, NullProgress(), masks=True)
+    assert encode_set(model, samples, 32, NullProgress()).masks is None
 
 
 def test_five_hundred_pictures(model, pictures, tmp_path, caplog):
@@ -299,7 +299,7 @@ def test_five_hundred_pictures(model, pictures, tmp_path, caplog):
         Image.new("RGB", size, (number % 256, number // 256, 90)).save(path)
         samples.append(Sample(picture_of(path), f"a photo of sks ball {number % 3}", mask if number % 5 else None))
     with caplog.at_level("INFO"):
-        pool = build_pool(model, samples, 32, NullProgress())
+        pool = encode_set(model, samples, 32, NullProgress())
     assert len(pool.mean) == len(pool.prompts) == len(pool.shapes) == 500 and pool.mean.isfinite().all()
     assert "100 of 500 pictures are cropped to 32 x 32" in caplog.text
     assert "400 of 400 masks are of another size than their picture" in caplog.text
@@ -310,4 +310,4 @@ def test_an_autoencoder_that_gives_no_numbers_is_told(model, pictures, monkeypat
     mean[1, 0, 0, 0] = float("nan")
     monkeypatch.setattr(model, "encode_images", lambda *_: (mean, mean))
     with pytest.raises(FewShotError, match=r"gives no numbers for .*1.png. Load the base in bfloat16 or float32"):
-        build_pool(model, pictures.references, 32, NullProgress())
+        encode_set(model, pictures.references, 32, NullProgress())

@@ -49,25 +49,30 @@ def run(folder, measure, every=3, patience=0, save_every=5, broken=None, steps=S
     folder.mkdir(exist_ok=True)
     x = Parameter(torch.tensor([1.0, -2.0, 3.0]))
     cuts = []
-    course = ValidatedCheckpoint(measure, every, steps, patience, likeness=0.9) if measure else None
+    best_checkpoint = ValidatedCheckpoint(measure, every, steps, patience, likeness=0.9) if measure else None
     plan = Plan(
-        steps, LearningRates({"unet": 0.1}, steps), save_every=save_every, log_every=4, cut=cuts.append, course=course
+        steps,
+        LearningRates({"unet": 0.1}, steps),
+        save_every=save_every,
+        log_every=4,
+        cut=cuts.append,
+        best_checkpoint=best_checkpoint,
     )
     store = Checkpoints(folder / "c", "key")
     try:
         context = TrainingContext(folder, "cpu", processes=processes or SingleProcess())
         outcome = train(Pull(x, broken), {"unet.x": x}, plan, store, Journal(folder / "log.jsonl"), context)
     except (KeyboardInterrupt, RuntimeError):
-        return None, cuts, course
-    return (x.detach().clone(), outcome), cuts, course
+        return None, cuts, best_checkpoint
+    return (x.detach().clone(), outcome), cuts, best_checkpoint
 
 
 def test_the_best_weights_come_back(tmp_path):
-    (x, outcome), cuts, course = run(tmp_path / "a", Table(KNEE))
+    (x, outcome), cuts, best_checkpoint = run(tmp_path / "a", Table(KNEE))
     (until_best, _), _, _ = run(tmp_path / "b", None, steps=6)
     assert outcome.chosen == 6 and torch.equal(x, until_best)
     assert len(outcome.terms["near"]) == STEPS and cuts == []
-    assert [point.step for point in course.curve.points] == [0, 3, 6, 9, 12]
+    assert [point.step for point in best_checkpoint.curve.points] == [0, 3, 6, 9, 12]
 
 
 def test_training_is_the_same_with_and_without_validation(tmp_path):
@@ -94,13 +99,13 @@ def test_without_a_gain_the_last_step_is_returned(tmp_path, caplog):
 @pytest.mark.parametrize("patience", [0, 1])
 @pytest.mark.parametrize("fails", [1, 2, 3, 4])
 def test_a_run_cut_in_a_validation_ends_as_the_uncut_one(tmp_path, fails, patience):
-    (x, outcome), _, course = run(tmp_path / "whole", Table(KNEE), patience=patience)
+    (x, outcome), _, best_checkpoint = run(tmp_path / "whole", Table(KNEE), patience=patience)
     cut, cuts, _ = run(tmp_path / "cut", Table(KNEE, fails), patience=patience)
     at = 3 * (fails - 1)
     assert cut is None and cuts == ([at] if at else [])
     measure = Table(KNEE)
     (again, resumed), _, other = run(tmp_path / "cut", measure, patience=patience)
-    assert torch.equal(x, again) and other.curve == course.curve
+    assert torch.equal(x, again) and other.curve == best_checkpoint.curve
     assert (resumed.chosen, resumed.terms) == (outcome.chosen, outcome.terms)
     assert resumed.resumed_from == at and measure.seen[0] == at  # what was not seen is, and nothing twice
 

@@ -60,7 +60,7 @@ class DirectRewardStep(RefiningStep):
         spread = torch.tensor(self.round.spreads, device=self.device).view(-1, 1)
         weights = torch.tensor(self.judge.weights, device=self.device).view(-1, 1)
         shares = torch.where(spread > 0, weights / weights.sum() / spread.clamp(min=1e-12), 0.0)
-        with self.painter.awake(), self.judge.on_device(), torch.enable_grad():
+        with self.painter.on_device(), self.judge.on_device(), torch.enable_grad():
             latents = clean.requires_grad_(True)
             rewards = self.judge.gradients(self.painter.model.decode(latents), self._asked(prompts))
             counted = torch.where(rewards.isnan(), 0.0, rewards) * shares
