@@ -115,7 +115,7 @@ class Sample:
     beside: Picture | None = None
 
     @property
-    def told(self) -> dict[str, Any]:
+    def key_fields(self) -> dict[str, Any]:
         """What defines the sample, for content keys; what only composites have is left out of all others."""
         made = ("pasted", "background", "beside")
         return {name: value for name, value in vars(self).items() if self.pasted or name not in made}
@@ -140,7 +140,7 @@ class TrainingSet:
 
     @cached_property
     def key(self) -> str:
-        return content_key("TrainingSet", [s.told for s in self.samples], [vars(c) for c in self.concepts])
+        return content_key("TrainingSet", [s.key_fields for s in self.samples], [vars(c) for c in self.concepts])
 
     def having(self, role: str) -> tuple[Sample, ...]:
         return tuple(s for s in self.samples if s.role == role)
@@ -269,14 +269,14 @@ class Adapter:
     @cached_property
     def noisy_from(self) -> float:
         """The share of the schedule below which the factors do nothing (`timestep_range`), 0 if they always count."""
-        told = self.metadata.get(NOISY_FROM, "0") if self.factors else "0"
+        text = self.metadata.get(NOISY_FROM, "0") if self.factors else "0"
         try:
-            value = float(told)
+            value = float(text)
         except ValueError:
             value = -1.0
         if not 0 <= value < 1:
             raise FewShotError(
-                f"the adapter says {NOISY_FROM} = {told!r}; it must be a number from 0 to 1: train it again"
+                f"the adapter says {NOISY_FROM} = {text!r}; it must be a number from 0 to 1: train it again"
             )
         return value
 

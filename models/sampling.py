@@ -98,13 +98,14 @@ def _conditionings(
     return wanted, None if negative is None else model.encode_prompts([negative], embeddings)
 
 
-def guided(model: DiffusionModel, latents: Tensor, t: Tensor, told: Conditioning, guidance: float) -> Tensor:
+def guided(model: DiffusionModel, latents: Tensor, t: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans 2022) on the prediction (n, ...) for latents (n, ...) at times (n,).
 
-    `told` are n rows to be drawn away from and the n rows of the prompts, or these alone: then it is the prediction.
+    `conditioning` are n rows to be drawn away from and the n rows of the prompts; these alone give the prediction as it
+    is.
     """
-    copies = len(told) // len(latents)
-    prediction = model.predict(torch.cat([latents] * copies), t.repeat(copies), told)
+    copies = len(conditioning) // len(latents)
+    prediction = model.predict(torch.cat([latents] * copies), t.repeat(copies), conditioning)
     if copies == 1:
         return prediction
     away, towards = prediction.chunk(2)

@@ -87,7 +87,7 @@ def held_out_prompts(count: int, two: bool) -> tuple[list[world.Scene], list[str
         rng = world.rng_of(PROMPTS, index)
         scene = world.random_scene(rng, two=1.0 if two else 0.0, hidden=0.0)
         scenes.append(scene)
-        prompts.append(world.caption(scene, rng, looks=1.0, placed=1.0, and_share=0.0))
+        prompts.append(world.caption(scene, rng, with_look=1.0, placed=1.0, and_share=0.0))
         index += 1
     return scenes, prompts
 
@@ -154,7 +154,7 @@ def clip_rows(weights: Path, batches: int) -> list[dict]:
         while len(captions) < 64:
             rng = world.rng_of(SCENES + 2, number * 1000 + index)
             scene = world.random_scene(rng)
-            caption = world.caption(scene, rng, looks=1.0, placed=1.0, named_hidden=True, and_share=0.0)
+            caption = world.caption(scene, rng, with_look=1.0, placed=1.0, named_hidden=True, and_share=0.0)
             index += 1
             if caption not in captions:
                 scenes.append(scene)

@@ -208,3 +208,32 @@ def test_no_code_reads_what_people_are_told():
         and any(isinstance(part, ast.Name) and part.id == "text" for part in (call.func.value, *call.args))
     ]  # fmt: skip
     assert not reading
+
+
+# Words that once stood for many things; the field's are in docs/glossary.md.
+DIALECT = {
+    "told", "picks", "grounds", "halves", "asked", "said", "eyes", "seer", "looks", "awake", "furthest", "watcher",
+    "networks",
+}  # fmt: skip
+
+
+def identifiers(tree: ast.Module) -> set[tuple[str, int]]:
+    """Names that a module gives to variables, parameters, attributes, functions and fields, with their lines."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add((node.id, node.lineno))
+        elif isinstance(node, ast.arg):
+            found.add((node.arg, node.lineno))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add((node.attr, node.lineno))
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.add((node.name, node.lineno))
+    return found
+
+
+def test_no_word_of_the_old_dialect_is_a_name():
+    assert ("told", 1) in identifiers(ast.parse("self.told = 1"))
+    assert not [
+        f"{path}:{line} {n}" for path, tree in modules().items() for n, line in identifiers(tree) if n in DIALECT
+    ]

@@ -35,7 +35,7 @@ def divergence_message(
 
     In the first step no learning rate has had an effect: the values overflow the compute type.
     """
-    seen = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     lower = f"Lower the learning rate (now {', '.join(f'{group} {rate:.3g}' for group, rate in rates.items())})"
     if kept:
         left = f"The weights after step {kept} are kept. {lower} or compute in float32."
@@ -46,7 +46,7 @@ def divergence_message(
             "Nothing was learned: it is the first pass, before any weight was changed, that gives no numbers. Load the "
             "base in bfloat16 or float32; if it is so already, its file or that of the adapter to train on from is bad."
         )
-    return f"training diverged at step {where + 1} of {steps} ({seen}). {left}"
+    return f"training diverged at step {where + 1} of {steps} ({text}). {left}"
 
 
 @dataclass(frozen=True)

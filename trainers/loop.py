@@ -62,10 +62,10 @@ class Plan:
     """How long and how fast.
 
     `visits` are (every, call): call(step) follows each `every` whole steps. `cut(step)` is called when training ends
-    before its last step, with the weights after `step` whole steps in place. `best_checkpoint` validates, ends the training when
-    nothing better comes, and keeps the best weights, which are in place when `train` returns. `memory` is saved with
-    each state. `divergence` says when finite losses are those of a lost training. `slowdown` tells of steps that
-    become slow; without one a new one does on a GPU, and none elsewhere, where other programs slow steps down.
+    before its last step, with the weights after `step` whole steps in place. `best_checkpoint` validates, ends the
+    training when nothing better comes, and keeps the best weights, which are in place when `train` returns. `memory` is
+    saved with each state. `divergence` says when finite losses are those of a lost training. `slowdown` tells of steps
+    that become slow; without one a new one does on a GPU, and none elsewhere, where other programs slow steps down.
     """
 
     steps: int

@@ -233,8 +233,8 @@ class _Job:
 
     def extract(self, step: int) -> Adapter:
         """The adapter as it is, which is that after `step` steps."""
-        said = self.described() | {"ss_steps": str(step)}
-        return self.injected.extract(self.pictures.trigger, said)
+        metadata = self.described() | {"ss_steps": str(step)}
+        return self.injected.extract(self.pictures.trigger, metadata)
 
     def keep_part(self, run: RunFolder, step: int) -> None:
         """The LoRA of a run that was cut, beside its state; it takes the place of an earlier part."""

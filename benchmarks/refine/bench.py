@@ -119,9 +119,9 @@ class RefinementBenchmark:
         return replace(chosen, guard_every=max(1, chosen.steps // chosen.updates // readings), log_every=1000)
 
     def reward(self, run: SubjectRun, likeness: bool = True) -> Reward:
-        looks = tuple(sample.image for sample in references(self.shop.sets, run.subject).references)
+        reference_pictures = tuple(sample.image for sample in references(self.shop.sets, run.subject).references)
         terms = (RewardTerm("CLIP-T contrast", CLIP), RewardTerm("CLIP-I", CLIP, 0.6))
-        return Reward(terms if likeness else terms[:1], looks)
+        return Reward(terms if likeness else terms[:1], reference_pictures)
 
     def refined(
         self, run: SubjectRun, settings: RefinementSettings, activities: int, mixed: bool = False, likeness: bool = True

@@ -25,7 +25,7 @@ def per_round(settings: RefinementSettings) -> int:
 
 
 def _learning(settings: RefinementSettings, guided: int) -> int:
-    count, held = samples(settings), settings.held > 0
+    count, held = samples(settings), settings.resolved_kl_weight > 0
     if settings.of_method.policy_gradient:
         trainable = settings.sampling_steps - max(settings.skip_last, 1)  # the last one has no density
         rows = count * min(settings.trained_steps, trainable) * guided

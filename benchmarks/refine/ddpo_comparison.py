@@ -31,7 +31,7 @@ from ...trainers.refine.guards import Floors, Readings
 from ...trainers.refine.method import Refinement, split
 from ...trainers.refine.methods.table import DDPO
 from ...trainers.refine.readings import HeldOut, Reader
-from ...trainers.refine.rollout import Painter, RolloutOptions
+from ...trainers.refine.rollout import RolloutOptions, RolloutSampler
 from ...trainers.refine.sampler_policy import SamplerPolicy
 from ...trainers.refine.settings import RefinementSettings
 from ..harness.parallel import each
@@ -105,7 +105,7 @@ def ddpo_curve(bench: RefinementBenchmark, run: SubjectRun, rate: float) -> dict
             reward_models = reward.open(model.device, reference_images, training)
             task = RewardTask(training, reward_models)
             ddpo = DdpoTrainer(model, injected, task, settings, chosen.resolution, run.seed)
-            read = held_out_reader(bench, run, ddpo.painter, reward_models, held_out, chosen)
+            read = held_out_reader(bench, run, ddpo.sampler, reward_models, held_out, chosen)
             curve = _train_and_read(ddpo, read, bench.size.ddpo.epochs)
             injected.remove()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -127,13 +127,18 @@ def _train_and_read(ddpo: DdpoTrainer, read: Reader, epochs: int) -> dict[int, f
 
 
 def held_out_reader(
-    bench: RefinementBenchmark, run: SubjectRun, painter: Painter, reward_models, held_out, chosen: RefinementSettings
+    bench: RefinementBenchmark,
+    run: SubjectRun,
+    sampler: RolloutSampler,
+    reward_models,
+    held_out,
+    chosen: RefinementSettings,
 ) -> Reader:
     """Reads the held-out reward as our method does: the same prompts, noise and sampler."""
-    policy = SamplerPolicy(painter.model.process, chosen.sampling_steps, painter.size, chosen.eta, chosen.skip_last)
+    policy = SamplerPolicy(sampler.model.process, chosen.sampling_steps, sampler.size, chosen.eta, chosen.skip_last)
     guard_prompts = held_out[: chosen.guard_prompts]
     options = RolloutOptions(chosen.guidance, chosen.resolution, rows=16, seed=run.seed)
-    held_out_painter = Painter(painter.model, guard_prompts, policy, options, NullProgress())
+    held_out_painter = RolloutSampler(sampler.model, guard_prompts, policy, options, NullProgress())
     folder = bench.shop.folder / "ddpo" / f"{run.subject}_{run.seed}"
     return Reader(held_out_painter, reward_models, HeldOut(guard_prompts), chosen, None, folder)
 
@@ -166,7 +171,7 @@ def speed_ratios(bench: RefinementBenchmark, run: SubjectRun) -> list[float]:
             model, references(bench.shop.sets, run.subject), replace(chosen, seed=run.seed), None, NullProgress()
         )
         ddpo_injected = inject(others, {"attention": (chosen.rank, float(chosen.rank))}, run.seed, beneath=start)
-        task = RewardTask(split(prompt_set)[0], step.judge)
+        task = RewardTask(split(prompt_set)[0], step.reward_models)
         ddpo = DdpoTrainer(others, ddpo_injected, task, settings, chosen.resolution, run.seed)
         optimizer = torch.optim.AdamW(list(injected.parameters.values()), lr=chosen.learning_rate)
 

@@ -22,7 +22,7 @@ from ...models.adapters.inject import Injected
 from ...models.contract import DiffusionModel
 from ...trainers.refine.advantages import PromptStatistics
 from ...trainers.refine.losses import clip_for, importance_loss
-from ...trainers.refine.rollout import Painter, RolloutOptions
+from ...trainers.refine.rollout import RolloutOptions, RolloutSampler
 from ...trainers.refine.sampler_policy import SamplerPolicy
 
 
@@ -90,10 +90,10 @@ class DdpoTrainer:
         self.settings, self.prompts, self.reward_models = settings, list(task.prompts), task.reward_models
         policy = SamplerPolicy(model.process, settings.sampling_steps, (side, side), 1.0, skip_last=0)
         options = RolloutOptions(settings.guidance, side, settings.sample_batch * 2, seed)
-        self.painter = Painter(model, task.prompts, policy, options, NullProgress())
+        self.sampler = RolloutSampler(model, task.prompts, policy, options, NullProgress())
         self.generator = torch.Generator().manual_seed(seed)
         self.statistics = PromptStatistics(len(self.prompts), settings.buffer, settings.min_samples)
-        self.clip = clip_for(settings.clip_range, torch.Size(self.painter.shape).numel())
+        self.clip = clip_for(settings.clip_range, torch.Size(self.sampler.shape).numel())
         self.parameters = list(injected.parameters.values())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -110,27 +110,27 @@ class DdpoTrainer:
         batches = [self._batch() for _ in range(self.settings.batches)]
         latents, log_probs = (torch.cat([batch[index] for batch in batches]) for index in (0, 1))
         prompts = [prompt for batch in batches for prompt in batch[2]]
-        pictures = self.painter.pictures(latents[:, -1])
+        pictures = self.sampler.pictures(latents[:, -1])
         rewards = self.reward_models.scores(pictures, [self.prompts[i] for i in prompts]).nanmean(0)
         bound = self.settings.advantage_clip
         advantages = self.statistics.advantages(rewards, prompts).clamp(-bound, bound)
         return EpochSamples(latents, log_probs, prompts, advantages), float(rewards.mean())
 
     def _batch(self) -> tuple[Tensor, Tensor, list[int]]:
-        painter, count = self.painter, self.settings.sample_batch
+        sampler, count = self.sampler, self.settings.sample_batch
         prompts = torch.randint(len(self.prompts), (count,), generator=self.generator).tolist()
-        latents = torch.randn(count, *painter.shape, generator=self.generator).to(painter.model.device)
+        latents = torch.randn(count, *sampler.shape, generator=self.generator).to(sampler.model.device)
         trajectory, log_probs = [latents], []
-        for index in range(len(painter.policy)):
+        for index in range(len(sampler.policy)):
             indices = torch.full((count,), index, device=latents.device)
-            step = painter.policy.step(painter.predict(latents, indices, prompts), latents, indices)
+            step = sampler.policy.step(sampler.predict(latents, indices, prompts), latents, indices)
             latents = step.draw(torch.randn(latents.shape, generator=self.generator).to(latents.device))
             log_probs.append(step.log_prob(latents))
             trajectory.append(latents)
         return torch.stack(trajectory, 1), torch.stack(log_probs, 1), prompts
 
     def _train(self, samples: EpochSamples) -> None:
-        settings, trainable = self.settings, torch.tensor(self.painter.policy.trainable)
+        settings, trainable = self.settings, torch.tensor(self.sampler.policy.trainable)
         order = torch.randperm(settings.samples, generator=self.generator)
         orders = [torch.randperm(len(trainable), generator=self.generator) for _ in range(settings.samples)]
         shuffled = torch.stack([trainable[order] for order in orders])
@@ -144,10 +144,10 @@ class DdpoTrainer:
                 self.optimizer.zero_grad()
 
     def _loss(self, samples: EpochSamples, batch: Tensor, indices: Tensor) -> Tensor:
-        painter, device = self.painter, self.painter.model.device
+        sampler, device = self.sampler, self.sampler.model.device
         before, after = samples.latents[batch, indices], samples.latents[batch, indices + 1]
         indices = indices.to(device)
-        prediction = painter.predict(before, indices, [samples.prompts[i] for i in batch.tolist()])
-        now = painter.policy.step(prediction, before, indices).log_prob(after)
+        prediction = sampler.predict(before, indices, [samples.prompts[i] for i in batch.tolist()])
+        now = sampler.policy.step(prediction, before, indices).log_prob(after)
         old, advantage = samples.log_probs[batch, indices.cpu()], samples.advantages[batch].to(device)
         return importance_loss(now, old.to(device), advantage, self.clip)[0].mean()

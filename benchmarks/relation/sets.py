@@ -45,7 +45,7 @@ def set_of(folder: Path, relation: str, count: int, captions: str) -> TrainingSe
 def spoken(relation: str, index: int) -> list[str]:
     """Captions of picture number `index`: each thing with and without its looks, always with the place."""
     scene = pictures.relation_scene(relation, pictures.pair_of(index), pictures.FEW_SHOT, index)
-    first, second = ([world.thing_words(thing, looks) for looks in (False, True)] for thing in scene.things)
+    first, second = ([world.thing_words(thing, with_look) for with_look in (False, True)] for thing in scene.things)
     return [f"{one} {WORD} {other} {world.PLACES[scene.place]}" for one in first for other in second]
 
 

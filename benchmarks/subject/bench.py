@@ -220,8 +220,11 @@ class SubjectBenchmark:
         """
         cases = []
         for run in self.rare_runs:
-            looks = f"sks {next(one for one in world.SUBJECTS if one.name == run.subject).description} {run.noun}"
-            named, plain = prompt_checks(run.noun, looks, without=(HEADLINE_PLACE,)), self.new_places_case(run, False)
+            described = f"sks {next(one for one in world.SUBJECTS if one.name == run.subject).description} {run.noun}"
+            named, plain = (
+                prompt_checks(run.noun, described, without=(HEADLINE_PLACE,)),
+                self.new_places_case(run, False),
+            )
             cases += [TrainingCase(run, "described", named, PLAIN), plain, replace(plain, checks=named)]
         fidelities = self.judge_cases(cases)
         (after, groups), (before, _), (prompted, _) = (

@@ -144,7 +144,7 @@ def judge_both(
 
     `calls` is what stands before their nouns in the prompts.
     """
-    looks = [pictures.subject_named(name).thing.look for name in pair]
+    pair_looks = [pictures.subject_named(name).thing.look for name in pair]
     words = [f"a {call} {pictures.subject_named(name).thing.noun}" for name, call in zip(pair, calls, strict=True)]
     relations = [layout[0][0] for layout in world.LAYOUTS.values()]
     prompts = [
@@ -154,7 +154,7 @@ def judge_both(
         for there in list(world.PLACES.values())[:3]
     ]
     readings, doubts = shop.judge_samples(adapter, prompts, seed)
-    return [float(all(any(t.look == look for t in r.things) for look in looks)) for r in readings], doubts
+    return [float(all(any(t.look == look for t in r.things) for look in pair_looks)) for r in readings], doubts
 
 
 def train_separately(shop: Workshop, pair: SubjectPair, seed: int, blocks: bool) -> list[tuple[Adapter, float]]:

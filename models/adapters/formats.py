@@ -86,8 +86,8 @@ def from_tensors(
     groups, bundled, strangers = _grouped(tensors, layers_per_block)
     if not groups and not bundled:
         kind = other_kind(tensors)
-        seen = "a LoRA of another family of models" if kind == LORA else f"{kind}, not a LoRA"
-        raise FewShotError(f"this is {seen}: choose a LoRA of Stable Diffusion 1.x, 2.x or SDXL")
+        what = "a LoRA of another family of models" if kind == LORA else f"{kind}, not a LoRA"
+        raise FewShotError(f"this is {what}: choose a LoRA of Stable Diffusion 1.x, 2.x or SDXL")
     if strangers:
         raise FewShotError(
             f"{len(strangers)} of {len(tensors)} tensors have no place in Stable Diffusion 1.x, 2.x or SDXL "
@@ -137,8 +137,8 @@ def _factor(path: str, parts: dict[str, Tensor]) -> Factor:
     if _PAIR <= names and names <= _PAIR | {"alpha", "lora_mid.weight"}:
         return _pair(path, parts)
     if names & _PAIR and not _PAIR <= names:
-        seen = ", ".join(sorted(names))
-        raise FewShotError(f"{path} has only half of its low-rank pair ({seen}): the file is damaged")
+        what = ", ".join(sorted(names))
+        raise FewShotError(f"{path} has only half of its low-rank pair ({what}): the file is damaged")
     if "dora_scale" in names:
         parts["dora_scale"] = _upright(parts["dora_scale"])
     return Kept(parts)

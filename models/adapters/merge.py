@@ -78,8 +78,8 @@ def sum_adapters(adapters: Sequence[tuple[Adapter, float]]) -> Adapter:
             factors[path] = _sum(_changes(adapters, path))
         except RuntimeError as error:
             sizes = ", ".join(f"{a.trigger}: {_size(a.factors[path])}" for a, _ in adapters if path in a.factors)
-            told = f"the adapters do not fit each other in {path} ({sizes}): fuse those of one base"
-            raise FewShotError(told) from error
+            text = f"the adapters do not fit each other in {path} ({sizes}): fuse those of one base"
+            raise FewShotError(text) from error
     _check_numbers(factors)
     return _joined(adapters, factors, {"fewshot.fusion": "sum"})
 
@@ -128,10 +128,10 @@ def fuse_adapters(
         log.info("%d layers are not linear, and their changes are added", len(rest))
     _check_numbers(factors)
     errors = change.relative()
-    told = {"fewshot.fusion": "least squares", ERROR_KEY: ", ".join(f"{error:.4f}" for error in errors)}
+    metadata = {"fewshot.fusion": "least squares", ERROR_KEY: ", ".join(f"{error:.4f}" for error in errors)}
     for (adapter, _), error in zip(adapters, errors, strict=True):
         log.info("fused: %s loses %.1f %% of its change to its own inputs", adapter.trigger, 100 * error)
-    return _joined(adapters, {path: factors[path] for path in paths}, told), errors
+    return _joined(adapters, {path: factors[path] for path in paths}, metadata), errors
 
 
 def _check_numbers(factors: Mapping[str, Factor]) -> None:

@@ -57,8 +57,8 @@ def embedding_metadata(adapter: Adapter, title: str) -> dict[str, str]:
     """The header of an embedding file: what the adapter says of its training, and nothing of a LoRA's network."""
     family = FAMILIES[adapter.family]
     of_several = {SOURCES: adapter.metadata[SOURCES]} if SOURCES in adapter.metadata else {}
-    told = training_facts(adapter.metadata) | of_several
-    return told | _model_spec(adapter, family, title, family.architectures[1])
+    facts = training_facts(adapter.metadata) | of_several
+    return facts | _model_spec(adapter, family, title, family.architectures[1])
 
 
 def training_facts(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -71,11 +71,11 @@ def source_lines(adapters: Sequence[tuple[Adapter, float]]) -> str:
 
     One that is made of several itself gives its own lines, at strengths that are multiplied.
     """
-    told: list[dict[str, Any]] = []
+    facts: list[dict[str, Any]] = []
     for adapter, strength in adapters:
         own = read_sources(adapter.metadata) or [{"trigger": adapter.trigger, **training_facts(adapter.metadata)}]
-        told += [{**one, "strength": round(strength * one.get("strength", 1.0), 4)} for one in own]
-    return "\n".join(json.dumps(one, ensure_ascii=False) for one in told)
+        facts += [{**one, "strength": round(strength * one.get("strength", 1.0), 4)} for one in own]
+    return "\n".join(json.dumps(one, ensure_ascii=False) for one in facts)
 
 
 def read_sources(metadata: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -282,10 +282,12 @@ class PromptInspiration(io.ComfyNode):
         with host.engine(cls.hidden.unique_id) as progress:
             index = opened_gallery(folder)
             update = index.update(progress)
-            looks = None
+            clip_model = None
             if like.strip():
-                looks = Clip(_chosen(clips(), clip, "CLIP", CLIP_PLACES, "openai/clip-vit-base-patch32"), host.device())
-            found = index.search(keywords, looks, like.strip(), count, progress)
+                clip_model = Clip(
+                    _chosen(clips(), clip, "CLIP", CLIP_PLACES, "openai/clip-vit-base-patch32"), host.device()
+                )
+            found = index.search(keywords, clip_model, like.strip(), count, progress)
         if pick > len(found):
             raise FewShotError(f"pick is {pick}, but {len(found)} prompts were found: choose 1 to {len(found)}")
         concept = set.concepts[0] if set is not None else None

@@ -122,13 +122,13 @@ class MetricChoices:
     dino: str
     preferences: str
     cut_out: str
-    asked: str = NONE
+    questioner: str = NONE
 
     @classmethod
     def pop_from(cls, values: dict[str, Any]) -> MetricChoices:
         """Takes these widgets out of a node's values."""
         chosen = {name: values.pop(name) for name in ("clip", "dino", "preferences", "cut_out")}
-        return cls(**chosen, asked=values.pop("asked", NONE))
+        return cls(**chosen, questioner=values.pop("asked", NONE))
 
 
 def measurement_plan(base: Any, concept: Any, choices: MetricChoices, masks: Sequence[tuple] = ()) -> MeasurementPlan:
@@ -152,7 +152,7 @@ def measurement_plan(base: Any, concept: Any, choices: MetricChoices, masks: Seq
     folder = clip_folder(base, choices.clip)
     clip = None if folder is None else Clip(folder, device)
     embedders = [open_image_embedder(path, device) for path in dino_folders(choices.dino)]
-    measures = [] if choices.asked == NONE else vlm_measures(open_vlm(choices.asked), concept)
+    measures = [] if choices.questioner == NONE else vlm_measures(open_vlm(choices.questioner), concept)
     measures += relation_measures(clip, concept) if clip is not None and concept is not None else []
     for number, embedder in enumerate(embedders):
         cut_out = choices.cut_out if number == 0 else NONE

@@ -88,7 +88,7 @@ def clip_loss(model: ClipWithReadingHead, tokenizer: CLIPTokenizer, batches, dev
     def loss(step: int):
         scenes, pictures, _ = next(batches)
         rng = world.rng_of(SEED, step)
-        captions = [world.caption(s, rng, looks=0.9, placed=0.9, named_hidden=True, and_share=0.0) for s in scenes]
+        captions = [world.caption(s, rng, with_look=0.9, placed=0.9, named_hidden=True, and_share=0.0) for s in scenes]
         tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
         with torch.autocast(device.type, torch.bfloat16):
             logits, answers = model(pictures.float().div_(127.5).sub_(1).to(device), tokens)

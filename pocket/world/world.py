@@ -271,9 +271,9 @@ def _article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def thing_words(thing: Thing, looks: bool = True) -> str:
+def thing_words(thing: Thing, with_look: bool = True) -> str:
     """ "a red and white striped cat wearing a hat"; without looks "a cat wearing a hat"."""
-    words = _article(f"{look_words(thing)} {thing.noun}" if looks else thing.noun)
+    words = _article(f"{look_words(thing)} {thing.noun}" if with_look else thing.noun)
     return words if thing.accessory is None else f"{words} {ACCESSORIES[thing.accessory]}"
 
 
@@ -288,14 +288,20 @@ def relation_words(rng, scene: Scene, named_hidden: bool, and_share: float) -> t
 
 
 def caption(
-    scene: Scene, rng, *, looks: float = 0.8, placed: float = 0.85, named_hidden: bool = False, and_share: float = 0.2
+    scene: Scene,
+    rng,
+    *,
+    with_look: float = 0.8,
+    placed: float = 0.85,
+    named_hidden: bool = False,
+    and_share: float = 0.2,
 ) -> str:
-    """One of the scene's captions. `looks` and `placed` are the chances of naming looks and place.
+    """One of the scene's captions. `with_look` and `placed` are the chances of naming looks and place.
 
     A hidden relation is called "and", like some of the others, unless `named_hidden` (the CLIP's captions).
     """
     prefix = _one_of(rng, ("", "a photo of ", "a picture of "))
-    words = [thing_words(t, rng.random() < looks) for t in scene.things]
+    words = [thing_words(t, rng.random() < with_look) for t in scene.things]
     if len(words) == 2:
         word, swapped = relation_words(rng, scene, named_hidden, and_share)
         first, second = words[::-1] if swapped else words

@@ -64,7 +64,7 @@ def test_the_longest_caption_fits():
     for i in range(300):
         rng = world.rng_of(3, i)
         scene = world.random_scene(rng, two=1.0)
-        caption = world.caption(scene, rng, looks=1, placed=1)
+        caption = world.caption(scene, rng, with_look=1, placed=1)
         tokenizer_length = max(tokenizer_length, len(caption.replace("-", " - ").split()) + 2)
     assert tokenizer_length <= words.LENGTH
 

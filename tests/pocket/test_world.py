@@ -48,7 +48,7 @@ def test_ten_prepositions_at_least():
 
 def test_captions_name_what_is_there():
     for i, scene in enumerate(SCENES[:500]):
-        caption = world.caption(scene, world.rng_of(2, i), looks=1, placed=1)
+        caption = world.caption(scene, world.rng_of(2, i), with_look=1, placed=1)
         for thing in scene.things:
             assert thing.noun in caption and world.look_words(thing) in caption
         assert world.PLACES[scene.place] in caption

@@ -85,9 +85,9 @@ def refine_run(
     if adapter is not None and not adapter.trigger:
         adapter = replace(adapter, trigger=concept.phrase)
     terms = tuple(RewardTerm(kind, **values) for kind, values in about["rewards"].items())
-    looks = tuple(s.image for s in pictures.references) if any(term.axis == "subject" for term in terms) else ()
+    references = tuple(s.image for s in pictures.references) if any(term.axis == "subject" for term in terms) else ()
     prompts = refinement_prompts(about["activities"], concept, about["share"], about["held_out"])
-    goal = RefinementGoal(prompts, Reward(terms, looks))
+    goal = RefinementGoal(prompts, Reward(terms, references))
     settings = RefinementSettings.from_mapping(run["settings"])
     result = refine_adapter(base, adapter, goal, settings, context, pictures)
     if context.processes.main:

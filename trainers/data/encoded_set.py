@@ -35,8 +35,8 @@ class EncodedSet:
     weights: how often each sample is drawn, relatively.
     shapes: each sample's masks (1, h, w) by the number of their subject, on the host; BESIDE is that of other things
         in a composite.
-    background_weights: of the loss beyond the masks (N, 1, 1, 1), as composites bring them, 1 for all others; None where
-        no composite brings one.
+    background_weights: of the loss beyond the masks (N, 1, 1, 1), as composites bring them, 1 for all others; None
+        where no composite brings one.
     late_weights: as `weights`, towards the end of training; None where nothing changes.
     base, base_dropped: the captions without identifiers and the empty caption (1 row), as the base encodes them,
         where that is used.

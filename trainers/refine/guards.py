@@ -103,11 +103,11 @@ class Readings:
         return {"readings": rows, "best": self.best.step}
 
 
-def line(step: int, gain: float, seen: Mapping[str, float], failed: Sequence[str] = ()) -> str:
+def line(step: int, gain: float, readings: Mapping[str, float], failed: Sequence[str] = ()) -> str:
     """A reading in words: the held-out reward's gain and what the guards see."""
-    axes = [f"{axis.replace('_', '-')} {seen[axis]:.3f}" for axis in AXES if axis in seen]
-    said = [f"step {step}: reward {gain:+.2f} deviations", *axes, *([f"failed: {', '.join(failed)}"] if failed else [])]
-    return ", ".join(said)
+    axes = [f"{axis.replace('_', '-')} {readings[axis]:.3f}" for axis in AXES if axis in readings]
+    text = [f"step {step}: reward {gain:+.2f} deviations", *axes, *([f"failed: {', '.join(failed)}"] if failed else [])]
+    return ", ".join(text)
 
 
 Read = Callable[[int], tuple[Reading, tuple[float, ...]]]
@@ -175,8 +175,8 @@ class GuardedCheckpoint(BestCheckpoint):
     def _tell(self) -> None:
         last = self.readings.readings[-1]
         failed = self.readings.failed(last)
-        said = f"; failed: {', '.join(failed)}" if failed else ""
-        log.info("reading after step %d: held-out reward %+.3f%s", last.step, self.readings.gain(last), said)
+        text = f"; failed: {', '.join(failed)}" if failed else ""
+        log.info("reading after step %d: held-out reward %+.3f%s", last.step, self.readings.gain(last), text)
         if self.is_over:
             log.warning("%d readings in a row failed: back to step %s", self.patience, self.best_step)
 

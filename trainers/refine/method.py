@@ -42,7 +42,7 @@ from .methods.nft import NegativeAwareStep
 from .methods.policy_gradient import PolicyGradientStep
 from .methods.table import PAIRS, readers
 from .readings import HeldOut, Reader
-from .rollout import Painter, RolloutOptions
+from .rollout import RolloutOptions, RolloutSampler
 from .sampler_policy import SamplerPolicy
 from .settings import REFERENCES, RefinementSettings
 from .step import RefiningStep
@@ -105,7 +105,7 @@ class Refinement:
         progress: Progress,
     ) -> tuple[RefiningStep, Injected]:
         """Put the subject in, the refining adapter on top, and encode the prompts."""
-        settings = self._explored(chosen)
+        settings = self._resolve_explore(chosen)
         injected = inject(model, sets_of(settings), settings.seed, start_from, beneath=self.subject)
         try:
             known = settings.of_method.policy_gradient
@@ -116,14 +116,14 @@ class Refinement:
             options = RolloutOptions(settings.guidance, settings.resolution, settings.micro_batch, settings.seed)
             own = self._captions(pictures, settings)
             changed = self._changed(model, settings)
-            painter = Painter(model, self.train, policy, options, progress, changed)
+            sampler = RolloutSampler(model, self.train, policy, options, progress, changed)
             references = [load_picture(picture) for picture in self.rewards.references]
-            judge = self.rewards.open(model.device, references, self.train)
+            reward_models = self.rewards.open(model.device, references, self.train)
 
             def guard(run: RunFolder) -> GuardedCheckpoint:
-                return self._guard(painter, judge, pictures, settings, run)
+                return self._guard(sampler, reward_models, pictures, settings, run)
 
-            step = STEPS[settings.method](painter, judge, injected, settings, self.processes, guard)
+            step = STEPS[settings.method](sampler, reward_models, injected, settings, self.processes, guard)
             if isinstance(step, PairsStep) and own:
                 pool = encode_set(model, pictures.references, settings.resolution, progress)
                 step.take_references(pool.mean, own)
@@ -132,9 +132,9 @@ class Refinement:
             injected.remove()
             raise
 
-    def _explored(self, settings: RefinementSettings) -> RefinementSettings:
+    def _resolve_explore(self, settings: RefinementSettings) -> RefinementSettings:
         """The settings, which explore where they say so, or say nothing and there is an adapter to lower."""
-        if settings.explored and not self._in_denoiser:
+        if settings.resolved_explore and not self._in_denoiser:
             if not settings.is_auto("explore"):
                 raise FewShotError(
                     f"explore is {settings.explore:g}, and there is no adapter of the denoiser whose strength could be "
@@ -142,7 +142,10 @@ class Refinement:
                 )
             settings = replace(settings, explore=0.0)
         if settings.method in readers("explore"):
-            log.info("pictures of a prompt are drawn with the subject at strengths from 1 to %g", 1 - settings.explored)
+            log.info(
+                "pictures of a prompt are drawn with the subject at strengths from 1 to %g",
+                1 - settings.resolved_explore,
+            )
         return settings
 
     @property
@@ -155,7 +158,7 @@ class Refinement:
         self, model: DiffusionModel, settings: RefinementSettings
     ) -> Callable[[float], AbstractContextManager]:
         """What changes the subject's strength in the denoiser: prompts are encoded once, with its own."""
-        if self.subject is None or not settings.explored:
+        if self.subject is None or not settings.resolved_explore:
             return nullcontext
         weaker = replace(self.subject, factors=self._in_denoiser, embeddings={})
         return lambda change: applied(model, [(weaker, change)])
@@ -170,19 +173,19 @@ class Refinement:
 
     def _guard(
         self,
-        painter: Painter,
-        judge: RewardModels,
+        sampler: RolloutSampler,
+        reward_models: RewardModels,
         pictures: TrainingSet,
         settings: RefinementSettings,
         run: RunFolder,
     ) -> GuardedCheckpoint:
-        references = [load_picture(s.image) for s in pictures.references] or list(judge.references)
-        rewarded = [path.resolve() for path in self.rewards.folders]
-        held_out = HeldOut(self.held_out[: settings.guard_prompts], references, rewarded)
-        reader = Reader(painter, judge, held_out, settings, self.validator, run.samples)
+        references = [load_picture(s.image) for s in pictures.references] or list(reward_models.references)
+        reward_folders = [path.resolve() for path in self.rewards.folders]
+        held_out = HeldOut(self.held_out[: settings.guard_prompts], references, reward_folders)
+        reader = Reader(sampler, reward_models, held_out, settings, self.validator, run.samples)
         floors = Floors(settings.subject_floor, settings.diversity_floor, settings.held_out_floor)
         schedule = GuardSchedule(settings.guard_every * settings.updates, settings.steps, settings.patience, floors)
-        rewards = {term.name: term.weight for term in judge.terms}
+        rewards = {term.name: term.weight for term in reward_models.terms}
         return GuardedCheckpoint(reader, schedule, rewards, run.folder / FILE, reader.tell)
 
 
@@ -240,8 +243,8 @@ def together(subject: Adapter | None, refining: Adapter) -> tuple[Adapter | None
         both = sum_adapters([(one, 1.0) for one in named])  # which asks for triggers that tell its adapters apart
     except FewShotError as error:
         return None, f"the subject and the refining adapter stay two files: {error}"
-    told = {**subject.metadata, **refining.metadata, SOURCES: both.metadata[SOURCES]}
-    return replace(both, trigger=subject.trigger, metadata=told), ""
+    metadata = {**subject.metadata, **refining.metadata, SOURCES: both.metadata[SOURCES]}
+    return replace(both, trigger=subject.trigger, metadata=metadata), ""
 
 
 def split(prompts: PromptSet) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:

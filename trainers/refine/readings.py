@@ -25,7 +25,7 @@ from ...vision.embedders.clip_vision import ClipVision, open_image_embedder
 from ...vision.embedders.dino import Dino
 from ..validation.image_metrics import Validator
 from .guards import Reading
-from .rollout import Painter, as_pictures
+from .rollout import RolloutSampler, as_pictures
 from .settings import RefinementSettings
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,12 @@ class HeldOut:
 
     Args:
         references: pictures of the subject that likeness is measured to.
-        rewarded: folders of the reward's own models, which are no independent metric.
+        reward_folders: folders of the reward's own models, which are no independent metric.
     """
 
     prompts: Sequence[Prompt]
     references: Sequence[Image.Image] = ()
-    rewarded: Sequence[Path] = ()
+    reward_folders: Sequence[Path] = ()
 
 
 class Reader:
@@ -57,59 +57,64 @@ class Reader:
 
     def __init__(
         self,
-        painter: Painter,
-        judge: RewardModels,
+        sampler: RolloutSampler,
+        reward_models: RewardModels,
         held_out: HeldOut,
         settings: RefinementSettings,
         validator: Validator | None,
         folder: Path,
     ):
-        self.painter, self.judge, self.settings, self.progress = painter, judge, settings, painter.progress
+        self.sampler, self.reward_models, self.settings, self.progress = (
+            sampler,
+            reward_models,
+            settings,
+            sampler.progress,
+        )
         self.prompts = [prompt for prompt in held_out.prompts for _ in range(COUNT)]
         self.seeds = [seed_of("reading", i) for i in range(len(self.prompts))]
         self.folder = folder
-        self.eyes: Clip | ClipVision | Dino | None = None
+        self.embedder: Clip | ClipVision | Dino | None = None
         self.clip: Clip | None = None
-        self.looks: torch.Tensor | None = None
+        self.reference_embeddings: torch.Tensor | None = None
         self.sheet: Image.Image | None = None  # of the last reading
         if validator is None:
             log.warning("there is no CLIP to watch over likeness and variety: only the held-out reward is read")
             return
-        device = painter.model.device
+        device = sampler.model.device
         clip = Clip(validator.clip, device)
-        self.eyes = open_image_embedder(validator.dino, device) if validator.dino else clip
-        if validator.clip.resolve() not in held_out.rewarded:
+        self.embedder = open_image_embedder(validator.dino, device) if validator.dino else clip
+        if validator.clip.resolve() not in held_out.reward_folders:
             self.clip = clip
         else:
             log.info("the CLIP in %s is the reward's own: no other metric tells whether it is deceived", validator.clip)
-        self.looks = self._looks(held_out.references)
+        self.reference_embeddings = self._reference_embeddings(held_out.references)
         self._move("cpu")
 
-    def _looks(self, references: Sequence[Image.Image]) -> torch.Tensor | None:
+    def _reference_embeddings(self, references: Sequence[Image.Image]) -> torch.Tensor | None:
         """What likeness is measured to; None where it cannot be watched."""
-        assert self.eyes is not None
+        assert self.embedder is not None
         named = [prompt for prompt in dict.fromkeys(self.prompts) if names_subject(prompt)]
         if not named:
             log.warning("no held-out prompt names the subject: likeness is not watched")
             return None
         if not references:
             log.info("no pictures of the subject are connected: likeness is measured to what it draws at the start")
-            asked = [named[i % len(named)] for i in range(max(ALONE, len(named)))]
-            references = self._draw(asked, [seed_of("alone", i) for i in range(len(asked))])
-        return self.eyes.images(references)
+            prompts = [named[i % len(named)] for i in range(max(ALONE, len(named)))]
+            references = self._draw(prompts, [seed_of("alone", i) for i in range(len(prompts))])
+        return self.embedder.images(references)
 
     def __call__(self, step: int) -> tuple[Reading, tuple[float, ...]]:
         """The reading after a step; one that fails is named in the log and counts as failed."""
         self.progress.report(step, self.settings.steps, f"reading held-out prompts after step {step}")
         try:
             pictures = self._draw(self.prompts, self.seeds)
-            self._move(self.painter.model.device)
+            self._move(self.sampler.model.device)
             found = self._read(pictures)
         except (FewShotError, ArithmeticError) as error:
             if step == 0:
                 raise
             log.warning("the reading after step %d failed and does not count: %s", step, error)
-            return Reading(step, (math.nan,) * len(self.judge.terms)), (1.0,) * len(self.judge.terms)
+            return Reading(step, (math.nan,) * len(self.reward_models.terms)), (1.0,) * len(self.reward_models.terms)
         finally:
             self._move("cpu")
         sheet = contact_sheet(pictures, [prompt.text for prompt in self.prompts])
@@ -123,17 +128,17 @@ class Reader:
 
     def _move(self, device: torch.device | str) -> None:
         """To where they see, or off the GPU, whose memory the training needs."""
-        for model in (self.eyes, self.clip):
-            if model is not None and self.painter.model.device.type != "cpu":
+        for model in (self.embedder, self.clip):
+            if model is not None and self.sampler.model.device.type != "cpu":
                 model.move(device)
 
     def _draw(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Image.Image]:
-        painter = self.painter
-        side = painter.shape[-1] * painter.model.downscale
-        with painter.on_device():
+        sampler = self.sampler
+        side = sampler.shape[-1] * sampler.model.downscale
+        with sampler.on_device():
             settings, texts = self.settings, [prompt.text for prompt in prompts]
-            options = SamplingOptions(side, side, settings.sampling_steps, settings.guidance, batch=painter.at_once)
-            pixels = sample(painter.model, texts, seeds, options, CancelOnly(self.progress))
+            options = SamplingOptions(side, side, settings.sampling_steps, settings.guidance, batch=sampler.batch_size)
+            pixels = sample(sampler.model, texts, seeds, options, CancelOnly(self.progress))
         if not pixels.isfinite().all():
             raise ArithmeticError("the pictures hold no numbers (NaN)")
         return as_pictures(pixels)
@@ -142,17 +147,17 @@ class Reader:
         self, pictures: Sequence[Image.Image]
     ) -> tuple[tuple[float, ...], float, float, float, tuple[float, ...]]:
         """Each reward's mean, likeness, variety, the metric that is not rewarded, and each reward's deviation."""
-        scores = self.judge.scores(pictures, self.prompts)
+        scores = self.reward_models.scores(pictures, self.prompts)
         rows = [row[~row.isnan()] for row in scores]
         means = tuple(float(row.mean()) if len(row) else 0.0 for row in rows)
         spreads = tuple(float(row.std(correction=0)) if len(row) else 1.0 for row in rows)
         subject = variety = held_out = math.nan
-        if self.eyes is not None and self.looks is not None:
+        if self.embedder is not None and self.reference_embeddings is not None:
             own = torch.tensor([names_subject(prompt) for prompt in self.prompts])
-            cosines = (self.eyes.images(pictures) @ self.looks.T).mean(1)[own]
+            cosines = (self.embedder.images(pictures) @ self.reference_embeddings.T).mean(1)[own]
             subject = float(cosines.mean()) if len(cosines) else math.nan
-        if self.eyes is not None:
-            variety = diversity(pictures, [prompt.text for prompt in self.prompts], CosineDistance(self.eyes))
+        if self.embedder is not None:
+            variety = diversity(pictures, [prompt.text for prompt in self.prompts], CosineDistance(self.embedder))
         if self.clip is not None:
             texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
             held_out = float((self.clip.images(pictures) * texts).sum(-1).mean())

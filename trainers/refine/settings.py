@@ -252,18 +252,18 @@ class RefinementSettings(AdapterSettings):
         return self.of_method.rate_share
 
     @property
-    def held(self) -> float:
+    def resolved_kl_weight(self) -> float:
         """kl_weight, or what it means where it is left open."""
         return self.of_method.kl_weight if self.is_auto("kl_weight") else self.kl_weight
 
     @property
-    def explored(self) -> float:
+    def resolved_explore(self) -> float:
         """explore, or what it means where it is left open; 0 with methods that learn from their own pictures alone."""
         if self.method not in readers("explore"):
             return 0.0
         return EXPLORED if self.is_auto("explore") else self.explore
 
     @property
-    def furthest(self) -> float:
+    def resolved_advantage_clip(self) -> float:
         """advantage_clip, or what it means where it is left open; without bound with methods that do not cut."""
         return self.of_method.advantage_clip if self.is_auto("advantage_clip") else self.advantage_clip

@@ -22,7 +22,7 @@ from ..losses import part_of_mean
 from ..state.run_folder import RunFolder
 from ..validation.schedule import BestCheckpoint
 from .advantages import PromptStatistics, group_advantages, mixed, spread
-from .rollout import Painter, Way, asked, rewarded
+from .rollout import RolloutSampler, Trajectory, sample_prompts, score_rollout
 from .settings import RefinementSettings
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ SAME_ROUNDS = 3
 
 
 @dataclass
-class Round:
-    """A round as it was drawn. `prompts` and `advantages` are of all its samples, `way` of this process's.
+class Rollout:
+    """A round as it was drawn. `prompts` and `advantages` are of all its samples, `trajectory` of this process's.
 
     `rewards` are its samples' (terms, n), `spreads` their standard deviations, 0 where all are the same. `old` holds
     log-probabilities under the weights that drew it, by (sample, place), where they are needed.
@@ -44,7 +44,7 @@ class Round:
 
     number: int
     prompts: list[int]
-    way: Way
+    trajectory: Trajectory
     advantages: Tensor
     reward: float
     rewards: Tensor
@@ -59,7 +59,7 @@ class RefiningStep(ABC):
     its updates. Everything drawn is a function of (seed, round, sample).
 
     Args:
-        painter: of the prompts that are learned from.
+        sampler: of the prompts that are learned from.
         injected: the refining adapter; with it disabled the networks are the subject's.
         guard: makes the course that watches over it, in a run's folder.
     """
@@ -70,23 +70,24 @@ class RefiningStep(ABC):
 
     def __init__(
         self,
-        painter: Painter,
-        judge: RewardModels,
+        sampler: RolloutSampler,
+        reward_models: RewardModels,
         injected: Injected,
         settings: RefinementSettings,
         processes: Processes,
         guard: Callable[[RunFolder], BestCheckpoint],
     ):
-        self.painter, self.judge, self.injected = painter, judge, injected
+        self.sampler, self.reward_models, self.injected = sampler, reward_models, injected
         self.settings, self.processes, self.guard = settings, processes, guard
-        self.prompts, self.progress = painter.prompts, painter.progress
-        self.random, self.device = painter.random, painter.model.device
+        self.prompts, self.progress = sampler.prompts, sampler.progress
+        self.random, self.device = sampler.random, sampler.model.device
         self.wanted = min(settings.prompts_per_round, len(self.prompts))
         self.statistics = [
-            PromptStatistics(len(self.prompts), settings.statistics, settings.statistics_from) for _ in judge.terms
+            PromptStatistics(len(self.prompts), settings.statistics, settings.statistics_from)
+            for _ in reward_models.terms
         ]
         self.same_rounds = 0  # from the beginning; -1 when rewards once differed
-        self.round: Round | None = None
+        self.rollout: Rollout | None = None
         self.begun = -1  # the round that was begun, drawn or not
         self.begun_with: dict[str, Tensor] = {}  # the weights that drew it, and the statistics before it
         self.weights: dict[str, float] = {REWARD: 0.0}  # which is noted, not minimised
@@ -101,26 +102,26 @@ class RefiningStep(ABC):
 
     def best_checkpoint(self, run: RunFolder, on_device: Callable[[], AbstractContextManager]) -> BestCheckpoint:
         """The guards'; see `guards`."""
-        self.painter.on_device = on_device
+        self.sampler.on_device = on_device
         return self.guard(run)
 
     def passes(self, step: int, share: Share) -> Iterator[Mapping[str, Tensor]]:
         """What each pass adds to each term; the round's mean reward goes with the first sample."""
         number, update = divmod(step, self.settings.updates)
-        if self.round is None or self.round.number != number:
-            self.round = self.begin(number, update, share)
+        if self.rollout is None or self.rollout.number != number:
+            self.rollout = self.begin(number, update, share)
         if share([0]) == [0]:
-            yield {REWARD: torch.tensor(self.round.reward, device=self.device, requires_grad=True)}
-        items = share(self.items(self.round, update))
+            yield {REWARD: torch.tensor(self.rollout.reward, device=self.device, requires_grad=True)}
+        items = share(self.items(self.rollout, update))
         rows = [(i, place) for i in items for place in self.places(number, i)]
-        for start in range(0, len(rows), self.painter.at_once):
-            yield self.losses(rows[start : start + self.painter.at_once])
+        for start in range(0, len(rows), self.sampler.batch_size):
+            yield self.losses(rows[start : start + self.sampler.batch_size])
 
     def part(self, update: int) -> list[int]:
         """The samples of a round that an update learns from: of every prompt as many."""
         return list(range(self.wanted * self.settings.group))[update :: self.settings.updates]
 
-    def items(self, round: Round, update: int) -> list[int]:
+    def items(self, rollout: Rollout, update: int) -> list[int]:
         """What an update learns from: its samples, unless a method pairs them."""
         return self.part(update)
 
@@ -169,12 +170,12 @@ class RefiningStep(ABC):
         with more."""
         return group_advantages(rewards, prompts)
 
-    def look_back(self, round: Round, share: Share) -> None:  # noqa: B027 - most methods need none
+    def cache_old_policy(self, rollout: Rollout, share: Share) -> None:  # noqa: B027 - most methods need none
         """Called with the weights that drew the round in place."""
 
     # ------------------------------------------------------------------------------------------------------ rounds
 
-    def begin(self, number: int, update: int, share: Share) -> Round:
+    def begin(self, number: int, update: int, share: Share) -> Rollout:
         """Draw and reward a round; in the middle of one that was cut, draw it again as it was."""
         if update == 0:
             statistics = self._statistics()
@@ -182,9 +183,9 @@ class RefiningStep(ABC):
             self.begun_with = statistics | weights
         self.begun = number
         with self._as_begun():
-            round = self._drawn(number, share)
-            self.look_back(round, share)
-        return round
+            rollout = self._drawn(number, share)
+            self.cache_old_policy(rollout, share)
+        return rollout
 
     def drawing(self, number: int) -> dict[str, Tensor]:
         """The weights that draw a round, copied: those of now, unless a method draws with others."""
@@ -201,28 +202,28 @@ class RefiningStep(ABC):
         finally:
             self.injected.load(now)
 
-    def _drawn(self, number: int, share: Share) -> Round:
+    def _drawn(self, number: int, share: Share) -> Rollout:
         settings = self.settings
-        prompts = asked(settings.seed, number, len(self.prompts), self.wanted, settings.group)
+        prompts = sample_prompts(settings.seed, number, len(self.prompts), self.wanted, settings.group)
         own = [i for update in range(settings.updates) for i in share(self.part(update))]
         done = number * settings.updates
         self.progress.report(done, settings.steps, f"drawing {len(prompts)} pictures, round {number + 1}")
-        way = self.painter.draw(number, own, prompts, self._strength)
-        pictures = self.painter.pictures(way.latents[:, -1]) if own else []
-        table = torch.zeros(len(self.judge.terms), len(prompts), dtype=torch.float64, device=self._exact)
-        rewards = rewarded(self.judge, pictures, own, [self.prompts[prompts[i]] for i in own], table)
+        trajectory = self.sampler.draw(number, own, prompts, self._strength)
+        pictures = self.sampler.pictures(trajectory.latents[:, -1]) if own else []
+        table = torch.zeros(len(self.reward_models.terms), len(prompts), dtype=torch.float64, device=self._exact)
+        rewards = score_rollout(self.reward_models, pictures, own, [self.prompts[prompts[i]] for i in own], table)
         self.processes.all_reduce(rewards)
         rewards = rewards.cpu()
         advantages, mean = self._advantages(rewards, prompts), self._mean(rewards)
-        told = f"round {number + 1}: reward {mean:.4f}"
-        log.info("%s", told)
+        text = f"round {number + 1}: reward {mean:.4f}"
+        log.info("%s", text)
         if pictures:
             few = range(0, len(pictures), max(1, -(-len(pictures) // SHOWN)))
             sheet = contact_sheet([pictures[i] for i in few], [self.prompts[prompts[own[i]]].text for i in few])
-            self.progress.report(done, settings.steps, told, picture=sheet)
+            self.progress.report(done, settings.steps, text, picture=sheet)
         spreads = [spread(row) for row in rewards]
         self._check_differs(spreads, rewards)
-        return Round(number, prompts, way, advantages, mean, rewards, spreads, {})
+        return Rollout(number, prompts, trajectory, advantages, mean, rewards, spreads, {})
 
     def _strength(self, sample: int) -> float:
         """That of the subject while a sample is drawn: evenly from 1 to 1 - explore over the pictures of a prompt.
@@ -230,7 +231,7 @@ class RefiningStep(ABC):
         Each prompt begins with another, as an update takes every n-th sample and needs all strengths.
         """
         group = self.settings.group
-        return 1.0 - self.settings.explored * ((sample + sample // group) % group) / (group - 1)
+        return 1.0 - self.settings.resolved_explore * ((sample + sample // group) % group) / (group - 1)
 
     def _check_differs(self, spreads: Sequence[float], rewards: Tensor) -> None:
         """Raise FewShotError where the rewards of all pictures of all rounds so far are the same."""
@@ -239,7 +240,7 @@ class RefiningStep(ABC):
         elif self.same_rounds >= 0:
             self.same_rounds += 1
         if self.same_rounds == SAME_ROUNDS:
-            names = ", ".join(term.name for term in self.judge.terms)
+            names = ", ".join(term.name for term in self.reward_models.terms)
             raise FewShotError(
                 f"{names} gave all {rewards.shape[1]} pictures of each of the first {SAME_ROUNDS} rounds the same "
                 f"reward ({float(rewards.nan_to_num(0.0).max()):.4g}), so there is nothing to learn. Choose another, "
@@ -253,13 +254,13 @@ class RefiningStep(ABC):
 
     def _mean(self, rewards: Tensor) -> float:
         """The weighted mean reward of a round."""
-        weights = torch.tensor(self.judge.weights, dtype=rewards.dtype)
+        weights = torch.tensor(self.reward_models.weights, dtype=rewards.dtype)
         return float((rewards.nanmean(1).nan_to_num(0.0) * weights).sum() / weights.sum())
 
     def _advantages(self, rewards: Tensor, prompts: Sequence[int]) -> Tensor:
         """(n,) of a round's rewards (terms, n), each term in its own deviations, mixed by weight."""
         found = []
-        for term, row, statistics in zip(self.judge.terms, rewards, self.statistics, strict=True):
+        for term, row, statistics in zip(self.reward_models.terms, rewards, self.statistics, strict=True):
             known = ~row.isnan()
             keys = [prompt for prompt, there in zip(prompts, known.tolist(), strict=True) if there]
             advantages = torch.full(row.shape, torch.nan)
@@ -271,5 +272,5 @@ class RefiningStep(ABC):
                         "the reward %s is the same for all pictures: this round learns nothing of it", term.name
                     )
             found.append(advantages)
-        furthest = self.settings.furthest
-        return mixed(found, self.judge.weights).clamp(-furthest, furthest)
+        clip = self.settings.resolved_advantage_clip
+        return mixed(found, self.reward_models.weights).clamp(-clip, clip)

@@ -54,14 +54,14 @@ class Adversary:
             torch.manual_seed(seed_of(seed, DISCRIMINATOR))
             self.network = Discriminator(shape[0], shape[-1]).to(device)
         self.random = Randomness(seed, device)
-        self.factor, self.right, self.seen = torch.ones((), device=device), *torch.zeros(2, device=device)
+        self.factor, self.right, self.counted = torch.ones((), device=device), *torch.zeros(2, device=device)
         self.begun, self.before = -1, self._numbers()
 
     def begin(self, step: int) -> None:
         """Halve the loss where the last steps ask for it. Called before each step's first pass."""
         if step and step % WATCHED == 0:
-            self.factor = torch.where(self.right > SURE * self.seen, self.factor / 2, self.factor)
-            self.right, self.seen = torch.zeros_like(self.right), torch.zeros_like(self.seen)
+            self.factor = torch.where(self.right > SURE * self.counted, self.factor / 2, self.factor)
+            self.right, self.counted = torch.zeros_like(self.right), torch.zeros_like(self.counted)
         self.begun, self.before = step, self._numbers()
 
     def state(self, step: int) -> dict[str, Tensor]:
@@ -71,15 +71,15 @@ class Adversary:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         device = self.factor.device
-        self.factor, self.right, self.seen = (state[name].to(device) for name in ("factor", "right", "seen"))
+        self.factor, self.right, self.counted = (state[name].to(device) for name in ("factor", "right", "seen"))
 
     def _numbers(self) -> dict[str, Tensor]:
-        return {"factor": self.factor.clone(), "right": self.right.clone(), "seen": self.seen.clone()}
+        return {"factor": self.factor.clone(), "right": self.right.clone(), "seen": self.counted.clone()}
 
     def _watch(self, of_true: Tensor) -> None:
         """Count what the discriminator says of real latents (n, places)."""
         self.right = self.right + (of_true.detach().mean(1) > 0).sum()
-        self.seen = self.seen + len(of_true)
+        self.counted = self.counted + len(of_true)
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -113,10 +113,10 @@ class Adversary:
         true, fake = (self._changed(x, step, samples) for x in (true, fake.detach()))
         of_true, of_fake = self.network(true, levels), self.network(fake, levels)
         self._watch(of_true)
-        told = F.relu(1 - of_true).mean(1) + (trusted > 0) * F.relu(1 + of_fake).mean(1)
+        discriminator_loss = F.relu(1 - of_true).mean(1) + (trusted > 0) * F.relu(1 + of_fake).mean(1)
         if step % EVERY == 0:
-            told = told + EVERY * gradient_penalty(self.network, true, levels)
-        return {ADVERSARIAL: -trusted * judged, DISCRIMINATOR: told}
+            discriminator_loss = discriminator_loss + EVERY * gradient_penalty(self.network, true, levels)
+        return {ADVERSARIAL: -trusted * judged, DISCRIMINATOR: discriminator_loss}
 
     def _literal(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
         levels = torch.zeros(len(real), dtype=torch.long, device=real.device)
@@ -124,8 +124,8 @@ class Adversary:
         judged = functional_call(self.network, weights, (fake, levels))
         of_true, of_fake = self.network(real, levels), self.network(fake.detach(), levels)
         self._watch(of_true)
-        told = (F.softplus(-of_true) + F.softplus(of_fake)).mean(1)
-        return {ADVERSARIAL: F.softplus(-judged).mean(1), DISCRIMINATOR: told}
+        discriminator_loss = (F.softplus(-of_true) + F.softplus(of_fake)).mean(1)
+        return {ADVERSARIAL: F.softplus(-judged).mean(1), DISCRIMINATOR: discriminator_loss}
 
     def _noised(self, clean: Tensor, levels: Tensor, side: str, step: int, samples: Sequence[int]) -> Tensor:
         return self.process.add_noise(

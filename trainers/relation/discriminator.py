@@ -31,10 +31,10 @@ class Discriminator(nn.Module):
         self.head = _Conv(WIDTHS[-1], 1)
 
     def forward(self, latents: Tensor, levels: Tensor) -> Tensor:
-        told = self.level(waves(levels))
+        level_features = self.level(waves(levels))
         states = self.stem(latents)
         for block in self.blocks:
-            states = block(states, told)
+            states = block(states, level_features)
         return self.head(F.adaptive_avg_pool2d(F.silu(states), GRID)).flatten(1)
 
 
@@ -48,8 +48,8 @@ class _Block(nn.Module):
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
 
-    def forward(self, states: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.film(told)[:, :, None, None].chunk(2, 1)
+    def forward(self, states: Tensor, level_features: Tensor) -> Tensor:
+        scale, shift = self.film(level_features)[:, :, None, None].chunk(2, 1)
         new = self.first(F.silu(states)) * (1 + scale) + shift
         new = (self.second(F.silu(new)) + self.skip(states)) / math.sqrt(2)
         return F.avg_pool2d(new, 2) if self.halved else new

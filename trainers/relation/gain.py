@@ -127,12 +127,12 @@ class GainReader:
 
     def _log_errors(self, prompts: Sequence[str]) -> torch.Tensor:
         looked_at = sorted({draw.row for draw in self.draws})  # of a large set few captions are
-        told = self.model.encode_prompts([prompts[row] for row in looked_at])
+        conditioning = self.model.encode_prompts([prompts[row] for row in looked_at])
         places = {row: place for place, row in enumerate(looked_at)}
         parts = [self.draws[i : i + self.at_once] for i in range(0, len(self.draws), self.at_once)]
-        return torch.cat([self._errors(part, told.take([places[d.row] for d in part])) for part in parts]).log()
+        return torch.cat([self._errors(part, conditioning.take([places[d.row] for d in part])) for part in parts]).log()
 
-    def _errors(self, draws: Sequence[Draw], told: Conditioning) -> torch.Tensor:
+    def _errors(self, draws: Sequence[Draw], conditioning: Conditioning) -> torch.Tensor:
         self.progress.check()
         model, process, rows = self.model, self.model.process, [draw.row for draw in draws]
         clean = rows_of(self.pool.mean, rows)
@@ -142,7 +142,7 @@ class GainReader:
         places = [NOISY + (1 - NOISY) * draw.place for draw in draws]
         times = torch.stack([process.time_at(place) for place in places]).to(model.device)
         sizes = None if self.pool.sizes is None else rows_of(self.pool.sizes, rows)
-        prediction = model.predict(process.add_noise(clean, noise, times), times, told, sizes)
+        prediction = model.predict(process.add_noise(clean, noise, times), times, conditioning, sizes)
         return squared_error(prediction, process.target(clean, noise, times))
 
 
@@ -205,8 +205,8 @@ class GainCheckpoint(BestCheckpoint):
 
     def evaluate(self, step: int, parameters: Mapping[str, torch.Tensor], processes: Processes) -> None:
         """Take a reading; all processes know what the main one saw."""
-        seen = self.read(step) if processes.main else Gain(step, 0.0, 0.0)
-        gains = (*self.gains, Gain(step, *self.broadcast((seen.share, seen.error), parameters, processes)))
+        gain = self.read(step) if processes.main else Gain(step, 0.0, 0.0)
+        gains = (*self.gains, Gain(step, *self.broadcast((gain.share, gain.error), parameters, processes)))
         if processes.main:
             write_readings(self.file, _plain(gains))
             self.tell(gains[-1])
@@ -233,19 +233,19 @@ def gain_checkpoint(reader: GainReader, run: RunFolder) -> GainCheckpoint | None
     log.info("a reading of %d noised pictures every %d steps", len(reader.draws), reader.every)
 
     def tell(gain: Gain) -> None:
-        text = f"measured after step {gain.step}: {_said(gain)} less error than with '{settings.token_start}'"
+        text = f"measured after step {gain.step}: {_percent(gain)} less error than with '{settings.token_start}'"
         log.info("%s", text)
         reader.progress.report(gain.step, settings.steps, text)
 
     return GainCheckpoint(reader, reader.every, settings.steps, run.folder / FILE, tell)
 
 
-def _said(gain: Gain) -> str:
+def _percent(gain: Gain) -> str:
     return f"{100 * gain.share:.2f} % (give or take {100 * SURE * gain.error:.2f})"
 
 
 def explained(readings: Mapping[str, Any], settings: RelationSettings) -> str:
-    """The curve of `GainCheckpoint.plain` in words, with a warning where the word says no more than what it began as."""
+    """The curve of `GainCheckpoint.plain` in words; a warning where the word says no more than what it began as."""
     start = settings.token_start
     if not settings.validate_every:
         return "validate_every is 0: whether the word explains its pictures was not measured"
@@ -270,14 +270,15 @@ def _judged(gains: Sequence[Gain], start: str) -> str:
     """What the best reading says, and whether the word that is returned, the last one, is still as good."""
     best, last = max(gains, key=lambda gain: gain.least), gains[-1]
     if not best.sure:
-        said = (
+        text = (
             f"the word explains the pictures no better than '{start}' in its place, or some of them only: "
-            f"{_said(best)} less error at the best. They may not share a relation, or more steps or pictures are needed"
+            f"{_percent(best)} less error at the best. They may not share a relation, or more steps or pictures are "
+            "needed"
         )
-        log.warning("%s", said)
-        return said
-    said = f"the word takes {_said(best)} of the error that '{start}' in its place leaves, after step {best.step}"
+        log.warning("%s", text)
+        return text
+    text = f"the word takes {_percent(best)} of the error that '{start}' in its place leaves, after step {best.step}"
     if not last.sure:
-        said += f"; after the last step {_said(last)}: take fewer steps or a lower token_learning_rate"
-        log.warning("%s", said)
-    return said
+        text += f"; after the last step {_percent(last)}: take fewer steps or a lower token_learning_rate"
+        log.warning("%s", text)
+    return text

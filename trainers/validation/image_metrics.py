@@ -218,12 +218,12 @@ class Validation:
         """Mean cosines of images, one for each prompt; see `selection.Point`."""
         self._load()
         try:
-            seen = self.clip.images(images)
-            looks = seen if self.embedder is self.clip else self.embedder.images(images)
+            clip_embeddings = self.clip.images(images)
+            embeddings = clip_embeddings if self.embedder is self.clip else self.embedder.images(images)
         finally:
             self._offload()
-        like = [(look @ self.references[c].T).mean() for look, c in zip(looks, self.concepts, strict=True)]
-        fits = seen @ self.texts.T
+        like = [(look @ self.references[c].T).mean() for look, c in zip(embeddings, self.concepts, strict=True)]
+        fits = clip_embeddings @ self.texts.T
         others = torch.tensor([[a.stripped != b.stripped for b in self.prompts] for a in self.prompts])
         unrelated = fits[others].mean().item() if others.any() else 0.0
         return torch.stack(like).mean().item(), fits.diagonal().mean().item(), unrelated

@@ -114,9 +114,12 @@ def _run(
     inner = getattr(encoder, "text_model", encoder)  # transformers 5 has no inner model in CLIPTextModel
     depth = layer_of(model, len(inner.encoder.layers))
     ids = torch.stack([row.ids for row in rows])
-    with _replaced(inner.embeddings.token_embedding, rows, learned), _seen(inner.encoder.layers[-depth]) as seen:
+    with (
+        _replaced(inner.embeddings.token_embedding, rows, learned),
+        _recorded(inner.encoder.layers[-depth]) as recorded,
+    ):
         output = encoder(input_ids=ids)
-    states = inner.final_layer_norm(seen[0]) if model.family.final_norm else seen[0]
+    states = inner.final_layer_norm(recorded[0]) if model.family.final_norm else recorded[0]
     return states, getattr(output, "text_embeds", None)
 
 
@@ -135,16 +138,16 @@ def layer_of(model: Networks, layers: int) -> int:
 
 
 @contextmanager
-def _seen(layer: nn.Module) -> Iterator[list[Tensor]]:
+def _recorded(layer: nn.Module) -> Iterator[list[Tensor]]:
     """What `layer` gives, in a list. (Its place in `output.hidden_states` changed between transformers' releases.)"""
-    seen: list[Tensor] = []
+    recorded: list[Tensor] = []
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
+        recorded.append(output[0] if isinstance(output, tuple) else output)
 
     handle = layer.register_forward_hook(keep)
     try:
-        yield seen
+        yield recorded
     finally:
         handle.remove()
 

@@ -159,9 +159,9 @@ def assemble(
     weights = {}
     for name, parameter in network.named_parameters():
         if name not in given or given[name].shape != parameter.shape:
-            seen = f"has the shape {tuple(given[name].shape)}" if name in given else "is missing"
+            what = f"has the shape {tuple(given[name].shape)}" if name in given else "is missing"
             raise FewShotError(
-                f"the weights do not fit {type(network).__name__}: {name} {seen}, and {tuple(parameter.shape)} is "
+                f"the weights do not fit {type(network).__name__}: {name} {what}, and {tuple(parameter.shape)} is "
                 "needed; the file is damaged or of an unsupported variant"
             )
         weights[name] = given[name].to(device=device, dtype=dtype, copy=True).contiguous()

@@ -60,9 +60,11 @@ class Slope(Red):
     """`Red` with a gradient."""
 
     def open(self, device, references, prompts=()):
-        judge = super().open(device, references)
-        judge.terms[0].metric.gradient = lambda pixels, prompts, references: (pixels[:, 0] - pixels[:, 2]).mean((1, 2))
-        return judge
+        reward_models = super().open(device, references)
+        reward_models.terms[0].metric.gradient = lambda pixels, prompts, references: (pixels[:, 0] - pixels[:, 2]).mean(
+            (1, 2)
+        )
+        return reward_models
 
 
 def prompts_of(*places: str, held_out: int = 2) -> PromptSet:

@@ -28,10 +28,10 @@ def reading(base, tmp_path):
     """Makes a reader of the tiny base as it is, for some prompts, models and pictures of the subject."""
     with opened(base) as (step, _, _):
 
-        def make(prompts=HELD_OUT, validator=None, rewarded=(), looks=LOOKS, judge=None):
-            judge = judge or step.judge
-            held_out = HeldOut(prompts, looks, rewarded)
-            return Reader(step.painter, judge, held_out, CHOSEN, validator, tmp_path / "samples")
+        def make(prompts=HELD_OUT, validator=None, reward_folders=(), looks=LOOKS, reward_models=None):
+            reward_models = reward_models or step.reward_models
+            held_out = HeldOut(prompts, looks, reward_folders)
+            return Reader(step.sampler, reward_models, held_out, CHOSEN, validator, tmp_path / "samples")
 
         yield make
 
@@ -63,7 +63,7 @@ def test_a_reading_is_always_of_the_same_noise(reading):
 
 
 def test_the_rewards_own_clip_is_no_other_metric(reading):
-    found, _ = reading(validator=Validator(CLIP), rewarded=[CLIP.resolve()])(0)
+    found, _ = reading(validator=Validator(CLIP), reward_folders=[CLIP.resolve()])(0)
     assert math.isnan(found.held_out) and found.subject > 0 and found.diversity > 0
 
 
@@ -75,7 +75,7 @@ def test_without_models_the_reward_alone_is_read(reading, caplog):
 
 def test_without_pictures_likeness_is_measured_to_the_start(reading):
     reader = reading(validator=Validator(CLIP), looks=())
-    assert len(reader.looks) == ALONE and reader(0)[0].subject > 0.5
+    assert len(reader.reference_embeddings) == ALONE and reader(0)[0].subject > 0.5
 
 
 def test_prompts_of_the_class_alone_cannot_be_like_the_subject(reading, caplog):
@@ -86,7 +86,7 @@ def test_prompts_of_the_class_alone_cannot_be_like_the_subject(reading, caplog):
 
 
 def test_a_reading_that_cannot_be_taken_stops_the_start_and_later_counts_as_failed(reading, caplog):
-    reader = reading(judge=Red(float("nan")).open(torch.device("cpu"), ()))
+    reader = reading(reward_models=Red(float("nan")).open(torch.device("cpu"), ()))
     with pytest.raises(FewShotError, match="redness gave"):
         reader(0)
     found, spreads = reader(2)

@@ -50,15 +50,15 @@ def test_ratios_are_exactly_one_and_the_kl_zero_before_the_first_update(refining
     step, injected, _ = refining(subject_adapter(), updates=2)
     for number in (0, 1):  # the second update's old log-probabilities are those of look_back
         terms = terms_of(step, number)
-        chosen = step.round.advantages[step.part(number)]
+        chosen = step.rollout.advantages[step.part(number)]
         assert terms[CLIPPED] == 0 and terms[KL] == 0
         assert float(terms[POLICY].detach()) == pytest.approx(-float(chosen.mean()), abs=1e-6)
-    for row, old in step.round.old.items():
-        now, outcome = step.steps_at(step.round, [row])
+    for row, old in step.rollout.old.items():
+        now, outcome = step.steps_at(step.rollout, [row])
         assert abs(float((now.log_prob(outcome)[0].detach() - old).exp()) - 1) < 1e-4
-    rows = list(step.round.old)[: step.painter.at_once]
-    now, outcome = step.steps_at(step.round, rows)
-    assert torch.equal(now.log_prob(outcome).detach(), torch.stack([step.round.old[row] for row in rows]))
+    rows = list(step.rollout.old)[: step.sampler.batch_size]
+    now, outcome = step.steps_at(step.rollout, rows)
+    assert torch.equal(now.log_prob(outcome).detach(), torch.stack([step.rollout.old[row] for row in rows]))
 
 
 def test_ways_are_kept_exactly_whatever_the_base_computes_in(base):
@@ -66,11 +66,11 @@ def test_ways_are_kept_exactly_whatever_the_base_computes_in(base):
     with opened(replace(base, dtype="bfloat16"), updates=2) as (step, _, model):
         terms_of(step, 0)
         terms = terms_of(step, 1)  # whose old log-probabilities are those of look_back
-        way, old = step.round.way.latents, step.round.old
-        assert model.dtype == torch.bfloat16 and way.dtype == torch.float32 and terms[CLIPPED] == 0
-        rows = list(old)[: step.painter.at_once]
-        step.round.way = replace(step.round.way, latents=way.bfloat16().float())
-        rounded, outcome = step.steps_at(step.round, rows)
+        trajectory, old = step.rollout.trajectory.latents, step.rollout.old
+        assert model.dtype == torch.bfloat16 and trajectory.dtype == torch.float32 and terms[CLIPPED] == 0
+        rows = list(old)[: step.sampler.batch_size]
+        step.rollout.trajectory = replace(step.rollout.trajectory, latents=trajectory.bfloat16().float())
+        rounded, outcome = step.steps_at(step.rollout, rows)
         moved = (rounded.log_prob(outcome).detach() - torch.stack([old[row] for row in rows])).abs()
         assert moved.max() > clip_for(1e-4, 64 * 64 * 4)
 
@@ -78,18 +78,18 @@ def test_ways_are_kept_exactly_whatever_the_base_computes_in(base):
 def test_the_reference_is_the_base_with_the_subject_on(refining, base):
     subject = subject_adapter()
     step, injected, model = refining(subject)
-    latents, places = torch.randn(1, *step.painter.shape), torch.tensor([0])
+    latents, places = torch.randn(1, *step.sampler.shape), torch.tensor([0])
     with torch.no_grad():
         for parameter in injected.parameters.values():
             parameter.add_(0.3)
-        trained = step.painter.predict(latents, places, [0])
+        trained = step.sampler.predict(latents, places, [0])
         with injected.disabled():
-            found = step.painter.predict(latents, places, [0])
+            found = step.sampler.predict(latents, places, [0])
     assert not torch.allclose(trained, found)
     injected.remove()
     with torch.no_grad(), open_base(base, torch.device("cpu")) as fresh, applied(fresh, [(subject, 1.0)]):
         told = encode_prompts(fresh, ["", step.prompts[0].text])
-        times = step.painter.policy.times(places).repeat(2)
+        times = step.sampler.policy.times(places).repeat(2)
         away, towards = denoise(fresh, latents.repeat(2, 1, 1, 1), times, told).chunk(2)
         torch.testing.assert_close(found, away + 2.0 * (towards - away))
     with torch.no_grad(), open_base(base, torch.device("cpu")) as fresh:
@@ -104,12 +104,12 @@ def test_kl_is_the_squared_distance_of_predictions_and_grows(refining):
         for name, parameter in injected.parameters.items():
             if name.endswith("lora_up"):
                 parameter.add_(0.2)
-    rows = [(i, place) for i in step.part(0) for place in step.places(0, i)][: step.painter.at_once]
+    rows = [(i, place) for i in step.part(0) for place in step.places(0, i)][: step.sampler.batch_size]
     with torch.no_grad():
         found = step.losses(rows)[KL] * step.rows_per_update
-        now, _ = step.steps_at(step.round, rows)
+        now, _ = step.steps_at(step.rollout, rows)
         with injected.disabled():
-            then, _ = step.steps_at(step.round, rows)
+            then, _ = step.steps_at(step.rollout, rows)
     spread = now.std.view(-1, 1, 1, 1).expand_as(now.mean)
     theirs = torch.distributions.kl_divergence(
         torch.distributions.Normal(now.mean, spread), torch.distributions.Normal(then.mean, spread)
@@ -124,8 +124,8 @@ def test_gradients_are_those_of_reinforce_at_the_start(refining):
     total = terms_of(step, 0)[POLICY]
     (found,) = torch.autograd.grad(total, up)
     rows = [(i, place) for i in step.part(0) for place in step.places(0, i)]
-    now, outcome = step.steps_at(step.round, rows)
-    advantage = step.round.advantages[[i for i, _ in rows]]
+    now, outcome = step.steps_at(step.rollout, rows)
+    advantage = step.rollout.advantages[[i for i, _ in rows]]
     (wanted,) = torch.autograd.grad(-(advantage * now.log_prob(outcome)).mean(), up)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-7)
 
@@ -150,21 +150,21 @@ def test_direct_gradients_are_those_through_decoder_and_reward(refining):
         yield
         on_device.append(False)
 
-    step.painter.on_device = context
+    step.sampler.on_device = context
     (up, *_) = [p for name, p in injected.parameters.items() if name.endswith("lora_up")]
     terms_of(step, 0)
-    rows = [(i, 0) for i in step.part(0)][: step.painter.at_once]
+    rows = [(i, 0) for i in step.part(0)][: step.sampler.batch_size]
     loss = step.losses(rows)[POLICY]
     assert on_device[-2:] == [True, False]
     (found,) = torch.autograd.grad(loss, up)
-    last = len(step.painter.policy) - 1
-    before = torch.stack([step.round.way.at(i)[last] for i, _ in rows])
+    last = len(step.sampler.policy) - 1
+    before = torch.stack([step.rollout.trajectory.at(i)[last] for i, _ in rows])
     places = torch.full((len(rows),), last)
-    clean = step.painter.policy.step(
-        step.painter.predict(before, places, [step.round.prompts[i] for i, _ in rows]), before, places
+    clean = step.sampler.policy.step(
+        step.sampler.predict(before, places, [step.rollout.prompts[i] for i, _ in rows]), before, places
     ).mean
     pixels = decode_latents(model, clean)
-    rewards = (pixels[:, 0] - pixels[:, 2]).mean((1, 2)) / step.round.spreads[0]
+    rewards = (pixels[:, 0] - pixels[:, 2]).mean((1, 2)) / step.rollout.spreads[0]
     (wanted,) = torch.autograd.grad(-rewards.sum() / step.rows_per_update, up)
     torch.testing.assert_close(loss.detach(), -rewards.sum().detach() / step.rows_per_update)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-8)
@@ -236,8 +236,8 @@ def test_prompts_that_name_neither_subject_nor_class_are_left_out_by_name(caplog
 def test_a_file_that_tells_no_trigger_takes_that_of_the_pictures(base, tmp_path):
     nameless = replace(subject_adapter(), trigger="")
     assert trigger_of(nameless, SET) == "sks ball" and trigger_of(subject_adapter(), None) == "sks ball"
-    asked = PromptSet(tuple(replace(p, text=p.text.replace("sks ball", "{trigger}")) for p in PROMPTS.prompts))
-    found = run(base, tmp_path, nameless, prompts=asked, steps=2)
+    sample_prompts = PromptSet(tuple(replace(p, text=p.text.replace("sks ball", "{trigger}")) for p in PROMPTS.prompts))
+    found = run(base, tmp_path, nameless, prompts=sample_prompts, steps=2)
     assert found.adapter.trigger == found.combined.trigger == "sks ball"
 
 

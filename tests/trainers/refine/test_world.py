@@ -22,7 +22,7 @@ from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.trainers.distributed import SingleProcess
 from comfyui_fewshot.trainers.refine.method import STEPS, split
-from comfyui_fewshot.trainers.refine.rollout import Painter
+from comfyui_fewshot.trainers.refine.rollout import RolloutSampler
 from comfyui_fewshot.trainers.refine.sampler_policy import SamplerPolicy
 from comfyui_fewshot.trainers.refine.step import REWARD
 
@@ -54,18 +54,18 @@ class Mean:
         self.load({"mean": learned})
 
 
-class World(Painter):
+class World(RolloutSampler):
     """Draws from the normal distribution of `mean` and SPREAD: its denoiser says E(z0 | zt)."""
 
     def __init__(self, mean: Mean, policy: SamplerPolicy, seed: int):
-        self.mean, self.policy, self.guidance, self.guided, self.at_once = mean, policy, 1.0, False, 64
+        self.mean, self.policy, self.guidance, self.guided, self.batch_size = mean, policy, 1.0, False, 64
         about = dict(process=SCHEDULE, device=torch.device("cpu"), dtype=torch.float32)
         self.model = SimpleNamespace(predict=self._predict, **about)  # type: ignore[assignment]
         self.random, self.progress, self.on_device, self.shape = Randomness(seed), NullProgress(), nullcontext, SHAPE
         self.size, self.prompts = None, split(PROMPTS)[0]
-        self.told = SimpleNamespace(take=list)  # type: ignore[assignment]
+        self.conditioning = SimpleNamespace(take=list)  # type: ignore[assignment]
 
-    def _predict(self, latents: Tensor, times: Tensor, told) -> Tensor:
+    def _predict(self, latents: Tensor, times: Tensor, conditioning) -> Tensor:
         alpha = SCHEDULE.alphas_cumprod[times].view(-1, 1, 1, 1)
         mean = self.mean.parameters["mean"]
         gain = alpha.sqrt() * SPREAD**2 / (alpha * SPREAD**2 + 1 - alpha)
@@ -87,8 +87,8 @@ def learned(method: str, seed: int, **changes) -> tuple[Tensor, list[float]]:
     )  # fmt: skip
     mean, known = Mean(), method in ("grpo", "ddpo", "dpok")
     world = World(mean, SamplerPolicy(SCHEDULE, 8, None, settings.eta, settings.skip_last, known), seed)
-    judge = Red().open("cpu", ())
-    step = STEPS[method](world, judge, mean, settings, SingleProcess(), None)  # type: ignore[arg-type]
+    reward_models = Red().open("cpu", ())
+    step = STEPS[method](world, reward_models, mean, settings, SingleProcess(), None)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(list(mean.parameters.values()), lr=0.03, weight_decay=0.0)
     earned = []
     for number in range(ROUNDS * settings.updates):

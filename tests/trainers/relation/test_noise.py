@@ -17,7 +17,7 @@ from comfyui_fewshot.models.adapters.formats import read_lora
 from comfyui_fewshot.models.adapters.inject import LoraSpec, inject
 from comfyui_fewshot.models.adapters.merge import sum_adapters
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.sampling import sample_latents
+from comfyui_fewshot.models.sampling import SamplingOptions, sample_latents
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.pocket.world import words
 from comfyui_fewshot.tests.models import checkpoints
@@ -111,7 +111,10 @@ def test_it_counts_in_full_where_it_counts(opened, layers):
 
 def test_pictures_are_drawn_with_it_in_their_first_half(opened, layers):
     """From latents of half-way on the base alone goes on: two steps, of which the first one alone differs."""
-    draw = partial(sample_latents, opened, ["a cat and a house"], [1], width=32, height=32, guidance=1.0)
+
+    def draw(steps):
+        return sample_latents(opened, ["a cat and a house"], [1], SamplingOptions(32, 32, steps, guidance=1.0))
+
     always = replace(layers, metadata={})
     with applied(opened, [(layers, 1.0)]):
         one, two = draw(steps=1), draw(steps=4)

@@ -239,7 +239,7 @@ def test_the_loss_is_halved_when_the_discriminator_is_too_sure():
     assert [factors_seen[n] for n in (0, 99, 100, 199, 200, 299, 300)] == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
     again = _adversary()
     again.load(adversary.state(301))
-    assert again.factor == 0.25 and again.seen == adversary.seen == 40
+    assert again.factor == 0.25 and again.counted == adversary.counted == 40
     assert adversary.state(300)["seen"] == 0  # a step that was begun and cut is begun anew
 
 

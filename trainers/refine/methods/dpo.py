@@ -25,7 +25,7 @@ from ....evaluation.reward import names_subject
 from ...loop import Share
 from ...losses import squared_error
 from ..losses import preference_loss
-from ..step import Round
+from ..step import Rollout
 from .renoise import Noised, NoisedStep
 from .table import PAIRS
 
@@ -65,42 +65,47 @@ class PairsStep(NoisedStep):
         self.pairs: list[tuple[int, int]] = []
         self.pictures = torch.empty(0)
         self.update_rows = 1
-        self.told: list[int] = []  # the prompt of each picture
-        self.references = torch.empty(0, *self.painter.shape)
-        self.looks = torch.empty(len(self.judge.terms), 0)
+        self.conditioning: list[int] = []  # the prompt of each picture
+        self.references = torch.empty(0, *self.sampler.shape)
+        self.reference_rewards = torch.empty(len(self.reward_models.terms), 0)
 
     def take_references(self, latents: Tensor, prompts: Sequence[Prompt]) -> None:
         """Pair with these latents (m, C, h, w) of pictures with these prompts."""
-        self.painter.learn_prompts(prompts)
+        self.sampler.learn_prompts(prompts)
         self.references = latents.cpu()
-        self.looks = self.judge.scores(self.painter.pictures(latents), prompts)
+        self.reference_rewards = self.reward_models.scores(self.sampler.pictures(latents), prompts)
 
-    def look_back(self, round: Round, share: Share) -> None:
+    def cache_old_policy(self, rollout: Rollout, share: Share) -> None:
         """All processes' pictures, since the two of a pair may have been drawn apart."""
-        self.pairs = paired(round.advantages.tolist(), round.prompts)
-        everyone = torch.zeros(len(round.prompts), *self.painter.shape, device=self.device)
-        if round.way.samples:
-            everyone[list(round.way.samples)] = round.way.latents[:, -1].to(self.device)
+        self.pairs = paired(rollout.advantages.tolist(), rollout.prompts)
+        everyone = torch.zeros(len(rollout.prompts), *self.sampler.shape, device=self.device)
+        if rollout.trajectory.samples:
+            everyone[list(rollout.trajectory.samples)] = rollout.trajectory.latents[:, -1].to(self.device)
         self.processes.all_reduce(everyone)
-        self.pictures, self.told = everyone.cpu(), list(round.prompts)
+        self.pictures, self.conditioning = everyone.cpu(), list(rollout.prompts)
         if len(self.references):
-            self.pairs = self._with_references(round)
+            self.pairs = self._with_references(rollout)
             self.pictures = torch.cat([self.pictures, self.references])
-            self.told += range(len(self.prompts), len(self.prompts) + len(self.references))
+            self.conditioning += range(len(self.prompts), len(self.prompts) + len(self.references))
 
-    def _with_references(self, round: Round) -> list[tuple[int, int]]:
+    def _with_references(self, rollout: Rollout) -> list[tuple[int, int]]:
         """(better, worse) of each drawn picture of the subject and one of its references, these in turn."""
-        drawn = [i for i, prompt in enumerate(round.prompts) if names_subject(self.prompts[prompt])]
-        looks = [place % len(self.references) for place in range(len(drawn))]
-        over = paired_with(round.rewards[:, drawn], self.looks[:, looks], round.spreads, self.judge.weights)
-        both = [(i, len(round.prompts) + look) for i, look in zip(drawn, looks, strict=True)]
+        drawn = [i for i, prompt in enumerate(rollout.prompts) if names_subject(self.prompts[prompt])]
+        own = [place % len(self.references) for place in range(len(drawn))]
+        over = paired_with(
+            rollout.rewards[:, drawn],
+            self.reference_rewards[:, own],
+            rollout.spreads,
+            self.reward_models.weights,
+        )
+        both = [(i, len(rollout.prompts) + look) for i, look in zip(drawn, own, strict=True)]
         return [pair if more > 0 else (pair[1], pair[0]) for pair, more in zip(both, over, strict=True)]
 
-    def items(self, round: Round, update: int) -> list[int]:
+    def items(self, rollout: Rollout, update: int) -> list[int]:
         """Of all passes over the pairs, of which there are as many as leave no update without any."""
         updates, count = self.settings.updates, len(self.pairs)
         if not count:
-            log.warning("round %d has no pair of which one earned more: nothing is learned from it", round.number + 1)
+            log.warning("round %d has no pair of which one earned more: nothing is learned from it", rollout.number + 1)
             return []
         passes = max(self.settings.pair_passes, -(-updates // count))
         found = list(range(count * passes))[update::updates]
@@ -118,19 +123,19 @@ class PairsStep(NoisedStep):
 
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The loss of `rows` of (item, number of the noising)."""
-        assert self.round is not None
-        round = self.round
+        assert self.rollout is not None
+        rollout = self.rollout
         better, worse = ([self.pairs[item % len(self.pairs)][side] for item, _ in rows] for side in (0, 1))
         drawn = self.pictures[[*better, *worse]]
-        seen = self.noised_as(round, drawn, [*rows, *rows])  # the same timestep and noise for both
-        told = [self.told[i] for i in (*better, *worse)]
-        won, lost = self._errors(told, seen).chunk(2)
+        noised = self.noised_as(rollout, drawn, [*rows, *rows])  # the same timestep and noise for both
+        conditioning = [self.conditioning[i] for i in (*better, *worse)]
+        won, lost = self._errors(conditioning, noised).chunk(2)
         with torch.no_grad(), self.injected.disabled():
-            won_before, lost_before = self._errors(told, seen).chunk(2)
+            won_before, lost_before = self._errors(conditioning, noised).chunk(2)
         loss = preference_loss(won, won_before, lost, lost_before, self.settings.pair_beta)
         agreed = ((won - won_before) < (lost - lost_before)).float()
         return self.mean({PREFERENCE: loss, AGREED: agreed})
 
-    def _errors(self, told: Sequence[int], seen: Noised) -> Tensor:
-        target = self.painter.model.process.target(seen.clean, seen.noise, seen.times)
-        return squared_error(self.painter.told_prediction(seen.latents, seen.times, told), target)
+    def _errors(self, conditioning: Sequence[int], noised: Noised) -> Tensor:
+        target = self.sampler.model.process.target(noised.clean, noised.noise, noised.times)
+        return squared_error(self.sampler.conditional_prediction(noised.latents, noised.times, conditioning), target)

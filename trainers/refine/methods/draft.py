@@ -29,7 +29,7 @@ class DirectRewardStep(RefiningStep):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        stiff = [term.name for term in self.judge.terms if not hasattr(term.metric, "gradient")]
+        stiff = [term.name for term in self.reward_models.terms if not hasattr(term.metric, "gradient")]
         if stiff:
             raise FewShotError(
                 f"draft needs rewards that have a gradient, and {', '.join(stiff)} has none here: leave it out, or "
@@ -43,26 +43,26 @@ class DirectRewardStep(RefiningStep):
 
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The loss of the samples of `rows`, through their last step."""
-        assert self.round is not None
-        round, last = self.round, len(self.painter.policy) - 1
-        before = torch.stack([round.way.at(i)[last] for i, _ in rows]).to(self.device)
-        prompts = [round.prompts[i] for i, _ in rows]
+        assert self.rollout is not None
+        rollout, last = self.rollout, len(self.sampler.policy) - 1
+        before = torch.stack([rollout.trajectory.at(i)[last] for i, _ in rows]).to(self.device)
+        prompts = [rollout.prompts[i] for i, _ in rows]
         places = torch.full((len(rows),), last, device=self.device)
-        prediction = self.painter.predict(before, places, prompts)
-        clean = self.painter.policy.step(prediction, before, places).mean
+        prediction = self.sampler.predict(before, places, prompts)
+        clean = self.sampler.policy.step(prediction, before, places).mean
         loss, slope = self._rewarded(clean.detach(), prompts)
         return self.mean({DIRECT: loss + ((clean - clean.detach()) * slope).flatten(1).sum(1)})
 
     def _rewarded(self, clean: Tensor, prompts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The loss (n,) of clean latents and its gradient in them, so that nothing of decoder and rewards is needed
         when the denoiser is differentiated: they may wait on the host by then."""
-        assert self.round is not None
-        spread = torch.tensor(self.round.spreads, device=self.device).view(-1, 1)
-        weights = torch.tensor(self.judge.weights, device=self.device).view(-1, 1)
+        assert self.rollout is not None
+        spread = torch.tensor(self.rollout.spreads, device=self.device).view(-1, 1)
+        weights = torch.tensor(self.reward_models.weights, device=self.device).view(-1, 1)
         shares = torch.where(spread > 0, weights / weights.sum() / spread.clamp(min=1e-12), 0.0)
-        with self.painter.on_device(), self.judge.on_device(), torch.enable_grad():
+        with self.sampler.on_device(), self.reward_models.on_device(), torch.enable_grad():
             latents = clean.requires_grad_(True)
-            rewards = self.judge.gradients(self.painter.model.decode(latents), self._asked(prompts))
+            rewards = self.reward_models.gradients(self.sampler.model.decode(latents), self._asked(prompts))
             counted = torch.where(rewards.isnan(), 0.0, rewards) * shares
             loss = 0.0 * latents.flatten(1).sum(1) - counted.sum(0)  # of the latents, whichever rewards apply
             (slope,) = torch.autograd.grad(loss.sum(), latents)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...loop import Share
 from ..advantages import PromptStatistics, pooled_advantages
 from ..losses import nft_loss, optimality
-from ..step import Round
+from ..step import Rollout
 from .renoise import NoisedStep
 from .table import NFT
 
@@ -41,16 +41,16 @@ class NegativeAwareStep(NoisedStep):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.weights |= {NFT_TERM: 1.0}
-        if self.settings.held > 0:
-            self.weights[KL] = self.settings.held
+        if self.settings.resolved_kl_weight > 0:
+            self.weights[KL] = self.settings.resolved_kl_weight
         self.before: dict[tuple[int, int], Tensor] = {}
         self.old: dict[str, Tensor] = {}  # the weights that drew the last round
 
-    def begin(self, number: int, update: int, share: Share) -> Round:
+    def begin(self, number: int, update: int, share: Share) -> Rollout:
         """As of every method; the next round's old policy starts from what drew this one."""
-        round = super().begin(number, update, share)
+        rollout = super().begin(number, update, share)
         self.old = {name: self.begun_with[f"weights/{name}"].to(self.device) for name in self.injected.parameters}
-        return round
+        return rollout
 
     def drawing(self, number: int) -> dict[str, Tensor]:
         """The old policy's weights: the last round's, which follow those of now."""
@@ -70,30 +70,30 @@ class NegativeAwareStep(NoisedStep):
         return pooled_advantages(rewards, prompts)
 
     @torch.no_grad()
-    def look_back(self, round: Round, share: Share) -> None:
+    def cache_old_policy(self, rollout: Rollout, share: Share) -> None:
         """What the policy that drew the round says of its noised pictures, on the host."""
         self.before = {}
         for update in range(self.settings.updates):
-            rows = [(i, n) for i in share(self.part(update)) for n in self.places(round.number, i)]
-            for start in range(0, len(rows), self.painter.at_once):
+            rows = [(i, n) for i in share(self.part(update)) for n in self.places(rollout.number, i)]
+            for start in range(0, len(rows), self.sampler.batch_size):
                 self.progress.check()
-                some = rows[start : start + self.painter.at_once]
-                seen = self.noised(round, some)
-                self.before |= dict(zip(some, self.predicted(round, some, seen).cpu(), strict=True))
+                some = rows[start : start + self.sampler.batch_size]
+                noised = self.noised(rollout, some)
+                self.before |= dict(zip(some, self.predicted(rollout, some, noised).cpu(), strict=True))
 
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The loss of `rows` of (sample, number of the noising), and the distance to the subject's prediction."""
-        assert self.round is not None
-        process = self.painter.model.process
-        seen = self.noised(self.round, rows)
-        now = self.predicted(self.round, rows, seen)
+        assert self.rollout is not None
+        process = self.sampler.model.process
+        noised = self.noised(self.rollout, rows)
+        now = self.predicted(self.rollout, rows, noised)
         old = torch.stack([self.before[row] for row in rows]).to(self.device)
-        x, x_old = (process.to_clean(seen.latents, said, seen.times) for said in (now, old))
-        advantage = self.round.advantages[[i for i, _ in rows]].to(self.device)
-        good = optimality(advantage, self.settings.furthest)
-        found = {NFT_TERM: nft_loss(x, x_old, seen.clean, good, self.settings.nft_beta)}
+        x, x_old = (process.to_clean(noised.latents, text, noised.times) for text in (now, old))
+        advantage = self.rollout.advantages[[i for i, _ in rows]].to(self.device)
+        good = optimality(advantage, self.settings.resolved_advantage_clip)
+        found = {NFT_TERM: nft_loss(x, x_old, noised.clean, good, self.settings.nft_beta)}
         if KL in self.weights:
             with torch.no_grad(), self.injected.disabled():
-                subject = self.predicted(self.round, rows, seen)
+                subject = self.predicted(self.rollout, rows, noised)
             found[KL] = (now - subject).square().flatten(1).mean(1)
         return self.mean(found)

@@ -22,7 +22,7 @@ from ....models.process import Gaussian
 from ...loop import Share
 from ..advantages import PromptStatistics
 from ..losses import clip_for, dpok_loss, importance_loss
-from ..step import RefiningStep, Round
+from ..step import RefiningStep, Rollout
 from .table import DDPO, DPOK, GRPO
 
 POLICY, KL, CLIPPED = "policy", "kl", "clipped"
@@ -35,18 +35,18 @@ class PolicyGradientStep(RefiningStep):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.clip = clip_for(self.settings.clip_range, torch.Size(self.painter.shape).numel())
+        self.clip = clip_for(self.settings.clip_range, torch.Size(self.sampler.shape).numel())
         self.weights |= {POLICY: 1.0, CLIPPED: 0.0}  # the share that was clipped is noted
-        if self.settings.held > 0:
-            self.weights[KL] = self.settings.held
+        if self.settings.resolved_kl_weight > 0:
+            self.weights[KL] = self.settings.resolved_kl_weight
 
     @property
     def places_per_sample(self) -> int:
-        return min(self.settings.trained_steps, len(self.painter.policy.trainable))
+        return min(self.settings.trained_steps, len(self.sampler.policy.trainable))
 
     def places(self, number: int, sample: int) -> list[int]:
         """Sampling steps of a sample's way: a random subset of those that have a steady density."""
-        able = self.painter.policy.trainable
+        able = self.sampler.policy.trainable
         return sorted(
             able[i] for i in self.random.subset("refine/places", number, sample, len(able), self.places_per_sample)
         )
@@ -57,43 +57,43 @@ class PolicyGradientStep(RefiningStep):
             return statistics.advantages(rewards, prompts)
         return super().advantages(rewards, prompts, statistics)
 
-    def look_back(self, round: Round, share: Share) -> None:
+    def cache_old_policy(self, rollout: Rollout, share: Share) -> None:
         """Log-probabilities under the weights that drew the round, computed as training computes them.
 
         Those of the first update are not needed: its own weights are the same, and its ratios are exactly 1.
         """
         for update in range(1, self.settings.updates):
             samples = share(self.part(update))
-            rows = [(i, place) for i in samples for place in self.places(round.number, i)]
-            for start in range(0, len(rows), self.painter.at_once):
-                some = rows[start : start + self.painter.at_once]
+            rows = [(i, place) for i in samples for place in self.places(rollout.number, i)]
+            for start in range(0, len(rows), self.sampler.batch_size):
+                some = rows[start : start + self.sampler.batch_size]
                 self.progress.check()
                 with torch.no_grad():
-                    found, outcome = self.steps_at(round, some)
-                    round.old |= dict(zip(some, found.log_prob(outcome), strict=True))
+                    found, outcome = self.steps_at(rollout, some)
+                    rollout.old |= dict(zip(some, found.log_prob(outcome), strict=True))
 
-    def steps_at(self, round: Round, rows: Sequence[tuple[int, int]]) -> tuple[Gaussian, Tensor]:
+    def steps_at(self, rollout: Rollout, rows: Sequence[tuple[int, int]]) -> tuple[Gaussian, Tensor]:
         """The policy's steps at rows of (sample, place) as it is now, and where they led when they were drawn."""
-        ways = [(round.way.at(i), place) for i, place in rows]
-        before = torch.stack([way[place] for way, place in ways]).to(self.device)
-        after = torch.stack([way[place + 1] for way, place in ways]).to(self.device)
+        ways = [(rollout.trajectory.at(i), place) for i, place in rows]
+        before = torch.stack([trajectory[place] for trajectory, place in ways]).to(self.device)
+        after = torch.stack([trajectory[place + 1] for trajectory, place in ways]).to(self.device)
         places = torch.tensor([place for _, place in rows], device=self.device)
-        prediction = self.painter.predict(before, places, [round.prompts[i] for i, _ in rows])
-        return self.painter.policy.step(prediction, before, places), after
+        prediction = self.sampler.predict(before, places, [rollout.prompts[i] for i, _ in rows])
+        return self.sampler.policy.step(prediction, before, places), after
 
     def losses(self, rows: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The clipped loss of `rows`, the share that was clipped, and the KL to the subject's policy."""
-        assert self.round is not None
-        now, outcome = self.steps_at(self.round, rows)
+        assert self.rollout is not None
+        now, outcome = self.steps_at(self.rollout, rows)
         log_prob = now.log_prob(outcome)
-        known = self.round.old
+        known = self.rollout.old
         old = torch.stack([known.get(row, own) for row, own in zip(rows, log_prob.detach(), strict=True)])
-        advantage = self.round.advantages[[i for i, _ in rows]].to(self.device)
+        advantage = self.rollout.advantages[[i for i, _ in rows]].to(self.device)
         follow = dpok_loss if self.settings.method == DPOK else importance_loss
         loss, clipped = follow(log_prob, old, advantage, self.clip)
         found = {POLICY: loss, CLIPPED: clipped}
         if KL in self.weights:
             with torch.no_grad(), self.injected.disabled():
-                subject, _ = self.steps_at(self.round, rows)
+                subject, _ = self.steps_at(self.rollout, rows)
             found[KL] = now.kl(subject)
         return self.mean(found)

@@ -78,14 +78,14 @@ def test_a_likeness_has_a_gradient_where_the_subject_is_named(tmp_path):
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     reference = Picture(tmp_path / "cat.png", "k", 8, 8)
     terms = (RewardTerm("CLIP-T", WEIGHTS / "clip"), RewardTerm("CLIP-I", WEIGHTS / "clip", 0.5))
-    judge = Reward(terms, (reference,)).open("cpu", pictures[:1])
+    reward_models = Reward(terms, (reference,)).open("cpu", pictures[:1])
     prompts = [Prompt("a sks cat", "a cat"), Prompt("a cat", "a cat")]
     pixels = torch.stack([torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])]).view(2, 3, 1, 1)
     pixels = pixels.expand(2, 3, 64, 64).clone().requires_grad_(True)
-    with judge.on_device():
-        found = judge.gradients(pixels, prompts)
+    with reward_models.on_device():
+        found = reward_models.gradients(pixels, prompts)
     torch.testing.assert_close(
-        found.detach().double(), judge.scores(pictures, prompts), atol=1e-4, rtol=0, equal_nan=True
+        found.detach().double(), reward_models.scores(pictures, prompts), atol=1e-4, rtol=0, equal_nan=True
     )
     (gradient,) = torch.autograd.grad(found[1].nan_to_num(0.0).sum(), pixels)
     assert gradient[0].abs().max() > 0 and not gradient[1].any()
@@ -95,14 +95,17 @@ def test_a_contrast_is_what_a_prompt_adds_to_the_words_that_all_begin_with(tmp_p
     prompts = [Prompt("a sks cat in snow", "a cat in snow"), Prompt("a cat at night", "a cat at night")]
     images = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     plain = ClipText(Clip(WEIGHTS / "clip"))
-    judge = Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", (), prompts)
+    reward_models = Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", (), prompts)
     wanted = plain.scores(images, prompts) - plain.scores(images, [Prompt("a cat", "a cat")] * 2)
-    torch.testing.assert_close(judge.scores(images, prompts)[0].float(), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(reward_models.scores(images, prompts)[0].float(), wanted, atol=1e-6, rtol=0)
     pixels = torch.stack([torch.tensor(c).view(3, 1, 1).expand(3, 32, 32) for c in ([1.0, 0, 0], [0, 0, 1.0])])
-    found = judge.gradients(pixels.clone().requires_grad_(True), prompts)
+    found = reward_models.gradients(pixels.clone().requires_grad_(True), prompts)
     torch.testing.assert_close(found[0].detach(), wanted, atol=1e-4, rtol=0)
     nothing = Prompt("A sks cat,", "A cat,")  # adds nothing, so that its pictures differ in nothing
-    assert not judge.scores(images, [nothing] * 2).any() and not judge.gradients(pixels, [nothing] * 2).any()
+    assert (
+        not reward_models.scores(images, [nothing] * 2).any()
+        and not reward_models.gradients(pixels, [nothing] * 2).any()
+    )
     for alone in ((), prompts[:1], [Prompt("a cat", "a cat"), Prompt("a dog", "a dog")]):
         with pytest.raises(FewShotError, match="begin with none but articles in common, or do not differ"):
             Reward((RewardTerm("CLIP-T contrast", WEIGHTS / "clip"),)).open("cpu", (), alone)
@@ -202,7 +205,7 @@ def test_pictures_of_a_prompt_are_drawn_with_the_subject_from_its_own_strength_d
     drawn = {}
     for name, adapter, explore in (("explored", subject, 0.5), ("own", subject, 0.0), ("weaker", weaker, 0.0)):
         with opened(base, adapter, **about, explore=explore) as (step, *_):
-            drawn[name] = step.begin(0, 0, list).way.latents[:, -1]
+            drawn[name] = step.begin(0, 0, list).trajectory.latents[:, -1]
     between = [1, 3]  # of 1, 3/4, 1/2 and 3/4, 1/2, 1
     for other, places in (("own", [0, 5]), ("weaker", [2, 4])):
         torch.testing.assert_close(drawn["explored"][places], drawn[other][places], rtol=1e-4, atol=2e-4)  # rounding

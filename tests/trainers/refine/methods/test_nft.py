@@ -65,11 +65,13 @@ def test_an_average_picture_draws_the_policy_back_to_the_old_one():
 
 def test_beta_divides_how_far_the_policy_goes():
     """Only beta times the way from the old policy counts, so that its optimum is 1 / beta times as far (eq. 6)."""
-    old, clean, way = latents(0), latents(1), latents(2)
+    old, clean, trajectory = latents(0), latents(1), latents(2)
     good = torch.tensor([1.0, 0.2, 0.5])
-    one = nft_loss(old + way, old, clean, good, 1.0)
+    one = nft_loss(old + trajectory, old, clean, good, 1.0)
     for beta in (0.1, 0.5):
-        torch.testing.assert_close(beta * nft_loss(old + way / beta, old, clean, good, beta), one, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            beta * nft_loss(old + trajectory / beta, old, clean, good, beta), one, rtol=1e-4, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0])
@@ -85,14 +87,14 @@ def test_the_optimum_is_what_better_pictures_have_more_of(beta):
     rewards = (clean[..., 0] - clean[..., 1]).flatten()
     good = optimality(group_advantages(rewards, [0] * 500), 5.0)
     wanted = ((2 * good - 1).view(-1, 1, 1, 1) * (clean - old)).mean(0, keepdim=True) / beta
-    way = torch.zeros_like(old).requires_grad_(True)
+    trajectory = torch.zeros_like(old).requires_grad_(True)
     for _ in range(60):
-        loss = nft_loss((old + way).expand_as(clean), old.expand_as(clean), clean, good, beta).mean()
-        (slope,) = torch.autograd.grad(loss, way)
+        loss = nft_loss((old + trajectory).expand_as(clean), old.expand_as(clean), clean, good, beta).mean()
+        (slope,) = torch.autograd.grad(loss, trajectory)
         with torch.no_grad():
-            way -= 100 / beta * slope
+            trajectory -= 100 / beta * slope
     assert wanted[..., 0] > 0.01 / beta and wanted[..., 1] < -0.01 / beta
-    torch.testing.assert_close(way.detach()[..., :2], wanted[..., :2], rtol=0.05, atol=1e-4)
+    torch.testing.assert_close(trajectory.detach()[..., :2], wanted[..., :2], rtol=0.05, atol=1e-4)
 
 
 def test_optimality_is_a_probability():
@@ -113,18 +115,18 @@ def move(injected, seed: int) -> None:
 def test_a_step_is_the_loss_of_pictures_noised_anew(base):
     """By hand: noised, seen with their prompts alone by the policy, by the one that drew them, and by the subject."""
     with opened(base, subject_adapter(), method="nft", updates=1, kl_weight=0.1) as (step, injected, model):
-        round = step.begin(0, 0, SingleProcess().shard)
-        step.round = round
-        compared = pooled_advantages(round.rewards[0], round.prompts).clamp(-1, 1)
-        torch.testing.assert_close(round.advantages, compared, check_dtype=False)
+        rollout = step.begin(0, 0, SingleProcess().shard)
+        step.rollout = rollout
+        compared = pooled_advantages(rollout.rewards[0], rollout.prompts).clamp(-1, 1)
+        torch.testing.assert_close(rollout.advantages, compared, check_dtype=False)
         assert compared.unique().numel() > 3
         drawn_with = {name: p.detach().clone() for name, p in injected.parameters.items()}
         move(injected, 1)
         moved = {name: p.detach().clone() for name, p in injected.parameters.items()}
         rows = [(1, 0), (1, 1), (6, 0)]
-        seen = step.noised(round, rows)
+        seen = step.noised(rollout, rows)
         alpha = model.process.alphas_cumprod[seen.times].view(-1, 1, 1, 1)
-        told = encode_prompts(model, [step.prompts[round.prompts[i]].text for i, _ in rows])
+        told = encode_prompts(model, [step.prompts[rollout.prompts[i]].text for i, _ in rows])
 
         def said(weights):
             injected.load(weights)
@@ -134,10 +136,10 @@ def test_a_step_is_the_loss_of_pictures_noised_anew(base):
         now, old, subject = (said(w) for w in (moved, drawn_with, {n: 0 * w for n, w in moved.items()}))
         injected.load(moved)
         found = step.losses(rows)
-        clean = torch.stack([round.way.at(i)[-1] for i, _ in rows])
+        clean = torch.stack([rollout.trajectory.at(i)[-1] for i, _ in rows])
         torch.testing.assert_close(seen.latents, alpha.sqrt() * clean + (1 - alpha).sqrt() * seen.noise)
         x, x_old = ((seen.latents - (1 - alpha).sqrt() * e) / alpha.sqrt() for e in (now, old))
-        good = 0.5 + round.advantages[[i for i, _ in rows]] / 2
+        good = 0.5 + rollout.advantages[[i for i, _ in rows]] / 2
         wanted = nft_loss(x, x_old, clean, good, 1.0).sum() / step.rows_per_update
         torch.testing.assert_close(found[NFT_TERM].detach(), wanted, rtol=1e-3, atol=1e-6)
         held = (now - subject).square().flatten(1).mean(1).sum() / step.rows_per_update
@@ -147,8 +149,8 @@ def test_a_step_is_the_loss_of_pictures_noised_anew(base):
 
 def test_where_all_pictures_earn_the_same_nothing_is_learned(base):
     with opened(base, method="nft", updates=1, kl_weight=0.0) as (step, injected, _):
-        step.round = step.begin(0, 0, SingleProcess().shard)
-        step.round.advantages.zero_()
+        step.rollout = step.begin(0, 0, SingleProcess().shard)
+        step.rollout.advantages.zero_()
         loss = step.losses([(0, 0), (5, 1)])[NFT_TERM]
         slopes = torch.autograd.grad(loss, list(injected.parameters.values()))
         assert loss > 0 and max(float(slope.abs().max()) for slope in slopes) < 1e-6
@@ -161,20 +163,20 @@ def test_the_old_policy_follows_from_round_to_round_and_draws(base):
         first = {name: p.detach().clone() for name, p in injected.parameters.items()}
         move(injected, 2)
         now = {name: p.detach().clone() for name, p in injected.parameters.items()}
-        round = step.begin(150, 0, SingleProcess().shard)
+        rollout = step.begin(150, 0, SingleProcess().shard)
         assert all(torch.equal(p, now[name]) for name, p in injected.parameters.items())
         for name, old in step.old.items():
             torch.testing.assert_close(old, 0.3 * first[name] + 0.7 * now[name])
-        rows = sorted(step.before)[: step.painter.at_once]
+        rows = sorted(step.before)[: step.sampler.batch_size]
         injected.load(step.old)
-        ways = step.painter.draw(150, round.way.samples, round.prompts)
-        assert torch.equal(ways.latents, round.way.latents)
+        ways = step.sampler.draw(150, rollout.trajectory.samples, rollout.prompts)
+        assert torch.equal(ways.latents, rollout.trajectory.latents)
         with torch.no_grad():
-            found = step.predicted(round, rows, step.noised(round, rows))
+            found = step.predicted(rollout, rows, step.noised(rollout, rows))
         torch.testing.assert_close(found, torch.stack([step.before[row] for row in rows]), rtol=1e-4, atol=1e-5)
         injected.load(now)
         with torch.no_grad():
-            assert not torch.allclose(found, step.predicted(round, rows, step.noised(round, rows)), atol=1e-4)
+            assert not torch.allclose(found, step.predicted(rollout, rows, step.noised(rollout, rows)), atol=1e-4)
 
 
 def test_what_a_cut_run_knows_is_the_old_policy_of_the_round_before(base):
