@@ -143,7 +143,7 @@ def drawn(monkeypatch, tmp_path):
     state = SimpleNamespace(drawn=0, opened=0, draw=lambda number: picture_for((255, 40 * number % 256, 0)))
 
     class Opened:
-        resolution, device, tokenizers = 64, torch.device("cpu"), (None,)
+        native_resolution, device, tokenizers = 64, torch.device("cpu"), (None,)
 
         def __enter__(self):
             state.opened += 1

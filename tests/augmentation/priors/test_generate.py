@@ -236,9 +236,9 @@ def without_numbers(monkeypatch, bad):
     """Let the picture of each of the seeds `bad` hold a NaN; the seeds that are asked for."""
     asked, real = [], generate.sample
 
-    def drawn(model, prompts, seeds, **how):
+    def drawn(model, prompts, seeds, *how):
         asked.extend(seeds)
-        images = real(model, prompts, seeds, **how)
+        images = real(model, prompts, seeds, *how)
         for image, seed in zip(images, seeds, strict=True):
             if bad is None or seed in bad:
                 image[0, 5, 5] = float("nan")
