@@ -77,7 +77,7 @@ class TrainingStep(Step, Protocol):
     def divergence(self) -> Divergence | None: ...
 
     def best_checkpoint(self, run: RunFolder, on_device: Callable[[], AbstractContextManager]) -> BestCheckpoint | None:
-        """A course of the method's own in place of the validation on held-out prompts.
+        """The method's own schedule of readings, in place of the validation on held-out prompts.
 
         Args:
             on_device: the context in which all networks can compute.

@@ -115,7 +115,7 @@ Read = Callable[[int], tuple[Reading, tuple[float, ...]]]
 
 
 class GuardedCheckpoint(BestCheckpoint):
-    """A course whose points are readings.
+    """The best weights are those of the best reading on held-out prompts.
 
     Args:
         read: called in the main process only.

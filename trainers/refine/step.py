@@ -61,7 +61,7 @@ class RefiningStep(ABC):
     Args:
         sampler: of the prompts that are learned from.
         injected: the refining adapter; with it disabled the networks are the subject's.
-        guard: makes the course that watches over it, in a run's folder.
+        guard: makes the readings that watch over it, in a run's folder.
     """
 
     methods: ClassVar[tuple[str, ...]] = ()

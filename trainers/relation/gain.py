@@ -183,7 +183,7 @@ def between_pictures(shares: Sequence[float], pictures: Sequence[int]) -> tuple[
 
 
 class GainCheckpoint(BestCheckpoint):
-    """A course whose points are readings of the word; it returns the last step and never ends a training.
+    """Readings of the word; it returns the last step and never ends a training.
 
     Args:
         read: called in the main process only.

@@ -53,7 +53,7 @@ class RelationStep(DenoisingStep):
 
     Args:
         steered: the steering loss of the word as it is, for a step and the indices of its captions.
-        guard: makes the course of the readings, in a run's folder.
+        guard: makes the schedule of readings, in a run's folder.
     """
 
     settings: RelationSettings
