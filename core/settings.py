@@ -59,8 +59,8 @@ class Settings:
     """all names as widgets show them, where that is not the order of the groups: saved graphs know values by place"""
 
     FORMER: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """settings that a method once had without using them, with the value they had: they stay in its content key, so
-    that runs made then are found again, and are refused by name"""
+    """settings that a method had in earlier versions, with the only value that is left of each: they stay in its
+    content key, so that runs made then are found again; other values are refused by name"""
 
     def __post_init__(self) -> None:
         for about in fields(self):
@@ -74,9 +74,12 @@ class Settings:
             FewShotError: a name is unknown (the nearest known one is named) or a value is out of its range.
         """
         known = cls.named_fields()
-        for name in values:
-            if name in cls.FORMER:
-                raise FewShotError(f"{name} is no setting of this training; leave it out.")
+        for name in values.keys() & cls.FORMER.keys():
+            if values[name] != cls.FORMER[name]:
+                raise FewShotError(
+                    f"{name} is {values[name]!r}; version 0.1.0 has no setting {name} for this training, leave it out."
+                )
+        values = {name: value for name, value in values.items() if name not in cls.FORMER}
         refuse_unknown(values, known, "setting")
         return cls(**{name: _converted(known[name], value) for name, value in values.items()})
 

@@ -89,18 +89,6 @@ def local_loss(shares: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -
     return (each * valid).sum(1) / valid.sum(1).clamp(min=1)
 
 
-def local_loss_of_maxima(shares: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The plain reading of the same term: the cross-entropy of attention divided by its maximum, mean over places.
-
-    Its authors leave normalisation and balance open. Arguments are those of `local_loss`, with shares of the attention
-    to all tokens. The maximum is taken for each sample and subject, and is a constant.
-    """
-    shares, masks, valid = shares.float(), masks.float(), valid.float()
-    scaled = shares / shares.amax((-2, -1), keepdim=True).detach().clamp(min=1e-12) * (1 - 2 * SURE) + SURE
-    each = -(masks * scaled.log() + (1 - masks) * (1 - scaled).log()).mean((-2, -1))
-    return (each * valid).sum(1) / valid.sum(1).clamp(min=1)
-
-
 def consistency_loss(error: torch.Tensor, base_error: torch.Tensor, beta: float) -> torch.Tensor:
     """Direct consistency optimisation of each sample (B,) (Lee et al. 2024, arXiv:2402.12004, eq. 8).
 

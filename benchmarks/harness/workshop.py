@@ -37,8 +37,9 @@ from ...pocket.world import world
 from ...trainers.auto.rules import MORE_SUBJECTS
 from ...trainers.context import TrainingContext
 from ...trainers.data.encoded_set import encode_set
+from ...trainers.run import train_with
 from ...trainers.subject.attention_supervision import supervise
-from ...trainers.subject.method import train_subject
+from ...trainers.subject.method import SubjectTraining
 from ...trainers.subject.settings import SubjectSettings
 
 log = logging.getLogger(__name__)
@@ -109,13 +110,13 @@ class Workshop:
         with FileLock(self.folder / f"{name}.lock"):
             yield
 
-    def train(self, pictures: TrainingSet, **settings) -> Adapter:
+    def train(self, pictures: TrainingSet, method: type[SubjectTraining] = SubjectTraining, **settings) -> Adapter:
         """The adapter that these pictures and settings give; names and values are those of SubjectSettings."""
         steps = round(self.steps * len(pictures.concepts) ** MORE_SUBJECTS)
         chosen = SubjectSettings.from_mapping({"steps": steps, **settings})
-        with self.locked(f"train_{content_key(pictures.key, chosen.key())[:24]}"):
+        with self.locked(f"train_{content_key(method.name, pictures.key, chosen.key())[:24]}"):
             context = TrainingContext(self.folder / "trained", self.device, name="bench")
-            result = train_subject(self.base, pictures, chosen, context)
+            result = train_with(method(), self.base, pictures, chosen, context)
         log.info("trained on %s: loss %.4f, %.0f s", pictures.trigger, result.losses[-1], result.seconds)
         return result.adapter if result.base is None else difference(self.base, result.base, result.adapter)
 

@@ -24,6 +24,7 @@ from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow
 from ..harness.statistics import gain, share
 from ..harness.workshop import Workshop
+from .literal_adversary import LiteralTraining
 from .sets import EXPANDED, LEAKING, PLAIN, WORD, set_of
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,12 @@ DIRECTED = frozenset(("dream", "framed"))
 
 @dataclass(frozen=True)
 class RelationMethod:
-    """What is trained: settings of Train Relation, which captions, how many pictures."""
+    """What is trained: settings of Train Relation, which captions, how many pictures, by which training."""
 
     settings: dict = field(default_factory=dict)
     captions: str = PLAIN
     count: int = FEW
+    training: type[RelationTraining] = RelationTraining
 
 
 PAPER = {"token": "free"}
@@ -51,7 +53,7 @@ METHODS: dict[str, RelationMethod] = {
     "ours": RelationMethod(OURS, EXPANDED),
     "reversion": RelationMethod(PAPER),
     "captions": RelationMethod(PAPER, LEAKING),
-    "gan_literal": RelationMethod(PAPER | {"adversarial": "literal"}, LEAKING),
+    "gan_literal": RelationMethod(PAPER | {"adversarial": "sensible"}, LEAKING, training=LiteralTraining),
     "gan_sensible": RelationMethod(PAPER | {"adversarial": "sensible"}, LEAKING),
     "gan_sequential": RelationMethod(PAPER | {"adversarial": "sensible", "adversarial_order": "sequence"}, LEAKING),
     "ours_adapter": RelationMethod(OURS | {"high_noise_rank": 16}, EXPANDED),
@@ -120,7 +122,7 @@ class RelationBenchmark:
         with self.shop.locked(f"word_{name}_{run.relation}_{run.seed}"):
             if method.captions == LEAKING:  # Train Relation itself would drop the leaking ones
                 settings = replace(settings, preview_prompt=made.references[0].caption)
-                result = train_with(RelationTraining(), base, made, settings, context)
+                result = train_with(method.training(), base, made, settings, context)
             else:
                 result = train_relation(base, made, settings, context)
         log.info("%s of %s %d: %.0f s", name, run.relation, run.seed, result.seconds)

@@ -183,9 +183,9 @@ def judge_merged(shop: Workshop, job: tuple[SubjectPair, int, str]) -> tuple[lis
 def evaluations_per_step(settings: Mapping[str, Any]) -> int:
     """Denoiser evaluations of one step: a forward of a row counts 1, its backward 2, the base's forward of DCO 1 more.
 
-    The batch is `auto`'s for a network as small as the pocket's.
+    The batch is `auto`'s for a network as small as the pocket's. `settings` are those of `Workshop.train`.
     """
-    chosen = SubjectSettings.from_mapping(settings)
+    chosen = SubjectSettings.from_mapping({name: value for name, value in settings.items() if name != "method"})
     rows = (chosen.batch_size or MOST_PICTURES) * (2 if chosen.prior_weight else 1)
     return 3 * rows + (rows if chosen.objective == "dco" else 0)
 

@@ -11,6 +11,7 @@ import torch
 from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow
 from ..harness.statistics import disagreement_note, share
+from .plain_attention import PlainAttentionTraining
 from .training_cases import ATTENTION_LOSS, judge_merged
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ NETI = "NeTI is left out: it needs a network of its own for the word"
 # By row the differences from plain LoRA training, which is baseline.lora.
 LOSSES: Mapping[str, Mapping[str, Any]] = {
     "local": ATTENTION_LOSS,
-    "plain_local": {**ATTENTION_LOSS, "local_attention": "plain"},
+    "plain_local": {**ATTENTION_LOSS, "method": PlainAttentionTraining},
     "min_snr": {"min_snr_gamma": 5.0},
     "masked": {"background_weight": 0.1},
     "noise_offset": {"noise_offset": 0.05},

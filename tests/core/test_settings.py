@@ -28,10 +28,13 @@ def test_the_order_of_the_widgets_names_every_setting_once(kind):
 
 
 def test_a_training_has_only_the_settings_that_it_uses():
-    with pytest.raises(FewShotError, match="rank is no setting of this training; leave it out"):
+    with pytest.raises(FewShotError, match="rank is 8; version 0.1.0 has no setting rank for this training, leave it"):
         RelationSettings.from_mapping({"rank": 8})
-    with pytest.raises(FewShotError, match="batch_size is no setting of this training"):
-        RefinementSettings.from_mapping({"batch_size": 16})
+    with pytest.raises(FewShotError, match="has no setting local_attention"):
+        SubjectSettings.from_mapping({"local_attention": "plain"})
+    assert SubjectSettings.from_mapping({"local_attention": "content"}) == SubjectSettings()  # as files written before
+    with pytest.raises(FewShotError, match="has no setting batch_size for this training"):
+        RefinementSettings.from_mapping({"batch_size": 3})
     with pytest.raises(TypeError, match="prior_weight"):
         RelationSettings(**{"prior_weight": 0.5})
 

@@ -13,7 +13,6 @@ from comfyui_fewshot.trainers.losses import (
     SURE,
     consistency_loss,
     local_loss,
-    local_loss_of_maxima,
     min_snr_weight,
     part_of_mean,
     prior_loss,
@@ -130,20 +129,19 @@ def test_soft_masks_weigh_both_sides():
     assert local_loss(quarter * 2, quarter, torch.ones(1, 1)).item() == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("loss", [local_loss, local_loss_of_maxima])
-def test_invalid_subjects_count_for_nothing(loss):
+def test_invalid_subjects_count_for_nothing():
     shares = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     valid = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    both = loss(shares, half_mask(2).expand(2, -1, -1, -1), valid)
-    alone = loss(shares[:1, :1], half_mask(), torch.ones(1, 1))
+    both = local_loss(shares, half_mask(2).expand(2, -1, -1, -1), valid)
+    alone = local_loss(shares[:1, :1], half_mask(), torch.ones(1, 1))
     assert both[0].item() == pytest.approx(alone.item()) and both[1].item() == 0
 
 
-@pytest.mark.parametrize("loss", [local_loss, local_loss_of_maxima])
-def test_losses_follow_the_order_of_the_batch(loss):
+def test_losses_follow_the_order_of_the_batch():
     shares = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     masks, order = half_mask().expand(3, -1, -1, -1), [2, 0, 1]
-    assert torch.equal(loss(shares, masks, torch.ones(3, 1))[order], loss(shares[order], masks, torch.ones(3, 1)))
+    alone = local_loss(shares, masks, torch.ones(3, 1))
+    assert torch.equal(alone[order], local_loss(shares[order], masks, torch.ones(3, 1)))
 
 
 def test_the_worst_place_feels_the_loss():
@@ -154,16 +152,6 @@ def test_the_worst_place_feels_the_loss():
         logits[..., 3, 3] = 6.0
     local_loss(logits.sigmoid(), half_mask(), torch.ones(1, 1)).sum().backward()
     assert logits.grad[0, 0, 3, 3] > 0.04 and logits.grad[0, 0, 0, 0] < 0
-
-
-def test_the_plain_reading_divides_by_the_maximum():
-    """Half the attention scaled by any factor is the same: the cross-entropy of 1 inside and 1/2 outside."""
-    shares = (half_mask() + 1) * 0.01
-    p, q = 1 - SURE, 0.5
-    expected = -(math.log(p) + math.log(q)) / 2
-    for scale in (1.0, 20.0):
-        found = local_loss_of_maxima(shares * scale, half_mask(), torch.ones(1, 1))
-        assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------------------- DCO

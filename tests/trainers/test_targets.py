@@ -66,7 +66,6 @@ IDLE = {
     "token_learning_rate": dict(token_learning_rate=0.1),
     "subject_block": dict(subject_block=1),
     "dco_beta": dict(dco_beta=2000.0),
-    "local_attention": dict(local_attention="plain"),
     "patience": dict(patience=3, validate_every=0),
     "keep_validated": dict(keep_validated=True, validate_every=0),
 }

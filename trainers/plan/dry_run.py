@@ -120,7 +120,7 @@ def plan_training(
             references = _planned_references(model, pictures, chosen, progress)
             if chosen.local_weight > 0:
                 samples = [with_identifiers(sample, pictures.concepts) for sample in pictures.references]
-                check_usable(model, samples, pictures.concepts, chosen.local_attention == "content")
+                check_usable(model, samples, pictures.concepts)
             timing = time_steps(model, pictures, chosen, progress, timed, start_from) if timed else None
             token_limit = model.token_limit - 2
     unresolved = replace(chosen, **{name: getattr(settings, name) for name in MEMORY_SETTINGS})
@@ -204,12 +204,11 @@ def timing_subset(model: DiffusionModel, pictures: TrainingSet, chosen: SubjectS
     Where L_local has a weight, the first usable image of each subject is taken, so that the plan is not refused where
     the training only warns.
     """
-    content = chosen.local_attention == "content"
 
     def is_usable(sample: Sample) -> bool:
         if chosen.local_weight == 0:
             return True
-        return usable(model, with_identifiers(sample, pictures.concepts), pictures.concepts, content)
+        return usable(model, with_identifiers(sample, pictures.concepts), pictures.concepts)
 
     first = []
     for subject in dict.fromkeys(sample.concept for sample in pictures.references):

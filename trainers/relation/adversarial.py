@@ -1,9 +1,9 @@
-"""The adversarial loss in latent space of the few-shot relation report, in a reading that can work and literally.
+"""The adversarial loss in latent space of the few-shot relation report, in a reading that can work.
 
 The report's words: a discriminator tells "the latent features and predicted noise" apart, with z_t minus the prediction
-as the generated latents. That is neither a clean latent nor noisy like one, so the discriminator is right at once. The
-sensible reading compares the pictures' latents with the predicted clean ones, both noised anew to one level (Wang et
-al. 2023, Diffusion-GAN; Sauer et al. 2024, LADD), for timesteps at which the prediction can be trusted.
+as the generated latents. That is neither a clean latent nor noisy like one, so the discriminator is right at once. Here
+the pictures' latents are compared with the predicted clean ones, both noised anew to one level (Wang et al. 2023,
+Diffusion-GAN; Sauer et al. 2024, LADD), for timesteps at which the prediction can be trusted.
 
 What is usual elsewhere and not here: the standard deviation over the batch (Karras et al. 2018) as a further channel,
 since a sample's loss must not depend on what else is in its pass; and the report's training of the autoencoder.
@@ -39,7 +39,7 @@ ADVERSARIAL = "adversarial"
 class Adversary:
     """A discriminator and its two losses; `parameters` are trained beside the others, in a group of their own.
 
-    `reading` is "sensible" or "literal"; `reals` is what the discriminator is shown as real.
+    `reals` is what the discriminator is shown as real.
 
     Each loss reaches its own side only: the discriminator's sees detached predictions, and the generator's sees
     detached weights. `factor` is what the generator's loss is multiplied with: it is halved whenever the discriminator
@@ -47,8 +47,8 @@ class Adversary:
     several processes goes by the samples of its own.
     """
 
-    def __init__(self, reading: str, reals: EncodedSet, process: DiffusionProcess, seed: int):
-        self.reading, self.reals, self.process = reading, reals, process
+    def __init__(self, reals: EncodedSet, process: DiffusionProcess, seed: int):
+        self.reals, self.process = reals, process
         device, shape = process.times.device, reals.mean.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, DISCRIMINATOR))
@@ -76,7 +76,7 @@ class Adversary:
     def _numbers(self) -> dict[str, Tensor]:
         return {"factor": self.factor.clone(), "right": self.right.clone(), "seen": self.counted.clone()}
 
-    def _watch(self, of_true: Tensor) -> None:
+    def watch(self, of_true: Tensor) -> None:
         """Count what the discriminator says of real latents (n, places)."""
         self.right = self.right + (of_true.detach().mean(1) > 0).sum()
         self.counted = self.counted + len(of_true)
@@ -101,8 +101,6 @@ class Adversary:
             noisy, prediction: z_t (n, C, h, w) at `times` (n,), and what the denoiser said of it.
             real: latents of pictures (n, C, h, w).
         """
-        if self.reading == "literal":
-            return self._literal(noisy - prediction, real)
         clean = self.process.to_clean(noisy, prediction, times)
         lowest = max(1, int(RENOISED * len(self.process)))
         levels = self.process.times[self.random.integers("adversarial/level", step, samples, lowest)]
@@ -112,20 +110,11 @@ class Adversary:
         judged = functional_call(self.network, weights, (self._changed(fake, step, samples), levels)).mean(1)
         true, fake = (self._changed(x, step, samples) for x in (true, fake.detach()))
         of_true, of_fake = self.network(true, levels), self.network(fake, levels)
-        self._watch(of_true)
+        self.watch(of_true)
         discriminator_loss = F.relu(1 - of_true).mean(1) + (trusted > 0) * F.relu(1 + of_fake).mean(1)
         if step % EVERY == 0:
             discriminator_loss = discriminator_loss + EVERY * gradient_penalty(self.network, true, levels)
         return {ADVERSARIAL: -trusted * judged, DISCRIMINATOR: discriminator_loss}
-
-    def _literal(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-        levels = torch.zeros(len(real), dtype=torch.long, device=real.device)
-        weights = {name: p.detach() for name, p in self.network.named_parameters()}
-        judged = functional_call(self.network, weights, (fake, levels))
-        of_true, of_fake = self.network(real, levels), self.network(fake.detach(), levels)
-        self._watch(of_true)
-        discriminator_loss = (F.softplus(-of_true) + F.softplus(of_fake)).mean(1)
-        return {ADVERSARIAL: F.softplus(-judged).mean(1), DISCRIMINATOR: discriminator_loss}
 
     def _noised(self, clean: Tensor, levels: Tensor, side: str, step: int, samples: Sequence[int]) -> Tensor:
         return self.process.add_noise(

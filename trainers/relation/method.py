@@ -122,6 +122,7 @@ class RelationTraining:
 
     name = "relation"
     revision = 2
+    adversary: type[Adversary] = Adversary
     inputs = ()
 
     def prepare(
@@ -148,7 +149,7 @@ class RelationTraining:
                 if pictures.priors:  # a few pictures alone are soon known by heart
                     samples = (*pictures.references, *pictures.priors)
                     reals = encode_set(model, samples, chosen.resolution, progress, live_text=True)
-                adversary = Adversary(chosen.adversarial, reals, model.process, chosen.seed)
+                adversary = self.adversary(reals, model.process, chosen.seed)
                 injected.parameters |= adversary.parameters
             without = injected.disabled if rank else nullcontext
             reader = GainReader(model, pool, pictures, chosen, progress, without)

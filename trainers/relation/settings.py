@@ -71,8 +71,8 @@ class RelationSettings(LearnedToken, DenoisingSettings):
     adversarial: str = setting(
         "off",
         "Adds a discriminator of latents: sensible compares the pictures' latents with the predicted ones, both noised "
-        "alike; literal compares latents with noisy latents less the prediction, as the report words it.",
-        ("off", "sensible", "literal"),
+        "alike.",
+        ("off", "sensible"),
         advanced=True,
     )
     adversarial_weight: float = setting(0.02, "Weight of the adversarial loss.", Range(0.0, 10.0, 0.01), advanced=True)

@@ -54,13 +54,11 @@ def supervise(
     pool: EncodedSet,
     samples: Sequence[Sample],
     concepts: Sequence[Concept],
-    content_only: bool = True,
 ) -> Supervision:
     """Find the words and bring the masks to the layers' grid.
 
     Args:
         pool: of these samples, with their `shapes`.
-        content_only: attention is shared among the caption's words; else among all tokens of the window.
 
     Raises:
         FewShotError: no picture has both a mask and its subject's words in the caption.
@@ -70,7 +68,7 @@ def supervise(
     grid = layers[0].grid(height, width)
     tokens, places = [], []
     for sample in samples:
-        tokens.append(_sharing(model, sample, content_only))
+        tokens.append(_caption_tokens(model, sample))
         places.append([_places(model, sample, concepts, number) for number in range(len(concepts))])
     most = max(1, *(len(row) for row in tokens))
     shape = (len(samples), len(concepts))
@@ -94,20 +92,18 @@ def supervise(
     )
 
 
-def usable(model: DiffusionModel, sample: Sample, concepts: Sequence[Concept], content_only: bool = True) -> bool:
+def usable(model: DiffusionModel, sample: Sample, concepts: Sequence[Concept]) -> bool:
     """Whether a picture shall count for `supervise`, by its caption and masks; the crop is not looked at."""
-    all_words = len(_sharing(model, sample, content_only))
+    all_words = len(_caption_tokens(model, sample))
     return any(
         0 < len(_places(model, sample, concepts, number)) < all_words and load_mask(mask).getbbox() is not None
         for number, mask in sample.masks.items()
     )
 
 
-def _sharing(model: DiffusionModel, sample: Sample, content_only: bool) -> list[int]:
-    """The tokens that share the attention: those of the caption, or all of the window."""
-    if content_only:
-        return list(range(1, model.count_tokens(sample.caption) + 1))
-    return list(range(model.token_limit))
+def _caption_tokens(model: DiffusionModel, sample: Sample) -> list[int]:
+    """The positions of the caption's tokens, which share the attention."""
+    return list(range(1, model.count_tokens(sample.caption) + 1))
 
 
 def _places(model: DiffusionModel, sample: Sample, concepts: Sequence[Concept], number: int) -> set[int]:
@@ -119,11 +115,9 @@ def _places(model: DiffusionModel, sample: Sample, concepts: Sequence[Concept], 
     return set(model.token_positions(sample.caption, spans))
 
 
-def check_usable(
-    model: DiffusionModel, samples: Sequence[Sample], concepts: Sequence[Concept], content_only: bool = True
-) -> None:
+def check_usable(model: DiffusionModel, samples: Sequence[Sample], concepts: Sequence[Concept]) -> None:
     """Refuse before any picture is encoded what `supervise` would refuse; crops are not looked at."""
-    _tell([usable(model, sample, concepts, content_only) for sample in samples], samples)
+    _tell([usable(model, sample, concepts) for sample in samples], samples)
 
 
 def _tell(counted: Sequence[bool], samples: Sequence[Sample]) -> None:

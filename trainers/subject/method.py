@@ -135,15 +135,12 @@ class SubjectStep(DenoisingStep):
     def local_errors(self, batch: TermBatch, kept: RecordedAttention) -> torch.Tensor:
         """L_local (n,) of the references, which are the first of the batch.
 
-        Weighted by sqrt(a_t), since a picture of nearly pure noise does not show where anything is; the plain reading
-        weighs all timesteps alike.
+        Weighted by sqrt(a_t), since a picture of nearly pure noise does not show where anything is.
         """
         assert self.supervision is not None
         rows = self.supervision.take(batch.indices, batch.caption_kept)
         size = (batch.latents.shape[-2], batch.latents.shape[-1])
         shares = shares_on_grid(kept, slice(len(batch.times)), size, rows.wanted, rows.known, rows.member)
-        if self.settings.local_attention == "plain":
-            return losses.local_loss_of_maxima(shares, rows.masks, rows.valid)
         signal = self.model.process.signal(batch.times)
         return losses.local_loss(shares, rows.masks, rows.valid) * signal
 
@@ -154,6 +151,7 @@ class SubjectTraining:
     name = "subject"
     inputs = ()
     revision = 4  # raised too when a rule of `auto` or a default that is not a setting changes
+    step: type[SubjectStep] = SubjectStep
 
     def prepare(
         self,
@@ -180,7 +178,7 @@ class SubjectTraining:
             raise
         if base is not None:
             references = replace(references, base=base[0], base_dropped=base[1])
-        return SubjectStep(model, references, priors, chosen, supervision, injected.disabled), injected
+        return self.step(model, references, priors, chosen, supervision, injected.disabled), injected
 
     def _pools(
         self, model: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, progress: Progress
@@ -197,8 +195,7 @@ class SubjectTraining:
         references = pool(pictures.references, chosen.background_weight < 1)
         supervision = None
         if chosen.local_weight > 0:
-            content = chosen.local_attention == "content"
-            supervision = supervise(model, references, pictures.references, pictures.concepts, content)
+            supervision = supervise(model, references, pictures.references, pictures.concepts)
         priors = pool(pictures.priors, False) if pictures.priors and chosen.prior_weight > 0 else None
         return references, priors, supervision
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
@@ -61,10 +62,12 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
         "cross_rank cross_alpha self_rank self_alpha feed_forward_rank feed_forward_alpha text_rank "
         "text_alpha subject_block extract_rank token token_vectors token_start token_learning_rate "
         "text_encoder text_learning_rate seed schedule warmup optimizer weight_decay max_gradient_norm "
-        "min_snr_gamma background_weight local_attention objective dco_beta caption_dropout composite_share "
+        "min_snr_gamma background_weight objective dco_beta caption_dropout composite_share "
         "noise_offset micro_batch gradient_checkpointing offload weights save_every log_every preview_every "
         "preview_prompt validate_every patience validation_pictures keep_validated validation_prompts".split()
     )
+
+    FORMER: ClassVar[Mapping[str, Any]] = MappingProxyType({"local_attention": "content"})
 
     prior_weight: float = setting(
         1.0,
@@ -116,13 +119,6 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
         1.0,
         "Weight of what lies outside the subject's mask. 1 does not use masks.",
         Range(0.0, 1.0, 0.05),
-        advanced=True,
-    )
-    local_attention: str = setting(
-        "content",
-        "How the attention loss reads attention: as its share among the caption's words, balanced by area and weighted "
-        "by the picture's signal; or plainly, divided by its maximum.",
-        ("content", "plain"),
         advanced=True,
     )
     objective: str = setting(
@@ -235,7 +231,5 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
             yield "subject_block", f"tuning is {self.tuning}, not orthogonal"
         if self.objective != "dco":
             yield "dco_beta", f"objective is {self.objective}, not dco"
-        if not self.local_weight:
-            yield "local_attention", "local_weight is 0"
         if not self.validate_every:
             yield from ((name, "validate_every is 0") for name in ("patience", "keep_validated"))

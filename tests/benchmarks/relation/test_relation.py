@@ -86,7 +86,8 @@ def test_methods_differ_in_what_they_are_called_after(bench):
     assert settings["ours"] == plain and settings["reversion"] == replace(plain, token="free")
     assert settings["captions"] == settings["reversion"] == settings["reversion10"]
     free = settings["reversion"]
-    assert settings["gan_literal"] == replace(free, adversarial="literal")
+    assert settings["gan_literal"] == settings["gan_sensible"]
+    assert METHODS["gan_literal"].training is not METHODS["gan_sensible"].training
     assert settings["gan_sensible"] == replace(free, adversarial="sensible")
     assert settings["gan_sequential"] == replace(free, adversarial="sensible", adversarial_order="sequence")
     assert settings["no_steering"] == replace(plain, steering_weight=0.0)

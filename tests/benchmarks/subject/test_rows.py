@@ -14,6 +14,7 @@ from comfyui_fewshot.core.values import Dense
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec
 from comfyui_fewshot.pocket.models.judge import SceneReading, ThingReading
 from comfyui_fewshot.trainers.optim.optimizers import OPTIMIZERS
+from comfyui_fewshot.trainers.subject.method import SubjectTraining
 from comfyui_fewshot.trainers.subject.presets import PRESETS
 from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 from comfyui_fewshot.trainers.targets import sets_of, token_specs
@@ -34,7 +35,7 @@ class SubjectWorkshopStub:
     def primed(pictures):
         return [replace(pictures.samples[0], role="prior", caption=f"a photo of a {pictures.concepts[0].noun}")]
 
-    def train(self, pictures, **settings):
+    def train(self, pictures, method=SubjectTraining, **settings):
         chosen = SubjectSettings.from_mapping(settings)
         chosen.check()
         self.asked.append((pictures, chosen))
@@ -165,7 +166,7 @@ def test_every_optimiser_and_loss_has_its_rows(bench):
         normalized = replace(chosen, steps=plain.steps, prior_weight=1.0)
         differs = {name for name in vars(plain) if getattr(normalized, name) != getattr(plain, name)}
         assert differs and differs <= {
-            "local_weight", "local_attention", "min_snr_gamma", "background_weight", "noise_offset", "caption_dropout",
+            "local_weight", "min_snr_gamma", "background_weight", "noise_offset", "caption_dropout",
             "objective",
         }  # fmt: skip
 

@@ -56,9 +56,9 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    async def open(self, file: Path) -> None:
-        await self.call("Page.navigate", url=file.as_uri())
-        await self.until("document.readyState === 'complete' && location.protocol === 'file:'")
+    async def open(self, url: str) -> None:
+        await self.call("Page.navigate", url=url)
+        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     async def until(self, code: str, seconds: float = 30) -> None:
         end = time.monotonic() + seconds
@@ -76,7 +76,7 @@ def voted(page: Path) -> tuple[list[str], dict[str, Any]]:
     """Votes on every pair of an evaluation's report and exports: what the page complained of, and the export."""
 
     async def visit(opened: Page, downloads: Path) -> tuple[list[str], dict[str, Any]]:
-        await opened.open(page)
+        await opened.open(page.as_uri())
         while not await opened.run("document.querySelector('.vote-task').hidden"):
             await opened.run(
                 "document.querySelectorAll('.vote-question button:first-of-type').forEach(b => b.click());"
@@ -93,7 +93,7 @@ def voted(page: Path) -> tuple[list[str], dict[str, Any]]:
 
 
 def browse(visit: Callable[[Page, Path], Coroutine[Any, Any, Any]], width: int = 1100, height: int = 900) -> Any:
-    """Run `visit(page, downloads)` in a fresh browser that reaches no network."""
+    """Run `visit(page, downloads)` in a fresh browser that reaches this machine and no network."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     assert program, "the report is tested in a browser: install chromium"
     # Helpers of the browser that outlive it may still write into its profile.
@@ -101,7 +101,11 @@ def browse(visit: Callable[[Page, Path], Coroutine[Any, Any, Any]], width: int =
     with folder() as profile, folder() as downloads:
         command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         command += ["--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={profile}"]
-        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},{height}", "about:blank"]
+        command += [
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            f"--window-size={width},{height}",
+            "about:blank",
+        ]
         chrome = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             port = _port(Path(profile) / "DevToolsActivePort", chrome)

@@ -51,7 +51,7 @@ STATUS = "document.querySelector('.vote-status').textContent"
 
 def test_votes_are_taken_kept_and_exported(report):
     async def visit(page, downloads):
-        await page.open(report)
+        await page.open(report.as_uri())
         assert await page.run(STATUS) == "Pair 1 of 6. 0 answered."
         assert await page.run("document.querySelector('[data-do=next]').disabled"), "three questions stand open"
         seen = await page.run("document.querySelector('.vote-task').innerText")
@@ -59,7 +59,7 @@ def test_votes_are_taken_kept_and_exported(report):
         assert await page.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
         for label in ("Left", "Right", "Same", "Left"):
             await vote(page, label)
-        await page.open(report)
+        await page.open(report.as_uri())
         assert await page.run(STATUS) == "Pair 5 of 6. 4 answered.", "votes stay over a reload"
         await vote(page, "Left")
         await vote(page, "Right")
@@ -98,7 +98,7 @@ def test_who_votes_sees_no_names_and_numbers_before(report):
     """They are folded away below the comparison, until they are opened."""
 
     async def visit(page, downloads):
-        await page.open(report)
+        await page.open(report.as_uri())
         seen = [await page.run("document.body.innerText")]
         first = await page.run("document.querySelector('main section h2').textContent")
         await page.run("document.querySelector('summary').click()")
@@ -114,11 +114,11 @@ def test_orders_and_sides_are_random(report):
     """In fresh browsers the first pictures differ; within one, sides are turned for about half of the pairs."""
 
     async def visit(page, downloads):
-        await page.open(report)
+        await page.open(report.as_uri())
         states = []
         for _ in range(12):
             await page.run("localStorage.clear()")
-            await page.open(report)
+            await page.open(report.as_uri())
             key = "Object.keys(localStorage).find(k => k.startsWith('fewshot-votes-'))"
             states.append(json.loads(await page.run(f"localStorage.getItem({key})")))
         return states

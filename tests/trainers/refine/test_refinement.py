@@ -331,5 +331,5 @@ def test_settings_that_contradict_each_other_are_refused(changes, message):
 
 
 def test_a_setting_of_another_training_is_refused():
-    with pytest.raises(FewShotError, match="prior_weight is no setting of this training"):
+    with pytest.raises(FewShotError, match="has no setting prior_weight for this training"):
         RefinementSettings.from_mapping({"prior_weight": 0.5})

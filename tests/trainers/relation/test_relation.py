@@ -315,7 +315,7 @@ def test_other_sets_and_settings_are_refused(pictures, relation):
         related(pictures)
     with pytest.raises(FewShotError, match="two to ten"):
         related(TrainingSet((), relation.concepts))
-    with pytest.raises(FewShotError, match="rank is no setting of this training"):
+    with pytest.raises(FewShotError, match="has no setting rank for this training"):
         RelationSettings.from_mapping({"rank": 8})
     with pytest.raises(FewShotError, match=r"'focel'; did you mean 'focal'"):
         RelationSettings.from_mapping({"focel": 0.5})
@@ -324,7 +324,7 @@ def test_other_sets_and_settings_are_refused(pictures, relation):
 
 
 def test_settings_that_change_nothing_are_named():
-    assert RelationSettings().idle == RelationSettings(adversarial="literal", adversarial_weight=0.5).idle == []
+    assert RelationSettings().idle == RelationSettings(adversarial="sensible", adversarial_weight=0.5).idle == []
     idle = RelationSettings(adversarial_weight=0.5, adversarial_order="sequence", steering_positives=3).idle
     assert [line.split()[0] for line in idle] == ["adversarial_weight", "adversarial_order"]
     (line,) = RelationSettings(steering_weight=0, steering_positives=3).idle

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from comfyui_fewshot.benchmarks.relation.literal_adversary import LiteralAdversary
 from comfyui_fewshot.core.randomness import Randomness
 from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 from comfyui_fewshot.trainers.losses import steering_loss
@@ -117,8 +118,8 @@ def narrow(monkeypatch):
     monkeypatch.setattr(discriminator, "WIDTHS", (16, 32, 32, 32))
 
 
-def _adversary(reading="sensible"):
-    return Adversary(reading, SimpleNamespace(mean=torch.zeros(1, 4, 8, 8)), SCHEDULE, seed=1)
+def _adversary(kind=Adversary):
+    return kind(SimpleNamespace(mean=torch.zeros(1, 4, 8, 8)), SCHEDULE, seed=1)
 
 
 def _inputs(times=(100, 300, 500, 900)):
@@ -128,10 +129,10 @@ def _inputs(times=(100, 300, 500, 900)):
     return SCHEDULE.add_noise(clean, noise, times), times, noise, real, clean
 
 
-@pytest.mark.parametrize("reading", ["sensible", "literal"])
-def test_each_side_has_its_own_gradient(reading):
+@pytest.mark.parametrize("kind", [Adversary, LiteralAdversary])
+def test_each_side_has_its_own_gradient(kind):
     """The generator's loss gives the discriminator none, and the discriminator's gives the prediction none."""
-    adversary = _adversary(reading)
+    adversary = _adversary(kind)
     noisy, times, noise, real, _ = _inputs()
     prediction = noise.clone().requires_grad_()
     found = adversary.losses(noisy, times, prediction, real, 1, range(4))
@@ -235,7 +236,7 @@ def test_the_loss_is_halved_when_the_discriminator_is_too_sure():
     for step, right in enumerate([3.9] * 100 + [3.7] * 100 + [4.0] * 101):
         adversary.begin(step)
         factors_seen.append(adversary.factor.item())
-        adversary._watch(torch.where(torch.arange(40.0) < 10 * right, 1.0, -1.0)[:, None])
+        adversary.watch(torch.where(torch.arange(40.0) < 10 * right, 1.0, -1.0)[:, None])
     assert [factors_seen[n] for n in (0, 99, 100, 199, 200, 299, 300)] == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
     again = _adversary()
     again.load(adversary.state(301))

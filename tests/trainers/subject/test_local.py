@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from comfyui_fewshot.benchmarks.subject.plain_attention import PlainAttentionTraining, among_all_tokens
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Concept, Part
@@ -27,12 +28,10 @@ def prepared(model, pictures, chosen):
     """Builds the step and the layers for changed settings."""
     built = []
 
-    def build(set_=None, **changes):
+    def build(set_=None, training=SubjectTraining, **changes):
         while built:
             built.pop().remove()
-        step, layers = SubjectTraining().prepare(
-            model, set_ or pictures, replace(chosen, **changes), None, NullProgress()
-        )
+        step, layers = training().prepare(model, set_ or pictures, replace(chosen, **changes), None, NullProgress())
         built.append(layers)
         return step, layers
 
@@ -61,8 +60,9 @@ def test_words_and_masks_are_found(model, pictures):
 
 
 def test_the_plain_reading_shares_among_all_tokens(model, pictures):
-    found = supervised(model, pictures.references, content_only=False)
-    assert found.wanted[0].tolist() == list(range(32)) and found.member[0, 0].sum() == 7
+    found = among_all_tokens(supervised(model, pictures.references), 32)
+    assert found.wanted[0].tolist() == list(range(32)) and found.known.all()
+    assert found.member[0, 0].nonzero().flatten().tolist() == list(range(9, 16))  # behind the window's beginning
 
 
 def test_masks_of_another_size_are_fitted(model, pictures, tmp_path):
@@ -135,12 +135,12 @@ def test_other_terms_stay_as_they_are_to_the_bit(prepared):
     assert all(with_local[name].item() == without[name].item() for name in without)
 
 
-@pytest.mark.parametrize("mode", ["content", "plain"])
+@pytest.mark.parametrize("training", [SubjectTraining, PlainAttentionTraining])
 @pytest.mark.parametrize("layers", ["cross_kv", "self", "text"])
-def test_gradients_reach_what_is_trained(prepared, mode, layers):
+def test_gradients_reach_what_is_trained(prepared, training, layers):
     """Text side, picture side and text encoder, through attention alone."""
     changes = dict(parameter_set="cross_kv", text_encoder=True) if layers == "text" else dict(parameter_set=layers)
-    step, injected = prepared(local_attention=mode, **changes)
+    step, injected = prepared(training=training, **changes)
     with torch.no_grad():
         for name, parameter in injected.parameters.items():
             if name.endswith("up"):
@@ -170,9 +170,9 @@ def test_checkpointing_gives_the_same_gradient(prepared, model):
 
 
 def test_noise_says_less_of_places(prepared):
-    """Content mode weighs by sqrt(a_t); the plain reading weighs all timesteps alike."""
-    for mode, ratio in (("content", 0.0683 / 0.9996), ("plain", 1.0)):
-        step, _ = prepared(local_attention=mode)
+    """The loss weighs by sqrt(a_t); the plain reading weighs all timesteps alike."""
+    for training, ratio in ((SubjectTraining, 0.0683 / 0.9996), (PlainAttentionTraining, 1.0)):
+        step, _ = prepared(training=training)
         batch = step.draw(REFERENCE, 0, range(2))
         with torch.no_grad(), step._watched({REFERENCE: batch}) as kept:
             step.predict([batch])
