@@ -88,7 +88,7 @@ class Conditioning:
             places = tuple(i for i, row in enumerate(wanted) if row in within)
             if places:
                 own = [within[wanted[i]] for i in places]
-                found.append(replace(block.map(lambda tensor, own=own: taken(tensor, own)), places=places))
+                found.append(replace(block.map(lambda tensor, own=own: rows_of(tensor, own)), places=places))
         return Conditioning(tuple(found))
 
     def repeat(self, times: int) -> Conditioning:
@@ -109,10 +109,9 @@ def _joined(blocks: Sequence[RowBlock]) -> RowBlock:
     return RowBlock(places, {name: torch.cat([b.tensors[name] for b in blocks]) for name in blocks[0].tensors})
 
 
-def taken(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    """Rows of a tensor by numbers that the host knows, without copying an index to the tensor's device."""
-    numbers = torch.arange(len(tensor), device=tensor.device)
-    return tensor[torch.stack([numbers[row] for row in rows])]
+def rows_of(tensor: Tensor, indices: Sequence[int]) -> Tensor:
+    """Rows by indices that the host knows, without copying an index to the tensor's device."""
+    return torch.stack([tensor[i] for i in indices])
 
 
 Call = Callable[[Tensor, Tensor, Conditioning, Tensor | None], Tensor]
@@ -130,7 +129,7 @@ def by_shape(call: Call, latents: Tensor, t: Tensor, conditioning: Conditioning,
         return call(latents, t, conditioning, sizes)
     found, order = [], []
     for places, part in groups:
-        own = None if sizes is None else taken(sizes, places)
-        found.append(call(taken(latents, places), taken(t, places), part, own))
+        own = None if sizes is None else rows_of(sizes, places)
+        found.append(call(rows_of(latents, places), rows_of(t, places), part, own))
         order += places
-    return taken(torch.cat(found), [order.index(place) for place in range(len(order))])
+    return rows_of(torch.cat(found), [order.index(place) for place in range(len(order))])

@@ -97,7 +97,7 @@ def _with_priors(
     if not context.processes.main:
         context.processes.barrier()
     cache = replace(context, folder=context.folder / "priors", progress=LogProgress())
-    found = generate_priors(base, pictures, settings, cache)
+    found = generate_priors(base, pictures, settings, cache).pictures
     if context.processes.main:
         context.processes.barrier()
     return found

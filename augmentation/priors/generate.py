@@ -102,17 +102,6 @@ def generate_priors(
     settings: PriorSettings,
     context: RunContext,
     filters: Filters | None = None,
-) -> TrainingSet:
-    """`make_priors`, but only its pictures."""
-    return make_priors(base, pictures, settings, context, filters).pictures
-
-
-def make_priors(
-    base: BaseModelRef,
-    pictures: TrainingSet,
-    settings: PriorSettings,
-    context: RunContext,
-    filters: Filters | None = None,
 ) -> PriorsResult:
     """Add `settings.count` prior pictures for each class noun of `pictures`, drawn by `base`.
 

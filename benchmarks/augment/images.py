@@ -17,7 +17,7 @@ from PIL import Image
 from ...augmentation.composites.paste import PasteSettings, paste
 from ...augmentation.images.load import load_mask, load_picture, stored_picture
 from ...augmentation.priors import generate
-from ...augmentation.priors.generate import PriorSettings, make_priors
+from ...augmentation.priors.generate import PriorSettings, generate_priors
 from ...core.context import RunContext
 from ...core.values import Concept, Sample, TrainingSet
 from ...models.contract import DiffusionModel
@@ -170,12 +170,14 @@ def second_run_row(quick: bool, folder: Path) -> BenchmarkRow:
     settings = PriorSettings(count=2 if quick else 8, steps=2 if quick else 8)
     concept_set = TrainingSet((), (Concept("sks", "cat"),))
     with counted() as first:
-        made = make_priors(base, concept_set, settings, RunContext(folder / "priors", torch.device("cpu")))
+        made = generate_priors(base, concept_set, settings, RunContext(folder / "priors", torch.device("cpu")))
     if not first.count or made.drawn != settings.count:
         raise RuntimeError(f"the first run drew {made.drawn} pictures in {first.count} evaluations; the row is void")
     with counted() as second:
-        again = make_priors(base, concept_set, settings, RunContext(folder / "priors", torch.device("cpu")))
-        make_priors(base, concept_set, replace(settings, count=1), RunContext(folder / "priors", torch.device("cpu")))
+        again = generate_priors(base, concept_set, settings, RunContext(folder / "priors", torch.device("cpu")))
+        generate_priors(
+            base, concept_set, replace(settings, count=1), RunContext(folder / "priors", torch.device("cpu"))
+        )
     if again.pictures.key != made.pictures.key:
         raise RuntimeError("the second run gave other pictures; the row is void")
     return BenchmarkRow(

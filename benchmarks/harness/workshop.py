@@ -101,7 +101,7 @@ class Workshop:
         nouns = "_".join(sorted({concept.noun for concept in pictures.concepts}))
         with self.locked(f"priors_{nouns}"):
             context = RunContext(self.folder / "priors", self.device)
-            return generate_priors(self.base, pictures, PriorSettings(count=count), context)
+            return generate_priors(self.base, pictures, PriorSettings(count=count), context).pictures
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:

@@ -118,14 +118,14 @@ class GeneratePriors(io.ComfyNode):
     def execute(
         cls, base: Any, set: Any, prompts: str = "", clip: str = AUTO, segmenter: str = NONE, **values: Any
     ) -> io.NodeOutput:
-        from ...augmentation.priors.generate import PriorSettings, make_priors
+        from ...augmentation.priors.generate import PriorSettings, generate_priors
         from ...core.context import RunContext
 
         prompt_lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
         settings = PriorSettings(**values, prompts=prompt_lines)
         with host.engine(cls.hidden.unique_id) as progress:
             context = RunContext(folders.priors_folder(), host.device(), progress, host.TOKENIZER)
-            made = make_priors(base, set, settings, context, filters_of(base, clip, segmenter))
+            made = generate_priors(base, set, settings, context, filters_of(base, clip, segmenter))
         report = priors_report(made)
         sheet = priors_sheet(made.pictures.priors)
         return io.NodeOutput(made.pictures, sheet, report, ui=host.show(cls, sheet, report))

@@ -39,8 +39,3 @@ def select_conditioning(
         assert kept or dropped is not None
         parts.append(rows.take(slice(i, i + 1)) if kept or dropped is None else dropped)
     return Conditioning.cat(parts)
-
-
-def rows_of(tensor: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
-    """Rows by indices that the host knows, without copying an index to the device."""
-    return torch.stack([tensor[i] for i in indices])

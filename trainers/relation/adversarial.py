@@ -19,8 +19,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ...core.randomness import Randomness, seed_of
+from ...models.conditioning import rows_of
 from ...models.process import DiffusionProcess
-from ..data.batch import rows_of
 from ..data.encoded_set import EncodedSet
 from ..optim.optimizers import DISCRIMINATOR
 from .discriminator import Discriminator

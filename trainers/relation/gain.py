@@ -23,10 +23,9 @@ import torch
 from ...core.progress import Progress
 from ...core.randomness import Randomness
 from ...core.values import Sample, TrainingSet
-from ...models.conditioning import Conditioning
+from ...models.conditioning import Conditioning, rows_of
 from ...models.contract import DiffusionModel
 from ...models.stable_diffusion.encoding.prompt_tokens import pieces_of
-from ..data.batch import rows_of
 from ..data.encoded_set import EncodedSet
 from ..losses import squared_error
 from ..validation.schedule import FILE, BestCheckpoint, write_readings

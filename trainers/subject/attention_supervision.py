@@ -14,6 +14,7 @@ from ...augmentation.images.load import load_mask
 from ...core.errors import FewShotError
 from ...core.values import Concept, Sample
 from ...models.attention import AttentionLayer
+from ...models.conditioning import rows_of
 from ...models.contract import DiffusionModel
 from ..data.encoded_set import EncodedSet
 
@@ -38,15 +39,12 @@ class Supervision:
 
     def take(self, indices: Sequence[int], captioned: Sequence[bool]) -> Supervision:
         """The rows `indices`, of which those that lost their caption are not valid."""
-
-        def rows(tensor: torch.Tensor) -> torch.Tensor:
-            return torch.stack([tensor[i] for i in indices])
-
         nothing = torch.zeros_like(self.valid[0])
-        valid = torch.stack(
-            [self.valid[i] if caption_kept else nothing for i, caption_kept in zip(indices, captioned, strict=True)]
+        valid = torch.stack([self.valid[i] if kept else nothing for i, kept in zip(indices, captioned, strict=True)])
+        wanted, known, member, masks = (
+            rows_of(one, indices) for one in (self.wanted, self.known, self.member, self.masks)
         )
-        return Supervision(rows(self.wanted), rows(self.known), rows(self.member), rows(self.masks), valid, self.layers)
+        return Supervision(wanted, known, member, masks, valid, self.layers)
 
 
 def supervise(

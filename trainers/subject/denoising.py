@@ -8,10 +8,10 @@ from types import MappingProxyType
 import torch
 
 from ...core.randomness import Randomness
-from ...models.conditioning import Conditioning
+from ...models.conditioning import Conditioning, rows_of
 from ...models.contract import DiffusionModel
 from .. import losses
-from ..data.batch import TermBatch, rows_of, select_conditioning
+from ..data.batch import TermBatch, select_conditioning
 from ..data.encoded_set import EncodedSet
 from ..data.sampling_weights import NATURAL_END
 from ..health import Divergence

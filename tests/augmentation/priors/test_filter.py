@@ -13,7 +13,7 @@ from PIL import Image
 
 from comfyui_fewshot.augmentation.priors import generate
 from comfyui_fewshot.augmentation.priors.filter import MAX_SIMILARITY, Filters, PriorCandidate, pixel_std, select_priors
-from comfyui_fewshot.augmentation.priors.generate import PriorSettings, make_priors
+from comfyui_fewshot.augmentation.priors.generate import PriorSettings, generate_priors
 from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import BaseModelRef, Concept, Loaded, TrainingSet
@@ -139,7 +139,7 @@ def test_what_was_seen_is_not_looked_at_again(tmp_path, caplog):
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """`make_priors` with a base that draws what `draw(number)` gives; counts the pictures drawn and the openings."""
+    """`generate_priors` with a base that draws what `draw(number)` gives; counts pictures and openings."""
     state = SimpleNamespace(drawn=0, opened=0, draw=lambda number: picture_for((255, 40 * number % 256, 0)))
 
     class Opened:
@@ -167,7 +167,9 @@ def drawn(monkeypatch, tmp_path):
 
     def run(count, filters=None, **how):
         settings_ = PriorSettings(count=count, **how)
-        return make_priors(base, CAT, settings_, RunContext(tmp_path / "cache", torch.device("cpu")), filters=filters)
+        return generate_priors(
+            base, CAT, settings_, RunContext(tmp_path / "cache", torch.device("cpu")), filters=filters
+        )
 
     state.run = run
     return state
@@ -202,5 +204,5 @@ def test_nothing_usable_is_an_error(drawn):
 def test_a_base_with_a_lora_on_is_refused(tmp_path):
     base = BaseModelRef("sd1", Loaded(dict, "from the graph", patched=32), "key")
     with pytest.raises(FewShotError, match="32 weights patched by a LoRA.*as it was before the LoRA"):
-        make_priors(base, CAT, PriorSettings(count=1), RunContext(tmp_path, torch.device("cpu")))
+        generate_priors(base, CAT, PriorSettings(count=1), RunContext(tmp_path, torch.device("cpu")))
     assert not list(tmp_path.iterdir())

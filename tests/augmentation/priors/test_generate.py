@@ -14,7 +14,7 @@ from PIL import Image
 from comfyui_fewshot.augmentation.images.load import load_picture, subject_from_tensors
 from comfyui_fewshot.augmentation.priors import generate
 from comfyui_fewshot.augmentation.priors import prompts as prior_prompts
-from comfyui_fewshot.augmentation.priors.generate import PriorSettings, PriorsResult, generate_priors, make_priors
+from comfyui_fewshot.augmentation.priors.generate import PriorSettings, PriorsResult, generate_priors
 from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, TrainingSet
@@ -39,7 +39,9 @@ def pictures(tmp_path):
 def uncut(base, tmp_path_factory):
     """The four priors of `FEW`, made in one go."""
     none = TrainingSet(samples=(), concepts=(Concept("sks", "cat"),))
-    return generate_priors(base, none, FEW, RunContext(tmp_path_factory.mktemp("uncut"), torch.device("cpu"))).samples
+    return generate_priors(
+        base, none, FEW, RunContext(tmp_path_factory.mktemp("uncut"), torch.device("cpu"))
+    ).pictures.samples
 
 
 class Watching:
@@ -64,7 +66,7 @@ def no_model(monkeypatch):
 
 def test_priors_show_the_class_alone(base, pictures, uncut, tmp_path):
     progress = Watching()
-    made = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, progress))
+    made = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, progress)).pictures
     assert made.samples[:2] == pictures.samples and made.concepts == pictures.concepts
     assert made.priors == uncut, "neither the references nor the identifier or description matter"
     assert all("cat" in s.caption and "sks" not in s.caption and "striped" not in s.caption for s in made.priors)
@@ -79,7 +81,7 @@ def test_priors_show_the_class_alone(base, pictures, uncut, tmp_path):
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_a_cpu_draws_one_at_a_time_whatever_the_batch(base, pictures, uncut, tmp_path, batch):
     settings = PriorSettings(count=4, steps=2, seed=3, batch=batch)
-    assert generate_priors(base, pictures, settings, RunContext(tmp_path, CPU)).priors == uncut
+    assert generate_priors(base, pictures, settings, RunContext(tmp_path, CPU)).pictures.priors == uncut
 
 
 @pytest.mark.parametrize("batch", [3, 4])
@@ -97,7 +99,7 @@ def test_pictures_drawn_together_are_the_same_to_a_rounding(base, pictures, uncu
             return super()._sample(prompts, seeds)
 
     monkeypatch.setattr(generate, "_PriorSampler", Together)
-    made = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU)).priors
+    made = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU)).pictures.priors
     assert sizes == ([4] if batch == 4 else [3, 1]) and [s.caption for s in made] == [s.caption for s in uncut]
     for one, other in zip(made, uncut, strict=True):
         values = [np.asarray(load_picture(sample.image), np.int16) for sample in (one, other)]
@@ -105,13 +107,13 @@ def test_pictures_drawn_together_are_the_same_to_a_rounding(base, pictures, uncu
 
 
 def test_a_second_run_samples_nothing(base, pictures, tmp_path, request):
-    first = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
+    first = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU)).pictures
     request.getfixturevalue("no_model")
-    again = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
+    again = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU)).pictures
     assert again == first and again.key == first.key
-    fewer = generate_priors(base, pictures, PriorSettings(count=2, steps=2, seed=3), RunContext(tmp_path, CPU))
+    fewer = generate_priors(base, pictures, PriorSettings(count=2, steps=2, seed=3), RunContext(tmp_path, CPU)).pictures
     assert fewer.priors == first.priors[:2]
-    assert generate_priors(base, again, FEW, RunContext(tmp_path, CPU)) == again, "priors are not added twice"
+    assert generate_priors(base, again, FEW, RunContext(tmp_path, CPU)).pictures == again, "priors are not added twice"
     with pytest.raises(AssertionError, match="was opened"):
         generate_priors(base, pictures, PriorSettings(count=5, steps=2, seed=3), RunContext(tmp_path, CPU))
 
@@ -166,7 +168,7 @@ def test_resumes_after_a_kill(base, pictures, uncut, tmp_path, caplog):
     (folder,) = [f for f in tmp_path.iterdir() if f.name != "pixels"]
     assert (folder / "00002.png").is_file() and len((folder / "manifest.jsonl").read_text().splitlines()) == 2
     with caplog.at_level(logging.INFO):
-        assert generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU)).priors == uncut
+        assert generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU)).pictures.priors == uncut
     assert "priors: 2 of 4 are in the cache" in caplog.text
 
 
@@ -174,7 +176,7 @@ def test_cancel_keeps_what_was_made(base, pictures, uncut, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, Watching(stop_at=2)))
     progress = Watching()
-    assert generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, progress)).priors == uncut
+    assert generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, progress)).pictures.priors == uncut
     assert sum(picture is not None for *_, picture in progress.seen) == 2
 
 
@@ -186,7 +188,7 @@ def test_damaged_entries_are_made_again(base, pictures, uncut, tmp_path, caplog)
     manifest = folder / "manifest.jsonl"
     manifest.write_text(manifest.read_text()[:-30])
     progress = Watching()
-    assert generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, progress)).priors == uncut
+    assert generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU, progress)).pictures.priors == uncut
     assert sum(picture is not None for *_, picture in progress.seen) == 3
     assert sum("is made again" in r.getMessage() for r in caplog.records) == 3
 
@@ -199,14 +201,14 @@ def test_several_concepts_share_a_noun(base, tmp_path):
         Concept("<R>", "", kind="relation"),
     )
     few = PriorSettings(count=2, steps=1, width=32, height=64)
-    made = generate_priors(base, TrainingSet((), concepts), few, RunContext(tmp_path, CPU))
+    made = generate_priors(base, TrainingSet((), concepts), few, RunContext(tmp_path, CPU)).pictures
     assert [s.concept for s in made.priors] == [0, 0, 1, 1]
     assert (made.priors[0].image.width, made.priors[0].image.height) == (32, 64)
 
 
 def test_own_prompts(base, pictures, tmp_path):
     own = PriorSettings(count=3, steps=1, prompts=("{noun} asleep", " ", "my {noun} in a car"))
-    made = generate_priors(base, pictures, own, RunContext(tmp_path, CPU))
+    made = generate_priors(base, pictures, own, RunContext(tmp_path, CPU)).pictures
     assert {s.caption for s in made.priors} == {"a cat asleep", "my cat in a car"}
     with pytest.raises(FewShotError, match='holds the identifier "sks"'):
         generate_priors(base, pictures, PriorSettings(prompts=("a photo of SKS cat",)), RunContext(tmp_path, CPU))
@@ -251,13 +253,13 @@ def without_numbers(monkeypatch, bad):
 def test_a_picture_without_numbers_is_rejected_and_not_tried_again(base, pictures, uncut, tmp_path, monkeypatch):
     bad = prior_prompts.seed_of(FEW.seed, 1)
     asked = without_numbers(monkeypatch, {bad})
-    made = make_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
+    made = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
     assert [r.reason for r in made.rejected] == [generate.NAN_REASON] and made.drawn == 5
     assert [s for s in made.pictures.priors if s in uncut] == [uncut[0], *uncut[2:]] and len(made.pictures.priors) == 4
     assert asked.count(bad) == 1
-    again = make_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
+    again = generate_priors(base, pictures, FEW, RunContext(tmp_path, CPU))
     assert again == PriorsResult(made.pictures, made.rejected, 0) and asked.count(bad) == 1
-    more = make_priors(base, pictures, replace(FEW, count=6), RunContext(tmp_path, CPU))
+    more = generate_priors(base, pictures, replace(FEW, count=6), RunContext(tmp_path, CPU))
     assert len(more.pictures.priors) == 6 and asked.count(bad) == 1
 
 

@@ -38,7 +38,7 @@ def with_priors(base, tmp_path_factory):
     write_subject(folder / "subject", "cat_patched", 4)
     pictures = subject_from_folder(folder / "subject", "sks", "cat")
     settings = PriorSettings(count=16, steps=10, guidance=1.0)
-    return generate_priors(base, pictures, settings, RunContext(folder / "priors", CPU))
+    return generate_priors(base, pictures, settings, RunContext(folder / "priors", CPU)).pictures
 
 
 def prepared(model, pictures, **changes):
