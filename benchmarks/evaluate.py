@@ -28,8 +28,8 @@ from scipy.stats import spearmanr
 from ..augmentation.images.load import load_picture
 from ..core.atomic import write_whole
 from ..core.context import RunContext
-from ..core.prompts import prompt_of
 from ..core.statistics import wilson
+from ..core.text.prompts import prompt_of
 from ..core.values import Adapter, PromptSet
 from ..evaluation.metrics.clip import ClipImage, ClipText
 from ..evaluation.metrics.likeness import MaskedLikeness

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.progress import NullProgress, Progress
-from ...core.prompts import with_article
+from ...core.text.prompts import with_article
 from ...core.values import BESIDE, Concept, Part, Sample, TrainingSet
 from ..images.load import stored_picture
 from .backgrounds import KINDS, Background, make_background

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...core.atomic import write_whole
 from ...core.progress import NullProgress, Progress
-from ...core.prompts import with_article
+from ...core.text.prompts import with_article
 from ...vision.embedders.interface import ImageTextEmbedder
 from ...vision.segmenters.interface import Finder
 from ..masks.clean import clean_mask

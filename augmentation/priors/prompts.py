@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import product
 
-from ...core.prompts import with_article
+from ...core.text.prompts import with_article
 from ..captions.nouns import kind_of
 
 SHOTS = (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...core.errors import FewShotError
-from ...core.prompts import prompt_of
+from ...core.text.prompts import prompt_of
 from ...core.values import Concept, Prompt, PromptSet
 from .lists import (  # fmt: skip
     ACTIVITIES,

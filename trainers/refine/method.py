@@ -16,7 +16,7 @@ from typing import Any
 from ...augmentation.images.load import load_picture
 from ...core.errors import FewShotError
 from ...core.progress import Progress
-from ...core.prompts import prompt_of
+from ...core.text.prompts import prompt_of
 from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
 from ...evaluation.prompts.sets import for_trigger
 from ...evaluation.reward import RewardModels, Rewards, names_subject

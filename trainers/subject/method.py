@@ -15,7 +15,7 @@ import torch
 
 from ...core.errors import FewShotError
 from ...core.progress import Progress
-from ...core.prompts import strip_identifiers
+from ...core.text.prompts import strip_identifiers
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.inject import Injected, inject
 from ...models.adapters.learned_tokens import LearnedTokens

@@ -23,8 +23,8 @@ from ...core.atomic import make_folder
 from ...core.context import RunContext
 from ...core.errors import FewShotError
 from ...core.progress import CancelOnly, Progress
-from ...core.prompts import prompt_of, with_article
 from ...core.randomness import seed_of
+from ...core.text.prompts import prompt_of, with_article
 from ...core.values import Prompt, TrainingSet, content_key
 from ...core.weight_files import file_hash
 from ...evaluation.report.grids import contact_sheet

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from ...core.prompts import with_article
+from ...core.text.prompts import with_article
 from ..open import open_model, open_processor
 from .interface import Instance
 

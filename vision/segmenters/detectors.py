@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from ...core.prompts import with_article
+from ...core.text.prompts import with_article
 from ..open import TransformersModel
 from .interface import Instance
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyui_fewshot.augmentation.priors.prompts import grid, one_token_words, own, seed_of, walk
-from comfyui_fewshot.core.prompts import with_article
+from comfyui_fewshot.core.text.prompts import with_article
 from comfyui_fewshot.pocket.world.words import build
 
 

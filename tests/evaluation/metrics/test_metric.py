@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.prompts import prompt_of, strip_identifiers
 from comfyui_fewshot.core.statistics import bootstrap_interval, paired_interval
+from comfyui_fewshot.core.text.prompts import prompt_of, strip_identifiers
 from comfyui_fewshot.core.values import Concept, Prompt
 from comfyui_fewshot.evaluation.metrics.metric import check_pairs
 

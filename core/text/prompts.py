@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .values import Concept, Prompt
+from ..values import Concept, Prompt
 
 
 def with_article(noun: str) -> str:
