@@ -43,6 +43,7 @@ class TrainingSettingsNode(io.ComfyNode):
                 *widgets_of(SubjectSettings, seed={"control_after_generate": False}),
             ],
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For Train Subject.")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -55,7 +56,9 @@ class TrainingSettingsNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, preset: str = CUSTOM, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(SubjectSettings.from_mapping(with_preset(preset, values)))
+        given = cls.hidden.prompt[cls.hidden.unique_id]["inputs"]  # ComfyUI hands on only what the schema names
+        former = {name: given[name] for name in SubjectSettings.FORMER if name in given}
+        return io.NodeOutput(SubjectSettings.from_mapping({**with_preset(preset, values), **former}))
 
 
 class TrainSubject(io.ComfyNode):

@@ -8,7 +8,7 @@ from copy import deepcopy
 import pytest
 
 from comfyui_fewshot.tests.evaluation.report.browser import browse
-from comfyui_fewshot.tests.server import forms
+from comfyui_fewshot.tests.server import forms, graphs
 from comfyui_fewshot.tests.server.described import ROOT
 
 pytestmark = pytest.mark.server
@@ -85,3 +85,14 @@ def test_a_choice_that_is_gone_becomes_the_one_that_is_left(server, info):
     assert ran["adversarial"] == "sensible" and notes == [
         "adversarial was literal: it is no choice any more, and sensible is used"
     ]
+
+
+def test_graphs_of_the_api_that_name_a_setting_of_before(server, info):
+    """The value that is left changes nothing; another one is refused where the person looks."""
+    graph = graphs.training(info, seed=12)
+    graph["settings"]["inputs"]["local_attention"] = "content"
+    server.succeed(graph)
+    graph["settings"]["inputs"]["local_attention"] = "plain"
+    error = server.run(graph).error
+    assert error["node_type"] == "FewShotTrainingSettings"
+    assert "local_attention is 'plain'; version 0.1.0 has no setting local_attention" in error["exception_message"]
