@@ -59,8 +59,12 @@ class Settings:
     """all names as widgets show them, where that is not the order of the groups: saved graphs know values by place"""
 
     FORMER: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """settings that a method had in earlier versions, with the only value that is left of each: they stay in its
-    content key, so that runs made then are found again; other values are refused by name"""
+    """settings that a method had in earlier versions, with the only value that is left of each; other values are
+    refused by name"""
+
+    UNUSED: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """settings of other methods that a method once carried without using them, with the value they had; refused by
+    name. Both stay in the content key, so that runs made then are found again"""
 
     def __post_init__(self) -> None:
         for about in fields(self):
@@ -74,8 +78,8 @@ class Settings:
             FewShotError: a name is unknown (the nearest known one is named) or a value is out of its range.
         """
         known = cls.named_fields()
-        for name in values.keys() & cls.FORMER.keys():
-            if values[name] != cls.FORMER[name]:
+        for name in values:
+            if name in cls.UNUSED or (name in cls.FORMER and values[name] != cls.FORMER[name]):
                 raise FewShotError(
                     f"{name} is {values[name]!r}; version 0.1.0 has no setting {name} for this training, leave it out."
                 )
@@ -98,7 +102,7 @@ class Settings:
         from .values import content_key
 
         kept = {about.name: getattr(self, about.name) for about in fields(self) if about.metadata["matters"]}
-        return content_key(type(self).__name__, {**self.FORMER, **kept})
+        return content_key(type(self).__name__, {**self.UNUSED, **self.FORMER, **kept})
 
     def is_auto(self, name: str) -> bool:
         """Whether the setting's value is left to be chosen."""

@@ -37,7 +37,7 @@ class RefinementSettings(AdapterSettings):
         "pair_beta pair_passes pair_with".split()
     )
 
-    FORMER: ClassVar[Mapping[str, Any]] = MappingProxyType(
+    UNUSED: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "batch_size": 16, "prior_weight": 1.0, "local_weight": 0.0, "tuning": "low_rank", "cross_rank": 0,
             "cross_alpha": 0.0, "self_rank": 0, "self_alpha": 0.0, "feed_forward_rank": 0, "feed_forward_alpha": 0.0,

@@ -28,7 +28,7 @@ class RelationSettings(LearnedToken, DenoisingSettings):
         "high_noise_rank high_noise_learning_rate".split()
     )
 
-    FORMER: ClassVar[Mapping[str, Any]] = MappingProxyType(
+    UNUSED: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "learning_rate": 0.0, "rank": 16, "alpha": 0.0, "prior_weight": 1.0, "local_weight": 0.0,
             "parameter_set": "none", "tuning": "low_rank", "cross_rank": 0, "cross_alpha": 0.0, "self_rank": 0,

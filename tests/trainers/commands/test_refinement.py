@@ -84,7 +84,7 @@ def test_two_processes_refine_as_one(write_run, tmp_path, one_thread, method):
         (dict(refine=REFINE | {"rewards": {"CLIP-T": {}}}), "CLIP-T has no folder"),
         (dict(refine=REFINE | {"shares": 1}), "did you mean 'share'"),
         (dict(priors={"count": 1}), "no use for"),
-        (dict(settings={"prior_weight": 1.0}), "prior_weight is no setting"),
+        (dict(settings={"prior_weight": 1.0}), "has no setting prior_weight for this training"),
     ],
 )
 def test_mistakes_are_told(write_run, caplog, changes, message):
