@@ -35,7 +35,7 @@ def to_srgb(picture: Image.Image, tags: ColourTags, notes: list[str]) -> Image.I
     prepared = picture.convert(source)
     try:
         given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.buildTransform(given, _srgb(), source, "RGB", INTENT, flags=_flags(profile))
+        transform = ImageCms.buildTransform(given, _srgb(), source, "RGB", INTENT, flags=_flags(profile))  # type: ignore[arg-type]
         seen = None if _changes_nothing(transform, source) else ImageCms.applyTransform(prepared, transform)
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         notes.append(f"has a colour profile that cannot be applied ({error}); its colours are taken as sRGB")

@@ -36,7 +36,7 @@ def decode(path: Path, notes: list[str] | None = None) -> tuple[Image.Image, Ima
         with open_picture(path) as file:
             _reduce(file)
             _check_size(path, file.width, file.height)
-            file.seek(0)
+            file.seek(1 if getattr(file, "default_image", False) else 0)  # a PNG's picture for those who show no motion
             if _moves(file):
                 found.append("moves; its first frame is used")
             tags = ColourTags.of(path, file)
