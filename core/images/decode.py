@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from ..errors import FewShotError
 from .colour import to_srgb
 from .colour_tags import ColourTags
 from .files import naming_faults, open_picture
-from .transparency import on_white, scale_colour_key, split_alpha
+from .numbers import NumberFormat, grey_of, is_numbers
+from .transparency import is_clear, on_white, scale_colour_key, split_alpha
 
 MOST_PIXELS = 80_000_000  # larger files are reduced or refused before they are decoded
 
@@ -44,12 +44,13 @@ def decode(path: Path, notes: list[str] | None = None) -> tuple[Image.Image, Ima
                 raise FewShotError(
                     f"{path.name} is HDR ({tags.hdr}), which every screen shows differently; save it as sRGB"
                 )
+            numbers = NumberFormat.of(file)
             scale_colour_key(file, _raw_mode(file))
             stored = file.copy()
-        colours, alpha = _parts(_upright(stored, found), tags.format, found)
+        colours, alpha = _parts(_upright(stored, found), tags.format, numbers, found)
         picture = to_srgb(colours, tags, found)
         picture.info = {}  # else a profile that was applied would be written into copies, and be applied again
-        if alpha is not None and alpha.getextrema() == (0, 0):
+        if alpha is not None and is_clear(alpha):
             raise FewShotError(f"{path.name} is transparent all over; save it again without transparency")
     if notes is not None:
         notes.extend(f"{path.name} {note}" for note in found)
@@ -102,32 +103,13 @@ def _upright(picture: Image.Image, notes: list[str]) -> Image.Image:
         return picture
 
 
-def _parts(picture: Image.Image, file_format: str, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
-    """Colours in 8 bits and alpha. Pillow clips high bit depths when it converts; here they are scaled."""
-    if picture.mode != "F" and not picture.mode.startswith("I"):
-        colours, alpha = split_alpha(picture)
-        if file_format == "BMP" and alpha is not None and alpha.getextrema() == (0, 0):
-            alpha = None  # many programs leave the fourth byte of a BMP's pixels empty
-        return colours, alpha
-    values = np.asarray(picture)
-    grey = Image.fromarray(_scaled(values, deep=picture.mode.startswith("I;16") or file_format == "PNG", notes=notes))
-    key = picture.info.get("transparency")
-    alpha = None if not isinstance(key, int) else Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
-    return grey, alpha
-
-
-def _scaled(values: np.ndarray, deep: bool, notes: list[str]) -> np.ndarray:
-    """Grey values as uint8.
-
-    Those of 16 bits (`deep`) go from 0 to 65535. Of 32-bit integers and of floats a file does not say what white is:
-    it is the least of 1 (floats), 255, 65535 and the largest of them that holds all, which the notes say.
-    """
-    if not np.isfinite(values).all():
-        raise ValueError("it holds values that are not numbers")
-    low, high = float(values.min()), float(values.max())
-    top = 65535.0
-    if not deep:
-        tops = [1.0] if np.issubdtype(values.dtype, np.floating) else []
-        top = next((t for t in (*tops, 255.0, 65535.0) if high <= t), high)
-        notes.append(f"holds numbers from {low:g} to {high:g} without saying what white is; read as 0 to {top:g}")
-    return np.round(np.clip(values.astype(np.float64) / top, 0, 1) * 255).astype(np.uint8)
+def _parts(
+    picture: Image.Image, file_format: str, numbers: NumberFormat, notes: list[str]
+) -> tuple[Image.Image, Image.Image | None]:
+    """Colours in 8 bits, and alpha."""
+    if is_numbers(picture):
+        return grey_of(picture, numbers, notes)
+    colours, alpha = split_alpha(picture)
+    if file_format == "BMP" and alpha is not None and alpha.getextrema() == (0, 0):
+        alpha = None  # many programs leave the fourth byte of a BMP's pixels empty
+    return colours, alpha

@@ -68,8 +68,8 @@ def naming_faults(path: Path) -> Iterator[None]:
         raise FewShotError(f"{path} is not there; put it back or choose other pictures") from None
     except UnidentifiedImageError:
         raise FewShotError(
-            f"{path.name} is not a picture that can be read (PNG, JPEG, WebP, AVIF, HEIC, TIFF, BMP or GIF); save it "
-            "again as PNG or JPEG"
+            f"{path.name} is not a picture that can be read: PNG, JPEG, WebP, AVIF, HEIC, BMP, GIF and the usual kinds "
+            "of TIFF are; save it again as PNG or JPEG"
         ) from None
     except Image.DecompressionBombError as error:
         raise FewShotError(f"{path.name} is too large ({error}); make it smaller") from None

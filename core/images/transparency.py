@@ -8,7 +8,7 @@ from PIL import Image
 WHITE = (255, 255, 255)
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 # Lossy coding and resizing leave 250 to 254 where an alpha was 255; a few stray pixels are no shape.
-NEARLY_OPAQUE, STRAY_SHARE = 250, 0.001
+NEARLY_OPAQUE, NEARLY_CLEAR, STRAY_SHARE = 250, 5, 0.001
 # A PNG's transparent colour is given in the file's own bits, its pixels come in 8: by the raw mode of Pillow's reader.
 KEY_SCALES = {"L;2": 85, "L;4": 17}
 
@@ -32,6 +32,11 @@ def split_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         whole = picture.convert("RGBA")
         return whole.convert("RGB"), whole.getchannel("A")
     return (picture.convert("RGB") if picture.mode == "P" else picture), None
+
+
+def is_clear(alpha: Image.Image) -> bool:
+    """Whether nothing is to be seen."""
+    return int(np.asarray(alpha).max()) <= NEARLY_CLEAR
 
 
 def on_white(colours: Image.Image, alpha: Image.Image) -> tuple[Image.Image, Image.Image | None]:

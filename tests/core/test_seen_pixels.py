@@ -265,7 +265,7 @@ def test_webp_is_turned_too(tmp_path, way):
         (np.linspace(0, 1, 96, dtype=np.float32), 1), (np.linspace(-3, 200, 96, dtype=np.float32), 255),
         (np.linspace(0, 5000, 96, dtype=np.float32), 65535), (np.linspace(0, 90000, 96, dtype=np.float32), 90000),
         (np.arange(96, dtype=np.int32) * 2, 255), (np.arange(96, dtype=np.int32) * 600, 65535),
-        (np.arange(96, dtype=np.int32) * 10**7, 95 * 10**7),
+        (np.arange(96, dtype=np.int32) * 10**5, 2**24 - 1),
     ],
 )  # fmt: skip
 def test_numbers_without_a_white_are_scaled_and_it_is_said(tmp_path, values, top):
@@ -273,6 +273,14 @@ def test_numbers_without_a_white_are_scaled_and_it_is_said(tmp_path, values, top
     wanted = np.round(np.clip(values.astype(float).reshape(8, 12) / top, 0, 1) * 255)
     assert np.abs(found[..., 0] - wanted).max() <= 1
     assert len(notes) == 1 and "numbers.tif holds numbers from" in notes[0] and notes[0].endswith(f"0 to {top:g}")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_white_may_be_zero(tmp_path, dtype):
+    values = np.linspace(0, np.iinfo(dtype).max if dtype is np.uint16 else 1, 96).reshape(8, 12).astype(dtype)
+    found, _ = written(tmp_path / "a.tif", Image.fromarray(values), tiffinfo={262: 0})
+    wanted, _ = written(tmp_path / "b.tif", Image.fromarray(values))
+    assert np.abs(found - (255 - wanted)).max() == 0
 
 
 def test_soft_edges_are_the_mask_and_lie_on_white(tmp_path):
