@@ -28,6 +28,7 @@ from scipy.stats import spearmanr
 from ..augmentation.images.load import load_picture
 from ..core.atomic import write_whole
 from ..core.context import RunContext
+from ..core.images import open_picture
 from ..core.statistics import wilson
 from ..core.text.prompts import prompt_of
 from ..core.values import Adapter, PromptSet
@@ -236,7 +237,7 @@ def degraded(picture: Image.Image, seed: int) -> Image.Image:
     left, top = int(rng.integers(picture.width - width + 1)), int(rng.integers(picture.height - height + 1))
     data = io.BytesIO()
     picture.crop((left, top, left + width, top + height)).save(data, "JPEG", quality=80)
-    return Image.open(data)
+    return open_picture(data)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..core.context import RunContext
 from ..core.errors import FewShotError
-from ..core.images import write_png
+from ..core.images import decode, write_png
 from ..core.progress import CancelOnly, Progress
 from ..core.values import Adapter, BaseModelRef, Prompt, PromptSet, content_key
 from ..models.adapters.apply import applied
@@ -207,7 +207,6 @@ def _sample(
 
 def _read(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as picture:
-            return picture.convert("RGB")
-    except OSError as error:
+        return decode(file)[0]
+    except FewShotError as error:
         raise FewShotError(f"the kept sample {file} is damaged ({error}); delete it and queue again") from None

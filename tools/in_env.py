@@ -31,8 +31,7 @@ def subject(request: dict[str, Any]) -> dict[str, Any]:
 
 def summary(request: dict[str, Any]) -> dict[str, Any]:
     """Judge the pictures where a judge knows the subject, and write report.html."""
-    from PIL import Image
-
+    from ..core.images import open_picture
     from ..evaluation.report.html import Figure, Table, Text, settings_table, write_report
     from ..evaluation.report.plots import loss_curve
 
@@ -50,7 +49,7 @@ def summary(request: dict[str, Any]) -> dict[str, Any]:
     sections = [
         Table("Result", rows),
         Text("How to use it", how),
-        Figure("Before and after", Image.open(request["grid"]), "The same noise without and with the LoRA."),
+        Figure("Before and after", open_picture(Path(request["grid"])), "The same noise without and with the LoRA."),
         Figure("What it learned from", learned_from(Path(request["pictures"]))),
     ]
     sections.append(Figure("Loss", loss_curve(result["losses"]), "Each step and a moving average."))
@@ -63,14 +62,13 @@ def summary(request: dict[str, Any]) -> dict[str, Any]:
 
 def judged(request: dict[str, Any]) -> dict[str, Any]:
     """The share of pictures on each side in which the pocket's judge sees the subject."""
-    from PIL import Image
-
+    from ..core.images import open_picture
     from ..pocket.models.judge import SubjectJudge
 
     judge = SubjectJudge()
     shares: dict[str, Any] = {"count": len(request["after"])}
     for side in ("before", "after"):
-        images = [Image.open(file) for file in request[side]]
+        images = [open_picture(Path(file)) for file in request[side]]
         shares[side] = judge.subject_fidelity(images, request["subject"])
     return shares
 

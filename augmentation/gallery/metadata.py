@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ...core.errors import FewShotError
+from ...core.images import open_picture
 from ...models.public_names import BASE_WIDGETS
 
 ENDINGS = (".png", ".webp", ".jpg", ".jpeg")
@@ -41,7 +42,7 @@ def read_prompt(path: Path) -> PicturePrompt | None:
         FewShotError: the file is no picture or is damaged.
     """
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             texts = dict(_texts(picture))
             size = picture.size
     except FileNotFoundError:

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
-from ...core.images import PICTURE_ENDINGS, decode, decode_mask, pixel_key, write_png
+from ...core.images import PICTURE_ENDINGS, decode, decode_mask, on_white, pixel_key, write_png
 from ...core.values import Concept, Picture, Sample, TrainingSet
 from ..captions.identifiers import caption_beside, with_subject
 from .crop import Crop, fit_to, same_aspect
+from .quality import shape_notes
 
 __all__ = [
     "Crop", "fit_to", "load_mask", "load_picture", "masks_from_tensors", "picture_files", "picture_of",
@@ -44,9 +45,12 @@ def subject_concept(identifier: str, noun: str, description: str = "") -> Concep
     return Concept(identifier=identifier, noun=noun, description=description)
 
 
-def picture_of(path: Path) -> Picture:
-    """The `Picture` of the file `path`; FewShotError when it cannot be read."""
-    return _picture_value(path, decode(path)[0])
+def picture_of(path: Path, notes: list[str] | None = None) -> Picture:
+    """The `Picture` of the file `path`; FewShotError when it cannot be read. `notes` as in `decode`."""
+    pixels = decode(path, notes)[0]
+    if notes is not None:
+        notes.extend(shape_notes(path.name, pixels.size))
+    return _picture_value(path, pixels)
 
 
 def _picture_value(path: Path, pixels: Image.Image) -> Picture:
@@ -149,7 +153,8 @@ def _natural_order(path: Path) -> list[tuple[int, int, str]]:
 def _sample(file: PictureFile, folder: Path, concept: Concept, notes: list[str]) -> Sample | None:
     name = file.path.relative_to(folder).as_posix()
     try:
-        pixels, alpha = decode(file.path)
+        pixels, alpha = decode(file.path, notes)
+        notes += shape_notes(name, pixels.size)
     except FewShotError as error:
         notes.append(f"{name} was left out: {error}")
         return None
@@ -157,7 +162,7 @@ def _sample(file: PictureFile, folder: Path, concept: Concept, notes: list[str])
     if file.mask is not None:
         path = file.mask
         try:
-            mask = decode_mask(path)
+            mask = decode_mask(path, notes)
         except FewShotError as error:
             notes.append(f"{name} is used without its mask: {error}")
             mask = None
@@ -197,7 +202,8 @@ def subject_from_tensors(
 
     Both may also be lists of such tensors, of different sizes. The pixels are written to `cache` as PNG files named by
     their content. One mask or one caption serves all pictures; an empty mask is none, as ComfyUI gives an empty mask
-    of 64 x 64 with every picture that has no transparency. A fourth channel is the mask where `masks` is None.
+    of 64 x 64 with every picture that has no transparency. A fourth channel is transparency: the picture is laid on
+    white by it, and it is the mask where `masks` is None.
 
     Raises:
         FewShotError: no pictures, another shape, values that are not numbers, or a number of masks or captions that
@@ -211,6 +217,7 @@ def subject_from_tensors(
     notes: list[str] = []
     samples = []
     for number, ((pixels, alpha), shape, text) in enumerate(zip(pictures, shapes, texts, strict=True), 1):
+        notes += shape_notes(f"picture {number}", pixels.size)
         mask = alpha if shape is None else Image.fromarray(_bytes(shape))
         if mask is not None and mask.getextrema()[1] == 0:
             mask = None
@@ -271,9 +278,9 @@ def _to_picture(values: torch.Tensor) -> tuple[Image.Image, Image.Image | None]:
         raise FewShotError(f"pictures have 1, 3 or 4 channels; this one has {values.shape[-1]}")
     pixels = _bytes(values)
     colours = Image.fromarray(pixels[..., 0] if values.shape[-1] == 1 else pixels[..., :3]).convert("RGB")
-    if values.shape[-1] < 4 or (pixels[..., 3] == 255).all():
+    if values.shape[-1] < 4 or not pixels[..., 3].any():
         return colours, None
-    return colours, Image.fromarray(pixels[..., 3])
+    return on_white(colours, Image.fromarray(np.ascontiguousarray(pixels[..., 3])))
 
 
 def _bytes(values: torch.Tensor) -> np.ndarray:

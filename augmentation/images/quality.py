@@ -17,6 +17,8 @@ MAX_HASH_DISTANCE, MAX_COLOUR_DISTANCE, MAX_ASPECT_DISTANCE = 8, 0.05, 0.1
 # A photograph's sharpest sixteenth is above 1000; blurred over 2 pixels of 512 it is at 5 to 30.
 MIN_SHARPNESS = 30.0
 MAX_EDGE = 512  # pixels of the longer edge at which sharpness is measured
+MIN_SIDE = 8  # pixels of the shorter side below which nothing can be seen in a picture
+MIN_SHARE_SEEN = 1 / 3  # of a picture within the largest square, which training sees
 Box = tuple[int, int, int, int]
 
 
@@ -41,6 +43,17 @@ class ImageFingerprint:
             return False
         near = float(np.abs(self.colours - other.colours).mean()) <= MAX_COLOUR_DISTANCE
         return near and int((self.bits != other.bits).sum()) <= MAX_HASH_DISTANCE
+
+
+def shape_notes(name: str, size: tuple[int, int]) -> list[str]:
+    """What is wrong with the size (w, h) of a picture: too small for a subject, or so long that little is seen."""
+    shorter, longer = sorted(size)
+    found = []
+    if shorter < MIN_SIDE:
+        found.append("too few to show a subject; leave it out")
+    if shorter / longer < MIN_SHARE_SEEN:
+        found.append(f"training sees a square of it, {shorter / longer:.1%}; crop it to the subject")
+    return [f"{name} has {size[0]} x {size[1]} pixels; {'; '.join(found)}"] if found else []
 
 
 def sharpness(picture: Image.Image) -> float:

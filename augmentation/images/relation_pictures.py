@@ -58,7 +58,7 @@ def relation_from_folder(
     samples: list[Sample] = []
     for file in files:
         try:
-            picture = picture_of(file.path)
+            picture = picture_of(file.path, notes)
         except FewShotError as error:
             notes.append(f"{file.path.name} was left out: {error}")
             continue

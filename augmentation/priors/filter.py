@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.atomic import write_whole
+from ...core.images import decode
 from ...core.progress import NullProgress, Progress
 from ...core.text.prompts import with_article
 from ...vision.embedders.interface import ImageTextEmbedder
@@ -58,8 +59,7 @@ class PriorCandidate:
     reason: str = ""
 
     def open(self) -> Image.Image:
-        with Image.open(self.path) as file:
-            return file.convert("RGB")
+        return decode(self.path)[0]
 
 
 def pixel_std(pixels: Image.Image) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...core.atomic import write_whole
-from ...core.images import pixel_key, write_png
+from ...core.images import open_picture, pixel_key, write_png
 from ...core.values import Picture, Sample
 from .filter import PriorCandidate, pixel_std
 
@@ -33,7 +33,7 @@ class PriorStore:
                 if hashlib.sha256(data).hexdigest() != row["sha256"]:
                     raise ValueError(f"{row['file']} is not the file that was written")
                 if "spread" not in row:
-                    with Image.open(io.BytesIO(data)) as picture:
+                    with open_picture(io.BytesIO(data)) as picture:
                         row["spread"] = pixel_std(picture)
                 self.rows[int(row["index"])] = row
             except (OSError, ValueError, KeyError, TypeError) as error:

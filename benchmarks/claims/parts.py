@@ -20,9 +20,8 @@ from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 
-from PIL import Image
-
 from ...core.atomic import write_whole
+from ...core.images import open_picture
 from .. import HERE, file_of, measure_parts, names, parts_of
 from ..harness.rows import BenchmarkRow, Parts
 from ..harness.workshop import FOLDER, ROOT, sources_key, weights_key
@@ -187,7 +186,7 @@ def sheets_since(began: float, folder: Path, part_file: Path) -> tuple[Sheet, ..
         description = sheet.with_suffix(".json")
         if description.is_file() and len(copied) < MAX_SHEETS:
             file = part_file.with_name(f"{part_file.stem}_{len(copied) + 1}.jpg")
-            Image.open(sheet).convert("RGB").save(file, quality=85)
+            open_picture(sheet).convert("RGB").save(file, quality=85)
             prompts = json.loads(description.read_text(encoding="utf-8"))["prompts"]
             copied.append(Sheet(f"{file.parent.name}/{file.name}", tuple(prompts)))
     return tuple(copied)

@@ -15,6 +15,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from ...core.errors import FewShotError
+from ...core.images import open_picture
 from ..selection import Curve
 
 SERIES = ("#2a6fdb", "#d9602b", "#2f9e62", "#9250c4", "#b58a00", "#c2377b")
@@ -204,4 +205,4 @@ def _picture(figure: Figure) -> Image.Image:
     data = io.BytesIO()
     figure.savefig(data, format="png", facecolor=figure.get_facecolor())
     data.seek(0)
-    return Image.open(data).convert("RGB")
+    return open_picture(data).convert("RGB")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
+from ...core.images import open_picture
 from ...evaluation.report.html import Figure, Section, Table, settings_table, write_report
 from ...evaluation.report.plots import DARK, loss_curve, validation_curve
 from ...evaluation.selection import Curve
@@ -32,7 +31,7 @@ def report(run: RunFolder, chosen: TrainingSettings, losses: Sequence[float], cu
         sections.append(Figure("Which step is best", validation_curve(curve, step), RULE, dark))
     sheet = run.samples / f"validation_{step:08d}.png"
     if sheet.exists():
-        sections.append(Figure("Drawn with it", Image.open(sheet), "Held-out prompts, always from the same noise."))
+        sections.append(Figure("Drawn with it", open_picture(sheet), "Held-out prompts, always from the same noise."))
     sections.append(
         Figure("Loss", loss_curve(losses), "Each step and a moving average.", loss_curve(losses, theme=DARK))
     )

@@ -264,7 +264,7 @@ def test_one_pixel_and_long_strips(set_of, tmp_path):
 
 def test_pictures_of_phones_need_a_reader(tmp_path, monkeypatch):
     path = tmp_path / "phone.heic"
-    noise(8, 8).save(path, "PNG")  # Pillow goes by the content
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(FewShotError, match="phone.heic is HEIC; pip install pillow-heif"):
         picture_of(path)
@@ -272,7 +272,11 @@ def test_pictures_of_phones_need_a_reader(tmp_path, monkeypatch):
     reader = type(sys)("pillow_heif")
     reader.register_heif_opener = lambda: asked.append(True)
     monkeypatch.setitem(sys.modules, "pillow_heif", reader)
-    assert picture_of(path).width == 8 and asked == [True]
+    with pytest.raises(FewShotError, match="phone.heic is not a picture"):
+        picture_of(path)
+    assert asked == [True], "the reader was asked for"
+    noise(8, 8).save(path, "PNG")
+    assert picture_of(path).width == 8, "a file is read by its content, not its name"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comfyui_fewshot.tests.core import seen_pictures
 from comfyui_fewshot.tests.server import graphs
 from comfyui_fewshot.tests.server.nodes.test_words_and_masks import left_half, segment
 
@@ -164,6 +165,23 @@ def test_a_broken_picture_is_named_and_copies_are_left_out(server):
     assert "left out: the same picture as a.png" in table and "small: 1 x 1 pixels" in table
     assert "64x64+16+0" in table
     assert "d.png" in outcome.outputs("set")["text"][0]
+
+
+def test_pictures_come_as_they_are_seen(server):
+    """Colours by their profile, a cut-out on white with its mask, and a note where a profile is damaged."""
+    folder = server.base / "input" / "seen"
+    folder.mkdir(parents=True, exist_ok=True)
+    cut = Image.new("RGBA", (64, 64), (0, 90, 0, 0))
+    cut.paste((202, 54, 51, 255), (16, 16, 48, 48))
+    cut.save(folder / "a.webp", lossless=True, exact=True, icc_profile=seen_pictures.rgb_profile("p3"))
+    parts = {"parts": graphs.node("FewShotSetToImages", set=["set", 0], role="all")}
+    server.succeed(graphs.pictures("seen") | parts | keep(image=("parts", 0), mask=("parts", 1)))
+    image, mask = server.kept("image"), server.kept("mask")
+    assert np.abs(image[0, 32, 32] * 255 - (220, 30, 40)).max() <= 1.01 and (image[0, 0, 0] == 1).all()
+    assert mask[0].sum() == 32 * 32
+    Image.new("RGB", (64, 64)).save(folder / "b.jpg", icc_profile=b"junk" * 40)
+    said = server.succeed(graphs.pictures("seen") | prepare() | keep(table=("prepare", 2))).outputs("set")["text"][0]
+    assert "b.jpg has a damaged colour profile; its colours are taken as sRGB" in said
 
 
 def test_a_made_picture_keeps_its_name(server):
