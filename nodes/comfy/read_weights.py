@@ -26,13 +26,11 @@ def is_patched(model: Any, clip: Any, vae: Any) -> bool:
     return any(patcher.patches for patcher in (model, clip.patcher, vae.patcher))
 
 
-def source_folder(model: Any, clip: Any, vae: Any) -> Path | None:
-    """The diffusers folder that all three were built from by `native_models.from_folder`, or None."""
-    patchers = (model, clip.patcher, vae.patcher)
-    folders = {patcher.get_attachment(FOLDER_MARK) for patcher in patchers}
-    if folders == {None}:
-        return None
-    return Path(folders.pop())
+def source_folders(model: Any, clip: Any, vae: Any) -> tuple[Path | None, Path | None, Path | None]:
+    """The diffusers folder that each part was built from by `native_models.from_folder`, or None."""
+    marks = [patcher.get_attachment(FOLDER_MARK) for patcher in (model, clip.patcher, vae.patcher)]
+    of_model, of_clip, of_vae = (None if mark is None else Path(mark) for mark in marks)
+    return of_model, of_clip, of_vae
 
 
 def check_readable(model: Any) -> None:
@@ -54,14 +52,15 @@ def read(model: Any, clip: Any, vae: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
     check_readable(model)
     comfy.model_management.load_models_gpu([model, clip.load_model()])
-    weights = model.state_dict_for_saving(clip.state_dict_for_saving(), vae.get_sd())
+    weights = model.state_dict_for_saving(clip.state_dict_for_saving(), vae.patcher.model_state_dict_for_saving())
     if getattr(model.get_model_object("model_sampling"), "zsnr", False):
         weights["ztsnr"] = torch.tensor([])  # the marker that checkpoints carry and ComfyUI does not write
     for name in sorted(weights):
         if name.endswith(QUANTIZED):
             raise FewShotError(f"the weight {name!r} says that this model is quantized: load the full checkpoint")
         weight = weights[name].to("cpu").detach()
-        if weight.is_floating_point() and weight.element_size() < 2:
+        number = weight.is_floating_point() or not name.endswith((".weight", ".bias"))
+        if not number or (weight.is_floating_point() and weight.element_size() < 2):
             raise FewShotError(
                 f"the weight {name!r} is {weight.dtype}, too coarse to train on: load the full checkpoint"
             )

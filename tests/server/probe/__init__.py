@@ -1,5 +1,6 @@
 """A node pack for the tests: keeps what flows through a wire exactly as it is, which pictures of 8 bits do not."""
 
+import copy
 import hashlib
 from pathlib import Path
 
@@ -38,9 +39,31 @@ class Keep(io.ComfyNode):
         return io.NodeOutput()
 
 
+class Copies(io.ComfyNode):
+    """Copies that share no weights with what was given, by the ways of ComfyUI's own nodes."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeCopies",
+            inputs=[io.Model.Input("model"), io.Clip.Input("clip"), io.Vae.Input("vae")],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, vae):
+        clip, vae = clip.clone(), copy.copy(vae)
+        patcher = clip.patcher.clone(force_deepcopy=True)
+        second = vae.patcher.deepclone_multigpu(new_load_device=vae.patcher.load_device)
+        assert patcher.model is not clip.patcher.model and second.model is not vae.patcher.model
+        clip.patcher, clip.cond_stage_model = patcher, patcher.model
+        vae.patcher, vae.first_stage_model = second, second.model
+        return io.NodeOutput(model.clone(force_deepcopy=True), clip, vae)
+
+
 class Probe(ComfyExtension):
     async def get_node_list(self):
-        return [Keep]
+        return [Keep, Copies]
 
 
 async def comfy_entrypoint():
