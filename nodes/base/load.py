@@ -133,10 +133,11 @@ class BaseFromModel(io.ComfyNode):
     def execute(cls, model: Any, clip: Any, vae: Any, clip_skip: int = 0, dtype: str = "auto") -> io.NodeOutput:
         from ...core.values import Loaded
         from ...models.open import base_from_loaded, base_from_path
-        from ..comfy import changes, parts, read_weights
+        from ..comfy import adapter_fit, changes, parts, read_weights
 
         parts.check_parts(model, clip, vae)
         changes.check_only_weights(model, clip, vae)
+        adapter_fit.check_loras_fit(model, clip)
         prediction, zero_snr = parts.prediction_of(model)
         skip = parts.clip_skip_of(clip, model, clip_skip)
         of_model, of_clip, of_vae = read_weights.source_folders(model, clip, vae)

@@ -69,6 +69,48 @@ def with_adapter(adapter: Any, names: Mapping[str, str], given: tuple[Any, Any],
     return clones
 
 
+# A LoRA's tensors in the order in which ComfyUI keeps them, by its name for the form
+FORMS = {
+    "lora": ("lora_up.weight", "lora_down.weight", "alpha", "lora_mid.weight", DORA),
+    "loha": ("hada_w1_a", "hada_w1_b", "alpha", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", DORA),
+    "lokr": ("lokr_w1", "lokr_w2", "alpha", "lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "lokr_t2", DORA),
+    "glora": ("a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha", DORA),
+    "oft": ("oft_blocks", "rescale", "alpha", DORA),
+    "boft": ("oft_blocks", "rescale", "alpha", DORA),
+}
+
+
+def check_loras_fit(model: Any, clip: Any) -> None:
+    """Raise FewShotError where ComfyUI would leave out what a LoRA changes, with a line in its log alone."""
+    for part, patcher in (("MODEL", model), ("CLIP", clip.patcher)):
+        shapes = {name: tensor.shape for name, tensor in patcher.model.state_dict().items() if name in patcher.patches}
+        wrong = [
+            name for name, shape in shapes.items()
+            if not all(_patch_fits(patch, shape) for patch in patcher.patches[name])
+        ]  # fmt: skip
+        if wrong:
+            raise FewShotError(
+                f"a LoRA on this {part} is for another base model: {len(wrong)} of {len(shapes)} weights do not fit it "
+                f"(first {wrong[0]}, of the shape {_size(shapes[wrong[0]])}), and ComfyUI leaves it out there. Take it "
+                "off, or load one that was trained on this model"
+            )
+
+
+def _patch_fits(patch: tuple, shape: Any) -> bool:
+    """Whether a patch (strength, value, strength of the model, part of the weight, function) fits its weight."""
+    strength, value, _, part, *_ = patch
+    if not strength or part is not None or isinstance(value, list):  # a merge's value is another model's weight
+        return True
+    form = FORMS.get(getattr(value, "name", ""))
+    if form is not None:
+        tensors = {name: tensor for name, tensor in zip(form, value.weights, strict=False) if hasattr(tensor, "shape")}
+        return _fits(Kept(tensors), shape)
+    change = value[-1] if isinstance(value, tuple) else None
+    first = change[0] if isinstance(change, tuple) else change
+    padded = isinstance(change, tuple) and len(change) > 1
+    return padded or getattr(first, "shape", shape) == shape
+
+
 def _in_text(path: str) -> bool:
     return path.startswith("text_encoder")
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from comfyui_fewshot.pocket.assemble import random_folder
 from comfyui_fewshot.tests.server import graphs
@@ -232,3 +235,75 @@ def test_a_vae_of_another_kind_is_refused(server, info):
     pixels = {"pixels": graphs.node("VAELoader", vae_name="pixel_space")}
     message = refusal(server, graphs.base() | pixels | again(vae=["pixels", 0]))
     assert "this VAE is a" in message and "connect the VAE of a checkpoint" in message
+
+
+WAYS = {
+    "unet function": "Copies (model_function_wrapper)",
+    "calc cond batch": "Copies (sampler_calc_cond_batch_function)",
+    "post cfg": "Copies (sampler_post_cfg_function); disable_cfg1_optimization",
+    "old cfg": "on this MODEL: sampler_cfg_function",
+    "attention patch": "Copies (attn2_patch)",
+    "attention replaced": "Copies (attn1.",
+    "latent format": "on this MODEL: latent_format",
+    "layer replaced": "Identity (diffusion_model.out.2)",
+    "weight wrapper": "Copies (diffusion_model.out.2.weight)",
+    "wrapper": "Copies (diffusion_model.speed)",
+    "callback": "Copies (on_pre_run)",
+    "injection": "PatcherInjection (motion)",
+    "second model": "on this MODEL: ReferenceNet",
+    "option": "on this MODEL: ipadapter.weight",
+    "model hook": "on this MODEL: LoRAs or other changes by hooks",
+    "clip wrapper": "on this CLIP: Copies",
+    "clip hook": "on this CLIP: LoRAs or other changes by hooks",
+    "tokenizer": "on this CLIP: an option of the tokenizer (clip_l_min_length)",
+    "vae object": "on this VAE: Identity (decoder.conv_out)",
+    "vae tiling": "on this VAE: its layers compute something else (first decoder.conv_out)",
+}
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_every_way_to_change_a_model_is_seen(server, how):
+    """By ComfyUI's own methods, as packs of others use them."""
+    changed = {"changed": graphs.node("ProbeChange", model=MODEL, clip=CLIP, vae=VAE, how=how)}
+    message = refusal(server, graphs.base() | changed | again(["changed", 0], ["changed", 1], ["changed", 2]))
+    assert WAYS[how] in message
+
+
+def test_patches_of_the_vae_are_baked_in(server, plain):
+    changed = {"changed": graphs.node("ProbeChange", model=MODEL, clip=CLIP, vae=VAE, how="vae weights")}
+    base = read(server, graphs.base() | changed | again(vae=["changed", 2]))[1]
+    assert key_of(base) != plain
+
+
+def test_a_learned_word_on_the_clip_is_refused(server):
+    torch.manual_seed(0)
+    save_file({"clip_l": torch.randn(2, 192)}, folder(server, "embeddings") / "wolpertinger.safetensors")
+    graph = graphs.base() | {
+        "word": graphs.node("FewShotLoadAdapter", **{"source": "embedding", "source.name": "wolpertinger.safetensors",
+                                                     "source.family": "sd1"}),
+        "apply": graphs.node("FewShotApplyAdapter", adapter=["word", 0], model=MODEL, clip=CLIP, strength_model=1.0,
+                             strength_clip=1.0),
+    }  # fmt: skip
+    assert "the learned word wolpertinger of Apply Adapter" in refusal(server, graph | again(clip=["apply", 1]))
+
+
+def test_a_lora_that_comfyui_leaves_out_is_not_baked_in(server):
+    for name, shapes in (("wide", (320, 768)), ("fits", (192, 192))):
+        flat = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+        pair = {"lora_up.weight": torch.ones(shapes[0], 2), "lora_down.weight": torch.ones(2, shapes[1])}
+        save_file(
+            {f"{flat}.{part}": value for part, value in pair.items()}, folder(server, "loras") / f"{name}.safetensors"
+        )
+    loaded = {"lora": graphs.node("LoraLoader", model=MODEL, clip=CLIP, lora_name="wide.safetensors",
+                                  strength_model=1.0, strength_clip=1.0)}  # fmt: skip
+    message = refusal(server, graphs.base() | loaded | again(model=["lora", 0]))
+    assert "a LoRA on this MODEL is for another base model" in message and "192 x 192" in message
+    loaded["lora"]["inputs"]["lora_name"] = "fits.safetensors"
+    assert "1 weights are changed by LoRAs" in read(server, graphs.base() | loaded | again(model=["lora", 0]))[0]
+
+
+def folder(server, kind: str) -> Path:
+    """A folder of models of the server."""
+    path = server.base / "models" / kind
+    path.mkdir(exist_ok=True)
+    return path
