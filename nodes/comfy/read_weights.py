@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
+from ...models.stable_diffusion.files.identify import folder_hash
 from .host import comfy
 from .native_models import FOLDER_MARK
 
@@ -62,7 +63,8 @@ def read(model: Any, clip: Any, vae: Any) -> Iterator[tuple[str, torch.Tensor]]:
         number = weight.is_floating_point() or not name.endswith((".weight", ".bias"))
         if not number or (weight.is_floating_point() and weight.element_size() < 2):
             raise FewShotError(
-                f"the weight {name!r} is {weight.dtype}, too coarse to train on: load the full checkpoint"
+                f"the weight {name!r} is {weight.dtype}, too coarse to train on: load the full checkpoint, with "
+                "weight_dtype default"
             )
         yield name, weight
 
@@ -84,10 +86,16 @@ def state_dict(model: Any, clip: Any, vae: Any) -> Mapping[str, torch.Tensor]:
 
 
 def content_key(model: Any, clip: Any, vae: Any) -> str:
-    """sha256 over the name, type, shape and `SAMPLES` evenly strided values of every weight."""
+    """sha256 over the name, type, shape and `SAMPLES` evenly strided values of every weight.
+
+    Where parts come from several places, what those hold beside weights (configs, tokenizers) is in it too.
+    """
     import torch
 
     digest = hashlib.sha256()
+    folders = source_folders(model, clip, vae)
+    if len(set(folders)) > 1:
+        digest.update("|".join("stock" if folder is None else folder_hash(folder) for folder in folders).encode())
     for name, weight in read(model, clip, vae):
         digest.update(f"{name}|{weight.dtype}|{tuple(weight.shape)}|".encode())
         flat = weight.reshape(-1)

@@ -215,7 +215,7 @@ def with_word(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:
         if vectors.shape[-1] != inner.embedding_size:
             raise FewShotError(
                 f"the adapter's word has {vectors.shape[-1]} numbers, this CLIP's words have {inner.embedding_size}: "
-                "it was trained on another family"
+                "it is for another base model"
             )
         inner._try_get_embedding = _WordLookup(word, vectors, inner._try_get_embedding)
         setattr(clip.tokenizer, key, inner)

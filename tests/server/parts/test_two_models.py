@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from comfyui_fewshot.core.values import Adapter, Dense, Loaded, LowRank
 from comfyui_fewshot.models.adapters.formats import to_kohya
 from comfyui_fewshot.models.open import base_from_loaded, open_base
+from comfyui_fewshot.models.stable_diffusion.lora_names import flat_name
+from comfyui_fewshot.models.stable_diffusion.variants import FAMILIES
 from comfyui_fewshot.pocket.world import words
 from comfyui_fewshot.tests.models import checkpoints
 from comfyui_fewshot.tests.server import graphs
@@ -118,6 +120,28 @@ def test_the_pocket_s_adapter_on_another_model_is_refused(server, two):
     for model, clip in ((["small", 1], ["small", 2]), (["alone", 0], CLIP)):
         seen = {"seen": graphs.node("PreviewAny", source=["apply", 0])}
         assert "for another base model" in refusal(server, two | adapter | apply(model, clip) | seen, "apply")
+
+
+FORMS = {
+    "LoHa": {"hada_w1_a": (192, 2), "hada_w1_b": (2, 192), "hada_w2_a": (192, 2), "hada_w2_b": (2, 192)},
+    "LoKr": {"lokr_w1": (4, 4), "lokr_w2": (48, 48)},
+    "DoRA": {"lora_up.weight": (192, 2), "lora_down.weight": (2, 192), "dora_scale": (192, 1)},
+    "GLoRA": {"a1.weight": (192, 2), "a2.weight": (2, 192), "b1.weight": (192, 2), "b2.weight": (2, 192)},
+    "OFT": {"oft_blocks": (4, 48, 48)},
+    "norm": {"w_norm": (192,), "b_norm": (192,)},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_that_comfyui_applies_is_put_on_or_refused(server, two, form):
+    layer = f"{BLOCK}.norm1" if form == "norm" else f"{BLOCK}.attn1.to_k"
+    name = flat_name(layer, FAMILIES["sd1"])
+    tensors = {f"{name}.{part}": torch.ones(shape) * 0.1 for part, shape in FORMS[form].items()}
+    seen = {"seen": graphs.node("PreviewAny", source=["apply", 0])}
+    adapter = kept(server, form, {}, **tensors)
+    server.succeed(graphs.base() | adapter | apply() | seen)
+    message = refusal(server, two | adapter | apply(["small", 1], ["small", 2]) | seen, "apply")
+    assert "for another base model" in message and "1 of the 1 layers" in message
 
 
 def test_what_fits_draws_as_comfyui_s_loader(server):
