@@ -169,13 +169,22 @@ class Loaded:
     """Weights that live in the host: `state_dict()` gives them in the original checkpoint's names.
 
     `components` may name a folder in diffusers' layout that holds what a checkpoint does not carry: configs and
-    tokenizer files. Without it the family's stock configs are used. `patched` is how many weights LoRAs change.
+    tokenizer files. Without it the family's stock configs are used. `elsewhere` names another folder, or None for the
+    stock configs, for parts that do not come with the denoiser: "text", "autoencoder". `prediction` and `zero_snr` win
+    over what the weights look like. `patched` is how many weights LoRAs change.
     """
 
     state_dict: Callable[[], Mapping[str, torch.Tensor]] = field(compare=False)
     label: str = "from the graph"
     components: Path | None = field(default=None, compare=False)
     patched: int = field(default=0, compare=False)
+    elsewhere: Mapping[str, Path | None] = field(default_factory=dict, compare=False)
+    prediction: str | None = field(default=None, compare=False)
+    zero_snr: bool | None = field(default=None, compare=False)
+
+    def folder_of(self, part: str) -> Path | None:
+        """The folder that holds the configs of a part; None for the family's stock."""
+        return self.elsewhere.get(part, self.components)
 
 
 @dataclass(frozen=True)

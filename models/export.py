@@ -74,11 +74,12 @@ def trained_base(base: BaseModelRef, path: Path) -> BaseModelRef:
     What a file does not carry (configs, a tokenizer) still comes from the base's folder, where it has one.
     """
     location = base.location
-    folder = location.components if isinstance(location, Loaded) else location if location.is_dir() else None
-    if folder is None:
+    if not isinstance(location, Loaded):
+        location = Loaded(dict, components=location if location.is_dir() else None)
+    if location.components is None and not any(location.elsewhere.values()):
         made = base_from_path(path, base.dtype, base.clip_skip)
     else:
-        loaded = Loaded(lambda: _read(path), path.stem, folder)
+        loaded = replace(location, state_dict=lambda: _read(path), label=path.stem, patched=0)
         made = base_from_loaded(loaded, file_hash(path), base.dtype, base.clip_skip)
     return replace(made, prediction=base.prediction, zero_snr=base.zero_snr)
 

@@ -10,6 +10,7 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -58,6 +59,10 @@ def base_from_loaded(loaded: Loaded, key: str, dtype: str = "auto", clip_skip: i
         identity = identify_tensors(loaded.state_dict(), {}, loaded.label)
     else:
         identity = identify_folder(loaded.components)
+    if loaded.prediction is not None:
+        identity = replace(identity, prediction=loaded.prediction)
+    if loaded.zero_snr is not None:
+        identity = replace(identity, zero_snr=loaded.zero_snr)
     return _reference(identity, loaded, key, dtype, clip_skip)
 
 

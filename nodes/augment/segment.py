@@ -11,6 +11,7 @@ from typing import Any
 from ...core.errors import FewShotError
 from ..comfy import folders, host
 from ..comfy.host import io
+from ..pictures.mask_sources import source_of, upright
 from ..pictures.sets import mask_tensor, picture_tensor, single
 from ..schema.sockets import Set
 
@@ -111,7 +112,11 @@ class SegmentByPrompt(io.ComfyNode):
                     tooltip="Pictures that have a mask already keep it. A connected mask replaces it all the same.",
                 ),
                 io.Mask.Input(
-                    "masks", optional=True, tooltip="White on the subject: one, or one for each picture of the role."
+                    "masks",
+                    optional=True,
+                    tooltip="White on the subject: one, or one for each picture of the role. Load Image's MASK is "
+                    "white where the file is transparent: it is inverted here, and the node says so. With other nodes "
+                    "put Invert Mask between where white is the background.",
                 ),
             ],
             outputs=[
@@ -122,7 +127,7 @@ class SegmentByPrompt(io.ComfyNode):
                 ),
                 io.String.Output(display_name="report", tooltip="What was found in each picture."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_input_list=True,  # one mask for each picture may come as a list, each of its own size
         )
 
@@ -134,14 +139,15 @@ class SegmentByPrompt(io.ComfyNode):
         values = {name: single(name, value) for name, value in given.items()}
         set, model, outline = (values.pop(name) for name in ("set", "model", "outline"))
         settings = SegmentSettings(**values)
-        cache = folders.sent_pictures_folder()
+        cache, notes = folders.sent_pictures_folder(), []
         with host.engine(cls.hidden.unique_id) as progress:
             if masks is not None:
+                masks = upright(masks, source_of(cls.hidden, "masks"), notes)
                 made, outcomes = given_masks(set, masks_from_tensors(masks), settings, cache)
             else:
                 finder, masker = open_models(model, outline) if needs_model(set, settings) else (None, None)
                 made, outcomes = segment(set, finder, masker, settings, cache, progress)
-        report = "\n".join(outcome.message for outcome in outcomes)
+        report = "\n".join([*(outcome.message for outcome in outcomes), *notes])
         shapes = [
             mask_tensor(load_mask(s.mask), (s.image.width, s.image.height)) for s in made.samples if s.mask is not None
         ]

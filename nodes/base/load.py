@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import folders
+from ...models.stable_diffusion.variants import FAMILIES
+from ..comfy import folders, host
 from ..comfy.host import io
-from ..comfy.timestep_range import check_all_timesteps
 from ..schema.sockets import Base
 
 CATEGORY = "few-shot/base"
@@ -126,21 +126,42 @@ class BaseFromModel(io.ComfyNode):
                 *weight_inputs(),
             ],
             outputs=base_outputs(native=False),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, clip_skip: int = 0, dtype: str = "auto") -> io.NodeOutput:
         from ...core.values import Loaded
         from ...models.open import base_from_loaded, base_from_path
-        from ..comfy import read_weights
+        from ..comfy import adapter_fit, changes, parts, read_weights
 
-        check_all_timesteps(model)
-        folder = read_weights.source_folder(model, clip, vae)
-        if folder is not None and not read_weights.is_patched(model, clip, vae):
-            return io.NodeOutput(base_from_path(folder, dtype=dtype, clip_skip=clip_skip))
-        read_weights.check_readable(model)
+        parts.check_parts(model, clip, vae)
+        changes.check_only_weights(model, clip, vae)
+        adapter_fit.check_loras_fit(model, clip)
+        prediction, zero_snr = parts.prediction_of(model)
+        skip = parts.clip_skip_of(clip, model, clip_skip)
+        of_model, of_clip, of_vae = read_weights.source_folders(model, clip, vae)
+        if of_model is not None and of_model == of_clip == of_vae and not read_weights.is_patched(model, clip, vae):
+            base = base_from_path(of_model, dtype=dtype, clip_skip=skip)
+            if (base.prediction, base.zero_snr) == (prediction, zero_snr):
+                return io.NodeOutput(base, ui=host.say(cls.hidden.unique_id, summary(base)))
         read_weights.log_patches(model, clip)
-        patched = read_weights.count_lora_weights(model, clip)
-        loaded = Loaded(lambda: read_weights.state_dict(model, clip, vae), components=folder, patched=patched)
-        key = read_weights.content_key(model, clip, vae)
-        return io.NodeOutput(base_from_loaded(loaded, key, dtype=dtype, clip_skip=clip_skip))
+        loaded = Loaded(
+            lambda: read_weights.state_dict(model, clip, vae),
+            components=of_model,
+            patched=read_weights.count_lora_weights(model, clip),
+            elsewhere={"text": of_clip, "autoencoder": of_vae},
+            prediction=prediction,
+            zero_snr=zero_snr,
+        )
+        base = base_from_loaded(loaded, read_weights.content_key(model, clip, vae), dtype=dtype, clip_skip=skip)
+        return io.NodeOutput(base, ui=host.say(cls.hidden.unique_id, summary(base)))
+
+
+def summary(base: Any) -> str:
+    """What a base from the graph is, of what its weights do not show."""
+    ending = ", zero terminal SNR" if base.zero_snr else ""
+    skip = base.clip_skip or FAMILIES[base.family].clip_skip
+    patched = getattr(base.location, "patched", 0)
+    lines = [f"{FAMILIES[base.family].title}: predicts {base.prediction}{ending}, clip skip {skip}"]
+    return "\n".join([*lines, *([f"{patched} weights are changed by LoRAs, which are baked in"] if patched else [])])

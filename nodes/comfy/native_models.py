@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
+from ...models.stable_diffusion.files.configs import LATENT_SCALE
 from . import diffusers_configs
 from .folders import embedding_folders
 from .host import comfy
@@ -46,11 +47,23 @@ def from_folder(folder: Path, family: str) -> tuple[Any, Any, Any]:
     """(MODEL, CLIP, VAE) of a diffusers folder of the family "sd1", "sd2" or "sdxl"."""
     vae_config = diffusers_configs.read_config(folder, "vae")
     model = build_model(folder, family, vae_config)
-    clip = build_clip_l(folder) if family == "sd1" else build_stock_clip(folder)
+    clip = build_clip(folder, family)
     vae = build_vae(folder, vae_config)
+    # By these ComfyUI makes copies that share no weights: for training, for hooks, for a second device
+    model.cached_patcher_init = (build_model, (folder, family, vae_config))
+    clip.patcher.cached_patcher_init = (_clip_patcher, (folder, family))
+    vae.patcher.cached_patcher_init = (_vae_patcher, (folder, vae_config))
     for patcher in (model, clip.patcher, vae.patcher):
         patcher.set_attachments(FOLDER_MARK, str(folder))
     return model, clip, vae
+
+
+def _clip_patcher(folder: Path, family: str, disable_dynamic: bool = False) -> Any:
+    return build_clip(folder, family, disable_dynamic).patcher
+
+
+def _vae_patcher(folder: Path, config: dict[str, Any]) -> Any:
+    return build_vae(folder, config).patcher
 
 
 def read_weights(folder: Path, component: str) -> dict[str, Any]:
@@ -75,8 +88,11 @@ def read_weights(folder: Path, component: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ MODEL
 
 
-def build_model(folder: Path, family: str, vae_config: dict[str, Any]) -> Any:
-    """A model patcher around ComfyUI's UNet with the folder's sizes, schedule and latent format."""
+def build_model(folder: Path, family: str, vae_config: dict[str, Any], disable_dynamic: bool = False) -> Any:
+    """A model patcher around ComfyUI's UNet with the folder's sizes, schedule and latent format.
+
+    With `disable_dynamic` it is one that holds its weights in memory, as ComfyUI asks for where it trains or compiles.
+    """
     unet = diffusers_configs.read_config(folder, "unet")
     scheduler = diffusers_configs.read_config(folder, "scheduler", "scheduler_config.json")
     tensors = read_weights(folder, "unet")
@@ -94,9 +110,9 @@ def build_model(folder: Path, family: str, vae_config: dict[str, Any]) -> Any:
     model = config.get_model(renamed, "", device=management.unet_inital_load_device(parameters, dtype))
     _same_names(set(model.diffusion_model.state_dict()), set(renamed), folder / "unet")
     _set_groups(model.diffusion_model, unet.get("norm_num_groups", diffusers_configs.GROUPS))
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        model, load_device=device, offload_device=management.unet_offload_device()
-    )
+    patchers = comfy.model_patcher
+    kind = patchers.ModelPatcher if disable_dynamic else patchers.CoreModelPatcher
+    patcher = kind(model, load_device=device, offload_device=management.unet_offload_device())
     model.load_model_weights(renamed, "", assign=patcher.is_dynamic())
     return patcher
 
@@ -137,7 +153,7 @@ def _latent_format(stock: Any, vae: dict[str, Any]) -> Any:
 
         def __init__(self):
             super().__init__()
-            self.scale_factor = vae["scaling_factor"]
+            self.scale_factor = vae.get("scaling_factor", LATENT_SCALE)
 
     return FolderLatents
 
@@ -167,7 +183,12 @@ def _set_groups(module: Any, groups: int) -> None:
 # ------------------------------------------------------------------------------------------------------------- CLIP
 
 
-def build_clip_l(folder: Path) -> Any:
+def build_clip(folder: Path, family: str, disable_dynamic: bool = False) -> Any:
+    """ComfyUI's CLIP of a folder."""
+    return (build_clip_l if family == "sd1" else build_stock_clip)(folder, disable_dynamic)
+
+
+def build_clip_l(folder: Path, disable_dynamic: bool) -> Any:
     """ComfyUI's CLIP around a CLIPTextModel of any size, with the folder's own tokenizer."""
     from transformers import CLIPTokenizer
 
@@ -213,14 +234,17 @@ def build_clip_l(folder: Path) -> Any:
         embedding_directory=embedding_folders(),
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         state_dict={f"clip_l.transformer.{name}": tensor for name, tensor in tensors.items()},
+        disable_dynamic=disable_dynamic,
     )
 
 
-def build_stock_clip(folder: Path) -> Any:
+def build_stock_clip(folder: Path, disable_dynamic: bool) -> Any:
     """ComfyUI's CLIP for the stock text encoders of SD 2.x and SDXL, by its own loader."""
     encoders = [part for part in ("text_encoder", "text_encoder_2") if (folder / part).is_dir()]
     return comfy.sd.load_text_encoder_state_dicts(
-        [_clip_weights(folder, part) for part in encoders], embedding_directory=embedding_folders()
+        [_clip_weights(folder, part) for part in encoders],
+        embedding_directory=embedding_folders(),
+        disable_dynamic=disable_dynamic,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
+from ...models.stable_diffusion.files.identify import folder_hash
 from .host import comfy
 from .native_models import FOLDER_MARK
 
@@ -26,13 +27,11 @@ def is_patched(model: Any, clip: Any, vae: Any) -> bool:
     return any(patcher.patches for patcher in (model, clip.patcher, vae.patcher))
 
 
-def source_folder(model: Any, clip: Any, vae: Any) -> Path | None:
-    """The diffusers folder that all three were built from by `native_models.from_folder`, or None."""
-    patchers = (model, clip.patcher, vae.patcher)
-    folders = {patcher.get_attachment(FOLDER_MARK) for patcher in patchers}
-    if folders == {None}:
-        return None
-    return Path(folders.pop())
+def source_folders(model: Any, clip: Any, vae: Any) -> tuple[Path | None, Path | None, Path | None]:
+    """The diffusers folder that each part was built from by `native_models.from_folder`, or None."""
+    marks = [patcher.get_attachment(FOLDER_MARK) for patcher in (model, clip.patcher, vae.patcher)]
+    of_model, of_clip, of_vae = (None if mark is None else Path(mark) for mark in marks)
+    return of_model, of_clip, of_vae
 
 
 def check_readable(model: Any) -> None:
@@ -54,16 +53,18 @@ def read(model: Any, clip: Any, vae: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
     check_readable(model)
     comfy.model_management.load_models_gpu([model, clip.load_model()])
-    weights = model.state_dict_for_saving(clip.state_dict_for_saving(), vae.get_sd())
+    weights = model.state_dict_for_saving(clip.state_dict_for_saving(), vae.patcher.model_state_dict_for_saving())
     if getattr(model.get_model_object("model_sampling"), "zsnr", False):
         weights["ztsnr"] = torch.tensor([])  # the marker that checkpoints carry and ComfyUI does not write
     for name in sorted(weights):
         if name.endswith(QUANTIZED):
             raise FewShotError(f"the weight {name!r} says that this model is quantized: load the full checkpoint")
         weight = weights[name].to("cpu").detach()
-        if weight.is_floating_point() and weight.element_size() < 2:
+        number = weight.is_floating_point() or not name.endswith((".weight", ".bias"))
+        if not number or (weight.is_floating_point() and weight.element_size() < 2):
             raise FewShotError(
-                f"the weight {name!r} is {weight.dtype}, too coarse to train on: load the full checkpoint"
+                f"the weight {name!r} is {weight.dtype}, too coarse to train on: load the full checkpoint, with "
+                "weight_dtype default"
             )
         yield name, weight
 
@@ -85,10 +86,16 @@ def state_dict(model: Any, clip: Any, vae: Any) -> Mapping[str, torch.Tensor]:
 
 
 def content_key(model: Any, clip: Any, vae: Any) -> str:
-    """sha256 over the name, type, shape and `SAMPLES` evenly strided values of every weight."""
+    """sha256 over the name, type, shape and `SAMPLES` evenly strided values of every weight.
+
+    Where parts come from several places, what those hold beside weights (configs, tokenizers) is in it too.
+    """
     import torch
 
     digest = hashlib.sha256()
+    folders = source_folders(model, clip, vae)
+    if len(set(folders)) > 1:
+        digest.update("|".join("stock" if folder is None else folder_hash(folder) for folder in folders).encode())
     for name, weight in read(model, clip, vae):
         digest.update(f"{name}|{weight.dtype}|{tuple(weight.shape)}|".encode())
         flat = weight.reshape(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...core.errors import FewShotError
@@ -9,6 +10,7 @@ from .host import comfy
 
 WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
 WRAPPER_KEY = "fewshot "
+GATED = "an adapter that counts at noisy timesteps only (connect it where it is used)"
 USAGE = (
     "The LoRA counts from timestep {first} of {count} on. Apply Adapter and this pack's other nodes keep to that; "
     "ComfyUI's Load LoRA would use it at all timesteps. With native nodes: Create Hook LoRA, Set Hook Keyframes with "
@@ -22,27 +24,18 @@ def usage_note(adapter: Any, count: int = 1000) -> str:
     return USAGE.format(first=round(start * count), count=count, percent=1 - start) if start else ""
 
 
-def with_timestep_range(model: Any, adapter: Any, strength: float) -> Any:
+def with_timestep_range(model: Any, adapter: Any, names: Mapping[str, str], strength: float) -> Any:
     """A clone of a MODEL on which the adapter counts from its share of the schedule on.
 
-    Raises:
-        FewShotError: it holds what cannot be switched, or does not fit the model.
+    `names` are of the weights that it changes, by its paths. Raises FewShotError where it holds what cannot be
+    switched.
     """
     from ...models.adapters.timestep_range import check_gated, timestep_gated
-    from ...models.stable_diffusion.lora_names import flat_name
-    from ...models.stable_diffusion.variants import family_named
 
-    keys = comfy.lora.model_lora_keys_unet(model.model, {})
     pairs = {}
     for path, factor in adapter.factors.items():
-        check_gated(path, factor)
-        weight = keys.get(flat_name(path, family_named(adapter.family)))
-        if not isinstance(weight, str):
-            raise FewShotError(f"this MODEL has no {path}, which the adapter changes: it is for another model")
-        shape = tuple(model.model.get_parameter(weight).shape)
-        if shape != (len(factor.up), factor.down.shape[1]):
-            raise FewShotError(f"the adapter does not fit {path}, whose weight is {shape}: it is for another model")
-        pairs[weight.removeprefix("diffusion_model.").removesuffix(".weight")] = factor
+        layer = names[path].removeprefix("diffusion_model.").removesuffix(".weight")
+        pairs[layer] = check_gated(path, factor)
     model = model.clone()
     first = adapter.noisy_from * timestep_count(model.get_model_object("model_sampling"))
     model.add_wrapper_with_key(WRAPPER, f"{WRAPPER_KEY}{adapter.key}", timestep_gated(pairs, strength, first))
@@ -64,10 +57,6 @@ def timestep_count(sampling: Any) -> int:
     return count
 
 
-def check_all_timesteps(model: Any) -> None:
-    """Raise FewShotError where such an adapter is on a MODEL whose weights are to be read: it is not in them."""
-    if any(str(key).startswith(WRAPPER_KEY) for key in model.wrappers.get(WRAPPER, {})):
-        raise FewShotError(
-            "an adapter that counts at noisy timesteps only is on this MODEL; it is not in the weights and cannot be "
-            "baked in: connect the MODEL from before Apply Adapter, and the adapter where it is used"
-        )
+def is_gated(path: tuple[str, ...]) -> bool:
+    """Whether such an adapter is what stands under these names in a MODEL's wrappers."""
+    return path[0] == WRAPPER and any(name.startswith(WRAPPER_KEY) for name in path)

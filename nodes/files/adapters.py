@@ -10,7 +10,7 @@ from typing import Any
 from ...core.errors import FewShotError
 from ...models.stable_diffusion.variants import FAMILIES
 from ..comfy import folders, host
-from ..comfy.host import comfy, io
+from ..comfy.host import io
 from ..comfy.timestep_range import usage_note, with_timestep_range
 from ..schema.sockets import Adapter
 
@@ -173,13 +173,14 @@ class ApplyAdapter(io.ComfyNode):
     def execute(
         cls, adapter: Any, model: Any, clip: Any, strength_model: float = 1.0, strength_clip: float = 1.0
     ) -> io.NodeOutput:
-        from ...models.adapters.formats import to_kohya
+        from ..comfy.adapter_fit import weight_names, with_adapter
 
         check_family(adapter, model)
+        names = weight_names(adapter, model, clip)
         if adapter.noisy_from:
-            model = with_timestep_range(model, adapter, strength_model)
+            model = with_timestep_range(model, adapter, names, strength_model)
         elif adapter.factors:
-            model, clip = comfy.sd.load_lora_for_models(model, clip, to_kohya(adapter), strength_model, strength_clip)
+            model, clip = with_adapter(adapter, names, (model, clip), (strength_model, strength_clip))
         for word, vectors in adapter.embeddings.items():
             clip = with_word(clip, word, vectors)
         return io.NodeOutput(model, clip)
@@ -189,7 +190,7 @@ def check_family(adapter: Any, model: Any) -> None:
     """Refuses a MODEL of another family, to which the adapter's names would not fit or, worse, in part."""
     from ..comfy.native_models import family_of
 
-    family = family_of(model)
+    family = adapter.family if model is None else family_of(model)
     if family != adapter.family:
         known = FAMILIES[family].title if family else type(model.model.model_config).__name__
         raise FewShotError(
@@ -200,6 +201,11 @@ def check_family(adapter: Any, model: Any) -> None:
 
 def with_word(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:
     """A clone of a CLIP whose tokenizer finds `embedding:word` in memory, and every other one as before."""
+    if clip is None:
+        raise FewShotError(
+            f"the adapter teaches the word '{word}', and the CLIP that is connected is empty: connect one, such as "
+            "CheckpointLoaderSimple's CLIP"
+        )
     clip = clip.clone()
     clip.tokenizer = copy.copy(clip.tokenizer)
     for key, vectors in embeddings.items():
@@ -209,7 +215,7 @@ def with_word(clip: Any, word: str, embeddings: Mapping[str, Any]) -> Any:
         if vectors.shape[-1] != inner.embedding_size:
             raise FewShotError(
                 f"the adapter's word has {vectors.shape[-1]} numbers, this CLIP's words have {inner.embedding_size}: "
-                "it was trained on another family"
+                "it is for another base model"
             )
         inner._try_get_embedding = _WordLookup(word, vectors, inner._try_get_embedding)
         setattr(clip.tokenizer, key, inner)

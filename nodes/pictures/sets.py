@@ -8,6 +8,7 @@ from ...core.errors import FewShotError
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Set
+from .mask_sources import on_white, source_of, upright
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,13 @@ class SubjectPictures(io.ComfyNode):
         )
         sockets = [
             io.Image.Input("images", tooltip="The pictures of the subject."),
-            io.Mask.Input("masks", optional=True, tooltip="White on the subject: one, or one for each picture."),
+            io.Mask.Input(
+                "masks",
+                optional=True,
+                tooltip="White on the subject: one, or one for each picture. Load Image's MASK is white where the file "
+                "is transparent: it is inverted here, and the node says so. With other nodes put Invert Mask between "
+                "where white is the background.",
+            ),
             io.String.Input(
                 "captions",
                 default="",
@@ -67,7 +74,7 @@ class SubjectPictures(io.ComfyNode):
                 ),
             ],
             outputs=[Set.Output(display_name="SET", tooltip="The pictures with their captions and masks.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_input_list=True,  # pictures of several sizes come as a list, and are one set
         )
 
@@ -91,7 +98,13 @@ class SubjectPictures(io.ComfyNode):
         elif kind == SOCKET:
             concept = subject_concept(*words_given)
             captions, cache = captions_of(source.get("captions", "")), folders.sent_pictures_folder()
-            found = subject_from_tensors(source["images"], source.get("masks"), cache, concept, captions, warnings)
+            images, masks = source["images"], source.get("masks")
+            if masks is not None:
+                made_by = source_of(cls.hidden, "source.masks", "source.images")
+                given, masks = masks, upright(masks, made_by, warnings)
+                if made_by is not None and made_by.same_picture:
+                    images = on_white(images, given, masks)
+            found = subject_from_tensors(images, masks, cache, concept, captions, warnings)
         else:
             raise FewShotError(f"no such source {kind!r}: choose '{FOLDER}' or '{SOCKET}'")
         return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([summary(found), *warnings])))

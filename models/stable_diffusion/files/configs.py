@@ -19,6 +19,8 @@ from ....core.errors import FewShotError
 from .names import UNET, VAE
 
 _TRANSFORMER = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:1\.)?transformer_blocks\.(\d+)\.")
+LATENT_SCALE = 0.18215
+"""the autoencoder's scaling factor where its config does not say one: older configs of SD 1.x do not"""
 HEAD_WIDTH = 64
 """channels of an attention head where a family fixes the head's width, not the number of heads"""
 

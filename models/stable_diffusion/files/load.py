@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from ....core.errors import FewShotError
 from ....core.values import BaseModelRef, Loaded
 from ....core.weight_files import open_tensors
 from ..variants import CONFIGS, Family, TextEncoder
-from .configs import read_config, text_config, unet_config, vae_config
+from .configs import LATENT_SCALE, read_config, text_config, unet_config, vae_config
 from .names import UNET, current_vae_names, text_prefixes, text_tensors, unet_tensors, vae_tensors, with_text_model
 
 Part = tuple[dict[str, Any], Mapping[str, Tensor]]
@@ -40,7 +41,10 @@ class Source(Protocol):
 
 
 class OriginalCheckpoint:
-    """A checkpoint in original names; what shapes do not say comes from `configs`, by default the family's stock."""
+    """A checkpoint in original names; what shapes do not say comes from `configs`, by default the family's stock.
+
+    Text encoders and the autoencoder may have folders of their own, see `Loaded.elsewhere`.
+    """
 
     def __init__(
         self,
@@ -48,10 +52,14 @@ class OriginalCheckpoint:
         family: Family,
         configs: Path | None = None,
         prediction: str = "epsilon",
+        elsewhere: Mapping[str, Path | None] = MappingProxyType({}),
     ):
-        self.tokenizers = configs
+        stock = CONFIGS / family.name
+        self.tokenizers = elsewhere.get("text", configs)
         self._resolution = family.epsilon_resolution if prediction == "epsilon" and configs is None else None
-        self.tensors, self._family, self._configs = tensors, family, configs or CONFIGS / family.name
+        self.tensors, self._family, self._configs = tensors, family, configs or stock
+        self._text_configs = self.tokenizers or stock
+        self._autoencoder_configs = elsewhere.get("autoencoder", configs) or stock
 
     def unet(self) -> Part:
         mine = {key: self.tensors[key] for key in self.tensors if key.startswith(UNET)}
@@ -61,14 +69,17 @@ class OriginalCheckpoint:
         return config, unet_tensors(mine, config["layers_per_block"])
 
     def vae(self) -> Part:
-        config = vae_config(self.tensors, read_config(self._configs, "vae"))
+        config = vae_config(self.tensors, read_config(self._autoencoder_configs, "vae"))
+        if self._autoencoder_configs != self._configs:  # the scale of the latents is the denoiser's
+            scale = read_config(self._configs, "vae").get("scaling_factor", LATENT_SCALE)
+            config["scaling_factor"] = scale
         return config, vae_tensors(self.tensors, len(config["block_out_channels"]))
 
     def text(self, encoder: TextEncoder) -> Part:
         starts = text_prefixes(encoder)
         mine = {key: self.tensors[key] for key in self.tensors if key.startswith(starts)}
         tensors = text_tensors(mine, encoder, self._family.unused_layers)
-        return text_config(tensors, read_config(self._configs, encoder.component)), tensors
+        return text_config(tensors, read_config(self._text_configs, encoder.component)), tensors
 
     def scheduler(self) -> dict[str, Any]:
         return read_config(self._configs, "scheduler")
@@ -125,7 +136,7 @@ def source_of(ref: BaseModelRef, family: Family) -> Iterator[Source]:
     """Where the parts of `ref` come from, open within the context."""
     location = ref.location
     if isinstance(location, Loaded):
-        yield OriginalCheckpoint(location.state_dict(), family, location.components, ref.prediction)
+        yield OriginalCheckpoint(location.state_dict(), family, location.components, ref.prediction, location.elsewhere)
     elif location.is_dir():
         yield ModelFolder(location, family)
     else:

@@ -82,6 +82,38 @@ def test_a_lora_before_the_sockets_is_baked_in(server, small, lora):
     assert far(native, before) <= CLOSE
 
 
+def test_the_sampling_and_the_layer_of_a_checkpoint_s_parts_are_read(server, small):
+    changed = {
+        "loader": graphs.node("CheckpointLoaderSimple", ckpt_name="small.safetensors"),
+        "ms": graphs.node("ModelSamplingDiscrete", model=["loader", 0], sampling="v_prediction", zsnr=True),
+        "cs": graphs.node("CLIPSetLastLayer", clip=["loader", 1], stop_at_clip_layer=-2),
+        "read": graphs.node("FewShotBaseFromModel", model=["ms", 0], clip=["cs", 0], vae=["loader", 2], clip_skip=0,
+                            dtype="auto"),
+    }  # fmt: skip
+    native, before, _ = drawn(server, small | changed, ["ms", 0], ["cs", 0], base=["read", 0])
+    assert far(native, before) <= CLOSE
+    plain, _, _ = drawn(server, small, ["base", 1], ["base", 2])
+    assert far(native, plain) > CLOSE
+
+
+def test_a_vae_of_its_own_loader_is_read(server, small):
+    vae = checkpoints.Builder(seed=7, dtype=torch.float16)
+    checkpoints.add_vae(vae, checkpoints.VaeShape(), prefix="")
+    (server.base / "models" / "vae").mkdir(exist_ok=True)
+    checkpoints.save(vae.tensors, server.base / "models" / "vae" / "other.safetensors")
+    changed = {
+        "vae": graphs.node("VAELoader", vae_name="other.safetensors"),
+        "read": graphs.node("FewShotBaseFromModel", model=["base", 1], clip=["base", 2], vae=["vae", 0], clip_skip=0,
+                            dtype="auto"),
+    }  # fmt: skip
+    native = graphs.drawing(["base", 1], ["base", 2])
+    native["decoded"]["inputs"]["vae"] = ["vae", 0]
+    columns = graphs.grid(base=["read", 0])
+    columns["grid"]["inputs"] |= {"width": 64, "height": 64}
+    server.succeed(small | changed | native | columns)
+    assert far(server.kept("native"), server.kept("before")) <= CLOSE
+
+
 # --------------------------------------------------------------------------------------------------- tuned in full
 
 

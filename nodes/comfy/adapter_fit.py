@@ -1,0 +1,187 @@
+"""Which of ComfyUI's weights an adapter changes, and whether it fits them; ComfyUI itself tells of a misfit in its log
+alone and draws as if nothing had been put on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...core.errors import FewShotError
+from ...core.values import Dense, Factor, Kept, LowRank
+from ...models.adapters.apply import DORA, check_fits
+from ...models.adapters.lycoris import is_lycoris
+from ...models.stable_diffusion.lora_names import flat_name
+from ...models.stable_diffusion.variants import Family, family_named
+from .host import comfy
+
+
+def weight_names(adapter: Any, model: Any, clip: Any) -> dict[str, str]:
+    """ComfyUI's names of the weights that an adapter changes, by the adapter's paths.
+
+    Raises:
+        FewShotError: it changes a part that is not connected, or does not fit one: it is for another base model.
+    """
+    names = _names(adapter, family_named(adapter.family), model)
+    shapes = _shapes(model, clip)
+    parts = {path: "CLIP" if _in_text(path) else "MODEL" for path in adapter.factors}
+    for part, given in (("MODEL", model), ("CLIP", clip)):
+        changed = [path for path in parts if parts[path] == part]
+        if given is None and changed:
+            raise FewShotError(
+                f"the adapter changes {len(changed)} layers of the {part} (first {changed[0]}), and the {part} that is "
+                f"connected is empty: connect one, such as CheckpointLoaderSimple's {part}"
+            )
+    reasons = {}
+    for path, factor in adapter.factors.items():
+        if reason := _misfit(factor, names.get(path), shapes):
+            reasons[path] = reason
+    if reasons:
+        path = next(iter(reasons))
+        raise FewShotError(
+            f"the adapter is for another base model: {len(reasons)} of the {len(adapter.factors)} layers that it "
+            f"changes do not fit. Of {path} {reasons[path].format(part=parts[path])}. Put it on the model that it was "
+            "trained on"
+        )
+    return names
+
+
+def with_adapter(adapter: Any, names: Mapping[str, str], given: tuple[Any, Any], strengths: tuple[float, float]) -> Any:
+    """Clones of (MODEL, CLIP) with an adapter on its weights `names` at the strengths of the two; None stays None."""
+    from ...models.adapters.formats import to_kohya
+
+    family = family_named(adapter.family)
+    tensors, shapes = to_kohya(adapter), _shapes(*given)
+    for path, factor in adapter.factors.items():
+        if isinstance(factor, Dense):  # ComfyUI adds only what has exactly the weight's shape
+            flat = flat_name(path, family)
+            tensors[f"{flat}.diff"] = tensors[f"{flat}.diff"].reshape(shapes[names[path]])
+    targets = {flat_name(path, family): names[path] for path in adapter.factors}
+    patches = comfy.lora.load_lora(tensors, targets, log_missing=False)
+    if unread := sorted(set(targets.values()) - set(patches)):
+        raise FewShotError(
+            f"ComfyUI reads no LoRA for {len(unread)} of the weights that the adapter changes (first {unread[0]}): the "
+            "form in which it is stored is unknown or incomplete"
+        )
+    clones = tuple(None if part is None else part.clone() for part in given)
+    for clone, strength in zip(clones, strengths, strict=True):
+        if clone is not None:
+            clone.add_patches(patches, strength)
+    return clones
+
+
+# A LoRA's tensors in the order in which ComfyUI keeps them, by its name for the form
+FORMS = {
+    "lora": ("lora_up.weight", "lora_down.weight", "alpha", "lora_mid.weight", DORA),
+    "loha": ("hada_w1_a", "hada_w1_b", "alpha", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", DORA),
+    "lokr": ("lokr_w1", "lokr_w2", "alpha", "lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "lokr_t2", DORA),
+    "glora": ("a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha", DORA),
+    "oft": ("oft_blocks", "rescale", "alpha", DORA),
+    "boft": ("oft_blocks", "rescale", "alpha", DORA),
+}
+
+
+def check_loras_fit(model: Any, clip: Any) -> None:
+    """Raise FewShotError where ComfyUI would leave out what a LoRA changes, with a line in its log alone."""
+    for part, patcher in (("MODEL", model), ("CLIP", clip.patcher)):
+        shapes = {name: tensor.shape for name, tensor in patcher.model.state_dict().items() if name in patcher.patches}
+        wrong = [
+            name for name, shape in shapes.items()
+            if not all(_patch_fits(patch, shape) for patch in patcher.patches[name])
+        ]  # fmt: skip
+        if wrong:
+            raise FewShotError(
+                f"a LoRA on this {part} is for another base model: {len(wrong)} of {len(shapes)} weights do not fit it "
+                f"(first {wrong[0]}, of the shape {_size(shapes[wrong[0]])}), and ComfyUI leaves it out there. Take it "
+                "off, or load one that was trained on this model"
+            )
+
+
+def _patch_fits(patch: tuple, shape: Any) -> bool:
+    """Whether a patch (strength, value, strength of the model, part of the weight, function) fits its weight."""
+    strength, value, _, part, *_ = patch
+    if not strength or part is not None or isinstance(value, list):  # a merge's value is another model's weight
+        return True
+    form = FORMS.get(getattr(value, "name", ""))
+    if form is not None:
+        tensors = {name: tensor for name, tensor in zip(form, value.weights, strict=False) if hasattr(tensor, "shape")}
+        return _fits(Kept(tensors), shape)
+    change = value[-1] if isinstance(value, tuple) else None
+    first = change[0] if isinstance(change, tuple) else change
+    padded = isinstance(change, tuple) and len(change) > 1
+    return padded or getattr(first, "shape", shape) == shape
+
+
+def _in_text(path: str) -> bool:
+    return path.startswith("text_encoder")
+
+
+def _names(adapter: Any, family: Family, model: Any) -> dict[str, str]:
+    denoiser = {} if model is None else comfy.lora.model_lora_keys_unet(model.model, {})
+    encoders = {encoder.component: f"{encoder.embedding}.transformer" for encoder in family.text_encoders}
+    found = {}
+    for path in adapter.factors:
+        root, _, name = path.partition(".")
+        weight = f"{encoders[root]}.{name}.weight" if root in encoders else denoiser.get(flat_name(path, family))
+        if isinstance(weight, str):
+            found[path] = weight
+    return found
+
+
+def _shapes(model: Any, clip: Any) -> dict[str, Any]:
+    modules = [*([] if model is None else [model.model]), *([] if clip is None else [clip.cond_stage_model])]
+    return {name: tensor.shape for module in modules for name, tensor in module.state_dict().items()}
+
+
+def _misfit(factor: Factor, weight: str | None, shapes: Mapping[str, Any]) -> str:
+    """Why a factor cannot change a weight; "" where it can."""
+    if weight not in shapes:
+        return "this {part} has nothing"
+    shape = shapes[weight]
+    if not _fits(factor, shape):
+        return f"this {{part}} has the shape {_size(shape)}, and the adapter needs {_needed(factor)}"
+    if isinstance(factor, Dense) and factor.bias is not None:
+        bias = shapes.get(f"{weight.removesuffix('weight')}bias")
+        if bias is None or bias.numel() != factor.bias.numel():
+            return "this {part} has no bias that fits the adapter's"
+    return ""
+
+
+def _fits(factor: Factor, shape: Any) -> bool:
+    if isinstance(factor, Kept) and not is_lycoris(factor.tensors):
+        return _kept_fits(factor.tensors, shape)
+    try:
+        check_fits("", factor, shape)
+    except FewShotError:
+        return False
+    return not isinstance(factor, Dense) or factor.weight.shape[0] == shape[0]
+
+
+def _kept_fits(tensors: Mapping[str, Any], shape: Any) -> bool:
+    """Whether a factor of a form that only ComfyUI applies has the sizes of a weight."""
+    rest = {name: tensor for name, tensor in tensors.items() if name != DORA}
+    if DORA in tensors and tensors[DORA].numel() not in shape[:2]:
+        return False
+    if is_lycoris(rest):
+        return _fits(Kept(rest), shape)
+    if {"lora_up.weight", "lora_down.weight"} <= set(rest):
+        up, down = rest["lora_up.weight"], rest["lora_down.weight"]
+        return _fits(LowRank(up, down, 1.0, rest.get("lora_mid.weight")), shape)
+    if "oft_blocks" in rest:  # (..., blocks, size, size): rotations of the outputs
+        return rest["oft_blocks"].shape[-3] * rest["oft_blocks"].shape[-2] == shape[0]
+    if "b1.weight" in rest and "b2.weight" in rest:  # GLoRA's added pair, in the order of either of its two writers
+        one, two = rest["b1.weight"].flatten(1), rest["b2.weight"].flatten(1)
+        width = shape[1:].numel()
+        return (len(one), two.shape[1]) == (shape[0], width) or (len(two), one.shape[1]) == (shape[0], width)
+    return "w_norm" in rest and rest["w_norm"].numel() == shape.numel()
+
+
+def _needed(factor: Factor) -> str:
+    """The shape of the weight that a factor was made for, as far as its form says it."""
+    if isinstance(factor, LowRank):
+        kernel = factor.down.shape[2:] if factor.mid is None else factor.mid.shape[2:]
+        return _size((factor.up.shape[0], factor.down.shape[1], *kernel))
+    return _size(factor.weight.shape) if isinstance(factor, Dense) else "another one"
+
+
+def _size(shape: Any) -> str:
+    return " x ".join(map(str, shape))
