@@ -17,10 +17,10 @@ from PIL import Image
 from ...core.context import RunContext
 from ...core.errors import FewShotError
 from ...core.progress import NO_METRICS, Metrics, Progress
+from ...core.text.words import find_word
 from ...core.values import BaseModelRef, Concept, Loaded, Picture, Sample, TrainingSet, content_key
 from ...models.open import compute_dtype, open_base
 from ...models.sampling import SamplingOptions, sample
-from ..captions.identifiers import find_word
 from . import prompts as prior_prompts
 from .filter import Filters, select_priors
 from .store import PriorStore

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ...core.errors import FewShotError
 from ...core.text.prompts import prompt_of
+from ...core.text.words import find_noun, find_word
 from ...core.values import Concept, Prompt, PromptSet
 from .lists import (  # fmt: skip
     ACTIVITIES,
@@ -120,8 +121,8 @@ def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
 
 
 def _names(line: str, concept: Concept) -> bool:
-    words = [TRIGGER, concept.identifier, concept.noun if concept.kind == "subject" else ""]
-    return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", line, re.IGNORECASE) for word in words if word)
+    named = TRIGGER in line or find_word(concept.identifier, line)
+    return bool(named or (concept.kind == "subject" and find_noun(concept.noun, line)))
 
 
 def _prompt(line: str, concept: Concept) -> Prompt:

@@ -7,7 +7,6 @@ identifier earn more. The subject stays on throughout; only the refining adapter
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from ...augmentation.images.load import load_picture
 from ...core.errors import FewShotError
 from ...core.progress import Progress
 from ...core.text.prompts import prompt_of
+from ...core.text.words import find_noun, find_word
 from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
 from ...evaluation.prompts.sets import for_trigger
 from ...evaluation.reward import RewardModels, Rewards, names_subject
@@ -286,8 +286,11 @@ def naming(prompts: PromptSet, trigger: str, pictures: TrainingSet | None) -> Pr
     words = [word for word in (trigger, *(nouns or trigger.split()[-1:])) if word]
     if not words:
         return prompts
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words), re.IGNORECASE)
-    kept = tuple(prompt for prompt in prompts.prompts if pattern.search(prompt.text) or names_subject(prompt))
+
+    def names(prompt: Prompt) -> bool:
+        return bool(find_word(trigger, prompt.text)) or any(find_noun(word, prompt.text) for word in words)
+
+    kept = tuple(prompt for prompt in prompts.prompts if names(prompt) or names_subject(prompt))
     for prompt in prompts.prompts:
         if prompt not in kept:
             log.warning("this prompt names neither the subject nor its class and is left out: %s", prompt.text)

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ...augmentation.captions.identifiers import find_word
 from ...augmentation.images.load import load_picture
 from ...augmentation.priors.prompts import one_token_words
 from ...core.atomic import make_folder
@@ -25,6 +24,7 @@ from ...core.errors import FewShotError
 from ...core.progress import CancelOnly, Progress
 from ...core.randomness import seed_of
 from ...core.text.prompts import prompt_of, with_article
+from ...core.text.words import find_word
 from ...core.values import Prompt, TrainingSet, content_key
 from ...core.weight_files import file_hash
 from ...evaluation.report.grids import contact_sheet
