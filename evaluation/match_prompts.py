@@ -61,10 +61,10 @@ def check_prompts(prompts: PromptSet, concept: Concept) -> None:
     if concept.kind == "relation":
         if concept.description.strip():
             for prompt in prompts.prompts:
-                entities(prompt.stripped, concept.description)
-    elif concept.noun and not any(find_noun(concept.noun, prompt.stripped) for prompt in prompts.prompts):
+                entities(prompt.words, concept.description)
+    elif concept.noun and not any(find_noun(concept.noun, prompt.words) for prompt in prompts.prompts):
         raise FewShotError(
-            f'no prompt names the {concept.noun} that the set shows: "{prompts.prompts[0].stripped}"; give Prompt Set '
+            f'no prompt names the {concept.noun} that the set shows: "{prompts.prompts[0].words}"; give Prompt Set '
             "the same SET"
         )
 

@@ -30,7 +30,7 @@ class EntityAccuracy(PromptFit):
 
     def targets(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """FewShotError for a prompt without the relation."""
-        return self.model.texts([", ".join(entities(prompt.stripped, self.relation)) for prompt in prompts])
+        return self.model.texts([", ".join(entities(prompt.words, self.relation)) for prompt in prompts])
 
 
 class RelationAccuracy(ClipMetric):
@@ -55,7 +55,7 @@ class RelationAccuracy(ClipMetric):
         embeddings = self.model.images(images)
         fits = []
         for phrase in (self.relation, *self.others):
-            texts = [replaced(prompt.stripped, self.relation, phrase) for prompt in prompts]
+            texts = [replaced(prompt.words, self.relation, phrase) for prompt in prompts]
             fits.append((embeddings * self.model.texts(texts)).sum(-1))
         table = torch.stack(fits)
         return (table[0] > table[1:].amax(0)).float()

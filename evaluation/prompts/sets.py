@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ...core.errors import FewShotError
 from ...core.text.prompts import prompt_of
+from ...core.text.weights import escaped
 from ...core.text.words import find_noun, find_word
 from ...core.values import Concept, Prompt, PromptSet
 from .lists import (  # fmt: skip
@@ -116,7 +117,7 @@ def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
         raise FewShotError(
             f'no trigger phrase is known, but a prompt holds {TRIGGER}: "{left[0]}"; give Prompt Set the identifier'
         )
-    named = tuple(replace(prompt, text=insert_phrase(prompt.text, trigger)) for prompt in prompts.prompts)
+    named = tuple(replace(prompt, text=insert_phrase(prompt.text, escaped(trigger))) for prompt in prompts.prompts)
     return replace(prompts, prompts=named)
 
 

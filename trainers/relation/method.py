@@ -23,6 +23,7 @@ from ...augmentation.captions.parse import is_relation_word, parts_of, with_plac
 from ...augmentation.captions.rules import RelationRules
 from ...core.errors import FewShotError
 from ...core.progress import Progress
+from ...core.text.weights import escaped
 from ...core.text.words import find_word
 from ...core.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
 from ...models.adapters.inject import Injected, LoraSpec, inject
@@ -273,5 +274,5 @@ def train_relation(
         log.info("only a discriminator looks at the %d pictures of other kinds, and it is off", len(pictures.priors))
         pictures = pictures.with_samples(pictures.references)
     if not settings.preview_prompt:
-        settings = replace(settings, preview_prompt=pictures.references[0].caption)
+        settings = replace(settings, preview_prompt=escaped(pictures.references[0].caption))
     return train_with(RelationTraining(), base, pictures, settings, context, start_from)
