@@ -47,14 +47,13 @@ def literal_notes(prompts: Iterable[str], known: Sequence[str] = ()) -> list[str
 
     Of these are identifiers such as [V], and placeholders that are filled in.
     """
-    lines = [_without(prompt, known) for prompt in dict.fromkeys(prompts)]
-    notes: list[str] = []
+    lines, notes = list(dict.fromkeys(prompts)), []
     for pattern, advice in _KINDS:
-        found = list(dict.fromkeys(match.group() for line in lines for match in pattern.finditer(line)))
-        lines = [pattern.sub(" ", line) for line in lines]
+        found = _found(pattern, lines, known)
+        lines = [pattern.sub(lambda match: match[0] if _is_known(match[0], known) else " ", line) for line in lines]
         if found:
             notes.append(_note(found, advice))
-    if braced := list(dict.fromkeys(match.group() for line in lines for match in _BRACED.finditer(line))):
+    if braced := _found(_BRACED, lines, known):
         filled = ", ".join(word for word in known if word.startswith("{"))
         notes.append(_note(braced, f"only {filled} is filled in here" if filled else "nothing is filled in here"))
     open_ones = [line for line in lines if (plain := re.sub(r"\\[()]", "", line)).count("(") != plain.count(")")]
@@ -63,10 +62,13 @@ def literal_notes(prompts: Iterable[str], known: Sequence[str] = ()) -> list[str
     return notes
 
 
-def _without(text: str, words: Sequence[str]) -> str:
-    for word in filter(None, words):
-        text = text.replace(word, " ")
-    return text
+def _found(pattern: re.Pattern, lines: Sequence[str], known: Sequence[str]) -> list[str]:
+    every = dict.fromkeys(match.group() for line in lines for match in pattern.finditer(line))
+    return [one for one in every if not _is_known(one, known)]
+
+
+def _is_known(text: str, known: Sequence[str]) -> bool:
+    return any(text in word for word in known)
 
 
 def _note(found: Sequence[str], advice: str, how: str = "") -> str:
@@ -88,8 +90,8 @@ def check_placeholders(texts: Iterable[str], known: Sequence[str]) -> None:
 def weight_notes(captions: Iterable[str], known: Sequence[str] = ()) -> list[str]:
     """A line on captions with weights or escapes, which are learned as they are written; `known` as there."""
     signs = re.compile(r"\\[()]|\([^()]*:\s*-?[\d.]+\s*\)|\(\([^()]*\)\)|(?:^|(?<=\s))embedding:\S+")
-    texts = [_without(caption, known) for caption in captions]
-    found = [match.group() for text in texts if (match := signs.search(text))]
+    every = (next(iter(_found(signs, [caption], known)), "") for caption in captions)
+    found = [one for one in every if one]
     if not found:
         return []
     return [

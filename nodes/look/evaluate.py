@@ -14,7 +14,7 @@ from ..schema.fingerprints import PAGES, models_fingerprint
 from ..schema.metric_inputs import MetricChoices, measurement_plan, metric_inputs
 from ..schema.sampling_inputs import advanced_sampling_inputs, sampling_inputs
 from ..schema.sockets import Adapter, Base, Prompts, Set
-from .samples import notes_on
+from .samples import calling, notes_on
 
 CATEGORY = "few-shot/look"
 ADAPTERS = 6
@@ -218,7 +218,7 @@ def run_evaluation(
     choices = MetricChoices.pop_from(values)
     settings = DrawSettings(**values)
     drawn = [*(text for prompt in prompts.prompts for text in (prompt.text, prompt.stripped)), settings.negative]
-    notes = notes_on(drawn, *(candidate.adapter for candidate in candidates))
+    notes = notes_on(drawn, *calling(*(candidate.adapter for candidate in candidates)))
     prompts = replace(prompts, note="\n".join(filter(None, (prompts.note, *notes))))
     concept, samples, left_out = (None, (), ()) if training_set is None else match_concept(training_set, prompts)
     with host.engine(node_id) as progress:

@@ -11,6 +11,7 @@ from ...evaluation.prompts.relation import FIRST, SECOND, TEMPLATE, relation_lin
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Prompts, Set
+from .samples import notes_on
 
 CATEGORY = "few-shot/look"
 OWN, FILE, REFINEMENT, RELATION = "own lines", "text file", "refinement", "relation"
@@ -159,7 +160,7 @@ class PromptSetNode(io.ComfyNode):
         most: int = 50,
         set: Any = None,
     ) -> io.NodeOutput:
-        from ...core.text.syntax import check_placeholders, drawing_notes
+        from ...core.text.syntax import check_placeholders
         from ...evaluation.match_prompts import check_kind
         from ...evaluation.prompts.sets import bounded, prompt_set
 
@@ -171,10 +172,12 @@ class PromptSetNode(io.ComfyNode):
         if source.get("source") == REFINEMENT:
             prompts, left_out = bounded(refinement_set(source, concept), most)
         else:
-            prompts, left_out = prompt_set(lines_of(source, concept.identifier), concept, most)
+            written = lines_of(source, concept.identifier)
+            check_placeholders(written, PLACEHOLDERS)
+            prompts, left_out = prompt_set(written, concept, most)
         prompts = replace(prompts, note=note_of(source))
         texts = [prompt.text for prompt in prompts.prompts]
-        found = drawing_notes(texts, folders.prompt_files()["embedding_folders"], (TRIGGER, concept.identifier))
+        found = notes_on(texts, concept.identifier)
         lines = [*texts, *left_out, *found, *([prompts.note] if prompts.note else [])]
         report = "\n".join(lines)
         return io.NodeOutput(prompts, report, ui=host.say(cls.hidden.unique_id, report))

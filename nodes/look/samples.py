@@ -86,7 +86,7 @@ class SampleGrid(io.ComfyNode):
         from ...models.open import open_base
         from ...models.sampling import SamplingOptions, sample
 
-        lines, notes = written_out(prompts, adapter), notes_on([*prompts.splitlines(), negative], adapter)
+        lines, notes = written_out(prompts, adapter), notes_on([*prompts.splitlines(), negative], *calling(adapter))
         texts = [line for line in lines for _ in range(count)]
         seeds = [(seed + number) % 2**63 for _ in lines for number in range(count)]
         columns = []
@@ -111,14 +111,16 @@ class SampleGrid(io.ComfyNode):
         return io.NodeOutput(grid, images[0], images[-1], ui=shown)
 
 
-def notes_on(prompts: Iterable[str], *adapters: Any) -> list[str]:
-    """What of prompts to be drawn is drawn as plain words or left out, a line each; {trigger} is filled in."""
+def notes_on(prompts: Iterable[str], *words: str) -> list[str]:
+    """A line on each kind of what is drawn as plain words or left out; `words` call subjects."""
     from ...core.text.syntax import drawing_notes
 
-    given = [adapter for adapter in adapters if adapter is not None]
-    words = [word for adapter in given for word in adapter.embeddings]
-    known = (TRIGGER, *(adapter.trigger for adapter in given), *words)
-    return drawing_notes(prompts, folders.prompt_files()["embedding_folders"], known, words)
+    return drawing_notes(prompts, folders.prompt_files()["embedding_folders"], (TRIGGER, *words), words)
+
+
+def calling(*adapters: Any) -> list[str]:
+    """The words that call what adapters learned."""
+    return [word for one in adapters if one is not None for word in (one.trigger, *one.embeddings) if word]
 
 
 def written_out(prompts: str, adapter: Any) -> list[str]:

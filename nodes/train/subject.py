@@ -159,7 +159,7 @@ def text_notes(training_set: Any, settings: Any) -> list[str]:
     check_placeholders(prompts, (TRIGGER,))
     captions = [sample.caption for sample in training_set.references]
     known = [word for concept in training_set.concepts for word in (concept.identifier, concept.description)]
-    return [*weight_notes(captions, known), *notes_on(prompts)]
+    return [*weight_notes(captions, known), *notes_on(prompts, *known)]
 
 
 def training_context(progress: host.NodeProgress, name: str, validator: Any = None) -> Any:
