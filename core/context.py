@@ -19,9 +19,11 @@ class RunContext:
     Args:
         folder: where what is made is kept by content keys: runs, priors, samples.
         tokenizer_folder: for bases that bring no tokenizer.
+        embedding_folders: where the embeddings lie that prompts name.
     """
 
     folder: Path
     device: torch.device | str
     progress: Progress = field(default_factory=NullProgress)
     tokenizer_folder: Path | None = None
+    embedding_folders: tuple[Path, ...] = ()

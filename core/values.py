@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from .errors import FewShotError
+from .text.embeddings import unweighted
 from .weight_files import SUFFIXES
 
 
@@ -295,11 +296,16 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`text` is what the model is given; `stripped` is the same without identifiers, for rewards and text metrics."""
+    """`text` is what the model is given; `stripped` is the same without identifiers."""
 
     text: str
     stripped: str
     split: Literal["train", "held-out"] = "held-out"
+
+    @property
+    def words(self) -> str:
+        """What rewards and text metrics read: `stripped` without weights, escapes and embeddings."""
+        return unweighted(self.stripped)
 
 
 @dataclass(frozen=True)

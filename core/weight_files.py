@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -63,13 +64,18 @@ def open_tensors(path: Path) -> Iterator[tuple[Mapping[str, Tensor], dict[str, s
         yield _unpickled(path), {}
 
 
-def _unpickled(path: Path) -> Mapping[str, Tensor]:
+def load_pickled(path: Path) -> Any:
+    """What a pickled file holds, which may run no code. Raises FewShotError when it is damaged or holds more."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:  # the format before torch 1.6 cannot be mapped
-        found = _load_old(path)
+        return _load_old(path)
     except (UnpicklingError, EOFError, OSError) as error:
         raise FewShotError(_what_is_broken(path, error)) from error
+
+
+def _unpickled(path: Path) -> Mapping[str, Tensor]:
+    found = load_pickled(path)
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
     if not tensors:

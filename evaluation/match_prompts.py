@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from ..core.errors import FewShotError
+from ..core.text.words import find_noun, find_word
 from ..core.values import Concept, PromptSet, Sample, TrainingSet
 from .metrics.relation import entities
 from .prompts.lists import DREAMBENCH_OF, INSTRUCTBOOTH, REVERSION
@@ -47,9 +47,9 @@ def match_concept(training_set: TrainingSet, prompts: PromptSet) -> tuple[Concep
 
 def _named_concept(concepts: Sequence[Concept], prompts: PromptSet) -> int:
     """The index of the concept that the prompts name."""
-    for word in ("identifier", "noun"):
+    for word, find in (("identifier", find_word), ("noun", find_noun)):
         for number, concept in enumerate(concepts):
-            if any(_holds(prompt.text, getattr(concept, word)) for prompt in prompts.prompts):
+            if any(find(getattr(concept, word), prompt.text) for prompt in prompts.prompts):
                 return number
     return 0
 
@@ -61,10 +61,10 @@ def check_prompts(prompts: PromptSet, concept: Concept) -> None:
     if concept.kind == "relation":
         if concept.description.strip():
             for prompt in prompts.prompts:
-                entities(prompt.stripped, concept.description)
-    elif concept.noun and not any(_holds(prompt.stripped, concept.noun) for prompt in prompts.prompts):
+                entities(prompt.words, concept.description)
+    elif concept.noun and not any(find_noun(concept.noun, prompt.words) for prompt in prompts.prompts):
         raise FewShotError(
-            f'no prompt names the {concept.noun} that the set shows: "{prompts.prompts[0].stripped}"; give Prompt Set '
+            f'no prompt names the {concept.noun} that the set shows: "{prompts.prompts[0].words}"; give Prompt Set '
             "the same SET"
         )
 
@@ -81,7 +81,3 @@ def check_kind(name: str, concept: Concept) -> None:
             f"{name} asks for subjects, but the set shows a relation ({concept.phrase}): choose {REVERSION} or your "
             "own lines"
         )
-
-
-def _holds(text: str, word: str) -> bool:
-    return bool(word) and re.search(rf"(?<!\w){re.escape(word)}s?(?!\w)", text, re.IGNORECASE) is not None

@@ -20,6 +20,8 @@ from ..core.context import RunContext
 from ..core.errors import FewShotError
 from ..core.images import decode, write_png
 from ..core.progress import CancelOnly, Progress
+from ..core.text.embeddings import reading_key
+from ..core.text.weights import escaped
 from ..core.values import Adapter, BaseModelRef, Prompt, PromptSet, content_key
 from ..models.adapters.apply import applied
 from ..models.contract import DiffusionModel
@@ -55,7 +57,7 @@ class Candidate:
                 f'the adapter {self.name} names no trigger phrase, but a prompt holds {TRIGGER}: "{prompt.text}"; give '
                 "Prompt Set the identifier"
             )
-        return insert_phrase(prompt.text, self.adapter.trigger) if TRIGGER in prompt.text else prompt.text
+        return insert_phrase(prompt.text, escaped(self.adapter.trigger)) if TRIGGER in prompt.text else prompt.text
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def draw(
                 f"the adapter {candidate.name} is for {candidate.adapter.family} and the base {base.name} is "
                 f"{base.family}: choose an adapter that was trained on the base's family"
             )
-    jobs_of = [_jobs(base, candidate, prompts, settings, context.folder) for candidate in candidates]
+    jobs_of = [_jobs(base, candidate, prompts, settings, context) for candidate in candidates]
     total = sum(map(len, jobs_of))
     # a prompt or a strength that occurs twice is drawn once
     missing = [list({job.file: job for job in jobs if not job.file.is_file()}.values()) for jobs in jobs_of]
@@ -134,7 +136,9 @@ def _draw_missing(
 ) -> None:
     """Draw each candidate's jobs in batches. `counts` are (done, total) before the first of them."""
     (done, total), progress = counts, context.progress
-    with open_base(base, context.device, progress, tokenizer_folder=context.tokenizer_folder) as model:
+    with open_base(
+        base, context.device, progress, context.tokenizer_folder, embedding_folders=context.embedding_folders
+    ) as model:
         for candidate, jobs in work:
             with _with_adapter(model, candidate):
                 for start in range(0, len(jobs), settings.batch):
@@ -156,17 +160,20 @@ class _SampleJob:
 
 
 def _jobs(
-    base: BaseModelRef, candidate: Candidate, prompts: PromptSet, settings: DrawSettings, cache: Path
+    base: BaseModelRef, candidate: Candidate, prompts: PromptSet, settings: DrawSettings, context: RunContext
 ) -> list[_SampleJob]:
+    cache, folders = context.folder, context.embedding_folders
     how = (settings.steps, settings.guidance, settings.negative, settings.width, settings.height, settings.watermark)
     model = (base.key, base.dtype, base.clip_skip, base.prediction, base.zero_snr)
     adapter = None if candidate.adapter is None else (candidate.adapter.key, candidate.strength)
     jobs = []
     for prompt in prompts.prompts:
         text = candidate.text(prompt)
+        read = [reading_key(one, folders) for one in (text, settings.negative)]
+        reading = [read] if any(read) else []
         for number in range(settings.count):
             seed = (settings.seed + number) % 2**63
-            key = content_key("Sample", REVISION, model, adapter, text, seed, how)
+            key = content_key("Sample", REVISION, model, adapter, text, seed, how, *reading)
             jobs.append(_SampleJob(text, seed, cache / key[:2] / f"{key[2:34]}.png"))
     return jobs
 

@@ -137,7 +137,14 @@ class DiffusionModel(Protocol):
         ...
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
-        """The conditioning of prompts, one row each; `embeddings` are learned words besides the model's own."""
+        """The conditioning of captions, taken literally; `embeddings` are learned words besides the model's own."""
+        ...
+
+    def encode_weighted(self, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
+        """The conditioning of prompts to be drawn, as ComfyUI reads them: with weights, escapes and "embedding:name".
+
+        Prompts of any length are read whole; those of one window that mean themselves are as of `encode_prompts`.
+        """
         ...
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None) -> Tensor:

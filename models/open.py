@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -93,15 +93,19 @@ def open_base(
     progress: Progress | None = None,
     tokenizer_folder: Path | None = None,
     host: bool = False,
+    embedding_folders: Sequence[Path] = (),
 ) -> Iterator[StableDiffusion]:
     """The networks of `ref` on `device`, frozen and in evaluation mode; let go when the context ends.
 
     With `host` only the denoiser is there yet: text encoders and autoencoder are in the host's memory.
 
     `tokenizer_folder` holds CLIP's vocab.json and merges.txt (ComfyUI ships them in comfy/sd1_tokenizer); it is needed
-    where the model brings no tokenizer of its own. Raises FewShotError when the weights do not fit together.
+    where the model brings no tokenizer of its own. In `embedding_folders` lie the embeddings that prompts name.
+
+    Raises FewShotError when the weights do not fit together.
     """
     model = _load(ref, torch.device(device), progress or NullProgress(), tokenizer_folder, host)
+    model.embedding_folders = tuple(embedding_folders)
     try:
         yield model
     finally:

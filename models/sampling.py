@@ -94,8 +94,8 @@ def _conditionings(
 ) -> tuple[Conditioning, Conditioning | None]:
     """The prompts' conditioning, each text encoded once, and the negative prompt's (one row)."""
     texts = list(dict.fromkeys(prompts))
-    wanted = model.encode_prompts(texts, embeddings).take([texts.index(prompt) for prompt in prompts])
-    return wanted, None if negative is None else model.encode_prompts([negative], embeddings)
+    wanted = model.encode_weighted(texts, embeddings).take([texts.index(prompt) for prompt in prompts])
+    return wanted, None if negative is None else model.encode_weighted([negative], embeddings)
 
 
 def guided(model: DiffusionModel, latents: Tensor, t: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:

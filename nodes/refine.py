@@ -9,6 +9,7 @@ from ..core.errors import FewShotError
 from ..trainers.refine.settings import RefinementSettings
 from .comfy import folders, host
 from .comfy.host import io
+from .look.samples import calling, notes_on
 from .schema.metric_inputs import HPS, INSTRUCTIONS, PICK, REWARD, clip_folder, dino_folders, preference_folders
 from .schema.sockets import Adapter, Base, Prompts, Reward, Set, Settings
 from .schema.validation_inputs import AUTO, CLIPS, DINOS, NONE, validation_inputs, validator_for
@@ -215,6 +216,7 @@ class RefineLora(io.ComfyNode):
         lines = [
             *reading_lines(result.readings),
             *([result.apart] if result.apart else []),
+            *notes_on([prompt.text for prompt in prompts.prompts], *calling(adapter)),
             f"watched over by {chosen.names}" if chosen.validator is not None else UNWATCHED,
             str(result.training.folder),
         ]

@@ -5,7 +5,8 @@ The JSON file holds (paths are relative to it; all after the noun may be left ou
     {"base": "model.safetensors", "pictures": "folder", "identifier": "sks", "noun": "cat", "description": "",
      "priors": {"count": 100}, "settings": {"steps": 800}, "runs": "runs", "name": "subject",
      "adapter": "start.safetensors", "dtype": "auto", "clip_skip": 0, "tokenizer_folder": "tokenizer",
-     "validation_clip": "clip-vit-base-patch32", "validation_dino": "dinov2-small", "refine": {...}}
+     "embeddings": "embeddings", "validation_clip": "clip-vit-base-patch32", "validation_dino": "dinov2-small",
+     "refine": {...}}
 
 With "refine" the adapter is refined by rewards; see `commands.refinement`. With "relation" in the place of "noun" a
 word for a relation is learned; see `commands.relation`.
@@ -72,6 +73,7 @@ def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult
         device=processes.device,
         progress=LogProgress() if processes.main else NullProgress(),
         tokenizer_folder=run["tokenizer_folder"],
+        embedding_folders=(run["embeddings"],) if run["embeddings"] else (),
         name=run["name"],
         processes=processes,
         validator=Validator(run["validation_clip"], run["validation_dino"]) if run["validation_clip"] else None,

@@ -18,10 +18,14 @@ from .settings.common import MemorySettings
 
 @contextmanager
 def opened(
-    base: BaseModelRef, device: torch.device | str, progress: Progress, tokenizer_folder: Path | None = None
+    base: BaseModelRef,
+    device: torch.device | str,
+    progress: Progress,
+    tokenizer_folder: Path | None = None,
+    embedding_folders: tuple[Path, ...] = (),
 ) -> Iterator[DiffusionModel]:
     """The networks of `base`: the denoiser on `device`, the encoders on the host until `move_to_device`."""
-    with open_base(base, device, progress, tokenizer_folder, host=True) as model:
+    with open_base(base, device, progress, tokenizer_folder, host=True, embedding_folders=embedding_folders) as model:
         yield model
 
 

@@ -13,7 +13,10 @@ from PIL import Image
 
 from ..core.atomic import make_folder
 from ..core.errors import FewShotError
+from ..core.text.embeddings import reading_key
+from ..core.text.weights import escaped
 from ..core.values import Adapter, BaseModelRef, TrainingSet, content_key
+from ..evaluation.prompts.lists import TRIGGER
 from ..evaluation.selection import Curve
 from ..models.adapters.inject import Injected
 from ..models.adapters.token_files import write_parts
@@ -57,12 +60,14 @@ def train_with(
         if not settings.validates:
             context = replace(context, validator=None)
         key = run_key(method, base, pictures, settings, start_from, context.validator)
+        read = [reading_key(prompt, context.embedding_folders) for prompt in validation_prompts(settings, context)]
+        key = content_key(key, read) if any(read) else key
         found = find_run(context.folder, key)
         ended = found.finished() if found else None
         if found and ended:
             return _result_again(found, base, *ended)
         device = torch.device(context.device)
-        with opened(base, device, context.progress, context.tokenizer_folder) as model:
+        with opened(base, device, context.progress, context.tokenizer_folder, context.embedding_folders) as model:
             validator_bytes = context.validator.resident if context.validator is not None else None
             chosen, reasons = resolve(settings, gather_auto_inputs(model, pictures, settings, validator_bytes))
             for reason in reasons:
@@ -92,6 +97,12 @@ def run_key(
     chooser = validator.key if validator is not None else None
     own = (method.name, method.revision, weights, pictures.key, settings.key(), start, chooser)
     return content_key(*own, *method.inputs)
+
+
+def validation_prompts(settings: TrainingSettings, context: TrainingContext) -> list[str]:
+    """A person's own prompts that the validation draws."""
+    chosen = settings.validation if context.validator is not None else None
+    return chosen.validation_prompts.split("|") if chosen is not None else []
 
 
 def _result_again(run: RunFolder, base: BaseModelRef, adapter: Adapter, result: Mapping[str, Any]) -> TrainingResult:
@@ -217,7 +228,8 @@ class _Job:
 
     def preview(self, run: RunFolder, step: int) -> None:
         """Sample with the adapter as it is. A preview that fails is named in the log and harms nothing."""
-        prompt = self.chosen.preview_prompt or f"a photo of {self.pictures.trigger}"
+        trigger = escaped(self.pictures.trigger)
+        prompt = self.chosen.preview_prompt.replace(TRIGGER, trigger) or f"a photo of {trigger}"
         side = self.chosen.resolution
         try:
             pixels = sample_pictures(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ...core.errors import FewShotError
 from ...core.progress import NullProgress, Progress
+from ...core.text.words import same_word
 from ...core.values import Concept, TrainingSet
 from ...vision.captioners import DETAILS, Captioner
 from ..images.load import load_picture
@@ -124,7 +125,7 @@ def words_to_omit(concepts: Sequence[Concept], lines: Sequence[str]) -> list[fro
     omitted: list[set[str]] = [set() for _ in concepts]
     for line in lines:
         name, colon, rest = line.partition(":")
-        chosen = [i for i, c in enumerate(concepts) if not colon or c.identifier.lower() == name.strip().lower()]
+        chosen = [i for i, c in enumerate(concepts) if not colon or same_word(c.identifier, name)]
         if not chosen:
             names = ", ".join(c.identifier for c in concepts)
             raise FewShotError(f'"{line}" is for a subject "{name.strip()}" that the set does not have ({names})')

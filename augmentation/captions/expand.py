@@ -14,11 +14,12 @@ from typing import Literal
 
 from ...core.errors import FewShotError
 from ...core.progress import NullProgress, Progress
+from ...core.text.words import find_word
 from ...core.values import Concept, Sample, TrainingSet
 from ...vision import language_model
 from ..images.load import load_mask, load_picture
 from .grammar import background_colour, relation_captions, subject_captions
-from .identifiers import find_word, with_subject
+from .identifiers import with_subject
 from .llm_answers import captions_in
 from .parse import parts_of, plain, words
 from .rules import RelationRules, SubjectRules, Verdict, distinct, estimate_tokens

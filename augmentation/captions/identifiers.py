@@ -6,6 +6,7 @@ import codecs
 import re
 from pathlib import Path
 
+from ...core.text.words import find_word, find_words, replace_word, spelled
 from ...core.values import Concept
 
 CAPTION_ENDINGS = (".txt", ".caption")
@@ -35,26 +36,21 @@ def _decoded(raw: bytes) -> str:
         return raw.decode("cp1252", errors="replace")
 
 
-def find_word(word: str, text: str) -> re.Match | None:
-    """The first place where `word` stands in `text` by itself, in any case."""
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) if word else None
-
-
 def with_subject(caption: str, concept: Concept) -> str:
     """`caption` with the concept's identifier in it.
 
-    An empty caption becomes `default_caption`. A caption with the identifier stays as it is, but for the description,
-    which goes between identifier and noun where it is missing there ("a sks cat" -> "a sks striped cat": rare subjects
-    are learned better when described: Chae et al. 2023, InstructBooth). Else the identifier goes
-    before the description and noun ("a striped cat" -> "a sks striped cat"), or with the description before the noun
-    alone ("a cat" -> "a sks striped cat"). Where the noun is not there either (tags), the whole phrase goes in front:
-    "sks striped cat, outdoors, grass".
+    An empty caption becomes `default_caption`. A caption with the identifier, in any case, stays as it is, but for
+    full-width letters, which text encoders take for others, and for the description: it goes between identifier and
+    noun where it is missing there ("a sks cat" -> "a sks striped cat": rare subjects are learned better when described:
+    Chae et al. 2023, InstructBooth). Else the identifier goes before the description and noun ("a striped cat" ->
+    "a sks striped cat"), or with the description before the noun alone ("a cat" -> "a sks striped cat"). Where the noun
+    is not there either (tags), the whole phrase goes in front: "sks striped cat, outdoors, grass".
     """
     caption = " ".join(caption.split())
     if not caption:
         return default_caption(concept)
     if find_word(concept.identifier, caption):
-        return _described(caption, concept)
+        return _described(spelled(concept.identifier, caption), concept)
     described = " ".join(part for part in (concept.description, concept.noun) if part)
     for words in (described, concept.noun):
         match = find_word(words, caption)
@@ -69,5 +65,11 @@ def _described(caption: str, concept: Concept) -> str:
     """`caption`, which holds the identifier, with the description before the noun where it is nowhere."""
     if not concept.description or find_word(concept.description, caption):
         return caption
-    pair = rf"(?<!\w)({re.escape(concept.identifier)}) ({re.escape(concept.noun)})(?!\w)"
-    return re.sub(pair, lambda match: f"{match[1]} {concept.description} {match[2]}", caption, flags=re.IGNORECASE)
+    pair = f"{concept.identifier} {concept.noun}"
+    return replace_word(pair, caption, lambda found: _between(found.group(), concept))
+
+
+def _between(pair: str, concept: Concept) -> str:
+    """The description between the identifier and the noun of `pair`."""
+    noun = find_words(concept.noun, pair)[-1].start()
+    return f"{pair[:noun].rstrip()} {concept.description} {pair[noun:]}"

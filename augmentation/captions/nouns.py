@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from ...core.text.words import find_word
 from .parse import position_of, singular, words
 
 KINDS = {
@@ -70,13 +71,17 @@ def names_of(noun: str) -> tuple[str, ...]:
 
 
 def same_kind(noun: str, text: str) -> str:
-    """The first word of `text` that is of the same kind as `noun` or names that kind; "" when there is none."""
+    """The first word of `text`, by itself, that is of the kind of `noun` or names that kind; "" when there is none."""
     kind = kind_of(noun)
     for word in words(text):
-        if kind and (
-            kind_of(word) == kind
-            or position_of(kind, [word]) is not None
-            or singular(word) in ALSO.get(kind, "").split()
+        if (
+            kind
+            and find_word(word, text)
+            and (
+                kind_of(word) == kind
+                or position_of(kind, [word]) is not None
+                or singular(word) in ALSO.get(kind, "").split()
+            )
         ):
             return word
     return ""

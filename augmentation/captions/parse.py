@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ...core.errors import FewShotError
+from ...core.text.words import find_words
 from .leaks import ADJECTIVE_PREPOSITIONS, AUXILIARIES, NOUN_PARTICIPLES, PREPOSITIONS, is_participle
 
 ARTICLES = frozenset("a an the one this that these those some its his her their my your our another each every".split())
@@ -120,12 +121,13 @@ def parts_of(caption: str, placeholder: str, relation_words: Collection[str] = (
         FewShotError: the placeholder is not in it exactly once, or one of its sides names nothing.
     """
     text = with_placeholder(plain(caption), placeholder)
-    if text.count(placeholder) != 1:
+    found = find_words(placeholder, text)
+    if len(found) != 1:
         raise FewShotError(
-            f'the caption "{caption}" holds {placeholder} {text.count(placeholder)} times; write the two things with '
+            f'the caption "{caption}" holds {placeholder} {len(found)} times; write the two things with '
             f'it once between them, such as "cat {placeholder} chair"'
         )
-    before, after = text.split(placeholder)
+    before, after = text[: found[0].start()], text[found[0].end() :]
     second, context = split_context(after)
     parts = Parts(phrase_of(before, relation_words), phrase_of(second, relation_words), context)
     if not parts.first.noun or not parts.second.noun:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...core.text.words import find_words, replace_word
 from ...core.values import Concept
 from .leaks import ADJECTIVE_PREPOSITIONS, PREPOSITIONS, base_form, inflected, is_relation_verb
 from .nouns import names_of, same_kind
@@ -92,7 +93,7 @@ class RelationRules:
     def _problem(self, text: str) -> str:
         if problem := _form_problem(text, self.placeholder, self.tokens):
             return problem
-        before, after = text.split(self.placeholder)
+        before, after = around(self.placeholder, text)
         second, context = split_context(after)
         ahead, behind = words(before), words(second)
         if problem := self._leak_anywhere([*ahead, *behind, *words(context)], ahead[-1:] + behind[:1]):
@@ -182,13 +183,13 @@ class SubjectRules:
         concept = self.concept
         if problem := _form_problem(text, concept.identifier, self.tokens):
             return problem
-        _, _, after = (text.lower()).partition(concept.identifier.lower())
+        before, after = around(concept.identifier, text)
         follows = words(after)
         described = [*words(concept.description), *words(concept.noun)]
         if follows[: len(described)] == described:
-            rest = [*words(text.lower().partition(concept.identifier.lower())[0]), *follows[len(described) :]]
+            rest = [*words(before), *follows[len(described) :]]
         elif follows[: len(words(concept.noun))] == words(concept.noun):
-            rest = [*words(text.lower().partition(concept.identifier.lower())[0]), *follows[len(words(concept.noun)) :]]
+            rest = [*words(before), *follows[len(words(concept.noun)) :]]
         else:
             return f'entities: "{concept.identifier}" does not stand right before "{concept.noun}"'
         for word in rest:
@@ -209,6 +210,12 @@ def forms(relation: Iterable[str]) -> frozenset[str]:
     return frozenset(result)
 
 
+def around(placeholder: str, text: str) -> tuple[str, str]:
+    """What stands before and after the placeholder, which is in `text` once."""
+    found = find_words(placeholder, text)[0]
+    return text[: found.start()], text[found.end() :]
+
+
 def _object_of(rest: list[str]) -> str:
     """The words that a preposition is followed by, up to the next preposition."""
     end = next((position for position, word in enumerate(rest) if word in PREPOSITIONS), len(rest))
@@ -217,12 +224,12 @@ def _object_of(rest: list[str]) -> str:
 
 def _form_problem(text: str, placeholder: str, tokens: Callable[[str], int]) -> str:
     """The problem of a caption of any kind, "" without one."""
-    if not words(text.replace(placeholder, "")):
+    rest = replace_word(placeholder, text, lambda _: "")
+    if not words(rest):
         return "form: it says nothing"
-    count = len(re.findall(rf"(?<!\w){re.escape(placeholder)}(?!\w)", text, re.IGNORECASE))
-    if count != 1 or text.lower().count(placeholder.lower()) != 1 or placeholder not in text:
-        return f"placeholder: {placeholder} stands in it {text.count(placeholder)} times, not once"
-    if match := BRACES.search(text.replace(placeholder, "")):
+    if (count := len(find_words(placeholder, text))) != 1:
+        return f"placeholder: {placeholder} stands in it {count} times, not once"
+    if match := BRACES.search(rest):
         return f'form: it holds "{match.group()}"'
     if (length := tokens(text)) > MAX_TOKENS:
         return f"length: {length} tokens, more than {MAX_TOKENS}"

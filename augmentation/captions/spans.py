@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from ...core.text.words import find_word, find_words
 from ...core.values import Concept
-from .identifiers import find_word
 
 # Start and end in characters.
 Span = tuple[int, int]
@@ -18,9 +17,9 @@ def subject_spans(caption: str, concept: Concept, others: Sequence[Concept] = ()
     "a sks striped cat beside a zwx cat" gives "sks", "striped" and the first "cat" for sks: the nearest description
     and noun that follow before one of `others` is named. Empty without the identifier.
     """
-    foreign = sorted(span[0] for other in others for span in _all(other.identifier, caption))
+    foreign = sorted(found.start() for other in others for found in find_words(other.identifier, caption))
     spans: list[Span] = []
-    for start, end in _all(concept.identifier, caption):
+    for start, end in (found.span() for found in find_words(concept.identifier, caption)):
         spans.append((start, end))
         limit = next((position for position in foreign if position >= end), len(caption))
         for words in (concept.description, concept.noun):
@@ -28,9 +27,3 @@ def subject_spans(caption: str, concept: Concept, others: Sequence[Concept] = ()
             if match:
                 spans.append((end + match.start(), end + match.end()))
     return sorted(set(spans))
-
-
-def _all(word: str, text: str) -> list[Span]:
-    if not word:
-        return []
-    return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)]

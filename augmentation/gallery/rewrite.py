@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ...core.text.words import find_word
 from ...core.values import Concept
-from ..captions.identifiers import find_word
 from ..captions.nouns import names_of, same_kind
 from ..captions.parse import ARTICLES
 

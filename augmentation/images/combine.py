@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...core.errors import FewShotError
+from ...core.text.words import same_word
 from ...core.values import Concept, Part, Sample, TrainingSet
 
 
@@ -32,7 +33,7 @@ def _number(concept: Concept, known: list[Concept]) -> int:
     if concept in known:
         return known.index(concept)
     for other in known:
-        if concept.identifier.lower() == other.identifier.lower():
+        if same_word(concept.identifier, other.identifier):
             raise FewShotError(
                 f'two sets call different things "{concept.identifier}": "{other.phrase}" and "{concept.phrase}". '
                 "Give each subject an identifier of its own, such as sks and ohwx."

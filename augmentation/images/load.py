@@ -14,6 +14,7 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.images import PICTURE_ENDINGS, decode, decode_mask, on_white, pixel_key, write_png
+from ...core.text.words import same_word
 from ...core.values import Concept, Picture, Sample, TrainingSet
 from ..captions.identifiers import caption_beside, with_subject
 from .crop import Crop, fit_to, same_aspect
@@ -40,7 +41,7 @@ def subject_concept(identifier: str, noun: str, description: str = "") -> Concep
         raise FewShotError('the identifier is empty; give a rare word that stands for your subject, such as "sks"')
     if not noun:
         raise FewShotError('the class noun is empty; say what your subject is, such as "dog" or "backpack"')
-    if identifier.lower() == noun.lower():
+    if same_word(identifier, noun):
         raise FewShotError(f'identifier and class noun are both "{noun}"; choose a rare identifier, such as "sks"')
     return Concept(identifier=identifier, noun=noun, description=description)
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,10 +19,12 @@ from PIL import Image
 from ...core.context import RunContext
 from ...core.errors import FewShotError
 from ...core.progress import NO_METRICS, Metrics, Progress
+from ...core.text.embeddings import reading_key
+from ...core.text.weights import escaped
+from ...core.text.words import find_word
 from ...core.values import BaseModelRef, Concept, Loaded, Picture, Sample, TrainingSet, content_key
 from ...models.open import compute_dtype, open_base
 from ...models.sampling import SamplingOptions, sample
-from ..captions.identifiers import find_word
 from . import prompts as prior_prompts
 from .filter import Filters, select_priors
 from .store import PriorStore
@@ -71,11 +75,15 @@ class PriorSettings:
             if name in ("width", "height") and value % 8:
                 raise FewShotError(f"priors: {name} is {value}; choose a multiple of 8, such as {value // 8 * 8 + 8}")
 
-    def key(self, base: BaseModelRef, noun: str, device: torch.device) -> str:
-        """Names what the pictures of `noun` depend on; the compute type is the one that "auto" becomes on `device`."""
+    def key(self, base: BaseModelRef, noun: str, device: torch.device, folders: Sequence[Path] = ()) -> str:
+        """Names what the pictures of `noun` depend on; the compute type is the one that "auto" becomes on `device`.
+
+        In `folders` lie the embeddings that prompts name.
+        """
+        read = [reading_key(prompt, folders) for prompt in self.prompts]
         chosen = asdict(replace(self, count=1, batch=1))
         known = vars(base) | {"location": None, "dtype": str(compute_dtype(base.dtype, device))}
-        return content_key("priors", REVISION, noun, chosen, known)
+        return content_key("priors", REVISION, noun, chosen, known, *([read] if any(read) else []))
 
 
 @dataclass(frozen=True)
@@ -123,9 +131,8 @@ def generate_priors(
     nouns = _nouns(pictures)
     _check_prompts(settings, pictures.concepts)
     _check_unpatched(base)
-    stores = {
-        noun: PriorStore(context.folder / settings.key(base, noun, torch.device(context.device))[:16]) for noun in nouns
-    }
+    where = (torch.device(context.device), context.embedding_folders)
+    stores = {noun: PriorStore(context.folder / settings.key(base, noun, *where)[:16]) for noun in nouns}
     first = math.ceil(settings.count * filters.oversampling)
     missing = sum(len(stores[noun].missing(first)) for noun in nouns)
     log.info("priors: %d of %d are in the cache", len(nouns) * first - missing, len(nouns) * first)
@@ -220,7 +227,13 @@ class _LazySampler:
             return
         if self.sampler is None:
             context = self.context
-            opened = open_base(self.base, context.device, context.progress, tokenizer_folder=context.tokenizer_folder)
+            opened = open_base(
+                self.base,
+                context.device,
+                context.progress,
+                context.tokenizer_folder,
+                embedding_folders=context.embedding_folders,
+            )
             self.sampler = _PriorSampler(self.stack.enter_context(opened), self.settings, context.progress, self.total)
         self.sampler.total = max(self.sampler.total, self.sampler.done + len(indices))
         self.sampler.draw(noun, indices, store)
@@ -262,7 +275,7 @@ class _PriorSampler:
         """Prompts of the pictures 0 to `count`; the grid holds only words that the base's tokenizer knows."""
         known = prior_prompts.one_token_words(self.model.tokenizers[0])
         chosen = self.settings.prompts
-        prompts = prior_prompts.own(chosen, noun) if chosen else prior_prompts.grid(noun, known)
+        prompts = prior_prompts.own(chosen, escaped(noun)) if chosen else map(escaped, prior_prompts.grid(noun, known))
         return prior_prompts.walk(list(dict.fromkeys(prompts)), self.settings.seed, count)
 
     def _sample(self, prompts: list[str], seeds: list[int]) -> torch.Tensor:

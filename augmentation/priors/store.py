@@ -13,6 +13,7 @@ from PIL import Image
 
 from ...core.atomic import write_whole
 from ...core.images import open_picture, pixel_key, write_png
+from ...core.text.embeddings import unweighted
 from ...core.values import Picture, Sample
 from .filter import PriorCandidate, pixel_std
 
@@ -72,4 +73,6 @@ class PriorStore:
 
     def samples(self, indices: Sequence[int], concept: int) -> list[Sample]:
         rows = [self.row(index) for index in indices]
-        return [Sample(image=picture, caption=prompt, role="prior", concept=concept) for picture, prompt in rows]
+        return [
+            Sample(image=picture, caption=unweighted(prompt), role="prior", concept=concept) for picture, prompt in rows
+        ]

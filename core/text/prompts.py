@@ -6,6 +6,9 @@ import re
 from collections.abc import Sequence
 
 from ..values import Concept, Prompt
+from .words import replace_word
+
+_NAME = "\ue000"  # stands for an identifier while the words around it are mended
 
 
 def with_article(noun: str) -> str:
@@ -25,16 +28,23 @@ def strip_identifiers(text: str, concepts: Sequence[Concept]) -> str:
     """
     text = " ".join(text.split())
     for concept in concepts:
-        if not concept.identifier:
-            continue
-        words = concept.description if concept.kind == "relation" else ""
-        alone = rf"(?<!\w){re.escape(concept.identifier)}(?!\w)"
-        if not words:
-            text = re.sub(rf"(^|,) ?{alone} ?(?=,|$)", "", text, flags=re.IGNORECASE).lstrip(" ,")
-        pattern = rf"(?P<article>\ban? )?{alone}(?: {alone})*(?= ?(?P<next>\w?))"
-        text = re.sub(pattern, lambda found, words=words: _rejoined(found, words), text, flags=re.IGNORECASE)
-        text = re.sub(r" +(?=[,.;:!?]|$)", "", " ".join(text.split()))
+        marked = replace_word(concept.identifier, text, lambda _: _NAME)
+        if marked != text:
+            text = _unnamed(marked, concept.description if concept.kind == "relation" else "")
     return text
+
+
+def _unnamed(text: str, words: str) -> str:
+    """`text` with `words` in the place of the mark, or without it."""
+    if not words:
+        text = re.sub(rf"{_NAME}'s\b|{_NAME}’s\b|embedding:{_NAME}", _NAME, text)
+        text = re.sub(rf"\({_NAME}(?::[-+.\d]+)?\)", _NAME, text)  # a weight of nothing else
+        text = re.sub(rf"(?<=\(){_NAME} ", "", text)
+        text = re.sub(rf"{_NAME}-(?=\w)", f"{_NAME} ", re.sub(rf"(?<=\w)-{_NAME}", "", text))
+        text = re.sub(rf"(^|,) ?{_NAME} ?(?=,|$)", "", text).lstrip(" ,")
+    pattern = rf"(?P<article>\ban? )?{_NAME}(?: {_NAME})*(?= ?(?P<next>\w?))"
+    text = re.sub(pattern, lambda found: _rejoined(found, words), text, flags=re.IGNORECASE)
+    return re.sub(r" +(?=[,.;:!?]|$)", "", " ".join(text.split()))
 
 
 def _rejoined(found: re.Match, words: str) -> str:

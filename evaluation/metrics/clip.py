@@ -47,7 +47,7 @@ class PromptFit(ClipMetric):
 
     def targets(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """(n, D): the embeddings that the pictures are compared with, on the CPU."""
-        return self.model.texts([prompt.stripped for prompt in prompts])
+        return self.model.texts([prompt.words for prompt in prompts])
 
 
 class ClipText(PromptFit):
@@ -70,9 +70,9 @@ class ClipContrast(PromptFit):
 
     def compare(self, prompts: Sequence[Prompt]) -> None:
         """Take the words that `prompts` begin with. FewShotError where they share none, or differ in nothing."""
-        self.prefix = common_prefix([prompt.stripped for prompt in prompts])
+        self.prefix = common_prefix([prompt.words for prompt in prompts])
         if not self.prefix:
-            some = "; ".join(list(dict.fromkeys(prompt.stripped for prompt in prompts))[:3])
+            some = "; ".join(list(dict.fromkeys(prompt.words for prompt in prompts))[:3])
             raise FewShotError(
                 f"{self.name} compares each prompt with the words that all of them begin with, and these begin with "
                 f"none but articles in common, or do not differ ({some}): write them as 'a cat playing soccer', 'a cat "
@@ -82,7 +82,7 @@ class ClipContrast(PromptFit):
 
     def targets(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """(n, D): what the prompts add, as differences of embeddings; exactly 0 for a prompt that adds nothing."""
-        adds = torch.tensor([_words(prompt.stripped) != _words(self.prefix) for prompt in prompts])
+        adds = torch.tensor([_words(prompt.words) != _words(self.prefix) for prompt in prompts])
         added = super().targets(prompts) - self.model.texts([self.prefix])
         return added * adds.unsqueeze(-1)
 

@@ -41,7 +41,7 @@ class Metric(Protocol):
     ) -> torch.Tensor:
         """Scores (n,) fp32 on the CPU of n RGB `images`, of which image i was drawn for prompt i.
 
-        A metric that reads text reads `Prompt.stripped`. `references` are the subject's own pictures; a metric that
+        A metric that reads text reads `Prompt.words`. `references` are the subject's own pictures; a metric that
         does not compare with them leaves them alone.
         """
         ...

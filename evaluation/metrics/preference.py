@@ -56,10 +56,10 @@ class ImageReward(ModelMetric):
     ) -> torch.Tensor:
         """Rewards (n,); see `Metric`. Prompts are cut after 35 tokens, as the model was trained."""
         check_pairs(images, prompts)
-        return self.model.rewards(images, [prompt.stripped for prompt in prompts])
+        return self.model.rewards(images, [prompt.words for prompt in prompts])
 
     def gradient(
         self, pixels: torch.Tensor, prompts: Sequence[Prompt], references: Sequence[Image.Image] = ()
     ) -> torch.Tensor:
         """The same of pixels (n, 3, H, W) in [0, 1], differentiable."""
-        return self.model.score_batch(pixels, [prompt.stripped for prompt in prompts])
+        return self.model.score_batch(pixels, [prompt.words for prompt in prompts])

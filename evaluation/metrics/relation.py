@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
+from ...core.text.words import find_word, same_word
 from ...core.values import Concept, Prompt
 from ...vision.embedders.clip import Clip
 from ..measurement import Measure
@@ -29,7 +30,7 @@ class EntityAccuracy(PromptFit):
 
     def targets(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """FewShotError for a prompt without the relation."""
-        return self.model.texts([", ".join(entities(prompt.stripped, self.relation)) for prompt in prompts])
+        return self.model.texts([", ".join(entities(prompt.words, self.relation)) for prompt in prompts])
 
 
 class RelationAccuracy(ClipMetric):
@@ -54,7 +55,7 @@ class RelationAccuracy(ClipMetric):
         embeddings = self.model.images(images)
         fits = []
         for phrase in (self.relation, *self.others):
-            texts = [replaced(prompt.stripped, self.relation, phrase) for prompt in prompts]
+            texts = [replaced(prompt.words, self.relation, phrase) for prompt in prompts]
             fits.append((embeddings * self.model.texts(texts)).sum(-1))
         table = torch.stack(fits)
         return (table[0] > table[1:].amax(0)).float()
@@ -80,8 +81,8 @@ def entities(text: str, relation: str) -> tuple[str, str]:
     Raises:
         FewShotError: the relation is not in the text, or a side of it is empty.
     """
-    parts = re.split(_alone(relation), text, maxsplit=1, flags=re.IGNORECASE)
-    first, second = (_bare(part) for part in parts) if len(parts) == 2 else ("", "")
+    found = find_word(relation, text)
+    first, second = (_bare(text[: found.start()]), _bare(text[found.end() :])) if found else ("", "")
     if not first or not second:
         raise FewShotError(f'the prompt "{text}" does not say what is {relation} what; write both things around it')
     return first, second
@@ -90,12 +91,14 @@ def entities(text: str, relation: str) -> tuple[str, str]:
 def replaced(text: str, relation: str, other: str) -> str:
     """`text` with another relation in the place of its own."""
     entities(text, relation)
-    return re.sub(_alone(relation), lambda _: other, text, count=1, flags=re.IGNORECASE)
+    found = find_word(relation, text)
+    assert found is not None  # or there were no entities
+    return f"{text[: found.start()]}{other}{text[found.end() :]}"
 
 
 def distractors(relation: str, others: Sequence[str]) -> tuple[str, ...]:
     """The relations other than `relation`. Raises FewShotError where there are none."""
-    different = tuple(other for other in others if other.lower() != relation.lower())
+    different = tuple(other for other in others if not same_word(other, relation))
     if not different:
         raise FewShotError("a relation is told from others and there are none; name at least one other relation")
     return different
@@ -106,10 +109,6 @@ def checked(relation: str) -> str:
     if not relation.strip():
         raise FewShotError("the relation has no words; name it, such as 'inside' or 'painted on'")
     return " ".join(relation.split())
-
-
-def _alone(relation: str) -> str:
-    return rf"(?<!\w){re.escape(relation)}(?!\w)"
 
 
 def _bare(words: str) -> str:

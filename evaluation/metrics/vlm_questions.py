@@ -48,7 +48,7 @@ class YesProbability(ModelMetric):
         check_pairs(images, prompts)
         probabilities = []
         for image, prompt in zip(images, prompts, strict=True):
-            first, second = entities(prompt.stripped, self.relation)
+            first, second = entities(prompt.words, self.relation)
             question = f"Is the {first} {self.relation} the {second}? Answer yes or no."
             probabilities.append(self.model.answers(image.convert("RGB"), question, ("yes", "no"))[0])
         return torch.tensor(probabilities, dtype=torch.float32)
@@ -75,7 +75,7 @@ class PairwiseChoice(ModelMetric):
         return torch.tensor([self._share(image.convert("RGB"), prompt) for image, prompt in pairs])
 
     def _share(self, image: Image.Image, prompt: Prompt) -> float:
-        first, second = entities(prompt.stripped, self.relation)
+        first, second = entities(prompt.words, self.relation)
         won = []
         for other in self.others:
             statements = [f"the {first} is {words} the {second}" for words in (self.relation, other)]

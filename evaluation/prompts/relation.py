@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ...core.errors import FewShotError
+from ...core.text.words import replace_word
 from .lists import RELATIONS, TRIGGER
 
 FIRST, SECOND = "{first}", "{second}"
@@ -24,7 +25,7 @@ def relation_lines(template: str, first: Sequence[str], second: Sequence[str], i
     """
     for word in dict.fromkeys((identifier, "<R>")):
         if word and TRIGGER not in template:
-            template = re.sub(re.escape(word), lambda _: TRIGGER, template, flags=re.IGNORECASE)
+            template = replace_word(word, template, lambda _: TRIGGER)
     for part in (FIRST, TRIGGER, SECOND):
         if template.count(part) != 1:
             raise FewShotError(

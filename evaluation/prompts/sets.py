@@ -12,6 +12,8 @@ from dataclasses import replace
 
 from ...core.errors import FewShotError
 from ...core.text.prompts import prompt_of
+from ...core.text.weights import escaped
+from ...core.text.words import find_noun, find_word
 from ...core.values import Concept, Prompt, PromptSet
 from .lists import (  # fmt: skip
     ACTIVITIES,
@@ -115,13 +117,13 @@ def for_trigger(prompts: PromptSet, trigger: str) -> PromptSet:
         raise FewShotError(
             f'no trigger phrase is known, but a prompt holds {TRIGGER}: "{left[0]}"; give Prompt Set the identifier'
         )
-    named = tuple(replace(prompt, text=insert_phrase(prompt.text, trigger)) for prompt in prompts.prompts)
+    named = tuple(replace(prompt, text=insert_phrase(prompt.text, escaped(trigger))) for prompt in prompts.prompts)
     return replace(prompts, prompts=named)
 
 
 def _names(line: str, concept: Concept) -> bool:
-    words = [TRIGGER, concept.identifier, concept.noun if concept.kind == "subject" else ""]
-    return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", line, re.IGNORECASE) for word in words if word)
+    named = TRIGGER in line or find_word(concept.identifier, line)
+    return bool(named or (concept.kind == "subject" and find_noun(concept.noun, line)))
 
 
 def _prompt(line: str, concept: Concept) -> Prompt:

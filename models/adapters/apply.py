@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...core.errors import FewShotError
+from ...core.text.words import same_word
 from ...core.values import Adapter, Dense, Factor, Kept, LowRank
 from ..quantization import add_unmerged_pairs
 from .lycoris import is_lycoris, lycoris_delta
@@ -85,7 +86,7 @@ def merged_embeddings(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Ma
     found: dict[str, Mapping[str, Tensor]] = {}
     for adapter, strength in adapters:
         for word, vectors in (adapter.embeddings if strength else {}).items():
-            known = found.setdefault(word, vectors)
+            known = found.setdefault(next((other for other in found if same_word(other, word)), word), vectors)
             alike = known.keys() == vectors.keys() and all(torch.equal(known[kind], vectors[kind]) for kind in known)
             if not alike:
                 raise FewShotError(f"two adapters teach the word '{word}' different things: train one with another")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...core.errors import FewShotError
 from ...core.progress import CancelOnly, Progress
+from ...core.text.weights import escaped
 from ...core.values import Adapter
 from ..sampling import SamplingOptions, sample_latents
 from .apply import applied, find_module
@@ -87,7 +88,7 @@ def input_grams(
     On the CPU in float32; layers that read the same have one tensor. The inputs of the text encoders are those at the
     prompts' tokens, those of cross-attention's keys the prompts' states.
     """
-    prompts = [text.format(adapter.trigger) for text in PROMPTS]
+    prompts = [text.format(escaped(adapter.trigger)) for text in PROMPTS]
     size = drawing.size or model.native_resolution
     with applied(model, [(adapter, strength)], beside=True), _recorded(model, paths) as record:
         seeds = [drawing.seed + number for number in range(len(prompts))]

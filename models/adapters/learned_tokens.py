@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import FewShotError
+from ...core.text.words import same_word
 from ...core.values import Adapter
 
 if TYPE_CHECKING:
@@ -71,10 +72,11 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
         self._lengths: dict[str, Tensor] = {}
         self._names: dict[str, dict[str, str]] = {}
         given = start_from.embeddings if start_from is not None else {}
-        self.kept = {word: of for word, of in given.items() if word not in {spec.word for spec in specs}}
+        own = {spec.word: next((word for word in given if same_word(word, spec.word)), "") for spec in specs}
+        self.kept = {word: of for word, of in given.items() if word not in own.values()}
         with torch.inference_mode(False), torch.no_grad():
             for spec in specs:
-                self._begin(model, spec, given.get(spec.word))
+                self._begin(model, spec, given.get(own[spec.word]))
         self._model, self._before = model, model.learned_tokens
         model.learned_tokens = {**self._before, **self.kept} if not specs else self
 

@@ -19,6 +19,7 @@ from .adapter_family import reads_prompts
 from .attention_maps import Captured, Layer, captured, chosen_layers
 from .encoding.latents import decode_latents, encode_pictures
 from .encoding.prompts import content_tokens, denoise, encode_prompts, time_ids, token_places
+from .encoding.weighted_prompts import encode_weighted
 from .files.load import autoencoder_dtype
 from .files.names import with_text_model
 from .memory import StableDiffusionCosts
@@ -58,6 +59,9 @@ class StableDiffusion(Networks):
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
         return encode_prompts(self, prompts, embeddings)
+
+    def encode_weighted(self, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
+        return encode_weighted(self, prompts, embeddings)
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None) -> Tensor:
         return by_shape(partial(denoise, self), latents, t, conditioning, sizes)

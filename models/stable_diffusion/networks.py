@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ class Networks:
 
     `learned_tokens` are the learned words that prompts may hold, as in `conditioning.Embeddings`. `before_predict` are
     called with the noise levels (B,) of each call of the denoiser, by which some adapters count (`timestep_range`).
-    `tokens` are the prompts that were encoded so far.
+    `tokens` are the prompts that were encoded so far. In `embedding_folders` lie the files that "embedding:name" in a
+    prompt to be drawn stands for.
     """
 
     unet: Any
@@ -36,6 +38,7 @@ class Networks:
     learned_tokens: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     before_predict: list[Callable[[torch.Tensor], None]] = field(default_factory=list)
     tokens: Tokens = field(default_factory=Tokens)
+    embedding_folders: tuple[Path, ...] = ()
 
     @property
     def latent_channels(self) -> int:

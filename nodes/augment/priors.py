@@ -16,6 +16,7 @@ from ..schema.validation_inputs import AUTO, CLIPS, NONE, clip_for
 from .segment import model_paths, phrase_finders
 
 log = logging.getLogger(__name__)
+NOUN = "{noun}"  # stands for the class noun in a person's own prompts
 CATEGORY = "few-shot/augment"
 MOST_SHOWN = 24
 
@@ -120,13 +121,16 @@ class GeneratePriors(io.ComfyNode):
     ) -> io.NodeOutput:
         from ...augmentation.priors.generate import PriorSettings, generate_priors
         from ...core.context import RunContext
+        from ...core.text.syntax import check_placeholders, drawing_notes
 
         prompt_lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+        check_placeholders(prompt_lines, (NOUN,))
+        notes = drawing_notes(prompt_lines, folders.prompt_files()["embedding_folders"], (NOUN,))
         settings = PriorSettings(**values, prompts=prompt_lines)
         with host.engine(cls.hidden.unique_id) as progress:
-            context = RunContext(folders.priors_folder(), host.device(), progress, host.TOKENIZER)
+            context = RunContext(folders.priors_folder(), host.device(), progress, **folders.prompt_files())
             made = generate_priors(base, set, settings, context, filters_of(base, clip, segmenter))
-        report = priors_report(made)
+        report = "\n".join((priors_report(made), *notes))
         sheet = priors_sheet(made.pictures.priors)
         return io.NodeOutput(made.pictures, sheet, report, ui=host.show(cls, sheet, report))
 

@@ -8,11 +8,12 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from ...core.atomic import link_or_copy
 from ...core.errors import FewShotError
 from ...vision.find import vision_kind
-from .host import folder_paths
+from .host import TOKENIZER, folder_paths
 
 # the small base model that comes with the project's source
 POCKET = Path(__file__).parent.parent.parent / "pocket" / "weights"
@@ -50,6 +51,11 @@ def answers_folder() -> Path:
 
 def embedding_folders() -> list[str]:
     return folder_paths.get_folder_paths("embeddings")
+
+
+def prompt_files() -> dict[str, Any]:
+    """What prompts are read with, as arguments: CLIP's vocabulary, and where the embeddings lie that they name."""
+    return {"tokenizer_folder": TOKENIZER, "embedding_folders": tuple(map(Path, embedding_folders()))}
 
 
 def has_pocket() -> bool:

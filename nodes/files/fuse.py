@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Adapter, Base
 
@@ -82,7 +82,7 @@ class FuseAdapters(io.ComfyNode):
         elif method.get("method") == LEAST_SQUARES:
             drawing = GramSampling(method.get("steps", 20), method.get("size", 0))
             with host.engine(cls.hidden.unique_id) as progress:
-                with open_base(base, host.device(), progress, tokenizer_folder=host.TOKENIZER) as model:
+                with open_base(base, host.device(), progress, **folders.prompt_files()) as model:
                     adapter, errors = fuse_adapters(model, given, drawing, progress)
             lines = [f"{one.trigger}: loses {error:.1%}" for (one, _), error in zip(given, errors, strict=True)]
             report = "\n".join(lines)

@@ -14,6 +14,7 @@ from ..schema.fingerprints import PAGES, models_fingerprint
 from ..schema.metric_inputs import MetricChoices, measurement_plan, metric_inputs
 from ..schema.sampling_inputs import advanced_sampling_inputs, sampling_inputs
 from ..schema.sockets import Adapter, Base, Prompts, Set
+from .samples import calling, notes_on
 
 CATEGORY = "few-shot/look"
 ADAPTERS = 6
@@ -216,6 +217,9 @@ def run_evaluation(
     training_set, drift, pairs = values.pop("set", None), values.pop("drift"), values.pop("pairs")
     choices = MetricChoices.pop_from(values)
     settings = DrawSettings(**values)
+    drawn = [*(text for prompt in prompts.prompts for text in (prompt.text, prompt.stripped)), settings.negative]
+    notes = notes_on(drawn, *calling(*(candidate.adapter for candidate in candidates)))
+    prompts = replace(prompts, note="\n".join(filter(None, (prompts.note, *notes))))
     concept, samples, left_out = (None, (), ()) if training_set is None else match_concept(training_set, prompts)
     with host.engine(node_id) as progress:
         references = [load_picture(sample.image) for sample in samples]
@@ -228,7 +232,7 @@ def run_evaluation(
             drift=drift,
             left_out=(*left_out, *plan.left_out),
         )
-        context = RunContext(folders.samples_folder(), host.device(), progress, host.TOKENIZER)
+        context = RunContext(folders.samples_folder(), host.device(), progress, **folders.prompt_files())
         evaluation = evaluate(base, candidates, prompts, plan, settings, context)
     folder = folders.free_path(folders.evaluations_folder(), "sweep" if path else "evaluation", "")
     title = f"{'Strengths' if path else 'Evaluation'} on {base.name}"
@@ -246,5 +250,5 @@ def node_output(
     grid = picture_tensor(evaluation_report.grid(evaluation, SHOWN))
     plotted = evaluation_report.frontier(evaluation, path)
     plot = grid if plotted is None else picture_tensor(plotted)
-    text = f"{evaluation_report.lines(evaluation)}\n{page}"
+    text = "\n".join(filter(None, (evaluation_report.lines(evaluation), evaluation.samples.note, str(page))))
     return io.NodeOutput(grid, plot, text, str(page), *extra_outputs, ui=host.show(cls, plot, text))

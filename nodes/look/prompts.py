@@ -6,16 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.errors import FewShotError
-from ...evaluation.prompts.lists import NAMES, RECONSTRUCTED, REFINING, RELATIONS, REVERSION
-from ...evaluation.prompts.relation import TEMPLATE, relation_lines, things_of
+from ...evaluation.prompts.lists import NAMES, RECONSTRUCTED, REFINING, RELATIONS, REVERSION, TRIGGER
+from ...evaluation.prompts.relation import FIRST, SECOND, TEMPLATE, relation_lines, things_of
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..schema.sockets import Prompts, Set
+from .samples import notes_on
 
 CATEGORY = "few-shot/look"
 OWN, FILE, REFINEMENT, RELATION = "own lines", "text file", "refinement", "relation"
 OWN_ACTIVITIES = OWN_THINGS = "own"
 LINES = "a photo of a {trigger}\na photo of a {trigger} on the beach\na photo of a {trigger} wearing a hat"
+PLACEHOLDERS = (TRIGGER, FIRST, SECOND)
 LARGEST_FILE = 4_000_000  # bytes
 
 
@@ -158,21 +160,32 @@ class PromptSetNode(io.ComfyNode):
         most: int = 50,
         set: Any = None,
     ) -> io.NodeOutput:
+        from ...core.text.syntax import check_placeholders
         from ...evaluation.match_prompts import check_kind
         from ...evaluation.prompts.sets import bounded, prompt_set
 
         source = source or {}
+        check_placeholders(texts_of(source), PLACEHOLDERS)
         words = [" ".join(text.split()) for text in (identifier, description, noun)]
         concept = concept_of(source, set, words)
         check_kind(str(source.get("source")), concept)
         if source.get("source") == REFINEMENT:
             prompts, left_out = bounded(refinement_set(source, concept), most)
         else:
-            prompts, left_out = prompt_set(lines_of(source, concept.identifier), concept, most)
+            written = lines_of(source, concept.identifier)
+            check_placeholders(written, PLACEHOLDERS)
+            prompts, left_out = prompt_set(written, concept, most)
         prompts = replace(prompts, note=note_of(source))
-        lines = [*(prompt.text for prompt in prompts.prompts), *left_out, *([prompts.note] if prompts.note else [])]
+        texts = [prompt.text for prompt in prompts.prompts]
+        found = notes_on(texts, concept.identifier)
+        lines = [*texts, *left_out, *found, *([prompts.note] if prompts.note else [])]
         report = "\n".join(lines)
         return io.NodeOutput(prompts, report, ui=host.say(cls.hidden.unique_id, report))
+
+
+def texts_of(source: dict[str, Any]) -> list[str]:
+    """What a person wrote into the widgets."""
+    return [line for value in source.values() if isinstance(value, str) for line in value.splitlines()]
 
 
 def note_of(source: dict[str, Any]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
-from ..comfy import host
+from ..comfy import folders, host
 from ..comfy.host import io, ui
 from ..pictures.sets import picture_tensor
 from ..schema.sampling_inputs import advanced_sampling_inputs, sampling_inputs
@@ -85,12 +86,12 @@ class SampleGrid(io.ComfyNode):
         from ...models.open import open_base
         from ...models.sampling import SamplingOptions, sample
 
-        lines = written_out(prompts, adapter)
+        lines, notes = written_out(prompts, adapter), notes_on([*prompts.splitlines(), negative], *calling(adapter))
         texts = [line for line in lines for _ in range(count)]
         seeds = [(seed + number) % 2**63 for _ in lines for number in range(count)]
         columns = []
         with host.engine(cls.hidden.unique_id) as progress:
-            with open_base(base, host.device(), progress, tokenizer_folder=host.TOKENIZER) as model:
+            with open_base(base, host.device(), progress, **folders.prompt_files()) as model:
                 size = width or model.native_resolution, height or model.native_resolution
                 options = SamplingOptions(*size, steps, guidance, negative, batch)
                 draw = partial(sample, model, texts, seeds, options, progress)
@@ -106,18 +107,35 @@ class SampleGrid(io.ComfyNode):
         images = [column.permute(0, 2, 3, 1).contiguous() for column in columns]
         images = [watermarked(column) for column in images] if watermark else images
         grid = sheet(images, texts)
-        return io.NodeOutput(grid, images[0], images[-1], ui=ui.PreviewImage(grid, cls=cls))
+        shown = host.show(cls, grid, "\n".join(notes)) if notes else ui.PreviewImage(grid, cls=cls)
+        return io.NodeOutput(grid, images[0], images[-1], ui=shown)
+
+
+def notes_on(prompts: Iterable[str], *words: str) -> list[str]:
+    """A line on each kind of what is drawn as plain words or left out; `words` call subjects."""
+    from ...core.text.syntax import drawing_notes
+
+    return drawing_notes(prompts, folders.prompt_files()["embedding_folders"], (TRIGGER, *words), words)
+
+
+def calling(*adapters: Any) -> list[str]:
+    """The words that call what adapters learned."""
+    return [word for one in adapters if one is not None for word in (one.trigger, *one.embeddings) if word]
 
 
 def written_out(prompts: str, adapter: Any) -> list[str]:
     """The prompts, a line each, with the trigger phrase in its place."""
+    from ...core.text.syntax import check_placeholders
+    from ...core.text.weights import escaped
+
     lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    check_placeholders(lines, (TRIGGER,))
     trigger = adapter.trigger if adapter is not None else ""
     if not trigger and any(TRIGGER in line for line in lines):
         raise FewShotError(
             f"a prompt holds {TRIGGER}, but there is no adapter that knows its trigger phrase: write the words out"
         )
-    return [line.replace(TRIGGER, trigger) for line in lines]
+    return [line.replace(TRIGGER, escaped(trigger)) for line in lines]
 
 
 def sheet(images: list[torch.Tensor], labels: list[str]) -> torch.Tensor:

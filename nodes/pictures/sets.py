@@ -88,6 +88,7 @@ class SubjectPictures(io.ComfyNode):
     @classmethod
     def execute(cls, source: dict[str, Any] | None = None, **words: Any) -> io.NodeOutput:
         from ...augmentation.images.load import subject_concept, subject_from_folder, subject_from_tensors
+        from ...core.text.syntax import weight_notes
 
         source, warnings = source or {}, []
         kind = single("source", source.get("source"))
@@ -107,6 +108,7 @@ class SubjectPictures(io.ComfyNode):
             found = subject_from_tensors(images, masks, cache, concept, captions, warnings)
         else:
             raise FewShotError(f"no such source {kind!r}: choose '{FOLDER}' or '{SOCKET}'")
+        warnings += weight_notes((sample.caption for sample in found.references), words_given)
         return io.NodeOutput(found, ui=host.say(cls.hidden.unique_id, "\n".join([summary(found), *warnings])))
 
 

@@ -167,6 +167,7 @@ class TrainRelation(io.ComfyNode):
         warnings: list[str] = []
         related(set, warnings)
         first = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
+        warnings += subject.text_notes(set, settings)
         lines = [first, explained(result.readings, settings), *warnings, *settings.idle, usage_note(result.adapter)]
         lines = [*filter(None, lines), str(result.folder)]
         report = "\n".join(lines)

@@ -10,6 +10,7 @@ from ...trainers.subject.presets import CUSTOM, NAMES, PRESETS, with_preset
 from ...trainers.subject.settings import SubjectSettings
 from ..comfy import folders, host
 from ..comfy.host import io
+from ..look.samples import TRIGGER, notes_on
 from ..schema.sockets import VALIDATION, Adapter, Base, Set, Settings
 from ..schema.validation_inputs import validation_inputs, validator_for
 from ..schema.widgets import widgets_of
@@ -116,6 +117,7 @@ class TrainSubject(io.ComfyNode):
 
         settings = settings or SubjectSettings()
         check_subject(set, settings)
+        notes = text_notes(set, settings)
         chosen = validator_for(base, settings, validation, validation_dino)
         with host.engine(cls.hidden.unique_id) as progress:
             context = training_context(progress, set.trigger, chosen.validator)
@@ -123,7 +125,7 @@ class TrainSubject(io.ComfyNode):
             lora = to_kohya(result.adapter)
         losses = loss_map(result)
         steps = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
-        lines = [steps, outcome(result, chosen.note), result.folder]
+        lines = [steps, outcome(result, chosen.note), *notes, result.folder]
         if result.model is not None:
             lines.append(folders.keep_checkpoint(result.model, f"{result.folder.name}.safetensors"))
         report = "\n".join(map(str, lines))
@@ -147,12 +149,28 @@ def check_subject(training_set: Any, settings: Any) -> None:
         raise FewShotError("these are settings of another training: connect Training Settings")
 
 
+def text_notes(training_set: Any, settings: Any) -> list[str]:
+    """What of captions is learned as it is written, and of own prompts drawn as plain words or left out.
+
+    Raises:
+        FewShotError: a prompt holds what is nearly {trigger}.
+    """
+    from ...core.text.syntax import check_placeholders, weight_notes
+
+    prompts = [settings.preview_prompt] if settings.preview_every else []
+    prompts += settings.validation_prompts.split("|") if settings.validates else []
+    check_placeholders(prompts, (TRIGGER,))
+    captions = [sample.caption for sample in training_set.references]
+    known = [word for concept in training_set.concepts for word in (concept.identifier, concept.description)]
+    return [*weight_notes(captions, known), *notes_on(prompts, *known)]
+
+
 def training_context(progress: host.NodeProgress, name: str, validator: Any = None) -> Any:
     """Where a training runs: ComfyUI's device, and a folder among the runs that is named after `name`."""
     from ...trainers.context import TrainingContext
 
     runs, device = folders.runs_folder(), host.device()
-    return TrainingContext(runs, device, progress, host.TOKENIZER, run_name(name), validator=validator)
+    return TrainingContext(runs, device, progress, **folders.prompt_files(), name=run_name(name), validator=validator)
 
 
 def run_name(trigger: str) -> str:

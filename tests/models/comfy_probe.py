@@ -108,6 +108,11 @@ def run(model, clip, vae, order: dict, job: Path) -> dict:
         outputs[f"{name}_hidden"] = told[0][0]
         if told[0][1].get("pooled_output") is not None:
             outputs[f"{name}_pooled"] = told[0][1]["pooled_output"]
+    for number, text in enumerate(order["prompts"]):
+        told = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        outputs[f"prompt{number}_hidden"] = told[0][0].clone()
+        if told[0][1].get("pooled_output") is not None:
+            outputs[f"prompt{number}_pooled"] = told[0][1]["pooled_output"].clone()
     comfy.model_management.load_models_gpu([model], force_patch_weights=True)
     size = inputs["latents"].shape[-2:]
     sdxl = {"pooled_output": pooled, "width": size[1] * 8, "height": size[0] * 8}
@@ -132,6 +137,11 @@ def run(model, clip, vae, order: dict, job: Path) -> dict:
             disable_pbar=True,
         )
         outputs["latents"] = model.model.process_latent_in(latents)
+        drawn = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in order["drawn"]]
+        noise = comfy.sample.prepare_noise(empty, order["seed"])
+        how = (order["steps"], order["guidance"], "euler", "simple", *drawn, empty)
+        weighted = comfy.sample.sample(model, noise, *how, seed=order["seed"], disable_pbar=True)
+        outputs["weighted"] = model.model.process_latent_in(weighted)
         if order["pixels"]:
             outputs["picture"] = vae.decode(latents).movedim(-1, 1)
     return outputs

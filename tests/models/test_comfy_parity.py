@@ -31,6 +31,18 @@ PROBE = Path(__file__).with_name("comfy_probe.py")
 PROMPT = "a photo of a sks striped cat, in a park"
 LEARNED = "a photo of a {} cat, in a park"
 WORD = "zwx"
+LONG = "a red cat beside a blue house on a green hill under a very wide sky, " * 6
+PROMPTS = (
+    "a photo of a (cat:1.3)", "((masterpiece)), a [cat], (dog:0.7) \\(happy\\)", "(a (b:1.2) c:0.5) d) (e:2)",
+    "((a cat), in snow", "(cat:1.2:3) (dog:x) (:2) ()", "embedding:word",
+    "a embedding:word, in (embedding:lora:1.4) snow embedding:nothere, tail", "(cat:-1) (dog:0) (cat:1e0)",
+    "a,embedding:word BREAK <lora:foo:1> {cat|dog} AND __x__", "", LONG, f"(a cat:1.2) {LONG} (at night:0.8)",
+    "embedding:old red (embedding:sub/inner.safetensors cat:0.8) embedding:inner", "a photo\nof a (cat: 1.1 )",
+    "embedding:one[x] and embedding:word<y z", "x embedding:many embedding:many embedding:many y",
+    "embedding:,word a, embedding:word,, b", "\\\\(a\\\\) (b\\):1.5)", f"{'cat ' * 72}(red dog on the hill:1.3)",
+)  # fmt: skip
+LITERAL = ("", PROMPTS[3], PROMPTS[8])
+DRAWN = ("a photo of a (red:1.4) cat, embedding:word, \\(in snow\\)", f"(blurry:1.2), {LONG}")
 NEGATIVE = "blurry"
 THIN = VaeShape(channels=32, multipliers=(1, 1, 1, 1), layers=1)
 SETS = {"attention_ff": LoraSpec(4, 3.0), "text": LoraSpec(2, 2.0)}
@@ -44,8 +56,16 @@ class Answer:
 
 def ask_comfyui(comfyui: Path, job: Path, inputs: dict[str, torch.Tensor], **order) -> Answer:
     """Let ComfyUI compute the job; fails with its error output."""
-    order = {"prompt": PROMPT, "negative": NEGATIVE, "pixels": False, "sdxl": False, "seed": 5, "steps": 0} | order
-    order["learned"] = LEARNED
+    order = {
+        "prompt": PROMPT,
+        "negative": NEGATIVE,
+        "pixels": False,
+        "sdxl": False,
+        "seed": 5,
+        "steps": 0,
+        "prompts": PROMPTS,
+    } | order
+    order |= {"learned": LEARNED, "drawn": DRAWN}
     (job / "job.json").write_text(json.dumps(order))
     safetensors.torch.save_file(inputs, job / "inputs.safetensors")
     done = subprocess.run([sys.executable, str(PROBE), str(comfyui), str(job)], capture_output=True, text=True)
@@ -71,7 +91,47 @@ def write_both(model: StableDiffusion, job: Path) -> Path:
     write_embedding(adapter, job / "embeddings" / "word.safetensors")
     write_lora(adapter, job / "lora.safetensors")
     shutil.copyfile(job / "lora.safetensors", job / "embeddings" / "lora.safetensors")
+    write_others(vectors, job / "embeddings")
     return job / "lora.safetensors"
+
+
+def write_others(vectors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Embeddings in other forms and places, of other lengths."""
+    first = next(iter(vectors.values()))
+    (folder / "sub").mkdir()
+    names = vectors if len(vectors) > 1 else {"emb_params": first}
+    save = safetensors.torch.save_file
+    save({kind: v.flip(0).contiguous() for kind, v in names.items()}, folder / "sub" / "inner.safetensors")
+    save({kind: v[0].clone() for kind, v in names.items()}, folder / "one.safetensors")
+    save({kind: v.repeat(11, 1) * 0.9 for kind, v in names.items()}, folder / "many.safetensors")
+    old = {"string_to_param": {"*": first * 0.5}, "name": "old"} if len(vectors) == 1 else dict(vectors)
+    torch.save(old, folder / "old.pt")
+
+
+def check_prompts(model: StableDiffusion, answer: Answer) -> None:
+    """Weights, escapes, embeddings and long prompts give ComfyUI's states."""
+    plain = model.encode_prompts(PROMPTS)
+    for number, prompt in enumerate(PROMPTS):
+        found = model.encode_weighted([prompt])
+        close(found["hidden"], answer.tensors[f"prompt{number}_hidden"])
+        if "pooled" in found:
+            close(found["pooled"], answer.tensors[f"prompt{number}_pooled"])
+        same = found["hidden"].shape == plain["hidden"][:1].shape and torch.allclose(
+            found["hidden"], plain["hidden"][number], atol=1e-3
+        )
+        assert same == (prompt in LITERAL)
+    together = model.encode_weighted(PROMPTS)
+    assert len(together) == len(PROMPTS)
+    close(together.take([7])["hidden"], answer.tensors["prompt7_hidden"])
+
+
+def check_weighted_picture(model: StableDiffusion, answer: Answer, options: SamplingOptions) -> None:
+    """A sampling run from such prompts, whose lengths differ, gives ComfyUI's latents."""
+    options = replace(options, negative=DRAWN[1])
+    close(sample_latents(model, DRAWN[:1], [5], options), answer.tensors["weighted"])
+    assert (
+        sample_latents(model, ["a photo of a red cat"], [5], options) - answer.tensors["weighted"]
+    ).abs().max() > 0.05
 
 
 def check_words(model: StableDiffusion, answer: Answer) -> None:
@@ -113,7 +173,8 @@ def check_tokens(model: StableDiffusion, answer: Answer) -> None:
 
 
 def opened(path: Path, comfyui: Path, clip_skip: int = 0):
-    return open_base(base_from_path(path, clip_skip=clip_skip), "cpu", tokenizer_folder=comfyui / "comfy/sd1_tokenizer")
+    base, vocabulary = base_from_path(path, clip_skip=clip_skip), comfyui / "comfy/sd1_tokenizer"
+    return open_base(base, "cpu", tokenizer_folder=vocabulary, embedding_folders=[path.parent / "embeddings"])
 
 
 @pytest.mark.parametrize("clip_skip", [0, 2])
@@ -140,7 +201,9 @@ def test_sd1_outputs_and_pictures(comfyui_path: Path, tmp_path: Path, clip_skip:
         base = denoise(model, inputs["latents"], inputs["timesteps"], encode_prompts(model, [PROMPT]).repeat(2))
         with applied(model, [(read_lora(tmp_path / "lora.safetensors"), 1.0)]):
             check_outputs(model, answer, inputs, base)
+            check_prompts(model, answer)
             options = SamplingOptions(64, 64, steps=7, guidance=4.0, negative=NEGATIVE)
+            check_weighted_picture(model, answer, options)
             picture = sample(model, [PROMPT], [5], options)
         assert (picture - answer.tensors["picture"]).abs().max() <= 1e-3
         without = sample(model, [PROMPT], [5], options)
@@ -152,6 +215,8 @@ def check_latents(model: StableDiffusion, answer: Answer, lora: Path) -> None:
     options = SamplingOptions(64, 64, steps=4, guidance=3.0, negative=NEGATIVE)
     with applied(model, [(read_lora(lora), 1.0)]):
         close(sample_latents(model, [PROMPT], [5], options), answer.tensors["latents"], 1e-3)
+        check_prompts(model, answer)
+        check_weighted_picture(model, answer, options)
     assert (sample_latents(model, [PROMPT], [5], options) - answer.tensors["latents"]).abs().max() > 0.05
 
 

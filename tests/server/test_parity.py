@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from comfyui_fewshot.tests.server import graphs
 
@@ -129,3 +130,19 @@ def test_clip_skip_means_the_same_on_both_sides(server):
     assert far(skipped, server.kept("before")) <= CLOSE
     server.succeed(graphs.base() | graphs.drawing(["base", 1], ["base", 2]))
     assert far(skipped, server.kept("native")) > CLOSE
+
+
+def test_prompts_are_read_as_comfyui_reads_them(server):
+    """Weights, escapes, an embedding and a long prompt; what is left out or drawn as plain words is on the node."""
+    folder = Path(server.base) / "models" / "embeddings"
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = np.random.default_rng(1).normal(0, 0.3, (2, 192)).astype(np.float32)
+    save_file({"emb_params": vectors}, folder / "rare.safetensors")
+    prompt = r"a (red:1.6) cat, embedding:rare, ((house)) \(at night\) BREAK embedding:nothere, " + "in the snow " * 20
+    graph = graphs.base() | graphs.drawing(["base", 1], ["base", 2], prompt=prompt) | graphs.grid(prompt=prompt)
+    shown = server.succeed(graph).outputs("grid")
+    assert far(server.kept("native"), server.kept("before")) <= CLOSE
+    assert "'BREAK': drawn as plain words" in shown["text"][0]
+    assert "embedding:nothere does not exist" in shown["text"][0]
+    server.succeed(graphs.base() | graphs.grid(prompt="a red cat, ((house)) (at night)"))
+    assert far(server.kept("native"), server.kept("before")) > 20 * CLOSE

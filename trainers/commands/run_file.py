@@ -13,7 +13,7 @@ from .refinement import read_refinement
 from .relation import check_relation
 
 NEEDED = ("base", "pictures", "identifier", "noun")
-PATHS = ("base", "pictures", "runs", "adapter", "tokenizer_folder", "validation_clip", "validation_dino")
+PATHS = ("base", "pictures", "runs", "adapter", "tokenizer_folder", "embeddings", "validation_clip", "validation_dino")
 OTHERS = {
     "description": "",
     "priors": None,
@@ -24,6 +24,7 @@ OTHERS = {
     "dtype": "auto",
     "clip_skip": 0,
     "tokenizer_folder": None,
+    "embeddings": None,
     "validation_clip": None,
     "validation_dino": None,
     "refine": None,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from ...augmentation.captions.identifiers import find_word, with_subject
+from ...augmentation.captions.identifiers import with_subject
 from ...core.errors import FewShotError
+from ...core.text.words import find_any, find_word, same_word, spelled
 from ...core.values import Concept, Sample, TrainingSet
 from ...models.contract import DiffusionModel
 
@@ -39,6 +41,24 @@ def captioned(model: DiffusionModel, pictures: TrainingSet) -> TrainingSet:
     return pictures.with_samples(tuple(mended))
 
 
+def check_learned(words: Collection[str], samples: Iterable[Sample], dropout: float = 0.0) -> None:
+    """Raises FewShotError for a word to learn that no caption holds, or where none is read: nothing would move it."""
+    if words and dropout >= 1:
+        raise FewShotError(
+            f"caption_dropout is {dropout:g}, so no caption is ever read, and '{next(iter(words))}' would not be "
+            "learned: lower it, 0.1 is usual"
+        )
+    captions = [sample.caption for sample in samples if sample.weight > 0]
+    read = {word for caption in captions for _, word in find_any(words, caption)}
+    for word in words:
+        if word not in read:
+            example = f', as "{captions[0]}"' if captions else ""
+            raise FewShotError(
+                f"the word '{word}' is to be learned and stands by itself in none of {len(captions)} captions"
+                f"{example}: write it into them, or choose another identifier"
+            )
+
+
 def _shown(sample: Sample, concepts: tuple[Concept, ...]) -> list[Concept]:
     numbers = dict.fromkeys((sample.concept, *(part.concept for part in sample.others)))
     return [concepts[number] for number in numbers if concepts[number].kind == "subject"]
@@ -50,14 +70,16 @@ def with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
         return sample
     caption = sample.caption
     for concept in _shown(sample, concepts):
-        if not find_word(concept.identifier, caption):
+        if find_word(concept.identifier, caption):
+            caption = spelled(concept.identifier, caption)
+        else:
             caption = with_subject(caption, concept)
     return replace(sample, caption=caption)
 
 
 def _tell_split(model: DiffusionModel, concept: Concept) -> None:
     tokens = model.count_tokens(concept.identifier)
-    if tokens > 1 and concept.identifier not in model.learned_tokens:
+    if tokens > 1 and not any(same_word(concept.identifier, word) for word in model.learned_tokens):
         log.warning(
             "the identifier '%s' is %d tokens, whose parts mean something to the text encoder already: all of them are "
             "used, but a word of one token such as 'sks' or 'ohwx' binds better", concept.identifier, tokens,

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ...augmentation.captions.identifiers import find_word
 from ...core.errors import FewShotError
 from ...core.progress import Progress
+from ...core.text.words import find_any
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.learned_tokens import TokenSpec
 from ...models.contract import DiffusionModel
@@ -192,9 +192,9 @@ def _planned_references(
 def _tokens(tokenizer: Any, caption: str, words: Sequence[TokenSpec]) -> int:
     """How many tokens a caption has; a learned word has as many as it has vectors."""
     count = len(tokenizer(caption, add_special_tokens=False).input_ids)
-    for spec in words:
-        if find_word(spec.word, caption):
-            count += spec.vectors - len(tokenizer(spec.word, add_special_tokens=False).input_ids)
+    vectors = {spec.word: spec.vectors for spec in words}
+    for found, word in find_any(vectors, caption):
+        count += vectors[word] - len(tokenizer(found.group(), add_special_tokens=False).input_ids)
     return count
 
 

@@ -7,17 +7,19 @@ identifier earn more. The subject stays on throughout; only the refining adapter
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ...augmentation.images.load import load_picture
 from ...core.errors import FewShotError
 from ...core.progress import Progress
+from ...core.text.embeddings import reading_key
 from ...core.text.prompts import prompt_of
-from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet
+from ...core.text.words import find_noun, find_word
+from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet, content_key
 from ...evaluation.prompts.sets import for_trigger
 from ...evaluation.reward import RewardModels, Rewards, names_subject
 from ...models.adapters.apply import check_form, has_effect
@@ -87,6 +89,7 @@ class Refinement:
     rewards: Rewards
     validator: Validator | None = None
     processes: Processes = field(default_factory=SingleProcess)
+    embedding_folders: tuple[Path, ...] = ()
     name: str = "refinement"
     revision: int = 4
 
@@ -94,7 +97,9 @@ class Refinement:
     def inputs(self) -> tuple[str, ...]:
         subject = self.subject.key if self.subject is not None else ""
         guard = self.validator.key if self.validator is not None else ""
-        return subject, PromptSet(self.train).key, PromptSet(self.held_out).key, self.rewards.key, guard
+        keys = (subject, PromptSet(self.train).key, PromptSet(self.held_out).key, self.rewards.key, guard)
+        read = [reading_key(prompt.text, self.embedding_folders) for prompt in (*self.train, *self.held_out)]
+        return (*keys, content_key("read", read)) if any(read) else keys
 
     def prepare(
         self,
@@ -227,7 +232,8 @@ def refine_adapter(
     trigger = trigger_of(adapter, pictures)
     learned, held_out = split(naming(for_trigger(goal.prompts, trigger), trigger, pictures))
     watched = pictures or TrainingSet((), (Concept("", trigger or "subject"),))
-    method = Refinement(adapter, learned, held_out, goal.rewards, context.validator, context.processes)
+    seen, folders = context.validator, context.embedding_folders
+    method = Refinement(adapter, learned, held_out, goal.rewards, seen, context.processes, folders)
     trained = train_with(method, base, watched, settings, replace(context, validator=None))
     trained = replace(trained, adapter=replace(trained.adapter, trigger=trigger))
     combined, apart = together(replace(adapter, trigger=trigger) if adapter else None, trained.adapter)
@@ -286,8 +292,11 @@ def naming(prompts: PromptSet, trigger: str, pictures: TrainingSet | None) -> Pr
     words = [word for word in (trigger, *(nouns or trigger.split()[-1:])) if word]
     if not words:
         return prompts
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words), re.IGNORECASE)
-    kept = tuple(prompt for prompt in prompts.prompts if pattern.search(prompt.text) or names_subject(prompt))
+
+    def names(prompt: Prompt) -> bool:
+        return bool(find_word(trigger, prompt.text)) or any(find_noun(word, prompt.text) for word in words)
+
+    kept = tuple(prompt for prompt in prompts.prompts if names(prompt) or names_subject(prompt))
     for prompt in prompts.prompts:
         if prompt not in kept:
             log.warning("this prompt names neither the subject nor its class and is left out: %s", prompt.text)

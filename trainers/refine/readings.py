@@ -159,7 +159,7 @@ class Reader:
         if self.embedder is not None:
             variety = diversity(pictures, [prompt.text for prompt in self.prompts], CosineDistance(self.embedder))
         if self.clip is not None:
-            texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
+            texts = self.clip.texts([prompt.words for prompt in self.prompts])
             held_out = float((self.clip.images(pictures) * texts).sum(-1).mean())
         return means, subject, variety, held_out, spreads
 

@@ -81,12 +81,12 @@ class RolloutSampler:
         self.size = (options.side, options.side)
         self.shape = model.latent_shape(*self.size)
         with torch.no_grad():
-            self.conditioning = model.encode_prompts([prompt.text for prompt in prompts]).detach()
+            self.conditioning = model.encode_weighted([prompt.text for prompt in prompts]).detach()
             self.uncond = model.encode_prompts([""]).detach()
 
     @torch.no_grad()
     def learn_prompts(self, prompts: Sequence[Prompt]) -> None:
-        """Know these prompts too; their indices follow those of `prompts`."""
+        """Know these captions of pictures too, which are taken literally; their indices follow those of `prompts`."""
         more = self.model.encode_prompts([prompt.text for prompt in prompts]).detach()
         self.conditioning = Conditioning.cat([self.conditioning, more])
 

@@ -116,7 +116,7 @@ class GainReader:
 
     def _plain(self, prompt: str) -> str:
         """The caption with the word it began as in place of the learned one, where this is a word of its own."""
-        start, pieces = self.settings.token_start, pieces_of(prompt, {self.word: torch.empty(0)})
+        start, pieces = self.settings.token_start, pieces_of(prompt, (self.word,))
         return "".join(text + (start if word else "") for text, word in pieces)
 
     @property

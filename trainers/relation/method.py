@@ -23,12 +23,15 @@ from ...augmentation.captions.parse import is_relation_word, parts_of, with_plac
 from ...augmentation.captions.rules import RelationRules
 from ...core.errors import FewShotError
 from ...core.progress import Progress
+from ...core.text.weights import escaped
+from ...core.text.words import find_word
 from ...core.values import Adapter, BaseModelRef, Concept, Sample, TrainingSet
 from ...models.adapters.inject import Injected, LoraSpec, inject
 from ...models.adapters.learned_tokens import LearnedTokens, TokenSpec
 from ...models.contract import DiffusionModel
 from .. import losses
 from ..context import TrainingContext
+from ..data.caption_check import check_learned
 from ..data.encoded_set import EncodedSet, encode_set
 from ..loop import Share
 from ..method import TrainingResult
@@ -140,6 +143,7 @@ class RelationTraining:
         sets = {"cross_kv": LoraSpec(rank, float(rank), noisy_from=HIGH_NOISE)} if rank else {}
         injected = inject(model, sets, chosen.seed, start_from, words)
         try:
+            check_learned((concept.identifier,), pictures.references)
             for sample in pictures.references:
                 _check_window(model, sample, concept)
             pool = encode_set(model, pictures.references, chosen.resolution, progress, live_text=True)
@@ -178,9 +182,8 @@ def _spec(concept: Concept, chosen: RelationSettings) -> TokenSpec:
 
 
 def _check_window(model: DiffusionModel, sample: Sample, concept: Concept) -> None:
-    place = sample.caption.index(concept.identifier)
-    span = (place, place + len(concept.identifier))
-    if not model.token_positions(sample.caption, [span]):
+    found = find_word(concept.identifier, sample.caption)
+    if found and not model.token_positions(sample.caption, [found.span()]):
         window = model.token_limit
         raise FewShotError(
             f"{concept.identifier} lies beyond the {window} tokens that the text encoder reads of the caption of "
@@ -271,5 +274,5 @@ def train_relation(
         log.info("only a discriminator looks at the %d pictures of other kinds, and it is off", len(pictures.priors))
         pictures = pictures.with_samples(pictures.references)
     if not settings.preview_prompt:
-        settings = replace(settings, preview_prompt=pictures.references[0].caption)
+        settings = replace(settings, preview_prompt=escaped(pictures.references[0].caption))
     return train_with(RelationTraining(), base, pictures, settings, context, start_from)

@@ -84,7 +84,7 @@ def known_ids(tokenizer: Any, words: frozenset[str]) -> tuple[int, ...]:
 
 def held_away(tokenizer: Any, caption: str, word: str, left_out: set[int]) -> tuple[int, ...]:
     """The ids of a caption's tokens without the learned word and what is in `left_out`."""
-    texts = [text for text, _ in pieces_of(caption, {word: torch.empty(0)}) if text.strip()]
+    texts = [text for text, _ in pieces_of(caption, (word,)) if text.strip()]
     ids = [i for text in texts for i in tokenizer(text, add_special_tokens=False).input_ids]
     return tuple(i for i in ids if i not in left_out)
 

@@ -25,7 +25,7 @@ from ...models.contract import DiffusionModel
 from .. import losses
 from ..context import TrainingContext
 from ..data.batch import TermBatch, select_conditioning
-from ..data.caption_check import captioned
+from ..data.caption_check import captioned, check_learned
 from ..data.encoded_set import EncodedSet, encode_set, encoded
 from ..data.sampling_weights import drawing_weights, draws_told, natural_weights
 from ..method import TrainingResult
@@ -163,9 +163,11 @@ class SubjectTraining:
     ) -> tuple[SubjectStep, Injected]:
         """Put in what is trained, and encode pictures and prompts."""
         _tell(pictures, chosen)
-        words = LearnedTokens(model, token_specs(chosen, pictures), start_from)
+        specs = token_specs(chosen, pictures)
+        words = LearnedTokens(model, specs, start_from)
         try:
             pictures = captioned(model, pictures)
+            check_learned([spec.word for spec in specs], pictures.references, chosen.caption_dropout)
             base = base_words(model, pictures) if chosen.objective == "dco" else None
         except BaseException:
             words.remove()

@@ -9,14 +9,13 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from ...augmentation.captions.identifiers import find_word
 from ...augmentation.images.load import load_picture
 from ...augmentation.priors.prompts import one_token_words
 from ...core.atomic import make_folder
@@ -25,6 +24,8 @@ from ...core.errors import FewShotError
 from ...core.progress import CancelOnly, Progress
 from ...core.randomness import seed_of
 from ...core.text.prompts import prompt_of, with_article
+from ...core.text.weights import escaped
+from ...core.text.words import find_word
 from ...core.values import Prompt, TrainingSet, content_key
 from ...core.weight_files import file_hash
 from ...evaluation.report.grids import contact_sheet
@@ -107,9 +108,9 @@ def held_out_prompts(
     for i in range(count):
         concept = i % len(pictures.concepts)
         line = lines[i // len(pictures.concepts) % len(lines)]
-        subject = with_article(pictures.concepts[concept].phrase)
-        text = line.replace(f"a {TRIGGER}", TRIGGER).replace(TRIGGER, subject)
-        rows.append((prompt_of(text, pictures.concepts), concept))
+        line, subject = line.replace(f"a {TRIGGER}", TRIGGER), with_article(pictures.concepts[concept].phrase)
+        prompt = prompt_of(line.replace(TRIGGER, subject), pictures.concepts)
+        rows.append((replace(prompt, text=line.replace(TRIGGER, escaped(subject))), concept))
     return tuple(rows)
 
 
@@ -160,7 +161,7 @@ class Validation:
         self.embedder: Clip | ClipVision | Dino = (
             open_image_embedder(validator.dino, model.device) if validator.dino else self.clip
         )
-        self.texts = self.clip.texts([prompt.stripped for prompt in self.prompts])
+        self.texts = self.clip.texts([prompt.words for prompt in self.prompts])
         self.references = self._references(pictures)
         self._offload()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ....core.text.words import find_any
+
+EMBEDDING = "embedding:"
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +80,16 @@ def tokens_of(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False).input_ids if text.strip() else []
 
 
-def pieces_of(prompt: str, learned: Mapping[str, Tensor]) -> Iterator[tuple[str, str | None]]:
-    """The prompt cut at learned words, which may be written "word" or, as in ComfyUI, "embedding:word"."""
-    if not learned:
-        yield prompt, None
-        return
-    words = "|".join(re.escape(word) for word in sorted(learned, key=len, reverse=True))
+def pieces_of(prompt: str, learned: Collection[str]) -> Iterator[tuple[str, str | None]]:
+    """The prompt cut at learned words, in any case, which may be written "word" or, as in ComfyUI, "embedding:word"."""
     end = 0
-    for found in re.finditer(rf"(?<!\w)(?:embedding:)?({words})(?!\w)", prompt):
-        yield prompt[end : found.start()], found[1]
+    for found, word in find_any(learned, prompt):
+        before = prompt[end : found.start()]
+        yield (before.removesuffix(EMBEDDING) if _is_word(before) else before), word
         end = found.end()
     yield prompt[end:], None
+
+
+def _is_word(before: str) -> bool:
+    """Whether the "embedding:" at the end of a text is a word of its own."""
+    return not before.removesuffix(EMBEDDING)[-1:].isalnum()

@@ -1,7 +1,7 @@
 """Prompts into conditioning, and the one way to call the denoiser.
 
-A prompt is taken literally (no weights in parentheses) and is one window of the text encoder's length: what does not
-fit is left out, with a warning that names it.
+A prompt is taken literally here, as captions are learned (no weights in parentheses), and is one window of the text
+encoder's length: what does not fit is left out, with a warning that names it. `weighted_prompts` reads what is drawn.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ def known_words(model: Networks, embeddings: Embeddings | None = None) -> Embedd
     return {**model.learned_tokens, **(embeddings or {})}
 
 
+def fits_in_window(model: Networks, prompt: str, words: Embeddings) -> bool:
+    """Whether nothing of the prompt is left out in one window."""
+    return _count(model, prompt, words) <= _room(model)
+
+
 def _room(model: Networks) -> int:
     return min(encoder.config.max_position_embeddings for encoder in model.text_encoders) - 2
 
@@ -100,14 +105,14 @@ def _encode_some(model: Networks, prompts: Sequence[str], embeddings: Embeddings
         learned = {word: of[which.embedding] for word, of in embeddings.items() if which.embedding in of}
         length = encoder.config.max_position_embeddings
         rows = [model.tokens.row(tokenizer, length, prompt, learned, model.device) for prompt in prompts]
-        states, projected = _run(model, encoder, rows, learned)
+        states, projected = encode_rows(model, encoder, rows, learned)
         hidden.append(states)
         pooled = projected if which.projected else pooled
     states = torch.cat(hidden, dim=-1)
     return Conditioning.of(hidden=states) if pooled is None else Conditioning.of(hidden=states, pooled=pooled)
 
 
-def _run(
+def encode_rows(
     model: Networks, encoder: Any, rows: Sequence[Row], learned: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor | None]:
     """Hidden states (B, L, D) of the chosen layer, and the projected pooled state (B, P) of an encoder that has one."""

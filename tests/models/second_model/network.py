@@ -110,6 +110,9 @@ class ComfyModel:
 
     token_limit = 64
 
+    def encode_weighted(self, prompts: Sequence[str], embeddings: object = None) -> Conditioning:
+        return self.encode_prompts(prompts, embeddings)
+
     def count_tokens(self, prompt: str) -> int:
         return len(prompt.split())
 

@@ -311,3 +311,34 @@ def test_an_autoencoder_that_gives_no_numbers_is_told(model, pictures, monkeypat
     monkeypatch.setattr(model, "encode_images", lambda *_: (mean, mean))
     with pytest.raises(FewShotError, match=r"gives no numbers for .*1.png. Load the base in bfloat16 or float32"):
         encode_set(model, pictures.references, 32, NullProgress())
+
+
+@pytest.mark.parametrize("parameter_set", ["none", "cross_kv"])
+@pytest.mark.parametrize(
+    ("identifier", "caption"),
+    [("Ohwx", "a photo of a ohwx ball"), ("ohwx", "OHWX's ball"), ("ohwx", "a ｏｈｗｘ ball"), ("Ñu", "n\u0303u-ball")],
+)
+def test_a_word_is_learned_however_captions_write_it(prepared, pictures, parameter_set, identifier, caption):
+    concept = replace(pictures.concepts[0], identifier=identifier)
+    samples = tuple(replace(s, caption=caption) if s.role == "reference" else s for s in pictures.samples)
+    written = replace(pictures, samples=samples, concepts=(concept,))
+    for kind in ("free", "direction"):
+        step, injected = prepared(written, parameter_set=parameter_set, token=kind)
+        _, found = gradients(step, injected)
+        moved = [gradient for name, gradient in found.items() if name.startswith("token.")]
+        assert moved and all(gradient.abs().sum() > 0 for gradient in moved)
+
+
+def test_a_word_that_no_caption_says_is_refused(model, pictures, chosen):
+    concept = replace(pictures.concepts[0], kind="relation")  # into whose captions nothing is put
+    silent = replace(pictures, concepts=(concept,)).with_samples(
+        tuple(replace(sample, caption="a photo of a skss ball") for sample in pictures.samples)
+    )
+    learned = replace(chosen, token="free")
+    for set_, settings, message in (
+        (silent, learned, "'sks' is to be learned and stands by itself in none of 3 captions.*skss ball"),
+        (pictures, replace(learned, caption_dropout=1.0), "caption_dropout is 1, so no caption is ever read"),
+    ):
+        with pytest.raises(FewShotError, match=message):
+            SubjectTraining().prepare(model, set_, settings, None, NullProgress())
+        assert not model.learned_tokens

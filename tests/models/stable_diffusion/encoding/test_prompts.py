@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from comfyui_fewshot.core.errors import FewShotError
@@ -182,3 +183,46 @@ def test_size_conditioning(xl: StableDiffusion):
     each = denoise(xl, latents, t, conditioning, torch.stack([whole, ids]))
     assert not torch.allclose(each[1], denoise(xl, latents, t, conditioning, whole)[1], atol=1e-3)
     torch.testing.assert_close(each[0], denoise(xl, latents, t, conditioning, whole)[0])
+
+
+def test_learned_words_are_read_in_any_case(xl: StableDiffusion):
+    vectors = {"clip_l": torch.ones(2, 64), "clip_g": torch.ones(2, 64)}
+    learned = {"Ohwx": vectors}
+    wanted = encode_prompts(xl, ["a Ohwx on a hill"], learned)["hidden"]
+    for word in ("ohwx", "OHWX", "embedding:ohwx", "ｏｈｗｘ"):
+        assert torch.equal(encode_prompts(xl, [f"a {word} on a hill"], learned)["hidden"], wanted)
+        assert torch.equal(xl.encode_weighted([f"a {word} on a hill"], learned)["hidden"], wanted)
+    assert not torch.equal(encode_prompts(xl, ["a ohwxs on a hill"], learned)["hidden"], wanted)
+
+
+def test_prompts_to_be_drawn(xl: StableDiffusion, caplog):
+    """Literal ones as captions are read, to the bit, wherever they stand; others weighted, long or without a name."""
+    literal = ["a red cat", "", "a [cat] BREAK <lora:x:1>"]
+    wanted = encode_prompts(xl, literal)
+    assert torch.equal(xl.encode_weighted(literal)["hidden"], wanted["hidden"])
+    mixed = xl.encode_weighted([literal[0], "a (red:1.5) cat", literal[1], "red cat " * 40, literal[2]])
+    assert torch.equal(mixed.take([0, 2, 4])["hidden"], wanted["hidden"])
+    assert torch.equal(mixed.take([0, 2, 4])["pooled"], wanted["pooled"])
+    assert mixed.take([1])["hidden"].shape == (1, 32, 128) and mixed.take([3])["hidden"].shape == (1, 96, 128)
+    states = [xl.encode_weighted([f"a (red:{weight}) cat"])["hidden"] for weight in (1.0, 1.5, 2.0)]
+    torch.testing.assert_close(states[2] - states[1], states[1] - states[0], atol=1e-5, rtol=1e-4)
+    with caplog.at_level(logging.WARNING):
+        gone = xl.encode_weighted(["a embedding:nothere cat"])
+    assert "embedding:nothere does not exist" in caplog.text
+    torch.testing.assert_close(gone["hidden"], encode_prompts(xl, ["a cat"])["hidden"])
+
+
+def test_embeddings_of_other_families_and_damaged_ones_are_refused(xl: StableDiffusion, tmp_path: Path):
+    safetensors.torch.save_file({"emb_params": torch.zeros(2, 768)}, tmp_path / "other.safetensors")
+    safetensors.torch.save_file({"clip_l": torch.full((1, 64), torch.nan)}, tmp_path / "nan.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 40)
+    (tmp_path / "page.pt").write_text("<html>")
+    torch.save({"string_to_param": torch.nn.ParameterDict({"*": torch.zeros(1, 64)})}, tmp_path / "code.pt")
+    model = replace(xl, embedding_folders=(tmp_path,))
+    for name, message in {
+        "other": r"other.safetensors has vectors of the shape \(2, 768\) for clip_l, .* takes 64",
+        "nan": "nan.safetensors has", "cut": "cut.safetensors is", "page": "page.pt is a web page",
+        "code": "code.pt holds more than weights.*choose a .safetensors file",
+    }.items():  # fmt: skip
+        with pytest.raises(FewShotError, match=message):
+            model.encode_weighted([f"a embedding:{name} cat"])
