@@ -89,15 +89,6 @@ def test_exif_gives_the_same(tmp_path, ending):
         assert found.parameters["seed"] == 42 and found.tool == "A1111"
 
 
-def test_guiders_and_texts_of_two_encoders_are_followed(tmp_path):
-    flow = graph("x", sampler="CFGGuider")
-    flow["2"]["inputs"] = {"text_g": "a tower", "text_l": "gothic", "clip": ["1", 1]}
-    del flow["5"]["inputs"]["seed"]
-    assert read_prompt(png(tmp_path / "a.png", prompt=json.dumps(flow))).positive == "a tower, gothic"
-    loop = {"1": {"class_type": "KSampler", "inputs": {"seed": 1, "positive": ["1", 0]}}}
-    assert read_prompt(png(tmp_path / "b.png", prompt=json.dumps(loop))) is None
-
-
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"1": 2}', "{}", "null", '{"1": {"class_type": 3, "inputs": {}}}'])
 def test_metadata_without_a_prompt_is_none(tmp_path, text):
     assert read_prompt(png(tmp_path / "a.png", prompt=text, parameters="hello")) is None
