@@ -36,6 +36,7 @@ from .rules import (
 DEEPEST = 150  # nodes on one way
 LONGEST = 100_000  # characters of a prompt
 PIXELS = {"image", "images", "pixels", "samples", "latent", "latents", "latent_image"}
+UNNAMED = "settings without names"  # the input that holds a node's values where a workflow does not name them
 # Inputs of a node that may draw a picture itself.
 DRAWING = re.compile(
     r"prompt|text|positive|negative|conditioning|guider|pipe|(?<!upscale_)model$|context|ctx", re.IGNORECASE
@@ -155,12 +156,15 @@ class Graph:
             case Made(function, rules):
                 values = [self.evaluate(each, number) for each in self._spread(rules, number)]
                 if any(isinstance(value, Pixels) for value in values):
-                    raise NotFound(f"a picture is where {self.nodes[number].kind} takes a text")
+                    raise NotFound("it was made of a picture, by a node that is not known")
                 return short(OPERATIONS[function](*values))
         raise NotFound(f"{self.nodes[number].kind} is not understood")
 
     def _at(self, number: str, name: str, part: str = "") -> Any:
-        value = self.nodes[number].inputs.get(name)
+        inputs = self.nodes[number].inputs
+        value = inputs.get(name)
+        if value is None and UNNAMED in inputs:
+            raise NotFound(f"the workflow does not name the settings of {self.nodes[number].kind}")
         if isinstance(value, Link):
             return self.value(value, part)
         if part or value is None:
@@ -258,7 +262,7 @@ def together(values: list[Any]) -> Any:
     if there and all(isinstance(value, Pixels) for value in there):
         return Pixels(frozenset().union(*(value.samplers for value in there)))
     if any(isinstance(value, Pixels) for value in there):
-        raise NotFound("a picture and a text come together")
+        raise NotFound("it was made of a picture, by a node that is not known")
     return there[0] if len(there) == 1 else short(joined(*there))
 
 
@@ -272,4 +276,5 @@ def may_draw(node: Node) -> bool:
     """Whether a node may draw a picture by a prompt: a known sampler, or an unknown node with the inputs of one."""
     if rules := known_nodes().get(node.kind):
         return any(isinstance(rule, DrawnBy) for rule in rules)
-    return any(DRAWING.search(name) for name in node.inputs)
+    values = [*node.inputs.values(), *node.inputs.get(UNNAMED, ())]
+    return any(map(DRAWING.search, node.inputs)) or any(isinstance(value, str) and " " in value for value in values)

@@ -1,6 +1,7 @@
 """Nodes of other packs; `rules.py` says how a line is read. A node that is not here ends the search for a prompt."""
 
 PACK_NODES = """
+FewShotPromptInspiration = never("finds its prompts when it runs"); never("finds its prompts when it runs")
 ImpactWildcardProcessor = settled(populated_text)
 ImpactWildcardEncode, WildcardEncode //Inspire = _; _; settled(populated_text); settled(populated_text)
 ImpactSwitch, LatentSwitch, SEGSSwitch = choose(select, "input{}"); _; select

@@ -134,7 +134,7 @@ def _no_sampler(graph: Graph) -> str:
 def _text(graph: Graph, number: str, draw: DrawnBy, which: str) -> str:
     value = graph.evaluate(getattr(draw, which), number)
     if isinstance(value, Pixels):
-        raise NotFound(f"the {which} prompt of {graph.nodes[number].kind} is a picture")
+        raise NotFound("it was made of a picture, by a node that is not known")
     if value is None and which == "positive":
         raise NotFound(f"no prompt is connected to {graph.nodes[number].kind}")
     return "" if value is None else str(value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..prompts import NotFound
-from .graph import Link, Node
+from .graph import UNNAMED, Link, Node
 
 ALWAYS, MUTED, BYPASSED = 0, 2, 4
 SUBGRAPH_INPUTS = -10
@@ -150,7 +150,7 @@ class _Sheet:
         return None
 
     def widgets(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a node's widgets by name; none where their names cannot be told."""
+        """The values of a node's widgets by name; all as one, `UNNAMED`, where their names cannot be told."""
         values = node.get("widgets_values") or []
         if isinstance(values, Mapping):
             return dict(values)
@@ -159,11 +159,11 @@ class _Sheet:
         found, rest = {}, list(values)
         for name in names:
             if not rest:
-                return {}
+                return {UNNAMED: values}
             found[name] = rest.pop(0)
             if rest and rest[0] in CONTROLS:
                 rest.pop(0)
-        return {} if rest else found
+        return {UNNAMED: values} if rest else found
 
 
 def _bypass(node: Mapping[str, Any], slot: int) -> Any:

@@ -281,6 +281,10 @@ def test_fusion_rewards_what_both_rank_high():
         ("a cat <lora:x:1>, embedding:bad BREAK sharp", Concept("sks", "cat", "grey"), "a sks grey cat, sharp", "cat"),
         ("an old mug", Concept("zwx", "cup"), "an old zwx cup", "mug"),
         ("", DOG, "sks dog", ""),
+        ("masterpiece, (best:1.4), cat_girl", DOG, "a photo of a sks dog, masterpiece, (best:1.4), cat_girl", ""),
+        ("1girl, fox_ears, castle", DOG, "a photo of a sks dog, 1girl, fox_ears, castle", ""),
+        ("cat_girl, a fox runs, fox_ears", DOG, "cat_girl, a sks dog runs, fox_ears", "fox"),
+        ("2cats, cat2, _cat_, catgirl", DOG, "a photo of a sks dog, 2cats, cat2, _cat_, catgirl", ""),
     ],
 )
 def test_the_subject_takes_the_place_of_its_kind(prompt, concept, expected, replaced):
