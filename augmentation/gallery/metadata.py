@@ -68,7 +68,7 @@ def _prompt(texts: Mapping[str, str], path: Path) -> PicturePrompt:
             return read_comfy(texts.get("prompt", ""), texts.get("workflow", ""), path)
         except NotFound as error:
             reason = error
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             reason = NotFound(f"its graph is not as ComfyUI writes it ({type(error).__name__})")
     other = read_other(texts)
     if other is None:

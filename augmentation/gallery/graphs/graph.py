@@ -33,13 +33,13 @@ from .rules import (
     read_table,
 )
 
-DEEPEST = 150  # nodes on one way
+DEEPEST = 100  # nodes on one way
 LONGEST = 100_000  # characters of a prompt
 PIXELS = {"image", "images", "pixels", "samples", "latent", "latents", "latent_image"}
 UNNAMED = "settings without names"  # the input that holds a node's values where a workflow does not name them
 # Inputs of a node that may draw a picture itself.
 DRAWING = re.compile(
-    r"prompt|text|positive|negative|conditioning|guider|pipe|(?<!upscale_)model$|context|ctx", re.IGNORECASE
+    r"prompt|text|positive|negative|conditioning|guider|sampler|pipe|(?<!upscale_)model$|context|ctx", re.IGNORECASE
 )
 
 
@@ -223,13 +223,17 @@ class Graph:
             return here
         try:
             below = self.evaluate(draw.over, number)
+            if below is not None and not isinstance(below, Pixels):
+                raise NotFound("its pixels come from a text")
+            if below is None and self._upstream(draw.over, number):
+                raise NotFound("what it was drawn over is not known")
         except NotThere:
             return here
         except NotFound:
             if any(may_draw(node) for node in self._upstream(draw.over, number)):
                 raise
             return here
-        if not isinstance(below, Pixels) or not below.samplers:
+        if below is None or not below.samplers:
             return here
         # From pure noise nothing is left of the pixels below but what a mask keeps.
         return Pixels(below.samplers | here.samplers) if self._from_noise(number) else below

@@ -59,6 +59,7 @@ def _nodes(graph: Mapping[str, Any]) -> dict[str, Node]:
 
     def given(value: Any) -> Any:
         linked = isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)
+        linked = linked and (isinstance(value[0], str) or str(value[0]) in graph)
         return Link(str(value[0]), value[1]) if linked else value
 
     return {

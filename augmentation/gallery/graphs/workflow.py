@@ -12,7 +12,9 @@ from .graph import UNNAMED, Link, Node
 ALWAYS, MUTED, BYPASSED = 0, 2, 4
 SUBGRAPH_INPUTS = -10
 DEEPEST = 100  # nodes that only hand on, between two that do something
+DEEPEST_SUBGRAPH = 8
 CONTROLS = ("fixed", "increment", "decrement", "randomize")  # what becomes of a number after a run; no input
+WIDGET_TYPES = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO")
 VIRTUAL = ("PrimitiveNode", "GetNode", "SetNode", "Note", "MarkdownNote")
 # The widgets of nodes in the editor's order, which saved workflows do not name.
 WIDGETS = """
@@ -97,7 +99,7 @@ class _Sheet:
                 yield f"{self.prefix}{number}", Node(kind, inputs)
 
     def inside(self, node: Mapping[str, Any]) -> _Sheet:
-        if self.prefix.count(":") > 20:
+        if self.prefix.count(":") > DEEPEST_SUBGRAPH:
             raise NotFound("its subgraphs are in each other")
         prefix = f"{self.prefix}{node['id']}:"
         return _Sheet.of(self.definitions[str(node["type"])], self.definitions, prefix, self, node)
@@ -136,7 +138,10 @@ class _Sheet:
             return None
         given = [each for each in self.opener.get("inputs") or [] if each.get("name") == names[slot].get("name")]
         value = self.above.at(given[0].get("link"), depth + 1) if given else None
-        return self.above.widgets(self.opener).get(str(names[slot].get("name"))) if value is None else value
+        own = self.above.widgets(self.opener)
+        if value is None and UNNAMED in own:
+            raise NotFound(f"the workflow does not name the settings of {self.definition.get('name', 'its subgraph')}")
+        return own.get(str(names[slot].get("name"))) if value is None else value
 
     def _set_elsewhere(self, node: Mapping[str, Any], depth: int) -> Any:
         """What the Set node of the same name is given, on this level or above."""
@@ -154,8 +159,7 @@ class _Sheet:
         values = node.get("widgets_values") or []
         if isinstance(values, Mapping):
             return dict(values)
-        given = [str(each["widget"].get("name")) for each in node.get("inputs") or [] if each.get("widget")]
-        names = list(WIDGET_NAMES.get(str(node.get("type")), given))
+        names = self._widget_names(node) if values else []
         found, rest = {}, list(values)
         for name in names:
             if not rest:
@@ -164,6 +168,15 @@ class _Sheet:
             if rest and rest[0] in CONTROLS:
                 rest.pop(0)
         return {UNNAMED: values} if rest else found
+
+    def _widget_names(self, node: Mapping[str, Any]) -> list[str]:
+        """The names of a node's widgets in order: those of a subgraph's inputs, known ones, or those that it gives."""
+        kind = str(node.get("type"))
+        if kind in self.definitions:
+            inputs = self.definitions[kind].get("inputs") or []
+            return [str(each.get("name")) for each in inputs if str(each.get("type")).startswith(WIDGET_TYPES)]
+        given = [str(each["widget"].get("name")) for each in node.get("inputs") or [] if each.get("widget")]
+        return list(WIDGET_NAMES.get(kind, given))
 
 
 def _bypass(node: Mapping[str, Any], slot: int) -> Any:

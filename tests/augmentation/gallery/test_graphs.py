@@ -58,6 +58,8 @@ TEXTS = [
     ("CR Text Concatenate", 0, lambda a, b: {"text1": a, "text2": b, "separator": " "}),
     ("CR Text Replace", 0, lambda a, b: {"text": f"{a} X", "find1": "X", "replace1": b}),
     ("ttN text", 0, lambda a, b: {"text": f"{a} {b}"}),
+    ("Primitive string [Crystools]", 0, lambda a, b: {"string": f"{a} {b}"}),
+    ("LayerUtility: TextBox", 0, lambda a, b: {"text": f"{a} {b}"}),
     ("String Literal (Image Saver)", 0, lambda a, b: {"string": f"{a} {b}"}),
     ("Power Prompt (rgthree)", 3, lambda a, b: {"prompt": f"{a} {b}", "insert_lora": "CHOOSE"}),
     ("Power Primitive (rgthree)", 0, lambda a, b: {"type": "STRING", "value": f"{a} {b}"}),
@@ -125,6 +127,7 @@ CHOOSING = [
     ("CR Conditioning Input Switch", {"Input": 2}, "conditioning2", "conditioning1"),
     ("Conditioning Input Switch", {"boolean": True}, "conditioning_a", "conditioning_b"),
     ("ImpactConditionalBranch", {"cond": False}, "ff_value", "tt_value"),
+    ("Switch any [Crystools]", {"boolean": False}, "on_false", "on_true"),
     ("SimpleCondition+", {"evaluate": True}, "on_true", "on_false"),
 ]
 
@@ -283,6 +286,8 @@ UNKNOWABLE = [
     (node("TextGenerate", prompt="Describe this"), "a language model"),
     (node("WD14Tagger|pysssss", image=["9", 0], tags="1girl, solo"), "tags a picture when it runs"),
     (node("BLIP Analyze Image", images=["9", 0], question="what is it?"), "describes a picture"),
+    (node("SDXLPromptStyler", text_positive="a dog", text_negative="x", style="anime"), "adds styles"),
+    (node("DPRandomGenerator", text="a {dog|cat}", seed=1), "through DPRandomGenerator, which is not known"),
     (node("easy stylesSelector", styles="fooocus_styles", positive="a dog"), "adds styles"),
     (node("Prompt Styles Selector", style="anime"), "adds styles"),
     (node("LoadText|pysssss", file="prompts.txt"), "reads a file"),
@@ -363,6 +368,25 @@ def hires(**settings):
 def test_the_first_sampler_s_prompt_is_the_picture_s():
     found = read(hires(denoise=0.4))
     assert (found.positive, found.negative, found.parameters["seed"]) == (CAT, UGLY, 5)
+
+
+def test_a_base_and_its_refiner_are_one_picture():
+    graph = hires()
+    graph["3"] = node("KSamplerAdvanced", **graph["3"]["inputs"] | {"start_at_step": 0, "add_noise": "enable"})
+    graph["11"] = node("KSamplerAdvanced", **graph["11"]["inputs"] | {"start_at_step": 20, "add_noise": "disable"})
+    assert prompts(graph) == (CAT, UGLY)
+    graph["11"] = node("KSamplerAdvanced", **graph["11"]["inputs"] | {"start_at_step": 0, "add_noise": "enable"})
+    with pytest.raises(NotFound, match="2 samplers"):
+        read(graph)
+
+
+def test_a_switch_of_latents_does_not_hide_the_first_sampler():
+    graph = hires(denoise=0.4, latent_image=["13", 0])
+    graph["13"] = node("LatentSwitch", select=1, latent1=["10", 0])
+    assert prompts(graph) == (CAT, UGLY)
+    graph["13"] = node("ImpactSwitch", select=2, input1=["10", 0])
+    with pytest.raises(NotFound, match="drawn over is not known"):
+        read(graph)
 
 
 def test_a_second_sampler_that_begins_from_noise_leaves_it_open():

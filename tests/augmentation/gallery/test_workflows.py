@@ -129,7 +129,10 @@ def subgraph(text_link=None, own="the widget's own", outer=()):
     out_link = {"id": 2, "origin_id": 6, "origin_slot": 0, "target_id": -20, "target_slot": 0}
     encoder = node(6, "CLIPTextEncode", [own], {"clip": None})
     encoder["inputs"].append({"name": "text", "type": "STRING", "link": 1, "widget": {"name": "text"}})
-    ends = {"inputs": [{"name": "text", "linkIds": [1]}], "outputs": [{"name": "CONDITIONING", "linkIds": [2]}]}
+    ends = {
+        "inputs": [{"name": "text", "type": "STRING", "linkIds": [1]}],
+        "outputs": [{"name": "CONDITIONING", "linkIds": [2]}],
+    }
     inside = node(30, "inner", list(outer), {"text": 1})
     graph = workflow(node(31, "outer", [], {"text": text_link}), node(20, "PrimitiveString", [CAT]),
                      ways=[(1, 31, 0, 3), (10, 20, 0, 31)])  # fmt: skip
@@ -144,10 +147,13 @@ def subgraph(text_link=None, own="the widget's own", outer=()):
 def test_subgraphs_are_opened():
     assert prompts({}, workflow=subgraph(text_link=10)) == (CAT, UGLY)
     assert prompts({}, workflow=subgraph()) == ("the widget's own", UGLY)
-    graph = subgraph()
-    graph["nodes"][-2]["inputs"][0] |= {"widget": {"name": "text"}}
+    assert prompts({}, workflow=subgraph(outer=["of the one inside"])) == ("of the one inside", UGLY)
+    graph = subgraph(outer=["of the one inside"])
     graph["nodes"][-2]["widgets_values"] = ["of this one"]
     assert prompts({}, workflow=graph) == ("of this one", UGLY)
+    graph["nodes"][-2]["widgets_values"] = [4, "of this one", "another"]
+    with pytest.raises(NotFound, match="does not name the settings"):
+        read({}, workflow=graph)
 
 
 def test_workflows_that_are_none_are_told():
