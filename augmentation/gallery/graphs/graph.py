@@ -38,9 +38,8 @@ LONGEST = 100_000  # characters of a prompt
 PIXELS = {"image", "images", "pixels", "samples", "latent", "latents", "latent_image"}
 UNNAMED = "settings without names"  # the input that holds a node's values where a workflow does not name them
 # Inputs of a node that may draw a picture itself.
-DRAWING = re.compile(
-    r"prompt|text|positive|negative|conditioning|guider|sampler|pipe|(?<!upscale_)model$|context|ctx", re.IGNORECASE
-)
+DRAWING = re.compile(r"prompt|text|positive|negative|conditioning|guider|sampler|pipe|context|ctx", re.IGNORECASE)
+MODELS = {"model", "base_model", "refiner_model"}  # links to what draws, unlike one that only enlarges
 
 
 class NotThere(NotFound):
@@ -281,4 +280,6 @@ def may_draw(node: Node) -> bool:
     if rules := known_nodes().get(node.kind):
         return any(isinstance(rule, DrawnBy) for rule in rules)
     values = [*node.inputs.values(), *node.inputs.get(UNNAMED, ())]
-    return any(map(DRAWING.search, node.inputs)) or any(isinstance(value, str) and " " in value for value in values)
+    if node.links().keys() & MODELS or any(map(DRAWING.search, node.inputs)):
+        return True
+    return any(isinstance(value, str) and " " in value for value in values)

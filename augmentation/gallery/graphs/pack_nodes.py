@@ -53,6 +53,7 @@ BNK_AddCLIPSDXLParams, BNK_AddCLIPSDXLRParams, AddCLIPSDXLParams, AddCLIPSDXLRPa
 smZ CLIPTextEncode = either_encoder(with_SDXL, text, text_g, text_l)
 TiledKSampler, TiledKSamplerAdvanced, BNK_TiledKSampler, BNK_TiledKSamplerAdvanced = draw(positive, negative,
     latent_image)
+ReActorFaceSwap = input_image
 UltimateSDUpscale, UltimateSDUpscaleCustomSample = draw(positive, negative, image)
 UltimateSDUpscaleNoUpscale = draw(positive, negative, upscaled_image)
 

@@ -399,6 +399,9 @@ REPAIRS = [
     node("UltimateSDUpscale", image=["8", 0], positive=["16", 0], negative=["17", 0], seed=1),
     node("ImageUpscaleWithModel", image=["8", 0], upscale_model=["18", 0]),
     node("Unknown Sharpener", image=["8", 0], amount=0.5, method="lanczos"),
+    node("Unknown Background Remover", image=["8", 0], model="u2net"),
+    node("Unknown Restorer", image=["8", 0], facerestore_model=["18", 0]),
+    node("ReActorFaceSwap", input_image=["8", 0], source_image=["19", 0]),
     node("ImageCompositeMasked", destination=["8", 0], source=["19", 0]),
 ]
 
@@ -412,7 +415,8 @@ def test_what_is_done_to_the_picture_is_not_its_prompt(repair):
 
 @pytest.mark.parametrize("kind, inputs", [
     ("Unknown Editor", {"prompt": "make it red"}), ("Unknown Painter", {"style": "a red house"}),
-    ("Unknown Sampler", {"positive": ["16", 0]}), ("Unknown Mixer", {"images": ["19", 0]}),
+    ("Unknown Sampler", {"positive": ["16", 0]}), ("Unknown Redrawer", {"model": ["4", 0]}),
+    ("Unknown Mixer", {"images": ["19", 0]}),
 ])  # fmt: skip
 def test_an_unknown_node_that_may_draw_ends_the_search(kind, inputs):
     graph = both() | encoded("16", "a dog") | saved(["6", 0], ["7", 0])
