@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -25,16 +24,18 @@ from ...core.errors import FewShotError
 from ...core.images import decode
 from ...core.progress import NullProgress, Progress
 from ...vision.embedders.interface import ImageTextEmbedder
-from .metadata import ENDINGS, read_prompt
+from .metadata import ENDINGS, find_prompt
+from .prompts import NotFound
+from .ranking import Ranking, query_of, reciprocal_rank_fusion
 
 log = logging.getLogger(__name__)
-SCHEMA_VERSION = 1  # an index of another version is rebuilt
+SCHEMA_VERSION = 2  # an index of another version is rebuilt
 FILES_PER_COMMIT = 256  # between two commits and two progress reports
 BATCH = 32
-RANK_CONSTANT = 60  # the constant of reciprocal rank fusion (Cormack et al. 2009)
+REASONS_SHOWN = 5
 DAMAGE_MESSAGES = ("not a database", "malformed", "no such table", "no such column")  # in SQLite's errors
 TABLES = """
-CREATE TABLE files(id INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER, time INTEGER, error TEXT);
+CREATE TABLE files(id INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER, time INTEGER, error TEXT, reason TEXT);
 CREATE TABLE prompts(id INTEGER PRIMARY KEY REFERENCES files(id), positive TEXT, negative TEXT, parameters TEXT);
 CREATE VIRTUAL TABLE words USING fts5(positive, content='', tokenize='porter unicode61');
 CREATE TABLE likeness(id INTEGER, model TEXT, vector BLOB, PRIMARY KEY(id, model));
@@ -54,38 +55,31 @@ class GalleryEntry:
 
 @dataclass(frozen=True)
 class IndexUpdate:
-    """The result of updating an index; `broken` names unreadable files, with the reason."""
+    """The result of updating an index; `broken` names unreadable files, with the reason.
+
+    `unfound` are the reasons why a prompt was not found, each with how many pictures it is about and one of them.
+    """
 
     added: int
     removed: int
     total: int
     with_prompt: int
     broken: tuple[str, ...] = ()
+    unfound: tuple[tuple[str, int, str], ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.total} pictures, {self.with_prompt} with a prompt; {self.added} read, {self.removed} gone"
-        return text + (f"; {len(self.broken)} cannot be read: {', '.join(self.broken[:3])}" if self.broken else "")
+        text += f"; {len(self.broken)} cannot be read: {', '.join(self.broken[:3])}" if self.broken else ""
+        return text + (f"\n{unfound_text(self.unfound)}" if self.unfound else "")
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Pictures by their numbers in the index (n,), and their scores (n,), higher for a better match."""
-
-    numbers: np.ndarray
-    scores: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[tuple[int, float]]) -> Ranking:
-        return cls(np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float64))
-
-    def order(self) -> np.ndarray:
-        """Indices into `numbers`, best first; ties go to the earlier picture."""
-        return np.lexsort((self.numbers, -self.scores))
-
-    def among(self, numbers: np.ndarray) -> Ranking:
-        """The part whose pictures are in `numbers`."""
-        present = np.isin(self.numbers, numbers)
-        return Ranking(self.numbers[present], self.scores[present])
+def unfound_text(unfound: Sequence[tuple[str, int, str]]) -> str:
+    """How many pictures have no prompt that can be found, and why; the commonest reasons first."""
+    count = sum(number for _, number, _ in unfound)
+    shown = [f"{number}: {reason} ({name})" for reason, number, name in unfound[:REASONS_SHOWN]]
+    if rest := count - sum(number for _, number, _ in unfound[:REASONS_SHOWN]):
+        shown.append(f"{rest}: other reasons")
+    return "\n".join([f"{count} without a prompt that can be found:", *shown])
 
 
 class Gallery:
@@ -153,7 +147,15 @@ class Gallery:
                 progress.report(min(start + FILES_PER_COMMIT, len(new)), len(new), f"{len(new)} new pictures")
             broken = tuple(f"{n} ({e})" for n, e in base.execute("SELECT name, error FROM files WHERE error != ''"))
             count = base.execute("SELECT count(*) FROM prompts").fetchone()[0]
-        return IndexUpdate(len(new), len(removed), len(present), count, broken)
+            unfound = self._unfound(base)
+        return IndexUpdate(len(new), len(removed), len(present), count, broken, unfound)
+
+    @staticmethod
+    def _unfound(base: sqlite3.Connection) -> tuple[tuple[str, int, str], ...]:
+        rows = base.execute(
+            "SELECT reason, count(*), min(name) FROM files WHERE reason != '' GROUP BY reason ORDER BY 2 DESC, 1"
+        )
+        return tuple(rows.fetchall())
 
     def _files(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """(path below the folder, (bytes, time)) of each picture; links that lead out of the folder are left out."""
@@ -192,15 +194,18 @@ class Gallery:
                     base.execute(f"DELETE FROM {table} WHERE id=?", row[:1])
 
     def _read(self, base: sqlite3.Connection, name: str, size: int, time: int) -> None:
-        prompt, error = None, ""
+        prompt, error, reason = None, "", ""
         try:
-            prompt = read_prompt(self.folder / name)
+            prompt = find_prompt(self.folder / name)
         except FewShotError as refusal:
             error = str(refusal)
-        insert = "INSERT INTO files(name, size, time, error) VALUES(?, ?, ?, ?)"
-        number = base.execute(insert, (name, size, time, error)).lastrowid
+        except NotFound as refusal:
+            reason = str(refusal)
+        insert = "INSERT INTO files(name, size, time, error, reason) VALUES(?, ?, ?, ?, ?)"
+        number = base.execute(insert, (name, size, time, error, reason)).lastrowid
         if prompt is not None:
-            parameters = json.dumps(dict(prompt.parameters) | {"tool": prompt.tool})
+            lacking = {"negative_not_found": prompt.no_negative} if prompt.no_negative else {}
+            parameters = json.dumps(dict(prompt.parameters) | {"tool": prompt.tool} | lacking)
             base.execute(
                 "INSERT INTO prompts VALUES(?, ?, ?, ?)", (number, prompt.positive, prompt.negative, parameters)
             )
@@ -235,14 +240,18 @@ class Gallery:
                 ranking = alike if ranking is None else reciprocal_rank_fusion([ranking, alike.among(ranking.numbers)])
             entries = self._entries(base, self._newest(base) if ranking is None else ranking, count)
             if not entries:
-                total = base.execute("SELECT count(*) FROM prompts").fetchone()[0]
-                raise FewShotError(
-                    f'no prompt among the {total} in {self.folder} matches "{words}"; use fewer or other words'
-                    if total
-                    else f"no picture in {self.folder} holds a prompt; choose a folder of pictures made by ComfyUI or "
-                    "A1111 that still have their metadata"
-                )
+                raise FewShotError(self._nothing(base, words))
         return entries
+
+    def _nothing(self, base: sqlite3.Connection, words: str) -> str:
+        total = base.execute("SELECT count(*) FROM prompts").fetchone()[0]
+        if total:
+            return f'no prompt among the {total} in {self.folder} matches "{words}"; use fewer or other words'
+        unfound = self._unfound(base)
+        return (
+            f"no picture in {self.folder} holds a prompt that can be found; choose a folder of pictures made by "
+            f"ComfyUI or A1111 that still have their metadata{f'. {unfound_text(unfound)}' if unfound else ''}"
+        )
 
     @staticmethod
     def _by_words(base: sqlite3.Connection, query: str) -> Ranking:
@@ -305,19 +314,3 @@ class Gallery:
             if len(entries) == count:
                 break
         return list(entries.values())
-
-
-def query_of(words: str) -> str:
-    """Keywords as an FTS5 query: each quoted, so that none is an operator; "red*" stays a prefix."""
-    keywords = re.findall(r"[\w'-]+\*?", words)
-    return " ".join(f'"{w.rstrip("*")}"' + ("*" if w.endswith("*") else "") for w in keywords if w.strip("*'-_"))
-
-
-def reciprocal_rank_fusion(rankings: Sequence[Ranking]) -> Ranking:
-    """Reciprocal rank fusion: the sum of 1 / (60 + place) over the rankings that hold a picture."""
-    numbers = np.unique(np.concatenate([ranking.numbers for ranking in rankings]))
-    total = np.zeros(len(numbers))
-    for ranking in rankings:
-        order = ranking.order()
-        total[np.searchsorted(numbers, ranking.numbers[order])] += 1 / (RANK_CONSTANT + np.arange(len(order)))
-    return Ranking(numbers, total)

@@ -12,6 +12,7 @@ from ..captions.parse import ARTICLES
 
 NETWORKS = re.compile(r"<(?:lora|lyco|hypernet)[^>]*>", re.IGNORECASE)
 EMBEDDINGS = re.compile(r"\(?\s*embedding:[^\s,()]+(?::[\d.]+)?\s*\)?", re.IGNORECASE)
+COMPOUNDS = re.compile(r"\w*_\w*")
 BREAKS = re.compile(r"\b(?:BREAK|AND)\b")
 
 
@@ -33,17 +34,25 @@ def rewrite(prompt: str, concept: Concept) -> Rewritten:
     text = _bare(prompt)
     if find_word(concept.identifier, text):
         return Rewritten(text)
-    own = [match for form in _forms(concept.noun) if (match := find_word(form, text))]
-    name = min(own, key=lambda match: match.start()).group() if own else ""
-    name = name or next((n for n in names_of(concept.noun)[1:] if find_word(n, text)), "")
-    name = name or same_kind(concept.noun, text)
-    if not name:
+    match = _place(concept.noun, text)
+    if match is None:
         return Rewritten(f"a photo of {_with_article('a', concept.phrase)}, {text}" if text else concept.phrase)
-    match = find_word(name, text)
-    assert match is not None
-    pattern = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
+    pattern = re.compile(rf"(?<!\w){re.escape(match.group())}(?!\w)", re.IGNORECASE)
     before, after = text[: match.start()], pattern.sub(lambda _: concept.noun, text[match.end() :])
     return Rewritten(_article_mended(before, concept.phrase) + concept.phrase + after, match.group())
+
+
+def _place(noun: str, text: str) -> re.Match | None:
+    """Where the subject goes: at its noun, another word for it, or the first word of its kind that stands by itself.
+
+    "cat_girl" is one word, and none of the kind of a dog.
+    """
+    own = [match for form in _forms(noun) if (match := find_word(form, text))]
+    if own:
+        return min(own, key=lambda match: match.start())
+    others = (match for name in names_of(noun)[1:] if (match := find_word(name, text)))
+    alone = COMPOUNDS.sub(" ", text)
+    return next(others, None) or find_word(same_kind(noun, alone), text)
 
 
 def _bare(prompt: str) -> str:

@@ -295,6 +295,8 @@ class PromptInspiration(io.ComfyNode):
         best = found[pick - 1]
         sheet = thumbnails(found, prompts)
         report = f"{update}\n\n" + "\n".join(f"{n}. {prompt}" for n, prompt in enumerate(prompts, 1))
+        if reason := best.parameters.get("negative_not_found"):
+            report += f"\n\nThe negative prompt of {best.path.name} was not found: {reason}."
         return io.NodeOutput(
             prompts[pick - 1], best.negative, "\n".join(prompts), json.dumps(dict(best.parameters), indent=1), sheet,
             ui=host.show(cls, sheet, report),

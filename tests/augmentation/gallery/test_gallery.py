@@ -89,15 +89,6 @@ def test_exif_gives_the_same(tmp_path, ending):
         assert found.parameters["seed"] == 42 and found.tool == "A1111"
 
 
-def test_guiders_and_texts_of_two_encoders_are_followed(tmp_path):
-    flow = graph("x", sampler="CFGGuider")
-    flow["2"]["inputs"] = {"text_g": "a tower", "text_l": "gothic", "clip": ["1", 1]}
-    del flow["5"]["inputs"]["seed"]
-    assert read_prompt(png(tmp_path / "a.png", prompt=json.dumps(flow))).positive == "a tower, gothic"
-    loop = {"1": {"class_type": "KSampler", "inputs": {"seed": 1, "positive": ["1", 0]}}}
-    assert read_prompt(png(tmp_path / "b.png", prompt=json.dumps(loop))) is None
-
-
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"1": 2}', "{}", "null", '{"1": {"class_type": 3, "inputs": {}}}'])
 def test_metadata_without_a_prompt_is_none(tmp_path, text):
     assert read_prompt(png(tmp_path / "a.png", prompt=text, parameters="hello")) is None
@@ -290,6 +281,10 @@ def test_fusion_rewards_what_both_rank_high():
         ("a cat <lora:x:1>, embedding:bad BREAK sharp", Concept("sks", "cat", "grey"), "a sks grey cat, sharp", "cat"),
         ("an old mug", Concept("zwx", "cup"), "an old zwx cup", "mug"),
         ("", DOG, "sks dog", ""),
+        ("masterpiece, (best:1.4), cat_girl", DOG, "a photo of a sks dog, masterpiece, (best:1.4), cat_girl", ""),
+        ("1girl, fox_ears, castle", DOG, "a photo of a sks dog, 1girl, fox_ears, castle", ""),
+        ("cat_girl, a fox runs, fox_ears", DOG, "cat_girl, a sks dog runs, fox_ears", "fox"),
+        ("2cats, cat2, _cat_, catgirl", DOG, "a photo of a sks dog, 2cats, cat2, _cat_, catgirl", ""),
     ],
 )
 def test_the_subject_takes_the_place_of_its_kind(prompt, concept, expected, replaced):

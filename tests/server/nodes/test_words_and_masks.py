@@ -140,6 +140,14 @@ def made(server):
     native["save"] = graphs.node("SaveImage", images=["decoded", 0], filename_prefix="made/boat")
     server.succeed(native)
     (folder / "broken.png").write_bytes(b"\x89PNG")
+    for name in ("described", "cat_girl"):
+        about = PngImagePlugin.PngInfo()
+        if name == "described":
+            llm = {"class_type": "LLMNode", "inputs": {"prompt": "Describe this image in detail"}}
+            about.add_text("prompt", json.dumps({"1": llm, "3": graphs.node("KSampler", positive=["1", 0])}))
+        else:
+            about.add_text("parameters", "masterpiece, dog_girl\nSteps: 9, Seed: 3, Size: 64x64")
+        Image.new("RGB", (64, 64), "orange").save(folder / f"{name}.png", pnginfo=about)
 
 
 def test_prompts_of_the_gallery_become_the_subject_s(server, made):
@@ -152,9 +160,11 @@ def test_prompts_of_the_gallery_become_the_subject_s(server, made):
     assert json.loads(str(server.kept("parameters")))["seed"] == 3
     said = outcome.outputs("found")["text"][0]
     assert "1. a sks cat in the snow" in said and "broken.png" in said
+    assert "1: it goes through LLMNode, which is not known (described.png)" in said
     assert server.picture(outcome.outputs("found")["images"][0]).width >= 256
     server.succeed(graphs.pictures() | inspiration() | keep)
     assert "a photo of a sks cat, a red boat at night" in str(server.kept("prompts"))
+    assert "a photo of a sks cat, masterpiece, dog_girl" in str(server.kept("prompts"))
 
 
 def test_folders_outside_are_refused(server, made):
