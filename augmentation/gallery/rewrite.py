@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ...core.text.words import find_word
+from ...core.text.words import Found, find_noun, find_word, replace_word
 from ...core.values import Concept
 from ..captions.nouns import names_of, same_kind
 from ..captions.parse import ARTICLES
@@ -37,19 +37,17 @@ def rewrite(prompt: str, concept: Concept) -> Rewritten:
     match = _place(concept.noun, text)
     if match is None:
         return Rewritten(f"a photo of {_with_article('a', concept.phrase)}, {text}" if text else concept.phrase)
-    pattern = re.compile(rf"(?<!\w){re.escape(match.group())}(?!\w)", re.IGNORECASE)
-    before, after = text[: match.start()], pattern.sub(lambda _: concept.noun, text[match.end() :])
+    before, after = text[: match.start()], replace_word(match.group(), text[match.end() :], lambda _: concept.noun)
     return Rewritten(_article_mended(before, concept.phrase) + concept.phrase + after, match.group())
 
 
-def _place(noun: str, text: str) -> re.Match | None:
+def _place(noun: str, text: str) -> Found | None:
     """Where the subject goes: at its noun, another word for it, or the first word of its kind that stands by itself.
 
     "cat_girl" is one word, and none of the kind of a dog.
     """
-    own = [match for form in _forms(noun) if (match := find_word(form, text))]
-    if own:
-        return min(own, key=lambda match: match.start())
+    if own := find_noun(noun, text):
+        return own
     others = (match for name in names_of(noun)[1:] if (match := find_word(name, text)))
     alone = COMPOUNDS.sub(" ", text)
     return next(others, None) or find_word(same_kind(noun, alone), text)
@@ -60,12 +58,6 @@ def _bare(prompt: str) -> str:
     text = BREAKS.sub(",", text)
     text = re.sub(r"\s+,", ",", " ".join(text.split()))
     return re.sub(r"(?:,\s*){2,}", ", ", text).strip(" ,")
-
-
-def _forms(noun: str) -> tuple[str, ...]:
-    plural = noun[:-1] + "ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else noun
-    plural = noun + ("es" if noun.endswith(("s", "x", "sh", "ch")) else "s") if plural == noun else plural
-    return noun, plural
 
 
 def _with_article(article: str, phrase: str) -> str:
