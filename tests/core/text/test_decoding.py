@@ -9,11 +9,13 @@ from comfyui_fewshot.core.text.decoding import decoded, read_text
 
 SHORT = {
     ("gb18030", "utf-16-le", "utf-16-be"): [
-        "一只狗在草地上", "狗", "白色的猫", "一个女孩站在海边，穿着红色裙子", "sks 狗", "玩具熊", "1girl, 单人, 长发, 微笑", "证件照",
+        "一只狗在草地上", "狗", "白色的猫", "一个女孩站在海边，穿着红色裙子", "sks 狗", "玩具熊",
+        "1girl, 单人, 长发, 微笑", "证件照",
     ],
     ("big5", "gb18030", "utf-16-le", "utf-16-be"): ["一隻狗在草地上", "白色的貓", "紅色背包", "穿著裙子的女人"],
     ("shift_jis", "utf-16-le", "utf-16-be"): [
-        "犬が草の上にいる", "女の子のぬいぐるみ", "sks 犬", "テーブルの上のカップ", "猫, 屋外, 草", "東京の夜景", "ロボット",
+        "犬が草の上にいる", "女の子のぬいぐるみ", "sks 犬", "テーブルの上のカップ", "猫, 屋外, 草",
+        "東京の夜景", "ロボット",
     ],
     ("euc_jp", "iso2022_jp"): ["犬が草の上にいる", "黒猫がソファに座っている"],
     ("euc_kr", "utf-16-le", "utf-16-be"): ["잔디 위의 개", "개", "하얀 고양이", "sks 강아지", "웃고 있는 여자", "로봇"],
@@ -38,7 +40,9 @@ def test_short_captions(code, text):
     assert decoded(text.encode(), "a.txt") == decoded(b"\xef\xbb\xbf" + text.encode(), "a.txt")
 
 
-@pytest.mark.parametrize("text", ["sks dog", "1girl, solo, long_hair", "(smile:1.2)", "p3rs0n", "TOK", "IMG_1234", "犬"])
+@pytest.mark.parametrize(
+    "text", ["sks dog", "1girl, solo, long_hair", "(smile:1.2)", "p3rs0n", "TOK", "IMG_1234", "犬"]
+)
 def test_utf8_is_taken_as_it_is(text):
     assert decoded(text.encode(), "a.txt") == decoded(codecs.BOM_UTF8 + text.encode(), "a.txt")
     assert decoded(text.encode(), "a.txt").text == text and not decoded(text.encode(), "a.txt").note
