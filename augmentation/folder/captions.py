@@ -36,8 +36,10 @@ class Caption:
 
 @dataclass
 class Captions:
-    """Captions by picture, the files that they are from, and what is to be said."""
+    """Captions by picture, the files that they are from, and what is to be said. `usual` is the encoding of those that
+    do not name theirs."""
 
+    usual: str = ""
     of: dict[Path, list[Caption]] = field(default_factory=dict)
     used: set[Path] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -131,7 +133,7 @@ def _read_one(file: Path, picture: Path, found: Captions) -> None:
 
 
 def _text_of(file: Path, found: Captions, most: int = 4_000_000) -> str:
-    decoded = read_text(file, most)
+    decoded = read_text(file, most, found.usual)
     if decoded.note and file.name not in found.read_as.get(decoded.note, []):
         found.read_as.setdefault(decoded.note, []).append(file.name)
     return decoded.text

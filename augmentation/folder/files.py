@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...core.errors import FewShotError
 from ...core.images import PICTURE_ENDINGS
+from ...core.text.decoding import usual_encoding
 from .captions import BESIDE_ENDINGS, Caption, Captions, is_caption_folder, read_beside, read_tables
 from .masks import Masks, find_masks, is_mask_folder
 from .names import natural_order
@@ -58,7 +59,7 @@ def picture_files(folder: Path, notes: list[str], first_captions: str = "") -> l
     places = [top, *_repeated(top, folder_notes)]
     if not any(place.pictures for place in places):
         raise FewShotError(_no_pictures(top))
-    captions = Captions()
+    captions = Captions(usual_encoding(file for place in places for file in place.texts))
     found = [_read(place, captions, notes) for place in places]
     for place, masks in zip(places[1:], found[1:], strict=True):
         read_tables(masks.pictures, place.texts, captions)

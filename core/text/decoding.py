@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from .languages import is_text, languages, log_likelihood
 
 # Encodings of programs and systems that write no mark, and what languages they are for, with the odds of meeting one.
 _CHINESE = {"Simplified Chinese": 1.0, "Traditional Chinese": 0.05}
-_WESTERN = {name: 1.0 for name in ("French", "German", "Spanish", "Portuguese", "Italian", "Nordic")}
-_CENTRAL = {name: 0.05 for name in ("Polish", "Czech", "Hungarian", "German")}
-_CYRILLIC = {"Russian": 1.0, "Ukrainian": 0.5}
+_WESTERN = {name: 1.0 for name in ("English", "French", "German", "Spanish", "Portuguese", "Italian", "Nordic")}
+_CENTRAL = {name: 0.015 for name in ("Polish", "Czech", "Hungarian", "German")}
+_CYRILLIC = {"Russian": 1.0, "Ukrainian": 0.2}
 _ALL = {name: 1.0 for name in ("Simplified Chinese", "Traditional Chinese", "Japanese", "Korean", *_WESTERN)}
 _ALL |= _CYRILLIC | {
     name: 0.3 for name in ("Polish", "Czech", "Hungarian", "Turkish", "Greek", "Hebrew", "Arabic", "Thai")
 }
-_DOS = 0.02
+_DOS = 0.01
 ENCODINGS: dict[str, tuple[str, dict[str, float]]] = {
     "UTF-16 (little-endian)": ("utf-16-le", _ALL),
     "UTF-16 (big-endian)": ("utf-16-be", _ALL),
@@ -32,13 +33,13 @@ ENCODINGS: dict[str, tuple[str, dict[str, float]]] = {
     "Windows-1252": ("cp1252", _WESTERN),
     "Windows-1250": ("cp1250", _CENTRAL),
     "Windows-1251": ("cp1251", _CYRILLIC),
-    "Windows-1253": ("cp1253", {"Greek": 0.1}),
-    "Windows-1254": ("cp1254", {"Turkish": 0.1}),
-    "Windows-1255": ("cp1255", {"Hebrew": 0.02}),
-    "Windows-1256": ("cp1256", {"Arabic": 0.1}),
-    "Windows-874": ("cp874", {"Thai": 0.1}),
+    "Windows-1253": ("cp1253", {"Greek": 0.02}),
+    "Windows-1254": ("cp1254", {"Turkish": 0.05}),
+    "Windows-1255": ("cp1255", {"Hebrew": 0.01}),
+    "Windows-1256": ("cp1256", {"Arabic": 0.01}),
+    "Windows-874": ("cp874", {"Thai": 0.002}),
     "KOI8-R": ("koi8_r", {"Russian": 0.1}),
-    "DOS 866": ("cp866", {"Russian": 0.1}),
+    "DOS 866": ("cp866", {"Russian": 0.02}),
     "DOS 850": ("cp850", {name: _DOS for name in _WESTERN}),
     "Mac Roman": ("mac_roman", {name: _DOS for name in _WESTERN}),
 }
@@ -53,12 +54,13 @@ _NO_TEXT = {
     b"\xd0\xcf\x11\xe0": "an old office document", b"{\\rtf": "an RTF document", b"7z\xbc\xaf": "a 7z archive",
     b"<!DOCTYPE html": "a web page", b"<html": "a web page", b"bplist": "a property list", b"SQLite": "a database",
 }  # fmt: skip
-# Below CERTAIN the encodings are too close; below PLAUSIBLE (the mean logarithm of a share, of what is not ASCII) the
-# best of them is no text in any language that is known here.
-CERTAIN, PLAUSIBLE = 0.9, math.log(6e-5)
+# Below CERTAIN the encodings are too close; below these means of a character's share (of those that are not ASCII) a
+# text is none in a language of the alphabet, or of thousands of characters.
+CERTAIN, PLAUSIBLE, PLAUSIBLE_WIDE = 0.95, math.log(9e-5), math.log(1e-5)
 JUDGED = 2000  # characters
 NUL = math.log(1e-3)
 SHORT, USUAL = 64, math.log(1e4)  # bytes; the odds of UTF-8
+IN_FOLDER, LEAST = math.log(1e3), math.log(1e-4)  # odds of what a folder is written in; the least that a file weighs
 
 
 @dataclass(frozen=True)
@@ -70,38 +72,76 @@ class DecodedText:
     note: str = ""
 
 
-def read_text(path: Path, most: int = 4_000_000) -> DecodedText:
-    """The text in the file `path`, without byte order marks.
+def read_text(path: Path, most: int = 4_000_000, usual: str = "") -> DecodedText:
+    """The text in the file `path`, without byte order marks; `usual` as in `decoded`.
 
     Raises FewShotError: it cannot be read, has more than `most` bytes, is no text, or is in no encoding that is known.
     """
+    return decoded(_bytes(path, most), path.name, usual)
+
+
+def _bytes(path: Path, most: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > most:
             raise FewShotError(f"{path.name} has {size / 1e6:.0f} MB; a text takes at most {most // 10**6}: split it")
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise FewShotError(f"{path.name} cannot be read ({error.strerror}); look at the file's permissions") from None
-    return decoded(raw, path.name)
 
 
-def decoded(raw: bytes, name: str) -> DecodedText:
+def usual_encoding(paths: Iterable[Path], most: int = 100_000) -> str:
+    """The encoding that those of the texts in `paths` which do not name theirs are in together; "" without any.
+
+    Two letters alone may be several encodings; those of a folder's other texts tell which.
+    """
+    together, count = dict.fromkeys(ENCODINGS, 0.0), 0
+    for path in paths:
+        try:
+            raw = _bytes(path, most)
+            if not raw or _no_text(raw) or _known(raw, path.name):
+                continue
+        except FewShotError:
+            continue
+        scores = {text.encoding: score for text, score in _scores(raw)}
+        count += bool(scores)
+        best = max(scores.values(), default=0.0)
+        for label in together:
+            together[label] += max(scores.get(label, -math.inf) - best, LEAST)
+    first, second = sorted(together, key=lambda label: -together[label])[:2]
+    return first if count > 1 and together[first] - together[second] > -math.log(1 - CERTAIN) else ""
+
+
+def decoded(raw: bytes, name: str, usual: str = "") -> DecodedText:
     """`raw` as text. A byte order mark is believed, then UTF-8; else the encoding is found by the letters it gives.
+
+    Args:
+        usual: the encoding that texts from the same place are in, where it is known.
 
     Raises FewShotError: see `read_text`; the message begins with `name`.
     """
-    kind = next((kind for magic, kind in _NO_TEXT.items() if raw.lstrip()[: len(magic)].lower() == magic.lower()), "")
-    if kind:
+    if kind := _no_text(raw):
         raise FewShotError(f"{name} is no text but {kind}; save it as plain text in UTF-8")
     raw = raw.rstrip(b"\x1a") if len(raw) % 2 else raw  # the end of file of DOS
-    known = _marked(raw, name) or _escaped(raw) or _hidden_utf16(raw) or _plain_utf8(raw) or _wide(raw)
+    known = _known(raw, name, usual)
     if known is not None:
         return known
-    scored = _scores(raw)
-    best, share = _most_likely(scored)
+    scores = [(text, score + IN_FOLDER * (text.encoding == usual)) for text, score in _scores(raw)]
+    best, share = _most_likely(scores)
     if best is None or share < CERTAIN:
         raise FewShotError(_unknown(raw, name, best is not None))
     return best
+
+
+def _no_text(raw: bytes) -> str:
+    """What `raw` is by its first bytes, if it is of a known kind that is no text."""
+    start = raw[:64].lstrip().lower()
+    return next((kind for magic, kind in _NO_TEXT.items() if start.startswith(magic.lower())), "")
+
+
+def _known(raw: bytes, name: str, usual: str = "") -> DecodedText | None:
+    """The text of bytes that tell their encoding themselves."""
+    return _marked(raw, name) or _escaped(raw) or _hidden_utf16(raw, usual) or _plain_utf8(raw) or _wide(raw)
 
 
 def _marked(raw: bytes, name: str) -> DecodedText | None:
@@ -130,15 +170,16 @@ def _plain_utf8(raw: bytes) -> DecodedText | None:
     return DecodedText(text, "UTF-8") if is_text(text.replace("\ufeff", "")) else None
 
 
-def _hidden_utf16(raw: bytes) -> DecodedText | None:
+def _hidden_utf16(raw: bytes, usual: str) -> DecodedText | None:
     """Short UTF-16 without a mark whose bytes happen to be UTF-8, as those of many hanzi and kana are."""
     text = _plain_utf8(raw) if raw and len(raw) % 2 == 0 and len(raw) <= SHORT else None
     if text is None:
         return None
     plain = max(log_likelihood(text.text, language) for language in languages().values()) + USUAL
-    wide = {text: score for text, score in _scores(raw).items() if text.encoding.startswith("UTF-16")}
+    plain -= 2 * IN_FOLDER * usual.startswith("UTF-16")
+    wide = [(text, score) for text, score in _scores(raw) if text.encoding.startswith("UTF-16") and score > plain]
     best, share = _most_likely(wide)
-    return best if best is not None and share > CERTAIN and wide[best] > plain else None
+    return best if share > CERTAIN else None
 
 
 def _escaped(raw: bytes) -> DecodedText | None:
@@ -165,10 +206,9 @@ def _wide(raw: bytes) -> DecodedText | None:
     return None
 
 
-def _scores(raw: bytes) -> dict[DecodedText, float]:
-    """The logarithm of the odds of each text that `raw` may be."""
-    scores: dict[str, float] = {}
-    named: dict[str, DecodedText] = {}
+def _scores(raw: bytes) -> list[tuple[DecodedText, float]]:
+    """What `raw` is in each encoding that it may be in, with the logarithm of the odds."""
+    found = []
     for label, (code, odds) in ENCODINGS.items():
         try:
             text = raw.decode(code)
@@ -176,14 +216,12 @@ def _scores(raw: bytes) -> dict[DecodedText, float]:
             continue
         if not is_text(text):
             continue
-        named.setdefault(text, DecodedText(text, label, f"read as {label}"))
         judged = _judged(text)
-        for language, prior in odds.items():
-            if _is_plausible(judged, language):
-                score = log_likelihood(judged, languages()[language]) + math.log(prior)
-                scores[text] = max(score, scores.get(text, -math.inf))
-    found = {named[text]: score for text, score in scores.items()}
-    return found | _with_nuls_left_out(raw)
+        plausible = [name for name in odds if _is_plausible(judged, name)]
+        scores = [log_likelihood(judged, languages()[name]) + math.log(odds[name]) for name in plausible]
+        if scores:
+            found.append((DecodedText(text, label, f"read as {label}"), max(scores)))
+    return [*found, *_with_nuls_left_out(raw)]
 
 
 def _judged(text: str) -> str:
@@ -195,30 +233,37 @@ def _judged(text: str) -> str:
 
 def _is_plausible(text: str, language: str) -> bool:
     """Whether what is not ASCII in `text` are letters of the language, on the whole."""
-    beyond = re.findall(r"[^\x00-\x7f]+", text)
-    total = sum(log_likelihood(part, languages()[language]) for part in beyond)
-    return total >= PLAUSIBLE * sum(map(len, beyond))
+    spoken = languages()[language]
+    words = [word for word in text.split() if not word.isascii()]
+    plain = ["".join(filter(str.isascii, word)) for word in words]
+    total = sum(
+        log_likelihood(word, spoken) - log_likelihood(rest, spoken) for word, rest in zip(words, plain, strict=True)
+    )
+    beyond = sum(map(len, words)) - sum(map(len, plain))
+    return total >= (PLAUSIBLE_WIDE if spoken.level else PLAUSIBLE) * beyond
 
 
-def _with_nuls_left_out(raw: bytes) -> dict[DecodedText, float]:
+def _with_nuls_left_out(raw: bytes) -> list[tuple[DecodedText, float]]:
     count = raw.count(0)
     text = _plain_utf8(raw.replace(b"\0", b"")) if count else None
     if text is None:
-        return {}
+        return []
     judged = [log_likelihood(_judged(text.text), language) for language in languages().values()]
-    return {DecodedText(text.text, "UTF-8", _nul_note(count)): max(judged) + NUL * count}
+    return [(DecodedText(text.text, "UTF-8", _nul_note(count)), max(judged) + NUL * count)]
 
 
 def _nul_note(count: int) -> str:
     return f"{count} zero byte{'s' * (count > 1)} in it left out" if count else ""
 
 
-def _most_likely(scores: dict[DecodedText, float]) -> tuple[DecodedText | None, float]:
-    """The likeliest text, and its share of all."""
+def _most_likely(scores: Sequence[tuple[DecodedText, float]]) -> tuple[DecodedText | None, float]:
+    """The likeliest text, and its share of all; encodings that give the same text count once."""
     if not scores:
         return None, 0.0
-    best = max(scores, key=lambda text: scores[text])
-    return best, 1 / sum(math.exp(score - scores[best]) for score in scores.values())
+    likeliest, most = max(scores, key=lambda scored: scored[1])
+    best = next(text for text, _ in scores if text.text == likeliest.text)
+    others = {text.text: score for text, score in sorted(scores, key=lambda scored: scored[1])}
+    return best, 1 / sum(math.exp(score - most) for score in others.values())
 
 
 def _unknown(raw: bytes, name: str, is_close: bool) -> str:
@@ -228,7 +273,7 @@ def _unknown(raw: bytes, name: str, is_close: bool) -> str:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        if b"\0" not in raw and not raw[: error.start].isascii():
+        if b"\0" not in raw and not raw[: error.start].isascii() and 2 * error.start > len(raw):
             return f"{name} is UTF-8 up to byte {error.start} of {len(raw)} and no text there; save it anew as UTF-8"
     tried = ", ".join(["UTF-8", *ENCODINGS])
     why = "could be several encodings" if is_close else "is in no encoding that is known"

@@ -63,8 +63,12 @@ _ALPHABETS = {
 }
 # Letters beyond a to z with their share of the text in thousandths, and words that no text is without.
 _LATIN = {
+    "English": (
+        "é:.05 ï:.02 ö:.01 ñ:.01",
+        "a an the of on in with and is at photo by to her his from under",
+    ),
     "French": (
-        "é:19 à:5 è:4 ê:2 ç:1 ù:.6 â:.6 î:.5 ô:.5 û:.4 ë:.2 œ:.3 ï:.1 ü:.05 ÿ:.01 æ:.01",
+        "é:19 à:5 è:4 ê:2 ç:1 ù:.6 â:.6 î:.5 ô:.5 û:.4 ë:.2 œ:.3 ï:.3 ü:.05 ÿ:.01 æ:.01",
         "un une le la les de des du et sur dans avec au en qui est dans près sous photo à",
     ),
     "German": (
@@ -106,13 +110,15 @@ _LATIN = {
 }
 _MARKS = {
     "’": 2, "‘": 0.5, "“": 2, "”": 2, "–": 2, "—": 2, "…": 1, "«": 1, "»": 1, "„": 1, "·": 0.05, "°": 1, "\xa0": 0.3,
-    "€": 0.1, "×": 0.1, "£": 0.1, "½": 0.1, "²": 0.1, "®": 0.02, "©": 0.02, "™": 0.02, "№": 0.1, "´": 0.1, "•": 0.2,
+    "€": 0.3, "×": 0.1, "£": 0.1, "½": 0.1, "²": 0.1, "®": 0.02, "©": 0.02, "™": 0.02, "№": 0.1, "´": 0.02, "•": 0.2,
 }  # fmt: skip
+_OPENING = "„“«¿¡"
 _FINAL = "ךםןףץς"  # forms of letters at the end of words
 _WIDE_MARKS = "，。、！？：；「」『』《》（）…—“”‘’・　～【】"
 # Natural logarithms of shares of a text.
 _LETTER, _SPACE, _DIGIT, _PUNCTUATION, _BREAK = (math.log(p) for p in (1 / 30, 1 / 8, 1 / 80, 1 / 60, 1 / 80))
-_RARE, _HARDLY, _NEVER = math.log(7e-5), math.log(1e-7), math.log(1e-20)
+_RARE, _SECOND, _HARDLY, _NEVER = math.log(7e-5), math.log(2e-6), math.log(1e-7), math.log(1e-20)
+_ODD = math.log(1e-3)  # ASCII that stands in few descriptions
 _MIXED, _CAPITAL, _CAPITAL_INSIDE, _KNOWN_WORD = math.log(1e-4), math.log(0.05), math.log(1e-4), math.log(30)
 
 
@@ -167,12 +173,12 @@ _FIRST_LEVEL = {
 
 
 @cache
-def _in_first_level(char: str, standard: str) -> bool:
+def _code(char: str, standard: str) -> int:
+    """The number of a character in a standard; 0 where it is none of its letters."""
     try:
-        code = int.from_bytes(char.encode(standard), "big")
+        return int.from_bytes(char.encode(standard), "big") if char.isalpha() else 0
     except UnicodeEncodeError:
-        return False
-    return _FIRST_LEVEL[standard][0] <= code <= _FIRST_LEVEL[standard][1]
+        return 0
 
 
 def log_likelihood(text: str, language: Language) -> float:
@@ -192,14 +198,16 @@ def _share(char: str, language: Language) -> float:
             return _LETTER + (_CAPITAL if char.isupper() else 0)
         if char in "\n\r\t":
             return _BREAK
-        return _SPACE if char == " " else _DIGIT if char.isdigit() else _PUNCTUATION
+        return _SPACE if char == " " else _DIGIT if char.isdigit() else _PUNCTUATION if char in ",.-'()_:" else _ODD
     lower = char.lower()
     if lower in language.frequent:
         return language.frequent[lower] + (_CAPITAL if char != lower else 0)
     if language.level:
         if char in _WIDE_MARKS:
             return math.log(1 / 300)
-        return _RARE if _in_first_level(char, language.level) else _HARDLY
+        code = _code(char, language.level)
+        first, last = _FIRST_LEVEL[language.level]
+        return _HARDLY if not code else _RARE if first <= code <= last else _SECOND
     if char in _MARKS:
         return math.log(_MARKS[char] / 1000)
     return _HARDLY if char.isalpha() or "\u2600" <= char <= "\u27bf" or char >= "\U0001f000" else _NEVER  # emoji
@@ -207,6 +215,10 @@ def _share(char: str, language: Language) -> float:
 
 def _joint(before: str, char: str, language: Language) -> float:
     """What two neighbours add: a capital after a small letter, and letters of two alphabets, stand in no word."""
+    if before == "\r" and char != "\n":
+        return _MIXED
+    if _is_letter(before) and char in _OPENING or not _is_letter(before) and unicodedata.category(char) == "Mn":
+        return _MIXED  # what opens a word within one, and a mark above nothing
     if not (_is_letter(before) and _is_letter(char)):
         return 0.0
     is_odd = before in _FINAL or (before.islower() and char.isupper())

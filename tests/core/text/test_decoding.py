@@ -5,7 +5,7 @@ import codecs
 import pytest
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.text.decoding import decoded, read_text
+from comfyui_fewshot.core.text.decoding import decoded, read_text, usual_encoding
 
 SHORT = {
     ("gb18030", "utf-16-le", "utf-16-be"): [
@@ -67,7 +67,7 @@ def test_zero_bytes_are_left_out_and_named(raw):
         ("一只狗在草地上".encode()[:-1], "is UTF-8 up to byte 18 of 20"),
         ("café".encode() + "é".encode("cp1252"), "is UTF-8 up to byte"),
         (b"\xff\xfea\0 \0d", "begins as UTF-16 and is none at byte 6"),
-        (b"\xc4\xd7", r"several encodings \(tried: UTF-8, .*GB18030.*Shift-JIS.*Windows-1252"),
+        ("故宫".encode("gbk"), r"several encodings \(tried: UTF-8, .*GB18030.*Shift-JIS.*Windows-1252"),
     ],
 )
 def test_what_is_unknown_is_refused_by_name(raw, words, tmp_path):
@@ -86,3 +86,19 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
 def test_a_long_text_is_known_by_its_first_letters_beyond_ascii():
     text = "a dog on grass, " * 400 + "un château près de la forêt"
     assert decoded(text.encode("cp1252"), "a.txt").text == text
+
+
+def test_the_texts_of_a_folder_tell_together(tmp_path):
+    """Of short ones each alone may be several encodings."""
+    texts = ["故宫", "柴犬", "模型", "仓鼠", "弓箭"]
+    files = [tmp_path / f"{number}.txt" for number in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_bytes(text.encode("gbk"))
+        with pytest.raises(FewShotError, match="several encodings"):
+            read_text(file)
+    (tmp_path / "plain.txt").write_text("a dog")
+    usual = usual_encoding([*files, tmp_path / "plain.txt", tmp_path / "gone.txt"])
+    assert usual == "GB18030" and [read_text(file, usual=usual).text for file in files] == texts
+    assert usual_encoding(files[:1]) == usual_encoding([tmp_path / "plain.txt"]) == "", "one says nothing of itself"
+    other = "犬が草の上にいる".encode("cp932")
+    assert decoded(other, "a.txt", usual).encoding == "Shift-JIS"

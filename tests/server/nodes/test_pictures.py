@@ -15,7 +15,7 @@ SHOW = {
 def test_every_file_of_a_folder_is_accounted_for_on_the_node(server):
     folder = server.base / "input" / "every"
     written(folder, {"x.TXT": "一只狗".encode("gbk"), "metadata.csv": "file_name,text\ny.jpg,a dog", "clip.mp4": b""})
-    written(folder, {"q.txt": "a dog", "z.png": "", "z.txt": b"\xc4\xd7"})
+    written(folder, {"q.txt": "a dog", "z.png": "", "z.txt": "故宫".encode("gbk")})
     mask(folder / "mask_x.png")
     mask(folder / "masks" / "y.png")
     mask(folder / "unknown.png")
