@@ -29,7 +29,8 @@ CONTROL_WORDS = {
 MASK_FOLDERS = MASK_WORDS | {"mattes", "alphas", "conditioning", "segmentations"}
 ENDINGS = {ending[1:] for ending in PICTURE_ENDINGS}
 SIDE = 256  # pixels; how large a picture is looked at
-DARK, BRIGHT, TWO_VALUED, LEAST = 24, 231, 0.97, 0.001  # grey levels, and shares of pixels
+DARK, BRIGHT, LEAST = 24, 231, 0.001  # grey levels, and a share of pixels
+TWO_VALUED, SOFT = 0.97, 0.8  # shares of pixels; the edges of a soft mask are grey, and its name tells the rest
 GREY = 16  # difference of channels
 _ALWAYS = re.compile(r"\w[._-](mask|masks|masklabel)$", re.IGNORECASE)  # never a picture of the subject
 _NUMBERED = re.compile(r"(\D+)\d+")
@@ -61,7 +62,8 @@ def find_masks(files: Sequence[Path], folders: Sequence[Path], captioned: Collec
     named = {file for file in files if whose[file] or _is_named_as_mask(file)}
     controls = {file: owner for file in files if (owner := _controlled(file, files)) is not None}
     others = [file for file in files if file not in named and file not in controls]
-    alike = {file for file in others if looks_like_mask(file)}
+    named_alike = [file for file in others if _owner_by_words(file, [other for other in others if other != file])]
+    alike = {file for file in others if looks_like_mask(file, SOFT if file in named_alike else TWO_VALUED)}
     plain = [file for file in others if file not in alike]
     own = {file for file in alike if file in captioned and _owner_by_words(file, plain) is None}
     found = Masks([file for file in others if file not in alike or file in own or not plain])
@@ -231,14 +233,14 @@ def _pixels(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def looks_like_mask(file: Path) -> bool:
-    """Whether the picture in `file` is black and white alone, or one flat colour with a shape cut out of it."""
+def looks_like_mask(file: Path, share: float = TWO_VALUED) -> bool:
+    """Whether the picture in `file` is black and white, by this share, or one colour with a shape cut out of it."""
     values, alpha = _small(file)
     if values is None:
         return False
-    if alpha is not None and _is_two_valued(alpha) and (np.ptp(values.reshape(-1, 3), axis=0) == 0).all():
+    if alpha is not None and _is_two_valued(alpha, share) and (np.ptp(values.reshape(-1, 3), axis=0) == 0).all():
         return True
-    return not _is_coloured(values) and _is_two_valued(values.max(-1))
+    return not _is_coloured(values) and _is_two_valued(values.max(-1), share)
 
 
 def is_in_colours(file: Path) -> bool:
@@ -251,9 +253,9 @@ def _is_coloured(values: np.ndarray) -> bool:
     return float((np.ptp(values, axis=-1) > GREY).mean()) > 1 - TWO_VALUED
 
 
-def _is_two_valued(grey: np.ndarray) -> bool:
+def _is_two_valued(grey: np.ndarray, share: float) -> bool:
     dark, bright = float((grey <= DARK).mean()), float((grey >= BRIGHT).mean())
-    return min(dark, bright) >= LEAST and dark + bright >= TWO_VALUED
+    return min(dark, bright) >= LEAST and dark + bright >= share
 
 
 def _small(file: Path) -> tuple[np.ndarray | None, np.ndarray | None]:

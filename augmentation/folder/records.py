@@ -19,6 +19,7 @@ CAPTION_FIELDS = (
     "caption", "captions", "text", "texts", "prompt", "prompts", "description", "sentence", "sentences", "long_caption",
     "caption_long", "short_caption", "caption_short", "additional_feature",
 )  # fmt: skip
+CAPTION_WORDS = ("caption", "prompt", "text", "description")  # in names such as blip_caption
 TAG_FIELDS = ("tags", "tag_string", "tag_string_general", "tag", "keywords")
 FILE_FIELDS = (
     "file_name", "filename", "file", "image_file", "image_path", "image", "img", "img_path", "path", "file_path",
@@ -52,12 +53,18 @@ def parsed_json(text: str) -> Any:
 
 def record_captions(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The captions in a record; kohya's tags are joined to its caption. Empty where it has none."""
-    fields = {str(name).strip().casefold(): value for name, value in record.items()}
-    captions = next((found for name in CAPTION_FIELDS if (found := _texts(fields.get(name)))), ())
+    fields = _fields(record)
+    others = [name for name in fields if "negative" not in name and any(word in name for word in CAPTION_WORDS)]
+    captions = next((found for name in (*CAPTION_FIELDS, *others) if (found := _texts(fields.get(name)))), ())
     tags = next((found for name in TAG_FIELDS if (found := _tags(name, fields.get(name)))), "")
     if captions and tags and tags not in captions:
         return tuple(f"{caption}, {tags}" for caption in captions)
     return captions or ((tags,) if tags else ())
+
+
+def _fields(record: Mapping[Any, Any]) -> dict[str, Any]:
+    """The record by the names of its fields in one spelling: "Image Name" is image_name."""
+    return {re.sub(r"[\s-]+", "_", str(name).strip().casefold()): value for name, value in record.items() if name}
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -155,7 +162,7 @@ def _record_entries(records: Iterable[Any]) -> list[Entry]:
         if not isinstance(record, Mapping):
             continue
         fields = fields or ", ".join(str(name)[:30] for name in list(record)[:8])
-        low = {str(name).strip().casefold(): value for name, value in record.items() if name is not None}
+        low = _fields(record)
         name = next((low[field] for field in FILE_FIELDS if isinstance(low.get(field), str) and low[field]), "")
         captions = record_captions(record)
         if name and captions:

@@ -76,7 +76,12 @@ def left_folder_note(folder: Path, top: Path) -> str:
         f.suffix.lower() in PICTURE_ENDINGS and not f.name.startswith(".") for f in folder.iterdir()
     )
     holds = f"it holds {counted(count, 'picture')}; " if count else "it holds no pictures; "
-    return f"folder {folder.relative_to(top).as_posix()} was left out: {holds}only folders named as 10_name are read"
+    name = folder.relative_to(top).as_posix()
+    if count and CLASS_WORDS & set(words_of(folder.name)):
+        return (
+            f"folder {name} was left out: by its name it holds pictures of the class, which Generate Priors draws here"
+        )
+    return f"folder {name} was left out: {holds}only folders named as 10_name are read"
 
 
 def where_pictures_lie(folder: Path) -> str:
@@ -112,13 +117,14 @@ def named_otherwise(top: Path, folders: Sequence[Path], concept: Concept) -> lis
             f"by its name {top.parent.name}/{top.name} holds pictures of the class, not of the subject; here they are "
             f'taught as "{concept.phrase}"'
         ]
-    notes = []
+    notes, own = [], set(words_of(concept.identifier))
     for folder in dict.fromkeys(folders):
         named = _kohya(folder)
         if named is None or (folder == top and " " not in named[2]):
             continue
         words = set(words_of(named[2]))
-        if not words & {*words_of(concept.identifier), *words_of(concept.noun)}:
+        wanted = own if any(own & set(words_of(other.name)) for other in folders) else {*own, *words_of(concept.noun)}
+        if not words & wanted:
             notes.append(
                 f'folder {folder.name} is named for "{named[2]}", and its pictures are taught as "{concept.phrase}"; '
                 "another subject takes a Subject Pictures of its own, joined by Combine Sets"

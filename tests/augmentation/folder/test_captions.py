@@ -9,7 +9,7 @@ from comfyui_fewshot.augmentation.images.relation_pictures import relation_from_
 from comfyui_fewshot.tests.augmentation.folder.drawn import written
 
 WINDOWS = "C:\\w\\Y.JPG"
-NONE = "a photo of sks dog"
+NONE, NEW = "a photo of sks dog", "one sks dog"
 
 
 def captions_in(folder):
@@ -45,6 +45,8 @@ READ = [
     ),
     ({"metadata.csv": 'file_name,text\nx.png,a dog, big\ny.jpg,"one dog, 1"'}, "a sks dog, big", "one sks dog, 1"),
     ({"captions.csv": "image;caption\nx.png;a dog\ny.jpg;one dog"}, "a sks dog", "one sks dog"),
+    ({"c.csv": ",Image Name,blip_caption,negative_prompt\n0,x.png,a dog,b\n1,y.jpg,one dog,b\n"}, "a sks dog", NEW),
+    ({"c.csv": "\ufefffile_name\ttext\nx.png\ta dog\ny.jpg\tone dog".encode("utf-16-le")}, "a sks dog", "one sks dog"),
     ({"captions.tsv": "filename\tcaption\nx.png\ta dog\ny.jpg\tone dog"}, "a sks dog", "one sks dog"),
     ({"captions.csv": "x.png,a dog\ny.jpg,one dog\n"}, "a sks dog", "one sks dog"),
     ({"captions.txt": "x.png\ta dog\ny.jpg\tone dog\n"}, "a sks dog", "one sks dog"),

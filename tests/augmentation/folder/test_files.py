@@ -58,6 +58,8 @@ def test_kohya_s_top_folder_says_where_pictures_lie(tmp_path):
     assert 'folder 5_zwx cat is named for "zwx cat", and its pictures are taught as "sks dog"' in notes_of(
         tmp_path / "img"
     )
+    photo(tmp_path / "img" / "1_dog" / "c.png")
+    assert 'folder 1_dog is named for "dog"' in notes_of(tmp_path / "img")
     assert notes_of(tmp_path / "img" / "10_sks dog") == notes_of(tmp_path / "img" / "5_zwx cat", "zwx", "cat") == ""
     assert "holds pictures of the class, not of the subject" in notes_of(tmp_path / "reg" / "1_dog")
 

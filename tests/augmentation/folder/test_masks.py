@@ -1,6 +1,7 @@
 """Masks by all names that are usual; nothing that is a mask is learned as a picture."""
 
 import pytest
+from PIL import Image, ImageFilter
 
 from comfyui_fewshot.augmentation.folder.files import picture_files
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
@@ -111,3 +112,15 @@ def test_a_mask_of_label_numbers_is_named(tmp_path):
     notes: list[str] = []
     (sample,) = subject_from_folder(tmp_path, "sks", "dog", warnings=notes).samples
     assert sample.mask is None and "nearly black (1 of 255)" in notes[0]
+
+
+def test_a_soft_mask_is_known_by_look_and_name(tmp_path):
+    photo(tmp_path / "x.png")
+    mask(tmp_path / "x_fg.png")
+    with Image.open(tmp_path / "x_fg.png") as shape:
+        soft = shape.filter(ImageFilter.BoxBlur(1))
+    soft.save(tmp_path / "x_fg.png")
+    assert masks_in(tmp_path) == ({"x.png": "x_fg.png"}, "")
+    soft.save(tmp_path / "x_mask.png")
+    (tmp_path / "x_fg.png").unlink()
+    assert masks_in(tmp_path) == ({"x.png": "x_mask.png"}, "")
