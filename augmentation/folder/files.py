@@ -97,7 +97,10 @@ def _list(folder: Path, weight: float) -> _Listing:
     masks = [entry for entry in folders if is_mask_folder(entry)]
     captions = [entry for entry in folders if is_caption_folder(entry)]
     others = [entry for entry in folders if entry not in masks and entry not in captions]
-    return _Listing(folder, weight, pictures, texts, [f for f in files if f not in used], masks, captions, others)
+    inside = [file for entry in masks for file in sorted(entry.iterdir()) if file.is_file()]
+    inside = [file for file in inside if file.suffix.lower() not in PICTURE_ENDINGS]
+    rest = [file for file in [*files, *inside] if file not in used]
+    return _Listing(folder, weight, pictures, texts, rest, masks, captions, others)
 
 
 def _repeated(top: _Listing, notes: list[str]) -> list[_Listing]:

@@ -6,7 +6,7 @@ Nothing that is a mask may be learned as a picture: what looks like one and belo
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ _ALWAYS = re.compile(r"\w[._-](mask|masks|masklabel)$", re.IGNORECASE)  # never 
 _NUMBERED = re.compile(r"(\D+)\d+")
 # The better a name says whose mask a file is, the lower.
 EXACT, NAMED, NUMBERED, IN_FOLDER, BY_LOOK = range(5)
+ByWords = dict[tuple[str, ...], list[Path]]
 
 
 @dataclass
@@ -58,18 +59,20 @@ def find_masks(files: Sequence[Path], folders: Sequence[Path], captioned: Collec
     A file in black and white alone that is named for no picture is a picture where it has a caption of its own, or
     where all files are of that kind.
     """
-    whose = {file: _owners_by_name(file, files) for file in files}
+    all_files = _by_words(files)
+    whose = {file: _owners_by_name(file, all_files) for file in files}
     named = {file for file in files if whose[file] or _is_named_as_mask(file)}
-    controls = {file: owner for file in files if (owner := _controlled(file, files)) is not None}
+    controls = {file: owner for file in files if (owner := _controlled(file, all_files)) is not None}
     others = [file for file in files if file not in named and file not in controls]
-    named_alike = [file for file in others if _owner_by_words(file, [other for other in others if other != file])]
-    alike = {file for file in others if looks_like_mask(file, SOFT if file in named_alike else TWO_VALUED)}
-    plain = [file for file in others if file not in alike]
+    by_words = _by_words(others)
+    alike = {file for file in others if looks_like_mask(file, SOFT if _owner_by_words(file, by_words) else TWO_VALUED)}
+    plain = _by_words(file for file in others if file not in alike)
     own = {file for file in alike if file in captioned and _owner_by_words(file, plain) is None}
     found = Masks([file for file in others if file not in alike or file in own or not plain])
+    used = set(found.pictures)
     candidates: dict[Path, list[tuple[int, Path]]] = {}
     _sort_named([file for file in files if file in named], whose, found, candidates)
-    for file in (file for file in others if file not in found.pictures):
+    for file in (file for file in others if file not in used):
         owner = _owner_by_words(file, plain)
         if owner is None:
             found.notes.append(
@@ -114,22 +117,29 @@ def _bases(file: Path) -> list[tuple[int, tuple[str, ...]]]:
     return [*found, *double, *inside]
 
 
-def _owners_by_name(file: Path, files: Sequence[Path]) -> list[tuple[int, Path]]:
+def _owners_by_name(file: Path, files: ByWords) -> list[tuple[int, Path]]:
     """The pictures that `file` is the mask of by its name; those of exactly that stem, else of the same words."""
     for rank, base in _bases(file):
         if rank == NUMBERED and is_in_colours(file):
             continue
-        owners = [other for other in files if other != file and base and _has_words(other, base)]
+        owners = [other for other in _called(base, files) if other != file]
         exact = [other for other in owners if file.stem.casefold().startswith(other.stem.casefold())]
         if owners:
             return [(rank, owner) for owner in exact or owners]
     return []
 
 
-def _has_words(picture: Path, base: tuple[str, ...]) -> bool:
-    """Whether `base` is the name of `picture`, with or without its ending, or with another's."""
-    stem = words_of(picture.stem)
-    return base == stem or (base[-1] in ENDINGS and base[:-1] == stem)
+def _by_words(files: Iterable[Path]) -> ByWords:
+    """The files by the words of their names."""
+    found: ByWords = {}
+    for file in files:
+        found.setdefault(words_of(file.stem), []).append(file)
+    return found
+
+
+def _called(base: tuple[str, ...], files: ByWords) -> list[Path]:
+    """The files with the name `base`, which may have a picture's ending behind it."""
+    return (files.get(base) or (files.get(base[:-1], []) if base[-1] in ENDINGS else [])) if base else []
 
 
 def _is_named_as_mask(file: Path) -> bool:
@@ -137,23 +147,23 @@ def _is_named_as_mask(file: Path) -> bool:
     return bool(_ALWAYS.search(file.stem)) or (bool(_bases(file)) and looks_like_mask(file))
 
 
-def _controlled(file: Path, files: Sequence[Path]) -> Path | None:
+def _controlled(file: Path, files: ByWords) -> Path | None:
     """The picture that `file` is a control map of by its name: "a_depth.png" of "a.png"."""
     words = words_of(file.stem)
     if len(words) < 2 or words[-1] not in CONTROL_WORDS:
         return None
-    return next((other for other in files if other != file and words_of(other.stem) == words[:-1]), None)
+    return next(iter(files.get(words[:-1], [])), None)
 
 
-def _owner_by_words(file: Path, pictures: Sequence[Path]) -> Path | None:
-    """The picture whose name stands in that of `file`, the longest one."""
+def _owner_by_words(file: Path, pictures: ByWords) -> Path | None:
+    """Another picture whose name stands in that of `file`, the longest one."""
     words = words_of(file.stem)
-
-    def holds(other: Path) -> bool:
-        part = words_of(other.stem)
-        return bool(part) and any(words[at : at + len(part)] == part for at in range(len(words) - len(part) + 1))
-
-    return max(filter(holds, pictures), key=lambda other: len(other.stem), default=None)
+    for length in range(len(words), 0, -1):
+        for at in range(len(words) - length + 1):
+            for other in pictures.get(words[at : at + length], []):
+                if other != file:
+                    return other
+    return None
 
 
 def _sort_named(
@@ -179,12 +189,10 @@ def _sort_named(
 def _sort_folder(folder: Path, found: Masks, candidates: dict[Path, list[tuple[int, Path]]]) -> None:
     """The masks in a folder of masks go by the names of their pictures, with or without the word mask."""
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in PICTURE_ENDINGS and not f.name.startswith("."))
-    alone, coloured = [], []
+    alone, coloured, pictures = [], [], _by_words(found.pictures)
     for file in files:
         bases = [words_of(file.stem), *(base for _, base in _bases(file) if base)]
-        owners = next(
-            (own for base in bases if (own := [p for p in found.pictures if base and _has_words(p, base)])), []
-        )
+        owners = next((own for base in bases if (own := _called(base, pictures))), [])
         if not owners:
             alone.append(file.name)
         elif is_in_colours(file):

@@ -167,7 +167,9 @@ def _plain_utf8(raw: bytes) -> DecodedText | None:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    return DecodedText(text, "UTF-8") if is_text(text.replace("\ufeff", "")) else None
+    lost = text.count("\ufffd")
+    note = f"{lost} character{'s' * (lost > 1)} in it lost before it was saved" if lost else ""
+    return DecodedText(text, "UTF-8", note) if is_text(text) else None
 
 
 def _hidden_utf16(raw: bytes, usual: str) -> DecodedText | None:

@@ -98,3 +98,9 @@ def test_tables_of_the_top_are_of_the_repeated_folders_too(tmp_path):
     assert [(s.caption, s.weight, s.mask is not None) for s in found.samples] == [
         ("two sks dog", 2, False), ("ten sks dog", 10, True),
     ]  # fmt: skip
+
+
+def test_other_files_among_masks_are_named_too(tmp_path):
+    written(tmp_path, {"masks/x.npy": b"", "masks/Thumbs.db": b""})
+    mask(tmp_path / "masks" / "x.png")
+    assert notes_of(tmp_path) == "not read: 1 hidden file (Thumbs.db), 1 cache of a trainer (x.npy)"

@@ -3,6 +3,8 @@
 import codecs
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.text.decoding import decoded, read_text, usual_encoding
@@ -48,6 +50,10 @@ def test_utf8_is_taken_as_it_is(text):
     assert decoded(text.encode(), "a.txt").text == text and not decoded(text.encode(), "a.txt").note
     for code in ("utf-16", "utf-32"):  # with a byte order mark
         assert decoded(text.encode(code), "a.txt").text == text
+
+
+def test_characters_that_were_lost_before_are_named():
+    assert decoded("a \ufffd\ufffd dog".encode(), "a.txt").note == "2 characters in it lost before it was saved"
 
 
 @pytest.mark.parametrize("raw", [b"a dog\0 on grass", b"a dog on grass\0", b"\0a dog on grass\0\0"])
@@ -102,3 +108,13 @@ def test_the_texts_of_a_folder_tell_together(tmp_path):
     assert usual_encoding(files[:1]) == usual_encoding([tmp_path / "plain.txt"]) == "", "one says nothing of itself"
     other = "犬が草の上にいる".encode("cp932")
     assert decoded(other, "a.txt", usual).encoding == "Shift-JIS"
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_text_or_refused(raw):
+    try:
+        found = decoded(raw, "a.txt")
+    except FewShotError as error:
+        assert str(error).startswith("a.txt ")
+    else:
+        assert "\0" not in found.text and found.encoding and (found.note or "\ufffd" not in found.text)
