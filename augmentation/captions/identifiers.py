@@ -1,39 +1,16 @@
-"""Captions of few-shot pictures: reading caption files, and inserting the subject's words."""
+"""Captions of few-shot pictures: inserting the subject's words."""
 
 from __future__ import annotations
 
-import codecs
 import re
-from pathlib import Path
 
 from ...core.text.words import find_word, find_words, replace_word, spelled
 from ...core.values import Concept
-
-CAPTION_ENDINGS = (".txt", ".caption")
 
 
 def default_caption(concept: Concept) -> str:
     """The template of DreamBooth (Ruiz et al. 2023): "a photo of sks cat"."""
     return f"a photo of {concept.phrase}"
-
-
-def caption_beside(path: Path) -> str:
-    """The text of the caption file beside the picture `path`, its lines joined; "" without one or when it is empty."""
-    for ending in CAPTION_ENDINGS:
-        file = path.with_suffix(ending)
-        if file.is_file():
-            return " ".join(_decoded(file.read_bytes()).split())
-    return ""
-
-
-def _decoded(raw: bytes) -> str:
-    """Text as editors save it: UTF-16 says so in its first two bytes, and what is not UTF-8 is an old Windows' code."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return raw.decode("utf-16", errors="replace")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace")
 
 
 def with_subject(caption: str, concept: Concept) -> str:

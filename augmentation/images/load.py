@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +11,23 @@ import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
-from ...core.images import PICTURE_ENDINGS, decode, decode_mask, on_white, pixel_key, write_png
+from ...core.images import decode, decode_mask, on_white, pixel_key, write_png
 from ...core.text.words import same_word
 from ...core.values import Concept, Picture, Sample, TrainingSet
-from ..captions.identifiers import caption_beside, with_subject
+from ..captions.identifiers import with_subject
+from ..folder.files import PictureFile, picture_files
+from ..folder.names import listed, verb
+from ..folder.rest import named_otherwise
 from .crop import Crop, fit_to, same_aspect
 from .quality import shape_notes
 
 __all__ = [
-    "Crop", "fit_to", "load_mask", "load_picture", "masks_from_tensors", "picture_files", "picture_of",
+    "Crop", "fit_to", "load_mask", "load_picture", "masks_from_tensors", "picture_of",
     "pictures_from_tensors", "stored_picture", "subject_concept", "subject_from_folder", "subject_from_tensors",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
-MASK_ENDINGS = ("_mask", "-masklabel")
-REPEATS = re.compile(r"(\d+)_(.+)")
+DARKEST_MASK = 16  # of 255: below are numbers of labels, not a shape
 
 
 def subject_concept(identifier: str, noun: str, description: str = "") -> Concept:
@@ -77,24 +77,16 @@ def _unchanged(picture: Picture, pixels: Image.Image) -> Image.Image:
 # ------------------------------------------------------------------------------------------------------- folders
 
 
-@dataclass(frozen=True)
-class PictureFile:
-    """A picture in a folder, its mask's file, and the weight of its samples."""
-
-    path: Path
-    mask: Path | None
-    weight: float
-
-
 def subject_from_folder(
     folder: Path, identifier: str, noun: str, description: str = "", warnings: list[str] | None = None
 ) -> TrainingSet:
     """Read the pictures in `folder` as references of one subject.
 
-    A caption comes from the file of the same name ending in .txt (or .caption) and gets the identifier where it lacks
-    it, see `identifiers.with_subject`; without a file it is "a photo of" the subject. A mask, white on the subject,
-    comes from `name_mask.png` (or `name-masklabel.png`), else from transparency. Folders `N_name` inside (kohya's
-    layout) are read too: N is the weight of their pictures. What was skipped is logged and appended to `warnings`.
+    A caption comes from the file of the same name ending in .txt, or from any other form that is usual (see
+    `folder.captions`), and gets the identifier where it lacks it, see `identifiers.with_subject`; without one it is
+    "a photo of" the subject. A mask, white on the subject, comes from `name_mask.png` or another usual name (see
+    `folder.masks`), else from transparency. Folders `N_name` inside (kohya's layout) are read too: N is the weight of
+    their pictures. What was skipped is logged and appended to `warnings`.
 
     Raises:
         FewShotError: no such folder, no pictures in it, none of them readable, or unusable words.
@@ -102,53 +94,44 @@ def subject_from_folder(
     concept = subject_concept(identifier, noun, description)
     notes: list[str] = []
     files = picture_files(folder, notes)
-    samples = tuple(s for s in (_sample(f, folder, concept, notes) for f in files) if s is not None)
+    read = [(file, sample) for file in files if (sample := _sample(file, folder, concept, notes)) is not None]
+    notes += _caption_notes([file for file, _ in read])
+    notes += _same_pictures([sample.image for _, sample in read])
+    notes += named_otherwise(folder, [file.path.parent for file, _ in read], concept)
     for note in notes:
         log.warning("%s", note)
     if warnings is not None:
         warnings.extend(notes)
     if not files:
-        raise FewShotError(f"there are no pictures in {folder}; put some there ({', '.join(PICTURE_ENDINGS[:6])})")
-    if not samples:
+        raise FewShotError(f"there are no pictures in {folder}, only masks: {'; '.join(notes[:3])}")
+    if not read:
         raise FewShotError(f"none of the {len(files)} pictures in {folder} can be read: {'; '.join(notes[:3])}")
-    return TrainingSet(samples=samples, concepts=(concept,))
+    return TrainingSet(samples=tuple(sample for _, sample in read), concepts=(concept,))
 
 
-def picture_files(folder: Path, notes: list[str]) -> list[PictureFile]:
-    """The picture files of `folder` and of its `N_name` folders, in the order of their names."""
-    if not folder.is_dir():
-        raise FewShotError(f"there is no folder {folder}; choose one that holds your pictures")
-    files = _files_in(folder, 1.0, notes)
-    for child in sorted((c for c in folder.iterdir() if c.is_dir() and not c.name.startswith(".")), key=_natural_order):
-        repeats = REPEATS.fullmatch(child.name)
-        if repeats is None:
-            notes.append(f"folder {child.name} was left out; only folders named as 10_name are read")
-        elif int(repeats[1]) == 0:
-            notes.append(f"folder {child.name} was left out; it asks for 0 repeats")
-        else:
-            files += _files_in(child, float(repeats[1]), notes)
-    return files
+def _caption_notes(files: Sequence[PictureFile]) -> list[str]:
+    """What became of several captions of one picture."""
+    several = [file for file in files if len(file.caption.lines) > 1]
+    joined = [file.caption.source for file in several if not file.caption.is_list]
+    first = [f"{file.path.name} ({file.caption.source})" for file in several if file.caption.is_list]
+    notes = []
+    if joined:
+        notes.append(f"{listed(joined)} {verb(joined, 'has', 'have')} several lines, which are joined to one caption")
+    if first:
+        notes.append(f"of several captions the first is taken for {listed(first)}")
+    return notes
 
 
-def _files_in(folder: Path, weight: float, notes: list[str]) -> list[PictureFile]:
-    files = [f for f in folder.iterdir() if f.suffix.lower() in PICTURE_ENDINGS and not f.name.startswith(".")]
-    files = sorted((f for f in files if f.is_file()), key=_natural_order)
-    stems = {f.stem for f in files}
-    masks = {}
-    for file in files:
-        ending = next((e for e in MASK_ENDINGS if file.stem.lower().endswith(e)), None)
-        if ending and file.stem[: -len(ending)] in stems:
-            masks[file.stem[: -len(ending)]] = file
-        elif ending:
-            notes.append(f"{file.name} was left out; it is named as a mask, but its picture is not there")
-            masks[file.stem] = file
-    return [PictureFile(f, masks.get(f.stem), weight) for f in files if f not in masks.values()]
-
-
-def _natural_order(path: Path) -> list[tuple[int, int, str]]:
-    """Sorts "2.png" before "10.png"."""
-    parts = re.split(r"(\d+)", path.name.casefold())
-    return [(1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts] + [(0, 0, path.name)]
+def _same_pictures(pictures: Sequence[Picture]) -> list[str]:
+    """Names the pictures that are there twice, pixel by pixel."""
+    by_key: dict[str, list[str]] = {}
+    for picture in pictures:
+        by_key.setdefault(picture.key, []).append(picture.path.name)
+    return [
+        f"{listed(names)} are the same picture, which counts {len(names)} times"
+        for names in by_key.values()
+        if names[1:]
+    ]
 
 
 def _sample(file: PictureFile, folder: Path, concept: Concept, notes: list[str]) -> Sample | None:
@@ -169,15 +152,17 @@ def _sample(file: PictureFile, folder: Path, concept: Concept, notes: list[str])
             mask = None
     return Sample(
         image=_picture_value(file.path, pixels),
-        caption=with_subject(caption_beside(file.path), concept),
+        caption=with_subject(file.caption.text, concept),
         mask=_picture_value(path, mask) if mask is not None and _is_usable_mask(mask, pixels, name, notes) else None,
         weight=file.weight,
     )
 
 
 def _is_usable_mask(mask: Image.Image, pixels: Image.Image, name: str, notes: list[str]) -> bool:
-    if mask.getextrema()[1] == 0:
-        notes.append(f"{name} is used without its mask: the mask is empty")
+    brightest = int(np.asarray(mask).max())
+    if brightest < DARKEST_MASK:
+        how = "empty" if brightest == 0 else f"nearly black ({brightest} of 255); save it in white on black"
+        notes.append(f"{name} is used without its mask: the mask is {how}")
         return False
     if not same_aspect(mask.size, pixels.size):
         notes.append(

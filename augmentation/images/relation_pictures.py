@@ -6,19 +6,18 @@ A caption names the two things with the relation's word between them: "cat <R> c
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ...core.errors import FewShotError
 from ...core.values import Concept, Picture, Sample, TrainingSet
-from ..captions.identifiers import CAPTION_ENDINGS
 from ..captions.parse import parts_of, plain, with_placeholder
-from .load import picture_files, picture_of, pictures_from_tensors
+from ..folder.files import picture_files
+from .load import picture_of, pictures_from_tensors
 
 log = logging.getLogger(__name__)
 # The captions file of ReVersion's folders: {"0.jpg": ["cat {} stone", ...]}.
@@ -43,7 +42,8 @@ def relation_from_folder(
     """Read the pictures in `folder` as references of one relation.
 
     The captions of a picture are those of ReVersion's text.json, or the lines of the file of the same name ending in
-    .txt (or .caption), or else `things`. The weight of a picture is shared among its captions.
+    .txt (or of any other form that is usual, see `folder.captions`), or else `things`. The weight of a picture is
+    shared among its captions.
 
     Args:
         things: the captions of pictures that have none of their own, one a line, as "cat, chair".
@@ -53,8 +53,7 @@ def relation_from_folder(
     """
     concept = relation_concept(identifier, relation)
     notes: list[str] = []
-    files = picture_files(folder, notes)
-    written = _templates(folder)
+    files = picture_files(folder, notes, TEMPLATES)
     samples: list[Sample] = []
     for file in files:
         try:
@@ -62,7 +61,7 @@ def relation_from_folder(
         except FewShotError as error:
             notes.append(f"{file.path.name} was left out: {error}")
             continue
-        lines = written.get(file.path.name) or _lines_beside(file.path) or _lines(things)
+        lines = file.caption.lines or _lines(things)
         samples += captioned_samples(picture, lines, concept, file.weight)
     for note in notes:
         log.warning("%s", note)
@@ -125,30 +124,6 @@ def with_relation(caption: str, identifier: str) -> str:
         text = f"{two[1]} {identifier} {two[2]}"
     parts_of(text, identifier)
     return text
-
-
-def _templates(folder: Path) -> Mapping[str, list[str]]:
-    file = folder / TEMPLATES
-    if not file.is_file():
-        return {}
-    try:
-        templates = json.loads(file.read_text(encoding="utf-8-sig"))
-        return {
-            Path(name).name: [texts] if isinstance(texts, str) else [str(text) for text in texts]
-            for name, texts in templates.items()
-        }
-    except (ValueError, AttributeError, TypeError) as error:
-        raise FewShotError(
-            f'{file} cannot be read ({error}); it holds captions by file name: {{"0.jpg": ["cat {{}} stone"]}}'
-        ) from error
-
-
-def _lines_beside(path: Path) -> list[str]:
-    for ending in CAPTION_ENDINGS:
-        file = path.with_suffix(ending)
-        if file.is_file():
-            return _lines(file.read_text(encoding="utf-8-sig", errors="replace"))
-    return []
 
 
 def _lines(text: str) -> list[str]:

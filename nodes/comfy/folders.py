@@ -207,14 +207,15 @@ def picture_folder(name: str) -> Path:
 
 def text_files() -> list[str]:
     """The .txt files that lie directly in ComfyUI's input folder."""
-    return sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*.txt"))
+    root = Path(folder_paths.get_input_directory())
+    return sorted(path.name for path in root.glob("*.*") if path.suffix.lower() == ".txt" and path.is_file())
 
 
 def text_file(name: str) -> Path:
     """The text file `name` in ComfyUI's input folder."""
     root = Path(folder_paths.get_input_directory())
     path = root / name
-    if not path.resolve().is_relative_to(root.resolve()) or path.suffix != ".txt" or not path.is_file():
+    if not path.resolve().is_relative_to(root.resolve()) or path.suffix.lower() != ".txt" or not path.is_file():
         raise FewShotError(f"no text file {name!r} in {root}: put it there, a prompt a line, and press R to refresh")
     return path
 
@@ -262,9 +263,9 @@ def free_path(folder: Path, name: str, suffix: str) -> Path:
 
 
 def folder_print(folder: Path) -> str:
-    """Changes whenever a file in `folder` (or in a folder directly under it) is added, removed or written."""
+    """Changes whenever a file in `folder`, or up to two folders deeper, is added, removed or written."""
     entries = []
-    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
+    for path in sorted([*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*")]):
         if path.is_file():
             state = path.stat()
             entries.append(f"{path.relative_to(folder).as_posix()}:{state.st_size}:{state.st_mtime_ns}")

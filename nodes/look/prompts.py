@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.errors import FewShotError
+from ...core.text.decoding import read_text
 from ...evaluation.prompts.lists import NAMES, RECONSTRUCTED, REFINING, RELATIONS, REVERSION, TRIGGER
 from ...evaluation.prompts.relation import FIRST, SECOND, TEMPLATE, relation_lines, things_of
 from ..comfy import folders, host
@@ -189,8 +190,11 @@ def texts_of(source: dict[str, Any]) -> list[str]:
 
 
 def note_of(source: dict[str, Any]) -> str:
-    """Whether the chosen prompts are the paper's own: "" where they are, or where they are a person's."""
+    """Whether the chosen prompts are the paper's own: "" where they are. Of a file, its encoding as it was found."""
     name = source.get("source", "")
+    if name == FILE:
+        read = read_text(folders.text_file(source["file"]), LARGEST_FILE)
+        return f"{source['file']}: {read.note}; save it as UTF-8 if the prompts are wrong" if read.note else ""
     borrowed = name == RELATION and source.get("things", OWN_THINGS) != OWN_THINGS
     note = RECONSTRUCTED.get(REVERSION if borrowed else name, "")
     return f"{REVERSION if borrowed else name}: {note}" if note else ""
@@ -231,13 +235,7 @@ def lines_of(source: dict[str, Any], identifier: str = "") -> Any:
         return source["lines"].splitlines()
     if kind != FILE:
         return known(str(kind), source.get("relation", ""))
-    path = folders.text_file(source["file"])
-    if path.stat().st_size > LARGEST_FILE:
-        raise FewShotError(f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; prompts take at most 4: split it")
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise FewShotError(f"{path.name} is no UTF-8 text ({error.reason}); save it as UTF-8") from None
+    return read_text(folders.text_file(source["file"]), LARGEST_FILE).text.splitlines()
 
 
 def concept_of(source: dict[str, Any], training_set: Any, words: list[str]) -> Any:

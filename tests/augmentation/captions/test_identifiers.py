@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyui_fewshot.augmentation.captions.identifiers import caption_beside, find_word, with_subject
+from comfyui_fewshot.augmentation.captions.identifiers import find_word, with_subject
 from comfyui_fewshot.core.values import Concept
 
 CAT, STRIPED = Concept("sks", "cat"), Concept("sks", "cat", "striped")
@@ -41,15 +41,3 @@ def test_once_in_it_stays(caption, concept):
     once = with_subject(caption, concept)
     assert find_word(concept.identifier, once)
     assert with_subject(once, concept) == once
-
-
-def test_caption_files(tmp_path):
-    (tmp_path / "a.txt").write_bytes("\ufeffa  café\r\ncat \n".encode())
-    (tmp_path / "b.caption").write_bytes("a café".encode("cp1252"))
-    (tmp_path / "c.txt").write_text("")
-    for name, code in (("e", "utf-16-le"), ("f", "utf-16-be")):  # what Notepad calls Unicode
-        (tmp_path / f"{name}.txt").write_bytes("\ufeffa sks café".encode(code))
-    assert caption_beside(tmp_path / "e.png") == caption_beside(tmp_path / "f.png") == "a sks café"
-    assert caption_beside(tmp_path / "a.png") == "a café cat"
-    assert caption_beside(tmp_path / "b.png") == "a café"
-    assert caption_beside(tmp_path / "c.png") == caption_beside(tmp_path / "d.png") == ""

@@ -52,7 +52,9 @@ def test_a_folder_as_people_keep_it(tmp_path, caplog):
     assert load_mask(pictures.samples[2].mask).getbbox() == (2, 2, 8, 6)
     assert all(s.role == "reference" and s.weight == 1 for s in pictures.samples)
     assert pictures.trigger == "sks striped cat"
-    assert [n.split(" was")[0] for n in notes] == ["lonely_mask.png", "folder old", "bad.jpg"]
+    assert [n.split(" was")[0] for n in notes] == [
+        "lonely_mask.png", "folder old", "not read: 1 document (notes.md)", "bad.jpg",
+    ]  # fmt: skip
     assert [r.getMessage() for r in caplog.records] == notes
 
 
@@ -68,7 +70,8 @@ def test_folders_with_repeats(tmp_path):
         (tmp_path.name, 1.0), ("3_other", 3.0), ("10_sks cat", 10.0),
     ]  # fmt: skip
     assert pictures.samples[2].caption == "sks cat asleep"
-    assert notes == ["folder 0_none was left out; it asks for 0 repeats"]
+    assert notes[0] == "folder 0_none was left out; it asks for 0 repeats" and len(notes) == 2
+    assert notes[1].startswith('folder 3_other is named for "other", and its pictures are taught as "sks cat"')
 
 
 def test_masks_that_do_not_fit_are_named(tmp_path):
