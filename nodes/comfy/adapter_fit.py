@@ -81,26 +81,28 @@ FORMS = {
 
 
 def check_loras_fit(model: Any, clip: Any) -> None:
-    """Raise FewShotError where ComfyUI would leave out what a LoRA changes, with a line in its log alone."""
+    """Raise FewShotError where ComfyUI leaves out what a LoRA or a merge changes, with a line in its log alone."""
     for part, patcher in (("MODEL", model), ("CLIP", clip.patcher)):
-        shapes = {name: tensor.shape for name, tensor in patcher.model.state_dict().items() if name in patcher.patches}
+        shapes = {name: shape for name, shape in _weight_shapes(patcher.model).items() if name in patcher.patches}
         wrong = [
             name for name, shape in shapes.items()
             if not all(_patch_fits(patch, shape) for patch in patcher.patches[name])
         ]  # fmt: skip
         if wrong:
             raise FewShotError(
-                f"a LoRA on this {part} is for another base model: {len(wrong)} of {len(shapes)} weights do not fit it "
-                f"(first {wrong[0]}, of the shape {_size(shapes[wrong[0]])}), and ComfyUI leaves it out there. Take it "
-                "off, or load one that was trained on this model"
+                f"a LoRA or a model that was merged into this {part} is for another base model: {len(wrong)} of "
+                f"{len(shapes)} weights do not fit it (first {wrong[0]}, of the shape {_size(shapes[wrong[0]])}), and "
+                "ComfyUI leaves it out there. Take it off, or load one that fits this model"
             )
 
 
 def _patch_fits(patch: tuple, shape: Any) -> bool:
     """Whether a patch (strength, value, strength of the model, part of the weight, function) fits its weight."""
     strength, value, _, part, *_ = patch
-    if not strength or part is not None or isinstance(value, list):  # a merge's value is another model's weight
+    if not strength or part is not None:
         return True
+    if isinstance(value, list):  # of a merge: another model's weight, and that one's patches
+        return getattr(value[0][0], "shape", shape) == shape
     form = FORMS.get(getattr(value, "name", ""))
     if form is not None:
         tensors = {name: tensor for name, tensor in zip(form, value.weights, strict=False) if hasattr(tensor, "shape")}
@@ -129,7 +131,12 @@ def _names(adapter: Any, family: Family, model: Any) -> dict[str, str]:
 
 def _shapes(model: Any, clip: Any) -> dict[str, Any]:
     modules = [*([] if model is None else [model.model]), *([] if clip is None else [clip.cond_stage_model])]
-    return {name: tensor.shape for module in modules for name, tensor in module.state_dict().items()}
+    return {name: shape for module in modules for name, shape in _weight_shapes(module).items()}
+
+
+def _weight_shapes(module: Any) -> dict[str, Any]:
+    """By its parameters, which say their own shapes also where a file packs them."""
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
 
 
 def _misfit(factor: Factor, weight: str | None, shapes: Mapping[str, Any]) -> str:

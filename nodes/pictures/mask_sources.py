@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Nodes that make a mask of transparency, and the output that it comes from
 TRANSPARENCY = {"LoadImage": 1, "LoadImageOutput": 1, "LoadImageMask": 0, "SplitImageWithAlpha": 1}
-PAINTED = "clipspace"  # the folder that the mask editor writes to
+PAINTED = "clipspace/"  # the folder that the mask editor writes to
 EDGE, MIDDLE = 0.5, 0.25  # shares of white that make a mask look like one of the background
 TURNED = (
     "the MASK of {node} is white where the picture is transparent; it was inverted, so that it is white on the subject"
@@ -52,7 +52,7 @@ def source_of(hidden: Any, masks: str, images: str = "") -> MaskSource | None:
         return None
     picture = inputs.get(images)
     same = isinstance(picture, list) and picture[0] == link[0]
-    return MaskSource(kind, PAINTED in str(given.get("image", "")), same)
+    return MaskSource(kind, str(given.get("image", "")).replace("\\", "/").startswith(PAINTED), same)
 
 
 def upright(masks: list[torch.Tensor], source: MaskSource | None, notes: list[str]) -> list[torch.Tensor]:

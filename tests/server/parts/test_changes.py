@@ -297,7 +297,7 @@ def test_a_lora_that_comfyui_leaves_out_is_not_baked_in(server):
     loaded = {"lora": graphs.node("LoraLoader", model=MODEL, clip=CLIP, lora_name="wide.safetensors",
                                   strength_model=1.0, strength_clip=1.0)}  # fmt: skip
     message = refusal(server, graphs.base() | loaded | again(model=["lora", 0]))
-    assert "a LoRA on this MODEL is for another base model" in message and "192 x 192" in message
+    assert "merged into this MODEL is for another base model: 1 of 1" in message and "192 x 192" in message
     loaded["lora"]["inputs"]["lora_name"] = "fits.safetensors"
     assert "1 weights are changed by LoRAs" in read(server, graphs.base() | loaded | again(model=["lora", 0]))[0]
 

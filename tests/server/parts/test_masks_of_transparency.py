@@ -62,14 +62,18 @@ def test_with_invert_mask_it_is_the_same_and_nothing_is_said(server):
 
 OTHER_WAYS = {
     "alpha of Load Image (as Mask)": {"m": graphs.node("LoadImageMask", image="cat_cut_out.png", channel="alpha")},
-    "a picture's mask for another one": {"m": graphs.node("LoadImageOutput", image="cat_cut_out.png [input]")},
+    "Split Image with Alpha": {
+        "joined": graphs.node("JoinImageWithAlpha", image=["load", 0], alpha=["load", 1]),
+        "m": graphs.node("SplitImageWithAlpha", image=["joined", 0]),
+    },
+    "another Load Image": {"m": graphs.node("LoadImageOutput", image="cat_cut_out.png [input]")},
 }
 
 
 @pytest.mark.parametrize("way", OTHER_WAYS)
 def test_other_nodes_of_transparency(server, way):
     picture(server, "cat_cut_out.png", (16, 16, 48, 48), inside=False)
-    slot = 1 if OTHER_WAYS[way]["m"]["class_type"] == "LoadImageOutput" else 0
+    slot = 0 if OTHER_WAYS[way]["m"]["class_type"] == "LoadImageMask" else 1
     said, seen, mask = run(server, load("cat_cut_out.png") | OTHER_WAYS[way] | subject(["load", 0], ["m", slot]))
     assert "it was inverted" in said and "on white" not in said
     assert mask[32, 32] == 1 and mask[0, 0] == 0 and (seen[0, 0] == 0).all()

@@ -60,6 +60,13 @@ def test_parts_that_do_not_fit_are_refused(server, two, parts, said):
     assert said in refusal(server, two | again(**parts))
 
 
+def test_a_merge_of_two_sizes_is_refused(server, two):
+    merged = {"merged": graphs.node("ModelMergeSimple", model1=MODEL, model2=["small", 1], ratio=0.5)}
+    assert "a model that was merged into this MODEL is for another base" in refusal(
+        server, two | merged | again(model=["merged", 0])
+    )
+
+
 # ----------------------------------------------------------------------------------------------------- Apply Adapter
 
 
