@@ -15,6 +15,7 @@ from ..core.atomic import make_folder
 from ..core.errors import FewShotError
 from ..core.text.embeddings import reading_key
 from ..core.text.weights import escaped
+from ..core.text.words import find_any
 from ..core.values import Adapter, BaseModelRef, TrainingSet, content_key
 from ..evaluation.prompts.lists import TRIGGER
 from ..evaluation.selection import Curve
@@ -61,6 +62,7 @@ def train_with(
             context = replace(context, validator=None)
         key = run_key(method, base, pictures, settings, start_from, context.validator)
         read = [reading_key(prompt, context.embedding_folders) for prompt in validation_prompts(settings, context)]
+        read += [("any case",)] if settings.word is not None and written_otherwise(pictures) else []
         key = content_key(key, read) if any(read) else key
         found = find_run(context.folder, key)
         ended = found.finished() if found else None
@@ -97,6 +99,12 @@ def run_key(
     chooser = validator.key if validator is not None else None
     own = (method.name, method.revision, weights, pictures.key, settings.key(), start, chooser)
     return content_key(*own, *method.inputs)
+
+
+def written_otherwise(pictures: TrainingSet) -> bool:
+    """Whether a caption has an identifier in another form, such as another case, which once was no learned word."""
+    words = {concept.identifier for concept in pictures.concepts}
+    return any(found.group() != word for sample in pictures.samples for found, word in find_any(words, sample.caption))
 
 
 def validation_prompts(settings: TrainingSettings, context: TrainingContext) -> list[str]:

@@ -20,6 +20,7 @@ _KINDS: tuple[tuple[re.Pattern, str], ...] = (
     (re.compile(r"\b(?:BREAK|AND|ADD(?:COMM|BASE|ROW|COL))\b"), "take it out; long prompts are read in parts anyway"),
     (re.compile(r"\[[^\[\]]*:[^\[\]]*:?\s*[\d.]+\s*\]|\[[^\[\]]*\|[^\[\]]*\]"), "a prompt is the same in all steps"),
     (re.compile(r"\[[^\[\]]+\]"), "brackets weigh nothing: write (word:0.9) for less"),
+    (re.compile(r"\([^()]*:\s*\d*,\d+\s*\)|（[^（）]*[:：]\s*[\d.]+\s*）"), "a weight is written (word:1.3)"),
     (re.compile(r"\{[^{}]*\|[^{}]*\}"), "ComfyUI's page chooses in its own boxes only: write a line for each"),
     (re.compile(r"(?<!\w)__[\w/*.-]+?__(?!\w)"), "no wildcard is filled in here: write the words out"),
     (re.compile(r"/\*.*?\*/|(?<![:/\w])//[^\n]*"), "ComfyUI's page takes comments out of its own boxes only"),

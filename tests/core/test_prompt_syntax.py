@@ -93,6 +93,8 @@ def test_metrics_read_words_alone():
         ("a cat /* not */ here", r"'/\* not \*/'"),
         ("a cat++", r"'cat\+\+'"),
         ("a,embedding:foo", "'a,embedding:foo': .*behind a space"),
+        ("a (cat:1,3)", r"'\(cat:1,3\)': .*\(word:1.3\)"),
+        ("a （cat:1.3）", "（cat:1.3）"),
         ("a (cat:1.3", "in part as plain words"),
         ("embedding:nothere", "^embedding:nothere does not exist in models/embeddings and is left out"),
         ("(a embedding:nope, b:1.2)", "^embedding:nope does not exist"),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import NullProgress
-from comfyui_fewshot.core.values import Adapter, LowRank, Prompt, PromptSet
+from comfyui_fewshot.core.values import Adapter, LowRank, Prompt, PromptSet, content_key
 from comfyui_fewshot.evaluation import evaluate as evaluating
 from comfyui_fewshot.evaluation import samples as drawing
 from comfyui_fewshot.evaluation.evaluate import evaluate, unrelated
@@ -341,3 +341,24 @@ def test_provenance(base):
     told = {"ss_num_train_images": "4", "ss_steps": "400", "modelspec.trigger_phrase": "sks red cat", "ss_seed": "None"}
     full = provenance(Adapter(plain.factors, plain.family, "", metadata=told))
     assert full.complete and full.stated["trigger"] == "sks red cat" and "seed" not in full.stated
+
+
+def test_prompts_that_are_not_literal_have_keys_of_their_own(base, tmp_path):
+    """Of a literal prompt nothing has changed; a trigger with parentheses is drawn with them."""
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    context = RunContext(tmp_path, "cpu", embedding_folders=(folder,))
+
+    def key(text: str, **changes) -> str:
+        settings = DrawSettings(**changes)
+        return drawing._jobs(base, Candidate("base"), PromptSet((Prompt(text, text),)), settings, context)[0].file.stem
+
+    how = (30, 7.0, "", 0, 0, False)
+    model = (base.key, base.dtype, base.clip_skip, base.prediction, base.zero_snr)
+    assert key("a [cat]") == content_key("Sample", 1, model, None, "a [cat]", 0, how)[2:34]
+    before = key("a embedding:x cat"), key("a cat", negative="embedding:x"), key("a cat")
+    (folder / "x.pt").write_bytes(b"x")
+    after = key("a embedding:x cat"), key("a cat", negative="embedding:x"), key("a cat")
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, False, True]
+    named = for_trigger(PromptSet((Prompt("a {trigger}", "a cat"),)), "sks (cat)").prompts[0]
+    assert named.text == r"a sks \(cat\)"

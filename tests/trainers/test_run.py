@@ -332,3 +332,9 @@ def test_defaults_resolve_to_a_whole_run(train, tmp_path):
     result = train(tmp_path, **vars(SubjectSettings(steps=2)))
     chosen = json.loads((result.folder / "settings.json").read_text())["inputs"]["chosen"]
     assert (chosen["resolution"], chosen["batch_size"], chosen["learning_rate"]) == (32, 4, 1e-3)
+
+
+def test_words_that_captions_write_otherwise_are_another_run(pictures):
+    assert not training.written_otherwise(pictures)
+    samples = tuple(replace(sample, caption=sample.caption.upper()) for sample in pictures.samples)
+    assert training.written_otherwise(pictures.with_samples(samples))

@@ -128,6 +128,22 @@ def test_each_setting_has_its_own_cache(base, other):
     assert PriorSettings().key(base, "dog", CPU) != PriorSettings().key(base, "cat", CPU)
 
 
+def test_own_prompts_are_drawn_as_comfyui_reads_them_and_learned_as_words(base, tmp_path):
+    """An embedding that is another one now gives other priors; captions hold neither weights nor names."""
+    (tmp_path / "e").mkdir()
+    settings = PriorSettings(prompts=("a (red:1.3) {noun}, embedding:x",), count=1, steps=1)
+    keys = []
+    for content in (None, b"one", b"other"):
+        if content is not None:
+            (tmp_path / "e" / "x.pt").write_bytes(content)
+        keys.append(settings.key(base, "cat", CPU, (tmp_path / "e",)))
+    assert len(set(keys)) == 3
+    (tmp_path / "e" / "x.pt").unlink()
+    context = RunContext(tmp_path / "priors", CPU, embedding_folders=(tmp_path / "e",))
+    made = generate_priors(base, TrainingSet((), (Concept("sks", "cat"),)), settings, context)
+    assert [sample.caption for sample in made.pictures.priors] == ["a red a cat"]
+
+
 def test_the_key_holds_the_type_that_auto_becomes(base, monkeypatch):
     assert base.dtype == "auto"
     own = PriorSettings().key(base, "cat", CPU)
