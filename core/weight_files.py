@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .broken_files import describe_broken
 from .errors import FewShotError
 
 SUFFIXES = (".safetensors", ".ckpt")
-UnpicklingError = torch.serialization.pickle.UnpicklingError  # what a refusal of `weights_only` raises
 
 
 class _Lazy(Mapping):
@@ -56,7 +57,7 @@ def open_tensors(path: Path) -> Iterator[tuple[Mapping[str, Tensor], dict[str, s
         try:
             handle = safe_open(str(path), framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
-            raise FewShotError(_what_is_broken(path, error)) from error
+            raise FewShotError(describe_broken(path)) from error
         with handle:
             yield _Lazy(handle), dict(handle.metadata() or {})
     else:
@@ -64,12 +65,7 @@ def open_tensors(path: Path) -> Iterator[tuple[Mapping[str, Tensor], dict[str, s
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # the format before torch 1.6 cannot be mapped
-        found = _load_old(path)
-    except (UnpicklingError, EOFError, OSError) as error:
-        raise FewShotError(_what_is_broken(path, error)) from error
+    found = _load_pickle(path)
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -77,25 +73,22 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
     return tensors
 
 
-def _load_old(path: Path):
+def _load_pickle(path: Path) -> Any:
+    """What a pickled file holds, read without running code in it; a damaged one makes the unpickler raise anything."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
-        raise FewShotError(_what_is_broken(path, error)) from error
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # the format before torch 1.6 cannot be mapped
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            refused = isinstance(error, torch.serialization.pickle.UnpicklingError)
+            raise FewShotError(describe_broken(path, refused)) from error
 
 
-def _what_is_broken(path: Path, error: Exception) -> str:
-    """One line that tells a cut download from a page or a pointer saved under the file's name."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"version https://git-lfs"):
-        return f"{path.name} is a Git LFS pointer ({size} bytes), not the weights: fetch the file itself"
-    if head.lstrip()[:1] == b"<":
-        return f"{path.name} is a web page ({size} bytes), not weights: the download failed; download it again"
-    if isinstance(error, UnpicklingError):
-        return f"{path.name} holds more than weights, and is not opened for safety: choose a .safetensors file"
-    return f"{path.name} is cut short or damaged ({size} bytes: {error}): download it again"
+def check_weights(path: Path) -> None:
+    """Raise FewShotError that says what is wrong where a file of weights cannot be read."""
+    with open_tensors(path):
+        pass
 
 
 def file_hash(path: Path) -> str:
