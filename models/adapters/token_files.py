@@ -14,7 +14,8 @@ from ...core.values import Adapter
 from ...core.weight_files import open_tensors, other_kind
 from ..stable_diffusion.adapter_family import family_of_embedding
 from ..stable_diffusion.variants import family_named
-from .formats import ONLY, TRIGGER, write_lora
+from .formats import write_lora
+from .forms.lora import ONLY, TRIGGER
 from .metadata import WORD, embedding_metadata
 
 

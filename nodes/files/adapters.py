@@ -90,6 +90,13 @@ class LoadAdapter(io.ComfyNode):
             default=AUTO,
             tooltip="Which models it is for. auto finds out from its shapes, which tell it of stock models.",
         )
+        of_file = io.Combo.Input(
+            "family",
+            options=[AUTO, *FAMILIES],
+            default=AUTO,
+            optional=True,
+            tooltip="Which models it is for. auto reads it in the file, or finds out from its names and shapes.",
+        )
         return io.Schema(
             node_id="FewShotLoadAdapter",
             display_name="Load Adapter",
@@ -100,7 +107,7 @@ class LoadAdapter(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "source",
                     options=[
-                        io.DynamicCombo.Option(FILE, [file]),
+                        io.DynamicCombo.Option(FILE, [file, of_file]),
                         io.DynamicCombo.Option(SOCKET, [lora, family]),
                         io.DynamicCombo.Option(EMBEDDING, [word, family]),
                     ],
@@ -112,6 +119,7 @@ class LoadAdapter(io.ComfyNode):
                 io.LoraModel.Output(display_name="LORA_MODEL", tooltip="The same for ComfyUI's own nodes."),
                 io.String.Output(display_name="trigger", tooltip="Its trigger phrase, if the file tells it."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -127,12 +135,12 @@ class LoadAdapter(io.ComfyNode):
         from ...models.adapters.formats import from_tensors, read_lora, to_kohya
         from ...models.adapters.token_files import read_embedding
 
-        source = source or {}
+        source, notes = source or {}, []
         family = None if source.get("family", AUTO) == AUTO else source["family"]
         if source.get("source") == FILE:
-            adapter = read_lora(folders.listed_file("loras", source["name"]))
+            adapter = read_lora(folders.listed_file("loras", source["name"]), family, notes=notes)
         elif source.get("source") == SOCKET:
-            adapter = from_tensors(source["lora"], {}, family=family)
+            adapter = from_tensors(source["lora"], {}, family, notes=notes)
         elif source.get("source") == EMBEDDING:
             adapter = read_embedding(folders.listed_file("embeddings", source["name"]), family)
         else:
@@ -140,7 +148,12 @@ class LoadAdapter(io.ComfyNode):
             raise FewShotError(f"no such source {source.get('source')!r}: choose {known}")
         if adapter.noisy_from:
             log.warning("%s", usage_note(adapter))
-        return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger)
+            notes.append(usage_note(adapter))
+        layers = f"{len(adapter.factors)} layers, " if adapter.factors else ""
+        words = ", ".join(adapter.embeddings) or "none"
+        report = f"for {FAMILIES[adapter.family].title}: {layers}learned words: {words}"
+        ui = host.say(cls.hidden.unique_id, "\n".join([report, *notes]))
+        return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger, ui=ui)
 
 
 class ApplyAdapter(io.ComfyNode):
@@ -173,13 +186,16 @@ class ApplyAdapter(io.ComfyNode):
     def execute(
         cls, adapter: Any, model: Any, clip: Any, strength_model: float = 1.0, strength_clip: float = 1.0
     ) -> io.NodeOutput:
+        import torch
+
         from ...models.adapters.formats import to_kohya
 
         check_family(adapter, model)
         if adapter.noisy_from:
             model = with_timestep_range(model, adapter, strength_model)
         elif adapter.factors:
-            model, clip = comfy.sd.load_lora_for_models(model, clip, to_kohya(adapter), strength_model, strength_clip)
+            exact = to_kohya(adapter, torch.float32)
+            model, clip = comfy.sd.load_lora_for_models(model, clip, exact, strength_model, strength_clip)
         for word, vectors in adapter.embeddings.items():
             clip = with_word(clip, word, vectors)
         return io.NodeOutput(model, clip)
