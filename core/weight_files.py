@@ -107,9 +107,13 @@ def _file_hash(path: str, size: int, time: int) -> str:
 
 
 LORA = "a LoRA"
+_LORA_MARKS = (
+    ".lora_up.", ".lora_down.", ".lora_A", ".lora_B", "_lora.up.", ".lora.up.", ".lora_linear_layer.", ".hada_w1_a",
+    ".lokr_w1", ".oft_blocks", ".oft_R", ".diff_b", ".set_weight", ".w_norm", ".on_input", ".dora_scale",
+)  # fmt: skip
 # In order: what tells a kind of file by its names, and what to say of it.
 _OTHER_KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
-    ((".lora_up.weight", ".lora_A.weight", ".lora_down.weight", "_lora.up.weight", ".hada_w1_a", ".lokr_w1"), LORA),
+    (_LORA_MARKS, LORA),
     (("emb_params", "string_to_param"), "a textual-inversion embedding"),
     (("control_model.", "controlnet_", "zero_convs.", "controlnet_cond_embedding."), "a ControlNet"),
     (("double_blocks.",), "a Flux model"),

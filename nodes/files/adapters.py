@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ...core.atomic import shortened
 from ...core.errors import FewShotError
 from ...models.stable_diffusion.variants import FAMILIES
 from ..comfy import folders, host
@@ -18,6 +19,7 @@ CATEGORY = "few-shot/files"
 FILE, SOCKET, EMBEDDING = "file", "LORA_MODEL", "embedding"
 KINDS = {FILE: "loras", EMBEDDING: "embeddings"}
 AUTO = "auto"
+BESIDE_WORD = 150  # bytes of a name that a learned word follows
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class SaveAdapter(io.ComfyNode):
         if adapter.factors:
             written.append(write_lora(adapter, folders.free_path(folders.output_folder("loras"), name, ".safetensors")))
         for word in adapter.embeddings:
-            file_name = name if len(adapter.embeddings) == 1 else f"{name}_{plain_word(word)}"
+            file_name = name if len(adapter.embeddings) == 1 else f"{shortened(name, BESIDE_WORD)}_{plain_word(word)}"
             path = folders.free_path(folders.output_folder("embeddings"), file_name, ".safetensors")
             written.append(write_embedding(adapter, path, word))
         if not written:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from comfyui_fewshot.core.atomic import make_folder, write_whole
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Adapter, Dense, Kept, LowRank
 from comfyui_fewshot.models.adapters.formats import from_tensors, read_lora, to_kohya, write_lora
@@ -556,3 +557,27 @@ def test_all_parts_of_an_adapter(tmp_path: Path):
     assert names == ["two.safetensors", "two_sks.safetensors", "two_zwx.safetensors"]
     (alone,) = write_parts(replace(both, factors={}, embeddings={"sks": vectors}), tmp_path / "word.safetensors")
     assert alone.name == "word.safetensors" and list(read_embedding(alone).embeddings) == ["sks"]
+
+
+CJK = "猫" * 100
+
+
+def test_words_of_any_length_become_names(tmp_path: Path):
+    """File systems count bytes, 255 of them: a character of Chinese takes three."""
+    words = {f"{CJK}{end}": {"clip_l": torch.randn(1, 768)} for end in ("甲", "乙")}
+    names = [path.name for path in write_parts(adapter(embeddings=words), tmp_path / f"{'あ' * 60}.safetensors")]
+    assert len(set(names)) == 3 and all(len(name.encode()) <= 255 for name in names)
+    assert names[1].startswith("あ" * 60 + "_" + "猫" * 13 + "-")
+    assert set(read_lora(tmp_path / names[0]).embeddings) == set(words)
+    assert [list(read_embedding(tmp_path / name).embeddings) for name in names[1:]] == [[word] for word in words]
+
+
+def test_a_name_that_is_too_long_is_called_so(tmp_path: Path):
+    for write in (
+        lambda path: write_lora(adapter(), path),
+        lambda path: write_whole(path, b""),
+        lambda path: make_folder(path),
+    ):
+        with pytest.raises(FewShotError, match="Choose a shorter name: a file's name may take 255 bytes"):
+            write(tmp_path / f"{CJK}.safetensors")
+    assert list(tmp_path.iterdir()) == []
