@@ -86,19 +86,9 @@ class LoadAdapter(io.ComfyNode):
         name_tooltip = "An embedding in models/embeddings or output/embeddings."
         word = io.Combo.Input("name", options=folders.embeddings(), tooltip=name_tooltip)
         lora = io.LoraModel.Input("lora", tooltip="A LoRA from another node of the graph.")
-        family = io.Combo.Input(
-            "family",
-            options=[AUTO, *FAMILIES],
-            default=AUTO,
-            tooltip="Which models it is for. auto finds out from its shapes, which tell it of stock models.",
-        )
-        of_file = io.Combo.Input(
-            "family",
-            options=[AUTO, *FAMILIES],
-            default=AUTO,
-            optional=True,
-            tooltip="Which models it is for. auto reads it in the file, or finds out from its names and shapes.",
-        )
+        family_tooltip = "Which models it is for. auto finds out from its shapes, which tell it of stock models."
+        families: dict[str, Any] = {"options": [AUTO, *FAMILIES], "default": AUTO, "tooltip": family_tooltip}
+        family = io.Combo.Input("family", **families)
         return io.Schema(
             node_id="FewShotLoadAdapter",
             display_name="Load Adapter",
@@ -109,7 +99,7 @@ class LoadAdapter(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "source",
                     options=[
-                        io.DynamicCombo.Option(FILE, [file, of_file]),
+                        io.DynamicCombo.Option(FILE, [file, io.Combo.Input("family", optional=True, **families)]),
                         io.DynamicCombo.Option(SOCKET, [lora, family]),
                         io.DynamicCombo.Option(EMBEDDING, [word, family]),
                     ],
