@@ -40,17 +40,18 @@ def stand_in(path: Path) -> str | None:
 
 def _stand_in(head: bytes, size: int, texts: bool = True) -> str | None:
     """`texts` says that a text is no content of such a file."""
+    itself = "the weights" if texts else "the file itself"
     if not size:
         return f"is cut short: it is empty (0 bytes): {AGAIN}"
     if head.startswith(b"version https://git-lfs"):
         return (
-            f"is a Git LFS pointer ({size} bytes), not the file itself: download the real file from its page, or run "
+            f"is a Git LFS pointer ({size} bytes), not {itself}: download the real file from its page, or run "
             "git lfs pull in its folder"
         )
     if head.startswith((b"/annex/objects/", b"../.git/annex", b".git/annex")):
-        return f"is a git-annex pointer ({size} bytes), not the file itself: run git annex get on it"
+        return f"is a git-annex pointer ({size} bytes), not {itself}: run git annex get on it"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
-        return f"is a web page ({size} bytes), not the file itself: {AGAIN}"
+        return f"is a web page ({size} bytes), not {itself}: {AGAIN}"
     if texts and _is_text(head):
         words = " ".join(head.decode(errors="replace").split())[:60]
         return f"is a text ({size} bytes: {words!r}), not weights: {AGAIN}"

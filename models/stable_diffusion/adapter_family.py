@@ -52,7 +52,7 @@ def checked_family(
     if base_family in possible:
         return str(base_family)
     titles = " or ".join(FAMILIES[name].title for name in possible)
-    why = "its layers are alike in both" if fitting else "its layers have sizes of no stock model"
+    why = "its layers are alike in several" if fitting else "its layers have sizes of no stock model"
     raise FewShotError(
         f"the LoRA does not say which family of models it is for, and {why}: it may be for {titles}. Choose the family "
         f"in Load Adapter ({', '.join(possible)})"

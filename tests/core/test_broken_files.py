@@ -54,7 +54,7 @@ MORE = "holds more than weights, and is not opened for safety: choose a .safeten
 DAMAGED = "is cut short or damaged"
 RENAME = "is a pickled PyTorch file by its content.*rename it to end in .ckpt"
 FILES = {
-    "pointer.pt": (POINTER, "is a Git LFS pointer .74 bytes., not the file itself: download the real file"),
+    "pointer.pt": (POINTER, "is a Git LFS pointer .74 bytes., not the weights: download the real file"),
     "pointer.safetensors": (POINTER, "is a Git LFS pointer"),
     "annex.bin": (b"/annex/objects/SHA256E-s10--abc\n", "is a git-annex pointer"),
     "page.pth": (b"<!DOCTYPE html><html></html>", "is a web page"),
