@@ -5,6 +5,7 @@ A file is written under a draft's name beside its place, brought to the disk, an
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -49,7 +50,11 @@ def write_whole(path: Path, data: bytes) -> Path:
     except OSError as error:
         raise FewShotError(
             f"could not write {path} ({len(data) / 1e6:.1f} MB): {error.strerror or error}. "
-            "Free space on the disk or choose a folder that can be written, then start again: finished work is kept."
+            + remedy(
+                error,
+                "Free space on the disk or choose a folder that can be written, then start again: finished "
+                "work is kept.",
+            )
         ) from error
     return path
 
@@ -64,9 +69,22 @@ def make_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FewShotError(
-            f"could not make the folder {path}: {error.strerror or error}. Choose one that can be written."
+            f"could not make the folder {path}: {error.strerror or error}. "
+            + remedy(error, "Choose one that can be written.")
         ) from error
     return path
+
+
+def remedy(error: OSError, otherwise: str) -> str:
+    """What to do about an error of writing: a shorter name where that is the cause."""
+    if error.errno == errno.ENAMETOOLONG:
+        return "Choose a shorter name: a file's name may take 255 bytes, and a character outside of English up to four."
+    return otherwise
+
+
+def shortened(name: str, most: int) -> str:
+    """The beginning of a name that takes at most `most` bytes in a file system, of whole characters."""
+    return name.encode()[:most].decode(errors="ignore")
 
 
 def _sync_folder(folder: Path) -> None:

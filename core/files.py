@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .atomic import remedy
 from .errors import FewShotError
 from .weight_files import DRAFT
 
@@ -21,9 +22,9 @@ def write_checked(
 ) -> Path:
     """Draft, check, then name; the name is given in a way that fails when it is taken."""
     path = Path(path)
-    if path.exists():
+    if os.path.exists(path):  # which has no objection to a name that is too long
         raise FewShotError(f"{path.name} exists already in {path.parent}, and is not written over: choose another name")
-    draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{DRAFT}")
+    draft = path.with_name(f".{uuid.uuid4().hex[:16]}{DRAFT}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(dict(tensors), draft, dict(metadata))
@@ -31,7 +32,10 @@ def write_checked(
         draft.chmod(0o666 & ~_mask())  # safetensors writes files that only their owner can read
         _name(draft, path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise FewShotError(f"{path} cannot be written ({error}): check the folder and the free space") from error
+        system = isinstance(error, OSError)
+        reason, advice = (error.strerror if system else None) or error, "Check the folder and the free space."
+        advice = remedy(error, advice) if system else advice
+        raise FewShotError(f"{path} cannot be written: {reason}. {advice}") from error
     finally:
         with contextlib.suppress(OSError):  # where there is no folder there is no draft, and the error above says so
             draft.unlink(missing_ok=True)
@@ -59,7 +63,10 @@ def _name(draft: Path, path: Path) -> None:
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise FewShotError(f"{key} is not finite in float16: training diverged; use a lower learning rate")
+            raise FewShotError(
+                f"{key} is not finite in float16: its training diverged, or it holds numbers beyond 65504; use a lower "
+                "learning rate"
+            )
 
 
 def same(written: Mapping[str, Tensor], meant: Mapping[str, Tensor]) -> None:

@@ -20,6 +20,9 @@ from .errors import FewShotError
 from .text.embeddings import unweighted
 from .weight_files import SUFFIXES
 
+LATER = {"later": True}
+"""of a field that came after values had been keyed: where it is None the key is what it was"""
+
 
 def content_key(*parts: Any) -> str:
     """sha256 (hex) of `parts`: dataclasses, mappings, sequences, numbers, strings, None and tensors."""
@@ -35,7 +38,9 @@ def _plain(value: Any) -> Any:
     if isinstance(key, str):
         return [type(value).__name__, key]
     if is_dataclass(value):
-        return [type(value).__name__, {f.name: _plain(getattr(value, f.name)) for f in fields(value)}]
+        given = {f.name: getattr(value, f.name) for f in fields(value)}
+        later = {f.name for f in fields(value) if f.metadata.get("later") and given[f.name] is None}
+        return [type(value).__name__, {name: _plain(part) for name, part in given.items() if name not in later}]
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -217,12 +222,16 @@ class BaseModelRef:
 
 @dataclass(frozen=True)
 class LowRank:
-    """delta = (alpha / rank) * up @ down; up (out, rank[, 1, 1]), down (rank, in[, kh, kw]), mid for LoCon-CP."""
+    """delta = (alpha / rank) * up @ down; up (out, rank[, 1, 1]), down (rank, in[, kh, kw]), mid for LoCon-CP.
+
+    `bias` is a difference of the layer's bias.
+    """
 
     up: torch.Tensor
     down: torch.Tensor
     alpha: float
     mid: torch.Tensor | None = None
+    bias: torch.Tensor | None = field(default=None, metadata=LATER)
 
     @property
     def rank(self) -> int:
@@ -237,11 +246,24 @@ class Dense:
     bias: torch.Tensor | None = None
 
 
+BIAS = "diff_b"
+"""the suffix of a difference of a bias"""
+
+
 @dataclass(frozen=True)
 class Kept:
-    """Another factor form, kept as read: tensors by their suffix ("hada_w1_a", "alpha", ...)."""
+    """Another factor form (`models.adapters.forms`), kept as read: tensors by their suffix ("hada_w1_a", ...)."""
 
     tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The difference of the layer's bias."""
+        return self.tensors.get(BIAS)
+
+    @property
+    def only_bias(self) -> bool:
+        return set(self.tensors) == {BIAS}
 
 
 Factor = LowRank | Dense | Kept

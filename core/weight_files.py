@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .broken_files import describe_broken
 from .errors import FewShotError
 
 SUFFIXES = (".safetensors", ".ckpt")
-UnpicklingError = torch.serialization.pickle.UnpicklingError  # what a refusal of `weights_only` raises
 
 
 class _Lazy(Mapping):
@@ -57,21 +57,11 @@ def open_tensors(path: Path) -> Iterator[tuple[Mapping[str, Tensor], dict[str, s
         try:
             handle = safe_open(str(path), framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
-            raise FewShotError(_what_is_broken(path, error)) from error
+            raise FewShotError(describe_broken(path)) from error
         with handle:
             yield _Lazy(handle), dict(handle.metadata() or {})
     else:
         yield _unpickled(path), {}
-
-
-def load_pickled(path: Path) -> Any:
-    """What a pickled file holds, which may run no code. Raises FewShotError when it is damaged or holds more."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # the format before torch 1.6 cannot be mapped
-        return _load_old(path)
-    except (UnpicklingError, EOFError, OSError) as error:
-        raise FewShotError(_what_is_broken(path, error)) from error
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
@@ -83,25 +73,22 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
     return tensors
 
 
-def _load_old(path: Path):
+def load_pickled(path: Path) -> Any:
+    """What a pickled file holds, read without running code in it; a damaged one makes the unpickler raise anything."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
-        raise FewShotError(_what_is_broken(path, error)) from error
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # the format before torch 1.6 cannot be mapped
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            refused = isinstance(error, torch.serialization.pickle.UnpicklingError)
+            raise FewShotError(describe_broken(path, refused)) from error
 
 
-def _what_is_broken(path: Path, error: Exception) -> str:
-    """One line that tells a cut download from a page or a pointer saved under the file's name."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"version https://git-lfs"):
-        return f"{path.name} is a Git LFS pointer ({size} bytes), not the weights: fetch the file itself"
-    if head.lstrip()[:1] == b"<":
-        return f"{path.name} is a web page ({size} bytes), not weights: the download failed; download it again"
-    if isinstance(error, UnpicklingError):
-        return f"{path.name} holds more than weights, and is not opened for safety: choose a .safetensors file"
-    return f"{path.name} is cut short or damaged ({size} bytes: {error}): download it again"
+def check_weights(path: Path) -> None:
+    """Raise FewShotError that says what is wrong where a file of weights cannot be read."""
+    with open_tensors(path):
+        pass
 
 
 def file_hash(path: Path) -> str:
@@ -120,9 +107,13 @@ def _file_hash(path: str, size: int, time: int) -> str:
 
 
 LORA = "a LoRA"
+_LORA_MARKS = (
+    ".lora_up.", ".lora_down.", ".lora_A", ".lora_B", "_lora.up.", ".lora.up.", ".lora_linear_layer.", ".hada_w1_a",
+    ".lokr_w1", ".oft_blocks", ".oft_R", ".diff_b", ".set_weight", ".w_norm", ".on_input", ".dora_scale",
+)  # fmt: skip
 # In order: what tells a kind of file by its names, and what to say of it.
 _OTHER_KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
-    ((".lora_up.weight", ".lora_A.weight", ".lora_down.weight", "_lora.up.weight", ".hada_w1_a", ".lokr_w1"), LORA),
+    (_LORA_MARKS, LORA),
     (("emb_params", "string_to_param"), "a textual-inversion embedding"),
     (("control_model.", "controlnet_", "zero_convs.", "controlnet_cond_embedding."), "a ControlNet"),
     (("double_blocks.",), "a Flux model"),

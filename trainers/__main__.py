@@ -86,7 +86,7 @@ def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult
     settings = SubjectSettings.from_mapping(run["settings"])
     if run["priors"] is not None:
         pictures = _with_priors(run, base, pictures, context)
-    start_from = read_lora(run["adapter"]) if run["adapter"] else None
+    start_from = read_lora(run["adapter"], base_family=base.family) if run["adapter"] else None
     return train_subject(base, pictures, settings, context, start_from)
 
 

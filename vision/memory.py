@@ -6,8 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from .embedders.clip import read_model_json
 from .embedders.clip_vision import config_of, tensor_shapes
 from .embedders.embedder import BATCH
@@ -31,8 +29,7 @@ def parameter_count(folder: Path) -> int:
         return sum(path.stat().st_size for path in folder.glob("pytorch_model*.bin")) // 4
     total = 0
     for path in files:
-        with safe_open(path, "pt") as opened:
-            total += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+        total += sum(map(math.prod, tensor_shapes(path).values()))
     return total
 
 

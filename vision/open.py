@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
+from ..core.broken_files import stand_in
 from ..core.errors import FewShotError
+from ..core.weight_files import check_weights
 
 
 def transformers_class(name: str) -> Any:
@@ -48,8 +49,9 @@ def open_model(
         model, info = model_class.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, torch_dtype=dtype or torch.float32
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise FewShotError(f"the {kind} in {folder} cannot be read ({error}); fetch its files again") from error
+    except Exception as error:  # a damaged file makes transformers, safetensors and the unpickler raise many kinds
+        reason = broken_file(folder) or str(error).strip().partition("\n")[0] or type(error).__name__
+        raise FewShotError(f"the {kind} in {folder} cannot be read ({reason}); fetch its files again") from error
     missing = sorted(weight for weight in info["missing_keys"] if unused is None or unused not in weight)
     if missing:
         names = ", ".join(missing[:3])
@@ -63,9 +65,22 @@ def open_processor(name: str, folder: Path) -> Any:
         return transformers_class(name).from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise FewShotError(
-            f"{folder} holds weights, but what prepares their input cannot be read ({error}); fetch "
-            "preprocessor_config.json and the tokenizer's files of the same model"
+            f"{folder} holds weights, but what prepares their input cannot be read ({broken_file(folder) or error}); "
+            "fetch preprocessor_config.json and the tokenizer's files of the same model"
         ) from error
+
+
+def broken_file(folder: Path) -> str | None:
+    """What is wrong with the first file of a model's folder that is not what its name says; None where all are."""
+    for file in sorted(folder.glob("*")):
+        if file.suffix in (".safetensors", ".bin"):
+            try:
+                check_weights(file)
+            except FewShotError as error:
+                return str(error)
+        elif file.suffix in (".json", ".txt", ".model") and (found := stand_in(file)):
+            return found
+    return None
 
 
 class TransformersModel:

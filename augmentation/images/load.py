@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...core.atomic import shortened
 from ...core.errors import FewShotError
 from ...core.images import decode, decode_mask, on_white, pixel_key, write_png
 from ...core.text.words import same_word
@@ -284,5 +285,5 @@ def stored_picture(pixels: Image.Image, cache: Path, fast: bool = False, stem: s
     With `stem` the name begins with it, so that messages show the picture's own name.
     """
     key = pixel_key(pixels)
-    path = cache / (f"{stem[:80]}_{key[:16]}.png" if stem else f"{key}.png")
+    path = cache / (f"{shortened(stem[:80], 200)}_{key[:16]}.png" if stem else f"{key}.png")
     return Picture(path if path.is_file() else write_png(pixels, path, fast), key, pixels.width, pixels.height)

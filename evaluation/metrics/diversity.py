@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
-from ...core.weight_files import UnpicklingError
+from ...core.weight_files import open_tensors
 from ...vision.embedders.interface import ImageEmbedder
 from .metric import MetricModel
 
@@ -101,10 +101,10 @@ class Lpips:
         log.info("opening LPIPS with %s", self.file)
         lpips = importlib.import_module("lpips").LPIPS(net="alex", pnet_rand=True, verbose=False)
         try:
-            weights = torch.load(self.file, map_location="cpu", weights_only=True)
-            alexnet = {name: weights[f"features.{name.split('.', 1)[1]}"] for name in lpips.net.state_dict()}
+            with open_tensors(self.file) as (weights, _):
+                alexnet = {name: weights[f"features.{name.split('.', 1)[1]}"] for name in lpips.net.state_dict()}
             lpips.net.load_state_dict(alexnet)
-        except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+        except (RuntimeError, KeyError, FewShotError) as error:
             raise FewShotError(f"{self.file} does not hold torchvision's AlexNet ({error}); fetch it again") from error
         return lpips.eval().requires_grad_(False)
 

@@ -15,13 +15,14 @@ from ...core.errors import FewShotError
 from ...core.text.words import same_word
 from ...core.values import Adapter, Dense, Factor, Kept, LowRank
 from ..quantization import add_unmerged_pairs
-from .lycoris import is_lycoris, lycoris_delta
+from .forms.complete import form_of
+from .forms.on_weight import changed
+from .forms.products import has_effect as product_has_effect
+from .forms.products import pair_product
 from .timestep_range import NoiseGate, add_gated_pairs, check_gated
 
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
-
-DORA = "dora_scale"
 
 
 @contextmanager
@@ -96,8 +97,15 @@ def merged_embeddings(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Ma
 def _merged(original: nn.Parameter, parts: Sequence[tuple[Factor, float]]) -> nn.Parameter:
     weight = original.float()
     for factor, strength in parts:
-        weight = weight + strength * delta(factor, original.device, weight.shape)
+        weight = changed_weight(weight, factor, strength)
     return nn.Parameter(weight.to(original.dtype), requires_grad=False)
+
+
+def changed_weight(weight: Tensor, factor: Factor, strength: float = 1.0) -> Tensor:
+    """A weight in float32 with a factor on it, which fits it."""
+    if isinstance(factor, Kept):
+        return changed(weight, factor.tensors, strength)
+    return weight + strength * delta(factor, weight.device, weight.shape)
 
 
 def _changes(
@@ -113,8 +121,9 @@ def _changes(
                 "choose a LoRA and a base model of one family"
             )
         for path, factor in adapter.factors.items():
-            found.setdefault((path, "weight"), []).append((factor, strength))
-            if isinstance(factor, Dense) and factor.bias is not None:
+            if not (isinstance(factor, Kept) and factor.only_bias):
+                found.setdefault((path, "weight"), []).append((factor, strength))
+            if factor.bias is not None:
                 found.setdefault((path, "bias"), []).append((Dense(factor.bias), strength))
     changes = []
     for (path, name), parts in found.items():
@@ -148,69 +157,49 @@ def _noisy_changes(
 
 
 def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:
-    """Raise FewShotError where a factor cannot be added to a weight of `shape`."""
-    if isinstance(factor, LowRank):
-        fits = factor.up.shape[0] == shape[0] and factor.down.flatten(1).shape[1] * _kernel(factor) == shape[1:].numel()
-    elif isinstance(factor, Dense):
-        fits = factor.weight.numel() == shape.numel()
-    else:
-        check_form(path, factor)
-        fits = _product_fits(factor, shape)
-    if not fits:
+    """Raise FewShotError where a factor cannot be put on a weight of `shape`."""
+    if isinstance(factor, Kept):
+        form_of(path, factor.tensors)  # which says what is wrong with an incomplete one
+    if not fits(factor, shape):
         raise FewShotError(
             f"the LoRA does not fit {path}, whose weight is {tuple(shape)}: it is for another base model"
         )
 
 
-def check_form(path: str, factor: Factor) -> None:
-    """Raise FewShotError where a factor is no difference that can be added to a weight, saying why."""
-    if not isinstance(factor, Kept) or is_lycoris(factor.tensors):
-        return
-    if DORA in factor.tensors:
-        raise FewShotError(
-            f"{path} is a DoRA, which sets the length of the base's own weights after its difference is added: what it "
-            "changes depends on the base and cannot be put beside another LoRA. Use a LoRA without DoRA"
-        )
-    kinds = ", ".join(sorted(factor.tensors))
-    raise FewShotError(f"{path} is stored as {kinds}, which cannot be applied here: use a LoRA, a LoHa or a LoKr")
-
-
-def _product_fits(factor: Kept, shape: torch.Size) -> bool:
+def fits(factor: Factor, shape: torch.Size) -> bool:
+    """Whether a factor can be put on a weight of `shape`."""
+    if isinstance(factor, LowRank):
+        return factor.up.shape[0] == shape[0] and factor.down.flatten(1).shape[1] * _kernel(factor) == shape[1:].numel()
+    if isinstance(factor, Dense):
+        return factor.weight.numel() == shape.numel()
     try:
-        found = lycoris_delta(factor.tensors, "meta").shape
-    except RuntimeError:  # its parts do not fit each other
+        return factor.only_bias or changed(torch.empty(shape, device="meta"), factor.tensors, 1.0).shape == shape
+    except (RuntimeError, IndexError):  # its parts do not fit each other, or the weight
         return False
-    return found[0] == shape[0] and found.numel() == shape.numel()
 
 
 def _kernel(factor: LowRank) -> int:
     return 1 if factor.mid is None else factor.mid.shape[2:].numel()
 
 
-def delta(factor: Factor, device: torch.device, shape: torch.Size) -> Tensor:
-    """The full difference (of `shape`, float32) that a factor stands for: (alpha / rank) * up @ down.
-
-    Raises FewShotError for a form that is no difference.
-    """
+def delta(factor: LowRank | Dense, device: torch.device, shape: torch.Size) -> Tensor:
+    """The full difference (of `shape`, float32) that a factor stands for: (alpha / rank) * up @ down."""
     if isinstance(factor, Dense):
         return factor.weight.to(device, torch.float32).reshape(shape)
-    if isinstance(factor, Kept):
-        check_form("a factor", factor)
-        return lycoris_delta(factor.tensors, device).reshape(shape)
-    up, down = factor.up.to(device, torch.float32).flatten(1), factor.down.to(device, torch.float32).flatten(1)
-    if factor.mid is None:
-        change = up @ down
-    else:  # LoCon's CP form: 1x1 down, a small kernel, 1x1 up (Yeh et al. 2023, LyCORIS)
-        change = torch.einsum("or,rskl,si->oikl", up, factor.mid.to(device, torch.float32), down)
-    return change.reshape(shape) * (factor.alpha / factor.rank)
+    up, down, mid = (
+        None if part is None else part.to(device, torch.float32) for part in (factor.up, factor.down, factor.mid)
+    )
+    return pair_product(cast("Tensor", up), cast("Tensor", down), mid).reshape(shape) * (factor.alpha / factor.rank)
 
 
 def has_effect(factor: Factor) -> bool:
     """Whether a factor changes anything: its difference is not all zeros."""
+    if factor.bias is not None and factor.bias.any():
+        return True
     if isinstance(factor, Dense):
-        return bool(factor.weight.any()) or (factor.bias is not None and bool(factor.bias.any()))
+        return bool(factor.weight.any())
     if isinstance(factor, Kept):
-        return not is_lycoris(factor.tensors) or bool(lycoris_delta(factor.tensors).any())
+        return not factor.only_bias and product_has_effect(factor.tensors)
     if not factor.alpha:
         return False
     middle = factor.mid is None or bool(factor.mid.any())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ...core.values import Dense, Factor
-from .apply import check_fits, delta, find_module
+from ...core.values import Dense, Factor, Kept
+from .apply import changed_weight, check_fits, find_module
 
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
@@ -58,8 +58,9 @@ def _change(factor: Factor | None, name: str, original: Tensor, path: str) -> Te
         return nothing
     if name == "weight":
         check_fits(path, factor, original.shape)
-        return delta(factor, original.device, original.shape)
-    bias = factor.bias if isinstance(factor, Dense) else None
+        only_bias = isinstance(factor, Kept) and factor.only_bias
+        return nothing if only_bias else changed_weight(original.float(), factor) - original.float()
+    bias = factor.bias
     return nothing if bias is None else bias.to(original.device, torch.float32).reshape(original.shape)
 
 

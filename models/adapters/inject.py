@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import FewShotError
-from ...core.values import NOISY_FROM, Adapter, Factor, LowRank
+from ...core.values import BIAS, NOISY_FROM, Adapter, Factor, Kept, LowRank
 from ..public_names import PARAMETER_SETS
 from .apply import applied
+from .forms.complete import form_of
 from .full_weights import EVERYTHING, FullWeights
 from .learned_tokens import LearnedTokens, TokenConstraint
 from .lora_layers import LoraSpec, clamp_ranks, initial_weights, lora_up, set_weights, unwrap, wrap
@@ -79,7 +80,8 @@ class Injected:
         factors: dict[str, Factor] = dict(self._kept.factors) if self._kept else {}
         for path, (spec, *pair) in self._pairs.items():
             down, up = (parameter.detach().to("cpu", copy=True) for parameter in pair)
-            factors[path] = LowRank(up, down, float(spec.alpha))
+            kept = factors.get(path)  # of a layer that is trained only its bias may be there
+            factors[path] = LowRank(up, down, float(spec.alpha), bias=None if kept is None else kept.bias)
         factors |= self._dense.extract()
         span = {NOISY_FROM: f"{self._noisy_from:g}"} if self._noisy_from else {}
         return Adapter(factors, self._family, trigger, self._words.extract(), dict(metadata or {}) | span)
@@ -227,19 +229,30 @@ def _split(
     if adapter.family != model.family.name:
         raise FewShotError(f"the LoRA to train on from is for {adapter.family}, the base model is {model.family.name}")
     begin: dict[str, LowRank] = {}
+    rest: dict[str, Factor] = {}
     for path, factor in adapter.factors.items():
-        if path not in low_rank:
-            continue
-        if not isinstance(factor, LowRank) or factor.mid is not None:
-            raise FewShotError(
-                f"{path} of the LoRA to train on from is no plain low-rank pair: it cannot be trained on"
-            )
-        if factor.rank > low_rank[path].rank:
-            raise FewShotError(
-                f"the LoRA to train on from has rank {factor.rank} in {path}, and rank {low_rank[path].rank} is "
-                f"chosen: choose rank {factor.rank} or more"
-            )
-        begin[path] = factor
+        if path in low_rank and not (isinstance(factor, Kept) and factor.only_bias):
+            begin[path] = _begin(path, factor, low_rank[path].rank)
+            if factor.bias is not None:
+                rest[path] = Kept({BIAS: factor.bias})
+        elif path not in set(full):
+            rest[path] = factor
     dense = {path: factor for path, factor in adapter.factors.items() if path in set(full)}
-    rest = {path: factor for path, factor in adapter.factors.items() if path not in begin and path not in dense}
     return begin, dense, replace(adapter, factors=rest)
+
+
+def _begin(path: str, factor: Factor, rank: int) -> LowRank:
+    """What a low-rank layer of `rank` starts from. Raises FewShotError where it cannot."""
+    if not isinstance(factor, LowRank) or factor.mid is not None:
+        what = form_of(path, factor.tensors) if isinstance(factor, Kept) else "difference"
+        what = "LoRA in Tucker form" if isinstance(factor, LowRank) else what
+        raise FewShotError(
+            f"{path} of the LoRA to train on from is a {what}, and no plain low-rank pair: it cannot be trained on. "
+            "Choose a plain LoRA to train on from, or a parameter_set without it, where it stays as it is"
+        )
+    if factor.rank > rank:
+        raise FewShotError(
+            f"the LoRA to train on from has rank {factor.rank} in {path}, and rank {rank} is chosen: choose rank "
+            f"{factor.rank} or more"
+        )
+    return replace(factor, bias=None)

@@ -197,10 +197,17 @@ def _combined(
     if pairs := _stacked([(f, s) for f, s, _ in parts]):
         up, downs = pairs
         kept = [_through(down, gram, system) for down, (_, _, gram) in zip(downs, parts, strict=True)]
-        return LowRank(up.float(), torch.cat(kept).float(), float(up.shape[1]))
+        return LowRank(
+            up.float(), torch.cat(kept).float(), float(up.shape[1]), bias=_biases([(f, s) for f, s, _ in parts])
+        )
     changes = [s * _through(_matrix(f, len(gram)), gram, system) for f, s, gram in parts]
-    biases = [s * f.bias for f, s, _ in parts if isinstance(f, Dense) and f.bias is not None]
-    return Dense(torch.stack(changes).sum(0).float(), torch.stack(biases).sum(0) if biases else None)
+    return Dense(torch.stack(changes).sum(0).float(), _biases([(f, s) for f, s, _ in parts]))
+
+
+def _biases(parts: Sequence[tuple[Factor, float]]) -> Tensor | None:
+    """The sum of the differences of a bias."""
+    biases = [s * f.bias.float() for f, s in parts if f.bias is not None]
+    return torch.stack(biases).sum(0) if biases else None
 
 
 def _stacked(parts: Sequence[tuple[Factor, float]]) -> tuple[Tensor, list[Tensor]] | None:
@@ -215,8 +222,8 @@ def _stacked(parts: Sequence[tuple[Factor, float]]) -> tuple[Tensor, list[Tensor
 
 def _matrix(factor: Factor, width: int) -> Tensor:
     """A change as a matrix (out, width) in float64."""
-    out = factor.weight.shape[0] if isinstance(factor, Dense) else _shape(factor)[0]
-    return delta(factor, torch.device("cpu"), torch.Size((out, width))).double()
+    out = _shape(factor)[0]
+    return delta(_difference(factor), torch.device("cpu"), torch.Size((out, width))).double()
 
 
 def _mean_square(parts: Sequence[tuple[Factor, float]], gram: Tensor) -> float:
@@ -270,23 +277,32 @@ def _sum(parts: Sequence[tuple[Factor, float]]) -> Factor:
         pairs: list[tuple[LowRank, float]] = [(f, s) for f, s in parts if isinstance(f, LowRank)]
         up = torch.cat([s * f.alpha / f.rank * f.up.float() for f, s in pairs], 1)
         down = torch.cat([f.down.float() for f, _ in pairs])
-        return LowRank(up, down, float(len(down)))
-    shape = next((f.weight.shape for f, _ in parts if isinstance(f, Dense)), None)
-    shape = shape or torch.Size(_shape(parts[0][0]))
-    weight = torch.stack([s * delta(f, torch.device("cpu"), shape) for f, s in parts]).sum(0)
-    biases = [s * f.bias for f, s in parts if isinstance(f, Dense) and f.bias is not None]
-    return Dense(weight, torch.stack(biases).sum(0) if biases else None)
+        return LowRank(up, down, float(len(down)), bias=_biases(parts))
+    shapes = [torch.Size(_shape(f)) for f, _ in parts if isinstance(f, Dense)]
+    shape = shapes[0] if shapes else torch.Size(_shape(parts[0][0]))
+    weight = torch.stack([s * delta(_difference(f), torch.device("cpu"), shape) for f, s in parts]).sum(0)
+    return Dense(weight, _biases(parts))
+
+
+def _difference(factor: Factor) -> LowRank | Dense:
+    if isinstance(factor, Kept):
+        raise FewShotError(
+            "an adapter holds LoHa, LoKr or another form that cannot be fused: use LoRAs (it holds "
+            f"{', '.join(sorted(factor.tensors))})"
+        )
+    return factor
 
 
 def _shape(factor: Factor) -> tuple[int, ...]:
-    if not isinstance(factor, LowRank):
-        raise FewShotError("an adapter holds LoHa, LoKr or another form that cannot be fused: use LoRAs")
+    factor = _difference(factor)
+    if isinstance(factor, Dense):
+        return tuple(factor.weight.shape)
     kernel = factor.down.shape[2:] if factor.mid is None else factor.mid.shape[2:]
     return (factor.up.shape[0], factor.down.shape[1], *kernel)
 
 
 def _size(factor: Factor) -> str:
-    return " x ".join(map(str, factor.weight.shape if isinstance(factor, Dense) else _shape(factor)))
+    return " x ".join(map(str, _shape(factor)))
 
 
 def _joined(

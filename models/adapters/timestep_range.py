@@ -56,7 +56,8 @@ def gate_output(layer: nn.Module, gate: NoiseGate) -> RemovableHandle:
 
 def check_gated(path: str, factor: Factor) -> LowRank:
     """The factor, if it can be gated by timestep. Raises FewShotError for other forms and networks."""
-    if not in_denoiser(path) or not isinstance(factor, LowRank) or factor.mid is not None or factor.up.dim() > 2:
+    plain = isinstance(factor, LowRank) and factor.mid is None and factor.bias is None and factor.up.dim() == 2
+    if not in_denoiser(path) or not isinstance(factor, LowRank) or not plain:
         raise FewShotError(
             f"the adapter counts at noisy timesteps only, and {path} of it is no plain low-rank pair of a linear layer "
             "of the denoiser: train it again"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from ...core.atomic import shortened
 from ...core.errors import FewShotError
 from ...core.files import check_finite, same, write_checked
 from ...core.values import Adapter
 from ...core.weight_files import open_tensors, other_kind
 from ..stable_diffusion.adapter_family import family_of_embedding
 from ..stable_diffusion.variants import family_named
-from .formats import ONLY, TRIGGER, write_lora
+from .formats import write_lora
+from .forms.lora import ONLY, TRIGGER
 from .metadata import WORD, embedding_metadata
+
+WORD_BYTES = 40  # of a word in a file's name
 
 
 def write_parts(adapter: Adapter, path: Path) -> list[Path]:
@@ -33,8 +38,11 @@ def write_parts(adapter: Adapter, path: Path) -> list[Path]:
 
 
 def plain_word(word: str) -> str:
-    """A word as a part of a file's name."""
-    return re.sub(r"[^\w-]+", "", word) or "word"
+    """A word as a part of a file's name: its beginning and a mark of all of it where it is long."""
+    plain = re.sub(r"[^\w-]+", "", word) or "word"
+    if len(plain.encode()) <= WORD_BYTES:
+        return plain
+    return f"{shortened(plain, WORD_BYTES)}-{hashlib.sha256(word.encode()).hexdigest()[:6]}"
 
 
 def read_embedding(path: Path, family: str | None = None) -> Adapter:

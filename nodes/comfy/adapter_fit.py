@@ -47,10 +47,12 @@ def weight_names(adapter: Any, model: Any, clip: Any) -> dict[str, str]:
 
 def with_adapter(adapter: Any, names: Mapping[str, str], given: tuple[Any, Any], strengths: tuple[float, float]) -> Any:
     """Clones of (MODEL, CLIP) with an adapter on its weights `names` at the strengths of the two; None stays None."""
+    import torch
+
     from ...models.adapters.formats import to_kohya
 
     family = family_named(adapter.family)
-    tensors, shapes = to_kohya(adapter), _shapes(*given)
+    tensors, shapes = to_kohya(adapter, torch.float32), _shapes(*given)
     for path, factor in adapter.factors.items():
         if isinstance(factor, Dense):  # ComfyUI adds only what has exactly the weight's shape
             flat = flat_name(path, family)

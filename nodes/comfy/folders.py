@@ -17,8 +17,8 @@ from .host import TOKENIZER, folder_paths
 
 # the small base model that comes with the project's source
 POCKET = Path(__file__).parent.parent.parent / "pocket" / "weights"
-# characters; leaves room for a counter and a suffix in any file system
-NAME_LENGTH = 80
+# characters and bytes; leave room for a word, a counter and a suffix in any file system
+NAME_LENGTH, NAME_BYTES = 80, 200
 RESERVED = {"con", "prn", "aux", "nul", *(f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -250,8 +250,11 @@ def checked_name(name: str) -> str:
         )
     if name.startswith(".") or name.endswith(".") or name.split(".")[0].lower() in RESERVED:
         raise FewShotError(f"{name!r} cannot be a file name on every system: choose another")
-    if len(name) > NAME_LENGTH:
-        raise FewShotError(f"the name has {len(name)} characters: use at most {NAME_LENGTH}")
+    if len(name) > NAME_LENGTH or len(name.encode()) > NAME_BYTES:
+        raise FewShotError(
+            f"the name has {len(name)} characters, which take {len(name.encode())} bytes in a file system: use at most "
+            f"{NAME_LENGTH} characters and {NAME_BYTES} bytes (one of Chinese or Japanese takes three)"
+        )
     return name
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ...core.atomic import shortened
 from ...core.errors import FewShotError
 from ...models.stable_diffusion.variants import FAMILIES
 from ..comfy import folders, host
@@ -18,6 +19,7 @@ CATEGORY = "few-shot/files"
 FILE, SOCKET, EMBEDDING = "file", "LORA_MODEL", "embedding"
 KINDS = {FILE: "loras", EMBEDDING: "embeddings"}
 AUTO = "auto"
+BESIDE_WORD = 150  # bytes of a name that a learned word follows
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class SaveAdapter(io.ComfyNode):
         if adapter.factors:
             written.append(write_lora(adapter, folders.free_path(folders.output_folder("loras"), name, ".safetensors")))
         for word in adapter.embeddings:
-            file_name = name if len(adapter.embeddings) == 1 else f"{name}_{plain_word(word)}"
+            file_name = name if len(adapter.embeddings) == 1 else f"{shortened(name, BESIDE_WORD)}_{plain_word(word)}"
             path = folders.free_path(folders.output_folder("embeddings"), file_name, ".safetensors")
             written.append(write_embedding(adapter, path, word))
         if not written:
@@ -84,12 +86,9 @@ class LoadAdapter(io.ComfyNode):
         name_tooltip = "An embedding in models/embeddings or output/embeddings."
         word = io.Combo.Input("name", options=folders.embeddings(), tooltip=name_tooltip)
         lora = io.LoraModel.Input("lora", tooltip="A LoRA from another node of the graph.")
-        family = io.Combo.Input(
-            "family",
-            options=[AUTO, *FAMILIES],
-            default=AUTO,
-            tooltip="Which models it is for. auto finds out from its shapes, which tell it of stock models.",
-        )
+        family_tooltip = "Which models it is for. auto finds out from its shapes, which tell it of stock models."
+        families: dict[str, Any] = {"options": [AUTO, *FAMILIES], "default": AUTO, "tooltip": family_tooltip}
+        family = io.Combo.Input("family", **families)
         return io.Schema(
             node_id="FewShotLoadAdapter",
             display_name="Load Adapter",
@@ -100,7 +99,7 @@ class LoadAdapter(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "source",
                     options=[
-                        io.DynamicCombo.Option(FILE, [file]),
+                        io.DynamicCombo.Option(FILE, [file, io.Combo.Input("family", optional=True, **families)]),
                         io.DynamicCombo.Option(SOCKET, [lora, family]),
                         io.DynamicCombo.Option(EMBEDDING, [word, family]),
                     ],
@@ -112,6 +111,7 @@ class LoadAdapter(io.ComfyNode):
                 io.LoraModel.Output(display_name="LORA_MODEL", tooltip="The same for ComfyUI's own nodes."),
                 io.String.Output(display_name="trigger", tooltip="Its trigger phrase, if the file tells it."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -127,12 +127,12 @@ class LoadAdapter(io.ComfyNode):
         from ...models.adapters.formats import from_tensors, read_lora, to_kohya
         from ...models.adapters.token_files import read_embedding
 
-        source = source or {}
+        source, notes = source or {}, []
         family = None if source.get("family", AUTO) == AUTO else source["family"]
         if source.get("source") == FILE:
-            adapter = read_lora(folders.listed_file("loras", source["name"]))
+            adapter = read_lora(folders.listed_file("loras", source["name"]), family, notes=notes)
         elif source.get("source") == SOCKET:
-            adapter = from_tensors(source["lora"], {}, family=family)
+            adapter = from_tensors(source["lora"], {}, family, notes=notes)
         elif source.get("source") == EMBEDDING:
             adapter = read_embedding(folders.listed_file("embeddings", source["name"]), family)
         else:
@@ -140,7 +140,12 @@ class LoadAdapter(io.ComfyNode):
             raise FewShotError(f"no such source {source.get('source')!r}: choose {known}")
         if adapter.noisy_from:
             log.warning("%s", usage_note(adapter))
-        return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger)
+            notes.append(usage_note(adapter))
+        layers = f"{len(adapter.factors)} layers, " if adapter.factors else ""
+        words = ", ".join(adapter.embeddings) or "none"
+        report = f"for {FAMILIES[adapter.family].title}: {layers}learned words: {words}"
+        ui = host.say(cls.hidden.unique_id, "\n".join([report, *notes]))
+        return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger, ui=ui)
 
 
 class ApplyAdapter(io.ComfyNode):

@@ -80,7 +80,7 @@ def refine_run(
 ) -> TrainingResult:
     """Refine, together with the other processes; the result's adapter is the refining one."""
     about = run["refine"]
-    adapter = read_lora(run["adapter"]) if run["adapter"] else None
+    adapter = read_lora(run["adapter"], base_family=base.family) if run["adapter"] else None
     concept = pictures.concepts[0]
     if adapter is not None and not adapter.trigger:
         adapter = replace(adapter, trigger=concept.phrase)

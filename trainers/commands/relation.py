@@ -55,4 +55,4 @@ def read_relation(path: Path, family: str) -> Adapter:
     """Read the result of a relation run: its word, or with `high_noise_rank` a LoRA with the word in it."""
     with open_tensors(path) as (tensors, _):
         kind = other_kind(tensors)
-    return read_lora(path) if kind == LORA else read_embedding(path, family)
+    return read_lora(path, base_family=family) if kind == LORA else read_embedding(path, family)

@@ -22,7 +22,7 @@ from ...core.text.words import find_noun, find_word
 from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet, content_key
 from ...evaluation.prompts.sets import for_trigger
 from ...evaluation.reward import RewardModels, Rewards, names_subject
-from ...models.adapters.apply import check_form, has_effect
+from ...models.adapters.apply import has_effect
 from ...models.adapters.inject import Injected, applied, inject
 from ...models.adapters.merge import sum_adapters
 from ...models.adapters.metadata import SOURCES
@@ -314,8 +314,6 @@ def _check_effect(adapter: Adapter) -> None:
         raise FewShotError(
             "the adapter counts at noisy timesteps only, and cannot be refined: take one that always does"
         )
-    for path, factor in adapter.factors.items():
-        check_form(path, factor)
     if not adapter.embeddings and not any(map(has_effect, adapter.factors.values())):
         raise FewShotError(
             "the adapter changes nothing: the differences that it adds are all zero. Train it first, or give the base "

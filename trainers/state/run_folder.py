@@ -23,7 +23,7 @@ import torch
 
 from ...core.atomic import make_folder, read_tensors, write_tensors, write_whole
 from ...core.errors import FewShotError
-from ...core.values import Adapter, Dense, Factor, LowRank
+from ...core.values import Adapter, Dense, Factor, Kept, LowRank
 
 log = logging.getLogger(__name__)
 
@@ -202,20 +202,23 @@ def write_adapter(path: Path, adapter: Adapter) -> Path:
         f"embedding|{word}|{kind}": tensor for word, of in adapter.embeddings.items() for kind, tensor in of.items()
     }
     alphas: dict[str, float] = {}
+    kept: list[str] = []
     for name, factor in adapter.factors.items():
         if isinstance(factor, LowRank):
-            parts = {"up": factor.up, "down": factor.down, "mid": factor.mid}
+            parts = {"up": factor.up, "down": factor.down, "mid": factor.mid, "bias": factor.bias}
             alphas[name] = factor.alpha
         elif isinstance(factor, Dense):
             parts = {"weight": factor.weight, "bias": factor.bias}
-        else:
-            raise TypeError(f"{name}: {type(factor).__name__} is not what training gives")
+        else:  # what a training started from and did not train
+            parts = factor.tensors
+            kept.append(name)
         tensors |= {f"factor|{name}|{part}": t for part, t in parts.items() if t is not None}
     about = {
         "family": adapter.family,
         "trigger": adapter.trigger,
         "metadata": dict(adapter.metadata),
         "alphas": alphas,
+        "kept": kept,
     }
     return write_tensors(make_folder(path.parent) / path.name, tensors, {"adapter": json.dumps(about)})
 
@@ -237,7 +240,10 @@ def read_adapter(path: Path) -> Adapter:
     factors: dict[str, Factor] = {}
     for module, given in parts.items():
         alpha = about["alphas"].get(module)
-        factors[module] = Dense(**given) if alpha is None else LowRank(alpha=alpha, **given)
+        if module in about.get("kept", ()):  # which runs of earlier versions do not have
+            factors[module] = Kept(given)
+        else:
+            factors[module] = Dense(**given) if alpha is None else LowRank(alpha=alpha, **given)
     return Adapter(
         factors=factors,
         family=about["family"],

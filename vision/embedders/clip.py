@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from ...core.broken_files import stand_in
 from ...core.errors import FewShotError
 from ..model_ids import model_id
-from ..open import open_model
+from ..open import broken_file, open_model
 from .embedder import BATCH, FrozenEmbedder
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,9 @@ class Clip(FrozenEmbedder):
             raise FewShotError(f"{self.folder} holds no tokenizer; put vocab.json and merges.txt of the model there")
         try:
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise FewShotError(f"the tokenizer in {self.folder} cannot be read ({error}); fetch it again") from error
+        except Exception as error:  # a damaged one makes the tokenizers' library raise many kinds
+            reason = broken_file(self.folder) or error
+            raise FewShotError(f"the tokenizer in {self.folder} cannot be read ({reason}); fetch it again") from error
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
@@ -92,7 +94,7 @@ def read_model_json(folder: Path, name: str, needed: bool = False) -> dict:
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise FewShotError(f"{path} is damaged ({error}); fetch it again") from None
+        raise FewShotError(f"{path} is damaged ({stand_in(path) or error}); fetch it again") from None
 
 
 def _embedding(output) -> torch.Tensor:

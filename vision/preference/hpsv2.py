@@ -10,12 +10,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from ...core.errors import FewShotError
-from ...core.weight_files import UnpicklingError
+from ...core.weight_files import open_tensors
 from ..embedders.clip import MEAN, STD
 from ..model_ids import MADE_FROM, made_from, origin_of, stamp
 
@@ -135,10 +134,11 @@ def converted(folder: Path) -> Path:
             return folder
     log.info("making %s a CLIPModel of transformers, once", file)
     try:
-        read = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise FewShotError(f"{file} cannot be read ({error}); fetch it again") from error
-    _write_model(clip_of(read.get("state_dict", read)), folder, origin_of(file))
+        with open_tensors(file) as (weights, _):
+            read = dict(weights)
+    except FewShotError as error:
+        raise FewShotError(f"{file} cannot be read: {error}") from error
+    _write_model(clip_of(read), folder, origin_of(file))
     return folder
 
 

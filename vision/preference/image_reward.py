@@ -15,17 +15,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from ...core.atomic import replacing
+from ...core.broken_files import stand_in
 from ...core.errors import FewShotError
-from ...core.weight_files import UnpicklingError, file_hash
+from ...core.weight_files import file_hash, open_tensors
 from ..embedders.clip import MEAN, STD
 from ..embedders.embedder import pixels, preprocess_batch
 from ..model_ids import DIGITS, model_id, origin_of, stamp
+from ..open import broken_file
 
 log = logging.getLogger(__name__)
 PUBLISHED, CONVERTED = "ImageReward.pt", "ImageReward.safetensors"
@@ -132,6 +133,8 @@ class ImageRewardModel:
         self.folder, self.device = Path(folder), torch.device(device)
         if not any((self.folder / name).is_file() for name in (PUBLISHED, CONVERTED)):
             raise FewShotError(f"there is no {PUBLISHED} in {self.folder}; put the file of zai-org/ImageReward there")
+        if found := stand_in(self.folder / PUBLISHED) or stand_in(self.folder / CONVERTED):
+            raise FewShotError(f"ImageReward in {self.folder} cannot be read: {found}")
 
     @property
     def model_id(self) -> str:
@@ -162,10 +165,12 @@ class ImageRewardModel:
             if converted.is_file() and (
                 not published.is_file() or _metadata(converted).get("stamp") == stamp(published)
             ):
-                return load_file(converted)
-            checkpoint = torch.load(published, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
-            raise FewShotError(f"ImageReward in {self.folder} cannot be read ({error}); fetch it again") from error
+                with open_tensors(converted) as (tensors, _):
+                    return dict(tensors)
+            with open_tensors(published) as (tensors, _):
+                checkpoint = dict(tensors)
+        except FewShotError as error:
+            raise FewShotError(f"ImageReward in {self.folder} cannot be read: {error}") from error
         weights = {name: value.contiguous().clone() for name, value in from_published(checkpoint).items()}
         self._save_converted(weights)
         return weights
@@ -186,8 +191,9 @@ class ImageRewardModel:
             if not any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
                 return BertTokenizer(str(words), do_lower_case=True)  # of words alone, as the model was trained
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise FewShotError(f"the tokenizer in {self.folder} cannot be read ({error}); fetch it again") from error
+        except Exception as error:  # a damaged one makes the tokenizers' library raise many kinds
+            reason = broken_file(self.folder) or error
+            raise FewShotError(f"the tokenizer in {self.folder} cannot be read ({reason}); fetch it again") from error
 
     def move(self, device: torch.device | str) -> None:
         """Move the model to another device."""
@@ -221,8 +227,8 @@ class ImageRewardModel:
 
 def _metadata(converted: Path) -> dict[str, str]:
     """The metadata in the header of a converted file."""
-    with safe_open(converted, "pt") as opened:
-        return opened.metadata() or {}
+    with open_tensors(converted) as (_, metadata):
+        return metadata
 
 
 def _layers(weights: Mapping[str, Tensor], prefix: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ...core.errors import FewShotError
+from ...core.weight_files import open_tensors
 from ..open import TransformersModel
 from .interface import Box
 
@@ -74,10 +75,11 @@ def _load_sam(file: Path) -> Any:
     from segment_anything.build_sam import _build_sam
 
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises what the unpickler likes
-        raise FewShotError(f"{file} cannot be read ({error}); fetch it again") from None
-    if not isinstance(state, Mapping) or "image_encoder.patch_embed.proj.weight" not in state:
+        with open_tensors(file) as (tensors, _):
+            state = dict(tensors)
+    except FewShotError as error:
+        raise FewShotError(f"{file} cannot be read: {error}") from None
+    if "image_encoder.patch_embed.proj.weight" not in state:
         raise FewShotError(f"{file} is no SAM 1.0 checkpoint; choose a file such as sam_vit_b_01ec64.pth")
     blocks = sorted(
         (key for key in state if key.endswith("attn.rel_pos_h") and key.startswith("image_encoder.blocks.")),
@@ -88,7 +90,7 @@ def _load_sam(file: Path) -> Any:
     global_blocks = [index for index, key in enumerate(blocks) if state[key].shape[0] > 2 * 14 - 1]
     model = _build_sam(width, len(blocks), width // state[blocks[0]].shape[1], global_blocks)
     try:
-        model.load_state_dict(dict(state))
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise FewShotError(f"{file} is no SAM 1.0 checkpoint ({str(error).splitlines()[0]})") from None
     return model

@@ -161,7 +161,7 @@ def assemble(
     """
     with init_empty_weights(include_buffers=False):
         if isinstance(kind, TextEncoder):
-            network: nn.Module = _text_encoder(kind, config)
+            network: nn.Module = empty_text_encoder(kind, config)
         else:
             network = kind.from_config(dict(config))
     given = tensors
@@ -190,7 +190,7 @@ def autoencoder_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dt
     return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
-def _text_encoder(names: TextEncoder, config: Mapping[str, Any]) -> nn.Module:
+def empty_text_encoder(names: TextEncoder, config: Mapping[str, Any]) -> nn.Module:
     known = CLIPTextConfig.from_dict({**config, "model_type": "clip_text_model"})
     return (CLIPTextModelWithProjection if names.projected else CLIPTextModel)(known)
 

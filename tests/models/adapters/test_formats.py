@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from comfyui_fewshot.core.atomic import make_folder, write_whole
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Adapter, Dense, Kept, LowRank
 from comfyui_fewshot.models.adapters.formats import from_tensors, read_lora, to_kohya, write_lora
@@ -41,7 +42,7 @@ UNET_PATHS = st.one_of(
 )
 TEXT_NAMES = st.builds(
     "text_model.encoder.layers.{}.{}".format,
-    st.integers(0, 31),
+    st.integers(0, 22),  # stock SD 2.x uses no later one
     st.sampled_from(["self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"]),
 )
 
@@ -199,7 +200,7 @@ def test_families_are_recognised():
         assert from_tensors({f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down}).family == family
     up, down = pair(0, 192)
     odd = {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down}
-    with pytest.raises(FewShotError, match="name the family"):
+    with pytest.raises(FewShotError, match="Choose the family in Load Adapter .sd1, sd2, sdxl"):
         from_tensors(odd)
     assert from_tensors(odd, family="sd2").family == "sd2"
     assert from_tensors(odd, {"ss_base_model_version": "sd_v1"}).family == "sd1"
@@ -212,9 +213,122 @@ def test_families_are_recognised():
         from_tensors(odd, family="flux")
 
 
+def sized(*layers: tuple[str, int, int]) -> dict[str, torch.Tensor]:
+    """Pairs for layers (name, out, in)."""
+    made = {}
+    for name, out, into in layers:
+        made |= {f"{name}.lora_up.weight": torch.ones(out, 2), f"{name}.lora_down.weight": torch.ones(2, into)}
+    return made
+
+
+MIDDLE, TEXT_0 = "mid_block_attentions_0_transformer_blocks_", "text_model_encoder_layers_0_mlp_fc1"
+SELF_0, SELF_4 = (f"lora_unet_{MIDDLE}{n}_attn1_to_q" for n in (0, 4))
+FIRST, WIDE = (f"lora_unet_down_blocks_{n}_attentions_0_transformer_blocks_0_attn1_to_q" for n in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [
+        ([(SELF_0, 1280, 1280)], ("sd1", "sd2", "sdxl")),
+        ([(SELF_4, 1280, 1280)], ("sdxl",)),
+        ([(FIRST, 320, 320)], ("sd1", "sd2")),
+        ([(WIDE, 640, 640)], ("sd1", "sd2", "sdxl")),
+        ([("lora_unet_mid_block_attentions_0_proj_in", 1280, 1280), (FIRST, 320, 320)], ("sd1", "sd2")),
+        ([("lora_unet_add_embedding_linear_1", 1280, 2816)], ("sdxl",)),
+        ([("lora_unet_down_blocks_3_resnets_0_time_emb_proj", 1280, 1280)], ("sd1", "sd2")),
+        ([(f"lora_te_{TEXT_0}", 3072, 768)], ("sd1",)),
+        ([(f"lora_te_{TEXT_0}", 4096, 1024)], ("sd2",)),
+        ([(f"lora_te1_{TEXT_0}", 3072, 768)], ("sdxl",)),
+        ([(f"lora_te_{TEXT_0}", 768, 192)], ("sd1", "sd2")),
+        ([("text_encoder.text_model.encoder.layers.0.mlp.fc1", 3072, 768)], ("sd1", "sdxl")),
+        ([("base_model.model.text_model.encoder.layers.0.mlp.fc1", 4096, 1024)], ("sd2",)),
+        ([(f"lora_te_{TEXT_0}", 3072, 768), (SELF_0, 1280, 1280)], ("sd1",)),
+    ],
+)
+def test_shapes_and_names_tell_the_family_or_leave_few(layers, found):
+    tensors = sized(*layers)
+    if len(found) == 1:
+        assert from_tensors(tensors).family == found[0]
+        return
+    with pytest.raises(FewShotError, match=rf"Choose the family in Load Adapter \({', '.join(found)}\)"):
+        from_tensors(tensors)
+    for family in found:
+        assert from_tensors(tensors, base_family=family).family == from_tensors(tensors, family=family).family == family
+
+
+@pytest.mark.parametrize(
+    ("stated", "family"),
+    [
+        ({"ss_base_model_version": "sd_1.5"}, "sd1"),
+        ({"ss_base_model_version": "sd_v2_v"}, "sd2"),
+        ({"ss_base_model_version": "SDXL_1.0"}, "sdxl"),
+        ({"modelspec.architecture": "stable-diffusion-v2-512/lora"}, "sd2"),
+        ({"modelspec.architecture": "stable-diffusion-v1/lokr"}, "sd1"),
+    ],
+)
+def test_files_say_their_family_in_several_ways(stated: dict[str, str], family: str):
+    assert from_tensors(sized((SELF_0, 1280, 1280)), stated).family == family
+
+
+def test_what_is_chosen_counts_and_what_the_file_says_is_named():
+    notes: list[str] = []
+    made = from_tensors(sized((SELF_0, 1280, 1280)), {"ss_base_model_version": "sdxl_1.0"}, "sd1", notes=notes)
+    assert made.family == "sd1" and "says that it is for Stable Diffusion XL, and sd1 is chosen" in notes[0]
+
+
+DIFFUSERS = {"unet.r": 2, "unet.lora_alpha": 8, "unet.alpha_pattern": {"attn2.to_k": 1}, "text_encoder.lora_alpha": 2}
+
+
+@pytest.mark.parametrize(
+    ("about", "alphas", "said"),
+    [
+        (DIFFUSERS, (8.0, 1.0, 2.0), "the alpha of 2 layers is in its header only (8 for rank 2)"),
+        ({"r": 2, "lora_alpha": 4}, (4.0, 4.0, 4.0), "the alpha of 3 layers"),
+        ({"unet.lora_alpha": 4, "unet.use_rslora": True}, (4 * 2**0.5, 4 * 2**0.5, 2.0), "the alpha of 2 layers"),
+        ({"unet.lora_alpha": 2}, (2.0, 2.0, 2.0), None),
+        ({"unet.r": 2}, (2.0, 2.0, 2.0), None),
+        ("{", (2.0, 2.0, 2.0), "cannot be read"),
+        ("[1]", (2.0, 2.0, 2.0), "cannot be read"),
+        ({"unet.lora_alpha": "much"}, (2.0, 2.0, 2.0), "cannot be read"),
+    ],
+)
+def test_alphas_of_diffusers_headers_count(about, alphas: tuple[float, ...], said: str | None):
+    block = "mid_block.attentions.0.transformer_blocks.0."
+    layers = (f"unet.{block}attn1.to_q", f"unet.{block}attn2.to_k", TEXT)
+    tensors = sized(*((layer, 8, 768) for layer in layers))
+    notes: list[str] = []
+    header = {"lora_adapter_metadata": about if isinstance(about, str) else json.dumps(about)}
+    found = from_tensors(tensors, header, notes=notes)
+    assert [found.factors[layer].alpha for layer in layers] == pytest.approx(alphas)
+    assert not notes if said is None else said in notes[0]
+    own = from_tensors({**tensors, f"{layers[0]}.alpha": torch.tensor(5.0)}, header)
+    assert own.factors[layers[0]].alpha == 5.0
+
+
+def test_leftovers_and_unused_parts_are_named():
+    notes: list[str] = []
+    key = "text_encoders.clip_h.transformer.text_model.encoder.layers.{}.mlp.fc1"
+    tensors = sized((key.format(0), 4096, 1024), (key.format(23), 4096, 1024))
+    tensors |= sized(("text_encoders.clip_h.transformer.text_projection", 1024, 1024)) | {"step": torch.ones(1)}
+    found = from_tensors(tensors, notes=notes)
+    assert found.family == "sd2" and len(found.factors) == 1
+    assert notes[0].startswith("3 tensors are no part of a LoRA, and are left out: step, text_encoder.text_model.enc")
+    second = sized(("lora_te2_text_projection", 1280, 1280))
+    assert list(from_tensors(second).factors) == ["text_encoder_2.text_projection"]
+
+
+def test_an_alpha_of_full_rank_lokrs_is_kept(tmp_path: Path):
+    """One of 10^10, as trainers write it where it counts for nothing, is no number of float16."""
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    whole = {"lokr_w1": torch.ones(8, 8), "lokr_w2": torch.ones(160, 96), "alpha": torch.tensor(1e10)}
+    made = from_tensors({f"{key}.{name}": tensor for name, tensor in whole.items()})
+    back = read_lora(write_lora(made, tmp_path / "a.safetensors"))
+    assert next(iter(back.factors.values())).tensors["alpha"] == 1e10
+
+
 def test_other_forms_are_kept_as_read():
     key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    parts = {"hada_w1_a": torch.ones(2, 2), "hada_w1_b": torch.ones(2, 2), "alpha": torch.tensor(1.0)}
+    parts = {f"hada_w{n}_{side}": torch.ones(2, 2) for n in (1, 2) for side in "ab"} | {"alpha": torch.tensor(1.0)}
     adapter = from_tensors({f"{key}.{name}": tensor for name, tensor in parts.items()}, family="sd1")
     (factor,) = adapter.factors.values()
     assert isinstance(factor, Kept) and set(to_kohya(adapter)) == {f"{key}.{name}" for name in parts}
@@ -226,12 +340,12 @@ def test_other_forms_are_kept_as_read():
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ({"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": 0}, "LoRA of another family"),
-        ({"transformer.single_blocks.0.lora_A.weight": 0}, "LoRA of another family"),
+        ({"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": 0}, "a LoRA of Flux"),
+        ({"transformer.single_blocks.0.lora_A.weight": 0}, "a LoRA of Flux"),
         ({"model.diffusion_model.joint_blocks.0.x.weight": 0}, "Stable Diffusion 3"),
         ({}, "no diffusion model"),
-        ({"lora_unet_conv_in.lora_up.weight": 0}, "only half"),
-        ({"lora_unet_conv_in.diff": 0, "lora_unet_double_blocks_0.lora_up.weight": 0}, "1 of 2 tensors have no place"),
+        ({"lora_unet_conv_in.lora_up.weight": 0}, "only part of its LoRA"),
+        ({"lora_unet_conv_in.diff": 0, "lora_unet_conv_of_another.lora_up.weight": 0}, "1 of 2 tensors have no place"),
     ],
 )
 def test_what_is_no_lora_of_these_families(tensors: dict, words: str):
@@ -443,3 +557,27 @@ def test_all_parts_of_an_adapter(tmp_path: Path):
     assert names == ["two.safetensors", "two_sks.safetensors", "two_zwx.safetensors"]
     (alone,) = write_parts(replace(both, factors={}, embeddings={"sks": vectors}), tmp_path / "word.safetensors")
     assert alone.name == "word.safetensors" and list(read_embedding(alone).embeddings) == ["sks"]
+
+
+CJK = "猫" * 100
+
+
+def test_words_of_any_length_become_names(tmp_path: Path):
+    """File systems count bytes, 255 of them: a character of Chinese takes three."""
+    words = {f"{CJK}{end}": {"clip_l": torch.randn(1, 768)} for end in ("甲", "乙")}
+    names = [path.name for path in write_parts(adapter(embeddings=words), tmp_path / f"{'あ' * 60}.safetensors")]
+    assert len(set(names)) == 3 and all(len(name.encode()) <= 255 for name in names)
+    assert names[1].startswith("あ" * 60 + "_" + "猫" * 13 + "-")
+    assert set(read_lora(tmp_path / names[0]).embeddings) == set(words)
+    assert [list(read_embedding(tmp_path / name).embeddings) for name in names[1:]] == [[word] for word in words]
+
+
+def test_a_name_that_is_too_long_is_called_so(tmp_path: Path):
+    for write in (
+        lambda path: write_lora(adapter(), path),
+        lambda path: write_whole(path, b""),
+        lambda path: make_folder(path),
+    ):
+        with pytest.raises(FewShotError, match="Choose a shorter name: a file's name may take 255 bytes"):
+            write(tmp_path / f"{CJK}.safetensors")
+    assert list(tmp_path.iterdir()) == []

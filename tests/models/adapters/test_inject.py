@@ -12,16 +12,19 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Dense, Kept, LowRank
-from comfyui_fewshot.models.adapters.inject import PARAMETER_SETS, LoraSpec, applied, inject, paths_of_set
+from comfyui_fewshot.models.adapters.formats import read_lora, write_lora
+from comfyui_fewshot.models.adapters.inject import PARAMETER_SETS, Full, LoraSpec, applied, inject, paths_of_set
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.models.stable_diffusion.files.configs import read_config
 from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
 from comfyui_fewshot.models.stable_diffusion.variants import CONFIGS, FAMILIES
+from comfyui_fewshot.trainers.state.run_folder import read_adapter, write_adapter
 
 from ..conftest import random_adapter
 
 SETS = {"attention": LoraSpec(4, 2.0), "text": LoraSpec(2, 2.0)}
 PATH = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+WHOLE_LOKR = {"lokr_w1": torch.full((4, 4), 0.1), "lokr_w2": torch.full((48, 48), 0.1)}
 
 
 def predict(model: StableDiffusion) -> torch.Tensor:
@@ -147,8 +150,40 @@ def test_training_on(opened_pocket: StableDiffusion):
         inject(opened_pocket, {"attention": LoraSpec(2, 2.0)}, 1, adapter)
     with pytest.raises(FewShotError, match="sdxl"):
         inject(opened_pocket, SETS, 1, replace(adapter, family="sdxl"))
-    with pytest.raises(FewShotError, match="no plain low-rank pair"):
-        inject(opened_pocket, SETS, 1, Adapter({PATH: Kept({})}, "sd1"))
+    with pytest.raises(FewShotError, match="a LoKr, and no plain low-rank pair.*a parameter_set without it"):
+        inject(opened_pocket, SETS, 1, Adapter({PATH: Kept(WHOLE_LOKR)}, "sd1"))
+    assert torch.equal(base, predict(opened_pocket))
+
+
+def test_training_on_beside_other_forms(opened_pocket: StableDiffusion, tmp_path):
+    """What cannot be trained stays applied and in what training gives, biases of trained layers too."""
+    layers = "unet.down_blocks.0.attentions.0.transformer_blocks.0."
+    size, out = opened_pocket.unet.config.block_out_channels[0], f"{layers}attn1.to_out.0"
+    lokr = {"lokr_w1": torch.full((4, 4), 0.1), "lokr_w2": torch.full((size // 4, size), 0.01)}
+    pair = LowRank(torch.randn(size, 4) * 0.1, torch.randn(4, size) * 0.1, 4.0, bias=torch.randn(size))
+    factors = {
+        f"{layers}ff.net.2": Kept(lokr), out: pair, f"{layers}norm1": Kept({"diff_b": torch.randn(size) * 0.3}),
+        f"{layers}attn2.to_out.0": Kept({"diff_b": torch.randn(size)}),
+    }  # fmt: skip
+    adapter, base = Adapter(factors, "sd1", "sks cat"), predict(opened_pocket)
+    with applied(opened_pocket, [(adapter, 1.0)]):
+        wanted = predict(opened_pocket)
+    for sets in ({"attention": LoraSpec(4, 4.0)}, {"cross": LoraSpec(4, 4.0)}, {"attention": Full()}):
+        injected = inject(opened_pocket, sets, seed=1, start_from=adapter)
+        torch.testing.assert_close(predict(opened_pocket), wanted, atol=5e-4, rtol=1e-3)
+        found = injected.extract("sks cat")
+        injected.remove()
+        assert torch.equal(base, predict(opened_pocket))
+        with applied(opened_pocket, [(found, 1.0)]):
+            torch.testing.assert_close(predict(opened_pocket), wanted, atol=5e-4, rtol=1e-3)
+        assert set(found.factors) >= set(factors) and found.factors[f"{layers}ff.net.2"].tensors == lokr
+        assert torch.allclose(found.factors[out].bias, pair.bias, atol=1e-5)
+        kept = read_adapter(write_adapter(tmp_path / "kept.safetensors", found))
+        assert kept.key == found.key
+        back = read_lora(write_lora(found, tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"))
+        assert back.factors.keys() == found.factors.keys()
+    with pytest.raises(FewShotError, match="ff.net.2 of the LoRA to train on from is a LoKr"):
+        inject(opened_pocket, {"attention_ff": LoraSpec(4, 4.0)}, 1, adapter)
     assert torch.equal(base, predict(opened_pocket))
 
 

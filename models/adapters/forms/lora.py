@@ -1,0 +1,200 @@
+"""From the tensors of a LoRA file in any naming to an adapter."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ....core.errors import FewShotError
+from ....core.values import Adapter, Factor
+from ....core.weight_files import LORA, other_kind
+from ...stable_diffusion.adapter_family import checked_family, stated_family, unused_part
+from ...stable_diffusion.lora_names import other_model, path_of
+from ...stable_diffusion.variants import family_named
+from .complete import is_rest
+from .endings import is_leftover, refused_form, split_key
+from .read import factor_of
+
+log = logging.getLogger(__name__)
+
+TRIGGER = "modelspec.trigger_phrase"
+ONLY = "string_to_param"
+"""what A1111 calls the vectors of a model's only text encoder"""
+HEADER = "lora_adapter_metadata"
+"""the metadata in which diffusers keeps the settings of PEFT, alphas among them"""
+_BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:(clip_[lgh])|string_to_param\.[^.]*)")
+_CHOOSE = "choose a LoRA of Stable Diffusion 1.x, 2.x or SDXL"
+_FIRST = 3  # names that are listed
+
+
+@dataclass
+class _Sorted:
+    """A file's tensors: by path and ending, words by kind, and the names of all others."""
+
+    groups: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    words: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)  # by name, the form
+    strangers: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+
+
+def from_tensors(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    family: str | None = None,
+    base_family: str | None = None,
+    notes: list[str] | None = None,
+) -> Adapter:
+    """The adapter that LoRA tensors in any of the known namings and forms stand for.
+
+    Args:
+        family: what it is for; None finds out from the metadata, the names or the shapes.
+        base_family: the family of the base that it is meant for, which counts where none of them tells.
+        notes: where what a person should know is put, besides the log.
+
+    Raises FewShotError when the tensors are no LoRA of a supported family, or of a form that cannot be applied.
+    """
+    metadata, notes = dict(metadata or {}), [] if notes is None else notes
+    found = _sort(tensors)
+    _check(tensors, found)
+    _take_alphas(found.groups, metadata, notes)
+    for path in [path for path, parts in found.groups.items() if is_rest(parts)]:
+        found.leftovers.append(f"{path}.alpha")
+        del found.groups[path]
+    factors = {path: factor_of(path, parts) for path, parts in found.groups.items()}
+    name = family or checked_family(metadata, factors, tensors, base_family)
+    only = family_named(name).embeddings[0]  # what a file of one encoder leaves unsaid
+    if family and (stated := stated_family(metadata) or family) != family:
+        notes.append(f"the file says that it is for {family_named(stated).title}, and {family} is chosen")
+    _leave_out(factors, name, found.leftovers)
+    if found.leftovers:
+        notes.append(
+            f"{len(found.leftovers)} tensors are no part of a LoRA, and are left out: {_listed(found.leftovers)}"
+        )
+    for note in notes:
+        log.warning("%s", note)
+    embeddings = {
+        word: {only if kind == ONLY else kind: v for kind, v in of.items()} for word, of in found.words.items()
+    }
+    return Adapter(factors, name, metadata.get(TRIGGER, ""), embeddings, metadata)
+
+
+def _sort(tensors: Mapping[str, Tensor]) -> _Sorted:
+    found = _Sorted()
+    for key, tensor in tensors.items():
+        if bundled := _BUNDLED.fullmatch(key):
+            found.words.setdefault(bundled[1], {})[bundled[2] or ONLY] = tensor.float()
+        elif form := refused_form(key):
+            found.refused[key] = form
+        else:
+            name, ending = split_key(key)
+            path = path_of(name) if ending else None
+            if path is not None:
+                _put(found.groups.setdefault(path, {}), ending, tensor, key)
+            else:
+                (found.leftovers if is_leftover(key) else found.strangers).append(key)
+    return found
+
+
+def _put(parts: dict[str, Tensor], ending: str, tensor: Tensor, key: str) -> None:
+    if ending in parts:
+        raise FewShotError(f"the layer of {key} is there twice, by two names: save the LoRA with one naming")
+    parts[ending] = tensor
+
+
+def _check(tensors: Mapping[str, Tensor], found: _Sorted) -> None:
+    """Raise FewShotError that says what the file is, where not all of it is a LoRA that can be used."""
+    odd = [*found.strangers, *found.refused]
+    adapter = bool(found.refused) or any(split_key(key)[1] for key in tensors)
+    if adapter and (title := other_model(odd)):
+        raise FewShotError(f"this is a LoRA of {title} (first name {odd[0]}): {_CHOOSE}")
+    if found.refused:
+        key, form = next(iter(found.refused.items()))
+        raise FewShotError(
+            f"it holds {form} tensors (first {key}), which cannot be applied, neither here nor by ComfyUI: use a LoRA, "
+            "a LoHa or a LoKr"
+        )
+    if not found.groups and not found.words:
+        kind = other_kind(tensors)
+        known = adapter or kind == LORA
+        what = f"a LoRA of a model that is not known here ({_listed(odd)})" if known else f"{kind}, not a LoRA"
+        raise FewShotError(f"this is {what}: {_CHOOSE}")
+    if found.strangers:
+        first, count = found.strangers[0], f"{len(found.strangers)} of {len(tensors)} tensors"
+        if ending := _unknown_ending(first):
+            raise FewShotError(
+                f"{count} are of a form that is not known ({ending}; first {first}), neither here nor to ComfyUI: use "
+                "a LoRA, a LoHa or a LoKr"
+            )
+        raise FewShotError(
+            f"{count} have no place in Stable Diffusion 1.x, 2.x or SDXL (first {first}): they are of layers that "
+            "these models do not have. Use a LoRA that was made for one of them"
+        )
+
+
+def _unknown_ending(key: str) -> str | None:
+    """The ending of a key whose layer is known; None where the layer is not."""
+    parts = key.split(".")
+    lengths = range(len(parts) - 1, 0, -1)
+    whole = next((n for n in lengths if path_of(".".join(parts[:n])) is not None), None)
+    return None if whole is None else "." + ".".join(parts[whole:])
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_FIRST]) + (", …" if len(names) > _FIRST else "")
+
+
+def _leave_out(factors: dict[str, Factor], family: str, leftovers: list[str]) -> None:
+    """Leave out what no picture of the family depends on, and what its base models have not."""
+    for path in [path for path in factors if unused_part(path, family)]:
+        leftovers.append(path)
+        del factors[path]
+
+
+# ---------------------------------------------------------------------------------------------- alphas of the header
+
+
+def _take_alphas(groups: Mapping[str, dict[str, Tensor]], metadata: Mapping[str, str], notes: list[str]) -> None:
+    """Give pairs without an alpha the one that diffusers has put into the header."""
+    if HEADER not in metadata:
+        return
+    try:
+        about = json.loads(metadata[HEADER])
+        alphas = {path: _alpha_of(path, parts, about) for path, parts in groups.items()}
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        notes.append(
+            f"the settings in its header ({HEADER}) cannot be read ({error}): each alpha is taken for the rank"
+        )
+        return
+    given = {path: alpha for path, alpha in alphas.items() if alpha is not None and alpha != _rank(groups[path])}
+    for path, alpha in given.items():
+        groups[path]["alpha"] = groups[path]["lora_down.weight"].new_tensor(alpha).float()
+    if given:
+        path, alpha = next(iter(given.items()))
+        notes.append(
+            f"the alpha of {len(given)} layers is in its header only ({alpha:g} for rank {_rank(groups[path])}) and "
+            "counts here, as in diffusers; ComfyUI's own loaders leave it out, and there this file has another strength"
+        )
+
+
+def _rank(parts: Mapping[str, Tensor]) -> int:
+    return len(parts["lora_down.weight"])
+
+
+def _alpha_of(path: str, parts: Mapping[str, Tensor], about: Mapping) -> float | None:
+    """The alpha that PEFT's settings give a pair; its rank-stabilised form divides by the rank's square root."""
+    if "lora_down.weight" not in parts or "alpha" in parts:
+        return None
+    root, _, name = path.partition(".")
+    own = {key.removeprefix(f"{root}."): value for key, value in about.items()}
+    patterns = own.get("alpha_pattern") or {}
+    alpha = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), own.get("lora_alpha"))
+    if alpha is None:
+        return None
+    return float(alpha) * (math.sqrt(_rank(parts)) if own.get("use_rslora") else 1.0)

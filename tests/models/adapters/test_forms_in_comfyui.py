@@ -1,0 +1,377 @@
+"""LoRA files in every naming and form against ComfyUI's own loader on the same base: the same weights, or refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from comfyui_fewshot.core.errors import FewShotError
+from comfyui_fewshot.models.adapters.apply import applied, find_module
+from comfyui_fewshot.models.adapters.formats import from_tensors, read_lora, to_kohya, write_lora
+from comfyui_fewshot.models.open import base_from_path, open_base
+from comfyui_fewshot.models.stable_diffusion.lora_names import path_of
+from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
+
+from .. import checkpoints
+from ..checkpoints import TextShape, UNetShape, VaeShape
+
+pytestmark = pytest.mark.slow
+PROBE = Path(__file__).with_name("loader_probe.py")
+STRENGTHS = (1.0, 0.7)
+SHAPE = UNetShape(layers=2, context=768)
+TEXT = TextShape(layers=2)
+
+# Layers by short names: the shape of the weight and its name in diffusers' words; the width is 320, the prompt's 768.
+A = "down_blocks.0.attentions.1."
+SIZES = {
+    "K": ((320, 768), f"{A}transformer_blocks.0.attn2.to_k"),
+    "Q": ((320, 320), f"{A}transformer_blocks.0.attn1.to_q"),
+    "OUT": ((320, 320), f"{A}transformer_blocks.0.attn1.to_out.0"),
+    "FF": ((2560, 320), f"{A}transformer_blocks.0.ff.net.0.proj"),
+    "CONV": ((320, 320, 3, 3), "down_blocks.1.resnets.0.conv1"),
+    "PROJ": ((320, 320, 1, 1), f"{A}proj_in"),
+    "NORM": ((320,), f"{A}transformer_blocks.0.norm1"),
+    "TIME": ((1280, 320), "time_embedding.linear_1"),
+    "UP": ((320, 320, 3, 3), "up_blocks.0.upsamplers.0.conv"),
+}
+ORIGINAL = {
+    "K": "input_blocks.2.1.transformer_blocks.0.attn2.to_k", "Q": "input_blocks.2.1.transformer_blocks.0.attn1.to_q",
+    "OUT": "input_blocks.2.1.transformer_blocks.0.attn1.to_out.0", "CONV": "input_blocks.4.0.in_layers.2",
+    "FF": "input_blocks.2.1.transformer_blocks.0.ff.net.0.proj", "PROJ": "input_blocks.2.1.proj_in",
+    "NORM": "input_blocks.2.1.transformer_blocks.0.norm1", "TIME": "time_embed.0", "UP": "output_blocks.2.1.conv",
+}  # fmt: skip
+TE = "text_model.encoder.layers.1.self_attn.q_proj"
+SIZES["TE"] = ((768, 768), TE)
+ALL = tuple(SIZES)
+
+
+def flat(prefix: str, name: str) -> str:
+    return f"{prefix}_{name.replace('.', '_')}"
+
+
+def kohya(layer: str) -> str:
+    return flat("lora_te" if layer == "TE" else "lora_unet", SIZES[layer][1])
+
+
+def original(layer: str) -> str:
+    return flat("lora_te", TE) if layer == "TE" else flat("lora_unet", ORIGINAL[layer])
+
+
+def comfyui(layer: str) -> str:
+    return f"text_encoders.clip_l.transformer.{TE}" if layer == "TE" else f"diffusion_model.{ORIGINAL[layer]}"
+
+
+def diffusers(layer: str) -> str:
+    return f"text_encoder.{TE}" if layer == "TE" else f"unet.{SIZES[layer][1]}"
+
+
+def processors(layer: str) -> str:
+    return diffusers(layer).replace("to_out.0", "to_out").replace(".to_", ".processor.to_")
+
+
+def lycoris(layer: str) -> str:
+    return flat("lora_te", TE) if layer == "TE" else flat("lycoris", SIZES[layer][1])
+
+
+RANDOM = torch.Generator().manual_seed(7)
+
+
+def r(*shape: int, scale: float = 0.3) -> Tensor:
+    return torch.randn(shape, generator=RANDOM) * scale
+
+
+def pair(layer: str, up="lora_up.weight", down="lora_down.weight", rank=4, alpha: float | None = 3.0, flat=False):
+    out, *rest = SIZES[layer][0]
+    tail = [] if flat else [1] * (len(rest) - 1)
+    made = {up: r(out, rank, *tail), down: r(rank, torch.Size(rest).numel()) if flat else r(rank, *rest)}
+    return made | ({} if alpha is None else {"alpha": torch.tensor(alpha)})
+
+
+def tucker(layer: str):
+    out, into, *kernel = SIZES[layer][0]
+    ones = [1] * len(kernel)
+    return {
+        "lora_up.weight": r(out, 4, *ones), "lora_down.weight": r(4, into, *ones), "lora_mid.weight": r(4, 4, *kernel),
+        "alpha": torch.tensor(2.0),
+    }  # fmt: skip
+
+
+def loha(layer: str, kernels=False):
+    out, into, *kernel = SIZES[layer][0]
+    if kernels:
+        made = {"hada_w1_a": r(3, out), "hada_w1_b": r(3, into), "hada_w2_a": r(3, out), "hada_w2_b": r(3, into)}
+        return made | {"hada_t1": r(3, 3, *kernel), "hada_t2": r(3, 3, *kernel), "alpha": torch.tensor(1.5)}
+    wide = into * torch.Size(kernel).numel()
+    made = {"hada_w1_a": r(out, 3), "hada_w1_b": r(3, wide), "hada_w2_a": r(out, 3), "hada_w2_b": r(3, wide)}
+    return made | {"alpha": torch.tensor(1.5)}
+
+
+def lokr(layer: str, first="whole", second="whole", kernels=False, alpha: float | None = 2.0):
+    out, into, *kernel = SIZES[layer][0]
+    wide = into // 8 * (1 if second == "whole" or kernels else torch.Size(kernel).numel())
+    made = {"lokr_w1": r(8, 8)} if first == "whole" else {"lokr_w1_a": r(8, 2), "lokr_w1_b": r(2, 8)}
+    if kernels:
+        made |= {"lokr_w2_a": r(3, out // 8), "lokr_w2_b": r(3, wide), "lokr_t2": r(3, 3, *kernel)}
+    elif second == "whole":
+        made |= {"lokr_w2": r(out // 8, wide, *kernel)}
+    else:
+        made |= {"lokr_w2_a": r(out // 8, 3), "lokr_w2_b": r(3, wide)}
+    return made | ({} if alpha is None else {"alpha": torch.tensor(alpha)})
+
+
+def dora(layer: str, form: dict, columns=False):
+    out, into, *kernel = SIZES[layer][0]
+    ones = [1] * len(kernel)
+    return form | {"dora_scale": (r(1, into, *ones) if columns else r(out, 1, *ones)).abs() + 0.5}
+
+
+def glora(layer: str, old: bool):
+    out, into = SIZES[layer][0]
+    new = {"a1.weight": (into, 4), "a2.weight": (4, into), "b1.weight": (out, 4), "b2.weight": (4, into)}
+    before = {"a1.weight": (4, into), "a2.weight": (into, 4), "b1.weight": (4, into), "b2.weight": (out, 4)}
+    return {name: r(*shape) for name, shape in (before if old else new).items()} | {"alpha": torch.tensor(2.0)}
+
+
+def oft(layer: str, alpha: float | None, **more):
+    blocks = {"oft_blocks": r(SIZES[layer][0][0] // 8, 8, 8, scale=0.1)}
+    return blocks | ({} if alpha is None else {"alpha": torch.tensor(alpha)}) | more
+
+
+def boft(layer: str, alpha: float | None = 0.2, rescale=True):
+    out, _, *kernel = SIZES[layer][0]
+    made = {"oft_blocks": r(3, out // 8, 8, 8, scale=0.1)}
+    made |= {} if alpha is None else {"alpha": torch.tensor(alpha)}
+    return made | ({"rescale": r(out, 1, *[1] * len(kernel)) + 1} if rescale else {})
+
+
+def full(layer: str, bias=True):
+    shape = SIZES[layer][0]
+    return {"diff": r(*shape)} | ({"diff_b": r(shape[0])} if bias else {})
+
+
+def file(naming, **layers: dict) -> dict[str, Tensor]:
+    return {f"{naming(layer)}.{name}": tensor for layer, parts in layers.items() for name, tensor in parts.items()}
+
+
+def pairs(naming, *layers: str, join: str = ".", **how) -> dict[str, Tensor]:
+    return {
+        f"{naming(layer)}{'.' if name == 'alpha' else join}{name}": tensor
+        for layer in layers
+        for name, tensor in pair(layer, **how).items()
+    }
+
+
+LINEAR = ("K", "Q", "OUT", "FF", "TE")
+WEIGHTED = tuple(layer for layer in ALL if layer != "NORM")
+PEFT = {"up": "lora_B.weight", "down": "lora_A.weight", "alpha": None}
+
+
+def applied_files() -> dict[str, dict[str, Tensor]]:
+    """Files that can be applied, and ComfyUI applies."""
+    return {
+        # namings
+        "kohya": pairs(kohya, *WEIGHTED),
+        "kohya_without_alpha": pairs(kohya, *WEIGHTED, alpha=None),
+        "kohya_original_names": pairs(original, *WEIGHTED),
+        "kohya_numbered_encoder": pairs(lambda n: kohya(n).replace("lora_te_", "lora_te1_"), *LINEAR),
+        "comfyui": pairs(comfyui, *WEIGHTED),
+        "diffusers_peft": pairs(diffusers, *LINEAR, **PEFT),
+        "diffusers_lora": pairs(diffusers, "K", up="lora.up.weight", down="lora.down.weight", alpha=None),
+        "diffusers_processors": pairs(
+            processors, "K", "Q", "OUT", join="_", up="lora.up.weight", down="lora.down.weight", alpha=None
+        ),
+        "diffusers_linear_layers": pairs(
+            diffusers, "TE", up="lora_linear_layer.up.weight", down="lora_linear_layer.down.weight", alpha=None
+        ) | pairs(diffusers, "Q", **PEFT),
+        "diffusers_without_unet": pairs(lambda n: diffusers(n).removeprefix("unet."), "K", "FF", **PEFT),
+        "peft": pairs(lambda n: "base_model.model." + diffusers(n).partition(".")[2], *LINEAR, **PEFT),
+        "peft_in_unet": pairs(lambda n: "unet.base_model.model." + SIZES[n][1], "K", "FF", **PEFT),
+        "adapter_named_default": pairs(
+            comfyui, *LINEAR, up="lora_B.default.weight", down="lora_A.default.weight", alpha=None
+        ),
+        "parameters_named_lora_A": pairs(comfyui, "K", "Q", up="lora_B", down="lora_A"),
+        "simpletuner_lycoris": pairs(lycoris, "K", "FF", "CONV"),
+        # forms
+        "locon_flat": pairs(kohya, "CONV", "PROJ", "K", flat=True),
+        "locon_tucker": file(kohya, CONV=tucker("CONV"), PROJ=tucker("PROJ"), K=pair("K")),
+        "loha": file(kohya, K=loha("K"), FF=loha("FF"), CONV=loha("CONV"), TE=loha("TE")),
+        "loha_tucker": file(kohya, CONV=loha("CONV", kernels=True), K=loha("K")),
+        "lokr_whole": file(kohya, K=lokr("K", alpha=1e10), FF=lokr("FF", alpha=None), CONV=lokr("CONV"), TE=lokr("TE")),
+        "lokr_parts": file(kohya, K=lokr("K", second="pair"), Q=lokr("Q", "pair"), FF=lokr("FF", "pair", "pair")),
+        "lokr_tucker": file(kohya, CONV=lokr("CONV", kernels=True), K=lokr("K")),
+        "dora_rows": file(kohya, **{n: dora(n, pair(n)) for n in ("K", "FF", "CONV", "TE")}),
+        "dora_columns": file(kohya, **{n: dora(n, pair(n), columns=True) for n in ("K", "FF", "CONV")}),
+        "dora_of_loha_and_lokr": file(kohya, K=dora("K", loha("K")), FF=dora("FF", lokr("FF", second="pair"))),
+        "glora": file(kohya, K=glora("K", old=False), FF=glora("FF", old=False), Q=glora("Q", old=False)),
+        "glora_old": file(kohya, K=glora("K", old=True), FF=glora("FF", old=True), Q=glora("Q", old=True)),
+        "oft": file(kohya, K=oft("K", 0.05), FF=oft("FF", None), CONV=oft("CONV", 10.0), TE=oft("TE", 0.1)),
+        "oft_rescale_of_ones": file(kohya, K=oft("K", 0.1, rescale=torch.ones(320, 1))),
+        "boft": file(kohya, K=boft("K"), CONV=boft("CONV"), Q=boft("Q", rescale=False)),
+        "differences": file(comfyui, **{n: full(n, n not in ("K", "Q")) for n in ALL}),
+        "norms": file(kohya, NORM={"w_norm": r(320), "b_norm": r(320)}, K=pair("K")),
+        "train_lora_node": file(
+            comfyui,
+            **{n: pair(n, alpha=1.0, flat=True) | {"diff_b": r(SIZES[n][0][0])} for n in ("OUT", "FF", "CONV", "TIME")},
+            K=pair("K", alpha=1.0), NORM=full("NORM"),
+        ),  # fmt: skip
+        "extract_and_save": file(
+            comfyui, OUT=pair("OUT", alpha=None) | {"diff_b": r(320)}, CONV=pair("CONV", alpha=None), NORM=full("NORM")
+        )
+        | text_norms()
+        | {"diffusion_model.out.0.diff": r(320), "diffusion_model.out.0.diff_b": r(320)},
+        "biases_alone": file(kohya, OUT={"diff_b": r(320)}, NORM={"diff_b": r(320)}, K=pair("K")),
+        "loha_with_bias": file(kohya, FF=loha("FF") | {"diff_b": r(2560)}, OUT=lokr("OUT") | {"diff_b": r(320)}),
+        "replaced": file(kohya, K={"set_weight": r(320, 768)}, OUT=pair("OUT")),
+        "padded_to_its_own_shape": file(kohya, K=pair("K") | {"reshape_weight": torch.tensor([320, 768])}),
+        "half_precision": {key: value.half() for key, value in pairs(kohya, *WEIGHTED).items()},
+        "bfloat16": {key: value.bfloat16() for key, value in pairs(comfyui, *WEIGHTED).items()},
+        "several_forms": file(kohya, K=pair("K"), Q=loha("Q"), FF=lokr("FF"), OUT=oft("OUT", 0.1), CONV=full("CONV")),
+        "leftovers": pairs(kohya, "K", "Q")
+        | {"lora_te_text_model_embeddings_position_ids": torch.arange(77), "scaled_fp8": torch.zeros(2)}
+        | {"optimizer.state.0.exp_avg": r(3), "global_step": torch.tensor(3), "logit_scale": torch.tensor(1.0)}
+        | {f"{kohya('FF')}.alpha": torch.tensor(1.0)},
+    }  # fmt: skip
+
+
+# Names of diffusers and PEFT that ComfyUI's loader knows in part: what is written here for it is applied whole.
+PARTLY = {
+    "diffusers_peft", "diffusers_lora", "diffusers_linear_layers", "diffusers_without_unet", "peft", "peft_in_unet",
+}  # fmt: skip
+
+
+def text_norms() -> dict[str, Tensor]:
+    """What Extract and Save Lora writes of a text encoder besides its linear layers."""
+    start = "text_encoders.clip_l.transformer.text_model."
+    return {
+        f"{start}encoder.layers.0.layer_norm1.diff": r(768), f"{start}encoder.layers.0.layer_norm1.diff_b": r(768),
+        f"{start}final_layer_norm.diff": r(768), f"{start}embeddings.position_embedding.lora_up.weight": r(77, 4),
+        f"{start}embeddings.position_embedding.lora_down.weight": r(4, 768),
+    }  # fmt: skip
+
+
+FILES = applied_files()
+
+
+@pytest.fixture(scope="module")
+def folder(comfyui_path: Path, tmp_path_factory) -> Path:
+    """A base, all files, and what ComfyUI makes of them."""
+    folder = tmp_path_factory.mktemp("loader")
+    checkpoints.save(checkpoints.sd1(SHAPE, TEXT, VaeShape(32, (1, 1, 1, 1), 1)), folder / "checkpoint.safetensors")
+    for case, tensors in FILES.items():
+        safetensors.torch.save_file(tensors, folder / f"{case}.safetensors")
+        again = read_lora(folder / f"{case}.safetensors", base_family="sd1")
+        safetensors.torch.save_file(to_kohya(again, torch.float32), folder / f"{case}_again.safetensors")
+    options = {"clip_l_model_config": {"num_hidden_layers": TEXT.layers}}
+    cases = [*FILES, *(f"{case}_again" for case in FILES)]
+    (folder / "job.json").write_text(json.dumps({"cases": cases, "strengths": STRENGTHS, "text_options": options}))
+    done = subprocess.run([sys.executable, str(PROBE), str(comfyui_path), str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path, comfyui_path: Path) -> Iterator[StableDiffusion]:
+    ref = base_from_path(folder / "checkpoint.safetensors")
+    with open_base(ref, "cpu", tokenizer_folder=comfyui_path / "comfy/sd1_tokenizer") as model:
+        yield model
+
+
+def parameter(model: StableDiffusion, key: str) -> Tensor:
+    """The parameter that ComfyUI calls `key`."""
+    module, _, name = key.rpartition(".")
+    path = path_of(module if module.startswith("diffusion_model.") else f"text_encoders.{module}")
+    assert path is not None, key
+    return getattr(find_module(model.parts(), path), name)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_does_what_it_does_in_comfyui(folder: Path, base: StableDiffusion, case: str):
+    """Read here, and written again for ComfyUI, it changes the same weights, and each as ComfyUI's loader does."""
+    adapter = read_lora(folder / f"{case}.safetensors", base_family="sd1")
+    for strength in STRENGTHS:
+        theirs = safetensors.torch.load_file(folder / f"{case}@{strength}.out")
+        written = safetensors.torch.load_file(folder / f"{case}_again@{strength}.out")
+        if case in PARTLY:
+            assert len(written) > len(theirs.keys() - {"nothing"})
+            theirs = written
+        before = {key: parameter(base, key).clone() for key in theirs}
+        assert theirs.keys() == written.keys()
+        count = sum((getattr(f, "only_bias", False) is False) + (f.bias is not None) for f in adapter.factors.values())
+        assert len(theirs) == count
+        with applied(base, [(adapter, strength)]):
+            for key, wanted in theirs.items():
+                size = float((wanted - before[key]).abs().max())
+                assert size > 1e-4, key
+                for found in (parameter(base, key), written[key]):
+                    assert float((found - wanted).abs().max()) <= 1e-6 * max(1.0, float(wanted.abs().max())), key
+        assert all(torch.equal(parameter(base, key), weight) for key, weight in before.items())
+
+
+def test_comfyui_takes_all_of_what_is_written(folder: Path):
+    report = json.loads((folder / "report.json").read_text())
+    assert not {case: lines for case, lines in report.items() if lines and case not in (*PARTLY, "leftovers")}
+
+
+def test_what_is_written_reads_the_same(tmp_path: Path):
+    for case, tensors in FILES.items():
+        adapter = from_tensors(tensors, base_family="sd1")
+        back = read_lora(write_lora(adapter, tmp_path / f"{case}.safetensors"))
+        assert back.factors.keys() == adapter.factors.keys(), case
+
+
+REFUSED = {
+    "IA3": (file(kohya, K={"weight": r(320), "on_input": torch.tensor(False)}), "holds IA3 tensors"),
+    "IA3 of PEFT": (file(diffusers, K={"ia3_l": r(320, 1)}), "holds IA3 tensors"),
+    "BOFT without alpha": (file(kohya, Q=boft("Q", None)), "holds BOFT tensors without their alpha"),
+    "BOFT of PEFT": (file(diffusers, Q={"boft_R": r(1, 8, 8, 8), "boft_s": r(320, 1)}), "holds PEFT's BOFT tensors"),
+    "OFT with rescale": (file(kohya, K=oft("K", 0.1, rescale=r(320, 1))), "holds OFT tensors with a scale of each row"),
+    "OFT of PEFT": (file(diffusers, K={"oft_R.weight": r(8, 28)}), "holds PEFT's OFT tensors"),
+    "OFT of kohya": ({"oft_unet_mid_block_attentions_0_proj_in.oft_blocks": r(8, 8, 8)}, "holds kohya's OFT tensors"),
+    "DoRA of PEFT": (file(diffusers, K=pair("K", **PEFT) | {"lora_magnitude_vector": r(320)}), "holds PEFT's DoRA"),
+    "DoRA of OFT": (file(kohya, K=oft("K", 0.1) | {"dora_scale": r(320, 1)}), "is a DoRA of OFT"),
+    "VeRA": (file(diffusers, K={"vera_lambda_b": r(320), "vera_lambda_d": r(4)}), "holds VeRA tensors"),
+    "scalar": (file(kohya, K=pair("K") | {"scalar": torch.tensor(0.5)}), "holds LyCORIS scalar tensors"),
+    "bias of a pair": (file(diffusers, OUT=pair("OUT", **PEFT) | {"lora_B.bias": r(320)}), "holds LoRA bias tensors"),
+    "unknown ending": (file(kohya, K=pair("K") | {"spectrum": r(4)}), r"form that is not known \(.spectrum"),
+    "two forms": (file(kohya, K=pair("K") | loha("K")), "changed in 2 ways at once .LoRA and LoHa"),
+    "two names": (pairs(kohya, "K") | pairs(diffusers, "K"), "is there twice, by two names"),
+    "half a LoHa": (file(kohya, K={n: t for n, t in loha("K").items() if "w2" not in n}), "only part of its LoHa"),
+    "half a LoKr": (file(kohya, K={"lokr_w1": r(8, 8)}), "only part of its LoKr"),
+    "half a pair": (file(kohya, K={"lora_up.weight": r(320, 4)}), "only part of its LoRA"),
+    "half a GLoRA": (file(kohya, K={"a1.weight": r(320, 4)}), "only part of its GLoRA"),
+    "lengths alone": (file(kohya, K={"dora_scale": r(320, 1)}), "no form that is known"),
+    "larger layer": (file(kohya, K=pair("K") | {"reshape_weight": torch.tensor([320, 900])}), "layers of another size"),
+    "NaN": (file(kohya, K=lokr("K") | {"lokr_w1": r(8, 8) * torch.nan}), "not finite"),
+    "alphas": (file(kohya, K=lokr("K") | {"alpha": r(3)}), "not one number"),
+    "no such layer": (pairs(kohya, "K") | {"lora_unet_mid_block_attentions_0_x.diff": r(2)}, "1 of 4 tensors have no"),
+    "motion": ({"unet.down_blocks.0.motion_modules.0.proj_in.lora_A.weight": r(2, 2)}, "LoRA of AnimateDiff"),
+    "IP-Adapter": ({"unet.mid_block.attentions.0.attn2.processor.to_k_ip.lora_A.weight": r(2, 2)}, "of IP-Adapter"),
+    "Flux": ({"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": r(2, 2)}, "LoRA of Flux"),
+    "Flux, diffusers": ({"transformer.single_transformer_blocks.0.norm.linear.lora_A.weight": r(2, 2)}, "of Flux"),
+    "Flux, OFT": ({"transformer.single_transformer_blocks.0.proj_out.oft_R.weight": r(2, 2)}, "LoRA of Flux"),
+    "SD 3": ({"diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_A.weight": r(2, 2)}, "of Stable Diffusion 3"),
+    "SD 3, diffusers": ({"transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight": r(2, 2)}, "Diffusion 3, F"),
+    "Qwen-Image": ({"transformer_blocks.0.img_mlp.net.2.lora_A.weight": r(2, 2)}, "LoRA of Qwen-Image"),
+    "Z-Image": ({"diffusion_model.layers.0.attention.to_q.lora_A.weight": r(2, 2)}, "LoRA of Lumina or Z-Image"),
+    "Wan": ({"diffusion_model.blocks.0.self_attn.q.lora_A.weight": r(2, 2)}, "LoRA of Wan"),
+    "LTX": ({"transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": r(2, 2)}, "of PixArt or LTX-Video"),
+    "Cascade": ({"lora_prior_unet_blocks_0.lora_up.weight": r(2, 2)}, "LoRA of Stable Cascade"),
+    "T5": ({"lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_up.weight": r(2, 2)}, "a T5 text encoder"),
+    "another model": ({"model.layers.0.something.lora_A.weight": r(2, 2)}, "a model that is not known here"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_applied_is_called_by_its_name(tmp_path: Path, case: str):
+    tensors, words = REFUSED[case]
+    safetensors.torch.save_file(tensors, tmp_path / "a.safetensors", {"ss_base_model_version": "sd_v1"})
+    with pytest.raises(FewShotError, match=f"^a.safetensors: .*{words}"):
+        read_lora(tmp_path / "a.safetensors")
