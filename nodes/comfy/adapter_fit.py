@@ -8,8 +8,8 @@ from typing import Any
 
 from ...core.errors import FewShotError
 from ...core.values import Dense, Factor, Kept, LowRank
-from ...models.adapters.apply import DORA, check_fits
-from ...models.adapters.lycoris import is_lycoris
+from ...models.adapters.apply import fits
+from ...models.adapters.forms.complete import DORA
 from ...models.stable_diffusion.lora_names import flat_name
 from ...models.stable_diffusion.variants import Family, family_named
 from .host import comfy
@@ -59,7 +59,8 @@ def with_adapter(adapter: Any, names: Mapping[str, str], given: tuple[Any, Any],
             tensors[f"{flat}.diff"] = tensors[f"{flat}.diff"].reshape(shapes[names[path]])
     targets = {flat_name(path, family): names[path] for path in adapter.factors}
     patches = comfy.lora.load_lora(tensors, targets, log_missing=False)
-    if unread := sorted(set(targets.values()) - set(patches)):
+    biases = {names[path] for path, factor in adapter.factors.items() if isinstance(factor, Kept) and factor.only_bias}
+    if unread := sorted(set(targets.values()) - biases - set(patches)):
         raise FewShotError(
             f"ComfyUI reads no LoRA for {len(unread)} of the weights that the adapter changes (first {unread[0]}): the "
             "form in which it is stored is unknown or incomplete"
@@ -148,7 +149,7 @@ def _misfit(factor: Factor, weight: str | None, shapes: Mapping[str, Any]) -> st
     shape = shapes[weight]
     if not _fits(factor, shape):
         return f"this {{part}} has the shape {_size(shape)}, and the adapter needs {_needed(factor)}"
-    if isinstance(factor, Dense) and factor.bias is not None:
+    if factor.bias is not None:
         bias = shapes.get(f"{weight.removesuffix('weight')}bias")
         if bias is None or bias.numel() != factor.bias.numel():
             return "this {part} has no bias that fits the adapter's"
@@ -156,32 +157,7 @@ def _misfit(factor: Factor, weight: str | None, shapes: Mapping[str, Any]) -> st
 
 
 def _fits(factor: Factor, shape: Any) -> bool:
-    if isinstance(factor, Kept) and not is_lycoris(factor.tensors):
-        return _kept_fits(factor.tensors, shape)
-    try:
-        check_fits("", factor, shape)
-    except FewShotError:
-        return False
-    return not isinstance(factor, Dense) or factor.weight.shape[0] == shape[0]
-
-
-def _kept_fits(tensors: Mapping[str, Any], shape: Any) -> bool:
-    """Whether a factor of a form that only ComfyUI applies has the sizes of a weight."""
-    rest = {name: tensor for name, tensor in tensors.items() if name != DORA}
-    if DORA in tensors and tensors[DORA].numel() not in shape[:2]:
-        return False
-    if is_lycoris(rest):
-        return _fits(Kept(rest), shape)
-    if {"lora_up.weight", "lora_down.weight"} <= set(rest):
-        up, down = rest["lora_up.weight"], rest["lora_down.weight"]
-        return _fits(LowRank(up, down, 1.0, rest.get("lora_mid.weight")), shape)
-    if "oft_blocks" in rest:  # (..., blocks, size, size): rotations of the outputs
-        return rest["oft_blocks"].shape[-3] * rest["oft_blocks"].shape[-2] == shape[0]
-    if "b1.weight" in rest and "b2.weight" in rest:  # GLoRA's added pair, in the order of either of its two writers
-        one, two = rest["b1.weight"].flatten(1), rest["b2.weight"].flatten(1)
-        width = shape[1:].numel()
-        return (len(one), two.shape[1]) == (shape[0], width) or (len(two), one.shape[1]) == (shape[0], width)
-    return "w_norm" in rest and rest["w_norm"].numel() == shape.numel()
+    return fits(factor, shape) and (not isinstance(factor, Dense) or factor.weight.shape[0] == shape[0])
 
 
 def _needed(factor: Factor) -> str:
