@@ -28,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
+PROMPT_SIGNS = "()<>{}[]|\\:"  # which prompts read as something else than words
 DARKEST_MASK = 16  # of 255: below are numbers of labels, not a shape
 
 
@@ -35,13 +36,19 @@ def subject_concept(identifier: str, noun: str, description: str = "") -> Concep
     """The concept of these words.
 
     Raises:
-        FewShotError: no identifier, no noun, or both the same word.
+        FewShotError: no identifier, no noun, both the same word, or a noun with signs that no plain words have.
     """
     identifier, noun, description = (" ".join(word.split()) for word in (identifier, noun, description))
     if not identifier:
         raise FewShotError('the identifier is empty; give a rare word that stands for your subject, such as "sks"')
     if not noun:
         raise FewShotError('the class noun is empty; say what your subject is, such as "dog" or "backpack"')
+    for name, words in (("class noun", noun), ("description", description)):
+        if signs := "".join(sorted(set(words) & set(PROMPT_SIGNS))):
+            raise FewShotError(
+                f"the {name} is '{words}', and holds {signs}: give plain words, such as 'dog'; weights, LoRAs and "
+                "wildcards belong into prompts"
+            )
     if same_word(identifier, noun):
         raise FewShotError(f'identifier and class noun are both "{noun}"; choose a rare identifier, such as "sks"')
     return Concept(identifier=identifier, noun=noun, description=description)

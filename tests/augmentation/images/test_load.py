@@ -13,6 +13,7 @@ from comfyui_fewshot.augmentation.images.load import (
     load_mask,
     load_picture,
     picture_of,
+    subject_concept,
     subject_from_folder,
     subject_from_tensors,
 )
@@ -239,3 +240,12 @@ def test_photographs(tmp_path):
         fitted, _, crop = fit_to(load_picture(sample.image), None, 512, 512)
         assert fitted.size == (512, 512)
         assert crop.box[2] - crop.box[0] == pytest.approx(crop.box[3] - crop.box[1])
+
+
+@pytest.mark.parametrize("noun", ["(cat:1.3)", "cat <lora:x:1>", "{cat|dog}", "embedding:cat"])
+def test_a_noun_is_plain_words(noun):
+    with pytest.raises(FewShotError, match="the class noun is '.*', and holds .*give plain words"):
+        subject_concept("sks", noun)
+    with pytest.raises(FewShotError, match="the description is"):
+        subject_concept("sks", "cat", noun)
+    assert subject_concept("<R>", "cat's toy", "black-and-white").noun == "cat's toy"
