@@ -67,6 +67,36 @@ def test_the_imports_are_seen():
     assert sum(map(len, arrows().values())) > 500 and "core/errors.py" in arrows()["models/process.py"]
 
 
+@cache
+def bound_names(path: str) -> set[str]:
+    """What stands in a module under a name of its own."""
+    tree = modules()[path]
+    found = {node.name for node in ast.walk(tree) if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    found |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    imports = (node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return found | {alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names}
+
+
+def test_what_is_imported_is_there():
+    """Within functions too, which no type checker sees where a module needs ComfyUI."""
+    wrong = []
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            base = Path(path).parents[node.level - 1] / (node.module or "").replace(".", "/")
+            file = next((f for f in (f"{base}.py", f"{base}/__init__.py") if (ROOT / f).is_file()), None)
+            names = bound_names(file) if file in modules() else set()
+            for name in (alias.name for alias in node.names):
+                if (
+                    name not in names
+                    and not (ROOT / base / f"{name}.py").is_file()
+                    and not (ROOT / base / name).is_dir()
+                ):
+                    wrong.append(f"{path}:{node.lineno} {name}")
+    assert not wrong
+
+
 def test_no_arrow_goes_up():
     def floor(path: str) -> int:
         return FLOORS[path.split("/")[0]]
