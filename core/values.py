@@ -18,6 +18,7 @@ import torch
 
 from .errors import FewShotError
 from .text.embeddings import unweighted
+from .text.words import check_letters
 from .weight_files import SUFFIXES
 
 LATER = {"later": True}
@@ -323,6 +324,9 @@ class Prompt:
     text: str
     stripped: str
     split: Literal["train", "held-out"] = "held-out"
+
+    def __post_init__(self):
+        check_letters(self.text)
 
     @property
     def words(self) -> str:

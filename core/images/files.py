@@ -27,7 +27,7 @@ def open_picture(source: Path | io.BytesIO) -> ImageFile.ImageFile:
 
     Raises:
         UnidentifiedImageError: it has none of `FORMATS`; OSError and others as Pillow's readers do.
-        FewShotError: its format needs a library that is not installed.
+        FewShotError: its format needs a library that is not installed, or it is a pipe and no file.
     """
     Image.init()
     if isinstance(source, Path):
@@ -37,6 +37,8 @@ def open_picture(source: Path | io.BytesIO) -> ImageFile.ImageFile:
 
 def _prepare_reader(path: Path) -> None:
     """See that there is a reader for the two formats that not every Pillow has, told by the file's first bytes."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe is waited for without end
+        raise FewShotError(f"{path.name} is a pipe, a socket or a device, and no file: put a picture in its place")
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] != b"ftyp":

@@ -14,18 +14,19 @@ from ..errors import FewShotError
 from .embeddings import missing_notes
 
 MOST = 3  # examples of a kind
-# In order: what is found, and what to do instead.
+# In order: what is found, and what to do instead. Each reads a letter few times only, however long the prompt is.
 _KINDS: tuple[tuple[re.Pattern, str], ...] = (
     (re.compile(r"<(?:lora|lyco|hypernet|locon)\w*:[^<>]*>", re.IGNORECASE), "apply the LoRA by Load Adapter"),
     (re.compile(r"\b(?:BREAK|AND|ADD(?:COMM|BASE|ROW|COL))\b"), "take it out; long prompts are read in parts anyway"),
-    (re.compile(r"\[[^\[\]]*:[^\[\]]*:?\s*[\d.]+\s*\]|\[[^\[\]]*\|[^\[\]]*\]"), "a prompt is the same in all steps"),
+    (re.compile(r"\[[^\[\]:]*:[^\[\]]*[\d.]\s*\]|\[[^\[\]|]*\|[^\[\]]*\]"), "a prompt is the same in all steps"),
     (re.compile(r"\[[^\[\]]+\]"), "brackets weigh nothing: write (word:0.9) for less"),
     (re.compile(r"\([^()]*:\s*\d*,\d+\s*\)|（[^（）]*[:：]\s*[\d.]+\s*）"), "a weight is written (word:1.3)"),
-    (re.compile(r"\{[^{}]*\|[^{}]*\}"), "ComfyUI's page chooses in its own boxes only: write a line for each"),
-    (re.compile(r"(?<!\w)__[\w/*.-]+?__(?!\w)"), "no wildcard is filled in here: write the words out"),
-    (re.compile(r"/\*.*?\*/|(?<![:/\w])//[^\n]*"), "ComfyUI's page takes comments out of its own boxes only"),
-    (re.compile(r"\w{2,}\+{1,5}(?!\w)|\((?:[^()]*)\)\+{1,5}"), "signs weigh nothing: write (word:1.1)"),
-    (re.compile(r"\S*[^\s(]embedding:[^\s,()]*|(?:^|(?<=[\s(]))embedding:(?=$|[\s)])"), "an embedding is "
+    (re.compile(r"\{[^{}|]*\|[^{}]*\}"), "ComfyUI's page chooses in its own boxes only: write a line for each"),
+    (re.compile(r"(?<!\w)__[\w/*.-]{1,100}?__(?!\w)"), "no wildcard is filled in here: write the words out"),
+    (re.compile(r"/\*(?:(?!/\*).)*?\*/|(?<![:/\w])//[^\n]*"), "ComfyUI's page takes comments out of its own boxes "
+     "only"),
+    (re.compile(r"(?<!\w)\w{2,}\+{1,5}(?!\w)|\((?:[^()]*)\)\+{1,5}"), "signs weigh nothing: write (word:1.1)"),
+    (re.compile(r"(?<!\S)\S*[^\s(]embedding:[^\s,()]*|(?:^|(?<=[\s(]))embedding:(?=$|[\s)])"), "an embedding is "
      "'embedding:name' behind a space"),
 )  # fmt: skip
 _BRACED = re.compile(r"\{([^{}|]*)\}")

@@ -6,13 +6,13 @@ parentheses to be drawn. A parenthesis without its other one, brackets, and anyt
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from ..errors import FewShotError
 
 SIGN = "embedding:"
 EMPHASIS = 1.1
+LARGEST = 1000.0  # a text encoder's states times more are no numbers any more in half precision
 DEEPEST = 100  # parentheses within each other
 _OPENING, _CLOSING = "\ue001", "\ue002"  # stand for escaped parentheses while weights are read
 
@@ -21,13 +21,16 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
     """The prompt in pieces of one weight each, escapes undone: "a (cat:1.3)" is ("a ", 1) and ("cat", 1.3).
 
     Raises:
-        FewShotError: a weight is no finite number, or parentheses are too deep within each other.
+        FewShotError: a weight is no number or beyond `LARGEST`, or parentheses are too deep within each other.
     """
     hidden = prompt.replace("\\)", _CLOSING).replace("\\(", _OPENING)
     found = [(_shown(text), weight) for text, weight in _weighted(hidden, 1.0)]
     for text, weight in found:
-        if not math.isfinite(weight):
-            raise FewShotError(f'the weight of "{text}" in the prompt "{prompt}" is {weight}: write a number like 1.2')
+        if not abs(weight) <= LARGEST:  # nor is nan
+            raise FewShotError(
+                f'the weight of "{text}" in the prompt "{prompt}" is {weight:g}, and none may be beyond {LARGEST:g}: '
+                "write a number like 1.2"
+            )
     return found
 
 

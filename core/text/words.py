@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from ..errors import FewShotError
+
 _SAME = {
     **dict.fromkeys(map(ord, "\u2018\u2019\u201b\u02bc\u2032"), "'"),
     **dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f\u2033"), '"'),
@@ -29,6 +31,17 @@ _WITHOUT_SPACES = re.compile(
 )
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff]")
 _OTHER, _LETTER, _SYLLABLE, _UNSPACED = range(4)
+
+
+def check_letters(text: str) -> None:
+    """Raises FewShotError for a text with half a letter (a surrogate alone): no file and no text encoder takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise FewShotError(
+            f"letter {error.start + 1} of the text {text[:60]!a} is half a letter (U+{ord(half):04X}): write it anew"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_weights(prompt: str, pieces: list[tuple[str, float]]):
 
 
 def test_weights_that_cannot_be_drawn_and_words_put_in():
-    for wrong in ("(a:nan)", "(a:inf)", "(" * 200 + "a" + ")" * 200):
+    for wrong in ("(a:nan)", "(a:inf)", "(a:1e39)", "(a (b:-1e39))", "(a:1001)", "(" * 200 + "a" + ")" * 200):
         with pytest.raises(FewShotError, match="weight of|parentheses"):
             weighted(wrong)
     assert weighted(f"a {escaped('dog (toy)')}") == [("a dog (toy)", 1.0)]
@@ -114,6 +115,28 @@ def test_what_comfyui_reads_is_not_named(tmp_path: Path):
     assert drawing_notes(fine, [tmp_path], ("{trigger}", "[V]"), ["SKS"]) == []
     many = literal_notes([f"<lora:{i}:1>" for i in range(9)])
     assert len(many) == 1 and "and 6 more" in many[0]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a", "a ", "a\n", "[", "[a:", "[a:1", "[:1 ", "a[a|", "[" + "|" * 999, "(", "(a:", "(: ", "(a:1,", "((a))+",
+        "{", "{a|", "{" + "|" * 999, "<lora:", "<lora:a ", "/__a", "__a", "__", "/*", "/* ", "//", "a+", "aa+++",
+        "embedding:", "(embedding:", ",embedding:a", "embedding:a ", "a:1", "（a:1", "1", ".", " ", ":", "|",
+    ],
+)  # fmt: skip
+def test_long_prompts_are_looked_through_at_once(part: str):
+    for prompt in (part * (100_000 // len(part)), "[{(<" + part * (100_000 // len(part)) + "x"):
+        start = time.process_time()
+        literal_notes([prompt])
+        weight_notes([prompt])
+        assert time.process_time() - start < 1
+
+
+def test_half_letters_are_told():
+    for text in ("\ud800", "a cat \udcff"):
+        with pytest.raises(FewShotError, match=r"half a letter \(U\+D[8C]"):
+            Prompt(text, text)
 
 
 def test_placeholders_that_are_nearly_one():

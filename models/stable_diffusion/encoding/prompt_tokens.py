@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....core.text.words import find_any
+from ....core.text.words import check_letters, find_any
 
 EMBEDDING = "embedding:"
 
@@ -77,6 +77,7 @@ class Tokens:
 
 def tokens_of(tokenizer: Any, text: str) -> list[int]:
     """The ids of `text` alone, however many: that they are too many is told here, not by the tokenizer."""
+    check_letters(text)
     return tokenizer(text, add_special_tokens=False, verbose=False).input_ids if text.strip() else []
 
 
