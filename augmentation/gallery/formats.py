@@ -11,11 +11,12 @@ from typing import Any
 
 from .prompts import PicturePrompt, one_line
 
-SETTING = re.compile(r'\s*([\w /-]+):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
+SETTING = re.compile(r'([\w /-]{1,60}):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
 SETTINGS_START = re.compile(r"^Steps: \d+", re.MULTILINE)
-NEGATIVE = re.compile(r"^\s*Negative prompt:", re.MULTILINE)
+UNKNOWN_NEGATIVE = re.compile(r"^[^\S\n]*Negatives?(?: prompts?)?\s*:", re.MULTILINE | re.IGNORECASE)
+NEGATIVE = re.compile(r"^[^\S\n]*Negative prompt:", re.MULTILINE | re.IGNORECASE)
 XMP, XMP_COMMENT = "XML:com.adobe.xmp", re.compile(r"<exif:UserComment>.*?<rdf:li[^>]*>(.*?)</rdf:li>", re.DOTALL)
-DREAM = re.compile(r'"(?P<prompt>.*)"(?P<options>(?: -\w+ ?\S*)+)', re.DOTALL)
+DREAM = re.compile(r'"(?P<prompt>.*)"(?P<options>(?: -\w+(?:[^\w\s]\S*| (?!-\w)\S*)?)+)', re.DOTALL)
 DREAM_OPTIONS = {"s": "steps", "S": "seed", "C": "cfg", "A": "sampler"}
 NAMES_OF_SETTINGS = {
     "seed": ("seed",), "steps": ("steps",), "sampler": ("sampler", "sampler_name", "scheduler"),
@@ -73,6 +74,8 @@ def _a1111(text: str) -> PicturePrompt | None:
     prompts, settings = (text[: starts[-1].start()], text[starts[-1].start() :]) if starts else (text, "")
     first = next((match for match in negatives if match.end() <= len(prompts)), None)
     positive, negative = (prompts[: first.start()], prompts[first.end() :]) if first else (prompts, "")
+    if UNKNOWN_NEGATIVE.search(positive):
+        return None
     values = {name.strip().lower(): value.strip().strip('"') for name, value in SETTING.findall(settings)}
     names = {"seed": "seed", "steps": "steps", "cfg scale": "cfg", "sampler": "sampler", "schedule type": "scheduler"}
     parameters: dict[str, Any] = {ours: _number(values[theirs]) for theirs, ours in names.items() if theirs in values}

@@ -82,6 +82,11 @@ def unfound_text(unfound: Sequence[tuple[str, int, str]]) -> str:
     return "\n".join([f"{count} without a prompt that can be found:", *shown])
 
 
+def _as_text(text: str) -> str:
+    """`text` as the index holds it: what is no letter, in names that are no UTF-8 too, is written as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class Gallery:
     """The index in `file` of the pictures below `folder`, but for folders named in `leave_out`.
 
@@ -135,9 +140,9 @@ class Gallery:
         progress = progress or NullProgress()
         with self._open() as base:
             known = {name: (size, time) for name, size, time in base.execute("SELECT name, size, time FROM files")}
-            present = dict(self._files())
+            present = {_as_text(name): (name, state) for name, state in self._files()}
             removed = [name for name in known if name not in present]
-            new = [name for name, state in present.items() if known.get(name) != state]
+            new = [name for name, (_, state) in present.items() if known.get(name) != state]
             self._forget(base, [*removed, *(name for name in new if name in known)])
             for start in range(0, len(new), FILES_PER_COMMIT):
                 progress.check()
@@ -178,7 +183,7 @@ class Gallery:
         """Changes whenever a picture below the folder is added, removed or written."""
         digest = hashlib.sha256()
         for name, state in self._files():
-            digest.update(f"{name}\x1f{state}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{name}\x1f{state}\n".encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
 
     @staticmethod
@@ -193,16 +198,19 @@ class Gallery:
                 for table in ("prompts", "likeness", "files"):
                     base.execute(f"DELETE FROM {table} WHERE id=?", row[:1])
 
-    def _read(self, base: sqlite3.Connection, name: str, size: int, time: int) -> None:
+    def _read(self, base: sqlite3.Connection, name: str, real: str, state: tuple[int, int]) -> None:
+        """`name` is how the file `real` is written in the index."""
         prompt, error, reason = None, "", ""
         try:
+            if name != real:
+                raise FewShotError("its name is no UTF-8: give it another one")
             prompt = find_prompt(self.folder / name)
         except FewShotError as refusal:
-            error = str(refusal)
+            error = _as_text(str(refusal))
         except NotFound as refusal:
-            reason = str(refusal)
+            reason = _as_text(str(refusal))
         insert = "INSERT INTO files(name, size, time, error, reason) VALUES(?, ?, ?, ?, ?)"
-        number = base.execute(insert, (name, size, time, error, reason)).lastrowid
+        number = base.execute(insert, (name, *state, error, reason)).lastrowid
         if prompt is not None:
             lacking = {"negative_not_found": prompt.no_negative} if prompt.no_negative else {}
             parameters = json.dumps(dict(prompt.parameters) | {"tool": prompt.tool} | lacking)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ...core.errors import FewShotError
 from ...core.images import open_picture
+from ...core.text.words import check_letters
 from .formats import NAMES, read_other
 from .graphs.read import read_comfy
 from .prompts import NotFound, PicturePrompt
@@ -45,7 +46,7 @@ def find_prompt(path: Path) -> PicturePrompt:
 
     Raises:
         NotFound: there is none, or none that can be told; the message says why.
-        FewShotError: the file is no picture or is damaged.
+        FewShotError: the file is no picture or is damaged, or its prompt has letters that are none.
     """
     try:
         with open_picture(path) as picture:
@@ -56,6 +57,8 @@ def find_prompt(path: Path) -> PicturePrompt:
     except Exception as error:  # Pillow's readers raise what they like on broken files
         raise FewShotError(f"{path.name} is damaged ({error})") from None
     prompt = _prompt(texts, path)
+    for text in (prompt.positive, prompt.negative, *map(str, prompt.parameters.values())):
+        check_letters(text)
     known = {"width": size[0], "height": size[1]}
     return replace(prompt, parameters=known | dict(prompt.parameters))
 

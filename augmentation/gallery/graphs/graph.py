@@ -13,7 +13,7 @@ from typing import Any
 
 from ..prompts import NotFound
 from .core_nodes import CORE_NODES
-from .operations import OPERATIONS, joined, written
+from .operations import OPERATIONS, allow, joined, written
 from .pack_nodes import PACK_NODES
 from .rules import (
     Blank,
@@ -34,7 +34,7 @@ from .rules import (
 )
 
 DEEPEST = 100  # nodes on one way
-LONGEST = 100_000  # characters of a prompt
+MOST_LETTERS = 20_000_000  # characters of all texts on the way
 PIXELS = {"image", "images", "pixels", "samples", "latent", "latents", "latent_image"}
 UNNAMED = "settings without names"  # the input that holds a node's values where a workflow does not name them
 # Inputs of a node that may draw a picture itself.
@@ -88,6 +88,7 @@ class Graph:
     as_written: bool = False
     _values: dict[tuple[Link, str], Any] = field(default_factory=dict)
     _way: list[tuple[Link, str]] = field(default_factory=list)
+    _letters: int = 0
 
     def value(self, link: Link, part: str = "") -> Any:
         """What a link carries: a text, a number, a `Pixels`, or None; `part` of it where it is a wire of several.
@@ -103,7 +104,9 @@ class Graph:
         if key not in self._values:
             self._way.append(key)
             try:
-                self._values[key] = self._followed(link, part)
+                value = self._values[key] = self._followed(link, part)
+                self._letters += len(value) if isinstance(value, str) else 0
+                allow(self._letters, MOST_LETTERS)
             finally:
                 self._way.pop()
         return self._values[key]
@@ -210,7 +213,7 @@ class Graph:
             return self.evaluate(rule, number)
         except NotFound:
             if number in self.recorded:
-                return self.recorded[number]
+                return short(self.recorded[number])
             raise
 
     # ----------------------------------------------------------------------------------------------------- samplers
@@ -270,8 +273,7 @@ def together(values: list[Any]) -> Any:
 
 
 def short(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > LONGEST:
-        raise NotFound(f"it is longer than {LONGEST} characters")
+    allow(len(value) if isinstance(value, str) else 0)
     return value
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..prompts import NotFound
 
-DRAWN_BY_CHANCE = re.compile(r"(?<!\\)\{[^{}]*\|[^{}]*\}|__[\w./*-]+__|(?<![\w$])\d+\$\$")
+LONGEST = 100_000  # characters of a prompt
+MOST_GIVEN = 10 * LONGEST  # characters of all that one is made of, which may be the same text again
+DRAWN_BY_CHANCE = re.compile(r"(?<!\\)\{[^{}|]*\|[^{}]*\}|__[\w./*-]+__|(?<![\w$])\d+\$\$")
 COMMENTS = re.compile(r"/\*[\s\S]*?\*/|//.*")
 MARKS_OF_PATTERNS = re.compile(r"[\\.^$*+?{}\[\]|()]")
 
@@ -18,7 +20,18 @@ def text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def allow(letters: int, most: int = LONGEST) -> None:
+    """Raises NotFound where a text would have more than `most` characters; asked before it is made."""
+    if letters > most:
+        raise NotFound(f"it is longer than {most} characters")
+
+
+def length_of(values: Iterable[Any]) -> int:
+    return sum(len(text(value)) for value in values)
+
+
 def glued(*values: Any) -> str:
+    allow(length_of(values))
     return "".join(map(text, values))
 
 
@@ -41,6 +54,7 @@ def mixed(one: Any, other: Any, weight: Any) -> Any:
 
 def joined(*values: Any) -> str | None:
     """Texts as one prompt: each once, without empty ones; None without any."""
+    allow(length_of(values), MOST_GIVEN)
     there = [text(value).strip() for value in values if value is not None]
     return ", ".join(dict.fromkeys(filter(None, there))) if there else None
 
@@ -52,23 +66,33 @@ def counted(count: Any, *values: Any) -> str | None:
 def listed(delimiter: Any, clean: Any, *values: Any) -> str:
     """Texts that are not empty, with a delimiter between them."""
     between = "\n" if delimiter in ("\n", "\\n") else text(delimiter)
-    texts = [text(v).strip() if clean == "true" else text(v) for v in values]
-    return between.join(filter(None, texts))
+    allow(length_of(values), MOST_GIVEN)
+    texts = list(filter(None, (text(v).strip() if clean == "true" else text(v) for v in values)))
+    allow(length_of(texts) + len(between) * (len(texts) - 1))
+    return between.join(texts)
 
 
 def chained(count: Any, delimiter: Any, as_list: Any, *values: Any) -> str:
     if as_list is True:
         raise NotFound("it was one of a list")
     first, *others = values[: int(count)] if isinstance(count, int) else values
-    return text(first) + "".join(text(delimiter) + text(other) for other in others if other)
+    others = [other for other in others if other]
+    allow(length_of((first, *others)) + len(text(delimiter)) * len(others))
+    return text(first) + "".join(text(delimiter) + text(other) for other in others)
 
 
 def replaced(value: Any, *pairs: Any) -> str:
     """`value` with each first of a pair replaced by the second."""
     result = text(value)
     for find, instead in zip(pairs[::2], pairs[1::2], strict=True):
-        result = result.replace(text(find), text(instead)) if find else result
+        result = exchanged(result, text(find), text(instead)) if find else result
     return result
+
+
+def exchanged(value: str, find: str, instead: str) -> str:
+    """`value.replace(find, instead)` where that does not become too long."""
+    allow(len(value) + value.count(find) * (len(instead) - len(find)))
+    return value.replace(find, instead)
 
 
 def plainly_replaced(value: Any, find: Any, instead: Any) -> str:
@@ -82,11 +106,12 @@ def appended(action: Any, tidy: Any, a: Any, b: Any, c: Any) -> str:
     """Three texts in a row, or `b` replaced by `c` in `a`; tidied like tags."""
     neat = tidy == "yes"
     if action == "append":
+        allow(length_of((a, b, c)))
         result = (", " if neat else "").join(filter(None, map(text, (a, b, c))))
     elif len(text(b)) > 1 and text(b).startswith("/") and text(b).endswith("/"):
         raise NotFound(f"it was rewritten by the pattern {text(b)[:40]}")
     else:
-        result = text(a).replace(text(b), text(c))
+        result = exchanged(text(a), text(b), text(c))
     if neat:
         result = re.sub(r",{2,}", ",", re.sub(r"\s{2,}", " ", result).replace(" ,", ",")).strip()
     return result
@@ -118,6 +143,7 @@ def formatted(pattern: Any, names: Any, *values: Any) -> str:
     found = re.findall(r"\{[^{}]*\}", text(pattern))
     if any(known.get(f[1:-1]) is None for f in found) or "{{" in text(pattern) or "}}" in text(pattern):
         raise NotFound("its format is not followed")
+    allow(len(text(pattern)) + length_of(known[f[1:-1]] for f in found) - length_of(found))
     return re.sub(r"\{([a-z])\}", lambda match: text(known[match[1]]), text(pattern))
 
 

@@ -74,7 +74,8 @@ def _recorded(workflow: Mapping[str, Any]) -> dict[str, str]:
     keeps, which may be of an earlier run."""
     showing = {kind for kind, rules in known_nodes().items() if any(isinstance(rule, Shown) for rule in rules)}
     found = {}
-    for node in workflow.get("nodes") or []:
+    nodes = workflow.get("nodes")
+    for node in nodes if isinstance(nodes, list) else []:
         match node:
             case {"type": str(kind), "id": number, "widgets_values": [[str(text)]]} if kind in showing:
                 found[str(number)] = text
@@ -195,6 +196,6 @@ def _base(graph: Graph, sources: Sequence[str]) -> str:
                 return str(node.inputs[widget])
         if (link := node.links().get("model")) is not None:
             waiting.append(link.node)
-    named = {node.inputs.get(widget) for node in graph.nodes.values() for widget in BASE_WIDGETS}
-    files = [name for name in named if isinstance(name, str)]
+    named = [node.inputs.get(widget) for node in graph.nodes.values() for widget in BASE_WIDGETS]
+    files = list(dict.fromkeys(name for name in named if isinstance(name, str)))
     return files[0] if len(files) == 1 else ""

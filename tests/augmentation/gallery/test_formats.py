@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import json
+import time
 
 import pytest
 from PIL import Image
 
+from comfyui_fewshot.augmentation.gallery.formats import read_other
 from comfyui_fewshot.augmentation.gallery.index import Gallery
 from comfyui_fewshot.augmentation.gallery.metadata import find_prompt, read_prompt
 from comfyui_fewshot.augmentation.gallery.prompts import NotFound
@@ -54,6 +56,30 @@ def test_the_forms_of_other_programs(tmp_path, form):
     found = find_prompt(png(tmp_path / "a.png", **FORMS[form]))
     assert (found.positive, found.negative) == (CAT, UGLY)
     assert found.parameters["width"] == 24 and found.parameters.get("seed", 5) == 5
+
+
+@pytest.mark.parametrize("sign", ["negative prompt:", "Negative Prompt:", "NEGATIVE PROMPT:", "\n  Negative prompt:"])
+def test_the_sign_of_the_negative_in_any_case(tmp_path, sign):
+    for text in (LINES, f"{CAT}\nNegative prompt: {UGLY}"):
+        found = read_prompt(png(tmp_path / "a.png", parameters=text.replace("Negative prompt:", sign)))
+        assert (found.positive, found.negative) == (CAT, UGLY)
+
+
+@pytest.mark.parametrize("sign", ["Negative:", "negatives: ", " Negative prompt :", "Negative prompts:"])
+def test_another_sign_of_the_negative_is_no_positive(tmp_path, sign):
+    path = png(tmp_path / "a.png", parameters=LINES.replace("Negative prompt:", sign))
+    with pytest.raises(NotFound, match="no form that is known"):
+        find_prompt(path)
+
+
+@pytest.mark.parametrize("text", [
+    "\n" * 100_000 + "Steps: 20", "Steps: 20\n" + "a," + "a" * 100_000, "Steps: 20," + " " * 100_000 + "x",
+    '"a"' + " -aaaaaaaaaaaa" * 5000 + " x y", "Negative" * 10_000,
+])  # fmt: skip
+def test_long_texts_of_other_programs_are_read_at_once(text):
+    start = time.process_time()
+    read_other({"parameters": text, "Dream": text})
+    assert time.process_time() - start < 1
 
 
 def test_a_line_of_the_prompt_may_look_like_settings(tmp_path):

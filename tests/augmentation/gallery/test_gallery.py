@@ -212,6 +212,30 @@ def test_links_out_of_the_folder_and_folders_left_out_are_not_read(gallery, tmp_
     assert Gallery(gallery.folder, tmp_path / "b.sqlite", ("deep",)).update().total == 3
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither such names nor pipes in folders")
+def test_one_odd_file_does_not_stop_the_others(gallery):
+    png(gallery.folder / "half.png", prompt=json.dumps(graph("dog \ud800")))
+    png(gallery.folder / "minus.png", prompt=json.dumps(graph(negative="\udfff cat")))
+    png(gallery.folder / "seed.png", prompt=json.dumps(graph("a tower", scheduler="\ud8ff")))
+    png(gallery.folder / "chance.png", prompt=json.dumps(graph("__a__ {\ud800|b}", sampler="\ud800")))
+    for name in (b"x\xff.png", b"x\xfe.png"):
+        with open(os.path.join(os.fsencode(gallery.folder), name), "wb") as file:
+            file.write((gallery.folder / "castle.png").read_bytes())
+    os.mkfifo(gallery.folder / "pipe.png")
+    (gallery.folder / "loop.png").symlink_to(gallery.folder / "loop.png")
+    (gallery.folder / "round").symlink_to(gallery.folder)
+    state, update = gallery.state(), gallery.update()
+    assert (update.total, update.with_prompt, len(update.broken)) == (11, 2, 7)
+    told = "\n".join(update.broken).encode().decode()
+    assert told.count("half a letter (U+D") == 3 and told.count("no UTF-8: give it another") == 2
+    assert r"x\udcff.png" in told and "pipe.png is a pipe" in told
+    again = gallery.update()
+    assert (again.added, again.removed, again.broken) == (0, 0, update.broken) and gallery.state() == state
+    assert [entry.path.name for entry in gallery.search("castle")] == ["castle.png"]
+    os.unlink(os.path.join(os.fsencode(gallery.folder), b"x\xff.png"))
+    assert gallery.update().removed == 1 and gallery.state() != state
+
+
 def test_a_damaged_index_is_made_anew(gallery, caplog):
     gallery.update()
     gallery.file.write_bytes(b"no database at all" * 100)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
-from comfyui_fewshot.augmentation.gallery.graphs.graph import known_nodes
+from comfyui_fewshot.augmentation.gallery.graphs.graph import Graph, Link, Node, known_nodes
 from comfyui_fewshot.augmentation.gallery.graphs.operations import OPERATIONS
 from comfyui_fewshot.augmentation.gallery.graphs.rules import functions_in, read_table
 from comfyui_fewshot.augmentation.gallery.prompts import NotFound
@@ -349,6 +351,48 @@ def test_long_and_doubling_texts_end():
     chain |= {str(number): node("StringTrim", string=[str(number + 1), 0]) for number in range(100, 900)}
     with pytest.raises(NotFound, match="nodes away"):
         read(chain)
+
+
+LONG, MANY = "a" * 100_000, range(300)
+GROWING = [
+    node("StringReplace", string=LONG, find="a", replace="b" * 100_000),
+    node("StringConcatenate", string_a=LONG, string_b=LONG, delimiter=LONG),
+    node("StringFormat", f_string="{a}" * 30_000, **{"values.a": LONG}),
+    node("StringFunction|pysssss", action="replace", tidy_tags="no", text_a=LONG, text_b="", text_c=LONG),
+    node("StringFunction|pysssss", action="append", tidy_tags="no", text_a=LONG, text_b=LONG, text_c=LONG),
+    node("Text Find and Replace", text=LONG, find="a", replace=LONG),
+    node("JoinStringMulti", inputcount=300, delimiter=LONG, return_list=False, **{f"string_{i}": LONG for i in MANY}),
+    node("Text Concatenate", delimiter=LONG, clean_whitespace="false", **{f"text_{c}": "a" for c in "abcd"}),
+]
+
+
+@pytest.mark.parametrize("made", GROWING)
+def test_what_grows_too_long_is_never_made(made):
+    assert made["class_type"] in known_nodes()
+    tracemalloc.start()
+    with pytest.raises(NotFound, match="longer than"):
+        read({"40": made} | encoded("6", ["40", 0]) | encoded("7", UGLY) | saved(["6", 0], ["7", 0]))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20 * sum(len(str(value)) for value in made["inputs"].values()) + 1_000_000
+
+
+def test_many_long_texts_end():
+    nodes = {"99": Node("PrimitiveString", {"value": "a " * 45_000})}
+    for number in map(str, range(100, 350)):
+        nodes[number] = Node("StringConcatenate", {"string_a": Link("99", 0), "string_b": number, "delimiter": ""})
+    graph = Graph(nodes)
+    with pytest.raises(NotFound, match="longer than"):
+        for number in nodes:
+            graph.value(Link(number, 0))
+
+
+@pytest.mark.parametrize("workflow", [{"nodes": 5}, {"nodes": {"a": 1}}, {"nodes": [5, None, {"type": []}]}, [1], "x"])
+def test_an_odd_workflow_or_setting_leaves_a_good_prompt(workflow):
+    assert prompts(both() | saved(["6", 0], ["7", 0]), workflow=workflow) == (CAT, UGLY)
+    odd = both() | saved(["6", 0], ["7", 0], seed=[], steps={}, cfg=[1, 2, 3], sampler_name=None)
+    odd["4"]["inputs"]["ckpt_name"] = []
+    assert prompts(odd, workflow=workflow) == (CAT, UGLY)
 
 
 # ------------------------------------------------------------------------------------------- which sampler it was
