@@ -189,11 +189,14 @@ def _sort_named(
 def _sort_folder(folder: Path, found: Masks, candidates: dict[Path, list[tuple[int, Path]]]) -> None:
     """The masks in a folder of masks go by the names of their pictures, with or without the word mask."""
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in PICTURE_ENDINGS and not f.name.startswith("."))
-    alone, coloured, pictures = [], [], _by_words(found.pictures)
+    files = [file for file in files if file.is_file()]
+    alone, coloured, itself, pictures = [], [], [], _by_words(found.pictures)
     for file in files:
         bases = [words_of(file.stem), *(base for _, base in _bases(file) if base)]
         owners = next((own for base in bases if (own := _called(base, pictures))), [])
-        if not owners:
+        if any(file.samefile(picture) for picture in found.pictures):
+            itself.append(file.name)
+        elif not owners:
             alone.append(file.name)
         elif is_in_colours(file):
             coloured.append(file.name)
@@ -203,6 +206,11 @@ def _sort_folder(folder: Path, found: Masks, candidates: dict[Path, list[tuple[i
     if alone:
         found.notes.append(
             f"{folder.name}/{listed(alone)} {verb(alone, 'is', 'are')} not read: no picture has that name"
+        )
+    if itself:
+        found.notes.append(
+            f"{folder.name}/{listed(itself)} {verb(itself, 'is', 'are')} not read as a mask: it is a link to a picture "
+            "of this folder"
         )
     if coloured:
         found.notes.append(

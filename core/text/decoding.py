@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +83,10 @@ def read_text(path: Path, most: int = 4_000_000, usual: str = "") -> DecodedText
 
 def _bytes(path: Path, most: int) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > most:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise FewShotError(f"{path.name} is no regular file; put the text itself there")
+        if (size := status.st_size) > most:
             raise FewShotError(f"{path.name} has {size / 1e6:.0f} MB; a text takes at most {most // 10**6}: split it")
         return path.read_bytes()
     except OSError as error:

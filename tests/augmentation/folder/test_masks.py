@@ -99,6 +99,16 @@ def test_pictures_that_only_seem_to_be_masks(tmp_path):
     assert found == {"0.png": None, "1.png": None} and "all pictures are in black and white alone" in notes
 
 
+def test_a_picture_is_never_its_own_mask(tmp_path):
+    for name in ("x.png", "z.png"):
+        photo(tmp_path / name)
+        with Image.open(tmp_path / name) as picture:
+            picture.convert("L").save(tmp_path / name)
+    (tmp_path / "masks").symlink_to(tmp_path, target_is_directory=True)
+    found, notes = masks_in(tmp_path)
+    assert found == {"x.png": None, "z.png": None} and "masks/x.png and z.png are not read as a mask" in notes
+
+
 def test_masks_alone_are_no_pictures(tmp_path):
     for name in ("a_mask.png", "b_mask.png"):
         mask(tmp_path / name)
