@@ -27,6 +27,13 @@ SHORT = {
         "Ein Hund läuft über die Straße", "Tür", "un chien très drôle", "été", "photo d’un sks chien", "garçon", "año",
         "un niño en la playa", "um cão na praia", "en hund på gräset", "a dog’s “red” ball", "café",
     ],
+    ("cp1252",): [
+        "sks dog, photo © John Smith 2023", "dog, 50 µm", "50 °C", "dog at 20°", "toy™ dog", "Nike® shoe", "Nike®",
+        "dog — running", "dog – running", "word—word", "dog • ball", "a cat · a dog", "£20", "5€", "5 €", "€5", "£2",
+        "1939–1945", "3×4", "3 × 4", "½ cup", "1½ cups", "20 m² room", "wait…", "it’s a dog", "dogs’ ball",
+        "“red” ball", "a “red dog”, running", "the ‘red’ dog", "« red » dog", "a 5” toy", "©2023", "© 2023 Smith",
+        "café – dog", "Köln – Hund", "un chien à 20 °C", "naïve dog © Smith", "à la plage — été",
+    ],
     ("cp1250", "utf-16-be"): ["żółty pies na trawie", "pes běží na trávě"],
     ("cp1253", "utf-16-be"): ["ένας σκύλος στο γρασίδι"],
     ("utf-32-le", "utf-32-be"): ["一只狗", "a dog"],
