@@ -60,6 +60,7 @@ _NO_TEXT = {
 CERTAIN, PLAUSIBLE, PLAUSIBLE_WIDE = 0.95, math.log(9e-5), math.log(1e-5)
 JUDGED = 2000  # characters
 NUL = math.log(1e-3)
+SHORT_WORDS = 8  # bytes
 SHORT, USUAL = 64, math.log(1e4)  # bytes; the odds of UTF-8
 IN_FOLDER, LEAST = math.log(1e3), math.log(1e-4)  # odds of what a folder is written in; the least that a file weighs
 
@@ -266,6 +267,8 @@ def _scores(raw: bytes) -> list[tuple[DecodedText, float]]:
 def _with_signs(raw: bytes) -> DecodedText | None:
     """Text of Windows-1252 that is ASCII but for signs such as © and –, each where such a sign stands."""
     text = raw.decode("cp1252", errors="replace")
+    if len(raw) % 2 == 0 and len(raw) <= SHORT_WORDS:  # as well one to four characters of UTF-16
+        return None
     if "\ufffd" in text or not is_text(text) or not _SIGNS.sub("", text).isascii():
         return None
     return DecodedText(text, "Windows-1252", "read as Windows-1252")

@@ -12,7 +12,7 @@ from comfyui_fewshot.core.text.decoding import decoded, read_text, usual_encodin
 SHORT = {
     ("gb18030", "utf-16-le", "utf-16-be"): [
         "一只狗在草地上", "狗", "白色的猫", "一个女孩站在海边，穿着红色裙子", "sks 狗", "玩具熊",
-        "1girl, 单人, 长发, 微笑", "证件照",
+        "1girl, 单人, 长发, 微笑", "证件照", "三五", "上河",
     ],
     ("big5", "gb18030", "utf-16-le", "utf-16-be"): ["一隻狗在草地上", "白色的貓", "紅色背包", "穿著裙子的女人"],
     ("shift_jis", "utf-16-le", "utf-16-be"): [
