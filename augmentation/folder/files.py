@@ -153,5 +153,5 @@ def _read(place: _Listing, captions: Captions, notes: list[str]) -> Masks:
 
 def _captioned(pictures: Sequence[Path], texts: Sequence[Path]) -> set[Path]:
     """The pictures beside which a caption file of exactly their name lies."""
-    stems = {file.stem for file in texts}
+    stems = {file.stem for file in texts if file.suffix.lower() in BESIDE_ENDINGS and file.stat().st_size}
     return {picture for picture in pictures if picture.stem in stems or picture.name in stems}
