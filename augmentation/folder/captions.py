@@ -11,7 +11,17 @@ from ...core.errors import FewShotError
 from ...core.images import PICTURE_ENDINGS
 from ...core.text.decoding import read_text
 from .names import listed, plain_name, verb
-from .records import LARGEST, TABLE_ENDINGS, NotRead, entries_of, parsed_json, record_captions, why_without_captions
+from .records import (
+    LARGEST,
+    ODD,
+    TABLE_ENDINGS,
+    NotRead,
+    entries_of,
+    odd_values,
+    parsed_json,
+    record_captions,
+    why_without_captions,
+)  # fmt: skip
 
 TEXT_ENDINGS = (".txt", ".caption", ".captions", ".cap", ".tags", ".tag", ".prompt", ".text", ".wd14")
 BESIDE_ENDINGS = (*TEXT_ENDINGS, ".json")
@@ -151,6 +161,13 @@ def _caption_lines(file: Path, text: str) -> tuple[tuple[str, ...], bool]:
 
 
 def _of_json(value: Any) -> tuple[str, ...]:
+    try:
+        return _json_captions(value)
+    except ODD as error:
+        raise odd_values(error) from None
+
+
+def _json_captions(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value.strip(),) if value.strip() else ()
     if isinstance(value, list) and value and all(isinstance(text, str) for text in value):

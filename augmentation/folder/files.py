@@ -13,9 +13,11 @@ from .captions import BESIDE_ENDINGS, Caption, Captions, is_caption_folder, read
 from .masks import Masks, find_masks, is_mask_folder
 from .names import natural_order
 from .records import TABLE_ENDINGS
-from .rest import REPEATS, left_folder_note, rest_note, where_pictures_lie
+from .rest import MOST_REPEATS, REPEATS, left_folder_note, rest_note, where_pictures_lie
 
 __all__ = ["PictureFile", "picture_files"]
+
+LONGEST = 300  # letters of a path in a message
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ def picture_files(folder: Path, notes: list[str], first_captions: str = "") -> l
 
     Raises FewShotError: no such folder, or no pictures in it; the message says where pictures lie instead.
     """
-    if not folder.is_dir():
-        raise FewShotError(f"there is no folder {folder}; choose one that holds your pictures")
+    if not _is_folder(folder):
+        raise FewShotError(f"there is no folder {str(folder)[:LONGEST]}; choose one that holds your pictures")
     top = _list(folder, 1.0)
     folder_notes: list[str] = []
     places = [top, *_repeated(top, folder_notes)]
@@ -74,6 +76,13 @@ def picture_files(folder: Path, notes: list[str], first_captions: str = "") -> l
     return files
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a path too long for the system
+        return False
+
+
 def _no_pictures(top: _Listing) -> str:
     where = where_pictures_lie(top.folder)
     parts = [
@@ -87,9 +96,13 @@ def _no_pictures(top: _Listing) -> str:
 
 def _list(folder: Path, weight: float) -> _Listing:
     files, folders = [], []
-    for entry in sorted(folder.iterdir(), key=natural_order):
+    try:
+        entries = sorted(folder.iterdir(), key=natural_order)
+    except OSError as error:
+        raise FewShotError(f"the folder {folder} cannot be read ({error.strerror}); look at its permissions") from None
+    for entry in entries:
         (folders if entry.is_dir() else files).append(entry)
-    seen = [file for file in files if not file.name.startswith(".")]
+    seen = [file for file in files if file.is_file() and not file.name.startswith(".")]
     pictures = [file for file in seen if file.suffix.lower() in PICTURE_ENDINGS]
     texts = [file for file in seen if file.suffix.lower() in (*BESIDE_ENDINGS, *TABLE_ENDINGS)]
     used = {*pictures, *texts}
@@ -97,8 +110,8 @@ def _list(folder: Path, weight: float) -> _Listing:
     masks = [entry for entry in folders if is_mask_folder(entry)]
     captions = [entry for entry in folders if is_caption_folder(entry)]
     others = [entry for entry in folders if entry not in masks and entry not in captions]
-    inside = [file for entry in masks for file in sorted(entry.iterdir()) if file.is_file()]
-    inside = [file for file in inside if file.suffix.lower() not in PICTURE_ENDINGS]
+    inside = [file for entry in masks for file in sorted(entry.iterdir()) if not file.is_dir()]
+    inside = [file for file in inside if file.suffix.lower() not in PICTURE_ENDINGS or not file.is_file()]
     rest = [file for file in [*files, *inside] if file not in used]
     return _Listing(folder, weight, pictures, texts, rest, masks, captions, others)
 
@@ -113,7 +126,13 @@ def _repeated(top: _Listing, notes: list[str]) -> list[_Listing]:
         elif int(repeats[1]) == 0:
             notes.append(f"folder {child.name} was left out; it asks for 0 repeats")
         else:
-            found.append(_list(child, float(repeats[1])))
+            many = int(repeats[1]) > MOST_REPEATS
+            if many:
+                notes.append(
+                    f"folder {child.name} counts once: {repeats[1]} is taken for no number of repeats, which are at "
+                    f"most {MOST_REPEATS}"
+                )
+            found.append(_list(child, 1.0 if many else float(repeats[1])))
             notes += [left_folder_note(inner, top.folder) for inner in found[-1].folders]
     return found
 
@@ -134,5 +153,5 @@ def _read(place: _Listing, captions: Captions, notes: list[str]) -> Masks:
 
 def _captioned(pictures: Sequence[Path], texts: Sequence[Path]) -> set[Path]:
     """The pictures beside which a caption file of exactly their name lies."""
-    stems = {file.stem for file in texts}
+    stems = {file.stem for file in texts if file.suffix.lower() in BESIDE_ENDINGS and file.stat().st_size}
     return {picture for picture in pictures if picture.stem in stems or picture.name in stems}

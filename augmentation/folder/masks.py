@@ -35,7 +35,7 @@ GREY = 16  # difference of channels
 _ALWAYS = re.compile(r"\w[._-](mask|masks|masklabel)$", re.IGNORECASE)  # never a picture of the subject
 _NUMBERED = re.compile(r"(\D+)\d+")
 # The better a name says whose mask a file is, the lower.
-EXACT, NAMED, NUMBERED, IN_FOLDER, BY_LOOK = range(5)
+EXACT, NAMED, FRONT, NUMBERED, IN_FOLDER, BY_LOOK = range(6)
 ByWords = dict[tuple[str, ...], list[Path]]
 
 
@@ -56,19 +56,31 @@ def is_mask_folder(folder: Path) -> bool:
 def find_masks(files: Sequence[Path], folders: Sequence[Path], captioned: Collection[Path]) -> Masks:
     """Tell masks among the picture files of a folder, and in its folders of masks, from pictures.
 
-    A file in black and white alone that is named for no picture is a picture where it has a caption of its own, or
-    where all files are of that kind.
+    A file with a caption of its own is a picture, except "a_mask.png" in black and white beside its "a.png": programs
+    caption whole folders. A file in black and white alone that is named for no picture is a picture where all are.
     """
     all_files = _by_words(files)
     whose = {file: _owners_by_name(file, all_files) for file in files}
-    named = {file for file in files if whose[file] or _is_named_as_mask(file)}
-    controls = {file: owner for file in files if (owner := _controlled(file, all_files)) is not None}
+    free = {file for file in captioned if not (whose[file] and _ALWAYS.search(file.stem) and looks_like_mask(file))}
+    named = {file for file in files if file not in free and (whose[file] or _is_named_as_mask(file))}
+    controlled = {file: _controlled(file, all_files) for file in files if file not in free}
+    controls = {file: owner for file, owner in controlled.items() if owner is not None}
     others = [file for file in files if file not in named and file not in controls]
     by_words = _by_words(others)
     alike = {file for file in others if looks_like_mask(file, SOFT if _owner_by_words(file, by_words) else TWO_VALUED)}
     plain = _by_words(file for file in others if file not in alike)
-    own = {file for file in alike if file in captioned and _owner_by_words(file, plain) is None}
-    found = Masks([file for file in others if file not in alike or file in own or not plain])
+    found = Masks([file for file in others if file not in alike or file in free or not plain])
+    for file in (file for file in others if file in free and file in alike):
+        if owner := next((other for _, other in whose[file]), _owner_by_words(file, plain)):
+            found.notes.append(
+                f"{file.name} is used as a picture, for it has a caption of its own; it looks like a mask of "
+                f"{owner.name}: if it is one, take the caption away"
+            )
+    found.notes += [
+        f"{file.name} is used as a picture: by its name it is a mask, but it is a photo in grey"
+        for file in others
+        if file not in free and file not in alike and _is_grey_photo(file) and _names_in_front(file, all_files)
+    ]
     used = set(found.pictures)
     candidates: dict[Path, list[tuple[int, Path]]] = {}
     _sort_named([file for file in files if file in named], whose, found, candidates)
@@ -109,24 +121,31 @@ def _bases(file: Path) -> list[tuple[int, tuple[str, ...]]]:
     elif last.endswith("mask"):
         found.append((NAMED, (*words[:-1], last[: -len("mask")])))
     if words and words[0] in MASK_WORDS:
-        found.append((NAMED, words[1:]))
+        found.append((FRONT, words[1:]))
     elif words and words[0].startswith("mask"):
-        found.append((NAMED, (words[0][len("mask") :], *words[1:])))
+        found.append((FRONT, (words[0][len("mask") :], *words[1:])))
     double = [(rank, base[:-1]) for rank, base in found if len(base) > 1 and base[-1] in MASK_WORDS]
     inside = [(NUMBERED, words[:at]) for at, word in enumerate(words) if at and word in MASK_WORDS]
     return [*found, *double, *inside]
 
 
 def _owners_by_name(file: Path, files: ByWords) -> list[tuple[int, Path]]:
-    """The pictures that `file` is the mask of by its name; those of exactly that stem, else of the same words."""
+    """The pictures that `file` is the mask of by its name; those of exactly that stem, else of the same words.
+
+    The word mask in front, as in "mask dancer", may tell what a photo shows.
+    """
     for rank, base in _bases(file):
-        if rank == NUMBERED and is_in_colours(file):
+        if (rank == NUMBERED and is_in_colours(file)) or (rank == FRONT and _is_grey_photo(file)):
             continue
         owners = [other for other in _called(base, files) if other != file]
         exact = [other for other in owners if file.stem.casefold().startswith(other.stem.casefold())]
         if owners:
             return [(rank, owner) for owner in exact or owners]
     return []
+
+
+def _names_in_front(file: Path, files: ByWords) -> bool:
+    return any(rank == FRONT and _called(base, files) for rank, base in _bases(file))
 
 
 def _by_words(files: Iterable[Path]) -> ByWords:
@@ -189,11 +208,14 @@ def _sort_named(
 def _sort_folder(folder: Path, found: Masks, candidates: dict[Path, list[tuple[int, Path]]]) -> None:
     """The masks in a folder of masks go by the names of their pictures, with or without the word mask."""
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in PICTURE_ENDINGS and not f.name.startswith("."))
-    alone, coloured, pictures = [], [], _by_words(found.pictures)
+    files = [file for file in files if file.is_file()]
+    alone, coloured, itself, pictures = [], [], [], _by_words(found.pictures)
     for file in files:
         bases = [words_of(file.stem), *(base for _, base in _bases(file) if base)]
         owners = next((own for base in bases if (own := _called(base, pictures))), [])
-        if not owners:
+        if any(file.samefile(picture) for picture in found.pictures):
+            itself.append(file.name)
+        elif not owners:
             alone.append(file.name)
         elif is_in_colours(file):
             coloured.append(file.name)
@@ -204,6 +226,11 @@ def _sort_folder(folder: Path, found: Masks, candidates: dict[Path, list[tuple[i
         found.notes.append(
             f"{folder.name}/{listed(alone)} {verb(alone, 'is', 'are')} not read: no picture has that name"
         )
+    if itself:
+        found.notes.append(
+            f"{folder.name}/{listed(itself)} {verb(itself, 'is', 'are')} not read as a mask: it is a link to a picture "
+            "of this folder"
+        )
     if coloured:
         found.notes.append(
             f"{folder.name}/{listed(coloured)} {verb(coloured, 'is', 'are')} not read: a mask is in white on black, "
@@ -213,6 +240,7 @@ def _sort_folder(folder: Path, found: Masks, candidates: dict[Path, list[tuple[i
 
 def _choose(candidates: dict[Path, list[tuple[int, Path]]], found: Masks) -> None:
     """One mask for each picture: the best named one, where it is alone."""
+    looked: list[str] = []
     for picture in found.pictures:
         ranked = sorted(candidates.get(picture, []), key=lambda candidate: candidate[0])
         if not ranked:
@@ -221,6 +249,7 @@ def _choose(candidates: dict[Path, list[tuple[int, Path]]], found: Masks) -> Non
         names = [_beside(file, picture) for _, file in ranked]
         if len(best) == 1 or len({_pixels(file) for file in best}) == 1:
             found.of[picture] = best[0]
+            looked += [f"{best[0].name} for {picture.name}"] * (ranked[0][0] == BY_LOOK)
             if unused := names[len(best) :]:
                 found.notes.append(
                     f"{picture.name} has several masks: {names[0]} is used, {listed(unused)} "
@@ -231,6 +260,11 @@ def _choose(candidates: dict[Path, list[tuple[int, Path]]], found: Masks) -> Non
                 f"{picture.name} is used without its masks: it has several ({listed(names)}); join them in one, "
                 f"{picture.stem}_mask.png"
             )
+    if looked:
+        found.notes.append(
+            f"used as {verb(looked, 'a mask', 'masks')} by name and look, in black and white alone: {listed(looked)}; "
+            "a picture gets a caption of its own, NAME.txt"
+        )
 
 
 def _beside(file: Path, picture: Path) -> str:
@@ -255,6 +289,14 @@ def is_in_colours(file: Path) -> bool:
     """Whether the picture in `file` is neither in grey nor cut out; False where it can't be read."""
     values, alpha = _small(file)
     return values is not None and alpha is None and _is_coloured(values)
+
+
+def _is_grey_photo(file: Path) -> bool:
+    """Whether the picture in `file` is in greys and not black and white, as a mask is but for its edges."""
+    values, alpha = _small(file)
+    return (
+        values is not None and alpha is None and not _is_coloured(values) and not _is_two_valued(values.max(-1), SOFT)
+    )
 
 
 def _is_coloured(values: np.ndarray) -> bool:

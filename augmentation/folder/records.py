@@ -15,6 +15,7 @@ from ...core.errors import FewShotError
 
 TABLE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 LARGEST = 64_000_000  # bytes
+NUMBER = (int, float, str)  # of a picture in COCO's tables
 CAPTION_FIELDS = (
     "caption", "captions", "text", "texts", "prompt", "prompts", "description", "sentence", "sentences", "long_caption",
     "caption_long", "short_caption", "caption_short", "additional_feature",
@@ -29,6 +30,9 @@ FORMS_WITHOUT_CAPTIONS = {
     "shapes": "LabelMe's shapes", "segmentations": "outlines", "annotations": "boxes or outlines as COCO's",
     "nodes": "a graph of ComfyUI", "boxes": "boxes", "objects": "boxes",
 }  # fmt: skip
+
+
+ODD = (TypeError, KeyError, AttributeError, IndexError, RecursionError)  # what values of unexpected kinds lead to
 
 
 class NotRead(FewShotError):
@@ -101,7 +105,18 @@ def entries_of(file: Path, text: str, is_picture: Callable[[str], bool]) -> list
 
     `is_picture` says whether a name is one of a picture in the folder. Raises NotRead, which says what it holds.
     """
-    ending = file.suffix.lower()
+    try:
+        return _entries(file.suffix.lower(), text, is_picture)
+    except ODD as error:
+        raise odd_values(error) from None
+
+
+def odd_values(error: Exception) -> NotRead:
+    """For a record whose values are of kinds that no known form has."""
+    return NotRead(f"it holds values of kinds that are not expected ({type(error).__name__}: {error})")
+
+
+def _entries(ending: str, text: str, is_picture: Callable[[str], bool]) -> list[Entry]:
     if ending == ".json":
         return _json_entries(parsed_json(text), is_picture)
     if ending in (".jsonl", ".ndjson"):
@@ -148,11 +163,14 @@ def _coco(value: Mapping[str, Any]) -> list[Entry]:
     images, notes = value.get("images"), value.get("annotations")
     if not isinstance(images, list) or not isinstance(notes, list):
         return []
-    names = {r.get("id"): str(r.get("file_name", "")) for r in images if isinstance(r, Mapping)}
+    pictures = [record for record in images if isinstance(record, Mapping) and isinstance(record.get("id"), NUMBER)]
+    names = {record["id"]: str(record.get("file_name", "")) for record in pictures}
     captions: dict[str, list[str]] = {}
     for record in notes:
-        if isinstance(record, Mapping) and (texts := _texts(record.get("caption"))):
-            captions.setdefault(names.get(record.get("image_id"), ""), []).extend(texts)
+        if not isinstance(record, Mapping) or not isinstance(record.get("image_id"), NUMBER):
+            continue
+        if texts := _texts(record.get("caption")):
+            captions.setdefault(names.get(record["image_id"], ""), []).extend(texts)
     return [Entry(name, tuple(texts)) for name, texts in captions.items() if name]
 
 
@@ -179,7 +197,7 @@ def _separated(text: str, separator: str | None, is_picture: Callable[[str], boo
     first = text.lstrip().split("\n", 1)[0]
     separator = separator or max(",;\t|", key=first.count)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=separator) if any(row)]
+        rows = _rows(text, separator, is_picture)
     except csv.Error as error:
         raise NotRead(f"it is no table ({error})") from None
     if rows and is_picture(rows[0][0]):
@@ -190,6 +208,25 @@ def _separated(text: str, separator: str | None, is_picture: Callable[[str], boo
     joined = [[*row[: len(head) - 1], separator.join(row[len(head) - 1 :])] for row in rows[1:]]
     records = [dict(zip(head, row, strict=False)) for row in joined]
     return _record_entries(records or [dict.fromkeys(head)])
+
+
+def _rows(text: str, separator: str, is_picture: Callable[[str], bool]) -> list[list[str]]:
+    """The rows of a table. Raises NotRead where a quote that is not closed swallows rows."""
+    is_open = text.count('"') % 2 == 1
+    before = text[: len(text) - len(text.lstrip())].count("\n")
+    reader, rows, line = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=separator), [], 1
+    for row in reader:
+        inside = [
+            cell.strip(' "') for field in row for part in field.splitlines()[1:] for cell in part.split(separator)
+        ]
+        if any(is_picture(cell) and (is_open or Path(cell).suffix) for cell in inside):
+            raise NotRead(
+                f"it is damaged: a quote in line {before + line} is not closed and swallows the lines after it"
+            )
+        line = reader.line_num + 1
+        if any(row):
+            rows.append(row)
+    return rows
 
 
 def _two_columns(rows: list[list[str]], separator: str) -> list[Entry]:

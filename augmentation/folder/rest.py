@@ -13,6 +13,8 @@ from .masks import is_mask_folder
 from .names import counted, listed, natural_order, words_of
 
 REPEATS = re.compile(r"(\d+)_(.+)")
+MOST_REPEATS = 1000  # a larger number is a date or a count
+NO_FILE = "file of no usual kind: a pipe, a device or a broken link"
 CLASS_WORDS = {"reg", "regs", "regularization", "regularisation", "class", "prior", "priors"}
 DEEPEST = 4  # folders in folders that are looked through for pictures
 KINDS = {
@@ -37,6 +39,7 @@ def rest_note(files: Sequence[Path]) -> str:
     for file in files:
         hidden = file.name.lower() in SYSTEM or file.name.startswith(".")
         kind = "hidden file" if hidden else _KIND_OF.get(file.suffix.lower(), "other file")
+        kind = kind if file.is_file() else NO_FILE
         by_kind.setdefault(kind, []).append(file.name)
     parts = [f"{_kind(len(names), kind)} ({listed(names)})" for kind, names in by_kind.items()]
     return f"not read: {', '.join(parts)}" if parts else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,41 @@ _NO_TEXT = {
 CERTAIN, PLAUSIBLE, PLAUSIBLE_WIDE = 0.95, math.log(9e-5), math.log(1e-5)
 JUDGED = 2000  # characters
 NUL = math.log(1e-3)
+SHORT_WORDS = 8  # bytes
 SHORT, USUAL = 64, math.log(1e4)  # bytes; the odds of UTF-8
 IN_FOLDER, LEAST = math.log(1e3), math.log(1e-4)  # odds of what a folder is written in; the least that a file weighs
+
+# Signs of Windows-1252 as they stand in plain English; a byte beyond ASCII before one of _END is half of no character.
+_END, _FREE, _FULL = r"(?=[\s.,;:!?()'\"/+-]|$)", r"(?<![A-Za-z0-9\x80-\uffff])", r"(?<=[A-Za-z0-9)])"
+_COUNTED = r"(?:(?<=[0-9])|(?<=[0-9][ ]))"
+_SIGNS = re.compile(
+    "|".join(
+        (
+            rf"{_FREE}©(?=[ 0-9(]|[A-Z][a-z]|$)",
+            rf"(?:{_FULL}|(?<=[A-Za-z0-9][ ]))[®™]{_END}",
+            rf"{_COUNTED}°(?:{_END}|(?=[CFK](?![A-Za-z])))",
+            rf"{_COUNTED}µ(?=[mgslFA](?![a-z]))",
+            rf"{_FREE}[£¥€](?=[ ]?[0-9])",
+            rf"{_COUNTED}[£¥€]{_END}",
+            rf"{_FREE}[–—•·×±»]{_END}",
+            r"(?<=[0-9])[–—](?=[0-9])",
+            r"(?<=[A-Za-z]{2})[—·](?=[A-Za-z]{2})",
+            r"(?<=[0-9])×(?=[1-9])",
+            rf"(?:(?<=[a-z]{{2}})|(?<=[0-9.,!?])|(?<=[0-9.,!?][ ]))…{_END}",
+            rf"(?<![A-Za-z\x80-\uffff])[½¼¾]{_END}",
+            rf"{_FULL}[²³]{_END}",
+            r"(?<=[A-Za-z])’(?=(?:s|t|d|m|ll|re|ve)(?![A-Za-z]))",
+            r"(?:(?<=\b[dljnscmtDLJNSCMT])|(?<=\b[Qq]u))’(?=[A-Za-z]{2})",
+            rf"(?<=[s0-9])’{_END}",
+            rf"{_FREE}‘[^\x80-\uffff]+’{_END}",
+            rf"{_FREE}“(?=[^“]+”)",
+            rf"(?<=[!-~])”{_END}",
+            rf"{_FREE}«(?=[^«]+»)",
+            rf"(?<=[!-~])»{_END}",
+        )
+    ),
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +116,10 @@ def read_text(path: Path, most: int = 4_000_000, usual: str = "") -> DecodedText
 
 def _bytes(path: Path, most: int) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > most:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise FewShotError(f"{path.name} is no regular file; put the text itself there")
+        if (size := status.st_size) > most:
             raise FewShotError(f"{path.name} has {size / 1e6:.0f} MB; a text takes at most {most // 10**6}: split it")
         return path.read_bytes()
     except OSError as error:
@@ -210,6 +246,8 @@ def _wide(raw: bytes) -> DecodedText | None:
 
 def _scores(raw: bytes) -> list[tuple[DecodedText, float]]:
     """What `raw` is in each encoding that it may be in, with the logarithm of the odds."""
+    if (signs := _with_signs(raw)) is not None:
+        return [(signs, 0.0)]
     found = []
     for label, (code, odds) in ENCODINGS.items():
         try:
@@ -218,12 +256,22 @@ def _scores(raw: bytes) -> list[tuple[DecodedText, float]]:
             continue
         if not is_text(text):
             continue
-        judged = _judged(text)
+        judged = _judged(_SIGNS.sub("", text) if label == "Windows-1252" else text)
         plausible = [name for name in odds if _is_plausible(judged, name)]
         scores = [log_likelihood(judged, languages()[name]) + math.log(odds[name]) for name in plausible]
         if scores:
             found.append((DecodedText(text, label, f"read as {label}"), max(scores)))
     return [*found, *_with_nuls_left_out(raw)]
+
+
+def _with_signs(raw: bytes) -> DecodedText | None:
+    """Text of Windows-1252 that is ASCII but for signs such as © and –, each where such a sign stands."""
+    text = raw.decode("cp1252", errors="replace")
+    if len(raw) % 2 == 0 and len(raw) <= SHORT_WORDS:  # as well one to four characters of UTF-16
+        return None
+    if "\ufffd" in text or not is_text(text) or not _SIGNS.sub("", text).isascii():
+        return None
+    return DecodedText(text, "Windows-1252", "read as Windows-1252")
 
 
 def _judged(text: str) -> str:

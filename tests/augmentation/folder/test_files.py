@@ -1,5 +1,7 @@
 """Every file of a folder is used or named; folders of other trainers say where their pictures lie."""
 
+import os
+
 import pytest
 
 from comfyui_fewshot.augmentation.images.load import subject_from_folder
@@ -104,3 +106,29 @@ def test_other_files_among_masks_are_named_too(tmp_path):
     written(tmp_path, {"masks/x.npy": b"", "masks/Thumbs.db": b""})
     mask(tmp_path / "masks" / "x.png")
     assert notes_of(tmp_path) == "not read: 1 hidden file (Thumbs.db), 1 cache of a trainer (x.npy)"
+
+
+def test_a_date_before_a_folder_s_name_is_no_number_of_repeats(tmp_path):
+    for name in ("20240115_dog/a.png", "1000_dog/b.png", "1001_dog/c.png", "x.png"):
+        photo(tmp_path / name)
+    notes: list[str] = []
+    samples = subject_from_folder(tmp_path, "sks", "dog", warnings=notes).samples
+    assert {s.image.path.name: s.weight for s in samples} == {"a.png": 1, "b.png": 1000, "c.png": 1, "x.png": 1}
+    assert [note.split(":")[0] for note in notes] == ["folder 1001_dog counts once", "folder 20240115_dog counts once"]
+
+
+def test_only_regular_files_are_read(tmp_path):
+    """A pipe would be waited for; a link to nothing is named too."""
+    written(tmp_path, {"masks/q.npy": b""})
+    for name in ("x.txt", "b.jpg", "masks/y.png"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "c.png").symlink_to(tmp_path / "gone.png")
+    assert "4 files of no usual kind: a pipe, a device or a broken link (b.jpg, c.png, x.txt and y.png)" in notes_of(
+        tmp_path
+    )
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path):
+    for long in (tmp_path / ("a" * 5000), tmp_path / "/".join(["a" * 100] * 60)):
+        with pytest.raises(FewShotError, match="there is no folder"):
+            subject_from_folder(long, "sks", "dog")

@@ -23,16 +23,18 @@ NAMES = [
     "x_mask_0.png", "x_mask2.png", "x_0_mask.png", "x.png.mask.png", "x.png_mask.png", "x (mask).png", "xMask.webp",
     "maskx.png", "x_alphamask.png", "x_mask_final.png", "X-MASK.tif", "x_matte.png", "x_seg.png", "x_遮罩.png",
     "masks/x.png", "mask/X.jpg", "masks/x_mask.png", "mask_dir/x.webp", "conditioning/x.png", "segmentations/x.png",
-    "x_m.png", "x_0.png", "binary x.png",
 ]  # fmt: skip
+BY_LOOK = ["x_m.png", "x_0.png", "binary x.png", "scan x of logo.png"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *BY_LOOK])
 def test_usual_names(tmp_path, name):
     for picture in ("x.png", "xy.png", "z.jpg"):
         photo(tmp_path / picture)
     mask(tmp_path / name)
-    assert masks_in(tmp_path) == ({"x.png": name, "xy.png": None, "z.jpg": None}, "")
+    found, notes = masks_in(tmp_path)
+    assert found == {"x.png": name, "xy.png": None, "z.jpg": None}
+    assert (f"by name and look, in black and white alone: {name} for x.png" in notes) if name in BY_LOOK else not notes
 
 
 def test_a_folder_of_all_forms(tmp_path):
@@ -99,6 +101,16 @@ def test_pictures_that_only_seem_to_be_masks(tmp_path):
     assert found == {"0.png": None, "1.png": None} and "all pictures are in black and white alone" in notes
 
 
+def test_a_picture_is_never_its_own_mask(tmp_path):
+    for name in ("x.png", "z.png"):
+        photo(tmp_path / name)
+        with Image.open(tmp_path / name) as picture:
+            picture.convert("L").save(tmp_path / name)
+    (tmp_path / "masks").symlink_to(tmp_path, target_is_directory=True)
+    found, notes = masks_in(tmp_path)
+    assert found == {"x.png": None, "z.png": None} and "masks/x.png and z.png are not read as a mask" in notes
+
+
 def test_masks_alone_are_no_pictures(tmp_path):
     for name in ("a_mask.png", "b_mask.png"):
         mask(tmp_path / name)
@@ -120,7 +132,54 @@ def test_a_soft_mask_is_known_by_look_and_name(tmp_path):
     with Image.open(tmp_path / "x_fg.png") as shape:
         soft = shape.filter(ImageFilter.BoxBlur(1))
     soft.save(tmp_path / "x_fg.png")
-    assert masks_in(tmp_path) == ({"x.png": "x_fg.png"}, "")
-    soft.save(tmp_path / "x_mask.png")
+    found, notes = masks_in(tmp_path)
+    assert found == {"x.png": "x_fg.png"} and "x_fg.png for x.png" in notes
     (tmp_path / "x_fg.png").unlink()
-    assert masks_in(tmp_path) == ({"x.png": "x_mask.png"}, "")
+    for name in ("x_mask.png", "mask_x.png"):
+        soft.save(tmp_path / name)
+        assert masks_in(tmp_path) == ({"x.png": name}, "")
+        (tmp_path / name).unlink()
+
+
+def grey(file):
+    photo(file)
+    with Image.open(file) as picture:
+        picture.convert("L").save(file)
+
+
+@pytest.mark.parametrize(
+    ("picture", "other", "draw"),
+    [
+        ("dog.jpg", "dog_silhouette.png", mask), ("1.jpg", "1_logo.png", mask), ("dog.jpg", "dog-logo.png", mask),
+        ("romeo.jpg", "alpha_romeo.jpg", grey), ("cat.jpg", "mask cat.jpg", grey), ("dog.jpg", "dog_normal.jpg", photo),
+        ("cat.jpg", "cat_mask.jpg", photo), ("dog.jpg", "dog-mask.jpg", grey), ("x.png", "mask_x.png", mask),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ending", [".txt", ".caption"])
+def test_a_caption_of_its_own_makes_a_picture(tmp_path, picture, other, draw, ending):
+    photo(tmp_path / picture)
+    draw(tmp_path / other)
+    (tmp_path / other).with_suffix(ending).write_text("a dog")
+    found, notes = masks_in(tmp_path)
+    assert found == {picture: None, other: None}
+    assert (f"{other} is used as a picture" in notes and f"looks like a mask of {picture}" in notes) == (draw is mask)
+    assert notes.count("\n") == 0
+    (tmp_path / other).with_suffix(ending).write_text("")
+    without = masks_in(tmp_path)
+    assert without[0] != found or draw is grey
+
+
+def test_a_plain_mask_that_a_program_captioned_stays_one(tmp_path):
+    photo(tmp_path / "x.png")
+    mask(tmp_path / "x_mask.png")
+    (tmp_path / "x_mask.txt").write_text("white square, simple background")
+    found, notes = masks_in(tmp_path)
+    assert found == {"x.png": "x_mask.png"} and "x_mask.txt is not read" in notes
+
+
+@pytest.mark.parametrize("name", ["mask_dancer.png", "alpha dancer.png", "maskdancer.png"])
+def test_a_grey_photo_with_a_mask_s_word_in_front_is_a_picture(tmp_path, name):
+    photo(tmp_path / "dancer.png")
+    grey(tmp_path / name)
+    found, notes = masks_in(tmp_path)
+    assert found == {"dancer.png": None, name: None} and f"{name} is used as a picture" in notes

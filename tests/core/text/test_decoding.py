@@ -12,7 +12,7 @@ from comfyui_fewshot.core.text.decoding import decoded, read_text, usual_encodin
 SHORT = {
     ("gb18030", "utf-16-le", "utf-16-be"): [
         "一只狗在草地上", "狗", "白色的猫", "一个女孩站在海边，穿着红色裙子", "sks 狗", "玩具熊",
-        "1girl, 单人, 长发, 微笑", "证件照",
+        "1girl, 单人, 长发, 微笑", "证件照", "三五", "上河",
     ],
     ("big5", "gb18030", "utf-16-le", "utf-16-be"): ["一隻狗在草地上", "白色的貓", "紅色背包", "穿著裙子的女人"],
     ("shift_jis", "utf-16-le", "utf-16-be"): [
@@ -26,6 +26,13 @@ SHORT = {
     ("cp1252", "utf-16-le"): [
         "Ein Hund läuft über die Straße", "Tür", "un chien très drôle", "été", "photo d’un sks chien", "garçon", "año",
         "un niño en la playa", "um cão na praia", "en hund på gräset", "a dog’s “red” ball", "café",
+    ],
+    ("cp1252",): [
+        "sks dog, photo © John Smith 2023", "dog, 50 µm", "50 °C", "dog at 20°", "toy™ dog", "Nike® shoe", "Nike®",
+        "dog — running", "dog – running", "word—word", "dog • ball", "a cat · a dog", "£20", "5€", "5 €", "€5", "£2",
+        "1939–1945", "3×4", "3 × 4", "½ cup", "1½ cups", "20 m² room", "wait…", "it’s a dog", "dogs’ ball",
+        "“red” ball", "a “red dog”, running", "the ‘red’ dog", "« red » dog", "a 5” toy", "©2023", "© 2023 Smith",
+        "café – dog", "Köln – Hund", "un chien à 20 °C", "naïve dog © Smith", "à la plage — été",
     ],
     ("cp1250", "utf-16-be"): ["żółty pies na trawie", "pes běží na trávě"],
     ("cp1253", "utf-16-be"): ["ένας σκύλος στο γρασίδι"],
