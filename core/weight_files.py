@@ -67,10 +67,28 @@ def open_tensors(path: Path) -> Iterator[tuple[Mapping[str, Tensor], dict[str, s
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
     found = load_pickled(path)
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
-    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    named = found.items() if isinstance(found, dict) else ()
+    tensors = {key: value for key, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise FewShotError(f"{path.name} holds no weights by name: choose a .safetensors checkpoint")
+    for key, tensor in tensors.items():
+        if not isinstance(key, str):
+            raise FewShotError(
+                f"{path.name} holds a tensor under {key!r}, which is no name: choose a .safetensors file"
+            )
+        check_dense(f"{key} in {path.name}", tensor)
     return tensors
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raise FewShotError for what only pickled files can hold: tensors without numbers, or with fewer than they say."""
+    if tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "no numbers" if tensor.is_meta else "sparse, nested or quantized numbers"
+    elif tensor.numel() * tensor.element_size() > (stored := tensor.untyped_storage().nbytes()):
+        kind = f"{stored} bytes for the shape {tuple(tensor.shape)}"
+    else:
+        return
+    raise FewShotError(f"{name} holds {kind}, which is not read here: choose a .safetensors file")
 
 
 def load_pickled(path: Path) -> Any:

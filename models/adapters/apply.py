@@ -17,8 +17,8 @@ from ...core.values import Adapter, Dense, Factor, Kept, LowRank
 from ..quantization import add_unmerged_pairs
 from .forms.complete import form_of
 from .forms.on_weight import changed
+from .forms.products import covers, pair_product, pair_shape, same_shape
 from .forms.products import has_effect as product_has_effect
-from .forms.products import pair_product
 from .timestep_range import NoiseGate, add_gated_pairs, check_gated
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def applied(model: DiffusionModel, adapters: Sequence[tuple[Adapter, float]], be
         own = cast("MutableMapping", words)  # never written to; a view of it, since words that are learned move on
         model.learned_tokens = ChainMap(dict(checked_embeddings(model, adapters)), own)
         with torch.inference_mode(False), torch.no_grad():
-            for module, name, parts in changes:
+            for path, module, name, parts in changes:
                 original = getattr(module, name)
                 plain = isinstance(module, (nn.Linear, nn.Conv2d)) and all(_is_pair(factor) for factor, _ in parts)
                 if original.dtype.itemsize == 1 or (beside and plain):
                     hooks.append(add_unmerged_pairs(module, parts))
                     continue
                 before.append((module, name, original))
-                setattr(module, name, _merged(original, parts))
+                setattr(module, name, _merged(path, original, parts))
             for (adapter, _), module, pairs in noisy:
                 gate = NoiseGate(model, adapter.noisy_from)
                 hooks += [add_gated_pairs(module, pairs, gate), gate]
@@ -94,11 +94,17 @@ def merged_embeddings(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Ma
     return found
 
 
-def _merged(original: nn.Parameter, parts: Sequence[tuple[Factor, float]]) -> nn.Parameter:
+def _merged(path: str, original: nn.Parameter, parts: Sequence[tuple[Factor, float]]) -> nn.Parameter:
     weight = original.float()
     for factor, strength in parts:
         weight = changed_weight(weight, factor, strength)
-    return nn.Parameter(weight.to(original.dtype), requires_grad=False)
+    weight = weight.to(original.dtype)
+    if not torch.isfinite(weight).all():
+        raise FewShotError(
+            f"with the LoRA on it there are no finite numbers in {path} (in {weight.dtype}): the LoRA holds numbers "
+            "that are too large, or NaN; lower its strength, or get the file again"
+        )
+    return nn.Parameter(weight, requires_grad=False)
 
 
 def changed_weight(weight: Tensor, factor: Factor, strength: float = 1.0) -> Tensor:
@@ -110,8 +116,8 @@ def changed_weight(weight: Tensor, factor: Factor, strength: float = 1.0) -> Ten
 
 def _changes(
     model: DiffusionModel, adapters: Sequence[tuple[Adapter, float]]
-) -> list[tuple[nn.Module, str, list[tuple[Factor, float]]]]:
-    """What changes: the module, its parameter's name, and the factors with their strengths."""
+) -> list[tuple[str, nn.Module, str, list[tuple[Factor, float]]]]:
+    """What changes: the path, its module, its parameter's name, and the factors with their strengths."""
     roots = model.parts()
     found: dict[tuple[str, str], list[tuple[Factor, float]]] = {}
     for adapter, strength in adapters:
@@ -138,7 +144,7 @@ def _changes(
                     f"{path} is kept in 8 bits, beside which only a plain LoRA can be used, and this adapter holds "
                     "another form there: set weights to full"
                 )
-        changes.append((module, name, parts))
+        changes.append((path, module, name, parts))
     return changes
 
 
@@ -169,17 +175,14 @@ def check_fits(path: str, factor: Factor, shape: torch.Size) -> None:
 def fits(factor: Factor, shape: torch.Size) -> bool:
     """Whether a factor can be put on a weight of `shape`."""
     if isinstance(factor, LowRank):
-        return factor.up.shape[0] == shape[0] and factor.down.flatten(1).shape[1] * _kernel(factor) == shape[1:].numel()
+        made = pair_shape(factor.up, factor.down, factor.mid)
+        return made is not None and covers(made, shape)
     if isinstance(factor, Dense):
-        return factor.weight.numel() == shape.numel()
+        return same_shape(factor.weight.shape, shape)
     try:
         return factor.only_bias or changed(torch.empty(shape, device="meta"), factor.tensors, 1.0).shape == shape
-    except (RuntimeError, IndexError):  # its parts do not fit each other, or the weight
+    except (RuntimeError, IndexError, ZeroDivisionError):  # its parts do not fit each other, or the weight
         return False
-
-
-def _kernel(factor: LowRank) -> int:
-    return 1 if factor.mid is None else factor.mid.shape[2:].numel()
 
 
 def delta(factor: LowRank | Dense, device: torch.device, shape: torch.Size) -> Tensor:

@@ -61,6 +61,8 @@ def _change(factor: Factor | None, name: str, original: Tensor, path: str) -> Te
         only_bias = isinstance(factor, Kept) and factor.only_bias
         return nothing if only_bias else changed_weight(original.float(), factor) - original.float()
     bias = factor.bias
+    if bias is not None:
+        check_fits(path, Dense(bias), original.shape)
     return nothing if bias is None else bias.to(original.device, torch.float32).reshape(original.shape)
 
 

@@ -17,7 +17,7 @@ from ...core.weight_files import open_tensors, other_kind
 from ..stable_diffusion.adapter_family import family_of_embedding
 from ..stable_diffusion.variants import family_named
 from .formats import write_lora
-from .forms.lora import ONLY, TRIGGER
+from .forms.lora import ONLY, TRIGGER, vectors_of
 from .metadata import WORD, embedding_metadata
 
 WORD_BYTES = 40  # of a word in a file's name
@@ -59,11 +59,10 @@ def read_embedding(path: Path, family: str | None = None) -> Adapter:
         vectors = {ONLY: next(iter(given.values()))}
     if len(vectors) != len(given) or any(value.dim() > 2 for value in vectors.values()):
         raise FewShotError(f"{path.name} is {other_kind(given)}, not an embedding: choose a textual-inversion file")
-    if any(not value.numel() or not value.isfinite().all() for value in vectors.values()):
-        raise FewShotError(f"{path.name} holds no vectors, or numbers that are not finite (NaN): the file is damaged")
+    vectors = {kind: vectors_of(f"the {kind} in {path.name}", value) for kind, value in vectors.items()}
     name = family or _family_of_words(vectors, metadata)
     only = family_named(name).embeddings[0]
-    of = {only if kind == ONLY else kind: value.reshape(-1, value.shape[-1]) for kind, value in vectors.items()}
+    of = {only if kind == ONLY else kind: value for kind, value in vectors.items()}
     trigger = metadata.get(TRIGGER, "") or path.stem
     return Adapter({}, name, trigger, {metadata.get(WORD, "") or trigger.split()[0]: of}, metadata)
 

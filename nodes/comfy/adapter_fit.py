@@ -53,10 +53,11 @@ def with_adapter(adapter: Any, names: Mapping[str, str], given: tuple[Any, Any],
 
     family = family_named(adapter.family)
     tensors, shapes = to_kohya(adapter, torch.float32), _shapes(*given)
-    for path, factor in adapter.factors.items():
-        if isinstance(factor, Dense):  # ComfyUI adds only what has exactly the weight's shape
-            flat = flat_name(path, family)
-            tensors[f"{flat}.diff"] = tensors[f"{flat}.diff"].reshape(shapes[names[path]])
+    for path in adapter.factors:
+        for suffix in ("diff", "set_weight"):  # ComfyUI takes only what has exactly the weight's shape
+            name = f"{flat_name(path, family)}.{suffix}"
+            if name in tensors:
+                tensors[name] = tensors[name].reshape(shapes[names[path]])
     targets = {flat_name(path, family): names[path] for path in adapter.factors}
     patches = comfy.lora.load_lora(tensors, targets, log_missing=False)
     biases = {names[path] for path, factor in adapter.factors.items() if isinstance(factor, Kept) and factor.only_bias}
@@ -109,7 +110,7 @@ def _patch_fits(patch: tuple, shape: Any) -> bool:
     form = FORMS.get(getattr(value, "name", ""))
     if form is not None:
         tensors = {name: tensor for name, tensor in zip(form, value.weights, strict=False) if hasattr(tensor, "shape")}
-        return _fits(Kept(tensors), shape)
+        return fits(Kept(tensors), shape)
     change = value[-1] if isinstance(value, tuple) else None
     first = change[0] if isinstance(change, tuple) else change
     padded = isinstance(change, tuple) and len(change) > 1
@@ -147,17 +148,13 @@ def _misfit(factor: Factor, weight: str | None, shapes: Mapping[str, Any]) -> st
     if weight not in shapes:
         return "this {part} has nothing"
     shape = shapes[weight]
-    if not _fits(factor, shape):
+    if not fits(factor, shape):
         return f"this {{part}} has the shape {_size(shape)}, and the adapter needs {_needed(factor)}"
     if factor.bias is not None:
         bias = shapes.get(f"{weight.removesuffix('weight')}bias")
-        if bias is None or bias.numel() != factor.bias.numel():
+        if bias is None or bias != factor.bias.shape:
             return "this {part} has no bias that fits the adapter's"
     return ""
-
-
-def _fits(factor: Factor, shape: Any) -> bool:
-    return fits(factor, shape) and (not isinstance(factor, Dense) or factor.weight.shape[0] == shape[0])
 
 
 def _needed(factor: Factor) -> str:

@@ -82,6 +82,9 @@ FILES = {
     "code.ckpt": (saved({"state_dict": Payload()}), MORE),
     "list.pt": (saved([torch.ones(2)]), "holds no weights by name"),
     "one.pt": (saved(torch.ones(2)), "holds no weights by name"),
+    "number.pt": (saved({"state_dict": 3}), "holds no weights by name"),
+    "count.pt": (saved({5: torch.ones(2)}), "holds a tensor under 5, which is no name"),
+    "count2.ckpt": (saved(WEIGHTS | {5: torch.ones(2)}), "holds a tensor under 5, which is no name"),
     "named.pt": (safetensors.torch.save(WEIGHTS), "is a safetensors file by its content: rename it"),
     "named.safetensors": (saved(WEIGHTS), RENAME),
     "named2.safetensors": (pickle.dumps(Payload()), RENAME),
@@ -97,6 +100,21 @@ def test_what_a_file_is_is_said(tmp_path: Path, name: str, capsys):
         check_weights(tmp_path / name)
     assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
     assert "never run" not in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.eye(3).to_sparse(), "sparse"),
+        (torch.empty(3, device="meta"), "no numbers"),
+        (torch.ones(1).expand(100_000, 768_000), r"4 bytes for the shape \(100000, 768000\)"),
+    ],
+)
+def test_tensors_that_only_pickles_hold_are_named(tmp_path: Path, tensor: torch.Tensor, words: str):
+    (tmp_path / "a.pt").write_bytes(saved(WEIGHTS | {"odd": tensor}))
+    with pytest.raises(FewShotError, match=f"^odd in a.pt holds {words}"):
+        check_weights(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}])

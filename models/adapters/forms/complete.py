@@ -78,6 +78,13 @@ def check_numbers(path: str, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
+def check_matrices(path: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise FewShotError where what is multiplied is no matrix, or an empty one (a rank of 0)."""
+    for name, part in tensors.items():
+        if name not in _BESIDE and (part.dim() < 2 or not part.numel()):
+            raise FewShotError(f"the {name} of {path} has the shape {tuple(part.shape)}: the file is damaged")
+
+
 def check_rotation(path: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise FewShotError for those rotations that ComfyUI does not apply, or applies in part."""
     kind = "BOFT" if tensors["oft_blocks"].dim() == 4 else "OFT"

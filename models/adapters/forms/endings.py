@@ -57,6 +57,12 @@ def split_key(key: str) -> tuple[str, str]:
     return (key[: kept.start()], kept[1]) if kept else (key, "")
 
 
+def peft_adapter(key: str) -> tuple[str, str] | None:
+    """The module's name and the adapter's ("" for none) in PEFT's name of one of a pair; None for another name."""
+    found = re.search(r"\.lora_[AB](?:\.(\w+))?\.weight$", key)
+    return (key[: found.start()], found[1] or "") if found else None
+
+
 def refused_form(key: str) -> str | None:
     """The name of the form that a key is of, where that is one that nothing applies."""
     return next((form for pattern, form in _REFUSED if pattern.search(key)), None)

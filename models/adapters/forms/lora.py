@@ -6,9 +6,10 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ....core.errors import FewShotError
@@ -18,7 +19,7 @@ from ...stable_diffusion.adapter_family import checked_family, stated_family, un
 from ...stable_diffusion.lora_names import other_model, path_of
 from ...stable_diffusion.variants import family_named
 from .complete import is_rest
-from .endings import is_leftover, refused_form, split_key
+from .endings import is_leftover, peft_adapter, refused_form, split_key
 from .read import factor_of
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ HEADER = "lora_adapter_metadata"
 _BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:(clip_[lgh])|string_to_param\.[^.]*)")
 _CHOOSE = "choose a LoRA of Stable Diffusion 1.x, 2.x or SDXL"
 _FIRST = 3  # names that are listed
+_SHOWN = 100  # letters that are shown of what a file says
 
 
 @dataclass
@@ -63,6 +65,7 @@ def from_tensors(
     metadata, notes = dict(metadata or {}), [] if notes is None else notes
     found = _sort(tensors)
     _check(tensors, found)
+    _check_adapters(tensors)
     _take_alphas(found.groups, metadata, notes)
     for path in [path for path, parts in found.groups.items() if is_rest(parts)]:
         found.leftovers.append(f"{path}.alpha")
@@ -89,7 +92,7 @@ def _sort(tensors: Mapping[str, Tensor]) -> _Sorted:
     found = _Sorted()
     for key, tensor in tensors.items():
         if bundled := _BUNDLED.fullmatch(key):
-            found.words.setdefault(bundled[1], {})[bundled[2] or ONLY] = tensor.float()
+            found.words.setdefault(bundled[1], {})[bundled[2] or ONLY] = vectors_of(key, tensor)
         elif form := refused_form(key):
             found.refused[key] = form
         else:
@@ -100,6 +103,16 @@ def _sort(tensors: Mapping[str, Tensor]) -> _Sorted:
             else:
                 (found.leftovers if is_leftover(key) else found.strangers).append(key)
     return found
+
+
+def vectors_of(name: str, tensor: Tensor) -> Tensor:
+    """A word's vectors (tokens, width) in float32. Raises FewShotError for another shape, none, and NaN."""
+    if tensor.dim() not in (1, 2) or not tensor.numel() or not tensor.float().isfinite().all():
+        raise FewShotError(
+            f"{name} of the shape {tuple(tensor.shape)} holds no vectors, or numbers that are not finite (NaN): the "
+            "file is damaged"
+        )
+    return tensor.float().reshape(-1, tensor.shape[-1])
 
 
 def _put(parts: dict[str, Tensor], ending: str, tensor: Tensor, key: str) -> None:
@@ -138,6 +151,20 @@ def _check(tensors: Mapping[str, Tensor], found: _Sorted) -> None:
         )
 
 
+def _check_adapters(keys: Iterable[str]) -> None:
+    """Raise FewShotError where the two of a pair are of two adapters of PEFT, or the file is of several."""
+    by_layer: dict[str, set[str]] = {}
+    for key in keys:
+        if (found := peft_adapter(key)) is not None:
+            by_layer.setdefault(found[0], set()).add(found[1])
+    for layer, names in by_layer.items():
+        if len(names) > 1:
+            listed = " and ".join(sorted(name or "one without a name" for name in names))
+            raise FewShotError(f"it holds several adapters of PEFT ({listed}, first at {layer}): save one alone")
+    if len(names := set().union(*by_layer.values()) - {""}) > 1:
+        raise FewShotError(f"it holds several adapters of PEFT ({' and '.join(sorted(names))}): save one alone")
+
+
 def _unknown_ending(key: str) -> str | None:
     """The ending of a key whose layer is known; None where the layer is not."""
     parts = key.split(".")
@@ -167,14 +194,16 @@ def _take_alphas(groups: Mapping[str, dict[str, Tensor]], metadata: Mapping[str,
     try:
         about = json.loads(metadata[HEADER])
         alphas = {path: _alpha_of(path, parts, about) for path, parts in groups.items()}
-    except (ValueError, TypeError, AttributeError, re.error) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         notes.append(
-            f"the settings in its header ({HEADER}) cannot be read ({error}): each alpha is taken for the rank"
+            f"the settings in its header ({HEADER}) cannot be read ({str(error)[:_SHOWN]}): each alpha is "
+            "taken for the rank"
         )
         return
     given = {path: alpha for path, alpha in alphas.items() if alpha is not None and alpha != _rank(groups[path])}
     for path, alpha in given.items():
-        groups[path]["alpha"] = groups[path]["lora_down.weight"].new_tensor(alpha).float()
+        kind = groups[path]["lora_down.weight"].dtype
+        groups[path]["alpha"] = torch.tensor(alpha, dtype=torch.float64).to(kind).float()
     if given:
         path, alpha = next(iter(given.items()))
         notes.append(
@@ -184,7 +213,7 @@ def _take_alphas(groups: Mapping[str, dict[str, Tensor]], metadata: Mapping[str,
 
 
 def _rank(parts: Mapping[str, Tensor]) -> int:
-    return len(parts["lora_down.weight"])
+    return parts["lora_down.weight"].shape[:1].numel()
 
 
 def _alpha_of(path: str, parts: Mapping[str, Tensor], about: Mapping) -> float | None:
@@ -194,7 +223,24 @@ def _alpha_of(path: str, parts: Mapping[str, Tensor], about: Mapping) -> float |
     root, _, name = path.partition(".")
     own = {key.removeprefix(f"{root}."): value for key, value in about.items()}
     patterns = own.get("alpha_pattern") or {}
-    alpha = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), own.get("lora_alpha"))
+    alpha = next((a for key, a in patterns.items() if _names(key, name)), own.get("lora_alpha"))
     if alpha is None:
         return None
-    return float(alpha) * (math.sqrt(_rank(parts)) if own.get("use_rslora") else 1.0)
+    stabilised = own.get("use_rslora", False)
+    if not isinstance(stabilised, bool | None):
+        raise TypeError(f"use_rslora is {stabilised!r}, neither true nor false")
+    found = float(alpha) * (math.sqrt(_rank(parts)) if stabilised else 1.0)
+    if not math.isfinite(found):
+        raise ValueError(f"an alpha is {found}")
+    return found
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether a key of PEFT's alpha_pattern names a layer: by the end of its path, or with ^ by all of it.
+
+    PEFT takes keys for regular expressions; here they are names, since an expression of a file may run for ever.
+    """
+    own = pattern.removeprefix("^").removesuffix("$").replace(r"\.", ".")
+    if not re.fullmatch(r"[\w.-]*", own):
+        raise ValueError(f"the alpha_pattern {pattern[:_SHOWN]!r} is no layer's name")
+    return name == own or (not pattern.startswith("^") and name.endswith(f".{own}"))

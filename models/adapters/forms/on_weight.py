@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from .complete import DORA
-from .products import product, strength_of
+from .products import covers, product, same_shape, strength_of
 
 
 def changed(weight: Tensor, tensors: Mapping[str, Tensor], strength: float) -> Tensor:
     """`weight` (float32) with a complete form on it at a strength. Raises RuntimeError where the two do not fit."""
     own = {name: value.to(weight.device, torch.float32) for name, value in tensors.items()}
     if "set_weight" in own:
-        return own["set_weight"].reshape(weight.shape) if strength else weight
+        return _replaced(weight, own["set_weight"]) if strength else weight
     if "oft_blocks" in own:
         return weight + strength * _turned(weight, own, _limit(tensors), strength)
     if "a1.weight" in own:
@@ -37,13 +37,21 @@ def changed(weight: Tensor, tensors: Mapping[str, Tensor], strength: float) -> T
 
 
 def _shaped(change: Tensor, weight: Tensor) -> Tensor:
-    if change.shape[0] != weight.shape[0]:
+    if not covers(change.shape, weight.shape):
         raise RuntimeError(f"{tuple(change.shape)} does not fit {tuple(weight.shape)}")
     return change.reshape(weight.shape)
 
 
+def _replaced(weight: Tensor, own: Tensor) -> Tensor:
+    if not same_shape(own.shape, weight.shape):
+        raise RuntimeError(f"{tuple(own.shape)} does not fit {tuple(weight.shape)}")
+    return own.reshape(weight.shape)
+
+
 def _decomposed(weight: Tensor, change: Tensor, lengths: Tensor, strength: float) -> Tensor:
     """DoRA's weight: lengths (out, 1, ...) of rows, divided by the base's, or (1, in, ...) of columns."""
+    if lengths.numel() not in weight.shape[:2]:
+        raise RuntimeError(f"the lengths {tuple(lengths.shape)} are of neither rows nor columns")
     moved = weight + change
     if lengths.shape[0] == weight.shape[0]:
         norm = weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1))

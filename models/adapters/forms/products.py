@@ -10,7 +10,8 @@ of the files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +22,11 @@ from .complete import DORA
 def product(own: Mapping[str, Tensor]) -> Tensor:
     """The product of a LoRA, LoHa or LoKr without its strength: (out, in), or (out, in, kh, kw) with a kernel."""
     if "lora_up.weight" in own:
-        return pair_product(own["lora_up.weight"], own["lora_down.weight"], own.get("lora_mid.weight"))
+        pair = own["lora_up.weight"], own["lora_down.weight"], own.get("lora_mid.weight")
+        shape = pair_shape(*pair)
+        if shape is None:
+            raise RuntimeError("the parts of a low-rank pair do not fit each other")
+        return pair_product(*pair).reshape(shape)
     if "hada_w1_a" in own:
         first, second = (_pair(own[f"hada_w{n}_a"], own[f"hada_w{n}_b"], own.get(f"hada_t{n}")) for n in (1, 2))
         return first * second
@@ -37,6 +42,31 @@ def pair_product(up: Tensor, down: Tensor, mid: Tensor | None) -> Tensor:
     if mid is None:
         return up @ down
     return torch.einsum("or,rskl,si->oikl", up, mid, down)
+
+
+def pair_shape(up: Tensor, down: Tensor, mid: Tensor | None) -> tuple[int, ...] | None:
+    """The shape of a low-rank pair's product by what its parts say; None where they do not fit each other."""
+    whole = min(up.dim(), down.dim()) >= 2 and up.shape[1] == down.shape[0] >= 1 and up.shape[2:].numel() == 1
+    if not whole or mid is None:
+        return (up.shape[0], *down.shape[1:]) if whole else None
+    fitting = mid.dim() == 4 and mid.shape[0] == mid.shape[1] == down.shape[0] and down.shape[2:].numel() == 1
+    return (up.shape[0], down.shape[1], *mid.shape[2:]) if fitting else None
+
+
+def covers(shape: Sequence[int], weight: Sequence[int]) -> bool:
+    """Whether a product of `shape` is one of each of a weight's numbers: of its shape, or flat (out, in * kh * kw)."""
+    flat = (weight[0], math.prod(weight[1:]))
+    return same_shape(shape, weight) or same_shape(shape, flat)
+
+
+def same_shape(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes are alike but for 1s at their ends: a linear layer may be kept as a 1x1 convolution."""
+    return _without_ones(one) == _without_ones(other)
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    length = max((number for number, size in enumerate(shape, 1) if size != 1), default=0)
+    return tuple(shape[:length])
 
 
 def strength_of(tensors: Mapping[str, Tensor]) -> float:

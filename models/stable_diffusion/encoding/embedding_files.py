@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ....core.errors import FewShotError
-from ....core.weight_files import load_pickled, open_tensors
+from ....core.weight_files import check_dense, load_pickled, open_tensors
 
 BUNDLE = "bundle_emb."  # prefix of the embeddings in a LoRA's file
 
@@ -26,6 +26,8 @@ def embedding_vectors(path: Path, kind: str, width: int) -> Tensor:
             found = _chosen({key: tensors[key] for key in tensors}, kind, width)
     else:
         found = _chosen(load_pickled(path), kind, width)
+    if found is not None:
+        check_dense(f"the embedding {path.name}", found)
     if found is None or found.dim() not in (1, 2) or found.shape[-1] != width or not found.isfinite().all():
         shape = "no vectors" if found is None else f"vectors of the shape {tuple(found.shape)}"
         raise FewShotError(

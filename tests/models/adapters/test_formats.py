@@ -290,6 +290,12 @@ DIFFUSERS = {"unet.r": 2, "unet.lora_alpha": 8, "unet.alpha_pattern": {"attn2.to
         ("{", (2.0, 2.0, 2.0), "cannot be read"),
         ("[1]", (2.0, 2.0, 2.0), "cannot be read"),
         ({"unet.lora_alpha": "much"}, (2.0, 2.0, 2.0), "cannot be read"),
+        ("[" * 100_000, (2.0, 2.0, 2.0), "cannot be read"),
+        ('{"unet.lora_alpha": 1' + "0" * 400 + "}", (2.0, 2.0, 2.0), "cannot be read"),
+        ('{"unet.lora_alpha": 1e999}', (2.0, 2.0, 2.0), "an alpha is inf"),
+        ({"unet.lora_alpha": 4, "unet.use_rslora": "false"}, (2.0, 2.0, 2.0), "'false', neither true nor false"),
+        ({"unet.alpha_pattern": {"([a-z0-9_.]+)+!": 3}}, (2.0, 2.0, 2.0), "is no layer's name"),
+        ({"unet.alpha_pattern": {r"attn2\.to_k": 3, "^attn1.to_q": 5, "1.to_q": 5}}, (2.0, 3.0, 2.0), "1 layers"),
     ],
 )
 def test_alphas_of_diffusers_headers_count(about, alphas: tuple[float, ...], said: str | None):
@@ -380,6 +386,11 @@ PLACE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
         ({"lora_up.weight": torch.ones(320, 0), "lora_down.weight": torch.ones(0, 768)}, "does not fit together"),
         ({"lora_up.weight": torch.ones(4), "lora_down.weight": torch.ones(4)}, "does not fit together"),
         ({"lora_down.weight": torch.full((4, 768), torch.nan)}, "not finite"),
+        ({"lora_up.weight": torch.full((320, 4), 1e30), "lora_down.weight": torch.full((4, 768), 1e30)}, "too large"),
+        ({"lora_up.weight": torch.ones(320, 4, 3, 3)}, "does not fit together"),
+        ({"lora_mid.weight": torch.ones(7, 7, 1, 1)}, "does not fit together"),
+        ({"lora_mid.weight": torch.ones(())}, "does not fit together"),
+        ({"reshape_weight": torch.tensor([torch.nan])}, r"the shape \[nan\]"),
     ],
 )
 def test_a_damaged_pair_is_named(changed: dict, said: str):
@@ -389,7 +400,48 @@ def test_a_damaged_pair_is_named(changed: dict, said: str):
         from_tensors({f"{PLACE}.{name}": part for name, part in (parts | changed).items()}, {})
 
 
-@pytest.mark.parametrize("vectors", [torch.ones(0, 768), torch.full((1, 768), torch.nan)])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"lokr_w1": torch.ones(2), "lokr_w2": torch.ones(3)},
+        {"lokr_w1": torch.ones(8, 8), "lokr_w2_a": torch.ones(40, 0), "lokr_w2_b": torch.ones(0, 96)},
+        {f"hada_w{n}_{side}": torch.ones(s) for n in "12" for side, s in (("a", (320, 0)), ("b", (0, 768)))},
+        {f"{name}.weight": torch.ones(3) for name in ("a1", "a2", "b1", "b2")},
+    ],
+)
+def test_matrices_of_other_forms_have_rows_and_columns(parts: dict[str, torch.Tensor]):
+    with pytest.raises(FewShotError, match=r"has the shape .*: the file is damaged"):
+        from_tensors({f"{PLACE}.{name}": part for name, part in parts.items()} | {f"{PLACE}.alpha": torch.ones(())})
+
+
+def test_a_file_of_two_adapters_is_refused():
+    def layers(*names: str) -> dict[str, torch.Tensor]:
+        return {f"{UNET}.{name}.weight": torch.ones((4, 768) if "_A" in name else (320, 4)) for name in names}
+
+    assert list(from_tensors(layers("lora_A.default", "lora_B.default")).factors) == [UNET]
+    with pytest.raises(FewShotError, match=r"several adapters of PEFT \(default and other"):
+        from_tensors(layers("lora_A.default", "lora_B.other"))
+    with pytest.raises(FewShotError, match=r"several adapters of PEFT \(default and one without a name"):
+        from_tensors(layers("lora_A.default", "lora_B"))
+    other = {key.replace("to_k", "to_v"): tensor for key, tensor in layers("lora_A.b", "lora_B.b").items()}
+    with pytest.raises(FewShotError, match=r"several adapters of PEFT \(a and b\)"):
+        from_tensors(layers("lora_A.a", "lora_B.a") | other)
+
+
+NO_VECTORS = [torch.ones(()), torch.ones(0, 768), torch.full((1, 768), torch.nan)]
+
+
+@pytest.mark.parametrize("vectors", [*NO_VECTORS, torch.ones(1, 1, 768)])
+def test_a_word_of_no_numbers_is_refused(vectors: torch.Tensor):
+    up, down = pair()
+    lora = {f"{PLACE}.lora_up.weight": up, f"{PLACE}.lora_down.weight": down}
+    word = from_tensors(lora | {"bundle_emb.w.clip_l": torch.ones(768)}).embeddings["w"]["clip_l"]
+    assert word.shape == (1, 768)
+    with pytest.raises(FewShotError, match="no vectors, or numbers that are not finite"):
+        from_tensors(lora | {"bundle_emb.w.clip_l": vectors})
+
+
+@pytest.mark.parametrize("vectors", NO_VECTORS)
 def test_an_embedding_of_no_numbers_is_refused(tmp_path: Path, vectors: torch.Tensor):
     safetensors.torch.save_file({"emb_params": vectors}, tmp_path / "a.safetensors")
     with pytest.raises(FewShotError, match="no vectors, or numbers that are not finite"):

@@ -7,7 +7,7 @@ import torch
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Dense, Kept, LowRank
-from comfyui_fewshot.models.adapters.apply import check_fits, has_effect
+from comfyui_fewshot.models.adapters.apply import changed_weight, check_fits, has_effect
 from comfyui_fewshot.models.adapters.formats import from_tensors
 
 LINEAR, CONV = (12, 20), (12, 20, 3, 3)
@@ -43,6 +43,55 @@ def test_sizes_are_checked(case):
         check_fits("there", Kept(made(case)), torch.Size((12, 21)))
     with pytest.raises(FewShotError, match="does not fit there"):
         check_fits("there", Kept(made(case)), torch.Size((20, 12)))
+
+
+PAIR_CP = {"up": (12, 4), "down": (4, 20)}
+
+
+def low_rank(up: tuple[int, ...], down: tuple[int, ...], mid: tuple[int, ...] | None = None) -> LowRank:
+    return LowRank(torch.ones(up), torch.ones(down), 4.0, None if mid is None else torch.ones(mid))
+
+
+def dora(down: tuple[int, ...], lengths: tuple[int, ...] = (12, 1)) -> Kept:
+    tensors = {"lora_up.weight": (12, 4), "lora_down.weight": down, "dora_scale": lengths}
+    return Kept({name: torch.ones(shape) for name, shape in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    ("factor", "shape", "whole"),
+    [
+        (Dense(torch.ones(12, 20, 1, 1)), LINEAR, True),
+        (Dense(torch.ones(12, 20)), (12, 20, 1, 1), True),
+        (Dense(torch.ones(20, 12)), LINEAR, False),
+        (Dense(torch.ones(240)), LINEAR, False),
+        (Dense(torch.ones(12, 3, 3, 20)), CONV, False),
+        (Kept({"set_weight": torch.ones(12, 20, 1, 1)}), LINEAR, True),
+        (Kept({"set_weight": torch.ones(20, 12)}), LINEAR, False),
+        (low_rank((12, 4), (4, 180)), CONV, True),
+        (low_rank((12, 4, 1, 1), (4, 20, 3, 3)), CONV, True),
+        (low_rank((12, 4, 1, 1), (4, 20, 1, 1)), LINEAR, True),
+        (low_rank((12, 4), (4, 3, 3, 20)), CONV, False),
+        (low_rank((12, 4, 3, 3), (4, 20)), LINEAR, False),
+        (low_rank(**PAIR_CP, mid=(4, 4, 3, 3)), CONV, True),
+        (low_rank(**PAIR_CP, mid=(4, 4, 9, 1)), CONV, False),
+        (low_rank(**PAIR_CP, mid=()), LINEAR, False),
+        (low_rank(**PAIR_CP, mid=(4, 4)), LINEAR, False),
+        (low_rank(**PAIR_CP, mid=(7, 7, 1, 1)), LINEAR, False),
+        (dora((4, 20)), LINEAR, True),
+        (dora((4, 3, 3, 20)), CONV, False),
+        (dora((4, 20), (12, 20)), LINEAR, False),
+        (Kept({"lokr_w1": torch.ones(3, 4), "lokr_w2": torch.ones(4, 3, 3, 5)}), CONV, False),
+        (Kept({f"hada_w{n}": torch.ones(s) for n, s in (("1_a", (12, 0)), ("1_b", (0, 20)), ("2_a", (12, 0)),
+               ("2_b", (0, 20)))} | {"alpha": torch.ones(())}), LINEAR, False),
+    ],
+)  # fmt: skip
+def test_what_has_another_shape_is_not_put_on_in_another_order(factor, shape: tuple[int, ...], whole: bool):
+    if whole:
+        check_fits("there", factor, torch.Size(shape))
+        assert changed_weight(torch.ones(shape), factor).shape == shape
+        return
+    with pytest.raises(FewShotError, match="does not fit there"):
+        check_fits("there", factor, torch.Size(shape))
 
 
 def test_families_follow_from_shapes():

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Adapter, BaseModelRef, Dense, Kept, LowRank
+from comfyui_fewshot.models.adapters.apply import find_module
 from comfyui_fewshot.models.adapters.formats import read_lora, write_lora
 from comfyui_fewshot.models.adapters.inject import PARAMETER_SETS, Full, LoraSpec, applied, inject, paths_of_set
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
@@ -99,6 +100,17 @@ def test_gradients_reach_every_parameter(opened_pocket: StableDiffusion):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in up)
     finally:
         injected.remove()
+
+
+def test_a_weight_that_would_not_be_finite_is_refused(opened_pocket: StableDiffusion):
+    before, weight = predict(opened_pocket), find_module(opened_pocket.parts(), PATH).weight
+    out, into = weight.shape
+    shapes = {"1_a": (out, 1), "1_b": (1, into), "2_a": (out, 1), "2_b": (1, into)}
+    huge = Kept({f"hada_w{name}": torch.full(shape, 1e10) for name, shape in shapes.items()})
+    with pytest.raises(FewShotError, match=f"no finite numbers in {PATH}"):
+        with applied(opened_pocket, [(Adapter({PATH: huge}, "sd1"), 1.0)]):
+            pass
+    assert torch.equal(before, predict(opened_pocket))
 
 
 def test_extracted_applied_and_loaded_again(opened_pocket: StableDiffusion):
