@@ -19,10 +19,11 @@ from ...core.progress import Progress
 from ...core.text.embeddings import reading_key
 from ...core.text.prompts import prompt_of
 from ...core.text.words import find_noun, find_word
-from ...core.values import Adapter, BaseModelRef, Concept, Factor, Prompt, PromptSet, TrainingSet, content_key
+from ...core.values import Adapter, BaseModelRef, Concept, Factor, Kept, Prompt, PromptSet, TrainingSet, content_key
 from ...evaluation.prompts.sets import for_trigger
 from ...evaluation.reward import RewardModels, Rewards, names_subject
 from ...models.adapters.apply import has_effect
+from ...models.adapters.forms.complete import DORA
 from ...models.adapters.inject import Injected, applied, inject
 from ...models.adapters.merge import sum_adapters
 from ...models.adapters.metadata import SOURCES
@@ -314,6 +315,12 @@ def _check_effect(adapter: Adapter) -> None:
         raise FewShotError(
             "the adapter counts at noisy timesteps only, and cannot be refined: take one that always does"
         )
+    for path, factor in adapter.factors.items():
+        if isinstance(factor, Kept) and DORA in factor.tensors:
+            raise FewShotError(
+                f"{path} is a DoRA, which sets the length of weights after its difference is added: nothing can be "
+                "learned over it and be kept in one file. Refine a LoRA"
+            )
     if not adapter.embeddings and not any(map(has_effect, adapter.factors.values())):
         raise FewShotError(
             "the adapter changes nothing: the differences that it adds are all zero. Train it first, or give the base "

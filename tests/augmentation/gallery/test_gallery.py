@@ -212,7 +212,6 @@ def test_links_out_of_the_folder_and_folders_left_out_are_not_read(gallery, tmp_
     assert Gallery(gallery.folder, tmp_path / "b.sqlite", ("deep",)).update().total == 3
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has neither such names nor pipes in folders")
 def test_one_odd_file_does_not_stop_the_others(gallery):
     png(gallery.folder / "half.png", prompt=json.dumps(graph("dog \ud800")))
     png(gallery.folder / "minus.png", prompt=json.dumps(graph(negative="\udfff cat")))
