@@ -15,7 +15,7 @@ from statistics import mean
 
 from ...core.values import Adapter
 from ...pocket.models.judge import SceneReading, same_scene
-from ...pocket.world import pictures, world
+from ...pocket.world import world
 from ...trainers.context import TrainingContext
 from ...trainers.relation.method import RelationTraining, train_relation
 from ...trainers.relation.settings import RelationSettings
@@ -25,7 +25,7 @@ from ..harness.rows import BenchmarkRow
 from ..harness.statistics import gain, share
 from ..harness.workshop import Workshop
 from .literal_adversary import LiteralTraining
-from .sets import EXPANDED, LEAKING, PLAIN, WORD, set_of
+from .sets import EXPANDED, LEAKING, PLAIN, WORD, set_of, unseen_pairs
 
 log = logging.getLogger(__name__)
 
@@ -227,12 +227,6 @@ def with_notes(rows: Sequence[BenchmarkRow], note: str, *scores: RelationScores)
     if doubt > DOUBTFUL:
         notes.append(f"the judges disagree on {100 * doubt:.0f} % of the samples")
     return [replace(row, note="; ".join(notes)) for row in rows]
-
-
-def unseen_pairs(count: int) -> list[tuple[str, str]]:
-    """The pairs of classes that `count` training pictures do not show, in either order."""
-    shown = {frozenset(pictures.pair_of(index)) for index in range(count)}
-    return [pair for pair in pictures.PAIRS if frozenset(pair) not in shown]
 
 
 def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:

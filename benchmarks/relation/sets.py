@@ -49,6 +49,12 @@ def spoken(relation: str, index: int) -> list[str]:
     return [f"{one} {WORD} {other} {world.PLACES[scene.place]}" for one in first for other in second]
 
 
+def unseen_pairs(count: int) -> list[tuple[str, str]]:
+    """The pairs of classes that `count` training pictures do not show, in either order."""
+    shown = {frozenset(pictures.pair_of(index)) for index in range(count)}
+    return [pair for pair in pictures.PAIRS if frozenset(pair) not in shown]
+
+
 def _leaking(samples: Sequence[Sample], leak: str) -> list[Sample]:
     """One picture's captions and half as many that tell, in the same weight together."""
     texts = [sample.caption for sample in samples]

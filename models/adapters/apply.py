@@ -19,6 +19,7 @@ from .forms.complete import form_of
 from .forms.on_weight import changed
 from .forms.products import covers, pair_product, pair_shape, same_shape
 from .forms.products import has_effect as product_has_effect
+from .forms.word_rows import without_words
 from .timestep_range import NoiseGate, add_gated_pairs, check_gated
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _changes(
                 f"the LoRA is for {adapter.family} and {model.ref.name} is {model.family.name}: "
                 "choose a LoRA and a base model of one family"
             )
-        for path, factor in adapter.factors.items():
+        for path, factor in without_words(adapter).items():
             if not (isinstance(factor, Kept) and factor.only_bias):
                 found.setdefault((path, "weight"), []).append((factor, strength))
             if factor.bias is not None:

@@ -19,6 +19,7 @@ from ..stable_diffusion.lora_names import flat_name, known_name
 from ..stable_diffusion.variants import Family, family_named
 from .forms.endings import split_key
 from .forms.lora import ONLY, from_tensors
+from .forms.word_rows import TABLE
 from .metadata import lora_metadata
 
 __all__ = ["from_tensors", "read_lora", "to_kohya", "write_lora"]
@@ -34,7 +35,7 @@ def to_kohya(adapter: Adapter, dtype: torch.dtype = torch.float16) -> dict[str, 
     for path, factor in adapter.factors.items():
         name = flat_name(path, family)
         for suffix, tensor in _parts(factor).items():
-            tensors[f"{name}.{suffix}"] = _stored(tensor, dtype if suffix != "alpha" else _alpha_type(tensor, dtype))
+            tensors[f"{name}.{suffix}"] = _stored(tensor, _type_of(path, suffix, tensor, dtype))
     return tensors
 
 
@@ -42,9 +43,15 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to("cpu", dtype).contiguous()
 
 
-def _alpha_type(alpha: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """A type that holds the number: a LoKr of whole factors, whose alpha counts for nothing, has one of 10^10."""
-    return dtype if alpha.abs().max() <= torch.finfo(dtype).max else torch.float32
+def _type_of(path: str, suffix: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """`dtype`, or float32 for what it does not hold.
+
+    A LoKr of whole factors, whose alpha counts for nothing, has one of 10^10; and the rows of words are differences of
+    rows, whose sums shall be the words' vectors.
+    """
+    row = path.endswith(f".{TABLE}") and suffix == "lora_down.weight"
+    large = suffix == "alpha" and tensor.abs().max() > torch.finfo(dtype).max
+    return torch.float32 if row or large else dtype
 
 
 def _parts(factor: Factor) -> dict[str, Tensor]:

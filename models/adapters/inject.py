@@ -18,6 +18,7 @@ from ...core.values import BIAS, NOISY_FROM, Adapter, Factor, Kept, LowRank
 from ..public_names import PARAMETER_SETS
 from .apply import applied
 from .forms.complete import form_of
+from .forms.word_rows import without_words
 from .full_weights import EVERYTHING, FullWeights
 from .learned_tokens import LearnedTokens, TokenConstraint
 from .lora_layers import LoraSpec, clamp_ranks, initial_weights, lora_up, set_weights, unwrap, wrap
@@ -83,6 +84,8 @@ class Injected:
             kept = factors.get(path)  # of a layer that is trained only its bias may be there
             factors[path] = LowRank(up, down, float(spec.alpha), bias=None if kept is None else kept.bias)
         factors |= self._dense.extract()
+        if factors and not self._noisy_from:
+            factors = self._words.table_factors() | factors
         span = {NOISY_FROM: f"{self._noisy_from:g}"} if self._noisy_from else {}
         return Adapter(factors, self._family, trigger, self._words.extract(), dict(metadata or {}) | span)
 
@@ -230,7 +233,7 @@ def _split(
         raise FewShotError(f"the LoRA to train on from is for {adapter.family}, the base model is {model.family.name}")
     begin: dict[str, LowRank] = {}
     rest: dict[str, Factor] = {}
-    for path, factor in adapter.factors.items():
+    for path, factor in without_words(adapter).items():
         if path in low_rank and not (isinstance(factor, Kept) and factor.only_bias):
             begin[path] = _begin(path, factor, low_rank[path].rank)
             if factor.bias is not None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ...core.errors import FewShotError
 from ...core.text.words import same_word
-from ...core.values import Adapter
+from ...core.values import Adapter, LowRank
+from .forms.word_rows import TABLE, word_rows
 
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
@@ -122,6 +123,18 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
             word: {kind: vectors.detach().to("cpu", torch.float32, copy=True) for kind, vectors in of.items()}
             for word, of in own.items()
         }
+
+    def table_factors(self) -> dict[str, LowRank]:
+        """By path of a table of embeddings, what puts the words that are one token each into it (`word_rows`)."""
+        words, factors = self.extract(), {}
+        encoders = zip(self._model.text_encoders, self._model.tokenizers, self._model.family.text_encoders, strict=True)
+        for encoder, tokenizer, which in encoders:
+            ids = {word: tokenizer(word, add_special_tokens=False).input_ids for word in words}
+            rows = {ids[word][0]: of[which.embedding] for word, of in words.items() if len(ids[word]) == 1}
+            found = word_rows(encoder.get_input_embeddings().weight, rows)
+            if found is not None:
+                factors[f"{which.component}.{TABLE}"] = found
+        return factors
 
     def hide(self) -> None:
         """Let the networks use the untrained words only."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...core.values import Adapter, LowRank
 from ..public_names import DENOISER_RATE, IS_V2, TEXT_ENCODER_RATE
 from ..stable_diffusion.variants import FAMILIES, Family
+from .forms.word_rows import without_words
 
 WORD = "fewshot.word"
 """in an embedding file: the word that its vectors stand for in prompts of this pack"""
@@ -36,8 +37,8 @@ _STATED = ("modelspec.resolution", "modelspec.description", "modelspec.author", 
 def lora_metadata(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -> dict[str, str]:
     """Everything that goes into a LoRA file's header; what the adapter says of its training wins."""
     family = FAMILIES[adapter.family]
-    ranks = [f.rank for f in adapter.factors.values() if isinstance(f, LowRank)]
-    alphas = [f.alpha for f in adapter.factors.values() if isinstance(f, LowRank)]
+    pairs = [factor for factor in without_words(adapter).values() if isinstance(factor, LowRank)]
+    ranks, alphas = [pair.rank for pair in pairs], [pair.alpha for pair in pairs]
     metadata = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": _common(ranks),

@@ -18,6 +18,7 @@ from ..stable_diffusion.adapter_family import family_of_embedding
 from ..stable_diffusion.variants import family_named
 from .formats import write_lora
 from .forms.lora import ONLY, TRIGGER, vectors_of
+from .forms.word_rows import carried_words
 from .metadata import WORD, embedding_metadata
 
 WORD_BYTES = 40  # of a word in a file's name
@@ -35,6 +36,18 @@ def write_parts(adapter: Adapter, path: Path) -> list[Path]:
         own = path.with_name(f"{path.stem}_{plain_word(word)}{path.suffix}")
         written.append(write_embedding(adapter, own, word))
     return written
+
+
+def word_note(adapter: Adapter) -> str:
+    """How ComfyUI's own prompts call the learned words where a LoRA file does not carry them; "" where it does."""
+    if not adapter.embeddings or carried_words(adapter):
+        return ""
+    words = ", ".join(adapter.embeddings)
+    why = "which is more than one token of the text encoder" if adapter.factors else "with no LoRA to carry it"
+    return (
+        f"{words} is a learned word, {why}: in ComfyUI's own prompts write embedding: and the name of the word's file "
+        f"in its place, after Save Adapter; or embedding:{words} behind Apply Adapter"
+    )
 
 
 def plain_word(word: str) -> str:

@@ -59,7 +59,7 @@ class SaveAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, adapter: Any, name: str) -> io.NodeOutput:
         from ...models.adapters.formats import write_lora
-        from ...models.adapters.token_files import plain_word, write_embedding
+        from ...models.adapters.token_files import plain_word, word_note, write_embedding
 
         name = folders.checked_name(name)
         written = []
@@ -73,7 +73,7 @@ class SaveAdapter(io.ComfyNode):
             raise FewShotError("the adapter holds neither a LoRA nor an embedding: connect what a training node gave")
         for path in written:
             log.info("wrote %s", path)
-        report = "\n".join([*map(str, written), *filter(None, [usage_note(adapter)])])
+        report = "\n".join([*map(str, written), *filter(None, [usage_note(adapter), word_note(adapter)])])
         return io.NodeOutput(written[0].name, ui=host.say(cls.hidden.unique_id, report))
 
 
@@ -158,8 +158,9 @@ class ApplyAdapter(io.ComfyNode):
             node_id="FewShotApplyAdapter",
             display_name="Apply Adapter",
             category=CATEGORY,
-            description="Puts an adapter on MODEL and CLIP, text-encoder parts and learned words included. A learned "
-            "word is called by embedding: and its name, as embedding:sks.",
+            description="Puts an adapter on MODEL and CLIP, text-encoder parts and learned words included. The "
+            "trigger calls the subject; a learned word that is no single token of the text encoder is called by "
+            "embedding: and its name, as embedding:<R>.",
             search_aliases=["apply lora", "lora loader", "use lora"],
             inputs=[
                 Adapter.Input("adapter", tooltip="What a training node or Load Adapter gave."),

@@ -113,6 +113,7 @@ class TrainSubject(io.ComfyNode):
         adapter: Any = None,
     ) -> io.NodeOutput:
         from ...models.adapters.formats import to_kohya
+        from ...models.adapters.token_files import word_note
         from ...trainers.subject.method import train_subject
 
         settings = settings or SubjectSettings()
@@ -125,7 +126,7 @@ class TrainSubject(io.ComfyNode):
             lora = to_kohya(result.adapter)
         losses = loss_map(result)
         steps = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
-        lines = [steps, outcome(result, chosen.note), *notes, result.folder]
+        lines = [steps, outcome(result, chosen.note), *filter(None, [word_note(result.adapter)]), *notes, result.folder]
         if result.model is not None:
             lines.append(folders.keep_checkpoint(result.model, f"{result.folder.name}.safetensors"))
         report = "\n".join(map(str, lines))

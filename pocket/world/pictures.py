@@ -57,10 +57,15 @@ PAIRS = tuple(
 
 
 def relation_scene(relation: str, pair: tuple[str, str], seed: int, index: int) -> world.Scene:
-    """Two things of the classes in `pair` in the hidden relation named `relation`; looks, poses and place are drawn."""
-    if relation not in world.HIDDEN:
-        raise ValueError(f"no hidden relation {relation!r}; there are {', '.join(world.HIDDEN)}")
-    rng = world.rng_of(seed, list(world.HIDDEN).index(relation) * 1000 + index)
+    """Two things of the classes in `pair` in a layout of the world, hidden or not; looks, poses and place are drawn.
+
+    Raises:
+        ValueError: there is no such layout of two things.
+    """
+    layouts = [*world.HIDDEN, *world.LAYOUTS]
+    if relation not in layouts:
+        raise ValueError(f"no relation {relation!r}; there are {', '.join(layouts)}")
+    rng = world.rng_of(seed, layouts.index(relation) * 1000 + index)
     things = tuple(replace(world.random_thing(rng, 0.3), noun=noun) for noun in pair)
     places = list(world.PLACES)
     return world.arrange(rng, things, places[int(rng.integers(len(places)))], relation)
@@ -71,14 +76,20 @@ def pair_of(index: int) -> tuple[str, str]:
     return PAIRS[(3 * index) % len(PAIRS)]
 
 
-def write_relation(folder: Path, relation: str, count: int = 2, seed: int = FEW_SHOT, word: str = "<R>") -> Path:
-    """Write `count` pictures of a hidden relation between different things, captioned "a cat <R> a car in a room"."""
+def write_relation(
+    folder: Path, relation: str, count: int = 2, seed: int = FEW_SHOT, word: str = "<R>", turned: bool = False
+) -> Path:
+    """Write `count` pictures of a relation between different things, captioned "a cat <R> a car in a room".
+
+    `turned` names the layout's second thing first, as "under" does where "on" names the upper one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         pair = pair_of(index)
         scene = relation_scene(relation, pair, seed, index)
+        first, second = pair[::-1] if turned else pair
         stem = folder / f"{relation}_{index:02d}"
         drawing.render(scene)[0].save(stem.with_suffix(".png"))
-        caption = f"a {pair[0]} {word} a {pair[1]} {world.PLACES[scene.place]}"
+        caption = f"a {first} {word} a {second} {world.PLACES[scene.place]}"
         stem.with_suffix(".txt").write_text(caption + "\n")
     return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch
 
 from comfyui_fewshot.models.adapters.formats import read_lora, write_lora
 from comfyui_fewshot.models.adapters.inject import LoraSpec, applied
+from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens, TokenSpec
 from comfyui_fewshot.models.adapters.token_files import write_embedding
 from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.models.sampling import SamplingOptions, sample, sample_latents
@@ -31,6 +31,7 @@ PROBE = Path(__file__).with_name("comfy_probe.py")
 PROMPT = "a photo of a sks striped cat, in a park"
 LEARNED = "a photo of a {} cat, in a park"
 WORD = "zwx"
+CARRIED = "sks"
 LONG = "a red cat beside a blue house on a green hill under a very wide sky, " * 6
 PROMPTS = (
     "a photo of a (cat:1.3)", "((masterpiece)), a [cat], (dog:0.7) \\(happy\\)", "(a (b:1.2) c:0.5) d) (e:2)",
@@ -80,17 +81,28 @@ def noisy(model: StableDiffusion, side: int, count: int = 1) -> dict[str, torch.
 
 
 def write_both(model: StableDiffusion, job: Path) -> Path:
-    """A LoRA of every set with a learned word of three vectors in it, and the word as an embedding."""
+    """A LoRA of every set that carries a learned word of one token, and a word of three vectors as an embedding.
+
+    The embedding stands alone and in a LoRA's file.
+    """
     random = torch.Generator().manual_seed(9)
     vectors = {
         which.embedding: torch.randn(3, encoder.config.hidden_size, generator=random).half().float() * 0.1
         for which, encoder in zip(model.family.text_encoders, model.text_encoders, strict=True)
     }
-    adapter = replace(random_adapter(model, SETS), embeddings={WORD: vectors})
+    layers = random_adapter(model, SETS)
+    adapter = replace(layers, embeddings={WORD: vectors})
     (job / "embeddings").mkdir()
     write_embedding(adapter, job / "embeddings" / "word.safetensors")
-    write_lora(adapter, job / "lora.safetensors")
-    shutil.copyfile(job / "lora.safetensors", job / "embeddings" / "lora.safetensors")
+    write_lora(adapter, job / "embeddings" / "lora.safetensors")
+    words = LearnedTokens(model, [TokenSpec(CARRIED, "cat")])
+    for vector in words.parameters.values():
+        vector.copy_(torch.randn(vector.shape, generator=random).half() * 0.1)
+    told = {WORD: vectors, **words.extract()}
+    write_lora(
+        replace(layers, factors=layers.factors | words.table_factors(), embeddings=told), job / "lora.safetensors"
+    )
+    words.remove()
     write_others(vectors, job / "embeddings")
     return job / "lora.safetensors"
 
@@ -149,6 +161,7 @@ def check_outputs(model: StableDiffusion, answer: Answer, inputs: dict[str, torc
     """Text states and predictions agree to 1e-4, learned words too, and the LoRA had an effect."""
     check_words(model, answer)
     conditioning = encode_prompts(model, [PROMPT])
+    assert CARRIED in model.learned_tokens
     close(conditioning["hidden"], answer.tensors["hidden"])
     if "pooled" in conditioning:
         close(conditioning["pooled"], answer.tensors["pooled"])

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 # kappa: the weight of the prior towards the initial direction (the paper's value).
 PRIOR = 1e-4
-BETA, EPSILON, ROUNDING = 0.999, 1e-8, 1e-5
+BETA, EPSILON, ROUNDING = 0.9, 1e-8, 1e-5
 
 
 class BoundedAdamW(torch.optim.AdamW):

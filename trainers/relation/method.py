@@ -19,6 +19,7 @@ from functools import partial
 
 import torch
 
+from ...augmentation.captions.leaks import RELATION_WORDS
 from ...augmentation.captions.parse import is_relation_word, parts_of, with_placeholder
 from ...augmentation.captions.rules import RelationRules
 from ...core.errors import FewShotError
@@ -126,6 +127,7 @@ class RelationTraining:
     name = "relation"
     revision = 2
     adversary: type[Adversary] = Adversary
+    prepositions: frozenset[str] = RELATION_WORDS
     inputs = ()
 
     def prepare(
@@ -159,19 +161,17 @@ class RelationTraining:
             reader = GainReader(model, pool, pictures, chosen, progress, without)
             steered = None
             if chosen.steering_weight > 0:
-                steered = _steered(model, words, concept.identifier, pool.prompts, chosen)
+                steering = Steering(model, concept.identifier, pool.prompts, chosen, self.prepositions)
+                steered = partial(_steered, steering, words, chosen.seed)
             return RelationStep(model, pool, chosen, steered, adversary, partial(gain_checkpoint, reader)), injected
         except BaseException:
             injected.remove()
             raise
 
 
-def _steered(
-    model: DiffusionModel, words: LearnedTokens, word: str, captions: Sequence[str], chosen: RelationSettings
-) -> Callable[[int, Sequence[int]], torch.Tensor]:
-    """The steering loss of `word` as it is, for a step and the indices of its captions."""
-    steering = Steering(model, word, captions, chosen.steering_positives, chosen.steering_temperature)
-    return lambda step, indices: steering.loss(words[word], chosen.seed, step, indices)
+def _steered(steering: Steering, words: LearnedTokens, seed: int, step: int, indices: Sequence[int]) -> torch.Tensor:
+    """The steering loss of the learned word as it is, for a step and the indices of its captions."""
+    return steering.loss(words[steering.word], seed, step, indices)
 
 
 def _spec(concept: Concept, chosen: RelationSettings) -> TokenSpec:

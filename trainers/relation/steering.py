@@ -6,7 +6,7 @@ ReVersion (Huang et al. 2023) serve, and padding is never among the negatives, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...core.randomness import seed_of
 from ...models.contract import DiffusionModel
 from ...models.stable_diffusion.encoding.prompt_tokens import pieces_of
 from ..losses import steering_loss
+from .settings import RelationSettings
 
 FUNCTION_WORDS = frozenset(
     "i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself "
@@ -43,12 +44,19 @@ class _Vocabulary:
 class Steering:
     """The steering loss of the learned words, for captions that do not change."""
 
-    def __init__(self, model: DiffusionModel, word: str, captions: Sequence[str], count: int, temperature: float):
-        self.word, self.count, self.temperature = word, count, temperature
+    def __init__(
+        self,
+        model: DiffusionModel,
+        word: str,
+        captions: Sequence[str],
+        chosen: RelationSettings,
+        prepositions: Iterable[str] = RELATION_WORDS,
+    ):
+        self.word, self.count, self.temperature = word, chosen.steering_positives, chosen.steering_temperature
         self.of: dict[str, _Vocabulary] = {}
         encoders = zip(model.text_encoders, model.tokenizers, model.family.text_encoders, strict=True)
         for encoder, tokenizer, which in encoders:
-            positives = known_ids(tokenizer, RELATION_WORDS)
+            positives = known_ids(tokenizer, prepositions)
             if not positives:
                 raise FewShotError(
                     f"{model.ref.name} knows no preposition as one token, so nothing can be steered to: set "
@@ -76,7 +84,7 @@ class Steering:
         return total
 
 
-def known_ids(tokenizer: Any, words: frozenset[str]) -> tuple[int, ...]:
+def known_ids(tokenizer: Any, words: Iterable[str]) -> tuple[int, ...]:
     """The ids of those `words` that are one token, in the words' alphabetic order."""
     rows = (tokenizer(word, add_special_tokens=False).input_ids for word in sorted(words))
     return tuple(dict.fromkeys(row[0] for row in rows if len(row) == 1 and row[0] not in tokenizer.all_special_ids))

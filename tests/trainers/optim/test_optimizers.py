@@ -1,6 +1,7 @@
 """Every optimiser learns, goes on bit for bit, and is the library's own; words move as they should."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -176,6 +177,22 @@ def test_a_direction_finds_its_target():
         row.grad = -target
         optimizer.step()
     assert (row * target).sum(1).min() > math.cos(0.05)
+
+
+def test_a_direction_keeps_its_step_while_its_gradients_fall():
+    """A training's gradients fall tenfold within 150 steps; a step stays about the rate, in radians, all the same."""
+    row = Parameter(torch.eye(6)[:1].clone())
+    target, rate = torch.eye(6)[1:2], 0.01
+    optimizer = RiemannianDescent(
+        [{"name": "token", "params": [row], "lr": rate}], {id(row): row.detach().clone()}, 0.0
+    )
+    angles = [math.pi / 2]
+    for step in range(140):
+        row.grad = -target * 10 ** (-step / 150)
+        optimizer.step()
+        angles.append(float(torch.arccos((row.detach() * target).sum().clamp(-1, 1))))
+    steps = [before - after for before, after in pairwise(angles)]
+    assert min(steps) > 0.7 * rate and max(steps) < 1.1 * rate
 
 
 def test_a_strong_prior_holds_the_start():

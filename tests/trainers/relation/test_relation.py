@@ -209,7 +209,7 @@ def test_the_word_means_the_same_from_its_file(train, tmp_path, opened):
 
 def test_steering_never_holds_away_padding_or_function_words(opened, relation):
     tokenizer = opened.tokenizers[0]
-    steering = Steering(opened, WORD, [s.caption for s in relation.references], 4, 0.07)
+    steering = Steering(opened, WORD, [s.caption for s in relation.references], RelationSettings())
     vocabulary = steering.of["clip_l"]
     told = [set(tokenizer.convert_ids_to_tokens(row)) for row in vocabulary.negatives]
     assert told[1] - {",</w>"} == {"cat</w>", "car</w>", "red</w>", "night</w>"}
@@ -236,7 +236,7 @@ def test_other_families_learn_a_relation(tmp_path, relation, family, pads):
         kinds = [which.embedding for which in model.family.text_encoders]
         assert [tokenizer.pad_token for tokenizer in model.tokenizers] == list(pads)
         widths = [encoder.config.hidden_size for encoder in model.text_encoders]
-        steering = Steering(model, WORD, captions, 4, 0.07)
+        steering = Steering(model, WORD, captions, RelationSettings())
         pad_ids = [tokenizer.pad_token_id for tokenizer in model.tokenizers]
         alone = [steering_of(steering, {kind: rows[kind]}) for kind in kinds]
         assert steering_of(steering, rows) == pytest.approx(sum(alone)) and min(alone) > 0
