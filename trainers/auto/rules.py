@@ -67,7 +67,7 @@ def learning_rate(parameters: int) -> float:
 
 
 FULL_SHARE, EVERYTHING_SHARE = 0.1, 0.05  # of a LoRA's rate, where weights themselves move
-TOKEN_SHARE, TOKEN_ANGLE = 0.07, 0.01
+TOKEN_SHARE, TOKEN_ANGLE = 0.07, 0.05
 
 
 def _resolution(chosen: TrainingSettings, inputs: AutoInputs) -> AutoChoice:

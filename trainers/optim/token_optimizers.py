@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 # kappa: the weight of the prior towards the initial direction (the paper's value).
 PRIOR = 1e-4
-BETA, EPSILON, ROUNDING = 0.9, 1e-8, 1e-5
+EPSILON, ROUNDING = 1e-8, 1e-5
 
 
 class BoundedAdamW(torch.optim.AdamW):
@@ -38,9 +38,11 @@ class BoundedAdamW(torch.optim.AdamW):
 class RiemannianDescent(torch.optim.Optimizer):
     """Riemannian descent of unit rows (Directional Textual Inversion, arXiv:2512.13672).
 
-    The gradient of the loss and of a von Mises-Fisher prior, g - kappa * mu, loses its part along the row, is divided
-    by the root of its own running mean square (one number a row), and the row goes a step against it and back onto the
-    sphere. The learning rate is about the angle of a step, in radians.
+    The gradient of the loss and of a von Mises-Fisher prior, g - kappa * mu, loses its part along the row and its
+    length, and the row goes a step against it and back onto the sphere. The learning rate is the tangent of a step's
+    angle, in radians: its length does not depend on how the gradients' lengths change, as in the authors' runs, whose
+    mean square has no memory. With one of 1000 steps early, large gradients shrank all later steps to a fifth, and with
+    one of 10 steps two of five withheld relations were not found.
 
     Args:
         groups: of parameters (n, width) with unit rows.
@@ -59,15 +61,9 @@ class RiemannianDescent(torch.optim.Optimizer):
                     self._move(parameter, parameter.grad, group["lr"])
 
     def _move(self, row: Parameter, slope: Tensor, rate: float) -> None:
-        state = self.state[row]
-        if not state:
-            state["step"] = torch.zeros((), device=row.device)
-            state["square"] = torch.zeros(len(row), 1, device=row.device)
         pulled = slope - self.prior * self.starts[id(row)]
         tangent = pulled - (pulled * row).sum(1, keepdim=True) * row
-        state["step"] += 1
-        state["square"].mul_(BETA).add_(tangent.square().sum(1, keepdim=True), alpha=1 - BETA)
-        usual = (state["square"] / (1 - BETA ** state["step"])).sqrt()
         # what is left of a gradient along the row is rounding, and no direction
         rounding = ROUNDING * pulled.norm(dim=1, keepdim=True)
-        row.copy_(normalize(row - rate * tangent / (usual + rounding + EPSILON), dim=1))
+        length = tangent.norm(dim=1, keepdim=True) + rounding + EPSILON
+        row.copy_(normalize(row - rate * tangent / length, dim=1))

@@ -125,7 +125,7 @@ class RelationTraining:
     """The method: what is trained, and what is computed once before the first step."""
 
     name = "relation"
-    revision = 2
+    revision = 3
     adversary: type[Adversary] = Adversary
     prepositions: frozenset[str] = RELATION_WORDS
     inputs = ()

@@ -203,7 +203,7 @@ class LearnedToken(TrainingSettings):
     )
     token_learning_rate: float = setting(
         0.0,
-        "Step size of the learned identifier; of a direction its angle in radians. 0 chooses: 0.01 for a direction, "
+        "Step size of the learned identifier; of a direction its angle in radians. 0 chooses: 0.05 for a direction, "
         "else 0.07 of the vocabulary's usual number, which is 1e-3 for SD 1.x.",
         Range(1e-8, 1.0, 1e-4),
         auto=0,

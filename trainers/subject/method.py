@@ -150,7 +150,7 @@ class SubjectTraining:
 
     name = "subject"
     inputs = ()
-    revision = 4  # raised too when a rule of `auto` or a default that is not a setting changes
+    revision = 5  # raised too when a rule of `auto` or a default that is not a setting changes
     step: type[SubjectStep] = SubjectStep
 
     def prepare(
