@@ -34,6 +34,8 @@ CLAIMS = (
     Claim("A detailed description helps rare subjects", "InstructBooth: stated for its first stage", "subject",
           ("description.*",)),
     Claim("The chosen checkpoint is as good as the best fixed one", "this project", "subject", ("auto.gap",)),
+    Claim("The default is the best recipe of those that were tried", "this project", "subject",
+          ("default.*", "default_lead.*", "recipe.*")),
     Claim("Plain baselines", "CLIP-T / DINO: DreamBooth .310 / .699, Custom Diffusion .323 / .535, Textual Inversion "
           ".271 / .576", "subject", ("baseline.*", "preset.*")),
     Claim("Optimisers and schedules, and a learned word beside the layers, against plain AdamW", "this project",
@@ -42,7 +44,10 @@ CLAIMS = (
           "this project", "subject", ("loss.*",)),
     Claim("A relation is learned from two pictures; captions and the adversarial loss help",
           "entity accuracy 23.96, 28.70 with captions, 28.25 and 26.78 with the adversarial loss", "relation",
-          ("entity.*", "relation.*", "ours.entity_gain", "ours.relation_loss")),
+          ("entity.*", "relation.ours", "relation.ours_adapter", "relation.reversion", "relation.base_and",
+           "relation.captions", "relation.gan_*", "ours.entity_gain", "ours.relation_loss")),
+    Claim("A word that the base knows is found again from pictures, and a low-rank way beside it reaches beyond the "
+          "base's words", "this project", "relation", ("relation.word*", "relation.entities*", "relation.beyond*")),
     Claim("Relation inversion works with ten pictures", "ReVersion: by a classifier that cannot be had here",
           "relation", ("reversion10.relation",)),
     Claim("Steering and focal sampling help", "ReVersion: ablation", "relation", ("steering.*", "focal.*")),

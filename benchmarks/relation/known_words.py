@@ -8,8 +8,8 @@ What is learned is compared on unseen pairs of things, with the same seeds, with
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import mean
 
@@ -84,7 +84,7 @@ class KnownWordsBenchmark:
 
     shop: Workshop
     quick: bool
-    settings: tuple[tuple[str, object], ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def wordings(self) -> Sequence[Wording]:
@@ -98,7 +98,7 @@ class KnownWordsBenchmark:
             if not folder.is_dir():
                 pictures.write_relation(folder, wording.layout, count, turned=wording.turned)
         made = relation_from_folder(folder, WORD)
-        chosen = RelationSettings.from_mapping(dict(self.settings) | {"preview_prompt": made.references[0].caption})
+        chosen = RelationSettings.from_mapping({**self.settings, "preview_prompt": made.references[0].caption})
         context = TrainingContext(self.shop.folder / "trained", self.shop.device, name="relation")
         result = train_with(withheld(wording.layout)(), self.shop.base, made, chosen, context)
         log.info("%s instead of %r from %d: %.0f s", WORD, wording.word, count, result.seconds)

@@ -24,6 +24,7 @@ from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow
 from ..harness.statistics import gain, share
 from ..harness.workshop import Workshop
+from .known_words import KnownWordsBenchmark
 from .literal_adversary import LiteralTraining
 from .sets import EXPANDED, LEAKING, PLAIN, WORD, set_of, unseen_pairs
 
@@ -48,7 +49,7 @@ class RelationMethod:
 
 PAPER = {"token": "free"}
 OURS = {"token": "direction"}
-FLOOR = "base_and"
+FLOOR, BEYOND = "base_and", "ours_adapter"
 METHODS: dict[str, RelationMethod] = {
     "ours": RelationMethod(OURS, EXPANDED),
     "reversion": RelationMethod(PAPER),
@@ -56,7 +57,7 @@ METHODS: dict[str, RelationMethod] = {
     "gan_literal": RelationMethod(PAPER | {"adversarial": "sensible"}, LEAKING, training=LiteralTraining),
     "gan_sensible": RelationMethod(PAPER | {"adversarial": "sensible"}, LEAKING),
     "gan_sequential": RelationMethod(PAPER | {"adversarial": "sensible", "adversarial_order": "sequence"}, LEAKING),
-    "ours_adapter": RelationMethod(OURS | {"high_noise_rank": 16}, EXPANDED),
+    BEYOND: RelationMethod(OURS | {"high_noise_rank": 16}, EXPANDED),
 }
 MANY_PICTURES = "reversion10"
 ABLATIONS = {"steering": {"steering_weight": 0.0}, "focal": {"focal": 0.0}}
@@ -183,6 +184,19 @@ class RelationBenchmark:
         ]
         return with_notes(rows, "", scores)
 
+    def beyond(self) -> list[BenchmarkRow]:
+        """What a word with low-rank keys and values gains over "and" where the base has no word: each hidden relation,
+        and their mean."""
+        scores = self.judge_all([BEYOND, FLOOR])
+        ours, floor = scores[BEYOND], scores[FLOOR]
+        rows = []
+        for relation in dict.fromkeys(run.relation for run in ours.groups):
+            own = [n for n, run in enumerate(ours.groups) if run.relation == relation]
+            after, before = ([side.relation[n] for n in own] for side in (ours, floor))
+            rows.append(gain(f"relation.beyond.{relation}", after, before, [ours.groups[n] for n in own]))
+        total = gain("relation.beyond", ours.relation, floor.relation, ours.groups, self.goal(25))
+        return with_notes([total, *rows], "", ours, floor)
+
     def ablations(self) -> list[BenchmarkRow]:
         """Our method with and without one of its parts."""
         scores = self.judge_all(["ours", *(f"no_{name}" for name in ABLATIONS)])
@@ -203,6 +217,7 @@ class RelationBenchmark:
             "gains": self.gains,
             "ten": self.many_pictures,
             "floor": partial(self.method, FLOOR),
+            "beyond": self.beyond,
             **{name: partial(self.method, name) for name in rest},
             "ablations": self.ablations,
         }
@@ -230,4 +245,5 @@ def with_notes(rows: Sequence[BenchmarkRow], note: str, *scores: RelationScores)
 
 
 def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
-    return RelationBenchmark(Workshop(steps=40 if quick else STEPS), quick).parts
+    shop = Workshop(steps=40 if quick else STEPS)
+    return {**KnownWordsBenchmark(shop, quick).parts, **RelationBenchmark(shop, quick).parts}

@@ -17,6 +17,7 @@ from ..harness.rows import BenchmarkRow
 from ..harness.workshop import Workshop
 from .bench import SubjectBenchmark
 from .checkpoint_choice import auto_gap, presets
+from .default_recipe import default_rows, lead_rows, recipe_rows
 from .tuning import baseline_rows, fused_rows, loss_rows, optimiser_rows
 
 # Steps of a training of one subject, from which all other numbers of steps follow.
@@ -30,12 +31,14 @@ def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
 def parts_of(bench: SubjectBenchmark) -> dict[str, Callable[[], list[BenchmarkRow]]]:
     """The headline first, so that a bench that is stopped has it; the quick one leaves out most tables."""
     first = {one.__name__: one for one in (bench.poster, bench.priors, bench.local, bench.multi, bench.description)}
+    recipe = {"default": partial(default_rows, bench), "recipes": partial(recipe_rows, bench)}
     tables = {"tuning": bench.tuning, "baselines": partial(baseline_rows, bench)}
     rest = {
         "poster_word": bench.poster_word,
         "presets": partial(presets, bench),
+        "default_lead": partial(lead_rows, bench),
         "losses": partial(loss_rows, bench),
         "optimisers": partial(optimiser_rows, bench),
         "fused": partial(fused_rows, bench),
     }
-    return {**first, "auto": partial(auto_gap, bench), **tables, **({} if bench.quick else rest)}
+    return {**first, **recipe, "auto": partial(auto_gap, bench), **tables, **({} if bench.quick else rest)}

@@ -65,11 +65,13 @@ def test_all_rows_of_the_issue_are_there(bench):
     assert {*METHODS} == issue | {"ours_adapter"}
     assert set(made) == {
         *kinds, "ours.entity_gain", "ours.relation_loss", "reversion10.relation", "reversion10.entity",
-        "steering.on_off", "focal.on_off", "steering.entity_on_off", "focal.entity_on_off",
+        "steering.on_off", "focal.on_off", "steering.entity_on_off", "focal.entity_on_off", "relation.beyond",
+        *(f"relation.beyond.{name}" for name in world.HIDDEN),
     }  # fmt: skip
     assert [made[name].goal for name in ("ours.entity_gain", "ours.relation_loss", "reversion10.relation")] == [
         15, -8, 60,
     ]  # fmt: skip
+    assert all(made.pop(f"relation.beyond.{name}").n == 2 for name in world.HIDDEN)
     assert all(row.n == 6 and "disagree on 25 %" in row.note for row in made.values())
     assert "tell the relation" in made["entity.captions"].note and made["entity.ours"].value == 100
     assert made["relation.ours"].value == pytest.approx(100 / 3)  # a dream where one of three was asked for
