@@ -33,14 +33,14 @@ from .training_cases import (
     train_and_judge,
 )
 
-# The three parameter sets of the poster, and the others; the last one is the default.
-TUNED_SETS: Mapping[str, dict[str, Any]] = {
-    "cross": {"parameter_set": "cross"},
-    "cross_self": {"parameter_set": "attention"},
-    "cross_self_text": {"parameter_set": "attention", "text_encoder": True},
-    "self": {"parameter_set": "self"},
-    "feed_forward": {"parameter_set": "feed_forward"},
-    "attention_ff": {"parameter_set": "attention_ff"},
+# The three parameter sets of the poster, and the others; the last one is the default's.
+TUNED_SETS: Mapping[str, Mapping[str, Any]] = {
+    "cross": {**PLAIN, "parameter_set": "cross"},
+    "cross_self": {**PLAIN, "parameter_set": "attention"},
+    "cross_self_text": {**PLAIN, "parameter_set": "attention", "text_encoder": True},
+    "self": {**PLAIN, "parameter_set": "self"},
+    "feed_forward": {**PLAIN, "parameter_set": "feed_forward"},
+    "attention_ff": {**PLAIN, "parameter_set": "attention_ff"},
 }
 
 PAIRS: Sequence[SubjectPair] = (

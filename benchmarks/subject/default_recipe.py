@@ -20,22 +20,20 @@ from ..harness.rows import BenchmarkRow
 from ..harness.statistics import disagreement_note, gain, row, share
 from .checkpoint_choice import kind_of, row_name, settings_of
 from .sets import PromptCheck, prompt_checks
-from .training_cases import Fidelities, SubjectRun, TrainingCase, judge_fidelities
+from .training_cases import PLAIN, Fidelities, SubjectRun, TrainingCase, judge_fidelities
 
 if TYPE_CHECKING:
     from .bench import SubjectBenchmark
 
 PROMPTS = 24
 HALF = 50.0
-DREAMBOOTH: Mapping[str, Any] = {"token": "none", "text_encoder": False, "local_weight": 0.0}
-"""a LoRA of the denoiser under a rare word that stays as it is, with priors"""
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "plain": DREAMBOOTH,
-    "text_encoder": {**DREAMBOOTH, "text_encoder": True},
-    "word": {**DREAMBOOTH, "token": "free"},
-    "word_text_encoder": {**DREAMBOOTH, "token": "free", "text_encoder": True},
-    "word_masks": {**DREAMBOOTH, "token": "free", "local_weight": 0.05},
-    "word_text_encoder_masks": {**DREAMBOOTH, "token": "free", "text_encoder": True, "local_weight": 0.05},
+    "plain": PLAIN,
+    "text_encoder": {**PLAIN, "text_encoder": True},
+    "word": {**PLAIN, "token": "free"},
+    "word_text_encoder": {**PLAIN, "token": "free", "text_encoder": True},
+    "word_masks": {**PLAIN, "token": "free", "local_weight": 0.05},
+    "word_text_encoder_masks": {**PLAIN, "token": "free", "text_encoder": True, "local_weight": 0.05},
 }
 
 
@@ -67,7 +65,7 @@ def recipe_rows(bench: SubjectBenchmark) -> list[BenchmarkRow]:
 def default_rows(bench: SubjectBenchmark) -> list[BenchmarkRow]:
     """`default.room`: the share of the room between plain DreamBooth and the ceiling that the default takes."""
     runs = runs_of(bench, world.REPORTED_SUBJECTS)
-    cases = [TrainingCase(run, "anywhere", checks_of(run), how) for how in ({}, DREAMBOOTH) for run in runs]
+    cases = [TrainingCase(run, "anywhere", checks_of(run), how) for how in ({}, PLAIN) for run in runs]
     judged = bench.judge_cases(cases)
     ours, plain = judged[: len(runs)], judged[len(runs) :]
     described = each(partial(_described, bench), runs)

@@ -31,14 +31,15 @@ def parts(quick: bool) -> dict[str, Callable[[], list[BenchmarkRow]]]:
 def parts_of(bench: SubjectBenchmark) -> dict[str, Callable[[], list[BenchmarkRow]]]:
     """The headline first, so that a bench that is stopped has it; the quick one leaves out most tables."""
     first = {one.__name__: one for one in (bench.poster, bench.priors, bench.local, bench.multi, bench.description)}
-    recipe = {"default": partial(default_rows, bench), "recipes": partial(recipe_rows, bench)}
     tables = {"tuning": bench.tuning, "baselines": partial(baseline_rows, bench)}
     rest = {
         "poster_word": bench.poster_word,
         "presets": partial(presets, bench),
+        "recipes": partial(recipe_rows, bench),
         "default_lead": partial(lead_rows, bench),
         "losses": partial(loss_rows, bench),
         "optimisers": partial(optimiser_rows, bench),
         "fused": partial(fused_rows, bench),
     }
-    return {**first, **recipe, "auto": partial(auto_gap, bench), **tables, **({} if bench.quick else rest)}
+    default = {"default": partial(default_rows, bench), "auto": partial(auto_gap, bench)}
+    return {**first, **default, **tables, **({} if bench.quick else rest)}

@@ -22,7 +22,8 @@ from .sets import PromptCheck, combined_set, held_out, pasted, references
 
 SubjectPair = tuple[str, str]
 HEADLINE_PLACE = "beach"  # the place of all references of the headline
-PLAIN: Mapping[str, Any] = {}  # the default recipe
+PLAIN: Mapping[str, Any] = {"token": "none", "text_encoder": False, "local_weight": 0.0}
+"""DreamBooth by a LoRA of the denoiser: a rare word that stays as it is, and prior pictures"""
 ATTENTION_LOSS: Mapping[str, Any] = {"local_weight": 0.05}
 BLOCKS: Mapping[str, Any] = {"tuning": "orthogonal"}
 SECOND_SUBJECT = {"cat_striped": "car_patched"}  # the subject that is trained together with another one

@@ -12,18 +12,18 @@ from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow
 from ..harness.statistics import disagreement_note, share
 from .plain_attention import PlainAttentionTraining
-from .training_cases import ATTENTION_LOSS, judge_merged
+from .training_cases import ATTENTION_LOSS, PLAIN, judge_merged
 
 if TYPE_CHECKING:
     from .bench import SubjectBenchmark
 
-LORA: Mapping[str, Any] = {"parameter_set": "attention"}  # of all attention, as in diffusers
+LORA: Mapping[str, Any] = {**PLAIN, "parameter_set": "attention"}  # of all attention, as in diffusers
 # By method its settings.
 BASELINES: Mapping[str, Mapping[str, Any]] = {
     "lora": LORA,
     "textual_inversion": {"parameter_set": "none", "token": "free", "prior_weight": 0.0},
     "custom_diffusion": {"parameter_set": "cross_kv", "tuning": "full", "token": "free"},
-    "dreambooth": {"parameter_set": "all", "tuning": "full"},
+    "dreambooth": {**PLAIN, "parameter_set": "all", "tuning": "full"},
 }
 NETI = "NeTI is left out: it needs a network of its own for the word"
 # By row the differences from plain LoRA training, which is baseline.lora.

@@ -7,12 +7,13 @@ import torch
 
 from comfyui_fewshot.benchmarks.harness import workshop
 from comfyui_fewshot.benchmarks.subject import bench as subject
-from comfyui_fewshot.benchmarks.subject import checkpoint_choice, training_cases, tuning
+from comfyui_fewshot.benchmarks.subject import checkpoint_choice, default_recipe, training_cases, tuning
 from comfyui_fewshot.benchmarks.subject.parts import parts_of
 from comfyui_fewshot.benchmarks.subject.training_cases import evaluations_per_step
 from comfyui_fewshot.core.values import Dense
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec
 from comfyui_fewshot.pocket.models.judge import SceneReading, ThingReading
+from comfyui_fewshot.pocket.world import world
 from comfyui_fewshot.trainers.optim.optimizers import OPTIMIZERS
 from comfyui_fewshot.trainers.subject.method import SubjectTraining
 from comfyui_fewshot.trainers.subject.presets import PRESETS
@@ -130,9 +131,43 @@ def test_the_headline_runs_on_all_and_the_tables_on_one(bench):
     whole = full(bench)
     assert len(whole.all_runs) == 26 and len(whole.first_seed_runs) == 13 and len(whole.table_runs) == 2
     assert {run.seed for run in whole.rare_runs} == {0} and len(whole.rare_runs) == 6
-    assert [*parts_of(whole)] == ["poster", "priors", "local", "multi", "description", "auto", "tuning", "baselines",
-                              "poster_word", "presets", "losses", "optimisers", "fused"]  # fmt: skip
-    assert [*parts_of(bench)] == [*parts_of(whole)][:8]
+    assert [*parts_of(whole)] == ["poster", "priors", "local", "multi", "description", "default", "auto", "tuning",
+                              "baselines", "poster_word", "presets", "recipes", "default_lead", "losses", "optimisers",
+                              "fused"]  # fmt: skip
+    assert [*parts_of(bench)] == [*parts_of(whole)][:9]
+
+
+def test_the_default_is_chosen_by_some_subjects_and_reported_on_others(bench):
+    assert len(world.TUNING_SUBJECTS) == 5 and len(world.REPORTED_SUBJECTS) == 8
+    assert {*world.TUNING_SUBJECTS} | {*world.REPORTED_SUBJECTS} == {*world.SUBJECTS}
+    whole = full(bench)
+    default_recipe.recipe_rows(whole)
+    tuned = subjects_of(bench)
+    assert tuned == {subject.name for subject in world.TUNING_SUBJECTS}
+    assert len(bench.shop.asked) == 5 * len(default_recipe.RECIPES)
+    for rows, others in ((default_recipe.default_rows, 1), (default_recipe.lead_rows, len(PRESETS))):
+        bench.shop.asked.clear()
+        rows(whole)
+        assert subjects_of(bench) - {"cat_striped"} == {subject.name for subject in world.REPORTED_SUBJECTS}
+        ours = [chosen for _, chosen in bench.shop.asked[:8]]
+        assert all(replace(chosen, steps=-1) == SubjectSettings() for chosen in ours)
+        assert len(bench.shop.asked) == 8 * (others + 1)
+
+
+def subjects_of(bench):
+    """The subjects that were trained on; with several in a set, all of them."""
+    stems = {sample.image.path.stem for pictures, _ in bench.shop.asked for sample in pictures.references}
+    return {one.name for one in world.SUBJECTS if any(stem.startswith(f"{one.name}_") for stem in stems)}
+
+
+def test_the_default_stands_between_plain_training_and_what_the_base_is_told(bench):
+    rows = {row.name: row for row in default_recipe.default_rows(full(bench))}
+    kinds = ("both", "subject", "prompt")
+    sides = {f"default.{side}.{kind}" for side in ("default", "plain", "described") for kind in kinds}
+    assert set(rows) == {*sides, "default.gain"}  # nothing is drawn right, so there is no room to take a share of
+    (room,) = default_recipe._room(0.6, 0.4, 0.8, 8, 50.0)
+    assert room.value == pytest.approx(50) and room.goal == 50 and "floor 40.0%, ceiling 80.0%" in room.note
+    assert default_recipe._room(0.6, 0.8, 0.4, 8, 50.0) == []
 
 
 def test_the_headline_comes_again_with_a_learned_word_on_both_sides(bench):
