@@ -24,7 +24,7 @@ from .. import checkpoints
 from ..checkpoints import TextShape, UNetShape, VaeShape
 
 pytestmark = pytest.mark.slow
-PROBE = Path(__file__).with_name("loader_probe.py")
+PROBE = Path(checkpoints.__file__).with_name("probes") / "loader_probe.py"
 STRENGTHS = (1.0, 0.7)
 SHAPE = UNetShape(layers=2, context=768)
 TEXT = TextShape(layers=2)
