@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,17 @@ class Captions:
         ]
         return [*self.notes, *unread, *found]
 
+    @contextmanager
+    def reading(self, file: Path, as_what: str = "") -> Iterator[None]:
+        """`file` is used here; an error inside becomes what is to be said: why it is not read."""
+        self.used.add(file)
+        try:
+            yield
+        except NotRead as error:
+            self.leave(file, str(error))
+        except FewShotError as error:
+            self.notes.append(f"{error}; it is not read{as_what}")
+
     def leave(self, file: Path, why: str) -> None:
         """`file` is not read, because of `why`."""
         names = self.not_read.setdefault(why, [])
@@ -125,20 +137,12 @@ def _key(name: str) -> str:
 
 
 def _read_one(file: Path, picture: Path, found: Captions) -> None:
-    found.used.add(file)
-    try:
+    with found.reading(file, f" as the caption of {picture.name}"):
         lines, is_list = _caption_lines(file, _text_of(file, found))
-    except NotRead as error:
-        found.leave(file, str(error))
-        return
-    except FewShotError as error:
-        found.notes.append(f"{error}; it is not read as the caption of {picture.name}")
-        return
-    if not lines:
-        found.leave(file, "it is empty")
-    elif not any(char.isalpha() for line in lines for char in line):
-        found.leave(file, "a caption has words, and it holds none")
-    else:
+        if not lines:
+            raise NotRead("it is empty")
+        if not any(char.isalpha() for line in lines for char in line):
+            raise NotRead("a caption has words, and it holds none")
         found.add(picture, Caption(lines, file.name, is_list))
 
 
@@ -194,17 +198,9 @@ def read_tables(pictures: Sequence[Path], files: Sequence[Path], found: Captions
     for file in sorted(files, key=_table_rank):
         if file.suffix.lower() not in TABLE_ENDINGS or file in found.used:
             continue
-        found.used.add(file)
-        try:
-            text = _text_of(file, found, LARGEST)
-            entries = entries_of(file, text, lambda name: bool(whose(name)))
-        except NotRead as error:
-            found.leave(file, str(error))
-            continue
-        except FewShotError as error:
-            found.notes.append(f"{error}; it is not read")
-            continue
-        _add_entries(file, [(entry.name, entry.captions, whose(entry.name)) for entry in entries], found)
+        with found.reading(file):
+            entries = entries_of(file, _text_of(file, found, LARGEST), lambda name: bool(whose(name)))
+            _add_entries(file, [(entry.name, entry.captions, whose(entry.name)) for entry in entries], found)
 
 
 def _table_rank(file: Path) -> tuple[int, str]:

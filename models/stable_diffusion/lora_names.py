@@ -111,28 +111,25 @@ def _unet_path(name: str, layers_per_block: int) -> str | None:
 
 
 # In order: what tells LoRAs of other models by their names, and what these are called.
-_OTHERS = tuple(
-    (re.compile(pattern), title)
-    for pattern, title in (
-        (r"lora_prior_", "Stable Cascade"),
-        (r"motion_modules|temporal_transformer", "AnimateDiff"),
-        (r"to_[kv]_ip|ip_adapter", "IP-Adapter"),
-        (r"controlnet|control_model|input_hint_block", "a ControlNet"),
-        (r"double_stream_blocks|single_stream_blocks", "HiDream"),
-        (r"double_blocks|single_blocks|single_transformer_blocks", "Flux, or a model built like it"),
-        (r"joint_blocks", "Stable Diffusion 3"),
-        (r"double_layers|joint_transformer_blocks", "AuraFlow"),
-        (r"transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)", "Qwen-Image"),
-        (r"(context|noise)_refiner|cap_embedder|layers[._]\d+[._](attention|feed_f|adaLN)", "Lumina or Z-Image"),
-        (r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn|adaln)", "Wan, Cosmos or a model built like them"),
-        (r"transformer_blocks[._]\d+[._]attn[._]", "Stable Diffusion 3, Flux or Qwen-Image"),
-        (r"SelfAttention|DenseReluDense", "a T5 text encoder"),
-        (r"^((lora_)?transformer|lycoris|diffusion_model|lora_unet)[._]transformer_blocks", "PixArt or LTX-Video"),
-    )
-)  # fmt: skip
+_OTHERS = (
+    (r"lora_prior_", "Stable Cascade"),
+    (r"motion_modules|temporal_transformer", "AnimateDiff"),
+    (r"to_[kv]_ip|ip_adapter", "IP-Adapter"),
+    (r"controlnet|control_model|input_hint_block", "a ControlNet"),
+    (r"double_stream_blocks|single_stream_blocks", "HiDream"),
+    (r"double_blocks|single_blocks|single_transformer_blocks", "Flux, or a model built like it"),
+    (r"joint_blocks", "Stable Diffusion 3"),
+    (r"double_layers|joint_transformer_blocks", "AuraFlow"),
+    (r"transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)", "Qwen-Image"),
+    (r"(context|noise)_refiner|cap_embedder|layers[._]\d+[._](attention|feed_f|adaLN)", "Lumina or Z-Image"),
+    (r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn|adaln)", "Wan, Cosmos or a model built like them"),
+    (r"transformer_blocks[._]\d+[._]attn[._]", "Stable Diffusion 3, Flux or Qwen-Image"),
+    (r"SelfAttention|DenseReluDense", "a T5 text encoder"),
+    (r"^((lora_)?transformer|lycoris|diffusion_model|lora_unet)[._]transformer_blocks", "PixArt or LTX-Video"),
+)
 
 
 def other_model(names: Iterable[str]) -> str | None:
     """What a LoRA is for that has these names, where they are of another model that is known by name."""
     names = list(names)
-    return next((title for pattern, title in _OTHERS if any(pattern.search(name) for name in names)), None)
+    return next((title for pattern, title in _OTHERS if any(re.search(pattern, name) for name in names)), None)

@@ -9,7 +9,7 @@ from typing import Any
 from ...core.errors import FewShotError
 from ...core.values import Dense, Factor, Kept, LowRank
 from ...models.adapters.apply import fits
-from ...models.adapters.forms.complete import DORA
+from ...models.adapters.forms.complete import FORMS, GLORA, LOHA, LOKR, LORA, OFT
 from ...models.stable_diffusion.lora_names import flat_name
 from ...models.stable_diffusion.variants import Family, family_named
 from .host import comfy
@@ -73,15 +73,8 @@ def with_adapter(adapter: Any, names: Mapping[str, str], given: tuple[Any, Any],
     return clones
 
 
-# A LoRA's tensors in the order in which ComfyUI keeps them, by its name for the form
-FORMS = {
-    "lora": ("lora_up.weight", "lora_down.weight", "alpha", "lora_mid.weight", DORA),
-    "loha": ("hada_w1_a", "hada_w1_b", "alpha", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", DORA),
-    "lokr": ("lokr_w1", "lokr_w2", "alpha", "lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "lokr_t2", DORA),
-    "glora": ("a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha", DORA),
-    "oft": ("oft_blocks", "rescale", "alpha", DORA),
-    "boft": ("oft_blocks", "rescale", "alpha", DORA),
-}
+# Forms by ComfyUI's names for them
+COMFY_FORMS = {"lora": LORA, "loha": LOHA, "lokr": LOKR, "glora": GLORA, "oft": OFT, "boft": OFT}
 
 
 def check_loras_fit(model: Any, clip: Any) -> None:
@@ -107,9 +100,9 @@ def _patch_fits(patch: tuple, shape: Any) -> bool:
         return True
     if isinstance(value, list):  # of a merge: another model's weight, and that one's patches
         return getattr(value[0][0], "shape", shape) == shape
-    form = FORMS.get(getattr(value, "name", ""))
-    if form is not None:
-        tensors = {name: tensor for name, tensor in zip(form, value.weights, strict=False) if hasattr(tensor, "shape")}
+    if form := COMFY_FORMS.get(getattr(value, "name", "")):
+        pairs = zip(FORMS[form], value.weights, strict=False)
+        tensors = {name: tensor for name, tensor in pairs if hasattr(tensor, "shape")}
         return fits(Kept(tensors), shape)
     change = value[-1] if isinstance(value, tuple) else None
     first = change[0] if isinstance(change, tuple) else change

@@ -27,7 +27,7 @@ from .conftest import random_adapter
 
 pytestmark = pytest.mark.slow
 
-PROBE = Path(__file__).with_name("comfy_probe.py")
+PROBE = Path(__file__).with_name("probes") / "comfy_probe.py"
 PROMPT = "a photo of a sks striped cat, in a park"
 LEARNED = "a photo of a {} cat, in a park"
 WORD = "zwx"

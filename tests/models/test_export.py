@@ -27,6 +27,7 @@ from comfyui_fewshot.models.svd_extract import svd_low_rank
 from . import checkpoints
 from .checkpoints import TextShape, UNetShape, VaeShape
 
+PROBE = Path(__file__).with_name("probes") / "comfy_probe.py"
 THIN = VaeShape(channels=32, multipliers=(1, 1), layers=1)
 TEXT = TextShape(width=32, layers=2, inner=64)
 
@@ -186,8 +187,8 @@ def test_comfyui_sees_what_was_written_or_a_warning_says_so(family, predicts, bi
     assert (base.family, base.prediction, base.zero_snr) == (family, *predicts)
     written = write_checkpoint(base, {}, tmp_path / "checkpoint.safetensors")
     (tmp_path / "job.json").write_text(json.dumps({"denoiser_only": True}))
-    probe = [sys.executable, str(Path(checkpoints.__file__).with_name("comfy_probe.py")), str(comfyui_path)]
-    done = subprocess.run([*probe, str(tmp_path)], capture_output=True, text=True)
+    probe = [sys.executable, str(PROBE), str(comfyui_path), str(tmp_path)]
+    done = subprocess.run(probe, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads((tmp_path / "report.json").read_text())
     seen = ({"EPS": "epsilon", "V_PREDICTION": "v_prediction"}[report["prediction"]], report["zsnr"])

@@ -19,7 +19,7 @@ from comfyui_fewshot.models.process import DiffusionProcess, Gaussian, gaussian,
 from comfyui_fewshot.models.rectified_flow import RectifiedFlow, shifted
 from comfyui_fewshot.models.stable_diffusion.ddpm import DDPM
 
-PROBE = Path(__file__).with_name("flow_probe.py")
+PROBE = Path(__file__).with_name("probes") / "flow_probe.py"
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 EPSILON, VELOCITY = DDPM.from_config(SD), DDPM.from_config(SD, "v_prediction")
 TERMINAL = DDPM.from_config(SD, "v_prediction", zero_snr=True)

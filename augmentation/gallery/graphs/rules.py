@@ -141,9 +141,9 @@ def _rule(node: ast.expr) -> Rule | None:
         case ast.Starred(prefix):
             return Numbered(ast.unparse(prefix))
         case ast.BinOp(left, ast.Add(), right):
-            return Joined((*_all(left), *_all(right)))
+            return Joined(_all(left, right))
         case ast.BinOp(left, ast.BitOr(), right):
-            return Either((*_all(left), *_all(right)))
+            return Either(_all(left, right))
         case ast.Attribute(ast.Name(name), part):
             return PartOf("" if name == "out" else name, part)
         case ast.Call(ast.Name(name), arguments, keywords):

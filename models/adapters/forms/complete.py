@@ -14,18 +14,19 @@ DORA = "dora_scale"
 PAIR = ("lora_up.weight", "lora_down.weight")
 LORA, LOHA, LOKR, GLORA, OFT = "LoRA", "LoHa", "LoKr", "GLoRA", "OFT"
 DIFFERENCE, NORM, REPLACEMENT, BIAS_ALONE = "difference", "norm", "replacement", "bias"
-# By form: the suffixes that it needs, and those that it may have besides alpha, lengths and a bias.
-FORMS: Mapping[str, tuple[set[str], set[str]]] = {
-    LORA: (set(PAIR), {"lora_mid.weight"}),
-    LOHA: ({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}, {"hada_t1", "hada_t2"}),
-    GLORA: ({"a1.weight", "a2.weight", "b1.weight", "b2.weight"}, set()),
-    OFT: ({"oft_blocks"}, {"rescale"}),
-    DIFFERENCE: ({"diff"}, set()),
-    NORM: ({"w_norm"}, {"b_norm"}),
-    REPLACEMENT: ({"set_weight"}, set()),
+# By form: its suffixes, in the order in which ComfyUI keeps the tensors where it has a class for the form.
+FORMS: Mapping[str, tuple[str, ...]] = {
+    LORA: (*PAIR, "alpha", "lora_mid.weight", DORA),
+    LOHA: ("hada_w1_a", "hada_w1_b", "alpha", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", DORA),
+    GLORA: ("a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha", DORA),
+    OFT: ("oft_blocks", "rescale", "alpha", DORA),
+    DIFFERENCE: ("diff",),
+    NORM: ("w_norm", "b_norm"),
+    REPLACEMENT: ("set_weight",),
+    LOKR: ("lokr_w1", "lokr_w2", "alpha", "lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "lokr_t2", DORA),
 }
-_KRONECKER = {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}
 _BESIDE = {"alpha", DORA, BIAS}
+_OPTIONAL = _BESIDE | {"lora_mid.weight", "hada_t1", "hada_t2", "rescale", "b_norm"}
 WITH_LENGTHS = (LORA, LOHA, LOKR, GLORA)
 """forms that a DoRA may be of"""
 
@@ -38,8 +39,7 @@ def is_rest(tensors: Mapping[str, Tensor]) -> bool:
 def form_of(path: str, tensors: Mapping[str, Tensor]) -> str:
     """The form of the tensors at a layer's path. Raises FewShotError where they are of none, of two, or not whole."""
     names = set(tensors) - _BESIDE
-    found = [form for form, (needed, more) in FORMS.items() if names & (needed | more)]
-    found += [LOKR] if names & _KRONECKER else []
+    found = [form for form, suffixes in FORMS.items() if names & set(suffixes)]
     what = ", ".join(sorted(tensors))
     if len(found) > 1:
         raise FewShotError(
@@ -50,21 +50,17 @@ def form_of(path: str, tensors: Mapping[str, Tensor]) -> str:
             raise FewShotError(f"{path} is stored as {what}, which is no form that is known here: use a LoRA")
         return BIAS_ALONE
     (form,) = found
-    whole = _whole_kronecker(names) if form == LOKR else FORMS[form][0] <= names and _kernels(names)
-    if not whole or names - (_KRONECKER if form == LOKR else FORMS[form][0] | FORMS[form][1]):
+    if not _is_whole(form, names) or names - set(FORMS[form]):
         raise FewShotError(f"{path} has only part of its {form} ({what}): the file is damaged; get it again")
     if DORA in tensors and form not in WITH_LENGTHS:
         raise FewShotError(f"{path} is a DoRA of {form} ({what}), which cannot be applied: use a DoRA of a LoRA")
     return form
 
 
-def _kernels(names: set[str]) -> bool:
-    return len(names & {"hada_t1", "hada_t2"}) != 1
-
-
-def _whole_kronecker(names: set[str]) -> bool:
-    sides = ("lokr_w1", "lokr_w2")
-    return all(side in names or {f"{side}_a", f"{side}_b"} <= names for side in sides)
+def _is_whole(form: str, names: set[str]) -> bool:
+    if form == LOKR:
+        return all(side in names or {f"{side}_a", f"{side}_b"} <= names for side in ("lokr_w1", "lokr_w2"))
+    return set(FORMS[form]) - _OPTIONAL <= names and len(names & {"hada_t1", "hada_t2"}) != 1
 
 
 def check_numbers(path: str, tensors: Mapping[str, Tensor]) -> None:

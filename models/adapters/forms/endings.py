@@ -21,24 +21,21 @@ _KEPT = re.compile(
     r"|reshape_weight|[ab][12]\.weight)$"
 )
 # Forms that ComfyUI does not apply either, by what tells them; the first that is found names the file.
-_REFUSED = tuple(
-    (re.compile(pattern), form)
-    for pattern, form in (
-        (r"\.on_input$|\.ia3_l(\.\w+)*$", "IA3"),
-        (r"^oft_[a-z]+\d?_", "kohya's OFT"),
-        (r"\.oft_[rR](\.\w+)*$", "PEFT's OFT"),
-        (r"\.boft_(R|P|s)(\.\w+)*$", "PEFT's BOFT"),
-        (r"\.lora_magnitude_vector(\.\w+)*$", "PEFT's DoRA"),
-        (r"\.lora_embedding_[AB](\.\w+)*$", "PEFT's embedding LoRA"),
-        (r"\.(lora_up|lora_B(\.\w+)?|lora\.up)\.bias$", "LoRA bias"),
-        (r"[._]vera_(lambda_[bd]|[AB])(\.\w+)*$", "VeRA"),
-        (r"\.bm\.weight$|\.glora_\w+$", "Tucker GLoRA"),
-        (r"\.scalar$", "LyCORIS scalar"),
-        (
-            r"\.(hra_u|fourierft_spectrum|bone_\w+|shira_weight|randlora_\w+|ln_tuning_layers)(\.\w+)*$",
-            "PEFT's",
-        ),
-    )
+_REFUSED = (
+    (r"\.on_input$|\.ia3_l(\.\w+)*$", "IA3"),
+    (r"^oft_[a-z]+\d?_", "kohya's OFT"),
+    (r"\.oft_[rR](\.\w+)*$", "PEFT's OFT"),
+    (r"\.boft_(R|P|s)(\.\w+)*$", "PEFT's BOFT"),
+    (r"\.lora_magnitude_vector(\.\w+)*$", "PEFT's DoRA"),
+    (r"\.lora_embedding_[AB](\.\w+)*$", "PEFT's embedding LoRA"),
+    (r"\.(lora_up|lora_B(\.\w+)?|lora\.up)\.bias$", "LoRA bias"),
+    (r"[._]vera_(lambda_[bd]|[AB])(\.\w+)*$", "VeRA"),
+    (r"\.bm\.weight$|\.glora_\w+$", "Tucker GLoRA"),
+    (r"\.scalar$", "LyCORIS scalar"),
+    (
+        r"\.(hra_u|fourierft_spectrum|bone_\w+|shira_weight|randlora_\w+|ln_tuning_layers)(\.\w+)*$",
+        "PEFT's",
+    ),
 )
 _LEFTOVER = re.compile(
     r".*(position_ids|logit_scale|num_batches_tracked|scaled_fp8)|(optimizer|lr_scheduler|exp_avg|ema|scaler)[._].*"
@@ -65,7 +62,7 @@ def peft_adapter(key: str) -> tuple[str, str] | None:
 
 def refused_form(key: str) -> str | None:
     """The name of the form that a key is of, where that is one that nothing applies."""
-    return next((form for pattern, form in _REFUSED if pattern.search(key)), None)
+    return next((form for pattern, form in _REFUSED if re.search(pattern, key)), None)
 
 
 def is_leftover(key: str) -> bool:

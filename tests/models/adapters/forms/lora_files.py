@@ -1,33 +1,9 @@
-"""LoRA files in every naming and form against ComfyUI's own loader on the same base: the same weights, or refused."""
+"""LoRA files in every naming and form, of random numbers, and their parts to make others of."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-import safetensors.torch
 import torch
 from torch import Tensor
-
-from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.models.adapters.apply import applied, find_module
-from comfyui_fewshot.models.adapters.formats import from_tensors, read_lora, to_kohya, write_lora
-from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.models.stable_diffusion.lora_names import path_of
-from comfyui_fewshot.models.stable_diffusion.model import StableDiffusion
-
-from .. import checkpoints
-from ..checkpoints import TextShape, UNetShape, VaeShape
-
-pytestmark = pytest.mark.slow
-PROBE = Path(__file__).with_name("loader_probe.py")
-STRENGTHS = (1.0, 0.7)
-SHAPE = UNetShape(layers=2, context=768)
-TEXT = TextShape(layers=2)
 
 # Layers by short names: the shape of the weight and its name in diffusers' words; the width is 320, the prompt's 768.
 A = "down_blocks.0.attentions.1."
@@ -241,12 +217,6 @@ def applied_files() -> dict[str, dict[str, Tensor]]:
     }  # fmt: skip
 
 
-# Names of diffusers and PEFT that ComfyUI's loader knows in part: what is written here for it is applied whole.
-PARTLY = {
-    "diffusers_peft", "diffusers_lora", "diffusers_linear_layers", "diffusers_without_unet", "peft", "peft_in_unet",
-}  # fmt: skip
-
-
 def text_norms() -> dict[str, Tensor]:
     """What Extract and Save Lora writes of a text encoder besides its linear layers."""
     start = "text_encoders.clip_l.transformer.text_model."
@@ -258,120 +228,3 @@ def text_norms() -> dict[str, Tensor]:
 
 
 FILES = applied_files()
-
-
-@pytest.fixture(scope="module")
-def folder(comfyui_path: Path, tmp_path_factory) -> Path:
-    """A base, all files, and what ComfyUI makes of them."""
-    folder = tmp_path_factory.mktemp("loader")
-    checkpoints.save(checkpoints.sd1(SHAPE, TEXT, VaeShape(32, (1, 1, 1, 1), 1)), folder / "checkpoint.safetensors")
-    for case, tensors in FILES.items():
-        safetensors.torch.save_file(tensors, folder / f"{case}.safetensors")
-        again = read_lora(folder / f"{case}.safetensors", base_family="sd1")
-        safetensors.torch.save_file(to_kohya(again, torch.float32), folder / f"{case}_again.safetensors")
-    options = {"clip_l_model_config": {"num_hidden_layers": TEXT.layers}}
-    cases = [*FILES, *(f"{case}_again" for case in FILES)]
-    (folder / "job.json").write_text(json.dumps({"cases": cases, "strengths": STRENGTHS, "text_options": options}))
-    done = subprocess.run([sys.executable, str(PROBE), str(comfyui_path), str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(folder: Path, comfyui_path: Path) -> Iterator[StableDiffusion]:
-    ref = base_from_path(folder / "checkpoint.safetensors")
-    with open_base(ref, "cpu", tokenizer_folder=comfyui_path / "comfy/sd1_tokenizer") as model:
-        yield model
-
-
-def parameter(model: StableDiffusion, key: str) -> Tensor:
-    """The parameter that ComfyUI calls `key`."""
-    module, _, name = key.rpartition(".")
-    path = path_of(module if module.startswith("diffusion_model.") else f"text_encoders.{module}")
-    assert path is not None, key
-    return getattr(find_module(model.parts(), path), name)
-
-
-@pytest.mark.parametrize("case", FILES)
-def test_a_file_does_what_it_does_in_comfyui(folder: Path, base: StableDiffusion, case: str):
-    """Read here, and written again for ComfyUI, it changes the same weights, and each as ComfyUI's loader does."""
-    adapter = read_lora(folder / f"{case}.safetensors", base_family="sd1")
-    for strength in STRENGTHS:
-        theirs = safetensors.torch.load_file(folder / f"{case}@{strength}.out")
-        written = safetensors.torch.load_file(folder / f"{case}_again@{strength}.out")
-        if case in PARTLY:
-            assert len(written) > len(theirs.keys() - {"nothing"})
-            theirs = written
-        before = {key: parameter(base, key).clone() for key in theirs}
-        assert theirs.keys() == written.keys()
-        count = sum((getattr(f, "only_bias", False) is False) + (f.bias is not None) for f in adapter.factors.values())
-        assert len(theirs) == count
-        with applied(base, [(adapter, strength)]):
-            for key, wanted in theirs.items():
-                size = float((wanted - before[key]).abs().max())
-                assert size > 1e-4, key
-                for found in (parameter(base, key), written[key]):
-                    assert float((found - wanted).abs().max()) <= 1e-6 * max(1.0, float(wanted.abs().max())), key
-        assert all(torch.equal(parameter(base, key), weight) for key, weight in before.items())
-
-
-def test_comfyui_takes_all_of_what_is_written(folder: Path):
-    report = json.loads((folder / "report.json").read_text())
-    assert not {case: lines for case, lines in report.items() if lines and case not in (*PARTLY, "leftovers")}
-
-
-def test_what_is_written_reads_the_same(tmp_path: Path):
-    for case, tensors in FILES.items():
-        adapter = from_tensors(tensors, base_family="sd1")
-        back = read_lora(write_lora(adapter, tmp_path / f"{case}.safetensors"))
-        assert back.factors.keys() == adapter.factors.keys(), case
-
-
-REFUSED = {
-    "IA3": (file(kohya, K={"weight": r(320), "on_input": torch.tensor(False)}), "holds IA3 tensors"),
-    "IA3 of PEFT": (file(diffusers, K={"ia3_l": r(320, 1)}), "holds IA3 tensors"),
-    "BOFT without alpha": (file(kohya, Q=boft("Q", None)), "holds BOFT tensors without their alpha"),
-    "BOFT of PEFT": (file(diffusers, Q={"boft_R": r(1, 8, 8, 8), "boft_s": r(320, 1)}), "holds PEFT's BOFT tensors"),
-    "OFT with rescale": (file(kohya, K=oft("K", 0.1, rescale=r(320, 1))), "holds OFT tensors with a scale of each row"),
-    "OFT of PEFT": (file(diffusers, K={"oft_R.weight": r(8, 28)}), "holds PEFT's OFT tensors"),
-    "OFT of kohya": ({"oft_unet_mid_block_attentions_0_proj_in.oft_blocks": r(8, 8, 8)}, "holds kohya's OFT tensors"),
-    "DoRA of PEFT": (file(diffusers, K=pair("K", **PEFT) | {"lora_magnitude_vector": r(320)}), "holds PEFT's DoRA"),
-    "DoRA of OFT": (file(kohya, K=oft("K", 0.1) | {"dora_scale": r(320, 1)}), "is a DoRA of OFT"),
-    "VeRA": (file(diffusers, K={"vera_lambda_b": r(320), "vera_lambda_d": r(4)}), "holds VeRA tensors"),
-    "scalar": (file(kohya, K=pair("K") | {"scalar": torch.tensor(0.5)}), "holds LyCORIS scalar tensors"),
-    "bias of a pair": (file(diffusers, OUT=pair("OUT", **PEFT) | {"lora_B.bias": r(320)}), "holds LoRA bias tensors"),
-    "unknown ending": (file(kohya, K=pair("K") | {"spectrum": r(4)}), r"form that is not known \(.spectrum"),
-    "two forms": (file(kohya, K=pair("K") | loha("K")), "changed in 2 ways at once .LoRA and LoHa"),
-    "two names": (pairs(kohya, "K") | pairs(diffusers, "K"), "is there twice, by two names"),
-    "half a LoHa": (file(kohya, K={n: t for n, t in loha("K").items() if "w2" not in n}), "only part of its LoHa"),
-    "half a LoKr": (file(kohya, K={"lokr_w1": r(8, 8)}), "only part of its LoKr"),
-    "half a pair": (file(kohya, K={"lora_up.weight": r(320, 4)}), "only part of its LoRA"),
-    "half a GLoRA": (file(kohya, K={"a1.weight": r(320, 4)}), "only part of its GLoRA"),
-    "lengths alone": (file(kohya, K={"dora_scale": r(320, 1)}), "no form that is known"),
-    "larger layer": (file(kohya, K=pair("K") | {"reshape_weight": torch.tensor([320, 900])}), "layers of another size"),
-    "NaN": (file(kohya, K=lokr("K") | {"lokr_w1": r(8, 8) * torch.nan}), "not finite"),
-    "alphas": (file(kohya, K=lokr("K") | {"alpha": r(3)}), "not one number"),
-    "no such layer": (pairs(kohya, "K") | {"lora_unet_mid_block_attentions_0_x.diff": r(2)}, "1 of 4 tensors have no"),
-    "motion": ({"unet.down_blocks.0.motion_modules.0.proj_in.lora_A.weight": r(2, 2)}, "LoRA of AnimateDiff"),
-    "IP-Adapter": ({"unet.mid_block.attentions.0.attn2.processor.to_k_ip.lora_A.weight": r(2, 2)}, "of IP-Adapter"),
-    "Flux": ({"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": r(2, 2)}, "LoRA of Flux"),
-    "Flux, diffusers": ({"transformer.single_transformer_blocks.0.norm.linear.lora_A.weight": r(2, 2)}, "of Flux"),
-    "Flux, OFT": ({"transformer.single_transformer_blocks.0.proj_out.oft_R.weight": r(2, 2)}, "LoRA of Flux"),
-    "SD 3": ({"diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_A.weight": r(2, 2)}, "of Stable Diffusion 3"),
-    "SD 3, diffusers": ({"transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight": r(2, 2)}, "Diffusion 3, F"),
-    "Qwen-Image": ({"transformer_blocks.0.img_mlp.net.2.lora_A.weight": r(2, 2)}, "LoRA of Qwen-Image"),
-    "Z-Image": ({"diffusion_model.layers.0.attention.to_q.lora_A.weight": r(2, 2)}, "LoRA of Lumina or Z-Image"),
-    "Wan": ({"diffusion_model.blocks.0.self_attn.q.lora_A.weight": r(2, 2)}, "LoRA of Wan"),
-    "LTX": ({"transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": r(2, 2)}, "of PixArt or LTX-Video"),
-    "Cascade": ({"lora_prior_unet_blocks_0.lora_up.weight": r(2, 2)}, "LoRA of Stable Cascade"),
-    "T5": ({"lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_up.weight": r(2, 2)}, "a T5 text encoder"),
-    "another model": ({"model.layers.0.something.lora_A.weight": r(2, 2)}, "a model that is not known here"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_applied_is_called_by_its_name(tmp_path: Path, case: str):
-    tensors, words = REFUSED[case]
-    safetensors.torch.save_file(tensors, tmp_path / "a.safetensors", {"ss_base_model_version": "sd_v1"})
-    with pytest.raises(FewShotError, match=f"^a.safetensors: .*{words}"):
-        read_lora(tmp_path / "a.safetensors")

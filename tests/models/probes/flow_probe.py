@@ -12,6 +12,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from comfy_start import start
+
 
 class Config:
     """What ComfyUI's samplings read of a model."""
@@ -21,11 +23,7 @@ class Config:
 
 
 def main(comfyui: str, job: Path) -> None:
-    sys.argv = sys.argv[:1]
-    sys.path.insert(0, comfyui)
-    from comfy.cli_args import args
-
-    args.cpu = True
+    start(comfyui)
     import comfy.model_sampling
     import comfy.samplers
     import comfy.utils

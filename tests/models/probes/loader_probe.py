@@ -10,35 +10,19 @@ ComfyUI warned of, by case.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 
-
-class Complaints(logging.Handler):
-    """Keeps what ComfyUI warns of."""
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+from comfy_start import start
 
 
 def main(comfyui: str, folder: Path) -> None:
-    sys.argv = sys.argv[:1]
-    sys.path.insert(0, comfyui)
-    from comfy.cli_args import args
-
-    args.cpu = args.fp32_unet = args.fp32_vae = args.fp32_text_enc = True
+    complaints = start(comfyui)
     import comfy.lora
     import comfy.sd
     import comfy.utils
     import torch
 
-    complaints = Complaints()
-    logging.getLogger().addHandler(complaints)
     kron = torch.kron  # which takes no strided tensors, as einsum gives them for a LoKr in CP form
     torch.kron = lambda first, second: kron(first.contiguous(), second.contiguous())
     order = json.loads((folder / "job.json").read_text())

@@ -10,34 +10,14 @@ Everything is computed by ComfyUI's own classes, in float32 on the CPU.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 
-
-class Complaints(logging.Handler):
-    """Keeps what ComfyUI warns of while it loads."""
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
-def start(folder: str) -> None:
-    sys.argv = sys.argv[:1]
-    sys.path.insert(0, folder)
-    from comfy.cli_args import args
-
-    args.cpu = args.fp32_unet = args.fp32_vae = args.fp32_text_enc = True
+from comfy_start import start
 
 
 def main(comfyui: str, job: Path) -> None:
-    start(comfyui)
-    complaints = Complaints()
-    logging.getLogger().addHandler(complaints)
+    complaints = start(comfyui)
     import comfy.sd
     import comfy.utils
     import torch
