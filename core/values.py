@@ -18,7 +18,7 @@ import torch
 
 from .errors import FewShotError
 from .text.embeddings import unweighted
-from .text.words import check_letters
+from .text.words import check_letters, check_seen
 from .weight_files import SUFFIXES
 
 LATER = {"later": True}
@@ -66,6 +66,10 @@ class Concept:
     noun: str
     description: str = ""
     kind: Literal["subject", "relation"] = "subject"
+
+    def __post_init__(self) -> None:
+        for words in (self.identifier, self.noun, self.description):
+            check_seen(words)
 
     @property
     def phrase(self) -> str:

@@ -73,15 +73,11 @@ def names_of(noun: str) -> tuple[str, ...]:
 def same_kind(noun: str, text: str) -> str:
     """The first word of `text`, by itself, that is of the kind of `noun` or names that kind; "" when there is none."""
     kind = kind_of(noun)
-    for word in words(text):
-        if (
-            kind
-            and find_word(word, text)
-            and (
-                kind_of(word) == kind
-                or position_of(kind, [word]) is not None
-                or singular(word) in ALSO.get(kind, "").split()
-            )
-        ):
+    if not kind:
+        return ""
+    also = ALSO.get(kind, "").split()
+    for word in dict.fromkeys(words(text)):
+        named = kind_of(word) == kind or position_of(kind, [word]) is not None or singular(word) in also
+        if named and find_word(word, text):
             return word
     return ""

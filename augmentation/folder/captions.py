@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from .records import (
 TEXT_ENDINGS = (".txt", ".caption", ".captions", ".cap", ".tags", ".tag", ".prompt", ".text", ".wd14")
 BESIDE_ENDINGS = (*TEXT_ENDINGS, ".json")
 CAPTION_FOLDERS = {"captions", "caption", "texts", "text", "txt", "tags", "prompts"}
+ABOVE = ("metadata.jsonl", "metadata.csv")  # of data sets, whose pictures may lie in folders beside them
 # What some programs write behind the picture's name: "a_caption.txt".
 ADDED = ("_caption", "-caption", "_captions", "_tags", "-tags", "_prompt", "_text")
 
@@ -184,23 +185,54 @@ def _json_captions(value: Any) -> tuple[str, ...]:
 
 def read_tables(pictures: Sequence[Path], files: Sequence[Path], found: Captions) -> None:
     """Add what the tables among `files` say of pictures: JSON, JSON lines, CSV, and lists of names in a .txt."""
-    by_name: dict[str, list[Path]] = {}
-    for picture in pictures:
-        for name in {plain_name(picture.name), plain_name(picture.stem)}:
-            by_name.setdefault(name, []).append(picture)
-
-    def whose(name: str) -> list[Path]:
-        last = plain_name(str(name).replace("\\", "/").rpartition("/")[2])
-        same = by_name.get(last) or (by_name.get(last.rpartition(".")[0], []) if last.endswith(PICTURE_ENDINGS) else [])
-        parts = plain_name(str(name).replace("\\", "/")).split("/")
-        return [p for p in same if len(parts) > 1 and plain_name(p.parent.name) == parts[-2]] or same
-
+    whose = _by_name(pictures)
     for file in sorted(files, key=_table_rank):
         if file.suffix.lower() not in TABLE_ENDINGS or file in found.used:
             continue
         with found.reading(file):
             entries = entries_of(file, _text_of(file, found, LARGEST), lambda name: bool(whose(name)))
             _add_entries(file, [(entry.name, entry.captions, whose(entry.name)) for entry in entries], found)
+
+
+def read_tables_above(pictures: Sequence[Path], folder: Path, found: Captions) -> None:
+    """Add what a table beside the folder itself says of the pictures in it, by names such as "folder/a.png"."""
+    whose = _by_name(pictures)
+
+    def named(name: str) -> list[Path]:
+        parts = _parts(name)
+        return [p for p in whose(name) if len(parts) > 1 and plain_name(p.parent.name) == parts[-2]]
+
+    for file in (folder.parent / name for name in ABOVE):
+        if not file.is_file():
+            continue
+        try:
+            text = read_text(file, LARGEST, found.usual).text
+            entries = entries_of(file, text, lambda name: bool(named(name))) if folder.name in text else []
+        except FewShotError as error:
+            found.notes.append(f"{file.name} beside the folder {folder.name} is not read: {error}")
+            continue
+        mine = [(entry.name, entry.captions, owners) for entry in entries if (owners := named(entry.name))]
+        _add_entries(file, mine, found)
+
+
+def _by_name(pictures: Sequence[Path]) -> Callable[[str], list[Path]]:
+    """What finds the pictures that a table's name means: those in the folder that it names, where there is one."""
+    by_name: dict[str, list[Path]] = {}
+    for picture in pictures:
+        for name in {plain_name(picture.name), plain_name(picture.stem)}:
+            by_name.setdefault(name, []).append(picture)
+
+    def whose(name: str) -> list[Path]:
+        parts = _parts(name)
+        last = parts[-1]
+        same = by_name.get(last) or (by_name.get(last.rpartition(".")[0], []) if last.endswith(PICTURE_ENDINGS) else [])
+        return [p for p in same if len(parts) > 1 and plain_name(p.parent.name) == parts[-2]] or same
+
+    return whose
+
+
+def _parts(name: str) -> list[str]:
+    return [plain_name(part) for part in str(name).replace("\\", "/").split("/")]
 
 
 def _table_rank(file: Path) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...core.errors import FewShotError
 from ...core.images import PICTURE_ENDINGS
 from ...core.text.decoding import usual_encoding
-from .captions import BESIDE_ENDINGS, Caption, Captions, is_caption_folder, read_beside, read_tables
+from .captions import BESIDE_ENDINGS, Caption, Captions, is_caption_folder, read_beside, read_tables, read_tables_above
 from .masks import Masks, find_masks, is_mask_folder
 from .names import natural_order
 from .records import TABLE_ENDINGS
@@ -65,7 +65,9 @@ def picture_files(folder: Path, notes: list[str], first_captions: str = "") -> l
     found = [_read(place, captions, notes) for place in places]
     for place, masks in zip(places[1:], found[1:], strict=True):
         read_tables(masks.pictures, place.texts, captions)
-    read_tables([picture for masks in found for picture in masks.pictures], top.texts, captions)
+    every = [picture for masks in found for picture in masks.pictures]
+    read_tables(every, top.texts, captions)
+    read_tables_above(every, folder, captions)
     files = [
         PictureFile(picture, masks.of.get(picture), place.weight, captions.best(picture, first_captions))
         for place, masks in zip(places, found, strict=True)

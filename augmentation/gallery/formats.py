@@ -15,7 +15,7 @@ SETTING = re.compile(r'([\w /-]{1,60}):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
 SETTINGS_START = re.compile(r"^Steps: \d+", re.MULTILINE)
 UNKNOWN_NEGATIVE = re.compile(r"^[^\S\n]*Negatives?(?: prompts?)?\s*:", re.MULTILINE | re.IGNORECASE)
 NEGATIVE = re.compile(r"^[^\S\n]*Negative prompt:", re.MULTILINE | re.IGNORECASE)
-XMP, XMP_COMMENT = "XML:com.adobe.xmp", re.compile(r"<exif:UserComment>.*?<rdf:li[^>]*>(.*?)</rdf:li>", re.DOTALL)
+XMP = "XML:com.adobe.xmp"
 DREAM = re.compile(r'"(?P<prompt>.*)"(?P<options>(?: -\w+(?:[^\w\s]\S*| (?!-\w)\S*)?)+)', re.DOTALL)
 DREAM_OPTIONS = {"s": "steps", "S": "seed", "C": "cfg", "A": "sampler"}
 NAMES_OF_SETTINGS = {
@@ -98,8 +98,7 @@ def _number(text: str) -> Any:
 
 def _json(text: str, form: JsonForm) -> PicturePrompt | None:
     if form.chunk == XMP:
-        found = XMP_COMMENT.search(text)
-        text = html.unescape(found[1]) if found else ""
+        text = _xmp_comment(text)
     try:
         values = json.loads(text) if text.lstrip().startswith("{") else None
     except (ValueError, RecursionError):
@@ -112,6 +111,13 @@ def _json(text: str, form: JsonForm) -> PicturePrompt | None:
     if not isinstance(positive, str) or not isinstance(negative or "", str):
         return None
     return PicturePrompt(one_line(positive), one_line(negative or ""), _settings(values), form.tool)
+
+
+def _xmp_comment(text: str) -> str:
+    """The first item of the first comment in XMP; "" without one."""
+    inside = text.partition("<exif:UserComment>")[2].partition("<rdf:li")[2].partition(">")[2]
+    comment, end, _ = inside.partition("</rdf:li>")
+    return html.unescape(comment) if end else ""
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from ...core.values import Concept
 from ..captions.nouns import names_of, same_kind
 from ..captions.parse import ARTICLES
 
-NETWORKS = re.compile(r"<(?:lora|lyco|hypernet)[^>]*>", re.IGNORECASE)
+NETWORKS = re.compile(r"<(?:lora|lyco|hypernet)[^<>]*>", re.IGNORECASE)
 EMBEDDINGS = re.compile(r"\(?\s*embedding:[^\s,()]+(?::[\d.]+)?\s*\)?", re.IGNORECASE)
-COMPOUNDS = re.compile(r"\w*_\w*")
+WORDS = re.compile(r"\w+")
 BREAKS = re.compile(r"\b(?:BREAK|AND)\b")
 
 
@@ -49,12 +49,12 @@ def _place(noun: str, text: str) -> Found | None:
     if own := find_noun(noun, text):
         return own
     others = (match for name in names_of(noun)[1:] if (match := find_word(name, text)))
-    alone = COMPOUNDS.sub(" ", text)
+    alone = WORDS.sub(lambda match: " " if "_" in match[0] else match[0], text)
     return next(others, None) or find_word(same_kind(noun, alone), text)
 
 
 def _bare(prompt: str) -> str:
-    text = EMBEDDINGS.sub(" ", NETWORKS.sub(" ", prompt))
+    text = EMBEDDINGS.sub(" ", " ".join(NETWORKS.sub(" ", prompt).split()))
     text = BREAKS.sub(",", text)
     text = re.sub(r"\s+,", ",", " ".join(text.split()))
     return re.sub(r"(?:,\s*){2,}", ", ", text).strip(" ,")

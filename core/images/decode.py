@@ -12,6 +12,7 @@ from .colour_tags import ColourTags
 from .files import naming_faults, open_picture
 from .numbers import NumberFormat, grey_of, is_numbers
 from .transparency import is_clear, on_white, scale_colour_key, split_alpha
+from .whole import check_whole, strict_reading
 
 MOST_PIXELS = 80_000_000  # larger files are reduced or refused before they are decoded
 
@@ -32,7 +33,7 @@ def decode(path: Path, notes: list[str] | None = None) -> tuple[Image.Image, Ima
             (a JPEG: more than Pillow opens, some 180 million), is transparent all over, or is HDR.
     """
     found: list[str] = []
-    with naming_faults(path):
+    with naming_faults(path), strict_reading():
         with open_picture(path) as file:
             _reduce(file)
             _check_size(path, file.width, file.height)
@@ -47,6 +48,7 @@ def decode(path: Path, notes: list[str] | None = None) -> tuple[Image.Image, Ima
             numbers = NumberFormat.of(file)
             scale_colour_key(file, _raw_mode(file))
             stored = file.copy()
+            check_whole(path, tags.format)
         colours, alpha = _parts(_upright(stored, found), tags.format, numbers, found)
         picture = to_srgb(colours, tags, found)
         picture.info = {}  # else a profile that was applied would be written into copies, and be applied again

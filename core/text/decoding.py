@@ -40,10 +40,12 @@ ENCODINGS: dict[str, tuple[str, dict[str, float]]] = {
     "Windows-1256": ("cp1256", {"Arabic": 0.01}),
     "Windows-874": ("cp874", {"Thai": 0.002}),
     "KOI8-R": ("koi8_r", {"Russian": 0.1}),
+    "KOI8-U": ("koi8_u", {"Ukrainian": 0.02}),
     "DOS 866": ("cp866", {"Russian": 0.02}),
     "DOS 850": ("cp850", {name: _DOS for name in _WESTERN}),
     "Mac Roman": ("mac_roman", {name: _DOS for name in _WESTERN}),
 }
+_ALPHABETIC = ("Windows-1251", "Windows-1253", "Windows-1255", "Windows-1256", "KOI8-R", "KOI8-U", "DOS 866")
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "UTF-8", "utf-8"),
     (codecs.BOM_UTF32_LE, "UTF-32", "utf-32-le"), (codecs.BOM_UTF32_BE, "UTF-32", "utf-32-be"),
@@ -164,9 +166,15 @@ def decoded(raw: bytes, name: str, usual: str = "") -> DecodedText:
         return known
     scores = [(text, score + IN_FOLDER * (text.encoding == usual)) for text, score in _scores(raw)]
     best, share = _most_likely(scores)
-    if best is None or share < CERTAIN:
+    if best is None or share < CERTAIN or (best.encoding != usual and _is_of_lone_letters(best)):
         raise FewShotError(_unknown(raw, name, best is not None))
     return best
+
+
+def _is_of_lone_letters(text: DecodedText) -> bool:
+    """Whether a text of another alphabet than Latin has no word of two letters: one byte is a letter in several."""
+    words = [word for word in re.findall(r"[^\W\d_]+", text.text) if not word.isascii()]
+    return text.encoding in _ALPHABETIC and all(len(word) == 1 for word in words)
 
 
 def _no_text(raw: bytes) -> str:

@@ -37,8 +37,12 @@ class EmbeddingName:
 
     def find(self, folders: Sequence[Path]) -> tuple[Path | None, str]:
         """The file in one of the folders, None without one, and the words that are drawn behind it."""
-        path = embedding_file(self.written, folders)
-        return (path, self.words) if path else (embedding_file(self.name, folders), self.rest)
+        return self.find_in(tuple(_with_subfolders(folders)))
+
+    def find_in(self, places: Sequence[str]) -> tuple[Path | None, str]:
+        """The same, in these folders alone."""
+        path = _file_in(self.written, places)
+        return (path, self.words) if path else (_file_in(self.name, places), self.rest)
 
 
 def embedding_parts(text: str) -> list[str | EmbeddingName]:
@@ -79,7 +83,11 @@ def unweighted(prompt: str) -> str:
 
 def embedding_file(name: str, folders: Sequence[Path]) -> Path | None:
     """The file that ComfyUI takes for `name` in `folders` or in folders in them; None without one."""
-    for folder in _with_subfolders(folders) if name else ():
+    return _file_in(name, _with_subfolders(folders))
+
+
+def _file_in(name: str, places: Iterable[str]) -> Path | None:
+    for folder in places if name else ():
         place = os.path.abspath(os.path.join(folder, name))
         if os.path.commonpath((os.path.abspath(folder), place)) != os.path.abspath(folder):
             continue
@@ -112,8 +120,10 @@ def reading_key(prompt: str, folders: Sequence[Path]) -> tuple[str, ...]:
 def missing_notes(prompts: Iterable[str], folders: Sequence[Path], learned: Iterable[str] = ()) -> list[str]:
     """A line on the embeddings that prompts name and that are neither there nor among the words that were learned."""
     known = list(learned)
-    names = [name for prompt in dict.fromkeys(prompts) for name in embedding_names(prompt)]
-    lost = [n.name for n in names if not any(same_word(n.name, word) for word in known) and not n.find(folders)[0]]
+    names = dict.fromkeys(name for prompt in dict.fromkeys(prompts) for name in embedding_names(prompt))
+    unknown = [name for name in names if not any(same_word(name.name, word) for word in known)]
+    places = tuple(_with_subfolders(folders)) if unknown else ()
+    lost = [name.name for name in unknown if not name.find_in(places)[0]]
     return [
         f"embedding:{name} does not exist in models/embeddings and is left out, as in ComfyUI"
         for name in dict.fromkeys(lost)

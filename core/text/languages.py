@@ -61,6 +61,8 @@ _ALPHABETS = {
     "Arabic": "اليمنورتبةدعفسهحكقجأشصطخزضغذىثئإءظؤآ",
     "Thai": "านรกอเงมยวลดทส่้ตะัปิีบคหจพชขใไุู์โถผซณึื็ธภศำแ",
 }
+_VOWELS = {"Russian": "аеёиоуыэюя", "Ukrainian": "аеєиіїоуюя"}
+_AFTER = {"й": True, "ы": False, "ь": False, "ъ": False}  # whether a vowel stands before it
 # Letters beyond a to z with their share of the text in thousandths, and words that no text is without.
 _LATIN = {
     "English": (
@@ -119,18 +121,21 @@ _WIDE_MARKS = "，。、！？：；「」『』《》（）…—“”‘’�
 _LETTER, _SPACE, _DIGIT, _PUNCTUATION, _BREAK = (math.log(p) for p in (1 / 30, 1 / 8, 1 / 80, 1 / 60, 1 / 80))
 _RARE, _SECOND, _HARDLY, _NEVER = math.log(7e-5), math.log(2e-6), math.log(1e-7), math.log(1e-20)
 _ODD = math.log(1e-3)  # ASCII that stands in few descriptions
+_SOUNDING, _CLUSTERED = math.log(0.72 / 0.49), math.log(0.28 / 0.51)  # in words, and among letters by chance
 _MIXED, _CAPITAL, _CAPITAL_INSIDE, _KNOWN_WORD = math.log(1e-4), math.log(0.05), math.log(1e-4), math.log(30)
 
 
 @dataclass(frozen=True)
 class Language:
     """`frequent`: logarithms of shares by lower-case character. `level` names the standard whose first level is rare
-    but written; letters of `latin` languages stand in words beside a to z, others do not."""
+    but written; letters of `latin` languages stand in words beside a to z, others do not. `vowels` tell words
+    from letters in a row: capitals of one encoding are the small letters of another."""
 
     name: str
     frequent: dict[str, float]
     level: str = ""
     latin: bool = False
+    vowels: str = ""
     words: frozenset[str] = frozenset()
 
 
@@ -157,7 +162,10 @@ def languages() -> dict[str, Language]:
             "shift_jis",
         ),
         Language("Korean", _ranked(_HANGUL, 0.7, 20), "euc_kr"),
-        *(Language(name, _ranked(letters, 0.9, 6)) for name, letters in _ALPHABETS.items()),
+        *(
+            Language(name, _ranked(letters, 0.9, 6), vowels=_VOWELS.get(name, ""))
+            for name, letters in _ALPHABETS.items()
+        ),
         *(
             Language(name, _thousandths(shares), latin=True, words=frozenset(words.split()))
             for name, (shares, words) in _LATIN.items()
@@ -223,8 +231,16 @@ def _joint(before: str, char: str, language: Language) -> float:
         return 0.0
     is_odd = before in _FINAL or (before.islower() and char.isupper())
     mixed = before.isascii() != char.isascii() and not language.latin
-    again = -0.6 * _CAPITAL if before.isupper() and char.isupper() else 0.0
-    return again + _CAPITAL_INSIDE * is_odd + _MIXED * mixed * (0.25 if language.level else 1)
+    again = (-1.0 if language.vowels else -0.6) * _CAPITAL if before.isupper() and char.isupper() else 0.0
+    sound = 0.0 if char.isascii() or not language.vowels else _sound(before.lower(), char.lower(), language.vowels)
+    return again + sound + _CAPITAL_INSIDE * is_odd + _MIXED * mixed * (0.25 if language.level else 1)
+
+
+def _sound(before: str, letter: str, vowels: str) -> float:
+    """What it adds whether vowels and consonants take turns, as in words they mostly do."""
+    if letter in _AFTER:
+        return 0.0 if _AFTER[letter] == (before in vowels) else _ODD
+    return _SOUNDING if (before in vowels) != (letter in vowels) else _CLUSTERED
 
 
 def _is_letter(char: str) -> bool:

@@ -30,6 +30,8 @@ _WITHOUT_SPACES = re.compile(
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff]")
+_JOINERS = "\u200c\u200d"
+_EMPTY = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"  # letters and marks by Unicode that show nothing
 _OTHER, _LETTER, _SYLLABLE, _UNSPACED = range(4)
 
 
@@ -42,6 +44,23 @@ def check_letters(text: str) -> None:
         raise FewShotError(
             f"letter {error.start + 1} of the text {text[:60]!a} is half a letter (U+{ord(half):04X}): write it anew"
         ) from None
+
+
+def check_seen(text: str) -> None:
+    """Raises FewShotError for a text with characters that nobody sees: two words that look the same would be two.
+
+    Between letters of scripts that join, and in emoji, joiners (U+200C, U+200D) are seen.
+    """
+    check_letters(text)
+    for place, letter in enumerate(text):
+        beside = text[max(0, place - 1) : place], text[place + 1 : place + 2]
+        if letter in _JOINERS and all(one and not one.isascii() and not one.isspace() for one in beside):
+            continue
+        if letter in _EMPTY or unicodedata.category(letter) in ("Cc", "Cf", "Co", "Cn"):
+            raise FewShotError(
+                f"letter {place + 1} of {text[:60]!a} is one that nobody sees (U+{ord(letter):04X}), as comes with "
+                "copied text: type the word anew"
+            )
 
 
 @dataclass(frozen=True)

@@ -266,10 +266,13 @@ def free_path(folder: Path, name: str, suffix: str) -> Path:
 
 
 def folder_print(folder: Path) -> str:
-    """Changes whenever a file in `folder`, or up to two folders deeper, is added, removed or written."""
-    entries = []
-    for path in sorted([*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*")]):
+    """Changes whenever a file in `folder`, or up to two folders deeper, is added, removed or written, or a table of
+    captions beside it."""
+    from ...augmentation.folder.captions import ABOVE
+
+    entries, above = [], [folder.parent / name for name in ABOVE]
+    for path in sorted([*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*"), *above]):
         if path.is_file():
             state = path.stat()
-            entries.append(f"{path.relative_to(folder).as_posix()}:{state.st_size}:{state.st_mtime_ns}")
+            entries.append(f"{path.relative_to(folder.parent).as_posix()}:{state.st_size}:{state.st_mtime_ns}")
     return "\n".join(entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -9,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.text.embeddings import EmbeddingName, embedding_file, embedding_parts, reading_key, unweighted
+from comfyui_fewshot.core.text.embeddings import (
+    EmbeddingName,
+    embedding_file,
+    embedding_parts,
+    missing_notes,
+    reading_key,
+    unweighted,
+)
 from comfyui_fewshot.core.text.syntax import check_placeholders, drawing_notes, literal_notes, weight_notes
 from comfyui_fewshot.core.text.weights import escaped, weighted
 from comfyui_fewshot.core.values import Prompt
@@ -131,6 +139,13 @@ def test_long_prompts_are_looked_through_at_once(part: str):
         literal_notes([prompt])
         weight_notes([prompt])
         assert time.process_time() - start < 1
+
+
+def test_folders_are_looked_through_once_for_all_embeddings(tmp_path, monkeypatch):
+    walks = []
+    monkeypatch.setattr(os, "walk", lambda folder, **_: walks.append(folder) or [])
+    assert len(missing_notes([f"embedding:a{i} embedding:b{i}" for i in range(9)], [tmp_path])) == 18
+    assert walks == [tmp_path]
 
 
 def test_half_letters_are_told():

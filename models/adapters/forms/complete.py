@@ -64,10 +64,16 @@ def _is_whole(form: str, names: set[str]) -> bool:
 
 
 def check_numbers(path: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise FewShotError where an alpha is no single number, or numbers are not finite."""
+    """Raise FewShotError where an alpha is no single number, or numbers are whole, complex or not finite."""
     alpha = tensors.get("alpha")
     if alpha is not None and alpha.numel() != 1:
         raise FewShotError(f"the alpha of {path} is {tuple(alpha.shape)}, not one number: the file is damaged")
+    for name, part in tensors.items():
+        if name != "alpha" and not part.is_floating_point():
+            raise FewShotError(
+                f"the {name} of {path} is stored as {str(part.dtype).removeprefix('torch.')}: quantized numbers mean "
+                "nothing without their scales; get the file in float16 or bfloat16"
+            )
     if not all(torch.isfinite(part.float()).all() for part in tensors.values()):
         raise FewShotError(
             f"{path} holds numbers that are not finite (NaN): the file is damaged or its training diverged"

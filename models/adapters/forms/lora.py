@@ -70,6 +70,8 @@ def from_tensors(
     for path in [path for path, parts in found.groups.items() if is_rest(parts)]:
         found.leftovers.append(f"{path}.alpha")
         del found.groups[path]
+    if not found.groups and not found.words:
+        raise FewShotError(f"it holds no layer, only {_listed(found.leftovers)}: the file is damaged; get it again")
     factors = {path: factor_of(path, parts) for path, parts in found.groups.items()}
     name = family or checked_family(metadata, factors, tensors, base_family)
     only = family_named(name).embeddings[0]  # what a file of one encoder leaves unsaid

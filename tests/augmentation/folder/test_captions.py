@@ -176,3 +176,25 @@ def test_captions_of_a_relation_take_the_same_forms(tmp_path):
     assert (
         found.samples[0].caption == "dog <R> bed" and "captioned by text.json; x.TXT says something else" in notes[-2]
     )
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_one_table_beside_two_folders(tmp_path, ending):
+    """As data sets are laid out whose table names "train/a.png" and "test/a.png"."""
+    for folder in ("train", "test", "other"):
+        written(tmp_path / folder, {})
+    rows = [("train/x.png", "a dog"), ("test/x.png", "one dog"), ("y.jpg", "a dog of no folder")]
+    lines = [record(file_name=name, text=text) for name, text in rows]
+    table = "\n".join(lines if ending == "jsonl" else ["file_name,text", *map(",".join, rows)])
+    (tmp_path / f"metadata.{ending}").write_text(table)
+    assert captions_in(tmp_path / "train") == ({"x.png": "a sks dog", "y.jpg": NONE}, "")
+    (tmp_path / "test" / "x.txt").write_text("the dog")
+    captions, notes = captions_in(tmp_path / "test")
+    assert captions["x.png"] == "the sks dog" and f"metadata.{ending} says something else" in notes
+    assert captions_in(tmp_path / "other")[0] == {"x.png": NONE, "y.jpg": NONE}
+
+
+def test_a_table_beside_the_folder_that_is_broken_is_named(tmp_path):
+    written(tmp_path / "train", {})
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "train/x.png", "text"')
+    assert "metadata.jsonl beside the folder train is not read: line 1" in captions_in(tmp_path / "train")[1]

@@ -13,7 +13,9 @@ from comfyui_fewshot.augmentation.gallery.formats import read_other
 from comfyui_fewshot.augmentation.gallery.index import Gallery
 from comfyui_fewshot.augmentation.gallery.metadata import find_prompt, read_prompt
 from comfyui_fewshot.augmentation.gallery.prompts import NotFound
+from comfyui_fewshot.augmentation.gallery.rewrite import rewrite
 from comfyui_fewshot.core.errors import FewShotError
+from comfyui_fewshot.core.values import Concept
 from comfyui_fewshot.tests.augmentation.gallery.graphs import CAT, UGLY, both, encoded, node, saved
 from comfyui_fewshot.tests.augmentation.gallery.test_gallery import exif_picture, png
 
@@ -79,6 +81,20 @@ def test_another_sign_of_the_negative_is_no_positive(tmp_path, sign):
 def test_long_texts_of_other_programs_are_read_at_once(text):
     start = time.process_time()
     read_other({"parameters": text, "Dream": text})
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("part", ["<exif:UserComment>", "<exif:UserComment><rdf:li>", "<rdf:li "])
+def test_long_xmp_is_read_at_once(part):
+    start = time.process_time()
+    assert read_other({"XML:com.adobe.xmp": part * 20_000}) is None
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("part", ["a", "a_", " ", "\n", "-s ", "<rdf:li ", "<lora:", "dog-", "embedding:"])
+def test_long_prompts_are_rewritten_at_once(part):
+    start = time.process_time()
+    rewrite(part * (20_000 // len(part)), Concept("sks", "cat"))
     assert time.process_time() - start < 1
 
 

@@ -17,6 +17,7 @@ from comfyui_fewshot.augmentation.images.load import (
     subject_from_folder,
     subject_from_tensors,
 )
+from comfyui_fewshot.augmentation.images.relation_pictures import relation_concept
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.values import Concept, TrainingSet
 
@@ -249,3 +250,19 @@ def test_a_noun_is_plain_words(noun):
     with pytest.raises(FewShotError, match="the description is"):
         subject_concept("sks", "cat", noun)
     assert subject_concept("<R>", "cat's toy", "black-and-white").noun == "cat's toy"
+
+
+@pytest.mark.parametrize(
+    "word", ["sk\u200bs", "sks\ufeff", "s\xadks", "sks\u200d", "\u202esks", "sk\0s", "\u2800", "sk\u3164s", "\ue000sks"]
+)
+def test_words_are_seen(word):
+    for words in ((word, "cat"), ("sks", f"cat{word}"), ("sks", "cat", word)):
+        with pytest.raises(FewShotError, match="one that nobody sees .*type the word anew"):
+            subject_concept(*words)
+    with pytest.raises(FewShotError, match="nobody sees"):
+        relation_concept(word)
+
+
+@pytest.mark.parametrize("word", ["[V]", "\u0645\u06cc\u200c\u062e\u0648\u0627", "\U0001f469\u200d\U0001f467", "犬"])
+def test_joiners_of_scripts_are_letters(word):
+    assert subject_concept(word, "cat").identifier == word

@@ -125,3 +125,30 @@ def test_any_bytes_are_text_or_refused(raw):
         assert str(error).startswith("a.txt ")
     else:
         assert "\0" not in found.text and found.encoding and (found.note or "\ufffd" not in found.text)
+
+
+@pytest.mark.parametrize("code", ["koi8_r", "cp1251", "cp866"])
+@pytest.mark.parametrize("text", ["ш", "sks л", "sks dog, ы", "Я sks dog on the grass"])
+def test_one_letter_of_an_alphabet_tells_no_encoding(code, text):
+    with pytest.raises(FewShotError, match="^a.txt .*save it as UTF-8"):
+        decoded(text.encode(code), "a.txt")
+
+
+def test_the_other_texts_of_a_folder_tell_the_encoding_of_one_letter():
+    assert decoded("sks л".encode("cp1251"), "a.txt", "Windows-1251").text == "sks л"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["СОБАКА НА ТРАВЕ", "КРАСНАЯ МАШИНА У ДОМА", "ПОРТРЕТ ДЕВУШКИ", "ДЕВУШКА", "КОТ СПИТ НА ДИВАНЕ", "МЕДВЕДЬ", "НЕБО"],
+)
+def test_russian_in_capitals_is_never_the_small_letters_of_another_encoding(text):
+    """What is capitals in Windows-1251 is small letters in KOI8-R."""
+    try:
+        assert decoded(text.encode("cp1251"), "a.txt").text == text
+    except FewShotError as error:
+        assert "save it as UTF-8" in str(error)
+
+
+def test_ukrainian_of_koi8():
+    assert decoded("собака сидить на траві".encode("koi8_u"), "a.txt").text == "собака сидить на траві"

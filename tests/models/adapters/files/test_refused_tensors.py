@@ -39,6 +39,8 @@ def test_what_is_no_lora_of_these_families(tensors: dict, words: str):
         ({"lora_down.weight": torch.full((4, 768), torch.nan)}, "not finite"),
         ({"lora_up.weight": torch.full((320, 4), 1e30), "lora_down.weight": torch.full((4, 768), 1e30)}, "too large"),
         ({"lora_up.weight": torch.ones(320, 4, 3, 3)}, "does not fit together"),
+        ({"lora_up.weight": torch.ones(320, 4, dtype=torch.int8)}, "stored as int8: .*float16"),
+        ({"lora_down.weight": torch.ones(4, 768, dtype=torch.complex64)}, "stored as complex64"),
         ({"lora_mid.weight": torch.ones(7, 7, 1, 1)}, "does not fit together"),
         ({"lora_mid.weight": torch.ones(())}, "does not fit together"),
         ({"reshape_weight": torch.tensor([torch.nan])}, r"the shape \[nan\]"),
@@ -49,6 +51,11 @@ def test_a_damaged_pair_is_named(changed: dict, said: str):
     assert from_tensors({f"{PLACE}.{name}": part for name, part in parts.items()}, {}).family == "sd1"
     with pytest.raises(FewShotError, match=said):
         from_tensors({f"{PLACE}.{name}": part for name, part in (parts | changed).items()}, {})
+
+
+def test_alphas_alone_are_no_lora():
+    with pytest.raises(FewShotError, match="holds no layer, only unet.mid_block.*alpha"):
+        from_tensors({f"{PLACE}.alpha": torch.tensor(4.0)}, {}, "sd1")
 
 
 @pytest.mark.parametrize(
