@@ -15,10 +15,12 @@ from torch.nn import Parameter
 
 from ...core.errors import FewShotError
 from ...models.adapters.learned_tokens import GROUP, TokenConstraint
+from ..settings.common import WARMUP_STABLE_DECAY
 from .token_optimizers import BoundedAdamW, RiemannianDescent
 
 # The library of each optimizer.
 OPTIMIZERS = {"adamw": "torch", "adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}
+DECAY = 1 / 3  # of the steps, at the end of warmup_stable_decay
 DISCRIMINATOR = "discriminator"
 # Options of a discriminator's optimizer: no momentum (Karras et al. 2018).
 DISCRIMINATOR_OPTIONS = {"betas": (0.0, 0.99)}
@@ -34,11 +36,16 @@ class LearningRates:
     schedule: str = "constant"
 
     def factor(self, step: int) -> float:
-        """The schedule's factor at `step` (from 0): a linear warm-up, then the schedule."""
+        """The schedule's factor at `step` (from 0): a linear warm-up, then the schedule.
+
+        warmup_stable_decay (Hu et al. 2024, arXiv:2404.06395) is constant, and linear to zero over the last third.
+        """
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.schedule == "constant":
             return 1.0
+        if self.schedule == WARMUP_STABLE_DECAY:
+            return min(1.0, (self.steps - step) / (DECAY * self.steps))
         gone = (step - self.warmup) / max(1, self.steps - self.warmup)
         return 1.0 - gone if self.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * gone))
 

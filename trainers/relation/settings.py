@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ...core.errors import FewShotError
 from ...core.settings import Range, setting
 from ...models.public_names import DENOISER_ROOT
+from ..settings.common import SCHEDULES, WARMUP_STABLE_DECAY
 from ..settings.training import DenoisingSettings, LearnedToken
 
 
@@ -42,6 +43,13 @@ class RelationSettings(LearnedToken, DenoisingSettings):
     )  # fmt: skip
 
     steps: int = setting(1000, "Number of optimiser steps.", Range(1, 100_000, 10))
+    schedule: str = setting(
+        WARMUP_STABLE_DECAY,
+        "How the learning rate goes on after warm-up; warmup_stable_decay is constant, in which a word finds its way "
+        "out of what it began as, and falls to zero over the last third of the steps.",
+        SCHEDULES,
+        advanced=True,
+    )
     token: str = setting(
         "direction",
         "What is learned of the word: only its direction, at the length of usual words, so that it does not drown the "

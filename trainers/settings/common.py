@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from ...core.settings import Range, Settings, setting
 
+WARMUP_STABLE_DECAY = "warmup_stable_decay"
+SCHEDULES = ("constant", "cosine", "linear", WARMUP_STABLE_DECAY)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization(Settings, ABC):
@@ -21,7 +24,11 @@ class Optimization(Settings, ABC):
     )
     seed: int = setting(0, "All random numbers follow from it.", Range(0, 2**63 - 1, 1))
     schedule: str = setting(
-        "constant", "How the learning rate goes on after warm-up.", ("constant", "cosine", "linear"), advanced=True
+        "constant",
+        "How the learning rate goes on after warm-up; warmup_stable_decay is constant and falls to zero over the last "
+        "third of the steps.",
+        SCHEDULES,
+        advanced=True,
     )
     warmup: float = setting(
         0.03, "Share of the steps over which the learning rate rises from zero.", Range(0.0, 0.5, 0.01), advanced=True

@@ -18,6 +18,7 @@ from comfyui_fewshot.trainers.loop import Plan, train
 from comfyui_fewshot.trainers.optim import optimizers as optimisation
 from comfyui_fewshot.trainers.optim.optimizers import OPTIMIZERS, LearningRates, make_optimizer
 from comfyui_fewshot.trainers.optim.token_optimizers import RiemannianDescent
+from comfyui_fewshot.trainers.settings.common import WARMUP_STABLE_DECAY
 from comfyui_fewshot.trainers.state.checkpoint import Checkpoints
 from comfyui_fewshot.trainers.state.run_folder import Journal
 
@@ -147,6 +148,13 @@ def test_eight_bits_want_cuda(monkeypatch):
     monkeypatch.setattr(optimisation.importlib.util, "find_spec", lambda name: True)
     with pytest.raises(FewShotError, match="works on a CUDA device, and this training runs on cpu"):
         make_optimizer({"unet.x": Parameter(torch.zeros(2))}, LearningRates({"unet": 1.0}, 5), 0.0, "adamw_8bit")
+
+
+def test_warmup_stable_decay_is_constant_and_ends_at_zero():
+    rates = LearningRates({"unet": 2.0}, 90, 10, WARMUP_STABLE_DECAY)
+    found = [rates.factor(step) for step in range(91)]
+    assert found[:10] == [(step + 1) / 10 for step in range(10)] and found[10:60] == [1.0] * 50
+    assert found[60:] == pytest.approx([1 - k / 30 for k in range(31)]) and rates.at(75) == {"unet": 1.0}
 
 
 # ------------------------------------------------------------------------------------------------------------ words
