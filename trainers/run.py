@@ -38,6 +38,7 @@ from .settings.common import Optimization
 from .settings.training import TrainingSettings
 from .state.checkpoint import Checkpoints
 from .state.run_folder import RunFolder, find_run, open_run
+from .targets import resolve_token
 from .validation.image_metrics import Validation, Validator, sample_pictures, validation_interval
 from .validation.report import report
 from .validation.schedule import FILE, BestCheckpoint, ValidatedCheckpoint, read_readings
@@ -71,7 +72,9 @@ def train_with(
         device = torch.device(context.device)
         with opened(base, device, context.progress, context.tokenizer_folder, context.embedding_folders) as model:
             validator_bytes = context.validator.resident if context.validator is not None else None
-            chosen, reasons = resolve(settings, gather_auto_inputs(model, pictures, settings, validator_bytes))
+            settled, first = resolve_token(settings, model, pictures, start_from)
+            chosen, reasons = resolve(settled, gather_auto_inputs(model, pictures, settled, validator_bytes))
+            reasons = (*first, *reasons)
             for reason in reasons:
                 log.info("auto: %s", reason)
             inputs = dict(

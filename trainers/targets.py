@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from ..core.values import TrainingSet
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from torch import Tensor
+
+from ..core.text.words import same_word
+from ..core.values import Adapter, TrainingSet
 from ..models.adapters.inject import EVERYTHING, Full, LoraSpec, Spec
 from ..models.adapters.learned_tokens import TokenSpec
-from .settings.training import TrainingSettings
+from ..models.contract import DiffusionModel
+from .settings.training import AUTO_TOKEN, TrainingSettings
+
+T = TypeVar("T", bound=TrainingSettings)
 
 
 def sets_of(settings: TrainingSettings) -> dict[str, Spec]:
@@ -24,6 +34,35 @@ def adapted_parts(settings: TrainingSettings) -> frozenset[str]:
     names = settings.adapter.sets if settings.adapter is not None else ()
     every = ("self", "cross", "feed_forward")
     return frozenset(every if EVERYTHING in names else (name for name in every if name in names))
+
+
+def resolve_token(
+    settings: T, model: DiffusionModel, pictures: TrainingSet, start_from: Adapter | None = None
+) -> tuple[T, tuple[str, ...]]:
+    """The settings with `token` chosen where it is left open, and the reason.
+
+    A word is learned where a LoRA file can carry it, so that the printed trigger works wherever the file does: each
+    identifier is one token of the text encoder. What is trained on from keeps the meaning that its identifier has.
+    """
+    word = settings.word
+    if word is None or word.token != AUTO_TOKEN:
+        return settings, ()
+    names = [concept.identifier for concept in pictures.concepts]
+    split = [name for name in names if model.count_tokens(name) != 1]
+    learned = {} if start_from is None else start_from.embeddings
+    known = [name for name in names if any(same_word(name, other) and _fits(of, word.token_vectors)
+                                           for other, of in learned.items())]  # fmt: skip
+    if split:
+        token, why = "none", f"{split[0]} is several tokens, which stay as they are: a word of one, as sks, is learned"
+    elif start_from is not None and len(known) < len(names):
+        token, why = "none", "the adapter to train on from has no such word"
+    else:
+        token, why = "free", f"{', '.join(names)} is one token, which the LoRA file carries"
+    return replace(settings, token=token), (f"token = {token} ({why})",)
+
+
+def _fits(of: Mapping[str, Tensor], vectors: int) -> bool:
+    return all(len(rows) == vectors for rows in of.values())
 
 
 def token_specs(settings: TrainingSettings, pictures: TrainingSet) -> tuple[TokenSpec, ...]:

@@ -8,18 +8,21 @@ import safetensors.torch
 import torch
 
 from comfyui_fewshot.core.errors import FewShotError
-from comfyui_fewshot.core.values import Concept, Dense, LowRank
+from comfyui_fewshot.core.values import Adapter, Concept, Dense, LowRank
 from comfyui_fewshot.models.adapters import formats
 from comfyui_fewshot.models.adapters.apply import applied
+from comfyui_fewshot.models.adapters.forms.word_rows import carried_words
 from comfyui_fewshot.models.adapters.inject import Full, LoraSpec, inject
 from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens
 from comfyui_fewshot.models.adapters.token_files import read_embedding
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.trainers.auto.inputs import gather_auto_inputs
+from comfyui_fewshot.trainers.context import TrainingContext
+from comfyui_fewshot.trainers.subject.method import train_subject
 from comfyui_fewshot.trainers.subject.presets import PRESETS, with_preset
 from comfyui_fewshot.trainers.subject.settings import SubjectSettings
-from comfyui_fewshot.trainers.targets import sets_of, token_specs
+from comfyui_fewshot.trainers.targets import resolve_token, sets_of, token_specs
 
 
 def test_each_set_has_its_rank_and_alpha():
@@ -41,7 +44,7 @@ def test_each_set_has_its_rank_and_alpha():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (dict(parameter_set="none"), "nothing would be trained"),
+        (dict(parameter_set="none", token="none"), "nothing would be trained"),
         (dict(parameter_set="all"), "parameter_set all needs tuning full, and tuning is low_rank"),
         (dict(extract_rank=4), "extract_rank is 4, which is for tuning full"),
         (dict(tuning="full", weights="float8"), "8 bits cannot be trained in full"),
@@ -61,9 +64,9 @@ IDLE = {
     "cross_rank": dict(parameter_set="self", cross_rank=4),
     "text_rank": dict(text_rank=4),
     "text_learning_rate": dict(text_learning_rate=1e-5),
-    "token_vectors": dict(token_vectors=2),
-    "token_start": dict(token_start="toy"),
-    "token_learning_rate": dict(token_learning_rate=0.1),
+    "token_vectors": dict(token="none", token_vectors=2),
+    "token_start": dict(token="none", token_start="toy"),
+    "token_learning_rate": dict(token="none", token_learning_rate=0.1),
     "subject_block": dict(subject_block=1),
     "dco_beta": dict(dco_beta=2000.0),
     "patience": dict(patience=3, validate_every=0),
@@ -103,7 +106,7 @@ def test_the_words_of_several_subjects(pictures):
         ("sks", "ball", 2, True), ("zwx", "car", 2, True),
     ]  # fmt: skip
     assert token_specs(SubjectSettings(token="free", token_start="toy"), two)[1].start == "toy"
-    assert token_specs(SubjectSettings(), two) == ()
+    assert token_specs(SubjectSettings(token="none"), two) == ()
 
 
 def test_a_direction_is_learned_beside_a_lora_of_layers(train, tmp_path):
@@ -146,6 +149,46 @@ def test_a_picture_with_several_captions_is_one_picture(model, pictures):
     expanded = pictures.with_samples((*many, *pictures.priors))
     once, often = (gather_auto_inputs(model, each, SubjectSettings()) for each in (pictures, expanded))
     assert once == often and once.references == 3
+
+
+@pytest.fixture(scope="module")
+def wordy(wordy_base):
+    """A model to whose text encoder sks is one token."""
+    with open_base(wordy_base, "cpu") as opened:
+        yield opened
+
+
+def called(pictures, identifier):
+    """The set with another identifier."""
+    return replace(pictures, concepts=(Concept(identifier, "ball"),))
+
+
+def test_a_word_is_learned_where_a_file_carries_it(wordy, pictures):
+    open_choice = SubjectSettings()
+    assert open_choice.token == "auto"
+    chosen, (reason,) = resolve_token(open_choice, wordy, pictures)
+    assert chosen == replace(open_choice, token="free") and "sks is one token" in reason
+    named = called(pictures, "my friend")
+    chosen, (reason,) = resolve_token(open_choice, wordy, named)
+    assert chosen.token == "none" and "my friend is several tokens" in reason
+    for given in ("none", "free", "direction"):
+        settings = SubjectSettings(token=given)
+        assert resolve_token(settings, wordy, named) == (settings, ())
+
+
+@pytest.mark.parametrize(("embeddings", "token"), [
+    ({}, "none"), ({"sks": {"clip_l": torch.ones(1, 32)}}, "free"), ({"SKS": {"clip_l": torch.ones(1, 32)}}, "free"),
+    ({"sks": {"clip_l": torch.ones(2, 32)}}, "none"), ({"zwx": {"clip_l": torch.ones(1, 32)}}, "none"),
+])  # fmt: skip
+def test_what_is_trained_on_keeps_the_meaning_of_its_word(wordy, pictures, embeddings, token):
+    start = Adapter({}, "sd1", "sks ball", embeddings)
+    assert resolve_token(SubjectSettings(), wordy, pictures, start)[0].token == token
+
+
+def test_the_default_s_file_carries_its_word(wordy_base, pictures, settings, tmp_path):
+    result = train_subject(wordy_base, pictures, settings, TrainingContext(tmp_path, "cpu"))
+    assert set(result.adapter.embeddings) == {"sks"} and carried_words(result.adapter)
+    assert carried_words(formats.read_lora(result.lora))
 
 
 @pytest.mark.parametrize("kind", KINDS)

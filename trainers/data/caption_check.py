@@ -46,7 +46,7 @@ def check_learned(words: Collection[str], samples: Iterable[Sample], dropout: fl
     if words and dropout >= 1:
         raise FewShotError(
             f"caption_dropout is {dropout:g}, so no caption is ever read, and '{next(iter(words))}' would not be "
-            "learned: lower it, 0.1 is usual"
+            "learned: lower it, 0.1 is usual, or set token to none"
         )
     captions = [sample.caption for sample in samples if sample.weight > 0]
     read = {word for caption in captions for _, word in find_any(words, caption)}

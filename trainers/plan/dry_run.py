@@ -30,7 +30,7 @@ from ..run import rates_of
 from ..subject.attention_supervision import check_usable, usable
 from ..subject.method import SubjectTraining
 from ..subject.settings import SubjectSettings
-from ..targets import token_specs
+from ..targets import resolve_token, token_specs
 from ..validation.image_metrics import STEPS, validation_interval
 from .forecast import CARDS, CardFit, ParameterCounts, Phases, host_memory, on_card, on_device, phases
 
@@ -115,8 +115,10 @@ def plan_training(
         with opened(base, where, progress, context.tokenizer_folder) as model:
             weights = _parameter_counts(model)
             validator_bytes = validator.resident if validator is not None and validates else None
-            inputs = _auto_inputs(model, pictures, settings, device, weights, validator_bytes)
-            chosen, reasons = resolve(settings, inputs)
+            settled, first = resolve_token(settings, model, pictures, start_from)
+            inputs = _auto_inputs(model, pictures, settled, device, weights, validator_bytes)
+            chosen, reasons = resolve(settled, inputs)
+            reasons = (*first, *reasons)
             references = _planned_references(model, pictures, chosen, progress)
             if chosen.local_weight > 0:
                 samples = [with_identifiers(sample, pictures.concepts) for sample in pictures.references]

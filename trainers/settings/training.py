@@ -185,6 +185,9 @@ class AdapterSettings(TrainingSettings):
             raise FewShotError(f"schedule_free needs the schedule constant, and schedule is {self.schedule}.")
 
 
+AUTO_TOKEN = "auto"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearnedToken(TrainingSettings):
     """Of a training that learns a word."""

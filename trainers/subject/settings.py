@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ...core.errors import FewShotError
 from ...core.settings import Range, setting
 from ...models.public_names import DENOISER_ROOT, TEXT_ENCODER_RATE, TEXT_ENCODER_ROOT
-from ..settings.training import AdapterSettings, DenoisingSettings, LearnedToken, ValidationSettings
+from ..settings.training import AUTO_TOKEN, AdapterSettings, DenoisingSettings, LearnedToken, ValidationSettings
 
 # Parts whose adapters may have their own rank and alpha.
 RANKED, SIZES = frozenset({"cross", "self", "feed_forward", "text"}), ("rank", "alpha")
@@ -69,6 +69,13 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
 
     FORMER: ClassVar[Mapping[str, Any]] = MappingProxyType({"local_attention": "content"})
 
+    token: str = setting(
+        AUTO_TOKEN,
+        "Learn the identifier as a word of its own: freely, or only its direction, which keeps the rest of the prompt "
+        "readable. It is saved with the LoRA and as an embedding. auto learns it freely where it is one token of the "
+        "text encoder, as sks is, which a LoRA file carries; none leaves it as it is.",
+        (AUTO_TOKEN, "none", "free", "direction"),
+    )
     prior_weight: float = setting(
         1.0,
         "Weight of the prior pictures' loss, which keeps the class as it was. 0 leaves them out.",
