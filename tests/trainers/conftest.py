@@ -156,6 +156,7 @@ def settings() -> SubjectSettings:
         warmup=0.25,
         seed=5,
         parameter_set="attention",
+        local_weight=0.0,
     )
 
 

@@ -18,6 +18,7 @@ from comfyui_fewshot.models.adapters.token_files import read_embedding
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.stable_diffusion.encoding.prompts import denoise, encode_prompts
 from comfyui_fewshot.trainers.auto.inputs import gather_auto_inputs
+from comfyui_fewshot.trainers.auto.rules import resolve
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.subject.method import train_subject
 from comfyui_fewshot.trainers.subject.presets import PRESETS, with_preset
@@ -189,6 +190,25 @@ def test_the_default_s_file_carries_its_word(wordy_base, pictures, settings, tmp
     result = train_subject(wordy_base, pictures, settings, TrainingContext(tmp_path, "cpu"))
     assert set(result.adapter.embeddings) == {"sks"} and carried_words(result.adapter)
     assert carried_words(formats.read_lora(result.lora))
+
+
+def test_attention_is_tied_to_masks_where_every_picture_can_count(model, pictures):
+    """A picture without a mask, or whose caption says nothing besides the subject, leaves the loss out for all."""
+
+    def weight(made, **settings):
+        chosen, reasons = resolve(
+            SubjectSettings(**settings), gather_auto_inputs(model, made, SubjectSettings(**settings))
+        )
+        return chosen.local_weight, [reason for reason in reasons if reason.startswith("local_weight")]
+
+    found, (reason,) = weight(pictures)
+    assert found == 0.05 and "every picture has a mask" in reason
+    first, *rest = pictures.references
+    for other in (replace(first, mask=None), replace(first, caption="sks ball")):
+        found, (reason,) = weight(pictures.with_samples((other, *rest)))
+        assert found == 0 and "not every picture has a mask" in reason
+    for given in (0.0, 0.3):
+        assert weight(pictures, local_weight=given) == (given, [])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -172,3 +172,8 @@ def free_memory(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def encoding_batch(resolution: int) -> int:
+    """Images that are encoded together: four of 512 px, or as many pixels."""
+    return max(1, min(4, 4 * 512 * 512 // resolution**2))

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
+from ...core.errors import FewShotError
 from ...core.values import TrainingSet
 from ...models.adapters.apply import find_module
 from ...models.adapters.inject import Full, paths_of_set
 from ...models.adapters.learned_tokens import TokenSpec
 from ...models.contract import ActivationCosts, DiffusionModel
+from ..data.caption_check import with_identifiers
 from ..settings.training import TrainingSettings
+from ..subject.attention_supervision import usable
 from ..targets import sets_of, token_specs
 from .fit import free_memory
 
@@ -39,6 +42,7 @@ class AutoInputs:
         validator_bytes: of the models that validate, on the device.
         samples_images: images are sampled during training.
         embedding_rms: of the vocabulary's vectors; None where only their shape was read.
+        all_masked: every reference can count in the attention loss, and the denoiser has such attention.
     """
 
     references: int
@@ -61,6 +65,7 @@ class AutoInputs:
     validator_bytes: float = 0.0
     samples_images: bool = True
     embedding_rms: float | None = 0.0
+    all_masked: bool = False
 
 
 def gather_auto_inputs(
@@ -97,7 +102,18 @@ def gather_auto_inputs(
         validator_bytes=validator_bytes or 0.0,
         samples_images=validator_bytes is not None or settings.draws,
         embedding_rms=embedding_rms(model) if settings.word and settings.word.token == "free" else 0.0,
+        all_masked="local_weight" in settings.left_open and _all_masked(model, pictures),
     )
+
+
+def _all_masked(model: DiffusionModel, pictures: TrainingSet) -> bool:
+    side = model.native_resolution // model.downscale
+    try:
+        model.attention_layers(side, side)
+    except FewShotError:
+        return False
+    samples = [with_identifiers(sample, pictures.concepts) for sample in pictures.references]
+    return all(usable(model, sample, pictures.concepts) for sample in samples)
 
 
 def free_with_all(model: DiffusionModel) -> int | None:

@@ -16,7 +16,16 @@ from ..relation.settings import RelationSettings
 from ..settings.training import AdapterSettings, DenoisingSettings, LearnedToken, TrainingSettings
 from ..subject.settings import SubjectSettings
 from ..targets import adapted_parts
-from .fit import EMA_TEMPORARY, BatchSplit, MemoryOptions, PhaseMemory, autocast_bytes, split_batch, trained_bytes
+from .fit import (
+    EMA_TEMPORARY,
+    BatchSplit,
+    MemoryOptions,
+    PhaseMemory,
+    autocast_bytes,
+    encoding_batch,
+    split_batch,
+    trained_bytes,
+)
 from .inputs import AutoInputs
 
 T = TypeVar("T", bound=TrainingSettings)
@@ -27,6 +36,7 @@ HIGHEST_RATE = 1e-3
 MOST_PICTURES = 4  # the largest automatic batch: it averages over a step's noise well enough
 STEPS_PER_REFERENCE = 120
 FEWEST_STEPS, MOST_STEPS = 400, 1500
+LOCAL_WEIGHT = 0.05
 FLOAT8_SAVES = 0.48  # share of a half-precision denoiser that 8 bits save: all but norms, biases and scales
 
 
@@ -120,6 +130,12 @@ def _token_rate(chosen: LearnedToken, inputs: AutoInputs) -> AutoChoice | None:
     return AutoChoice(rate, f"{TOKEN_SHARE:g} of the vocabulary's usual number, {inputs.embedding_rms:.3g}")
 
 
+def _local_weight(chosen: SubjectSettings, inputs: AutoInputs) -> AutoChoice:
+    if inputs.all_masked:
+        return AutoChoice(LOCAL_WEIGHT, "every picture has a mask and a caption that says more than the subject")
+    return AutoChoice(0.0, "not every picture has a mask and a caption that says more than the subject")
+
+
 def _batch_size(chosen: DenoisingSettings, inputs: AutoInputs) -> AutoChoice:
     return AutoChoice(batch_size(inputs.parameters, (chosen.resolution // inputs.vae_scale_factor) ** 2), BATCH_RULE)
 
@@ -139,6 +155,7 @@ RULES: Mapping[str, Callable[[Any, AutoInputs], AutoChoice | None]] = {
     "alpha": _alpha,
     "text_learning_rate": _text_rate,
     "token_learning_rate": _token_rate,
+    "local_weight": _local_weight,
     "batch_size": _batch_size,
     "steps": _steps,
 }
@@ -252,8 +269,3 @@ def phase_memory(settings: TrainingSettings, inputs: AutoInputs) -> PhaseMemory:
 
 def _in_full(settings: TrainingSettings) -> bool:
     return settings.adapter is not None and settings.adapter.in_full
-
-
-def encoding_batch(resolution: int) -> int:
-    """Images that are encoded together: four of 512 px, or as many pixels."""
-    return max(1, min(4, 4 * 512 * 512 // resolution**2))

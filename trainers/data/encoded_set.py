@@ -18,7 +18,7 @@ from ...core.progress import Progress
 from ...core.values import BESIDE, Sample
 from ...models.conditioning import Conditioning
 from ...models.contract import DiffusionModel
-from ..auto.rules import encoding_batch
+from ..auto.fit import encoding_batch
 
 log = logging.getLogger(__name__)
 

@@ -26,19 +26,21 @@ _OWN: dict[str, dict[str, Any]] = {
     # with which the subject is learned in a fraction of the steps.
     "Poster": dict(prior_weight=1.0, local_weight=0.05, parameter_set="attention", text_encoder=True, token="free"),
     # No priors, no autoencoder pass for them: the base's own error holds the class; the word keeps its length.
-    "Fast": dict(prior_weight=0.0, objective="dco", parameter_set="attention", token="direction"),
+    "Fast": dict(prior_weight=0.0, local_weight=0.0, objective="dco", parameter_set="attention", token="direction"),
     # InstructBooth's first stage: the whole denoiser with priors (Chae et al. 2023), as in DreamBooth.
     "InstructBooth stage 1": dict(
-        prior_weight=1.0, parameter_set="all", tuning="full", caption_dropout=0.1, token="none"
+        prior_weight=1.0, local_weight=0.0, parameter_set="all", tuning="full", caption_dropout=0.1, token="none"
     ),
     # Keys and values of cross-attention in full, and a new word (Kumari et al. 2023).
-    "Custom Diffusion": dict(prior_weight=1.0, parameter_set="cross_kv", tuning="full", token="free"),
+    "Custom Diffusion": dict(prior_weight=1.0, local_weight=0.0, parameter_set="cross_kv", tuning="full", token="free"),
     # A new word and nothing else (Gal et al. 2022).
-    "Textual Inversion": dict(prior_weight=0.0, parameter_set="none", token="free"),
+    "Textual Inversion": dict(prior_weight=0.0, local_weight=0.0, parameter_set="none", token="free"),
     # A face fills its picture: more to hold, and less of what lies behind it.
-    "Portrait": dict(prior_weight=1.0, rank=32, text_encoder=True, background_weight=0.3, token="none"),
+    "Portrait": dict(
+        prior_weight=1.0, local_weight=0.0, rank=32, text_encoder=True, background_weight=0.3, token="none"
+    ),
     # The look of whole pictures: no class to keep, and an offset for flat tones.
-    "Style": dict(prior_weight=0.0, rank=32, noise_offset=0.05, token="none"),
+    "Style": dict(prior_weight=0.0, local_weight=0.0, rank=32, noise_offset=0.05, token="none"),
     # Each subject's words to its own mask, on composites and single pictures; and a word for each, without which two
     # rare words mean nearly the same.
     "Multi-subject": dict(

@@ -82,10 +82,12 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
         Range(0.0, 10.0, 0.1),
     )
     local_weight: float = setting(
-        0.0,
+        -1.0,
         "Weight of the attention loss, which ties the subject's words to its mask, so that the surroundings are not "
-        "learned with it; 0.05 is usual. It rises over the first tenth of the steps, and needs masks. 0 is off.",
+        "learned with it. It rises over the first tenth of the steps, and needs masks. -1 takes 0.05 where every "
+        "picture has a mask and a caption that says more than the subject; 0 is off.",
         Range(0.0, 10.0, 0.01),
+        auto=-1,
     )
     tuning: str = setting(
         "low_rank",

@@ -66,7 +66,14 @@ def test_a_small_base_learns_faster_from_larger_batches():
 
 def test_values_given_are_kept():
     given = SubjectSettings(
-        steps=7, learning_rate=3e-5, alpha=2.0, batch_size=3, resolution=256, micro_batch=2, token="none"
+        steps=7,
+        learning_rate=3e-5,
+        alpha=2.0,
+        batch_size=3,
+        resolution=256,
+        micro_batch=2,
+        token="none",
+        local_weight=0.0,
     )
     chosen, reasons = resolve(given, BIG)
     assert replace(chosen, gradient_checkpointing="auto", offload="auto", weights="auto") == given
