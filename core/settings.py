@@ -62,6 +62,9 @@ class Settings:
     """settings that a method had in earlier versions, with the only value that is left of each; other values are
     refused by name"""
 
+    FORMER_CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = MappingProxyType({})
+    """by setting, what choices were called in earlier versions and are called now; both are taken"""
+
     UNUSED: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """settings of other methods that a method once carried without using them, with the value they had; refused by
     name. Both stay in the content key, so that runs made then are found again"""
@@ -85,7 +88,13 @@ class Settings:
                 )
         values = {name: value for name, value in values.items() if name not in cls.FORMER}
         refuse_unknown(values, known, "setting")
-        return cls(**{name: _converted(known[name], value) for name, value in values.items()})
+        return cls(**{name: _converted(known[name], cls._renamed(name, value)) for name, value in values.items()})
+
+    @classmethod
+    def _renamed(cls, name: str, value: Any) -> Any:
+        """The value by today's name where it is a choice by a former one."""
+        former = cls.FORMER_CHOICES.get(name, {})
+        return former[value] if isinstance(value, str) and value in former else value
 
     @classmethod
     def named_fields(cls) -> dict[str, Field]:

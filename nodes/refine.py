@@ -20,8 +20,8 @@ CATEGORY = "few-shot/refine"
 # by widget: the reward's name, and its model's in `preference_folders`
 LEARNED = {"image_reward": ("ImageReward", REWARD), "pickscore": ("PickScore", PICK), "hpsv2": ("HPSv2", HPS)}
 UNWATCHED = (
-    "likeness and variety were not watched, as no CLIP validates: the best reading by the held-out reward alone is "
-    "returned"
+    "likeness and variety were not watched, as no CLIP validates: which reading is returned follows from the held-out "
+    "reward alone"
 )
 
 
@@ -139,6 +139,15 @@ class RefinementSettingsNode(io.ComfyNode):
             inputs=widgets_of(RefinementSettings, seed={"control_after_generate": False}),
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For Refine LoRA.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, method: str | None = None) -> bool | str:
+        """The method is checked here, as ComfyUI would refuse the name that a method had in earlier versions."""
+        try:
+            RefinementSettings.from_mapping({} if method is None else {"method": method})
+        except FewShotError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:

@@ -1,10 +1,12 @@
 // What graphs of earlier versions say of widgets that are gone; knows nothing of ComfyUI.
 
-/** By node the widgets that are gone, the one that followed, and all values they had; and choices that are gone. */
+/** By node the widgets that are gone, the one that followed, and all values they had; choices that are gone. */
 const WIDGETS = {
   FewShotTrainingSettings: [{ name: "local_attention", next: "objective", values: ["content", "plain"] }],
 };
 const CHOICES = { FewShotRelationSettings: { adversarial: { literal: "sensible" } } };
+/** By node the choices that are called otherwise now. */
+const RENAMED = { FewShotRefinementSettings: { method: { dpok: "grpo_clamped" } } };
 const USUAL = { local_attention: "content" };
 
 /**
@@ -21,12 +23,22 @@ export function bringUpToDate(type, saved, names) {
     saved.inputs = saved.inputs?.filter((input) => input.name !== name || input.link != null);
     if (value !== USUAL[name]) lines.push(`${name} was ${value}: it is no setting any more, and ${USUAL[name]} is used`);
   }
-  for (const [name, former] of Object.entries(CHOICES[type] ?? {})) {
+  replaceChoices(saved, names, CHOICES[type], (name, before, now) =>
+    lines.push(`${name} was ${before}: it is no choice any more, and ${now} is used`),
+  );
+  replaceChoices(saved, names, RENAMED[type], (name, before, now) =>
+    lines.push(`${name} was ${before}, which is called ${now} now`),
+  );
+  return lines;
+}
+
+/** Puts today's choices in the place of former ones, and tells of each. */
+function replaceChoices(saved, names, former, tell) {
+  for (const [name, choices] of Object.entries(former ?? {})) {
     const place = names.indexOf(name);
     const value = saved.widgets_values[place];
-    if (!(value in former)) continue;
-    saved.widgets_values[place] = former[value];
-    lines.push(`${name} was ${value}: it is no choice any more, and ${former[value]} is used`);
+    if (!(value in choices)) continue;
+    saved.widgets_values[place] = choices[value];
+    tell(name, value, choices[value]);
   }
-  return lines;
 }

@@ -34,7 +34,7 @@ from ..subject.sets import references
 from ..subject.training_cases import SubjectRun
 from .costs import per_round, within
 from .curves import Point, best_at, gains, scale_steps, steps_to_reach, worst_at
-from .prompts import GUARD_PROMPTS, prompts, unseen_checks
+from .prompts import prompts, unseen_checks
 from .rows import NEVER, largest_disagreement_note, lower_is_better, mean_row
 from .size import FULL, RefinementSize
 
@@ -52,7 +52,7 @@ BOTH_LOWERED = ((1.0, 1.0), (0.7, 0.7), (0.4, 0.4))
 # repeats the same picture, is no more diverse than the subject's references.
 DEFAULT = dict(
     prompts_per_round=6, group=8, updates=2, trained_steps=4, sampling_steps=12, guidance=3.0,
-    guard_prompts=GUARD_PROMPTS, subject_floor=0.7, diversity_floor=0.4,
+    subject_floor=0.7, diversity_floor=0.4,
 )  # fmt: skip
 
 # Settings of one method alone; draft trains on samples of its current weights.

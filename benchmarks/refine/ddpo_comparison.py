@@ -116,12 +116,11 @@ def ddpo_curve(bench: RefinementBenchmark, run: SubjectRun, rate: float) -> dict
 
 def _train_and_read(ddpo: DdpoTrainer, read: Reader, epochs: int) -> dict[int, float]:
     """The gain after each epoch, in deviations of the start's pictures."""
-    first, spreads = read(0)
-    readings = Readings((first,), (1.0,), spreads, Floors())
+    readings = Readings((read(0),), (1.0,), tuple(read.groups), Floors())
     curve = {0: 0.0}
     for epoch in range(1, epochs + 1):
         reward = ddpo.epoch()
-        curve[epoch] = readings.gain(read(epoch)[0])
+        curve[epoch] = readings.gain(read(epoch)).mean
         log.info("baseline at %g, epoch %d: %.4f, gain %.2f", ddpo.settings.learning_rate, epoch, reward, curve[epoch])
     return curve
 

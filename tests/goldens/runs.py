@@ -54,7 +54,7 @@ REFINE = RefinementSettings(
 REFINEMENTS: Mapping[str, dict[str, Any]] = {
     "grpo": {"kl_weight": 0.1},
     "ddpo": {"statistics_from": 4},
-    "dpok": {},
+    "grpo_clamped": {},
     "nft": {},
     "pairs": {"pair_beta": 100.0},
     "draft": {"trained_steps": 8},

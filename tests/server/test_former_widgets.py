@@ -74,17 +74,38 @@ def test_values_are_brought_to_their_places(server, info):
     assert plain[2] == ["local_attention was plain: it is no setting any more, and content is used"]
 
 
-def test_a_choice_that_is_gone_becomes_the_one_that_is_left(server, info):
-    kind = "FewShotRelationSettings"
+@pytest.mark.parametrize(
+    ("kind", "name", "former", "now", "said"),
+    [
+        (
+            "FewShotRelationSettings", "adversarial", "literal", "sensible",
+            "adversarial was literal: it is no choice any more, and sensible is used",
+        ),
+        (
+            "FewShotRefinementSettings", "method", "dpok", "grpo_clamped",
+            "method was dpok, which is called grpo_clamped now",
+        ),
+    ],
+)  # fmt: skip
+def test_a_choice_of_before_becomes_the_one_of_today(server, info, kind, name, former, now, said):
     usual = {name: about["default"] for name, _, about in forms.inputs_of(info[kind]["input"], {})}
-    node = {"class_type": kind, "inputs": usual, "_meta": {"title": "Relation Settings"}}
+    node = {"class_type": kind, "inputs": usual, "_meta": {"title": kind}}
     before = forms.to_ui({"1": node}, info, {"1": (0, 0)})
-    before["nodes"][0]["widgets_values"][widget_names(info, kind).index("adversarial")] = "literal"
+    before["nodes"][0]["widgets_values"][widget_names(info, kind).index(name)] = former
     ((graph, _, notes),) = opened_in_the_editor(server, before)
     (ran,) = [one["inputs"] for one in graph.values() if one["class_type"] == kind]
-    assert ran["adversarial"] == "sensible" and notes == [
-        "adversarial was literal: it is no choice any more, and sensible is used"
-    ]
+    assert ran[name] == now and notes == [said]
+
+
+def test_graphs_of_the_api_take_a_method_by_its_former_name(server, info):
+    kind = "FewShotRefinementSettings"
+    usual = {name: about["default"] for name, _, about in forms.inputs_of(info[kind]["input"], {})}
+    shown = graphs.node("PreviewAny", source=["settings", 0])
+    graph = {"settings": graphs.node(kind, **usual | {"method": "dpok"}), "shown": shown}
+    server.succeed(graph)
+    graph["settings"]["inputs"]["method"] = "dpo"
+    answer = server.refused(graph)
+    assert "method is 'dpo'; it must be one of nft, grpo, ddpo, grpo_clamped" in str(answer["node_errors"])
 
 
 def test_graphs_of_the_api_that_name_a_setting_of_before(server, info):

@@ -26,7 +26,8 @@ def pooled_advantages(rewards: Tensor, groups: Sequence[int]) -> Tensor:
     """(r - mean of the group) / std (n,), with one std of all groups' deviations (Zheng et al. 2025, DiffusionNFT, Z).
 
     So a group counts by how much its pictures differ, and one in which they hardly do adds hardly any noise. A group
-    whose rewards are all the same has advantages of exactly 0.
+    whose rewards are all the same has advantages of exactly 0. This is the paper's text; in its released code the std
+    is that of all rewards, which holds how groups differ from each other too.
     """
     found = torch.zeros_like(rewards, dtype=torch.float64)
     for own in _members(groups):

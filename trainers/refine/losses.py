@@ -30,12 +30,11 @@ def importance_loss(log_prob: Tensor, old: Tensor, advantage: Tensor, clip: floa
     return loss, ((ratio - 1).abs() > clip).float()
 
 
-def dpok_loss(log_prob: Tensor, old: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """-A clip(rho, 1 - c, 1 + c), and where it was clipped; both (n,). DPOK (Fan et al. 2023, algorithm 1).
+def clamped_loss(log_prob: Tensor, old: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """-A clip(rho, 1 - c, 1 + c), and where it was clipped; both (n,).
 
-    Unlike PPO's there is no maximum: beyond the clip no gradient is left, whatever the sign of A. A is the reward less
-    its group's mean over its group's standard deviation: the mean stands for DPOK's learned value function, of which it
-    is an estimate without parameters, and the deviation for DPOK's fixed scale of the reward.
+    The ratio of DPOK's released code (Fan et al. 2023), which is clamped alone: without PPO's maximum no gradient is
+    left beyond the clip, whatever the sign of A.
     """
     ratio = (log_prob - old).exp()
     return -advantage * ratio.clamp(1 - clip, 1 + clip), ((ratio - 1).abs() > clip).float()
@@ -74,5 +73,8 @@ def preference_loss(won: Tensor, won_before: Tensor, lost: Tensor, lost_before: 
 
 
 def optimality(advantage: Tensor, bound: float) -> Tensor:
-    """r = 1/2 + A / (2 bound), within [0, 1]: DiffusionNFT's probability that a picture is a good one."""
+    """r = 1/2 + A / (2 bound), within [0, 1]: DiffusionNFT's probability that a picture is a good one.
+
+    The bound is 1 in the paper's text and 5 in its released code.
+    """
     return torch.clamp(0.5 + advantage / (2 * bound), 0.0, 1.0)

@@ -92,7 +92,7 @@ class Refinement:
     processes: Processes = field(default_factory=SingleProcess)
     embedding_folders: tuple[Path, ...] = ()
     name: str = "refinement"
-    revision: int = 4
+    revision: int = 5
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ class Refinement:
         floors = Floors(settings.subject_floor, settings.diversity_floor, settings.held_out_floor)
         schedule = GuardSchedule(settings.guard_every * settings.updates, settings.steps, settings.patience, floors)
         rewards = {term.name: term.weight for term in reward_models.terms}
-        return GuardedCheckpoint(reader, schedule, rewards, run.folder / FILE, reader.tell)
+        return GuardedCheckpoint(reader, schedule, rewards, reader.groups, run.folder / FILE, reader.tell)
 
 
 @dataclass(frozen=True)

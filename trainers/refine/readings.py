@@ -16,7 +16,6 @@ from ...core.errors import FewShotError
 from ...core.progress import CancelOnly
 from ...core.randomness import seed_of
 from ...core.values import Prompt
-from ...evaluation.metrics.diversity import CosineDistance, diversity
 from ...evaluation.report.grids import contact_sheet
 from ...evaluation.reward import RewardModels, names_subject
 from ...models.sampling import SamplingOptions, sample
@@ -29,13 +28,13 @@ from .rollout import RolloutSampler, as_pictures
 from .settings import RefinementSettings
 
 log = logging.getLogger(__name__)
-COUNT = 2  # pictures of each prompt: variety needs two
+COUNT = 2  # pictures of each prompt, at least: variety needs two
 ALONE = 4  # pictures of held-out prompts at the start, at least, that stand for references where there are none
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is read: prompts that are not learned from, each drawn `COUNT` times.
+    """What is read: prompts that are not learned from.
 
     Args:
         references: pictures of the subject that likeness is measured to.
@@ -49,6 +48,9 @@ class HeldOut:
 
 class Reader:
     """Takes readings with the networks as they are.
+
+    Of each prompt `COUNT` pictures are drawn; where there are fewer than `guard_prompts` of them, more of each, so that
+    a reading has as many pictures.
 
     Args:
         validator: what sees likeness, variety and the metric that is not rewarded; None sees none of them.
@@ -70,7 +72,9 @@ class Reader:
             settings,
             sampler.progress,
         )
-        self.prompts = [prompt for prompt in held_out.prompts for _ in range(COUNT)]
+        self.count = max(COUNT, -(-COUNT * settings.guard_prompts // len(held_out.prompts)))
+        self.prompts = [prompt for prompt in held_out.prompts for _ in range(self.count)]
+        self.groups = [i for i in range(len(held_out.prompts)) for _ in range(self.count)]
         self.seeds = [seed_of("reading", i) for i in range(len(self.prompts))]
         self.folder = folder
         self.embedder: Clip | ClipVision | Dino | None = None
@@ -97,30 +101,35 @@ class Reader:
         if not named:
             log.warning("no held-out prompt names the subject: likeness is not watched")
             return None
+        if len(named) == 1:
+            log.warning(
+                "one held-out prompt alone names the subject, which gives no standard error: no reading fails by its "
+                "likeness"
+            )
         if not references:
             log.info("no pictures of the subject are connected: likeness is measured to what it draws at the start")
             prompts = [named[i % len(named)] for i in range(max(ALONE, len(named)))]
             references = self._draw(prompts, [seed_of("alone", i) for i in range(len(prompts))])
         return self.embedder.images(references)
 
-    def __call__(self, step: int) -> tuple[Reading, tuple[float, ...]]:
+    def __call__(self, step: int) -> Reading:
         """The reading after a step; one that fails is named in the log and counts as failed."""
         self.progress.report(step, self.settings.steps, f"reading held-out prompts after step {step}")
         try:
             pictures = self._draw(self.prompts, self.seeds)
             self._move(self.sampler.model.device)
-            found = self._read(pictures)
+            found = self._read(step, pictures)
         except (FewShotError, ArithmeticError) as error:
             if step == 0:
                 raise
             log.warning("the reading after step %d failed and does not count: %s", step, error)
-            return Reading(step, (math.nan,) * len(self.reward_models.terms)), (1.0,) * len(self.reward_models.terms)
+            return Reading(step, ((math.nan,) * len(self.prompts),) * len(self.reward_models.terms))
         finally:
             self._move("cpu")
         sheet = contact_sheet(pictures, [prompt.text for prompt in self.prompts])
         self._keep(step, sheet)
         self.sheet = sheet
-        return Reading(step, *found[:-1]), found[-1]
+        return found
 
     def tell(self, step: int, text: str, metrics: Mapping[str, float]) -> None:
         """Show the last reading with its pictures."""
@@ -143,25 +152,28 @@ class Reader:
             raise ArithmeticError("the pictures hold no numbers (NaN)")
         return as_pictures(pixels)
 
-    def _read(
-        self, pictures: Sequence[Image.Image]
-    ) -> tuple[tuple[float, ...], float, float, float, tuple[float, ...]]:
-        """Each reward's mean, likeness, variety, the metric that is not rewarded, and each reward's deviation."""
-        scores = self.reward_models.scores(pictures, self.prompts)
-        rows = [row[~row.isnan()] for row in scores]
-        means = tuple(float(row.mean()) if len(row) else 0.0 for row in rows)
-        spreads = tuple(float(row.std(correction=0)) if len(row) else 1.0 for row in rows)
-        subject = variety = held_out = math.nan
-        if self.embedder is not None and self.reference_embeddings is not None:
-            own = torch.tensor([names_subject(prompt) for prompt in self.prompts])
-            cosines = (self.embedder.images(pictures) @ self.reference_embeddings.T).mean(1)[own]
-            subject = float(cosines.mean()) if len(cosines) else math.nan
+    def _read(self, step: int, pictures: Sequence[Image.Image]) -> Reading:
+        """What the rewards and the guards see of each picture."""
+        rewards = self.reward_models.scores(pictures, self.prompts).tolist()
+        subject = variety = held_out = torch.empty(0)
         if self.embedder is not None:
-            variety = diversity(pictures, [prompt.text for prompt in self.prompts], CosineDistance(self.embedder))
+            seen = self.embedder.images(pictures)
+            variety = self._variety(seen)
+            if self.reference_embeddings is not None:
+                others = torch.tensor([not names_subject(prompt) for prompt in self.prompts], device=seen.device)
+                subject = (seen @ self.reference_embeddings.T).mean(1).masked_fill(others, math.nan)
         if self.clip is not None:
             texts = self.clip.texts([prompt.words for prompt in self.prompts])
-            held_out = float((self.clip.images(pictures) * texts).sum(-1).mean())
-        return means, subject, variety, held_out, spreads
+            held_out = (self.clip.images(pictures) * texts).sum(-1)
+        axes = (tuple(axis.tolist()) for axis in (subject, variety, held_out))
+        return Reading(step, tuple(map(tuple, rewards)), *axes)
+
+    def _variety(self, seen: torch.Tensor) -> torch.Tensor:
+        """The mean cosine distance (n,) of each picture to the others of its prompt."""
+        alike = seen.view(-1, self.count, seen.shape[-1])
+        distances = 1 - alike @ alike.mT
+        distances.diagonal(dim1=1, dim2=2).zero_()
+        return (distances.sum(2) / (self.count - 1)).flatten()
 
     def _keep(self, step: int, sheet: Image.Image) -> None:
         try:

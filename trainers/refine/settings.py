@@ -11,7 +11,7 @@ from ...core.errors import FewShotError
 from ...core.settings import Range, setting
 from ...models.public_names import DENOISER_ROOT
 from ..settings.training import AdapterSettings
-from .methods.table import DEFAULT_METHOD, METHODS, RefinementMethod, readers
+from .methods.table import DEFAULT_METHOD, FORMER_NAMES, METHODS, RefinementMethod, readers
 
 OTHERS, REFERENCES = "others", "references"
 ROWS = 16
@@ -37,6 +37,8 @@ class RefinementSettings(AdapterSettings):
         "pair_beta pair_passes pair_with".split()
     )
 
+    FORMER_CHOICES: ClassVar[Mapping[str, Mapping[str, str]]] = MappingProxyType({"method": FORMER_NAMES})
+
     UNUSED: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "batch_size": 16, "prior_weight": 1.0, "local_weight": 0.0, "tuning": "low_rank", "cross_rank": 0,
@@ -53,9 +55,10 @@ class RefinementSettings(AdapterSettings):
         DEFAULT_METHOD,
         "How the policy learns: nft learns good pictures and unlearns bad ones, also such as the subject's adapter "
         "draws at lower strength; grpo compares the pictures of a prompt among themselves and holds each sampling step "
-        "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; dpok is "
-        "grpo that learns nothing from a step whose probability has moved beyond clip_range; pairs prefers the better "
-        "of two; draft follows the gradient of the reward itself, and deceives it soonest.",
+        "near the subject's; ddpo, the way of InstructBooth, compares with what a prompt has earned so far; "
+        "grpo_clamped, after DPOK, is grpo that learns nothing from a step whose probability has moved beyond "
+        "clip_range; pairs prefers the better of two; draft follows the gradient of the reward itself, and deceives it "
+        "soonest.",
         tuple(METHODS),
     )
     steps: int = setting(60, "Number of optimiser steps.", Range(1, 100_000, 2))
@@ -85,42 +88,52 @@ class RefinementSettings(AdapterSettings):
         20, "Sampling steps of the pictures that a round draws.", Range(3, 1000, 1), advanced=True
     )
     guidance: float = setting(
-        5.0, "Classifier-free guidance, in drawing and in training; 1 is none.", Range(1.0, 30.0, 0.5)
+        5.0,
+        "Classifier-free guidance of the pictures that are drawn; 1 is none. The other methods train with it too; nft "
+        "and pairs learn the prediction without. NFT's authors do both with 1.",
+        Range(1.0, 30.0, 0.5),
     )
     kl_weight: float = setting(
         -1.0,
         "How strongly the refinement is held near the subject's adapter alone: each sampling step, with nft each "
-        "prediction. -1 takes 0.02, with dpok 0.01, with nft 1e-4, with ddpo 0.",
+        "prediction. -1 takes 0.02, with grpo_clamped 0.01, with nft 1e-4, with ddpo 0.",
         Range(0.0, 10.0, 0.01),
         auto=-1,
     )
     subject_floor: float = setting(
         0.9,
-        "The share of the likeness at the start below which a reading counts as failed; InstructBooth kept 0.93 of "
-        "DINO's. 0 does not look at it.",
+        "The share of the likeness at the start below which, by more than two standard errors, a reading counts as "
+        "failed; InstructBooth kept 0.93 of DINO's. 0 does not look at it.",
         Range(0.0, 1.0, 0.01),
     )
     diversity_floor: float = setting(
         0.7,
-        "The share of the variety at the start, among pictures of one prompt, below which a reading counts as failed.",
+        "The share of the variety at the start, among pictures of one prompt, below which, by more than two standard "
+        "errors, a reading counts as failed.",
         Range(0.0, 1.0, 0.05),
         advanced=True,
     )
     held_out_floor: float = setting(
         0.97,
-        "The share of the CLIP score at the start below which a reading counts as failed, where that CLIP is not in "
-        "the reward itself: a reward that rises while another metric falls is being deceived.",
+        "The share of the CLIP score at the start below which, by more than two standard errors, a reading counts as "
+        "failed, where that CLIP is not in the reward itself: a reward that rises while another metric falls is being "
+        "deceived.",
         Range(0.0, 1.0, 0.01),
         advanced=True,
     )
     guard_every: int = setting(
         2,
-        "Rounds between readings on held-out prompts, of which the best is returned.",
+        "Rounds between readings on held-out prompts. The last that did not fail is returned, unless an earlier one "
+        "earns more by over two standard errors.",
         Range(1, 1000, 1),
         advanced=True,
     )
     guard_prompts: int = setting(
-        6, "Held-out prompts that a reading draws, two pictures of each.", Range(1, 100, 1), advanced=True
+        16,
+        "Held-out prompts that a reading draws, two pictures of each, or as many pictures of fewer prompts. More make "
+        "its standard error smaller, with their square root; 16 cost about an eighth of the rounds between readings.",
+        Range(1, 100, 1),
+        advanced=True,
     )
     patience: int = setting(
         2,

@@ -228,7 +228,7 @@ class RefiningStep(ABC):
     def _strength(self, sample: int) -> float:
         """That of the subject while a sample is drawn: evenly from 1 to 1 - explore over the pictures of a prompt.
 
-        Each prompt begins with another, as an update takes every n-th sample and needs all strengths.
+        Each prompt begins with another, as an update takes every n-th sample and needs all strengths. No paper does so.
         """
         group = self.settings.group
         return 1.0 - self.settings.resolved_explore * ((sample + sample // group) % group) / (group - 1)

@@ -330,6 +330,13 @@ def test_settings_that_contradict_each_other_are_refused(changes, message):
         replace(QUICK, **changes)
 
 
+def test_a_method_by_its_former_name_is_the_same():
+    today = RefinementSettings.from_mapping({"method": "grpo_clamped"})
+    assert RefinementSettings.from_mapping({"method": "dpok"}) == today and today.resolved_kl_weight == 0.01
+    with pytest.raises(FewShotError, match="method is 'dpo'; it must be one of nft, grpo, ddpo, grpo_clamped"):
+        RefinementSettings.from_mapping({"method": "dpo"})
+
+
 def test_a_setting_of_another_training_is_refused():
     with pytest.raises(FewShotError, match="has no setting prior_weight for this training"):
         RefinementSettings.from_mapping({"prior_weight": 0.5})

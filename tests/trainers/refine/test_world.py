@@ -85,7 +85,7 @@ def learned(method: str, seed: int, **changes) -> tuple[Tensor, list[float]]:
         **({"explore": 0.0} if method in ("nft", "pairs") else {}),  # there is no adapter whose strength is lowered
         **changes,
     )  # fmt: skip
-    mean, known = Mean(), method in ("grpo", "ddpo", "dpok")
+    mean, known = Mean(), method in ("grpo", "ddpo", "grpo_clamped")
     world = World(mean, SamplerPolicy(SCHEDULE, 8, None, settings.eta, settings.skip_last, known), seed)
     reward_models = Red().open("cpu", ())
     step = STEPS[method](world, reward_models, mean, settings, SingleProcess(), None)  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def learned(method: str, seed: int, **changes) -> tuple[Tensor, list[float]]:
     [
         ("grpo", {}),
         ("ddpo", {"statistics_from": 16}),
-        ("dpok", {}),
+        ("grpo_clamped", {}),
         ("nft", {}),
         ("nft", {"eta": 0.0, "nft_beta": 0.5}),
         ("pairs", {"pair_beta": 20.0}),

@@ -8,6 +8,9 @@ adapter on and only the refining one off. A group's best picture is paired with 
 one, and so on; pairs that earned the same are left out. One round with many updates is the offline form: its pairs are
 gone through several times, noised anew each time.
 
+The pictures are drawn with guidance and the prediction without it is learned, as in Diffusion-DPO, whose pictures
+others drew. They may be drawn with the subject's adapter at lower strengths (`explore`), which is this project's own.
+
 In RPO's form each drawn picture whose prompt names the subject is paired with one of the subject's own pictures under
 that one's caption. The reward says which of the two is the better one, where RPO draws it with that probability.
 """

@@ -2,12 +2,23 @@
 probability of a sampling step. So they may be drawn with any noise of the sampler's steps, also with none (eta 0).
 
     L = E 1 / beta (r |x+ - z0|^2 / w+ + (1 - r) |x- - z0|^2 / w-) + kl_weight * E |e_theta - e_subject|^2
+    r = 1/2 + clip(A, -b, b) / (2 b),    A = (R - its prompt's mean) / std
+    z0 ~ the old policy with the subject's adapter at strength s in [1 - explore, 1]
 
-on pictures of the round, noised anew at random timesteps; see `losses.nft_loss`. r comes from how much more
-a picture earns than its prompt's others, in deviations of the whole round. The old policy draws the
+on pictures of the round, noised anew at random timesteps; see `losses.nft_loss`. The old policy draws the
 pictures, and follows the learned one from round to round (section 3.3): old <- d old + (1 - d) now, where d is small at
 first and grows with the steps taken, see `follows`. The factor `bound` only scales the gradient, which the optimiser
 undoes, and is left out.
+
+Three things are not, or not in every reading, DiffusionNFT's:
+
+- s is this project's own and in no paper. x, x_old and the subject's prediction are those at full strength, so what is
+  learned from is off-policy. With explore 0, s is 1.
+- The pictures are drawn with guidance, and the prediction without it is learned. The authors draw and learn with a
+  guidance of 1 (their config/nft.py), so that both are the same. Average pictures (r = 1/2) teach nothing either way.
+- By the paper's text r reaches 0 and 1 at one standard deviation (b = 1, the default of `advantage_clip`); the released
+  code takes b = 5, and its std also holds how prompts differ from each other, where std here is that of the deviations
+  from the prompts' means. Which is better is undecided: they were not measured against each other.
 """
 
 from __future__ import annotations

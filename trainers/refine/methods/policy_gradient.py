@@ -1,11 +1,15 @@
-"""Policy gradients on sampling steps: DDPO (Black et al. 2023), DPOK (Fan et al. 2023), and the group-relative form
-(Liu et al. 2025, Flow-GRPO).
+"""Policy gradients on sampling steps: DDPO (Black et al. 2023), and the group-relative form (Liu et al. 2025,
+Flow-GRPO), also with the ratio clamped alone.
 
     L = E max(-A rho, -A clip(rho, 1 - c, 1 + c)) + kl_weight * E KL(p_theta(z_p | z_t) || p_subject(z_p | z_t))
 
 over random sampling steps of the pictures of a round. The methods differ in A: DDPO's compares with what the prompt has
-earned in earlier rounds too, GRPO's and DPOK's with the other pictures of its group, each in standard deviations;
-DPOK's ratio is clamped alone, without the maximum.
+earned in earlier rounds too, GRPO's with the other pictures of its group, each in standard deviations.
+
+The clamped form is GRPO with the loss -A clip(rho, 1 - c, 1 + c), without the maximum, and by default half of its
+kl_weight. Both are taken from DPOK (Fan et al. 2023, algorithm 1) and its code, and no more of it: DPOK's advantage is
+a reward of a fixed scale less a learned value function of (z_t, prompt, t), in whose place the group's mean and
+standard deviation stand, and its KL is an unweighted squared distance of the guided predictions.
 p_subject is the sampler with the subject's adapter on and only the refining one off, so that the KL is 0 at the start.
 Memory is that of one step: each pass is differentiated by itself, and the way through the sampler is never kept as a
 graph.
@@ -21,17 +25,17 @@ from torch import Tensor
 from ....models.process import Gaussian
 from ...loop import Share
 from ..advantages import PromptStatistics
-from ..losses import clip_for, dpok_loss, importance_loss
+from ..losses import clamped_loss, clip_for, importance_loss
 from ..step import RefiningStep, Rollout
-from .table import DDPO, DPOK, GRPO
+from .table import DDPO, GRPO, GRPO_CLAMPED
 
 POLICY, KL, CLIPPED = "policy", "kl", "clipped"
 
 
 class PolicyGradientStep(RefiningStep):
-    """The step of DDPO, GRPO and DPOK."""
+    """The step of DDPO and of both forms of GRPO."""
 
-    methods = (GRPO, DDPO, DPOK)
+    methods = (GRPO, DDPO, GRPO_CLAMPED)
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -89,7 +93,7 @@ class PolicyGradientStep(RefiningStep):
         known = self.rollout.old
         old = torch.stack([known.get(row, own) for row, own in zip(rows, log_prob.detach(), strict=True)])
         advantage = self.rollout.advantages[[i for i, _ in rows]].to(self.device)
-        follow = dpok_loss if self.settings.method == DPOK else importance_loss
+        follow = clamped_loss if self.settings.method == GRPO_CLAMPED else importance_loss
         loss, clipped = follow(log_prob, old, advantage, self.clip)
         found = {POLICY: loss, CLIPPED: clipped}
         if KL in self.weights:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-NFT, GRPO, DDPO, DPOK, PAIRS, DRAFT = "nft", "grpo", "ddpo", "dpok", "pairs", "draft"
+NFT, GRPO, DDPO, GRPO_CLAMPED, PAIRS, DRAFT = "nft", "grpo", "ddpo", "grpo_clamped", "pairs", "draft"
+FORMER_NAMES: Mapping[str, str] = MappingProxyType({"dpok": GRPO_CLAMPED})
+"""what methods were called in earlier versions, and are called now"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ METHODS: Mapping[str, RefinementMethod] = MappingProxyType(
         ),
         GRPO: RefinementMethod(_GRADIENT, kl_weight=0.02, advantage_clip=5.0, policy_gradient=True),
         DDPO: RefinementMethod(_GRADIENT | {"statistics", "statistics_from"}, advantage_clip=5.0, policy_gradient=True),
-        DPOK: RefinementMethod(_GRADIENT, kl_weight=0.01, advantage_clip=5.0, policy_gradient=True),
+        GRPO_CLAMPED: RefinementMethod(_GRADIENT, kl_weight=0.01, advantage_clip=5.0, policy_gradient=True),
         PAIRS: RefinementMethod(frozenset({"trained_steps", "explore", "pair_beta", "pair_passes", "pair_with"})),
         DRAFT: RefinementMethod(frozenset(), rate_share=0.5),
     }

@@ -21,7 +21,7 @@ from comfyui_fewshot.evaluation.reward import Reward, RewardTerm
 from comfyui_fewshot.pocket.models.weights import WEIGHTS
 from comfyui_fewshot.trainers.context import TrainingContext
 from comfyui_fewshot.trainers.refine.advantages import spread
-from comfyui_fewshot.trainers.refine.losses import dpok_loss, preference_loss
+from comfyui_fewshot.trainers.refine.losses import clamped_loss, preference_loss
 from comfyui_fewshot.trainers.refine.method import STEPS, RefinementGoal, refine_adapter
 from comfyui_fewshot.trainers.refine.methods.dpo import PairsStep, paired, paired_with
 from comfyui_fewshot.trainers.refine.methods.table import METHODS, readers
@@ -41,9 +41,9 @@ def test_every_method_has_a_step_and_its_settings_exist():
     assert readers("nft_beta") == ("nft",) and readers("steps") == tuple(METHODS)
 
 
-def test_dpok_has_no_gradient_beyond_the_clip():
+def test_the_clamped_form_has_no_gradient_beyond_the_clip():
     log_prob = torch.tensor([0.5, -0.5, 0.01], requires_grad=True)
-    loss, clipped = dpok_loss(log_prob, torch.zeros(3), torch.tensor([-1.0, 1.0, 1.0]), 0.1)
+    loss, clipped = clamped_loss(log_prob, torch.zeros(3), torch.tensor([-1.0, 1.0, 1.0]), 0.1)
     (gradient,) = torch.autograd.grad(loss.sum(), log_prob)
     assert gradient[:2].tolist() == [0, 0] and gradient[2] < 0 and clipped.tolist() == [1, 1, 0]
 
@@ -185,7 +185,7 @@ def run(base, folder, rewards=RED, progress=None, adapter=None, **changes):
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        ("dpok", {}),
+        ("grpo_clamped", {}),
         ("pairs", dict(trained_steps=4, pair_beta=200.0)),
         ("draft", dict(rewards=Slope(), trained_steps=8)),
     ],
