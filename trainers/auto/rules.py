@@ -77,7 +77,7 @@ def learning_rate(parameters: int) -> float:
 
 
 FULL_SHARE, EVERYTHING_SHARE = 0.1, 0.05  # of a LoRA's rate, where weights themselves move
-TOKEN_SHARE, TOKEN_ANGLE = 0.07, 0.05
+TOKEN_SHARE = 0.07
 
 
 def _resolution(chosen: TrainingSettings, inputs: AutoInputs) -> AutoChoice:
@@ -123,7 +123,7 @@ def _token_rate(chosen: LearnedToken, inputs: AutoInputs) -> AutoChoice | None:
     if chosen.word is None:
         return None
     if chosen.token == "direction":
-        return AutoChoice(TOKEN_ANGLE, "radians a step")
+        return AutoChoice(chosen.angle, "radians a step")
     if inputs.embedding_rms is None:
         return AutoChoice(None, f"{TOKEN_SHARE:g} of the vocabulary's usual number, when that is read")
     rate = _rounded(TOKEN_SHARE * inputs.embedding_rms)

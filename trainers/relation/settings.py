@@ -21,6 +21,7 @@ class RelationSettings(LearnedToken, DenoisingSettings):
     The denoising loss with timesteps drawn by `focal`, and the steering loss, are ReVersion's (Huang et al. 2023).
     """
 
+    angle: ClassVar[float] = 0.1  # what it begins as lies 75 to 95 degrees from what it becomes
     ORDER: ClassVar[tuple[str, ...]] = tuple(
         "steps batch_size resolution token token_vectors token_start token_learning_rate seed schedule warmup "
         "max_gradient_norm micro_batch gradient_checkpointing offload weights save_every log_every "

@@ -20,7 +20,10 @@ TABLE = "text_model.embeddings.token_embedding"
 
 
 def word_rows(table: Tensor, rows: Mapping[int, Tensor]) -> LowRank | None:
-    """The pair that sets rows of `table` (n, D) to single vectors (1, D); None where none of them is single."""
+    """The pair that sets rows of `table` (n, D) to single vectors (1, D); None where none of them is single.
+
+    The vectors are those that the file bundles, in float16: whoever reads either of them draws the same.
+    """
     single = {index: vectors for index, vectors in rows.items() if len(vectors) == 1}
     if not single:
         return None
@@ -28,7 +31,9 @@ def word_rows(table: Tensor, rows: Mapping[int, Tensor]) -> LowRank | None:
     own = table.detach()[index.to(table.device)].to("cpu", torch.float32)
     up = torch.zeros(len(table), len(single))
     up[index, torch.arange(len(single))] = 1.0
-    return LowRank(up, torch.cat([vectors.cpu().float() for vectors in single.values()]) - own, float(len(single)))
+    return LowRank(
+        up, torch.cat([vectors.cpu().half().float() for vectors in single.values()]) - own, float(len(single))
+    )
 
 
 def without_words(adapter: Adapter) -> dict[str, Factor]:

@@ -10,7 +10,10 @@ import torch
 
 from comfyui_fewshot.core.values import Adapter, LowRank
 from comfyui_fewshot.models.adapters.formats import write_lora
+from comfyui_fewshot.models.adapters.learned_tokens import LearnedTokens, TokenSpec
+from comfyui_fewshot.models.open import base_from_path, open_base
 from comfyui_fewshot.tests.server import graphs
+from comfyui_fewshot.tests.server.harness import PACK
 
 pytestmark = pytest.mark.server
 CLOSE = 1e-3  # of a pixel in [0, 1]
@@ -53,7 +56,9 @@ def test_other_words_are_looked_for_as_before(server, graph):
 
 def test_a_saved_word_is_listed_and_used_at_once(server, graph):
     save = {"save": graphs.node("FewShotSaveAdapter", adapter=["adapter", 0], name="word")}
-    written = [Path(line) for line in server.succeed(graph | save).outputs("save")["text"][0].splitlines()]
+    *lines, note = server.succeed(graph | save).outputs("save")["text"][0].splitlines()
+    assert note.startswith("sks is a learned word, which is more than one token") and "write embedding:" in note
+    written = [Path(line) for line in lines]
     assert [path.parent.name for path in written] == ["loras", "embeddings"]
     name = written[1].stem
     assert name in server.get("/embeddings")
@@ -62,3 +67,28 @@ def test_a_saved_word_is_listed_and_used_at_once(server, graph):
     drawn = graphs.drawing(["lora", 0], ["lora", 1], prompt=f"a photo of a embedding:{name} cat")
     server.succeed(graph | lora | drawn | graphs.grid(["adapter", 0]))
     assert far(server.kept("native"), server.kept("after")) <= CLOSE
+
+
+def test_a_lora_file_carries_a_word_of_one_token(server):
+    """ComfyUI's own loader and prompt node, with the trigger as it is printed and saved."""
+    with open_base(base_from_path(server.base / "custom_nodes" / PACK / "pocket" / "weights"), "cpu") as model:
+        words = LearnedTokens(model, [TokenSpec("sks", "cat")])
+        with torch.no_grad():
+            for vectors in words.parameters.values():
+                vectors.copy_(torch.randn(vectors.shape, generator=torch.Generator().manual_seed(3)))
+        factors, embeddings = words.table_factors(), words.extract()
+        words.remove()
+    layer = LowRank(torch.randn(192, 2) * 0.02, torch.randn(2, WIDTH) * 0.5, 2.0)
+    adapter = Adapter({MODULE: layer, **factors}, "sd1", "sks cat", embeddings)
+    write_lora(adapter, server.base / "models" / "loras" / "carried.safetensors")
+    load = {"source": "file", "source.name": "carried.safetensors"}
+    graph = graphs.base() | {
+        "adapter": graphs.node("FewShotLoadAdapter", **load),
+        "lora": graphs.node("LoraLoader", model=["base", 1], clip=["base", 2], lora_name="carried.safetensors",
+                            strength_model=1.0, strength_clip=1.0),
+        "save": graphs.node("FewShotSaveAdapter", adapter=["adapter", 0], name="carried"),
+    }  # fmt: skip
+    drawn = graphs.drawing(["lora", 0], ["lora", 1], prompt=f"a photo of a {adapter.trigger}")
+    answer = server.succeed(graph | drawn | graphs.grid(["adapter", 0]))
+    assert far(server.kept("native"), server.kept("after")) <= CLOSE < far(server.kept("native"), server.kept("before"))
+    assert "learned word" not in answer.outputs("save")["text"][0]
