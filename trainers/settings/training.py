@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ...core.errors import FewShotError
 from ...core.settings import Range, setting
@@ -208,8 +208,8 @@ class LearnedToken(TrainingSettings):
     )
     token_learning_rate: float = setting(
         0.0,
-        "Step size of the learned identifier; of a direction its angle in radians. 0 chooses: for a direction 0.05, of a relation 0.1, "
-        "else 0.07 of the vocabulary's usual number, which is 1e-3 for SD 1.x.",
+        "Step size of the learned identifier; of a direction its angle in radians. 0 chooses: for a direction 0.05, of "
+        "a relation 0.1, else 0.07 of the vocabulary's usual number, which is 1e-3 for SD 1.x.",
         Range(1e-8, 1.0, 1e-4),
         auto=0,
         advanced=True,
