@@ -18,6 +18,7 @@ from ..harness.workshop import Workshop
 from .bench import SubjectBenchmark
 from .checkpoint_choice import auto_gap, presets
 from .tuning import baseline_rows, fused_rows, loss_rows, optimiser_rows
+from .verdicts import verdict_rows
 
 # Steps of a training of one subject, from which all other numbers of steps follow.
 STEPS, QUICK_STEPS = 500, 300
@@ -37,5 +38,6 @@ def parts_of(bench: SubjectBenchmark) -> dict[str, Callable[[], list[BenchmarkRo
         "losses": partial(loss_rows, bench),
         "optimisers": partial(optimiser_rows, bench),
         "fused": partial(fused_rows, bench),
+        "verdicts": partial(verdict_rows, bench),
     }
     return {**first, "auto": partial(auto_gap, bench), **tables, **({} if bench.quick else rest)}
