@@ -226,7 +226,7 @@ class RefineLora(io.ComfyNode):
             result = refine_adapter(base, adapter, goal, settings, context, set)
             seen = checked(
                 check,
-                comparing_models(base, validation, validation_dino),
+                lambda: comparing_models(base, validation, validation_dino),
                 lambda checker: refinement_check(base, adapter, goal, settings, result, (checker, set)),
                 context,
                 result.training.folder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .measure import Measurement
-from .verdict import LEARNED, NOTHING, SURE, LearningVerdict, Share, difference, mean, share
+from .verdict import LEARNED, NOTHING, SURE, LearningVerdict, Share, difference, has_room, mean, share, top
 
 LOST = "likeness lost"
 LOSABLE = 0.1
@@ -19,6 +19,7 @@ ADVICE = {
     LOST: "What to change: more weight on likeness in Reward, a higher subject_floor, fewer steps.",
 }
 UNSEEN = "No pictures of the subject are connected: whether likeness was kept was not measured"
+NO_ROOM = "The base's own pictures of the class are as like the references as these are: likeness is not judged"
 UNREAD = "The CLIP does not tell the base's own pictures of these prompts apart: prompts gained are not judged"
 
 
@@ -29,15 +30,14 @@ def verdict_of_refinement(measurement: Measurement) -> LearningVerdict:
     follows = share(difference(floor.prompt, floor.unrelated), 1.0)
     gains = difference(difference(after.prompt, after.unrelated), difference(before.prompt, before.unrelated))
     gained = share(gains, follows.value) if follows.sure else None
-    top = 1.0 if measurement.ceiling is None else measurement.ceiling
     kept = None
-    if after.subject:
-        kept = share(difference(after.subject, before.subject), top - mean(floor.subject))
+    if has_room(measurement):
+        kept = share(difference(after.subject, before.subject), top(measurement) - mean(floor.subject))
     finding = _finding(gained, kept)
     parts = [] if gained is None else [f"prompts: {_signed(gained)} of the base's following against before"]
     parts += [] if kept is None else [f"likeness: {_signed(kept)} of the way from the class to the references"]
     lines = [f"{TITLES[finding]} {'; '.join(parts)}"]
-    lines += [UNSEEN] if kept is None else []
+    lines += [NO_ROOM if after.subject else UNSEEN] if kept is None else []
     lines += [UNREAD] if gained is None else []
     lines += [ADVICE[finding]] if finding in ADVICE else []
     return LearningVerdict(finding, tuple(lines))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .measure import Measurement
-from .verdict import IGNORES, KEPT, LEARNED, NOTHING, LearningVerdict, Share, shares_of
+from .verdict import IGNORES, LEARNED, NOTHING, LearningVerdict, Share, shares_of
 
 TITLES = {
     LEARNED: "Did it learn? Yes.",
@@ -23,10 +23,9 @@ def verdict_of_relation(measurement: Measurement, gain: Share | None) -> Learnin
     Args:
         gain: the share of the pictures' error that the word takes away; None where it was not measured.
     """
-    prompts = shares_of(measurement, measurement.columns[-1]).prompts
-    finding = LEARNED if gain is None or gain.sure else NOTHING
-    if prompts is not None and prompts.below(KEPT) and Share(1 - prompts.value, prompts.error).sure:
-        finding = IGNORES
+    shares = shares_of(measurement, measurement.columns[-1])
+    prompts, finding = shares.prompts, LEARNED if gain is None or gain.sure else NOTHING
+    finding = IGNORES if shares.prompts_lost else finding
     parts = [] if gain is None else [f"the word takes away {_percent(gain)} of its pictures' error"]
     if prompts is not None:
         parts.append(f"prompts with other things: {prompts} of the base's following kept")

@@ -43,21 +43,23 @@ class Share:
         """Whether it is above zero by its error."""
         return self.value - SURE * self.error > 0
 
-    def below(self, limit: float) -> bool:
-        """Whether it lies below, and what is missing to `limit` is no matter of its error alone."""
-        return self.value < limit
-
     def __str__(self) -> str:
         return f"{100 * self.value:.0f} % (give or take {100 * SURE * self.error:.0f})"
 
 
 @dataclass(frozen=True)
 class Shares:
-    """A column's three shares; None where there is nothing to compare with."""
+    """A column's three shares; None where there is nothing to compare with, or no room between floor and ceiling."""
 
     likeness: Share | None
     prompts: Share | None
     sameness: Share | None
+
+    @property
+    def prompts_lost(self) -> bool:
+        """Whether less than `KEPT` of the base's prompt following is left, and the loss is beyond its error."""
+        prompts = self.prompts
+        return prompts is not None and prompts.value < KEPT and Share(1 - prompts.value, prompts.error).sure
 
 
 @dataclass(frozen=True)
@@ -80,28 +82,36 @@ class LearningVerdict:
 def shares_of(measurement: Measurement, column: ColumnScores) -> Shares:
     """The shares of one column."""
     floor, ceiling = measurement.floor, measurement.ceiling
-    top = 1.0 if ceiling is None else ceiling
     likeness = sameness = None
-    if column.subject:
-        likeness = share(difference(column.subject, floor.subject), top - mean(floor.subject))
+    if column.subject and has_room(measurement):
+        likeness = share(difference(column.subject, floor.subject), top(measurement) - mean(floor.subject))
     own, others = difference(column.prompt, column.unrelated), difference(floor.prompt, floor.unrelated)
     follows = share(others, 1.0)
     prompts = None
     if follows.sure:
         lost = share(difference(own, others), follows.value)
         prompts = Share(1 + lost.value, lost.error)
-    if ceiling is not None:
-        sameness = share(difference(column.alike, floor.alike), top - mean(floor.alike))
+    if ceiling is not None and ceiling > mean(floor.alike):
+        sameness = share(difference(column.alike, floor.alike), ceiling - mean(floor.alike))
     return Shares(likeness, prompts, sameness)
+
+
+def top(measurement: Measurement) -> float:
+    """The ceiling; where it is unknown the likeness of pictures that are the same."""
+    return 1.0 if measurement.ceiling is None else measurement.ceiling
+
+
+def has_room(measurement: Measurement) -> bool:
+    """Whether the references are surely more like each other than the base's pictures of the class are like them."""
+    floor = measurement.floor.subject
+    return bool(floor) and share([top(measurement) - value for value in floor], 1.0).sure
 
 
 def best_column(measurement: Measurement) -> ColumnScores | None:
     """The trained column that `selection` finds best; None where none is better than the base."""
-    floor = measurement.floor
-    if not floor.subject:
+    if not has_room(measurement):
         return None
-    top = 1.0 if measurement.ceiling is None else measurement.ceiling
-    anchors = Anchors(_point(floor), top)
+    anchors = Anchors(_point(measurement.floor), top(measurement))
     best = max(measurement.columns[1:], key=lambda column: anchors.score(_point(column)))
     return best if anchors.score(_point(best)) > 0 else None
 
@@ -112,12 +122,11 @@ def _point(column: ColumnScores) -> Point:
 
 def finding_of(shares: Shares) -> str:
     """What the shares at full strength say."""
-    likeness, prompts, sameness = shares.likeness, shares.prompts, shares.sameness
-    assert likeness is not None
-    if prompts is not None and prompts.below(KEPT) and Share(1 - prompts.value, prompts.error).sure:
-        repeats = likeness.value >= SAME or (sameness is not None and sameness.value >= SAME)
+    likeness, sameness = shares.likeness, shares.sameness
+    if shares.prompts_lost:
+        repeats = any(one is not None and one.value >= SAME for one in (likeness, sameness))
         return COPIED if repeats else IGNORES
-    return LEARNED if likeness.sure and not likeness.below(LITTLE) else NOTHING
+    return LEARNED if likeness is not None and likeness.sure and likeness.value >= LITTLE else NOTHING
 
 
 def difference(after: Sequence[float], before: Sequence[float]) -> list[float]:

@@ -7,7 +7,6 @@ from .size import FULL
 from .verdict import (
     COPIED,
     IGNORES,
-    KEPT,
     LEARNED,
     NOTHING,
     SAME,
@@ -15,6 +14,7 @@ from .verdict import (
     Shares,
     best_column,
     finding_of,
+    has_room,
     shares_of,
 )
 
@@ -35,6 +35,10 @@ NO_CEILING = (
     "One picture has none to be compared with: how like the references are among themselves is unknown, and likeness "
     "is said as a share of the way to a picture that is the same"
 )
+NO_ROOM = (
+    "The references are hardly more like each other than the base's pictures of the class are like them: they show no "
+    "one subject, or one that the base knows already"
+)
 UNREAD = "Its CLIP does not tell the base's own pictures of these prompts apart: prompt following was not judged"
 
 
@@ -43,10 +47,11 @@ def verdict_of(measurement: Measurement) -> LearningVerdict:
     full = next(column for column in measurement.columns[1:] if column.strength == FULL)
     shares = shares_of(measurement, full)
     finding, best = finding_of(shares), best_column(measurement)
-    several = len(measurement.columns) > 2
+    several = len(measurement.columns) > 2 and finding != NOTHING
     lines = [f"{TITLES[finding]} {described(measurement, shares)}"]
-    if several and finding != NOTHING:
+    if several:
         lines.append(_best_line(measurement, best, finding))
+    lines += [] if has_room(measurement) else [NO_ROOM]
     lines += [NO_CEILING] if measurement.ceiling is None else []
     lines += [UNREAD] if shares.prompts is None else []
     lines += [ADVICE[finding]] if finding in ADVICE else []
@@ -74,6 +79,5 @@ def _best_line(measurement: Measurement, best: ColumnScores | None, finding: str
     line = f"Likeness and prompts together are best at strength {best.name}"
     if best.strength == FULL:
         return line
-    kept = shares.prompts is None or not shares.prompts.below(KEPT)
-    helps = "; until then use it there" if finding != LEARNED and kept else ""
+    helps = "; until then use it there" if finding != LEARNED and not shares.prompts_lost else ""
     return f"{line} ({described(measurement, shares)}){helps}"

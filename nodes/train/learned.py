@@ -53,12 +53,12 @@ def check_input() -> io.Input:
 
 
 def checked(
-    choice: str, validator: Any, make: Callable[[Checker], Check], context: RunContext, folder: Path
+    choice: str, models: Callable[[], Any], make: Callable[[Checker], Check], context: RunContext, folder: Path
 ) -> CheckShown:
     """The check of a finished training in the run's `folder`. Whatever happens to it, the training is kept.
 
     Args:
-        validator: the models that compare; None where there are none.
+        models: gives the models that compare, as a `Validator`; None where there are none.
         make: gives the check to be made.
         context: the training's.
     """
@@ -68,10 +68,11 @@ def checked(
 
     if choice == OFF:
         return CheckShown()
-    if validator is None:
-        return CheckShown((NO_CLIP,))
     own = RunContext(folder, context.device, context.progress, context.tokenizer_folder, context.embedding_folders)
     try:
+        validator = models()
+        if validator is None:
+            return CheckShown((NO_CLIP,))
         learned = check(make(Checker(validator)), own)
     except host.Interrupted:
         log.info(CANCELLED)

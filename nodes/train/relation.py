@@ -172,7 +172,7 @@ class TrainRelation(io.ComfyNode):
             result = train_relation(base, set, settings, context, adapter)
             seen = checked(
                 check,
-                comparing_models(base),
+                lambda: comparing_models(base),
                 lambda checker: relation_check(base, set, settings, result, checker),
                 context,
                 result.folder,

@@ -129,7 +129,7 @@ class TrainSubject(io.ComfyNode):
             lora = to_kohya(result.adapter)
             seen = checked(
                 check,
-                comparing_models(base, validation, validation_dino),
+                lambda: comparing_models(base, validation, validation_dino),
                 lambda checker: subject_check(base, set, settings, result, checker),
                 context,
                 result.folder,

@@ -88,6 +88,12 @@ def test_a_gain_within_two_standard_errors_is_none():
     assert verdict_of(quiet).finding == NOTHING
 
 
+def test_pictures_of_no_one_subject_leave_no_room():
+    """They are as like each other as the base's pictures of the class are like them."""
+    verdict = verdict_of(measured(column("1", 1.0, 0.7), ceiling=0.5))
+    assert verdict.finding == NOTHING and words.NO_ROOM in verdict.lines and "nan" not in verdict.lines[0]
+
+
 def test_the_best_strength_is_where_both_are_best():
     strengths = (column("0.6", 0.6, 0.75, 0.18), column("1", 1.0, 0.8, 0.04), column("1.2", 1.2, 0.85, 0.0))
     verdict = verdict_of(measured(*strengths))
