@@ -14,7 +14,7 @@ from ...core.values import BaseModelRef, Prompt, TrainingSet, content_key
 from ...evaluation.learned.check import Check
 from ...evaluation.learned.measure import Column, Embedders, Measurement, Question
 from ...evaluation.learned.size import GUIDANCE, STEPS
-from ...evaluation.learned.verdict import Verdict
+from ...evaluation.learned.verdict import LearningVerdict
 from ...evaluation.samples import DrawSettings
 from ...vision.embedders.clip import Clip
 from ...vision.embedders.clip_vision import open_image_embedder
@@ -50,7 +50,7 @@ class Checker:
         prompts: Sequence[tuple[Prompt, int]],
         references: tuple[Mapping[int, Sequence[Image.Image]], str],
         resolution: int,
-        judge: Callable[[Measurement], Verdict],
+        judge: Callable[[Measurement], LearningVerdict],
     ) -> Check:
         """The check of these columns.
 

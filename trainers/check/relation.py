@@ -44,16 +44,19 @@ def gain_of(readings: Mapping[str, Any]) -> Share | None:
 
 
 def other_things(pictures: TrainingSet, count: int, known: Callable[[str], bool]) -> list[Prompt]:
-    """`count` prompts of the relation between things that no caption names, as far as the words are known.
+    """`count` prompts of the relation between things that are known words: first between those that no caption names,
+    then with one of them, then between any.
 
     Raises:
-        FewShotError: no such things are left.
+        FewShotError: there are no two such things.
     """
     captions = " / ".join(sample.caption for sample in pictures.references)
-    free = [[t for t in things if known(t) and not find_noun(t, captions)] for things in (FIRST, SECOND)]
-    first, second = (own or [t for t in all_of if known(t)] for own, all_of in zip(free, (FIRST, SECOND), strict=True))
-    if not first or not second:
+    things = [[thing for thing in side if known(thing)] for side in (FIRST, SECOND)]
+    free = [[thing for thing in side if not find_noun(thing, captions)] for side in things]
+    ways = ((free[0], free[1]), (free[0], things[1]), (things[0], free[1]), (things[0], things[1]))
+    lines = list(dict.fromkeys(line for way in ways if all(way) for line in relation_lines(TEMPLATE, *way)))
+    if not lines:
         raise FewShotError("the CLIP knows none of the things that the word would be tried on")
-    concept = pictures.concepts[0]
-    lines = [line.replace(TRIGGER, concept.identifier) for line in relation_lines(TEMPLATE, first, second)]
-    return [prompt_of(lines[number % len(lines)], pictures.concepts) for number in range(count)]
+    word = pictures.concepts[0].identifier
+    rows = [lines[number % len(lines)].replace(TRIGGER, word) for number in range(count)]
+    return [prompt_of(row, pictures.concepts) for row in rows]

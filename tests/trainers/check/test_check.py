@@ -150,6 +150,8 @@ def test_a_word_is_tried_on_other_things(wordy_base, picture_folder, checker, tm
     assert not learned.measurement.columns[1].subject and learned.verdict.best is None
     with pytest.raises(FewShotError, match="knows none of the things"):
         other_things(relation, 4, lambda _: False)
+    few = [prompt.text for prompt in other_things(relation, 3, lambda thing: thing in ("cat", "fish", "cup", "bottle"))]
+    assert few == [f"a fish {WORD} a bottle", f"a fish {WORD} a cup", f"a cat {WORD} a bottle"]
 
 
 def test_a_refinement_is_compared_with_what_it_was_given(base, pictures, checker, tmp_path):
