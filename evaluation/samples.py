@@ -64,7 +64,8 @@ class Candidate:
 class DrawSettings:
     """How each picture is drawn. `count` pictures of each prompt, from seeds that follow `seed`; 0 pixels: the base's.
 
-    `watermark` puts the invisible mark of `watermark.marked` into what is kept.
+    With `apart` each prompt has noise of its own. `watermark` puts the invisible mark of `watermark.marked` into what
+    is kept.
     """
 
     count: int = 1
@@ -76,6 +77,7 @@ class DrawSettings:
     height: int = 0
     batch: int = 4
     watermark: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,13 @@ def _jobs(
     model = (base.key, base.dtype, base.clip_skip, base.prediction, base.zero_snr)
     adapter = None if candidate.adapter is None else (candidate.adapter.key, candidate.strength)
     jobs = []
-    for prompt in prompts.prompts:
+    for place, prompt in enumerate(prompts.prompts):
+        first = settings.seed + (place * settings.count if settings.apart else 0)
         text = candidate.text(prompt)
         read = [reading_key(one, folders) for one in (text, settings.negative)]
         reading = [read] if any(read) else []
         for number in range(settings.count):
-            seed = (settings.seed + number) % 2**63
+            seed = (first + number) % 2**63
             key = content_key("Sample", REVISION, model, adapter, text, seed, how, *reading)
             jobs.append(_SampleJob(text, seed, cache / key[:2] / f"{key[2:34]}.png"))
     return jobs

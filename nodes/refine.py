@@ -12,8 +12,17 @@ from .comfy.host import io
 from .look.samples import calling, notes_on
 from .schema.metric_inputs import HPS, INSTRUCTIONS, PICK, REWARD, clip_folder, dino_folders, preference_folders
 from .schema.sockets import Adapter, Base, Prompts, Reward, Set, Settings
-from .schema.validation_inputs import AUTO, CLIPS, DINOS, NONE, validation_inputs, validator_for
+from .schema.validation_inputs import (
+    AUTO,
+    CLIPS,
+    DINOS,
+    NONE,
+    comparing_models,
+    validation_inputs,
+    validator_for,
+)
 from .schema.widgets import widgets_of
+from .train.learned import check_input, checked
 from .train.subject import loss_map, training_context
 
 CATEGORY = "few-shot/refine"
@@ -185,6 +194,7 @@ class RefineLora(io.ComfyNode):
                 Set.Input("set", optional=True, tooltip="The subject's pictures, with which likeness is watched."),
                 Settings.Input("settings", optional=True, tooltip="Refinement Settings; without it the defaults."),
                 *validation_inputs(),
+                check_input(),
             ],
             outputs=[
                 Adapter.Output(
@@ -207,9 +217,10 @@ class RefineLora(io.ComfyNode):
     @classmethod
     def execute(
         cls, base: Any, prompts: Any, reward: Any, adapter: Any = None, set: Any = None, settings: Any = None,
-        validation: str = AUTO, validation_dino: str = NONE,
+        validation: str = AUTO, validation_dino: str = NONE, check: str = AUTO,
     ) -> io.NodeOutput:  # fmt: skip
         from ..models.adapters.formats import to_kohya
+        from ..trainers.check.refinement import refinement_check
         from ..trainers.refine.method import RefinementGoal, refine_adapter, trigger_of
 
         check_subject(set)
@@ -220,16 +231,25 @@ class RefineLora(io.ComfyNode):
         subject = trigger_of(adapter, set) or base.name
         with host.engine(cls.hidden.unique_id) as progress:
             context = training_context(progress, f"refined {subject}", chosen.validator)
-            result = refine_adapter(base, adapter, RefinementGoal(prompts, reward), settings, context, set)
+            goal = RefinementGoal(prompts, reward)
+            result = refine_adapter(base, adapter, goal, settings, context, set)
+            seen = checked(
+                check,
+                lambda: comparing_models(base, validation, validation_dino),
+                lambda checker: refinement_check(base, adapter, goal, settings, result, (checker, set)),
+                context,
+                result.training.folder,
+            )
         given = result.combined or result.adapter
         lines = [
+            *seen.lines,
             *reading_lines(result.readings),
             *([result.apart] if result.apart else []),
             *notes_on([prompt.text for prompt in prompts.prompts], *calling(adapter)),
             f"watched over by {chosen.names}" if chosen.validator is not None else UNWATCHED,
             str(result.training.folder),
         ]
-        ui = host.say(cls.hidden.unique_id, "\n".join(lines))
+        ui = seen.show(cls, "\n".join(lines))
         trigger, training = result.adapter.trigger, result.training
         losses = loss_map(training) | reading_curves(result.readings, len(training.losses))
         return io.NodeOutput(given, result.adapter, to_kohya(given), losses, trigger, ui=ui)

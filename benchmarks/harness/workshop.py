@@ -37,6 +37,7 @@ from ...pocket.world import world
 from ...trainers.auto.rules import MORE_SUBJECTS
 from ...trainers.context import TrainingContext
 from ...trainers.data.encoded_set import encode_set
+from ...trainers.method import TrainingResult
 from ...trainers.run import train_with
 from ...trainers.subject.attention_supervision import supervise
 from ...trainers.subject.method import SubjectTraining
@@ -112,13 +113,20 @@ class Workshop:
 
     def train(self, pictures: TrainingSet, method: type[SubjectTraining] = SubjectTraining, **settings) -> Adapter:
         """The adapter that these pictures and settings give; names and values are those of SubjectSettings."""
+        result = self.trained(pictures, method, **settings)
+        return result.adapter if result.base is None else difference(self.base, result.base, result.adapter)
+
+    def trained(
+        self, pictures: TrainingSet, method: type[SubjectTraining] = SubjectTraining, **settings
+    ) -> TrainingResult:
+        """The run of the same."""
         steps = round(self.steps * len(pictures.concepts) ** MORE_SUBJECTS)
         chosen = SubjectSettings.from_mapping({"steps": steps, **settings})
         with self.locked(f"train_{content_key(method.name, pictures.key, chosen.key())[:24]}"):
             context = TrainingContext(self.folder / "trained", self.device, name="bench")
             result = train_with(method(), self.base, pictures, chosen, context)
         log.info("trained on %s: loss %.4f, %.0f s", pictures.trigger, result.losses[-1], result.seconds)
-        return result.adapter if result.base is None else difference(self.base, result.base, result.adapter)
+        return result
 
     def readings(
         self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0

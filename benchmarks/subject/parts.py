@@ -19,6 +19,7 @@ from .bench import SubjectBenchmark
 from .checkpoint_choice import auto_gap, presets
 from .default_recipe import default_rows, lead_rows, recipe_rows
 from .tuning import baseline_rows, fused_rows, loss_rows, optimiser_rows
+from .verdicts import verdict_rows
 
 # Steps of a training of one subject, from which all other numbers of steps follow.
 STEPS, QUICK_STEPS = 500, 300
@@ -40,6 +41,7 @@ def parts_of(bench: SubjectBenchmark) -> dict[str, Callable[[], list[BenchmarkRo
         "losses": partial(loss_rows, bench),
         "optimisers": partial(optimiser_rows, bench),
         "fused": partial(fused_rows, bench),
+        "verdicts": partial(verdict_rows, bench),
     }
     default = {"default": partial(default_rows, bench), "auto": partial(auto_gap, bench)}
     return {**first, **default, **tables, **({} if bench.quick else rest)}

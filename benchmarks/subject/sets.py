@@ -76,7 +76,7 @@ def references(
     """The few-shot pictures of one subject with their masks; all in one place if it is named."""
     chosen = pictures.subject_named(subject)
     folder = folder / f"{subject}_{identifier}_{place or 'anywhere'}"
-    _write_once(
+    write_once(
         folder, partial(pictures.write_subject, subject=subject, count=REFERENCES, identifier=identifier, place=place)
     )
     return subject_from_folder(folder, identifier, chosen.thing.noun, chosen.description if described else "")
@@ -85,11 +85,11 @@ def references(
 def held_out(folder: Path, subject: str, count: int = 8) -> TrainingSet:
     """Pictures of the subject that are never trained on, with their true masks."""
     folder = folder / f"{subject}_held_out"
-    _write_once(folder, partial(pictures.write_subject, subject=subject, count=count, seed=pictures.HELD_OUT))
+    write_once(folder, partial(pictures.write_subject, subject=subject, count=count, seed=pictures.HELD_OUT))
     return subject_from_folder(folder, "sks", pictures.subject_named(subject).thing.noun)
 
 
-def _write_once(folder: Path, write: Callable[[Path], object]) -> None:
+def write_once(folder: Path, write: Callable[[Path], object]) -> None:
     """Write `folder` in one step, or leave it as it is: other processes may be reading it."""
     if folder.is_dir():
         return

@@ -111,6 +111,17 @@ def contact_sheet(
     return sheet
 
 
+def notes_below(notes: Sequence[Sequence[str]], cell: int) -> Image.Image:
+    """A strip for below `before_after`: under each column of `cell` pixels its lines."""
+    look = _Look(cell)
+    high = max(map(len, notes)) * look.line + 2 * GAP
+    strip = Image.new("RGB", (len(notes) * (cell + GAP) + GAP, high), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for number, lines in enumerate(notes):
+        _write(draw, [_shortened(line, look.font, cell) for line in lines], GAP + number * (cell + GAP), GAP, look, INK)
+    return strip
+
+
 def masked(picture: Image.Image, mask: Image.Image | None) -> Image.Image:
     """`picture` with all but its mask paled, for sheets that show what is learned from."""
     if mask is None:

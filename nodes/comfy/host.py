@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 # CLIP's vocabulary as ComfyUI ships it, for checkpoints, which bring none
 TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 
+Interrupted = comfy.model_management.InterruptProcessingException
+"""raised at Cancel; a BaseException"""
+
 PREVIEW = 512  # pixels of the longer side
 READING = "reading/"  # prefix of the metrics of a refinement's readings
 TEXT_INTERVAL = 0.2  # seconds between two lines of text on a node

@@ -79,6 +79,21 @@ def validator_for(base: Any, settings: Any, clip: str, dino: str) -> ChosenValid
     return ChosenValidator(Validator(folder, embedder), names, f"validated by {names}")
 
 
+def comparing_models(base: Any, clip: str = AUTO, dino: str = NONE) -> Any:
+    """The models that check whether a training learned, as a `Validator`; None without a CLIP.
+
+    They are those that validate, chosen too where validation is off. Where no DINO is chosen the first on the disk sees
+    likeness: what chose the best step is then not what judges it.
+    """
+    from ...trainers.validation.image_metrics import Validator
+
+    folder = clip_for(base, AUTO if clip == OFF else clip)
+    if folder is None:
+        return None
+    names = [dino] if dino != NONE else list(folders.transformers_folders(DINOS))
+    return Validator(folder, folders.seeing_model(names[0]) if names else None)
+
+
 def clip_for(base: Any, clip: str) -> Path | None:
     """The CLIP of this name; for "auto" the base's own, else the first on the disk that was not trained on human
     preferences, else None."""

@@ -11,8 +11,10 @@ from ..comfy.host import io
 from ..comfy.timestep_range import usage_note
 from ..pictures import sets
 from ..schema.sockets import Adapter, Base, Set, Settings
+from ..schema.validation_inputs import comparing_models
 from ..schema.widgets import widgets_of
 from . import subject
+from .learned import check_input, checked
 
 FOLDER, SOCKET = sets.FOLDER, sets.SOCKET
 
@@ -140,6 +142,7 @@ class TrainRelation(io.ComfyNode):
                 Set.Input("set", tooltip="Relation Pictures, best with more captions from Expand Captions."),
                 Settings.Input("settings", optional=True, tooltip="Relation Settings; without it the defaults."),
                 Adapter.Input("adapter", optional=True, tooltip="A learned word to train on from."),
+                check_input(),
             ],
             outputs=[
                 Adapter.Output(display_name="ADAPTER", tooltip="The word, for this pack's nodes."),
@@ -154,7 +157,10 @@ class TrainRelation(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, base: Any, set: Any, settings: Any = None, adapter: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, base: Any, set: Any, settings: Any = None, adapter: Any = None, check: str = "auto"
+    ) -> io.NodeOutput:
+        from ...trainers.check.relation import relation_check
         from ...trainers.relation.gain import explained
         from ...trainers.relation.method import related, train_relation
 
@@ -164,12 +170,26 @@ class TrainRelation(io.ComfyNode):
         with host.engine(cls.hidden.unique_id) as progress:
             context = subject.training_context(progress, f"relation {set.concepts[0].description or set.trigger}")
             result = train_relation(base, set, settings, context, adapter)
+            seen = checked(
+                check,
+                lambda: comparing_models(base),
+                lambda checker: relation_check(base, set, settings, result, checker),
+                context,
+                result.folder,
+            )
         warnings: list[str] = []
         related(set, warnings)
         first = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
         warnings += subject.text_notes(set, settings)
-        lines = [first, explained(result.readings, settings), *warnings, *settings.idle, usage_note(result.adapter)]
+        lines = [
+            *seen.lines,
+            first,
+            explained(result.readings, settings),
+            *warnings,
+            *settings.idle,
+            usage_note(result.adapter),
+        ]
         lines = [*filter(None, lines), str(result.folder)]
         report = "\n".join(lines)
-        ui = host.say(cls.hidden.unique_id, report)
+        ui = seen.show(cls, report)
         return io.NodeOutput(result.adapter, subject.loss_map(result), result.adapter.trigger, ui=ui)

@@ -12,8 +12,9 @@ from ..comfy import folders, host
 from ..comfy.host import io
 from ..look.samples import TRIGGER, notes_on
 from ..schema.sockets import VALIDATION, Adapter, Base, Set, Settings
-from ..schema.validation_inputs import validation_inputs, validator_for
+from ..schema.validation_inputs import comparing_models, validation_inputs, validator_for
 from ..schema.widgets import widgets_of
+from .learned import check_input, checked
 
 CATEGORY = "few-shot/train"
 # score (0 for the untrained base, at most 1) below which a training learned next to nothing
@@ -83,6 +84,7 @@ class TrainSubject(io.ComfyNode):
                     "adapter", optional=True, tooltip="An adapter to train on from, instead of from nothing."
                 ),
                 *validation_inputs(),
+                check_input(),
             ],
             outputs=[
                 Adapter.Output(display_name="ADAPTER", tooltip="What was learned, for this pack's nodes."),
@@ -111,9 +113,11 @@ class TrainSubject(io.ComfyNode):
         validation_dino: str = "none",
         settings: Any = None,
         adapter: Any = None,
+        check: str = "auto",
     ) -> io.NodeOutput:
         from ...models.adapters.formats import to_kohya
         from ...models.adapters.token_files import word_note
+        from ...trainers.check.subject import subject_check
         from ...trainers.subject.method import train_subject
 
         settings = settings or SubjectSettings()
@@ -124,9 +128,17 @@ class TrainSubject(io.ComfyNode):
             context = training_context(progress, set.trigger, chosen.validator)
             result = train_subject(base, set, settings, context, adapter)
             lora = to_kohya(result.adapter)
+            seen = checked(
+                check,
+                lambda: comparing_models(base, validation, validation_dino),
+                lambda checker: subject_check(base, set, settings, result, checker),
+                context,
+                result.folder,
+            )
         losses = loss_map(result)
         steps = f"{len(result.losses)} steps, last loss {result.losses[-1]:.4f}"
-        lines = [steps, outcome(result, chosen.note), *filter(None, [word_note(result.adapter)]), *notes, result.folder]
+        call = [note for note in [word_note(result.adapter)] if note]
+        lines = [*seen.lines, steps, outcome(result, chosen.note), *call, *notes, result.folder]
         if result.model is not None:
             lines.append(folders.keep_checkpoint(result.model, f"{result.folder.name}.safetensors"))
         report = "\n".join(map(str, lines))
@@ -136,7 +148,7 @@ class TrainSubject(io.ComfyNode):
             losses,
             result.adapter.trigger,
             result.base or base,
-            ui=host.say(cls.hidden.unique_id, report),
+            ui=seen.show(cls, report),
         )
 
 

@@ -50,8 +50,8 @@ def relation_settings(info: Mapping[str, Any], **changes: Any) -> Graph:
     return {"relation_settings": node("FewShotRelationSettings", **(values | BRIEF | changes))}
 
 
-def training(info: Mapping[str, Any], **changes: Any) -> Graph:
-    train = node("FewShotTrainSubject", base=["base", 0], set=["set", 0], settings=["settings", 0])
+def training(info: Mapping[str, Any], check: str = "off", **changes: Any) -> Graph:
+    train = node("FewShotTrainSubject", base=["base", 0], set=["set", 0], settings=["settings", 0], check=check)
     return base() | pictures() | settings(info, **changes) | {"train": train}
 
 
@@ -95,6 +95,9 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
     few = {
         "FewShotGeneratePriors": {"count": 2, "steps": 2},
         "FewShotTrainingSettings": {**SHORT, "preset": "custom", "preview_every": 0},
+        "FewShotTrainSubject": {"check": "off"},
+        "FewShotTrainRelation": {"check": "off"},
+        "FewShotRefineLora": {"check": "off"},
         "FewShotSampleGrid": {"steps": 2},
         "FewShotFuseAdapters": {"method.steps": 2},
         "FewShotPromptSet": {"most": 4},  # some to learn from and one held out, where it is for refinement

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from comfyui_fewshot.augmentation.images.load import picture_of, subject_from_folder
 from comfyui_fewshot.core.progress import NullProgress
@@ -204,3 +204,23 @@ def train(base, pictures, settings):
 def uncut(train, tmp_path_factory):
     """The result of the plain run."""
     return train(tmp_path_factory.mktemp("uncut"))
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory) -> Path:
+    """A CLIP with random weights and the pocket's words."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = words.build(folder)
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    text = dict(
+        vocab_size=len(tokenizer), max_position_embeddings=32, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(text_config=shape | text, vision_config=shape | dict(image_size=32, patch_size=8), projection_dim=16)
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    model.save_pretrained(folder)
+    return folder

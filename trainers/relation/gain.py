@@ -255,6 +255,12 @@ def explained(readings: Mapping[str, Any], settings: RelationSettings) -> str:
     return f"less error than with '{start}', in % after so many steps: {curve}\n{_judged(whole, start)}"
 
 
+def last_gain(readings: Mapping[str, Any]) -> Gain | None:
+    """The reading of the word that is returned; None where there is none."""
+    gains = _gains_of(readings)
+    return gains[-1] if gains and math.isfinite(gains[-1].share) else None
+
+
 def _gains_of(readings: Mapping[str, Any]) -> list[Gain]:
     """The readings of a run; none where someone wrote something else into its file."""
     try:

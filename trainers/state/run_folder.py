@@ -83,6 +83,15 @@ class RunFolder:
         return self.folder / "samples"
 
     @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The settings that the run was made with, everything left open chosen; none where its file is damaged."""
+        try:
+            return json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))["inputs"]["chosen"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s holds no readable settings.json: %r", self.folder, error)
+            return {}
+
+    @property
     def journal(self) -> Journal:
         return Journal(self.folder / "log.jsonl")
 

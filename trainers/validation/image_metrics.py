@@ -120,6 +120,13 @@ def _interleaved(places: Sequence[str], changes: Sequence[str]) -> list[str]:
     return [group[i] for i in range(longest) for group in (places, changes) if i < len(group)]
 
 
+def compared_pictures(pictures: TrainingSet, concept: int) -> list[Image.Image]:
+    """The references of a concept that drawn pictures are compared with; evenly spaced ones if there are many."""
+    alone = [s for s in pictures.references if s.concept == concept and not s.others and not s.pasted]
+    samples = alone or list(pictures.references)
+    return [load_picture(sample.image) for sample in samples[:: math.ceil(len(samples) / MOST_REFERENCES)]]
+
+
 def validation_interval(settings: ValidationSettings, rows: int) -> int:
     """Steps between validations: as set, else as many validations as a quarter of the training pays for, 3 to 12.
 
@@ -169,11 +176,8 @@ class Validation:
         """Unit embeddings (n, D) of each prompted concept's images; evenly spaced ones if there are many."""
         found = {}
         for concept in sorted(set(self.concepts)):
-            alone = [s for s in pictures.references if s.concept == concept and not s.others and not s.pasted]
-            samples = alone or list(pictures.references)
-            few = samples[:: math.ceil(len(samples) / MOST_REFERENCES)]
             self.progress.check()
-            found[concept] = self.embedder.images([load_picture(sample.image) for sample in few])
+            found[concept] = self.embedder.images(compared_pictures(pictures, concept))
         return found
 
     @property

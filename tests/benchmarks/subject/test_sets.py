@@ -70,7 +70,7 @@ def test_a_folder_of_pictures_is_written_once(tmp_path):
     first = sets.references(tmp_path, "cat_striped")
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     assert sets.references(tmp_path, "cat_striped").key == first.key
-    sets._write_once(tmp_path / "new", lambda folder: (folder.mkdir(), (tmp_path / "new" / "x").mkdir(parents=True)))
+    sets.write_once(tmp_path / "new", lambda folder: (folder.mkdir(), (tmp_path / "new" / "x").mkdir(parents=True)))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == times
     assert [path.name for path in tmp_path.glob("new*")] == ["new"]
 

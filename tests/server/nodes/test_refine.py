@@ -33,12 +33,14 @@ def refinement(info, clip, **changes):
     }  # fmt: skip
     reward = {"clip_text": 1.0, "likeness": 0.5, "image_reward": 0.0, "pickscore": 0.0, "hpsv2": 0.0, "dino": "none"}
     wires = {"base": ["base", 0], "prompts": ["prompts", 0], "reward": ["reward", 0], "adapter": ["lora", 0]}
+    wires |= {"set": ["set", 0], "settings": ["settings", 0]}
+    check = changes.pop("check", "off")
     return graphs.base() | graphs.pictures() | {
         "lora": graphs.node("FewShotLoadAdapter", **{"source": "file", "source.name": "stand_in.safetensors"}),
         "prompts": graphs.node("FewShotPromptSet", **prompts),
         "reward": graphs.node("FewShotReward", **(reward | changes.pop("reward", {})), clip=clip, set=["set", 0]),
         "settings": graphs.node("FewShotRefinementSettings", **(values | graphs.FEW_ROUNDS | changes)),
-        "refine": graphs.node("FewShotRefineLora", **wires, settings=["settings", 0], set=["set", 0], validation=clip),
+        "refine": graphs.node("FewShotRefineLora", **wires, validation=clip, check=check),
     }  # fmt: skip
 
 

@@ -31,9 +31,10 @@ def refusal(server, graph):
     return outcome.error["exception_message"]
 
 
-def relation(info, folder="relation", **changes):
+def relation(info, folder="relation", check="off", **changes):
     place = {"source": "folder", "source.folder": folder, "source.things": "", "identifier": "<R>", "relation": ""}
-    train = graphs.node("FewShotTrainRelation", base=["base", 0], set=["set", 0], settings=["relation_settings", 0])
+    wires = {"base": ["base", 0], "set": ["set", 0], "settings": ["relation_settings", 0]}
+    train = graphs.node("FewShotTrainRelation", **wires, check=check)
     return (
         graphs.base()
         | graphs.relation_settings(info, **changes)

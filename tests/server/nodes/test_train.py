@@ -99,7 +99,12 @@ def test_a_finished_run_is_found_again_without_training(server, info):
 def test_training_goes_on_from_an_adapter(server, info):
     graph = graphs.training(info, seed=2)
     graph["second"] = graphs.node(
-        "FewShotTrainSubject", base=["base", 0], set=["set", 0], settings=["settings", 0], adapter=["train", 0]
+        "FewShotTrainSubject",
+        base=["base", 0],
+        set=["set", 0],
+        settings=["settings", 0],
+        adapter=["train", 0],
+        check="off",
     )
     graph |= {
         "first": graphs.node("ProbeKeep", value=["train", 1], name="first"),

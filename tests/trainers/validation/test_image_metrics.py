@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
 from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
@@ -17,7 +17,6 @@ from comfyui_fewshot.core.values import Concept, Sample
 from comfyui_fewshot.models.offload import Offloaded
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.sampling import SamplingOptions, sample
-from comfyui_fewshot.pocket.world.words import build
 from comfyui_fewshot.tests.vision.embedders.test_clip_vision import in_comfy_names, tower
 from comfyui_fewshot.trainers import run as training
 from comfyui_fewshot.trainers.context import TrainingContext
@@ -37,25 +36,6 @@ from comfyui_fewshot.trainers.validation.image_metrics import (
 from comfyui_fewshot.vision.memory import embedding_bytes, vision_tower_bytes
 
 SEEN = dict(validate_every=2, validation_pictures=3)
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = build(folder)
-    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
-    text = dict(
-        vocab_size=len(tokenizer), max_position_embeddings=32, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = CLIPModel(
-        CLIPConfig(text_config=shape | text, vision_config=shape | dict(image_size=32, patch_size=8), projection_dim=16)
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
