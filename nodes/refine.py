@@ -7,12 +7,13 @@ from typing import Any
 
 from ..core.errors import FewShotError
 from ..trainers.refine.settings import RefinementSettings
+from ..vision.places import CLIPS, DINOS, HPS, INSTRUCTIONS, PICK, REWARD
 from .comfy import folders, host
 from .comfy.host import io
 from .look.samples import calling, notes_on
-from .schema.metric_inputs import HPS, INSTRUCTIONS, PICK, REWARD, clip_folder, dino_folders, preference_folders
+from .schema.metric_inputs import clip_folder, dino_folders, preference_folders
 from .schema.sockets import Adapter, Base, Prompts, Reward, Set, Settings
-from .schema.validation_inputs import AUTO, CLIPS, DINOS, NONE, validation_inputs, validator_for
+from .schema.validation_inputs import AUTO, NONE, validation_inputs, validator_for
 from .schema.widgets import widgets_of
 from .train.subject import loss_map, training_context
 
