@@ -153,7 +153,7 @@ def check_subject(training_set: Any) -> None:
 
 
 class RefineLora(io.ComfyNode):
-    """Learns a LoRA over a subject's, so that its pictures follow prompts better."""
+    """Learns a LoRA over a subject's, so that its pictures earn more of a reward."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -161,9 +161,9 @@ class RefineLora(io.ComfyNode):
             node_id="FewShotRefineLora",
             display_name="Refine LoRA",
             category=CATEGORY,
-            description="Makes any subject LoRA follow prompts better, by reinforcement learning: draws pictures, "
-            "rewards them, and learns a second LoRA over the first. Cancel keeps what was learned; queue again to go "
-            "on.",
+            description="Teaches a subject LoRA what is rewarded, such as following prompts, by reinforcement "
+            "learning: draws pictures, rewards them, and learns a second LoRA over the first. Cancel keeps what was "
+            "learned; queue again to go on.",
             search_aliases=["instructbooth", "ddpo", "grpo", "reinforcement learning", "rlhf", "reward", "dpo"],
             is_output_node=True,
             inputs=[

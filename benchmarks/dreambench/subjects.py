@@ -25,6 +25,7 @@ OWN = "class.txt"  # in a subject's folder: its class noun, and after a comma "l
 LIVE, OBJECT = "live", "object"
 LIVE_KINDS = ("animal", "person")  # of `kind_of`; "toy" in a noun makes an object of it: "toy bear"
 REFINED_BY_KIND = {"toy": "toy", "vessel": "vessel", "vehicle": "vehicle"}
+TWO_OF_A_KIND = ("glasses", "sunglasses")  # no vessels, as "glass" is
 # What Refine LoRA learns with of objects that have no list of their own: places and company, none of the 25 prompts'.
 OBJECT_ACTIVITIES = (
     "with a church in the background", "on top of a blue sofa", "in a shop window", "on a stack of books",
@@ -53,7 +54,9 @@ class Subject:
         """What Refine LoRA learns with; disjoint from `lines`."""
         if self.live:
             return REFINING["live"]
-        kind = "toy" if self.noun.split()[-1] == "toy" or "stuffed" in self.noun.split() else kind_of(self.noun)
+        words = self.noun.lower().split()
+        kind = "toy" if {"toy", "stuffed", "plush"} & set(words) else kind_of(self.noun)
+        kind = "" if words[-1] in TWO_OF_A_KIND else kind
         return REFINING[REFINED_BY_KIND[kind]] if kind in REFINED_BY_KIND else OBJECT_ACTIVITIES
 
 

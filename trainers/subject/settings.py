@@ -76,8 +76,8 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
     )
     local_weight: float = setting(
         0.0,
-        "Weight of the attention loss, which ties the subject's words to its mask, so that the surroundings are not "
-        "learned with it; 0.05 is usual. It rises over the first tenth of the steps, and needs masks. 0 is off.",
+        "Weight of the attention loss, which ties the subject's words to its mask; 0.05 is usual. It rises over the "
+        "first tenth of the steps, and needs masks. 0 is off.",
         Range(0.0, 10.0, 0.01),
     )
     tuning: str = setting(
@@ -124,7 +124,7 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
     objective: str = setting(
         "mse",
         "What is minimised on the reference pictures: the denoising error, or DCO, which asks for less error than the "
-        "base and holds the class without prior pictures, for a third more time.",
+        "base in the place of prior pictures, for a third more time.",
         ("mse", "dco"),
         advanced=True,
     )
