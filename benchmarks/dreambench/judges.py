@@ -18,6 +18,7 @@ from ...evaluation.metrics.clip import ClipImage, ClipText
 from ...evaluation.metrics.likeness import DinoImage
 from ...evaluation.metrics.preference import ImageReward, PickScore
 from ...evaluation.reward import RewardTerm
+from ...evaluation.score import model_on_device
 from ...vision import places
 from ...vision.embedders.clip import Clip
 
@@ -113,8 +114,12 @@ def measures_of(judges: Judges, device: torch.device) -> tuple[list[Measure], li
     return measures, missing
 
 
-def tried(measures: Sequence[Measure], picture: Image.Image, noun: str) -> tuple[list[Measure], list[str]]:
+def tried(
+    measures: Sequence[Measure], picture: Image.Image, noun: str, device: torch.device
+) -> tuple[list[Measure], list[str]]:
     """The metrics that give a number for a picture, and a line for each that does not: before hours are spent.
+
+    Each is on `device` while it is tried, and on the CPU while others train.
 
     Raises:
         FewShotError: the CLIP gives none.
@@ -122,7 +127,8 @@ def tried(measures: Sequence[Measure], picture: Image.Image, noun: str) -> tuple
     works, broken = [], []
     for measure in measures:
         try:
-            value = float(measure.metric.scores([picture], [Prompt(f"a {noun}", f"a {noun}")], [picture]))
+            with model_on_device(measure.metric.model, device):
+                value = float(measure.metric.scores([picture], [Prompt(f"a {noun}", f"a {noun}")], [picture]))
             if value != value:
                 raise FewShotError("its score is no number; its model's files may be damaged")
             works.append(measure)

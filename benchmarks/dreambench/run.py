@@ -95,7 +95,7 @@ class Benchmark:
         clock = Clock(self.options.out / "times.json", self.plan())
         measures, missing = measures_of(self.judges, self.device)
         first = load_picture(self.trainings.pictures(self.subjects[0]).references[0].image)
-        measures, broken = tried(measures, first, self.subjects[0].noun)
+        measures, broken = tried(measures, first, self.subjects[0].noun, self.device)
         self.not_measured = [*missing, *broken]
         for line in self.not_measured:
             log.info("not measured: %s", line)
