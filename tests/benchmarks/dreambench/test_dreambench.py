@@ -17,6 +17,8 @@ from comfyui_fewshot.benchmarks.dreambench import arguments, clock
 from comfyui_fewshot.benchmarks.dreambench.clock import Clock
 from comfyui_fewshot.benchmarks.dreambench.judges import find_judges
 from comfyui_fewshot.benchmarks.dreambench.results import FEWEST_CLUSTERS, Results, SubjectResult
+from comfyui_fewshot.benchmarks.dreambench.run import PRIORS
+from comfyui_fewshot.benchmarks.dreambench.sides import OURS, PLAIN, REFINED, TITLES
 from comfyui_fewshot.benchmarks.dreambench.subjects import OBJECT_ACTIVITIES, read_subjects
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.evaluation.prompts.lists import BEINGS, OBJECTS, REFINING
@@ -205,25 +207,23 @@ def test_every_side_is_measured(measured):
     assert found["settings"]["ours"] == {"steps": 2} and found["subjects"][0]["steps"]["plain"] == [2]
 
 
-class Cut:
-    """Ctrl-C after so many looks at whether a part shall go on."""
+def cut_after(patch: pytest.MonkeyPatch, looks: int, part: str = "") -> None:
+    """Ctrl-C after so many looks at whether a part shall go on; any part, where none is named."""
+    left = iter(range(looks))
 
-    def __init__(self, after: int):
-        self.left = after
-
-    def check(self, log: clock.SlowLog) -> None:
-        self.left -= 1
-        if self.left < 0:
+    def check(log: clock.SlowLog) -> None:
+        if part in log.part and next(left, None) is None:
             raise KeyboardInterrupt
+
+    patch.setattr(clock.SlowLog, "check", check)
 
 
 def test_a_run_that_is_cut_goes_on_to_the_same_numbers(measured, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     go_on = partial(run, measured, "cut", "--models", str(measured / "models"))
-    for looks in (3, 12):
+    for looks, part in ((40, PRIORS), (1, TITLES[PLAIN]), (5, TITLES[OURS]), (3, TITLES[REFINED])):
         with monkeypatch.context() as patch:
-            cut = Cut(looks)
-            patch.setattr(clock.SlowLog, "check", lambda log, cut=cut: cut.check(log))
+            cut_after(patch, looks, part)
             assert go_on() == 130
     assert not (measured / "cut" / "dreambench.json").is_file()
     assert go_on() == 0
@@ -232,10 +232,10 @@ def test_a_run_that_is_cut_goes_on_to_the_same_numbers(measured, monkeypatch):
     assert drawn == {file.name: file.read_bytes() for file in (measured / "cut" / "samples").rglob("*.png")}
 
 
-def test_a_run_that_ended_is_found(measured, monkeypatch, caplog):
+def test_a_run_that_ended_is_found(measured, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     before = numbers(measured / "whole")
-    monkeypatch.setattr(clock.SlowLog, "check", Cut(0).check)  # nothing that could be cut is done again
+    cut_after(monkeypatch, 0)  # nothing that could be cut is done again
     assert run(measured, "whole", "--models", str(measured / "models")) == 0
     assert numbers(measured / "whole") == before
 
