@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,10 @@ class Clock:
         write_whole(self.file, json.dumps(self.seconds, indent=1).encode())
         total = sum(self.plan.values())
         log.info("[%d/%d] %s: %s, %s; %s", len(self.done), total, name, kind, duration(of_kind[name]), self.left())
+
+    def leave_out(self, name: str, kinds: Iterable[str]) -> None:
+        """Parts that are not done, since what they need could not be made."""
+        self.done.update((kind, name) for kind in kinds)
 
     def left(self) -> str:
         """How long the rest takes, by the parts of its kind that were done; unknown before the first of each kind."""

@@ -13,17 +13,19 @@ from ...augmentation.images.load import load_picture
 from ...core.context import RunContext
 from ...core.errors import FewShotError
 from ...core.progress import Progress
-from ...core.values import Adapter, BaseModelRef, Prompt, PromptSet, TrainingSet
+from ...core.values import BaseModelRef, Prompt, PromptSet, TrainingSet, content_key
 from ...evaluation.measurement import Measure
 from ...evaluation.prompts.sets import insert_phrase, prompt_set
 from ...evaluation.samples import Candidate, DrawSettings, ImageFiles, draw
 from ...models.open import base_from_path
+from ...models.stable_diffusion.files.load import comfyui_tokenizer
+from .arguments import command_line
 from .clock import Clock, SlowLog, duration
 from .judges import Judges, caution, find_judges, measures_of, tried
 from .results import Results, SubjectResult
 from .scores import Scored, real_likeness, score
-from .sides import BASE, OURS, PLAIN, REFINED, SIDES, TITLES, Trainings, tokenizer_in
-from .subjects import Subject, read_subjects, spread
+from .sides import BASE, OURS, PLAIN, REFINED, SIDES, TITLES, Trained, Trainings
+from .subjects import BenchmarkSubject, read_subjects, spread
 
 log = logging.getLogger(__name__)
 # The kinds of parts, which take times of their own.
@@ -36,7 +38,7 @@ class Benchmark:
 
     options: argparse.Namespace
     base: BaseModelRef
-    subjects: Sequence[Subject]
+    subjects: Sequence[BenchmarkSubject]
     judges: Judges
     device: torch.device
     models: dict[str, str] = field(default_factory=dict)
@@ -59,7 +61,7 @@ class Benchmark:
 
     @property
     def trainings(self) -> Trainings:
-        context = RunContext(self.options.out, self.device, tokenizer_folder=tokenizer_in(self.options.comfyui))
+        context = RunContext(self.options.out, self.device, tokenizer_folder=comfyui_tokenizer(self.options.comfyui))
         return Trainings(self.base, self.judges, self.options, context)
 
     @property
@@ -69,6 +71,11 @@ class Benchmark:
         return DrawSettings(
             options.count, 0, options.sampling_steps, options.guidance, width=options.size, height=options.size
         )
+
+    @property
+    def key(self) -> str:
+        """Names the options, since the times of a share do not tell those of the whole."""
+        return content_key("dreambench", self.base.key, command_line(self.options))[:16]
 
     def plan(self) -> dict[str, int]:
         """How many parts there are of each kind."""
@@ -92,7 +99,7 @@ class Benchmark:
 
     def run(self, finished: Callable[[Results, Clock], None]) -> Results:
         """Measure; `finished` is called after each subject with all that is known by then."""
-        clock = Clock(self.options.out / "times.json", self.plan())
+        clock = Clock(self.options.out / "times" / f"{self.key}.json", self.plan())
         measures, missing = measures_of(self.judges, self.device)
         first = load_picture(self.trainings.pictures(self.subjects[0]).references[0].image)
         measures, broken = tried(measures, first, self.subjects[0].noun, self.device)
@@ -103,7 +110,8 @@ class Benchmark:
         names = list(self.models)
         results = Results([], names, {name: caution(self.judges, name) for name in names})
         for subject in self.subjects:
-            results = replace(results, subjects=[*results.subjects, self.measure(subject, measures, clock)])
+            measured = SubjectMeasurement(self, subject, measures, clock).run()
+            results = replace(results, subjects=[*results.subjects, measured])
             finished(results, clock)
             done = len(results.subjects)
             if done == 1 and len(self.subjects) > 1:
@@ -111,44 +119,7 @@ class Benchmark:
                 log.info("the first subject took about %s; %s", duration(spent), clock.left())
         return results
 
-    def measure(self, subject: Subject, measures: Sequence[Measure], clock: Clock) -> SubjectResult:
-        """All sides of a subject. A side that cannot be trained is named and does not stop the others."""
-        pictures = self.trainings.pictures(subject)
-        references = [sample.image for sample in pictures.references]
-        result = SubjectResult(subject.name, subject.noun, subject.live, len(references))
-        result.references = [picture.path for picture in references]
-        prompts = self.prompts(subject, pictures)
-        look = _Measuring(self, subject.name, measures, prompts, pictures)
-        result.real = real_likeness(measures, look.scored(ImageFiles(())), self.trainings.context)
-        with clock.part(PRIORS, subject.name):
-            learned = self.trainings.with_priors(pictures, SlowLog(PRIORS))
-        look.measure(result, Candidate(BASE), clock, "")
-        for seed in self.options.seeds:
-            for side in SIDES:
-                name = f"{subject.name}, {TITLES[side]}" + (f", seed {seed}" if len(self.options.seeds) > 1 else "")
-                try:
-                    adapter = self._train(result, side, subject, seed, (learned, clock, name))
-                except FewShotError as error:
-                    result.failed[side] = str(error)
-                    kinds = (REFINING if side == REFINED else TRAINING, DRAWING, SCORING)
-                    clock.done.update((kind, name) for kind in kinds)
-                    log.warning("%s is not measured: %s", name, error)
-                    continue
-                look.measure(result, Candidate(side, adapter), clock, name)
-        for side in result.failed:  # of several seeds all count or none does
-            result.scores.pop(side, None)
-            result.files.pop(side, None)
-        return result
-
-    def _train(self, result: SubjectResult, side: str, subject: Subject, seed: int, how: tuple) -> Adapter:
-        learned, clock, name = how
-        with clock.part(REFINING if side == REFINED else TRAINING, name) as own:
-            trained = self.trainings.train(side, subject, seed, learned, SlowLog(TITLES[side]))
-            own["seconds"] = trained.seconds
-        result.steps.setdefault(side, []).append(trained.chosen)
-        return trained.adapter
-
-    def prompts(self, subject: Subject, pictures: TrainingSet) -> PromptSet:
+    def prompts(self, subject: BenchmarkSubject, pictures: TrainingSet) -> PromptSet:
         """The subject's prompts, evenly spread over the 25."""
         lines = spread(subject.lines, self.options.prompts)
         return prompt_set(lines, pictures.concepts[0], len(lines))[0]
@@ -159,15 +130,61 @@ class Benchmark:
         return [insert_phrase(line, subject.noun) for line in spread(subject.lines, self.options.prompts)]
 
 
-@dataclass(frozen=True)
-class _Measuring:
-    """Draws and scores a subject's sides."""
+@dataclass
+class SubjectMeasurement:
+    """All sides of one subject: trained, drawn and scored."""
 
     bench: Benchmark
-    name: str
+    subject: BenchmarkSubject
     measures: Sequence[Measure]
-    prompts: PromptSet
-    pictures: TrainingSet
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        self.pictures = self.bench.trainings.pictures(self.subject)
+        self.prompts = self.bench.prompts(self.subject, self.pictures)
+
+    def run(self) -> SubjectResult:
+        """A side that cannot be trained is named and does not stop the others."""
+        subject, seeds = self.subject, self.bench.options.seeds
+        references = [sample.image for sample in self.pictures.references]
+        result = SubjectResult(subject.name, subject.noun, subject.live, len(references))
+        result.references = [picture.path for picture in references]
+        result.real = real_likeness(self.measures, self.scored(ImageFiles(())), self.bench.trainings.context)
+        with self.clock.part(PRIORS, subject.name):
+            learned = self.bench.trainings.with_priors(self.pictures, SlowLog(PRIORS))
+        self.measure(result, Candidate(BASE), f"{subject.name}, {TITLES[BASE]}")
+        for seed, side in ((seed, side) for seed in seeds for side in SIDES):
+            name = f"{subject.name}, {TITLES[side]}" + (f", seed {seed}" if len(seeds) > 1 else "")
+            try:
+                trained = self.train(side, seed, learned, name)
+            except FewShotError as error:
+                result.failed[side] = str(error)
+                self.clock.leave_out(name, (REFINING if side == REFINED else TRAINING, DRAWING, SCORING))
+                log.warning("%s is not measured: %s", name, error)
+                continue
+            result.steps.setdefault(side, []).append(trained.chosen)
+            self.measure(result, Candidate(side, trained.adapter), name)
+        for side in result.failed:  # of several seeds all count or none does
+            result.scores.pop(side, None)
+            result.files.pop(side, None)
+        return result
+
+    def train(self, side: str, seed: int, learned: TrainingSet, name: str) -> Trained:
+        """Train a side, on the pictures with their priors."""
+        with self.clock.part(REFINING if side == REFINED else TRAINING, name) as own:
+            trained = self.bench.trainings.train(side, self.subject, seed, learned, SlowLog(TITLES[side]))
+            own["seconds"] = trained.seconds
+        return trained
+
+    def measure(self, result: SubjectResult, candidate: Candidate, name: str) -> None:
+        """Draw a side's pictures, and add their scores to the result."""
+        with self.clock.part(DRAWING, name):
+            context = self.context("samples", SlowLog(DRAWING))
+            (images,) = draw(self.bench.base, [candidate], self.prompts, self.bench.draw_settings, context)
+        result.files.setdefault(candidate.name, list(images.files))
+        with self.clock.part(SCORING, name):
+            values = score(self.measures, self.scored(images), self.context("scores", SlowLog(SCORING)))
+        result.add(candidate.name, values)
 
     def context(self, folder: str, progress: Progress) -> RunContext:
         return replace(self.bench.trainings.context, folder=self.bench.options.out / folder, progress=progress)
@@ -177,14 +194,3 @@ class _Measuring:
         count = self.bench.options.count
         prompts: list[Prompt] = [prompt for prompt in self.prompts.prompts for _ in range(count)]
         return Scored(images, prompts, [load_picture(p) for p in references], [picture.key for picture in references])
-
-    def measure(self, result: SubjectResult, candidate: Candidate, clock: Clock, name: str) -> None:
-        """Draw a side's pictures, and add their scores to the result."""
-        name = name or f"{self.name}, {TITLES[candidate.name]}"
-        with clock.part(DRAWING, name):
-            context = self.context("samples", SlowLog(DRAWING))
-            (images,) = draw(self.bench.base, [candidate], self.prompts, self.bench.draw_settings, context)
-        result.files.setdefault(candidate.name, list(images.files))
-        with clock.part(SCORING, name):
-            values = score(self.measures, self.scored(images), self.context("scores", SlowLog(SCORING)))
-        result.add(candidate.name, values)

@@ -6,7 +6,6 @@ import argparse
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ...augmentation.images.load import subject_from_folder
@@ -25,7 +24,7 @@ from ...trainers.subject.method import train_subject
 from ...trainers.subject.settings import SubjectSettings
 from ...trainers.validation.image_metrics import Validator
 from .judges import Judges
-from .subjects import Subject
+from .subjects import BenchmarkSubject
 
 log = logging.getLogger(__name__)
 BASE, PLAIN, OURS, REFINED = "base", "plain", "ours", "refined"
@@ -58,7 +57,7 @@ class Trainings:
     options: argparse.Namespace
     context: RunContext
 
-    def pictures(self, subject: Subject) -> TrainingSet:
+    def pictures(self, subject: BenchmarkSubject) -> TrainingSet:
         """The subject's pictures, as they lie in its folder."""
         return subject_from_folder(subject.folder, self.options.identifier, subject.noun)
 
@@ -80,7 +79,9 @@ class Trainings:
         own: dict[str, Any] = {"seed": seed} | ({"resolution": self.options.size} if self.options.size else {})
         return RefinementSettings.from_mapping(own | refine_changes(self.options.refine))
 
-    def train(self, side: str, subject: Subject, seed: int, pictures: TrainingSet, progress: Progress) -> Trained:
+    def train(
+        self, side: str, subject: BenchmarkSubject, seed: int, pictures: TrainingSet, progress: Progress
+    ) -> Trained:
         """Train a side; one that was trained before is found. Raises FewShotError as the trainings do."""
         validator = Validator(self.judges.training_clip)
         name = f"{subject.name}_{side}"
@@ -94,7 +95,7 @@ class Trainings:
         return _trained(train_subject(self.base, pictures, self.settings(side, seed), context))
 
     def _refined(
-        self, subject: Subject, start: Adapter, pictures: TrainingSet, seed: int, context: TrainingContext
+        self, subject: BenchmarkSubject, start: Adapter, pictures: TrainingSet, seed: int, context: TrainingContext
     ) -> Trained:
         references = tuple(sample.image for sample in pictures.references)
         prompts = refinement_prompts(subject.activities, pictures.concepts[0])
@@ -131,9 +132,3 @@ def refine_changes(text: str) -> dict[str, Any]:
                 f"--refine gives {name} the value {value!r}; give one like {known[name].default}"
             ) from None
     return found
-
-
-def tokenizer_in(comfyui: Path | None) -> Path | None:
-    """CLIP's vocabulary, which ComfyUI ships, for checkpoints that bring no tokenizer."""
-    folder = comfyui / "comfy" / "sd1_tokenizer" if comfyui is not None else None
-    return folder if folder is not None and folder.is_dir() else None

@@ -36,7 +36,7 @@ OBJECT_ACTIVITIES = (
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchmarkSubject:
     """A subject: its name, the folder of its pictures, its class noun, and whether it lives."""
 
     name: str
@@ -60,7 +60,7 @@ class Subject:
         return REFINING[REFINED_BY_KIND[kind]] if kind in REFINED_BY_KIND else OBJECT_ACTIVITIES
 
 
-def read_subjects(folder: Path, most: int = 0) -> list[Subject]:
+def read_subjects(folder: Path, most: int = 0) -> list[BenchmarkSubject]:
     """The subjects in `folder`, by name; `most` of them evenly spread, 0 for all.
 
     Raises:
@@ -120,7 +120,7 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in next(csv.reader([line]), [])]
 
 
-def _subject(folder: Path, written: str) -> Subject:
+def _subject(folder: Path, written: str) -> BenchmarkSubject:
     """The subject of a folder by what is written of its class: "dog", or "dog, live"."""
     cells = _cells(written)
     noun, kind = cells[0], cells[1].lower() if len(cells) > 1 else ""
@@ -130,7 +130,7 @@ def _subject(folder: Path, written: str) -> Subject:
         )
     words = noun.lower().split()
     lives = kind_of(noun) in LIVE_KINDS and not {"toy", "stuffed", "plush"} & set(words)
-    return Subject(folder.name, folder, noun, kind == LIVE if kind else lives)
+    return BenchmarkSubject(folder.name, folder, noun, kind == LIVE if kind else lives)
 
 
 def spread(things: Sequence, most: int) -> list:
