@@ -102,7 +102,8 @@ def test_the_page_tells_every_claim_and_what_is_missing():
     assert all(claim.text in text for claim in CLAIMS)
     assert text.index("## subject: poster") < text.index(f"]({sheet.file})")
     assert "Row by row: a photo of a sks cat." in text
-    assert {line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")} == {10}
+    claims = text[: text.index("## Unproven here")]
+    assert {line.count("|") - line.count("\\|") for line in claims.splitlines() if line.startswith("|")} == {10}
 
 
 def test_every_bench_of_a_claim_tells_its_steps():
