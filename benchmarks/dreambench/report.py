@@ -52,6 +52,7 @@ def plain(bench: Benchmark, results: Results, clock: Clock) -> dict[str, Any]:
     """For JSON. What depends on the machine's speed and the date stands under "when"."""
     subjects = [
         {name: value for name, value in vars(subject).items() if name not in ("files", "references")}
+        | {"failed": {side: named(bench, reason) for side, reason in subject.failed.items()}}
         for subject in results.subjects
     ]
     return {
@@ -61,7 +62,7 @@ def plain(bench: Benchmark, results: Results, clock: Clock) -> dict[str, Any]:
         "protocol": protocol(bench),
         "settings": settings(bench),
         "models": bench.models,
-        "not_measured": bench.not_measured,
+        "not_measured": [named(bench, line) for line in bench.not_measured],
         "rows": [asdict(row) for row in results.rows()],
         "subjects": subjects,
         "versions": versions(),
@@ -102,6 +103,16 @@ def versions() -> dict[str, str]:
     return {"fewshot-training": pack_version(), "python": platform.python_version(), **found, "device": device}
 
 
+def named(bench: Benchmark, text: str) -> str:
+    """A message with names in the place of the machine's paths."""
+    options = bench.options
+    given = [options.base, options.pictures, options.out, *options.models, *vars(bench.judges).values()]
+    paths = {Path(one) for one in given if one is not None}
+    for path in sorted(paths, key=lambda path: -len(str(path))):
+        text = text.replace(str(path), path.name)
+    return text
+
+
 def pack_version() -> str:
     try:
         return importlib.metadata.version("fewshot-training")
@@ -124,7 +135,7 @@ def sections(bench: Benchmark, results: Results, clock: Clock) -> list[Section]:
         Table("Each subject", *by_subject(results)),
         Table("Published", PUBLISHED, ("", "DINO", "CLIP-I", "CLIP-T", "ImageReward", "PickScore"), PUBLISHED_NOTE),
     ]
-    left_out = [*bench.not_measured, *failures(results.subjects)]
+    left_out = [named(bench, line) for line in (*bench.not_measured, *failures(results.subjects))]
     cautions = [f"{metric}: {text}" for metric, text in results.cautions.items() if text]
     if left_out or cautions:
         parts.append(Text("Not measured, and with care", "\n\n".join([*left_out, *cautions])))
