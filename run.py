@@ -211,7 +211,7 @@ def run_child(command: list[str], folder: Path, variables: dict[str, str]) -> in
 
 def main(arguments: list[str]) -> int:
     chosen = parse(arguments)
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # SIGINT too, which the shell has a job in the background ignore
         if hasattr(signal, name):  # the same as Ctrl-C: work is kept and servers are stopped on the way out
             signal.signal(getattr(signal, name), signal.default_int_handler)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -112,8 +113,12 @@ def test_a_child_that_is_interrupted_may_keep_its_work(run, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run.run_child([sys.executable, "-c", code + " open('kept', 'w')\n"], tmp_path, {})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as `main` does
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.run_child([sys.executable, "-c", code + " open('kept', 'w')\n"], tmp_path, {})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "kept").exists()
 
 
