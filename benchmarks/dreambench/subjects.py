@@ -21,7 +21,6 @@ from ...evaluation.prompts.sets import lines_of
 
 log = logging.getLogger(__name__)
 HEADER = ("subject_name", "class")
-OWN = "class.txt"  # in a subject's folder: its class noun, and after a comma "live" or "object" where that is unclear
 LIVE, OBJECT = "live", "object"
 LIVE_KINDS = ("animal", "person")  # of `kind_of`; "toy" in a noun makes an object of it: "toy bear"
 REFINED_BY_KIND = {"toy": "toy", "vessel": "vessel", "vehicle": "vehicle"}
@@ -77,7 +76,7 @@ def read_subjects(folder: Path, most: int = 0) -> list[BenchmarkSubject]:
     classes = {child.name: _own_class(child) or table.get(child.name, "") for child in folders}
     if unknown := [name for name, noun in classes.items() if not noun]:
         raise FewShotError(
-            f"what is {', '.join(unknown)}? Write the class noun, such as dog, into {folder / unknown[0] / OWN}, or a "
+            f"what is {', '.join(unknown)}? Write the class noun, such as dog, into {_own_file(folder / unknown[0])}, or a "
             f"line {unknown[0]},dog into {folder / 'classes.csv'} below the header {','.join(HEADER)}"
         )
     subjects = [_subject(child, classes[child.name]) for child in folders]
@@ -88,8 +87,14 @@ def _has_pictures(folder: Path) -> bool:
     return any(path.suffix.lower() in PICTURE_ENDINGS for path in folder.iterdir() if path.is_file())
 
 
+def _own_file(folder: Path) -> Path:
+    """Where a subject's class noun may stand, and after a comma "live" or "object": beside its folder, as files in it
+    are captions."""
+    return folder.with_name(f"{folder.name}.txt")
+
+
 def _own_class(folder: Path) -> str:
-    file = folder / OWN
+    file = _own_file(folder)
     lines = _lines(file) if file.is_file() else []
     return lines[0] if lines else ""
 

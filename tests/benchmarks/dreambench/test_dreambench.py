@@ -62,12 +62,12 @@ def test_the_published_form_of_the_classes_is_read(tmp_path):
     assert cat.activities == REFINING["live"] and bear.activities == REFINING["toy"]
 
 
-def test_a_file_beside_the_pictures_says_what_a_subject_is(tmp_path):
+def test_a_file_beside_the_folder_says_what_a_subject_is(tmp_path):
     draw_subject(tmp_path, "cat_striped", 1)
-    (tmp_path / "cat_striped" / "class.txt").write_text("rc car, object\n")
+    (tmp_path / "cat_striped.txt").write_text("rc car, object\n")
     (car,) = read_subjects(tmp_path)
     assert (car.noun, car.live) == ("rc car", False)
-    (tmp_path / "cat_striped" / "class.txt").write_text("car, fast\n")
+    (tmp_path / "cat_striped.txt").write_text("car, fast\n")
     with pytest.raises(FewShotError, match="write the noun, and after it live or object"):
         read_subjects(tmp_path)
 
@@ -83,7 +83,7 @@ def test_what_no_one_says_is_asked_for(tmp_path):
 def test_a_share_is_spread_over_all_subjects(tmp_path):
     for name in "abcdef":
         (tmp_path / name).mkdir()
-        (tmp_path / name / "class.txt").write_text("dog")
+        (tmp_path / f"{name}.txt").write_text("dog")
         (tmp_path / name / "0.png").write_bytes(b"")
     assert [subject.name for subject in read_subjects(tmp_path, 3)] == ["a", "c", "e"]
 
@@ -185,7 +185,7 @@ def measured(tmp_path_factory) -> Path:
     """A subject of one picture, measured in one go into "whole"; a PickScore that is damaged is on the disk."""
     torch.set_num_threads(1)
     folder = draw_subject(tmp_path_factory.mktemp("dreambench"), "cat_striped", 1)
-    (folder / "cat_striped" / "class.txt").write_text("cat")
+    (folder / "cat_striped.txt").write_text("cat")
     damaged = copy_clip(folder / "models" / "rewards" / "PickScore_v1")
     (damaged / "model.safetensors").write_bytes(b"<html>")
     with pytest.MonkeyPatch.context() as patch:
