@@ -64,7 +64,7 @@ def parser(prog: str, parents: Sequence[argparse.ArgumentParser] = ()) -> argpar
     need.add_argument(
         "--pictures", type=absolute, required=True, metavar="FOLDER",
         help="a folder that holds a folder of pictures for each subject, and what each is: DreamBench's "
-        "prompts_and_classes.txt, any .csv with the header subject_name,class, or beside the folder rex a rex.txt (dog)",
+        "prompts_and_classes.txt, a .csv with the header subject_name,class, or beside the folder rex a rex.txt: dog",
     )  # fmt: skip
     _add_shares(found.add_argument_group("how much of it"))
     _add_models(found.add_argument_group("which models measure (default: those in ComfyUI's models folder)"))

@@ -76,8 +76,9 @@ def read_subjects(folder: Path, most: int = 0) -> list[BenchmarkSubject]:
     classes = {child.name: _own_class(child) or table.get(child.name, "") for child in folders}
     if unknown := [name for name, noun in classes.items() if not noun]:
         raise FewShotError(
-            f"what is {', '.join(unknown)}? Write the class noun, such as dog, into {_own_file(folder / unknown[0])}, or "
-            f"a line {unknown[0]},dog into {folder / 'classes.csv'} below the header {','.join(HEADER)}"
+            f"what is {', '.join(unknown)}? Write the class noun, such as dog, into "
+            f"{_own_file(folder / unknown[0])}, or a line {unknown[0]},dog into {folder / 'classes.csv'} below the "
+            f"header {','.join(HEADER)}"
         )
     subjects = [_subject(child, classes[child.name]) for child in folders]
     return spread(subjects, most or len(subjects))
