@@ -6,6 +6,8 @@
     python3 run.py comfy            ComfyUI in the browser, with this pack
     python3 run.py test             all tests
     python3 run.py bench NAME       measure, print a table, write JSON
+    python3 run.py bench dreambench --base FILE --pictures FOLDER      the published benchmark on your own checkpoint
+    python3 run.py check models     each optional model on your disk, opened and tried on a known picture
     python3 run.py check-publish    what is still missing before the pack can be published
 
 Everything that is fetched goes into `.venv` and `.comfyui` beside this file, and results into `output`.
@@ -24,6 +26,7 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036 - an older Python shall hear the reason
     sys.exit("run.py needs Python 3.10 or newer; this is " + sys.version.split()[0])
 
+from benchmarks.dreambench import arguments as dreambench
 from tools import comfyui, demo, publishing, testing
 from tools.console import Stop, say
 from tools.environment import Environment, lower_environment
@@ -31,6 +34,7 @@ from tools.server import MODEL_FOLDERS, ComfyServer, Installation, has_accelerat
 
 ROOT = Path(__file__).absolute().parent
 OUTPUT = ROOT / "output"
+DREAMBENCH = "dreambench"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,8 +42,7 @@ def parser() -> argparse.ArgumentParser:
         prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    host = argparse.ArgumentParser(add_help=False)
-    host.add_argument("--comfyui", metavar="PATH", help="a ComfyUI that is there already (or COMFYUI_PATH)")
+    host = host_option()
 
     one = commands.add_parser("demo", parents=[host], help="train a LoRA and show before and after")
     one.add_argument("--base", type=Path, metavar="FILE", help="your own SD 1.x, SD 2.x or SDXL checkpoint")
@@ -56,15 +59,30 @@ def parser() -> argparse.ArgumentParser:
     three.set_defaults(action=run_test)
 
     four = commands.add_parser("bench", parents=[host], help="run one bench")
-    four.add_argument("name", metavar="NAME")
+    four.add_argument("name", metavar="NAME", help=f"{DREAMBENCH} has options of its own: bench {DREAMBENCH} --help")
     four.add_argument("--json", type=Path, metavar="FILE", help="where the rows go (output/benchmarks/NAME.json)")
     four.add_argument("--only", metavar="PART,PART", help="some parts of it; an unknown name lists them")
     four.add_argument("--quick", action="store_true", help="show the signs only; sets no goals")
     four.set_defaults(action=run_bench)
 
+    six = commands.add_parser("check", parents=[host], help="try each optional model on your disk")
+    six.add_argument("what", choices=["models"])
+    six.add_argument(
+        "--models", type=dreambench.absolute, action="append", metavar="FOLDER",
+        help="a models folder (that of the ComfyUI which is used); may be given several times",
+    )  # fmt: skip
+    six.set_defaults(action=run_check)
+
     five = commands.add_parser("check-publish", help="refuses to publish while blanks are left")
     five.set_defaults(action=lambda _: publishing.check(ROOT))
     return top
+
+
+def host_option() -> argparse.ArgumentParser:
+    """The option that all commands with a ComfyUI share."""
+    host = argparse.ArgumentParser(add_help=False)
+    host.add_argument("--comfyui", metavar="PATH", help="a ComfyUI that is there already (or COMFYUI_PATH)")
+    return host
 
 
 def port(text: str) -> int:
@@ -76,6 +94,10 @@ def port(text: str) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command; whatever `test` does not know goes to pytest, and anything else unknown is refused."""
+    if arguments[:2] == ["bench", DREAMBENCH]:
+        chosen = dreambench.parse(dreambench.parser(f"run.py bench {DREAMBENCH}", [host_option()]), arguments[2:])
+        chosen.command, chosen.action = "bench", run_dreambench
+        return chosen
     top = parser()
     chosen, rest = top.parse_known_args(arguments)
     if rest and chosen.command != "test":
@@ -147,12 +169,49 @@ def run_bench(chosen: argparse.Namespace) -> int:
     command = [str(env.python), "-m", "comfyui_fewshot.benchmarks", chosen.name, "--json", str(file)]
     command += ["--quick"] if chosen.quick else []
     command += ["--only", chosen.only] if chosen.only else []
-    return subprocess.run(command, cwd=folder, env={**os.environ, "COMFYUI_PATH": str(host)}).returncode
+    return run_child(command, folder, {**os.environ, "COMFYUI_PATH": str(host)})
+
+
+def run_dreambench(chosen: argparse.Namespace) -> int:
+    chosen.out = chosen.out or OUTPUT / DREAMBENCH
+    env, host = prepare(chosen.comfyui)
+    return in_pack(env, host, f"benchmarks.{DREAMBENCH}", dreambench.command_line(chosen))
+
+
+def run_check(chosen: argparse.Namespace) -> int:
+    env, host = prepare(chosen.comfyui)
+    folders = chosen.models or [host / "models"]
+    return in_pack(env, host, "tools.check", [word for folder in folders for word in ("--models", str(folder))])
+
+
+def in_pack(env: Environment, host: Path, module: str, words: list[str]) -> int:
+    """Run a module of the pack in the environment; gives its exit status."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)  # not the repository's root, whose `nodes` would shadow ComfyUI's
+    command = [str(env.python), "-m", f"comfyui_fewshot.{module}", *words]
+    return run_child(command, OUTPUT, {**os.environ, "COMFYUI_PATH": str(host)})
+
+
+def run_child(command: list[str], folder: Path, variables: dict[str, str]) -> int:
+    """The exit status of a process that may take its time to keep its work when it is interrupted.
+
+    It is in a session of its own, so that Ctrl-C reaches it once, from here; a second one ends it at once.
+    """
+    process = subprocess.Popen(command, cwd=folder, env=variables, start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        try:
+            if os.name != "nt":  # where the console itself tells all its processes
+                process.send_signal(signal.SIGINT)
+            process.wait()
+        except KeyboardInterrupt:
+            process.kill()
+        raise
 
 
 def main(arguments: list[str]) -> int:
     chosen = parse(arguments)
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # SIGINT too, which the shell has a job in the background ignore
         if hasattr(signal, name):  # the same as Ctrl-C: work is kept and servers are stopped on the way out
             signal.signal(getattr(signal, name), signal.default_int_handler)
     try:

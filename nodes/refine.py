@@ -7,20 +7,13 @@ from typing import Any
 
 from ..core.errors import FewShotError
 from ..trainers.refine.settings import RefinementSettings
+from ..vision.places import CLIPS, DINOS, HPS, INSTRUCTIONS, PICK, REWARD
 from .comfy import folders, host
 from .comfy.host import io
 from .look.samples import calling, notes_on
-from .schema.metric_inputs import HPS, INSTRUCTIONS, PICK, REWARD, clip_folder, dino_folders, preference_folders
+from .schema.metric_inputs import clip_folder, dino_folders, preference_folders
 from .schema.sockets import Adapter, Base, Prompts, Reward, Set, Settings
-from .schema.validation_inputs import (
-    AUTO,
-    CLIPS,
-    DINOS,
-    NONE,
-    comparing_models,
-    validation_inputs,
-    validator_for,
-)
+from .schema.validation_inputs import AUTO, NONE, comparing_models, validation_inputs, validator_for
 from .schema.widgets import widgets_of
 from .train.learned import check_input, checked
 from .train.subject import loss_map, training_context
@@ -170,7 +163,7 @@ def check_subject(training_set: Any) -> None:
 
 
 class RefineLora(io.ComfyNode):
-    """Learns a LoRA over a subject's, so that its pictures follow prompts better."""
+    """Learns a LoRA over a subject's, so that its pictures earn more of a reward."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -178,9 +171,9 @@ class RefineLora(io.ComfyNode):
             node_id="FewShotRefineLora",
             display_name="Refine LoRA",
             category=CATEGORY,
-            description="Makes any subject LoRA follow prompts better, by reinforcement learning: draws pictures, "
-            "rewards them, and learns a second LoRA over the first. Cancel keeps what was learned; queue again to go "
-            "on.",
+            description="Teaches a subject LoRA what is rewarded, such as following prompts, by reinforcement "
+            "learning: draws pictures, rewards them, and learns a second LoRA over the first. Cancel keeps what was "
+            "learned; queue again to go on.",
             search_aliases=["instructbooth", "ddpo", "grpo", "reinforcement learning", "rlhf", "reward", "dpo"],
             is_output_node=True,
             inputs=[

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,8 @@ def run(monkeypatch):
     monkeypatch.setitem(sys.modules, "tools", tools)
     for name in ("comfyui", "demo", "publishing", "testing", "environment", "console", "server"):
         monkeypatch.setitem(sys.modules, f"tools.{name}", importlib.import_module(f"comfyui_fewshot.tools.{name}"))
+    for name in ("benchmarks", "benchmarks.dreambench", "benchmarks.dreambench.arguments"):
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(f"comfyui_fewshot.{name}"))
     spec = importlib.util.spec_from_file_location("fewshot_run", ROOT / "run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -54,6 +58,10 @@ def test_demo_takes_a_persons_own_job(run):
         "demo --noun dog",
         "demo --frobnicate",
         "bench",
+        "bench dreambench",
+        "bench dreambench --base nowhere.safetensors --pictures .",
+        "check",
+        "check weights",
         "fly",
     ],
 )
@@ -73,6 +81,45 @@ def test_what_test_does_not_know_goes_to_pytest(run):
 def test_bench_has_a_name_and_a_file(run):
     chosen = run.parse(["bench", "import", "--json", "rows.json", "--quick"])
     assert (chosen.name, chosen.json, chosen.quick) == ("import", Path("rows.json"), True)
+
+
+def test_dreambench_and_check_reach_their_modules(run, tmp_path, monkeypatch):
+    """With the host's folder of models where none is named."""
+    started = []
+    monkeypatch.setattr(run, "prepare", lambda given: (environment.Environment(tmp_path), tmp_path / "host"))
+    monkeypatch.setattr(run, "run_child", lambda words, folder, variables: started.append((words, variables)) or 3)
+    monkeypatch.setattr(run, "OUTPUT", tmp_path / "output")
+    base = tmp_path / "m.safetensors"
+    base.write_bytes(b"")
+    line = ["bench", "dreambench", "--base", str(base), "--pictures", str(tmp_path), "--quick", "--comfyui", "c"]
+    assert run.main(line) == 3 and run.main(["check", "models"]) == 3
+    (words, variables), (check, _) = started
+    assert words[1:3] == ["-m", "comfyui_fewshot.benchmarks.dreambench"] and "--quick" in words
+    assert words[words.index("--out") + 1] == str(tmp_path / "output" / "dreambench") and "--comfyui" not in words
+    assert variables["COMFYUI_PATH"] == str(tmp_path / "host")
+    assert check[1:] == ["-m", "comfyui_fewshot.tools.check", "--models", str(tmp_path / "host" / "models")]
+
+
+def test_a_child_that_is_interrupted_may_keep_its_work(run, tmp_path, monkeypatch):
+    """Ctrl-C reaches it once, and run.py waits until it has ended."""
+    code = "import time\ntry:\n open('began', 'w'); time.sleep(60)\nexcept KeyboardInterrupt:\n time.sleep(1)\n"
+    waiting, began = subprocess.Popen.wait, tmp_path / "began"
+
+    def interrupted(process, timeout=None):
+        if began.exists():
+            return waiting(process, timeout)
+        while not began.exists():
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as `main` does
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.run_child([sys.executable, "-c", code + " open('kept', 'w')\n"], tmp_path, {})
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "kept").exists()
 
 
 def test_a_reason_to_stop_is_one_sentence_and_exit_code_one(run, tmp_path, capsys):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .. import module_of
 from ..harness.rows import BenchmarkRow
 from ..harness.workshop import GUIDANCE, STEPS
-from .table import CLAIMS, Claim, rows_of_claim
+from .table import CLAIMS, UNPROVEN, Claim, rows_of_claim
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,26 @@ def page(parts_by_bench: PartsByBench, quick: bool, weights: str) -> str:
         lines += claim_lines(claim, parts_by_bench.get(claim.bench))
     for bench, parts in parts_by_bench.items():
         lines += unclaimed_rows(bench, parts or ())
+    lines += unproven_lines()
     lines += [
         line for bench, parts in parts_by_bench.items() for part in parts or () for line in sheet_lines(bench, part)
     ]
     return "\n".join(lines) + "\n"
+
+
+def unproven_lines() -> list[str]:
+    """What no row here shows for want of full-size weights, and the command that shows it on a person's own."""
+    lines = [
+        "", "## Unproven here", "",
+        "No weights of full size were at hand. What the rows above cannot show, and what shows it on weights of one's "
+        "own:", "",
+        "| what | why | rows of drawings or of code only | shown by |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for one in UNPROVEN:
+        shown = f"`{one.command}`" if one.command.startswith("run.py") and "," not in one.command else one.command
+        rows = ", ".join(one.rows) or "none"
+        lines.append(f"| {_cell(one.what)} | {_cell(one.why)} | {rows} | {shown or 'no command yet'} |")
+    return lines
 
 
 def training_steps(parts_by_bench: PartsByBench) -> dict[str, int | str]:

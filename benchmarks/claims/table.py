@@ -65,6 +65,42 @@ CLAIMS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Unproven:
+    """What this page cannot show, since no weights of full size are here: why, the rows that only test code, and the
+    command that shows it on a person's own weights; "" where there is none yet."""
+
+    what: str
+    why: str
+    rows: tuple[str, ...]
+    command: str
+
+
+DREAMBENCH = "run.py bench dreambench --base FILE --pictures FOLDER"
+CHECK_MODELS = "run.py check models"
+UNPROVEN = (
+    Unproven("Likeness and prompt following of photographed subjects, of Train Subject and of plain LoRA training",
+             "the rows are of a small model and of drawings", ("baseline.*", "tuning.*", "auto.*", "priors.*"),
+             DREAMBENCH),
+    Unproven("What refinement gains on photographs, and what it costs of the likeness",
+             "the same; and its rewards see little of what full-size ones see", ("refined.*", "method.*"),
+             DREAMBENCH),
+    Unproven("DINO, ImageReward, and PickScore and HPSv2 as models of their own",
+             "the pocket holds one CLIP and no DINO: these rows test the metrics' code", ("metric.pickscore.*",
+             "metric.hpsv2.*"), f"{CHECK_MODELS}, and {DREAMBENCH} for their numbers"),
+    Unproven("That segmenters (SAM, SAM 2, Grounding DINO, OWLv2, CLIPSeg, Florence-2), captioners and language models "
+             "give what a person's pictures need",
+             "they were run with small random weights, which tests that they are opened and called rightly", (),
+             CHECK_MODELS),
+    Unproven("The other presets, several subjects, pasted composites and fused adapters on photographs",
+             "the rows are of drawings", ("preset.*", "poster.*", "multi.*", "description.*"), ""),
+    Unproven("Relations between photographed things", "the rows are of drawings; ReVersion's own data is not here",
+             ("entity.*", "relation.*", "reversion10.*"), ""),
+    Unproven("Memory and time of full-size bases", "no GPU was at hand: they are estimated from formulas",
+             (), f"the node Training Plan; {DREAMBENCH} tells the time of all its parts"),
+)  # fmt: skip
+
+
 def rows_of_claim(claim: Claim, rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
     """The rows of a claim; a pattern ends in *."""
     return [

@@ -165,6 +165,31 @@ def _name_points(figure: Figure, plot: Axes, points: Sequence[tuple[str, float, 
         taken.append(label.get_window_extent())
 
 
+def difference_plot(
+    differences: Sequence[tuple[str, float, tuple[float, float] | None]], title: str = "", theme: Theme = LIGHT
+) -> Image.Image:
+    """Differences as (name, value, interval or None), one below the other beside a line at 0.
+
+    Raises:
+        FewShotError: there is nothing to draw.
+    """
+    if not differences:
+        raise FewShotError("there are no differences to plot; measure two sides")
+    figure, axes = _figure((CURVE[0], 110 + 46 * len(differences)), theme)
+    axes.grid(axis="x", color=theme.rule, linewidth=0.8)
+    axes.axvline(0, color=theme.ink, linewidth=1)
+    for number, (_, value, interval) in enumerate(differences):
+        colour = SERIES[0] if value >= 0 else SERIES[1]
+        if interval is not None:
+            axes.plot(interval, [number, number], color=colour, linewidth=2)
+        axes.scatter([value], [number], s=46, color=colour, zorder=3)
+    axes.set_yticks(range(len(differences)), [name for name, _, _ in differences])
+    axes.set_ylim(len(differences) - 0.5, -0.5)
+    axes.margins(x=0.12)
+    axes.set_title(title, loc="left", fontsize=11, color=theme.ink)
+    return _picture(figure)
+
+
 def below(*pictures: Image.Image) -> Image.Image:
     """Pictures one below the other."""
     sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")

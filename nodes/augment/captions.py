@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
+from ...vision.places import CAPTIONER_PLACES, CLIP_PLACES, WRITER_PLACES
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor
@@ -18,9 +19,6 @@ from .segment import answer_cache
 
 log = logging.getLogger(__name__)
 CATEGORY = "few-shot/augment"
-CAPTIONER_PLACES = ("captioners", "blip", "florence2", "LLM", "VLM", "vlm")
-WRITER_PLACES = ("LLM", "llm", "text_generation")
-CLIP_PLACES = ("clip", "clip_vision", "clip_interrogator", "rewards")
 GRAMMAR, MODEL, TEXT = "grammar", "language model", "text"
 NO_MODEL, POCKET = "none", "pocket"
 MOST_SHOWN = 24

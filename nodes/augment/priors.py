@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...vision.places import CLIPS
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.sets import picture_tensor, summary
 from ..schema.sampling_inputs import seed_input
 from ..schema.sockets import Base, Set
-from ..schema.validation_inputs import AUTO, CLIPS, NONE, clip_for
+from ..schema.validation_inputs import AUTO, NONE, clip_for
 from .segment import model_paths, phrase_finders
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
+from ...vision.places import SEGMENTER_PLACES
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..pictures.mask_sources import source_of, upright
@@ -18,8 +19,6 @@ from ..schema.sockets import Set
 log = logging.getLogger(__name__)
 CATEGORY = "few-shot/augment"
 AUTO, NONE, POCKET = "auto", "none", "pocket"
-# folders of models/ where people and other packs keep such models
-PLACES = ("sams", "sam2", "grounding-dino", "owlv2", "clipseg", "florence2", "segmenters", "LLM")
 MOST_SHOWN = 24
 MISSING = (
     "there is no model on disk that finds phrases: put a folder of one in transformers' layout (config.json, "
@@ -39,7 +38,7 @@ def phrase_finders() -> dict[str, Path]:
     """The models on the disk that find phrases, by their names, best first."""
     from ...vision.find import finders
 
-    return finders(folders.model_roots(*PLACES)) | pocket_finder()
+    return finders(folders.model_roots(*SEGMENTER_PLACES)) | pocket_finder()
 
 
 class SegmentByPrompt(io.ComfyNode):
@@ -67,7 +66,7 @@ class SegmentByPrompt(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "outline",
-                    options=[AUTO, NONE, *maskers(folders.model_roots(*PLACES))],
+                    options=[AUTO, NONE, *maskers(folders.model_roots(*SEGMENTER_PLACES))],
                     default=AUTO,
                     tooltip="What draws the outline in the box that was found: a SAM or SAM 2 from models/sams. None "
                     "takes the finder's own mask.",
@@ -171,7 +170,7 @@ def model_paths(model: str, outline: str) -> tuple[Path, Path | None]:
     """The paths of the finder and the masker that the widgets choose."""
     from ...vision.find import maskers
 
-    there, outlines = phrase_finders(), maskers(folders.model_roots(*PLACES))
+    there, outlines = phrase_finders(), maskers(folders.model_roots(*SEGMENTER_PLACES))
     if model == AUTO:
         model = next((name for name in there if name != POCKET), "")
         if not model:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Collection
@@ -12,7 +11,7 @@ from typing import Any
 
 from ...core.atomic import link_or_copy
 from ...core.errors import FewShotError
-from ...vision.find import vision_kind
+from ...vision import places
 from .host import TOKENIZER, folder_paths
 
 # the small base model that comes with the project's source
@@ -91,12 +90,7 @@ def diffusers_folders() -> list[str]:
 
 def transformers_folders(kinds: Collection[str]) -> list[str]:
     """Folders of transformers under models/clip_vision whose config.json names one of `kinds`, by their names."""
-    found = set()
-    for root in map(Path, folder_paths.get_folder_paths("clip_vision")):
-        for config in root.glob("*/config.json"):
-            if kind_of_model(config.parent) in kinds:
-                found.add(config.parent.name)
-    return sorted(found)
+    return list(places.transformers_folders(map(Path, folder_paths.get_folder_paths("clip_vision")), kinds))
 
 
 def vision_files() -> list[str]:
@@ -109,14 +103,6 @@ def vision_files() -> list[str]:
 def seeing_model(name: str) -> Path:
     """The folder or the single file `name` under models/clip_vision."""
     return listed_file("clip_vision", name) if name.endswith(".safetensors") else transformers_folder(name)
-
-
-def kind_of_model(folder: Path) -> str | None:
-    """The model_type of a folder of transformers ("clip", "dinov2"); None where it has none."""
-    try:
-        return vision_kind(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder.name)
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def transformers_folder(name: str) -> Path:

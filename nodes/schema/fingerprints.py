@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..augment.captions import CAPTIONER_PLACES
-from ..augment.segment import PLACES
+from ...vision.places import CAPTIONER_PLACES, HPS_FILES, REWARD_FILES, SEGMENTER_PLACES
 from ..comfy import folders
-from .metric_inputs import HPS_FILES, REWARD_FILES
 from .validation_inputs import AUTO, NONE
 
 
@@ -18,7 +16,7 @@ def models_fingerprint(values: Mapping[str, Any]) -> str:
     """Changes whenever a model that these widgets may choose is added, removed or replaced: names, sizes and times."""
     kinds = ["clip_vision", "lpips"]
     kinds += ["rewards"] if values.get("preferences", AUTO) == AUTO else []
-    kinds += PLACES if values.get("cut_out", NONE) != NONE else ()
+    kinds += SEGMENTER_PLACES if values.get("cut_out", NONE) != NONE else ()
     kinds += CAPTIONER_PLACES if values.get("asked", NONE) != NONE else ()
     states = []
     for root in folders.model_roots(*dict.fromkeys(kinds)):

@@ -10,33 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FewShotError
-from ..augment.captions import CAPTIONER_PLACES
+from ...vision import places
+from ...vision.places import CAPTIONER_PLACES, CLIPS, DINOS, HPS, INSTRUCTIONS, PICK, REWARD
 from ..augment.segment import cached_finder, cached_masker, model_paths, phrase_finders
 from ..comfy import folders, host
 from ..comfy.host import io
-from .validation_inputs import AUTO, CLIPS, DINOS, HPS, NONE, OFF, OR_FETCH, PICK, clip_for, plain
+from .validation_inputs import AUTO, NONE, OFF, clip_for
 
 if TYPE_CHECKING:
     from ...evaluation.measurement import Measure, MeasurementPlan
 
 log = logging.getLogger(__name__)
-REWARD = "imagereward"
-HPS_FILES = "HPS*.pt"
-FILES = "config.json, model.safetensors, preprocessor_config.json"
-# by model, which files go where; nothing is fetched unasked
-INSTRUCTIONS = {
-    "CLIP": f"put {FILES} and the tokenizer's files of a CLIPModel, such as openai/clip-vit-large-patch14, into a "
-    f"folder in models/clip_vision, {OR_FETCH}",
-    "DINO": f"put {FILES} of facebook/dino-vits16 into a folder in models/clip_vision, {OR_FETCH}",
-    "DINOv2": f"put {FILES} of facebook/dinov2-small into a folder in models/clip_vision, {OR_FETCH}",
-    PICK: f"put {FILES} and the tokenizer's files of yuvalkirstain/PickScore_v1 into models/rewards/PickScore_v1, "
-    f"{OR_FETCH}",
-    HPS: "put HPS_v2.1_compressed.pt of xswu/HPSv2 and a CLIP's vocab.json and merges.txt into models/rewards/HPSv2",
-    REWARD: "put ImageReward.pt of zai-org/ImageReward and the tokenizer's files of bert-base-uncased into "
-    "models/rewards/ImageReward",
-    "LPIPS": "diversity is {name} instead; install the package lpips and put torchvision's alexnet-owt-7be5be79.pth "
-    "into models/lpips",
-}
 # by model, the metrics that need it
 METRICS_OF = {
     "CLIP": "CLIP-T, CLIP-I",
@@ -47,7 +31,6 @@ METRICS_OF = {
     REWARD: "ImageReward",
     "LPIPS": "LPIPS",
 }
-REWARD_FILES = ("ImageReward.pt", "ImageReward.safetensors")
 
 
 def metric_inputs() -> list[io.Input]:
@@ -242,17 +225,7 @@ def dino_folders(dino: str) -> list[Path]:
 
 def preference_folders() -> dict[str, Path]:
     """The preference models on the disk, by the names of their folders."""
-    found: dict[str, Path] = {}
-    for root in folders.model_roots("clip_vision", "rewards"):
-        for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-            name, kind = plain(folder.name), folders.kind_of_model(folder)
-            if any((folder / file).is_file() for file in REWARD_FILES):
-                found.setdefault(REWARD, folder)
-            elif kind in CLIPS and PICK in name:
-                found.setdefault(PICK, folder)
-            elif any(folder.glob(HPS_FILES)) or (kind in CLIPS and HPS in name):
-                found.setdefault(HPS, folder)
-    return found
+    return places.preference_folders(folders.model_roots(*places.PREFERENCE_PLACES))
 
 
 def preference_measures(device: Any) -> list[Any]:

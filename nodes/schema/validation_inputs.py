@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...vision.places import CLIPS, DINOS, OR_FETCH, is_preference, kind_of_model
 from ..comfy import folders
 from ..comfy.host import io
 
 log = logging.getLogger(__name__)
 
 AUTO, OFF, NONE = "auto", "off", "none"
-CLIPS = ("clip",)
-PICK, HPS = "pickscore", "hps"  # in the folder names of CLIPs trained on human preferences
-DINOS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 OWN = "clip"  # the subfolder of a diffusers base that holds a CLIP of its own
-OR_FETCH = "or run Fetch Model"
 MISSING = (
     "not validated, so the last step is returned: there is no CLIP (put the folder of a transformers CLIPModel, such "
     f"as openai/clip-vit-large-patch14, into models/clip_vision, {OR_FETCH})"
@@ -102,13 +99,8 @@ def clip_for(base: Any, clip: str) -> Path | None:
     folder = own_clip(base)
     if folder is not None:
         return folder
-    names = [name for name in folders.transformers_folders(CLIPS) if not (PICK in plain(name) or HPS in plain(name))]
+    names = [name for name in folders.transformers_folders(CLIPS) if not is_preference(name)]
     return folders.transformers_folder(names[0]) if names else None
-
-
-def plain(name: str) -> str:
-    """Letters and digits of a folder's name, by which preference models are recognized."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def own_clip(base: Any) -> Path | None:
@@ -116,6 +108,6 @@ def own_clip(base: Any) -> Path | None:
     if base is None:
         return None
     place = getattr(base.location, "components", base.location)
-    if not isinstance(place, Path) or folders.kind_of_model(place / OWN) != "clip":
+    if not isinstance(place, Path) or kind_of_model(place / OWN) != "clip":
         return None
     return place / OWN

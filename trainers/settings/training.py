@@ -196,8 +196,8 @@ class LearnedToken(TrainingSettings):
 
     token: str = setting(
         "none",
-        "Learn the identifier as a word of its own: freely, or only its direction, which keeps the rest of the prompt "
-        "readable. It is saved with the LoRA and as an embedding.",
+        "Learn the identifier as a word of its own: freely, or only its direction, at the length of ordinary "
+        "words. It is saved with the LoRA and as an embedding.",
         ("none", "free", "direction"),
     )
     token_vectors: int = setting(

@@ -71,9 +71,9 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
 
     token: str = setting(
         AUTO_TOKEN,
-        "Learn the identifier as a word of its own: freely, or only its direction, which keeps the rest of the prompt "
-        "readable. It is saved with the LoRA and as an embedding. auto learns it freely where it is one token of the "
-        "text encoder, as sks is, which a LoRA file carries; none leaves it as it is.",
+        "Learn the identifier as a word of its own: freely, or only its direction, at the length of ordinary words. It "
+        "is saved with the LoRA and as an embedding. auto learns it freely where it is one token of the text encoder, "
+        "as sks is, which a LoRA file carries; none leaves it as it is.",
         (AUTO_TOKEN, "none", "free", "direction"),
     )
     prior_weight: float = setting(
@@ -83,9 +83,9 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
     )
     local_weight: float = setting(
         -1.0,
-        "Weight of the attention loss, which ties the subject's words to its mask, so that the surroundings are not "
-        "learned with it. It rises over the first tenth of the steps, and needs masks. -1 takes 0.05 where every "
-        "picture has a mask and a caption that says more than the subject; 0 is off.",
+        "Weight of the attention loss, which ties the subject's words to its mask. It rises over the first tenth of "
+        "the steps, and needs masks. -1 takes 0.05 where every picture has a mask and a caption that says more than "
+        "the subject; 0 is off.",
         Range(0.0, 10.0, 0.01),
         auto=-1,
     )
@@ -133,7 +133,7 @@ class SubjectSettings(PartSizes, LearnedToken, ValidationSettings, DenoisingSett
     objective: str = setting(
         "mse",
         "What is minimised on the reference pictures: the denoising error, or DCO, which asks for less error than the "
-        "base and holds the class without prior pictures, for a third more time.",
+        "base in the place of prior pictures, for a third more time.",
         ("mse", "dco"),
         advanced=True,
     )

@@ -195,6 +195,12 @@ def empty_text_encoder(names: TextEncoder, config: Mapping[str, Any]) -> nn.Modu
     return (CLIPTextModelWithProjection if names.projected else CLIPTextModel)(known)
 
 
+def comfyui_tokenizer(comfyui: Path | None) -> Path | None:
+    """The folder of CLIP's vocabulary that a ComfyUI's folder holds; None where there is no ComfyUI, or none in it."""
+    folder = comfyui / "comfy" / "sd1_tokenizer" if comfyui is not None else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
 def build_tokenizer(source: Source, names: TextEncoder, shared: Path | None) -> CLIPTokenizer:
     """The tokenizer that the model brings, else CLIP's from the folder `shared`, padded as the family pads."""
     own = source.tokenizers / names.tokenizer if source.tokenizers else None

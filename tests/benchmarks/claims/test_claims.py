@@ -9,7 +9,7 @@ from PIL import Image
 from comfyui_fewshot.benchmarks import HERE, evaluate
 from comfyui_fewshot.benchmarks.claims import parts as claims
 from comfyui_fewshot.benchmarks.claims.page import PartResult, Sheet, page, training_steps
-from comfyui_fewshot.benchmarks.claims.table import CLAIMS
+from comfyui_fewshot.benchmarks.claims.table import CLAIMS, UNPROVEN
 from comfyui_fewshot.benchmarks.evaluate import (
     BASE,
     KINDS,
@@ -102,7 +102,8 @@ def test_the_page_tells_every_claim_and_what_is_missing():
     assert all(claim.text in text for claim in CLAIMS)
     assert text.index("## subject: poster") < text.index(f"]({sheet.file})")
     assert "Row by row: a photo of a sks cat." in text
-    assert {line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")} == {10}
+    claims = text[: text.index("## Unproven here")]
+    assert {line.count("|") - line.count("\\|") for line in claims.splitlines() if line.startswith("|")} == {10}
 
 
 def test_every_bench_of_a_claim_tells_its_steps():
@@ -229,3 +230,14 @@ def test_rows_of_a_bench_outlast_changes_of_another():
 def test_the_bench_begins_with_evaluation():
     assert next(iter(claims.parts(True))) == "evaluate"
     assert set(claims.parts(True)) == {claim.bench for claim in CLAIMS}
+
+
+def test_what_is_unproven_is_listed_with_the_command_that_shows_it():
+    text = page({}, False, "0123456789abcdef")
+    listed = text[text.index("## Unproven here") :]
+    assert all(one.what in listed and one.command in listed for one in UNPROVEN)
+    assert listed.count("no command yet") == sum(not one.command for one in UNPROVEN) > 0
+    named = {row.rstrip("*") for one in UNPROVEN for row in one.rows}
+    claimed = {row for claim in CLAIMS for row in claim.rows}
+    assert all(any(row.startswith(name.partition(".")[0]) for row in claimed) for name in named)
+    assert listed in (HERE.parent / "docs" / "claims.md").read_text(encoding="utf-8")
