@@ -21,8 +21,8 @@ LORA: Mapping[str, Any] = {**PLAIN, "parameter_set": "attention"}  # of all atte
 # By method its settings.
 BASELINES: Mapping[str, Mapping[str, Any]] = {
     "lora": LORA,
-    "textual_inversion": {"parameter_set": "none", "token": "free", "prior_weight": 0.0},
-    "custom_diffusion": {"parameter_set": "cross_kv", "tuning": "full", "token": "free"},
+    "textual_inversion": {**PLAIN, "parameter_set": "none", "token": "free", "prior_weight": 0.0},
+    "custom_diffusion": {**PLAIN, "parameter_set": "cross_kv", "tuning": "full", "token": "free"},
     "dreambooth": {**PLAIN, "parameter_set": "all", "tuning": "full"},
 }
 NETI = "NeTI is left out: it needs a network of its own for the word"
@@ -44,6 +44,7 @@ OPTIMISERS: Mapping[str, Mapping[str, Any]] = {
     "schedule_free": {"optimizer": "schedule_free"},
     "cosine": {"schedule": "cosine"},
     "linear": {"schedule": "linear"},
+    "warmup_stable_decay": {"schedule": "warmup_stable_decay"},
     "direction": {"token": "direction"},
     "pivotal": {"token": "free"},
 }

@@ -14,6 +14,7 @@ from PIL import Image
 from ...core.atomic import make_folder, replacing, write_whole
 from ...core.context import RunContext
 from ...core.errors import FewShotError
+from ...core.images.files import open_picture
 from ...core.values import content_key
 from .measure import REVISION, Embedders, Measurement, Question, draw_columns, measure
 from .progress import CheckProgress
@@ -88,7 +89,7 @@ def _found(folder: Path, key: str) -> tuple[Measurement, Image.Image] | None:
         record = json.loads((folder / FILE).read_text(encoding="utf-8"))
         if record["key"] != key:
             return None
-        with Image.open(folder / SHEET) as picture:
+        with open_picture(folder / SHEET) as picture:
             return Measurement.of(record["measurement"]), picture.convert("RGB")
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("what was measured of %s cannot be read and is measured again: %s", folder, error)

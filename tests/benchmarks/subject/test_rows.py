@@ -133,7 +133,7 @@ def test_the_headline_runs_on_all_and_the_tables_on_one(bench):
     assert {run.seed for run in whole.rare_runs} == {0} and len(whole.rare_runs) == 6
     assert [*parts_of(whole)] == ["poster", "priors", "local", "multi", "description", "default", "auto", "tuning",
                               "baselines", "poster_word", "presets", "recipes", "default_lead", "losses", "optimisers",
-                              "fused"]  # fmt: skip
+                              "fused", "verdicts"]  # fmt: skip
     assert [*parts_of(bench)] == [*parts_of(whole)][:9]
 
 
@@ -281,7 +281,7 @@ def test_parts_that_open_networks_run(small, monkeypatch):
 def test_a_base_trained_in_full_is_judged_as_what_it_adds(small):
     """The difference laid on the old base gives the new one's weights."""
     pictures = training_cases.training_set(small.shop, subject.SubjectRun("cat_striped", 0), "anywhere")
-    adapter = small.shop.train(pictures, parameter_set="all", tuning="full", steps=1)
+    adapter = small.shop.train(pictures, parameter_set="all", tuning="full", token="none", steps=1)
     changes = [factor for factor in adapter.factors.values() if isinstance(factor, Dense)]
     assert len(changes) == len(adapter.factors) > 50
     assert sum(float(one.weight.abs().sum()) for one in changes) > 0
