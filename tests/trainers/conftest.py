@@ -157,6 +157,7 @@ def settings() -> SubjectSettings:
         seed=5,
         parameter_set="attention",
         local_weight=0.0,
+        token="none",
     )
 
 

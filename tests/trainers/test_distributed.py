@@ -60,7 +60,7 @@ def test_the_command_trains_with_priors(write_run, tmp_path, caplog):
     assert command.main([str(path), "--cpu"]) == 0
     assert "trigger: sks ball" in caplog.text
     (result,) = tmp_path.rglob("result.json")
-    assert set(json.loads(result.read_text())["terms"]) == {"reference", "prior"}
+    assert set(json.loads(result.read_text())["terms"]) == {"reference", "prior", "local"}  # its pictures have masks
     assert result.parent.parent == tmp_path / "runs" and (result.parent / "toy.safetensors").exists()
 
 

@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_from_its_last_state(
 ):
     values = {
         name: getattr(settings, name)
-        for name in ("steps", "learning_rate", "rank", "batch_size", "warmup", "seed", "parameter_set")
+        for name in "steps learning_rate rank batch_size warmup seed parameter_set token local_weight".split()
     }
     values |= {"save_every": 3}
     command = [sys.executable, "-c", KILLED, str(base_folder), str(picture_folder), str(tmp_path), json.dumps(values)]

@@ -187,7 +187,7 @@ def test_what_is_trained_on_keeps_the_meaning_of_its_word(wordy, pictures, embed
 
 
 def test_the_default_s_file_carries_its_word(wordy_base, pictures, settings, tmp_path):
-    result = train_subject(wordy_base, pictures, settings, TrainingContext(tmp_path, "cpu"))
+    result = train_subject(wordy_base, pictures, replace(settings, token="auto"), TrainingContext(tmp_path, "cpu"))
     assert set(result.adapter.embeddings) == {"sks"} and carried_words(result.adapter)
     assert carried_words(formats.read_lora(result.lora))
 

@@ -196,7 +196,7 @@ def test_every_optimiser_and_loss_has_its_rows(bench):
     bench.shop.asked.clear()
     losses = ["local", "plain_local", "min_snr", "masked", "noise_offset", "caption_dropout", "dco"]
     assert named(tuning.loss_rows(bench)) == both("loss", losses)
-    plain = SubjectSettings(parameter_set="attention", prior_weight=1.0)
+    plain = SubjectSettings.from_mapping({**tuning.LORA, "prior_weight": 1.0})
     for _, chosen in bench.shop.asked:
         normalized = replace(chosen, steps=plain.steps, prior_weight=1.0)
         differs = {name for name in vars(plain) if getattr(normalized, name) != getattr(plain, name)}
