@@ -59,6 +59,12 @@ def saved(name: str) -> Graph:
     return {"save": node("FewShotSaveAdapter", adapter=["train", 0], name=name)}
 
 
+def not_loaded(log: str) -> list[str]:
+    """What ComfyUI's log says it leaves out of a LoRA; a word that is bundled for A1111 it has as a row of its table."""
+    lines = (line for line in log.splitlines() if "not loaded" in line.lower())
+    return [line for line in lines if "bundle_emb." not in line]
+
+
 def drawing(model: list, clip: list, seed: int = 7, prompt: str = "a photo of a sks cat") -> Graph:
     """ComfyUI's own way from MODEL and CLIP to a picture, kept exactly under the name "native"."""
     return {
