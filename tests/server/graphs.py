@@ -60,7 +60,7 @@ def saved(name: str) -> Graph:
 
 
 def not_loaded(log: str) -> list[str]:
-    """What ComfyUI's log says it leaves out of a LoRA; a word that is bundled for A1111 it has as a row of its table."""
+    """What ComfyUI's log says it leaves out of a LoRA, but for words bundled for A1111, which it has as rows."""
     lines = (line for line in log.splitlines() if "not loaded" in line.lower())
     return [line for line in lines if "bundle_emb." not in line]
 
