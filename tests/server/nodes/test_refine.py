@@ -23,12 +23,15 @@ def clip(server):
         yield name
 
 
+ACTIVITIES = "on the beach\nin the snow\nat night"
+
+
 def refinement(info, clip, **changes):
     """A LoRA of the loras combo on the way through Refine LoRA."""
     inputs = info["FewShotRefinementSettings"]["input"]["required"]
     values = {name: spec[1]["default"] for name, spec in inputs.items()}
     prompts = {
-        "source": "refinement", "source.kind": "own", "source.activities": "on the beach\nin the snow\nat night",
+        "source": "refinement", "source.kind": "own", "source.activities": changes.pop("activities", ACTIVITIES),
         "source.share": 0.5, "source.held_out": 0.3, "most": 50, **graphs.WORDS,
     }  # fmt: skip
     reward = {"clip_text": 1.0, "likeness": 0.5, "image_reward": 0.0, "pickscore": 0.0, "hpsv2": 0.0, "dino": "none"}

@@ -60,7 +60,8 @@ def saved(server, info):
     shown = [event["data"] for event in outcome.events("binary") if event["event"] == TEXT]
     assert not any(b"<R>" in one for one in shown)  # a page reads it as HTML
     assert any(b"&lt;R&gt;" in one for one in shown) and "<R>" in outcome.outputs("set")["text"][0]
-    (line,) = outcome.outputs("save")["text"][0].splitlines()
+    line, note = outcome.outputs("save")["text"][0].splitlines()
+    assert note.startswith("<R> is a learned word, with no LoRA to carry it: in ComfyUI's own prompts write embedding:")
     return Path(line)
 
 

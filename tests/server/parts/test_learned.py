@@ -100,9 +100,14 @@ def test_a_check_that_fails_keeps_the_training(server, info, clip):
     assert text_of(outcome)[0].startswith("Did it learn? It could not be checked")
 
 
+MANY = "\n".join(
+    f"{place} {time}" for place in ("on the beach", "in the snow", "in a room") for time in ("", "at night")
+)
+
+
 def test_a_relation_and_a_refinement_say_it_too(server, info, clip):
     outcome = server.succeed(test_relation.relation(info, check="auto", seed=21))
     assert text_of(outcome)[0].startswith(ASKS) and outcome.outputs("train")["images"]
-    outcome = server.succeed(test_refine.refinement(info, clip, steps=2, check="auto"))
+    outcome = server.succeed(test_refine.refinement(info, clip, steps=2, check="auto", activities=MANY))
     lines = text_of(outcome, "refine")
     assert lines[0].startswith(ASKS) and any("(base, before, after)" in line for line in lines)
