@@ -127,6 +127,8 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
     def table_factors(self) -> dict[str, LowRank]:
         """By path of a table of embeddings, what puts the words that are one token each into it (`word_rows`)."""
         words, factors = self.extract(), {}
+        if not words:
+            return {}
         encoders = zip(self._model.text_encoders, self._model.tokenizers, self._model.family.text_encoders, strict=True)
         for encoder, tokenizer, which in encoders:
             ids = {word: tokenizer(word, add_special_tokens=False).input_ids for word in words}

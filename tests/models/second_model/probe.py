@@ -41,6 +41,7 @@ BACKGROUND, BETA = 0.5, 100.0
 REFERENCES = ("a photo of sks ball", "a big round photo of sks ball on green grass", "sks ball")
 PRIORS = ("a photo of a ball", "a photo of one small red ball under a wooden table", "one ball")
 SETTINGS = SubjectSettings(
+    token="none", local_weight=0.0,
     steps=STEPS, rank=4, alpha=4.0, batch_size=BATCH, micro_batch=2 * BATCH, resolution=SIDE, seed=5,
     parameter_set="attention_ff", background_weight=BACKGROUND, caption_dropout=0.2, noise_offset=0.05,
 )  # fmt: skip
