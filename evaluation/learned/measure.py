@@ -106,10 +106,11 @@ class Measurement:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Measurement:
         """What `plain` gave, also after a way through JSON."""
-        columns = [
-            ColumnScores(**{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in column.items()})
+        rows: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in column.items()}
             for column in plain["columns"]
         ]
+        columns = [ColumnScores(**row) for row in rows]
         return cls(tuple(plain["prompts"]), tuple(columns), plain["ceiling"], plain["models"])
 
 
