@@ -57,7 +57,8 @@ def resolve_token(
     elif start_from is not None and len(known) < len(names):
         token, why = "none", "the adapter to train on from has no such word"
     else:
-        token, why = "free", f"{', '.join(names)} is one token, which the LoRA file carries"
+        carried = ", which the LoRA file carries" if word.token_vectors == 1 else ""
+        token, why = "free", f"{', '.join(names)} is one token{carried}"
     return replace(settings, token=token), (f"token = {token} ({why})",)
 
 

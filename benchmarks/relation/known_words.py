@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import mean
 
 from ...augmentation.captions.leaks import RELATION_WORDS
 from ...augmentation.images.relation_pictures import relation_from_folder
-from ...core.statistics import Interval, bootstrap_interval
+from ...core.statistics import Interval
 from ...core.values import Adapter
 from ...pocket.models.judge import SceneReading, same_scene
 from ...pocket.world import pictures, world
@@ -139,8 +139,9 @@ class KnownWordsBenchmark:
             log.info("%r from %d pictures: %.2f of its room", wording.word, count, shares[-1])
         groups = [number for number, one in enumerate(scores.values()) for _ in one[0].entity]
         own, learned = (sum((one[which].entity for one in scores.values()), []) for which in (0, 2))
+        found = Interval(mean(shares), None, None, len(shares))  # an interval of five wordings would tell nothing
         return [
-            row(f"relation.word{count}", _spread(shares), "%", self.goal(GOALS[count]), 100),
+            row(f"relation.word{count}", found, "%", self.goal(GOALS[count]), 100),
             gain(f"relation.entities{count}", learned, own, groups, self.goal(ENTITY_GOAL)),
         ]
 
@@ -150,11 +151,6 @@ class KnownWordsBenchmark:
     @property
     def parts(self) -> dict[str, Callable[[], list[BenchmarkRow]]]:
         return {f"word{count}": partial(self.regained, count) for count in (MANY, FEW)}
-
-
-def _spread(values: Sequence[float]) -> Interval:
-    """The mean without an interval: that of five wordings would tell nothing."""
-    return replace(bootstrap_interval(values), low=None, high=None)
 
 
 def withheld(layout: str) -> type[RelationTraining]:

@@ -12,12 +12,11 @@ from functools import partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from ...core.statistics import bootstrap_interval
 from ...pocket.world import pictures, world
 from ...trainers.subject.presets import PRESETS
 from ..harness.parallel import each
 from ..harness.rows import BenchmarkRow
-from ..harness.statistics import disagreement_note, gain, row, share
+from ..harness.statistics import disagreement_note, gain, share
 from .checkpoint_choice import kind_of, row_name, settings_of
 from .sets import PromptCheck, prompt_checks
 from .training_cases import PLAIN, Fidelities, SubjectRun, TrainingCase, judge_fidelities
@@ -85,8 +84,9 @@ def _room(ours: float, floor: float, ceiling: float, runs: int, goal: float | No
     """The share of the room in percent; no row where the ceiling does not lie above the floor."""
     if ceiling <= floor:
         return []
-    taken = bootstrap_interval([100 * (ours - floor) / (ceiling - floor)])
-    return [row("default.room", taken, "%", goal, note=f"{runs} subjects, floor {floor:.1%}, ceiling {ceiling:.1%}")]
+    note = f"{runs} subjects, floor {floor:.1%}, ceiling {ceiling:.1%}"
+    taken = 100 * (ours - floor) / (ceiling - floor)
+    return [BenchmarkRow("default.room", taken, "%", "higher", goal, note=note)]
 
 
 def _described(bench: SubjectBenchmark, run: SubjectRun) -> Fidelities:

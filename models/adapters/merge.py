@@ -22,7 +22,7 @@ from ...core.errors import FewShotError
 from ...core.progress import NullProgress, Progress
 from ...core.values import Adapter, Dense, Factor, Kept, LowRank
 from .apply import checked_embeddings, delta, find_module, merged_embeddings
-from .forms.word_rows import without_words
+from .forms.word_rows import carries
 from .gram import GRAM_BYTES, GramSampling, gram_bytes, group_by_input, input_grams, plan_rounds
 from .metadata import SOURCES, source_lines
 
@@ -271,7 +271,7 @@ def _paths(adapters: Sequence[tuple[Adapter, float]]) -> list[str]:
 def _changes(adapters: Sequence[tuple[Adapter, float]], path: str) -> list[tuple[Factor, float]]:
     """A path's factors and strengths; a word counts in full, as it does where adapters are applied."""
     return [
-        (adapter.factors[path], strength if path in without_words(adapter) else 1.0)
+        (adapter.factors[path], 1.0 if carries(adapter, path, adapter.factors[path]) else strength)
         for adapter, strength in adapters
         if path in adapter.factors
     ]

@@ -38,17 +38,18 @@ def word_rows(table: Tensor, rows: Mapping[int, Tensor]) -> LowRank | None:
 
 def without_words(adapter: Adapter) -> dict[str, Factor]:
     """The factors without those that carry the adapter's own words."""
-    return {path: factor for path, factor in adapter.factors.items() if not _carries(adapter, path, factor)}
+    return {path: factor for path, factor in adapter.factors.items() if not carries(adapter, path, factor)}
 
 
 def carried_words(adapter: Adapter) -> bool:
     """Whether all words of the adapter are carried by its factors, so that a LoRA file is enough to use them."""
-    carrying = [factor for path, factor in adapter.factors.items() if _carries(adapter, path, factor)]
+    carrying = [factor for path, factor in adapter.factors.items() if carries(adapter, path, factor)]
     kinds = {kind for of in adapter.embeddings.values() for kind in of}
     return len(carrying) == len(kinds) and all(factor.rank == len(adapter.embeddings) for factor in carrying)
 
 
-def _carries(adapter: Adapter, path: str, factor: Factor) -> bool:
+def carries(adapter: Adapter, path: str, factor: Factor) -> bool:
+    """Whether a factor of the adapter carries its words, and changes nothing else."""
     if not adapter.embeddings or not path.endswith(f".{TABLE}") or not isinstance(factor, LowRank):
         return False
     up = factor.up
