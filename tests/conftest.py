@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from comfyui_fewshot.tests.server.harness import Server, prepare
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settings_put_back() -> Iterator[None]:
+    """What a module leaves behind changes the tests after it: threads the rounding, a logger's level what is told."""
+    before = process_settings()
+    yield
+    assert process_settings() == before, "a test of this module changed a setting of the process and left it"
+
+
+def process_settings() -> dict[str, object]:
+    loggers = logging.Logger.manager.loggerDict
+    return {
+        "threads": torch.get_num_threads(),
+        "default type": torch.get_default_dtype(),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "folder": Path.cwd(),
+        "path": os.environ.get("COMFYUI_PATH"),
+        "levels": {
+            n: log.level for n, log in loggers.items() if n.startswith("comfyui_fewshot") and getattr(log, "level", 0)
+        },
+    }
 
 
 @pytest.fixture(scope="session")

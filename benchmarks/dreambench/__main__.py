@@ -21,15 +21,20 @@ ROOT = Path(__file__).parent.parent.parent
 QUIET = ("augmentation", "evaluation", "models", "trainers", "vision")  # which tell more than a line a part
 
 
+def worth_a_line(record: logging.LogRecord) -> bool:
+    """Of what the parts log, the warnings; of the bench itself all."""
+    return record.levelno >= logging.WARNING or record.name.removeprefix("comfyui_fewshot.").split(".")[0] not in QUIET
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status is 0, 1 for a reported error, 130 when interrupted."""
     from filelock import FileLock, Timeout
     from transformers.utils.logging import disable_progress_bar
 
     options = parse(parser("bench dreambench"), sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for room in QUIET:
-        logging.getLogger(f"comfyui_fewshot.{room}").setLevel(logging.WARNING)
+    lines = logging.StreamHandler(sys.stderr)
+    lines.addFilter(worth_a_line)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[lines])
     disable_progress_bar()
     known = os.environ.get("COMFYUI_PATH")
     options.comfyui = Path(known) if known else None

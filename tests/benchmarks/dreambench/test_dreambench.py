@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -181,9 +182,10 @@ def numbers(folder: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> Path:
+def measured(tmp_path_factory) -> Iterator[Path]:
     """A subject of one picture, measured in one go into "whole"; a PickScore that is damaged is on the disk."""
-    torch.set_num_threads(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in parts have another rounding
     folder = draw_subject(tmp_path_factory.mktemp("dreambench"), "cat_striped", 1)
     (folder / "cat_striped.txt").write_text("cat")
     damaged = copy_clip(folder / "models" / "rewards" / "PickScore_v1")
@@ -191,7 +193,8 @@ def measured(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COMFYUI_PATH", raising=False)
         assert run(folder, "whole", "--models", str(folder / "models")) == 0
-    return folder
+    yield folder
+    torch.set_num_threads(threads)
 
 
 def test_every_side_is_measured(measured):
