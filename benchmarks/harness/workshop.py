@@ -146,9 +146,18 @@ class Workshop:
 
         `same` compares two readings, by default in all that the fidelities depend on. Frequent disagreement is logged.
         """
-        name = adapter.key if adapter else "base"
-        key = content_key(weights_key(self.weights), name, list(prompts), seed, strength, STEPS, GUIDANCE)[:24]
-        file = self.folder / "readings" / f"{key}.json"
+        first, second = self.read_samples(adapter, prompts, seed, strength)
+        doubts = [float(not same(a, b)) for a, b in zip(first, second, strict=True)]
+        if np.mean(doubts) > 0.05:
+            file = self._readings_file(adapter, prompts, seed, strength)
+            log.warning("the judges disagree on %.0f %% of %s", 100 * np.mean(doubts), file.with_suffix(".png"))
+        return first, doubts
+
+    def read_samples(
+        self, adapter: Adapter | None, prompts: Sequence[str], seed: int = 0, strength: float = 1.0
+    ) -> list[list[judge.SceneReading]]:
+        """Each reader's reading of one sample for each prompt."""
+        file = self._readings_file(adapter, prompts, seed, strength)
         if not file.is_file():
             images = self._sample(adapter, prompts, seed, strength)
             both = [[_to_json(reading) for reading in reader] for reader in self.judge.readings(images)]
@@ -157,11 +166,12 @@ class Workshop:
             record = {"prompts": list(prompts), "seen": both}
             write_whole(file, json.dumps(record).encode())
         record = json.loads(file.read_text(encoding="utf-8"))
-        first, second = ([_from_json(values) for values in reader] for reader in record["seen"])
-        doubts = [float(not same(a, b)) for a, b in zip(first, second, strict=True)]
-        if np.mean(doubts) > 0.05:
-            log.warning("the judges disagree on %.0f %% of %s", 100 * np.mean(doubts), file.with_suffix(".png"))
-        return first, doubts
+        return [[_from_json(values) for values in reader] for reader in record["seen"]]
+
+    def _readings_file(self, adapter: Adapter | None, prompts: Sequence[str], seed: int, strength: float) -> Path:
+        name = adapter.key if adapter else "base"
+        key = content_key(weights_key(self.weights), name, list(prompts), seed, strength, STEPS, GUIDANCE)[:24]
+        return self.folder / "readings" / f"{key}.json"
 
     def _sample(self, adapter: Adapter | None, prompts: Sequence[str], seed: int, strength: float) -> list[Image.Image]:
         seeds = [1000 * seed + number for number in range(len(prompts))]

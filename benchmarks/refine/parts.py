@@ -14,6 +14,7 @@ from ..harness.workshop import Workshop
 from .bench import RefinementBenchmark
 from .ddpo_comparison import ddpo_rows
 from .methods import methods
+from .oracle import oracle_rows
 from .size import FULL, QUICK
 
 STEPS = "twice the automatic"  # training steps of a start, for the page of claims
@@ -29,4 +30,5 @@ def parts_of(bench: RefinementBenchmark) -> Parts:
         "idmix": bench.id_mix,
         "ddpo_baseline": partial(ddpo_rows, bench),
         "methods": partial(methods, bench),
+        "oracle": partial(oracle_rows, bench),
     }

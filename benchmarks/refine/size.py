@@ -40,6 +40,8 @@ class RefinementSize:
     judged: int = 24  # prompts
     activities: int = 14  # of 24 in the world, four of which are judged and six used by the guards
     few_activities: int = 6  # of the methods' table: a round samples them all
+    oracle_subjects: int = 4  # of the reported ones
+    oracle_prompts: int = 36  # of the true reward, a third of which is for the guards
     budgets: EvaluationBudgets = EvaluationBudgets()
     ddpo: DdpoComparisonSize = DdpoComparisonSize()
     settings: Mapping[str, Any] | None = None  # replace those of `bench.DEFAULT`
@@ -59,6 +61,8 @@ QUICK = RefinementSize(
     judged=6,
     activities=6,
     few_activities=3,
+    oracle_subjects=1,
+    oracle_prompts=6,
     budgets=EvaluationBudgets(headline=300, id_mix=300, method=150, reward=300),
     ddpo=DdpoComparisonSize(epochs=1, learning_rates=(1e-3,), speed_steps=4, speed_rounds=1),
     settings=TINY,

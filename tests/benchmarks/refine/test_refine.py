@@ -9,16 +9,18 @@ import torch
 
 from comfyui_fewshot.benchmarks.harness import workshop
 from comfyui_fewshot.benchmarks.refine import bench as refine
-from comfyui_fewshot.benchmarks.refine import curves, ddpo_comparison, methods, size
+from comfyui_fewshot.benchmarks.refine import curves, ddpo_comparison, methods, oracle, size
 from comfyui_fewshot.benchmarks.refine.costs import per_round, within
 from comfyui_fewshot.benchmarks.refine.ddpo_reference import DdpoSettings
 from comfyui_fewshot.benchmarks.refine.parts import parts_of
 from comfyui_fewshot.benchmarks.refine.prompts import GUARD_PROMPTS
 from comfyui_fewshot.benchmarks.refine.size import EvaluationBudgets
+from comfyui_fewshot.benchmarks.subject.training_cases import SubjectRun
 from comfyui_fewshot.core.progress import NullProgress
-from comfyui_fewshot.core.values import Concept, TrainingSet
+from comfyui_fewshot.core.values import Concept, Prompt, TrainingSet
 from comfyui_fewshot.models.open import base_from_path, open_base
-from comfyui_fewshot.pocket.world import words, world
+from comfyui_fewshot.pocket.world import drawing, words, world
+from comfyui_fewshot.pocket.world.pictures import subject_named
 from comfyui_fewshot.tests.trainers.conftest import tiny_folder
 from comfyui_fewshot.tests.trainers.refine.refining import PROMPTS, QUICK, Slope
 from comfyui_fewshot.trainers.distributed import SingleProcess
@@ -111,6 +113,7 @@ ROWS = (
     "idmix.samples_ratio",
     "ddpo_baseline.evaluations_ratio", "ddpo_baseline.speed_ratio",
     *(f"method.{name}.{kind}" for name in METHODS for kind in ("reward", "judge")), "method.default_lead",
+    *(f"refined.oracle.{name}" for name in ("refined", "start", "described", "gain")),
 )  # fmt: skip
 SMALL = replace(
     size.QUICK,
@@ -118,6 +121,7 @@ SMALL = replace(
     judged=2,
     activities=2,
     few_activities=2,
+    oracle_prompts=4,
     budgets=EvaluationBudgets(headline=1, id_mix=1, method=1, reward=1),
 )
 
@@ -125,7 +129,7 @@ SMALL = replace(
 def test_every_part_gives_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(workshop, "STEPS", 2)
     monkeypatch.setattr(workshop.Workshop, "with_priors", lambda self, pictures: pictures)
-    for module in (refine, ddpo_comparison, methods):
+    for module in (refine, ddpo_comparison, methods, oracle):
         monkeypatch.setattr(module, "each", lambda call, items: [call(item) for item in items])
     parts = parts_of(refine.RefinementBenchmark(workshop.Workshop(0, tmp_path), SMALL))
     found = [row for part in parts.values() for row in part()]
@@ -136,3 +140,22 @@ def test_every_part_gives_its_rows(tmp_path, monkeypatch):
     assert by_name["idmix.samples_ratio"].better == by_name[ROWS[5]].better == "lower"
     assert "the default is nft" in by_name["method.default_lead"].note
     assert "at its own learning rate" in by_name["method.nft.reward"].note and "at thrice" in by_name[ROWS[7]].note
+
+
+def test_a_true_reward_is_of_what_is_drawn_and_no_judged_prompt_is_learned(tmp_path):
+    run = SubjectRun("cat_striped", 0)
+    checks = oracle.learned_checks(run.noun, 24, 36)
+    prompts = [check.prompt for check in checks]
+    assert len(set(prompts)) == 36 and not set(prompts) & {check.prompt for check in refine.unseen_checks(run.noun, 24)}
+    assert {check.layout is None for check in checks} == {True, False} and any(check.accessory for check in checks)
+    rewards = oracle.TrueRewards(run, checks, workshop.Workshop(0, tmp_path))
+    bare = next(check for check in checks if check.accessory is None and check.layout is None)
+    subject, place = subject_named(run.subject).thing, bare.place
+    elsewhere = next(other for other in world.PLACES if other != place)
+    other = replace(subject, colours=("red", "green"))
+    assert place is not None
+    drawn = [(subject, place), (subject, elsewhere), (other, place), (other, elsewhere)]
+    rng = world.rng_of(7, 7)
+    images = [drawing.render(world.arrange(rng, (thing,), there, "one"))[0] for thing, there in drawn]
+    asked = [Prompt(bare.prompt, bare.prompt, "train")] * 4
+    assert rewards.open("cpu", ()).scores(images, asked).tolist() == [[2.0, 1.0, 1.0, 0.0]]
