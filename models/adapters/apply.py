@@ -234,12 +234,7 @@ def parent_of(roots: Mapping[str, nn.Module], path: str) -> tuple[nn.Module, str
     return parent, last
 
 
-def base_layer_of(module: nn.Module) -> nn.Module:
-    """The module inside a layer that peft put around it."""
-    return getattr(module, "base_layer", module)
-
-
 def find_module(roots: Mapping[str, nn.Module], path: str) -> nn.Module:
-    """The module at an adapter's path, without what training put around it."""
+    """The module at an adapter's path."""
     parent, name = parent_of(roots, path)
-    return base_layer_of(getattr(parent, name))
+    return getattr(parent, name)

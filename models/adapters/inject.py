@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ from .forms.complete import form_of
 from .forms.word_rows import without_words
 from .full_weights import EVERYTHING, FullWeights
 from .learned_tokens import LearnedTokens, TokenConstraint
-from .lora_layers import LoraSpec, clamp_ranks, initial_weights, lora_up, set_weights, unwrap, wrap
-from .timestep_range import NoiseGate, gate_output
+from .lora_layers import LoraSpec, LowRankLayer, clamp_ranks, initial_weights, wrap
+from .timestep_range import NoiseGate
 
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
@@ -62,7 +62,7 @@ class Injected:
 
     parameters: dict[str, nn.Parameter]
     _family: str
-    _layers: dict[str, Any]
+    _layers: dict[str, LowRankLayer]
     _pairs: dict[str, tuple[LoraSpec, nn.Parameter, nn.Parameter]]
     _kept: Adapter | None
     _model: DiffusionModel
@@ -106,10 +106,8 @@ class Injected:
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Without what is trained: the networks as they were before (adapters applied below stay on)."""
-        pairs = [parameter for _, *pair in self._pairs.values() for parameter in pair]
-        trained = [p.requires_grad for p in pairs]
         for layer in self._layers.values():
-            layer.enable_adapters(False)
+            layer.on = False
         self._dense.use(False)
         self._words.hide()
         try:
@@ -118,13 +116,11 @@ class Injected:
             self._words.show()
             self._dense.use(True)
             for layer in self._layers.values():
-                layer.enable_adapters(True)
-            for parameter, flag in zip(pairs, trained, strict=True):
-                parameter.requires_grad_(flag)
+                layer.on = True
 
     def remove(self) -> None:
         """Take everything out; the networks are as before, bit for bit."""
-        unwrap(self._model, self._layers)
+        _remove(self._layers)
         self._dense.use(False)
         self._words.remove()
         self._layers, self.parameters = {}, {}
@@ -151,7 +147,8 @@ def inject(
     """
     noisy_from = _noisy_from(sets)
     _check_same_range(start_from, bool(sets), noisy_from)
-    stack, layers = ExitStack(), {}
+    stack = ExitStack()
+    layers: dict[str, LowRankLayer] = {}
     if beneath is not None:
         stack.enter_context(applied(model, [(beneath, 1.0)]))
     try:
@@ -172,13 +169,12 @@ def inject(
             gate = NoiseGate(model, noisy_from)
             stack.callback(gate.remove)
             for path, spec in low_rank.items():
-                first = initial_weights(layers[path].base_layer, spec, seed, path, begin.get(path))
-                pairs[path] = (spec, *set_weights(layers[path], spec, first))
-                if spec.noisy_from:
-                    gate_output(lora_up(layers[path]), gate)
+                first = initial_weights(layers[path].layer, spec, seed, path, begin.get(path))
+                pairs[path] = (spec, *layers[path].set_weights(spec, first))
+                layers[path].gate = gate if spec.noisy_from else None
             dense = FullWeights(model, iter(full), dense_begin)
     except BaseException:
-        unwrap(model, layers)
+        _remove(layers)
         stack.close()
         words.remove()
         raise
@@ -188,6 +184,11 @@ def inject(
     parameters |= {**dense.parameters, **words.parameters}
     span = noisy_from or (start_from.noisy_from if start_from is not None else 0.0)
     return Injected(parameters, model.family.name, layers, pairs, kept, model, words, dense, stack, span)
+
+
+def _remove(layers: Mapping[str, LowRankLayer]) -> None:
+    for layer in layers.values():
+        layer.remove()
 
 
 def _noisy_from(sets: Mapping[str, Spec | tuple[int, float]]) -> float:

@@ -1,30 +1,27 @@
-"""Low-rank layers: peft's layers around chosen modules, and their initial weights."""
+"""Low-rank updates beside the layers of a network, and their initial weights."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ...core.errors import FewShotError
 from ...core.values import LowRank
-from .apply import find_module, parent_of
+from .apply import find_module
+from .timestep_range import NoiseGate
 
 if TYPE_CHECKING:
     from ..contract import DiffusionModel
 
 log = logging.getLogger(__name__)
-
-# The name of our adapter within peft's layers.
-_NAME = "fewshot"
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,8 @@ def clamp_ranks(model: DiffusionModel, specs: Mapping[str, LoraSpec]) -> dict[st
     roots = model.parts()
     fitting, lowered = {}, []
     for path, spec in specs.items():
-        most = min(find_module(roots, path).get_parameter("weight").shape)
+        layer: Any = find_module(roots, path)
+        most = min(layer.in_features, layer.out_features)
         if spec.rank > most:
             lowered.append((path, most))
             spec = replace(spec, rank=most, alpha=spec.scale * most)
@@ -72,42 +70,58 @@ def clamp_ranks(model: DiffusionModel, specs: Mapping[str, LoraSpec]) -> dict[st
     return fitting
 
 
-def wrap(model: DiffusionModel, paths: Iterable[str]) -> dict[str, Any]:
-    """Put peft's layers, still without weights, around the modules at `paths`."""
-    layers = {}
-    paths = list(paths)
-    for root, network in model.parts().items():
-        mine = [path for path in paths if path.startswith(root + ".")]
-        if not mine:
-            continue
-        if hasattr(network, "peft_config"):
-            raise FewShotError("the networks are being trained already: remove the other layers first")
-        inner = {path: _submodule_name(network, path) for path in mine}
-        config = LoraConfig(target_modules="|".join(map(re.escape, inner.values())), r=1, lora_alpha=1)
-        inject_adapter_in_model(config, network, adapter_name=_NAME, low_cpu_mem_usage=True)
-        layers |= {path: network.get_submodule(name) for path, name in inner.items()}
-    return layers
+class LowRankLayer:
+    """The update of one linear layer: scale * up(down(x)) beside what the layer itself gives (Hu et al. 2021, eq. 3).
+
+    It hooks into the layer and asks nothing of its class but `in_features` and `out_features`, so that layers of any
+    library and of quantised weights have it. It computes in float32, or in autocast's type.
+    """
+
+    def __init__(self, layer: nn.Module):
+        self.layer = layer
+        self.down = self.up = torch.nn.Parameter(torch.empty(0))
+        self.scale, self.on = 1.0, False
+        self.gate: NoiseGate | None = None
+        self._handle = layer.register_forward_hook(self._beside)
+
+    def set_weights(self, spec: LoraSpec, first: tuple[Tensor, Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
+        """Its down (rank, in) and up (out, rank) in float32 where the layer's weight is. A block's `down` is frozen."""
+        self.down, self.up = (nn.Parameter(tensor.to(device_of(self.layer))) for tensor in first)
+        self.down.requires_grad_(spec.block is None)
+        self.scale, self.on = spec.scale, True
+        return self.down, self.up
+
+    def remove(self) -> None:
+        self._handle.remove()
+
+    def _beside(self, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not self.on:
+            return output
+        more = functional.linear(functional.linear(given[0].to(self.down.dtype), self.down), self.up)
+        if self.gate is not None:
+            more = more * self.gate.rows(more)
+        return (output + more * self.scale).to(output.dtype)
 
 
-def unwrap(model: DiffusionModel, layers: Mapping[str, Any]) -> None:
-    """Take the layers out again."""
-    for path, layer in layers.items():
-        parent, name = parent_of(model.parts(), path)
-        setattr(parent, name, layer.base_layer)
-    for network in model.parts().values():
-        if hasattr(network, "peft_config"):
-            del network.peft_config
+def device_of(layer: nn.Module) -> torch.device:
+    """Where a layer's weight is."""
+    return next(layer.parameters(recurse=False)).device
 
 
-def _submodule_name(network: nn.Module, path: str) -> str:
-    """A module's name within its network, whichever transformers release built it."""
-    name = path.partition(".")[2]
-    return name if hasattr(network, "text_model") else name.removeprefix("text_model.")
+def wrap(model: DiffusionModel, paths: Iterable[str]) -> dict[str, LowRankLayer]:
+    """Low-rank updates, still without weights, beside the layers at `paths`."""
+    roots = model.parts()
+    found = {path: find_module(roots, path) for path in paths}
+    if any(_is_trained(layer) for layer in found.values()):
+        raise FewShotError("the networks are being trained already: remove the other layers first")
+    return {path: LowRankLayer(layer) for path, layer in found.items()}
 
 
-def initial_weights(
-    base: nn.Linear, spec: LoraSpec, seed: int, path: str, begin: LowRank | None
-) -> tuple[Tensor, Tensor]:
+def _is_trained(layer: nn.Module) -> bool:
+    return any(isinstance(getattr(hook, "__self__", None), LowRankLayer) for hook in layer._forward_hooks.values())
+
+
+def initial_weights(base: Any, spec: LoraSpec, seed: int, path: str, begin: LowRank | None) -> tuple[Tensor, Tensor]:
     """Initial down (rank, in) and up (out, rank): a new pair, its first rows those of the adapter to continue from."""
     if spec.block is not None:
         down = basis_block(path, base.in_features, spec.rank, spec.block)
@@ -153,18 +167,3 @@ def basis_block(path: str, width: int, rank: int, block: int) -> Tensor:
 def _stream(name: str) -> torch.Generator:
     digest = hashlib.sha256(name.encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def set_weights(layer: Any, spec: LoraSpec, first: tuple[Tensor, Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
-    """Give a peft layer its weights: float32, on the device of the layer that it wraps. A block's `down` is frozen."""
-    device = layer.base_layer.weight.device
-    down, up = (nn.Parameter(tensor.to(device)) for tensor in first)
-    down.requires_grad_(spec.block is None)
-    layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight = down, up
-    layer.r[_NAME], layer.lora_alpha[_NAME], layer.scaling[_NAME] = spec.rank, spec.alpha, spec.scale
-    return down, up
-
-
-def lora_up(layer: Any) -> nn.Module:
-    """The part of a peft layer that gives what is added to the layer it wraps, before it is scaled."""
-    return layer.lora_B[_NAME]

@@ -45,15 +45,6 @@ class NoiseGate:
         self._listeners.remove(self._take)
 
 
-def gate_output(layer: nn.Module, gate: NoiseGate) -> RemovableHandle:
-    """Gate the output of `layer`: exact zeros, and no gradient, for rows that are not noisy."""
-
-    def switch(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output * gate.rows(output)
-
-    return layer.register_forward_hook(switch)
-
-
 def check_gated(path: str, factor: Factor) -> LowRank:
     """The factor, if it can be gated by timestep. Raises FewShotError for other forms and networks."""
     plain = isinstance(factor, LowRank) and factor.mid is None and factor.bias is None and factor.up.dim() == 2

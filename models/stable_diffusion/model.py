@@ -117,8 +117,7 @@ class StableDiffusion(Networks):
 
 
 def _linear_paths(root: str, network: nn.Module) -> Iterator[str]:
-    """Paths of linear layers, those beneath an adapter's layers left out; text encoders always with `text_model`."""
+    """Paths of linear layers; text encoders always with `text_model`."""
     for name, module in network.named_modules():
-        linear = getattr(module, "base_layer", module)
-        if isinstance(linear, nn.Linear) and not re.search(r"\.(base_layer|lora_[AB])\b", name):
+        if isinstance(module, nn.Linear):
             yield f"{root}.{with_text_model(name) if root != DENOISER_ROOT else name}"

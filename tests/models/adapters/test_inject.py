@@ -70,14 +70,13 @@ def test_a_fresh_injection_changes_nothing_and_leaves_no_trace(opened_pocket: St
     injected = inject(opened_pocket, SETS, seed=1)
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(before, predict(opened_pocket))
-    trainable = [p for root in opened_pocket.parts().values() for p in root.parameters() if p.requires_grad]
-    assert {id(p) for p in trainable} == {id(p) for p in injected.parameters.values()}
-    assert all(p.dtype == torch.float32 for p in trainable)
+    assert modules == [name for name, _ in opened_pocket.unet.named_modules()]
+    assert not any(p.requires_grad for root in opened_pocket.parts().values() for p in root.parameters())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in injected.parameters.values())
     assert injected.parameters[f"{PATH}.lora_down"].shape == (4, 192)
     injected.remove()
     assert torch.equal(before, predict(opened_pocket))
-    assert modules == [name for name, _ in opened_pocket.unet.named_modules()]
-    assert not any(p.requires_grad for p in opened_pocket.unet.parameters())
+    assert not any(module._forward_hooks for module in opened_pocket.unet.modules())
 
 
 def test_first_values_depend_on_seed_and_path_alone(opened_pocket: StableDiffusion):
