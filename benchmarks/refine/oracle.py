@@ -65,8 +65,8 @@ class TrueReward(ModelMetric):
         device = next(self.model.reader.parameters()).device
         read = judge.read(self.model.reader, judge.as_tensor(images).to(device))
         shown = (any(thing.look == self.look for thing in reading.things) for reading in read)
-        asked = (self.checks[p.text].passes(reading, self.look[0]) for p, reading in zip(prompts, read, strict=True))
-        return torch.tensor([float(a) + float(b) for a, b in zip(shown, asked, strict=True)])
+        passed = (self.checks[p.text].passes(reading, self.look[0]) for p, reading in zip(prompts, read, strict=True))
+        return torch.tensor([float(a) + float(b) for a, b in zip(shown, passed, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ class _Measured:
 
     def __call__(self, run: SubjectRun) -> tuple[list[float], list[float], list[float]]:
         size, start = self.bench.size, self.bench.start(run)
-        told = pictures.subject_named(run.subject).description
+        description = pictures.subject_named(run.subject).description
         checks = unseen_checks(run.noun, size.judged)
         refined = refined_by_truth(self.bench, run, start)
-        described = prompt_checks(run.noun, f"{told} {run.noun}", count=size.judged)
+        described = prompt_checks(run.noun, f"{description} {run.noun}", count=size.judged)
         return tuple(  # type: ignore[return-value]
-            judged(self.bench.shop, run, adapter, asked)
-            for adapter, asked in ((refined, checks), (start, checks), (None, described))
+            judged(self.bench.shop, run, adapter, prompted)
+            for adapter, prompted in ((refined, checks), (start, checks), (None, described))
         )
 
 
