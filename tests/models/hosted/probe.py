@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,9 +19,15 @@ from comfyui_fewshot.core.values import BaseModelRef
 from comfyui_fewshot.models.adapters.lora_layers import LoraSpec, LowRankLayer, wrap
 from comfyui_fewshot.models.conditioning import Conditioning
 from comfyui_fewshot.models.hosted import host
+from comfyui_fewshot.models.hosted.families import FAMILIES
+from comfyui_fewshot.models.hosted.key import parts_key
 from comfyui_fewshot.models.hosted.model import ROOT, HostedModel
 from comfyui_fewshot.models.hosted.open import opened
 from comfyui_fewshot.models.hosted.parts import HostedParts
+from comfyui_fewshot.models.open import base_from_path, open_base
+from comfyui_fewshot.models.sampling import SamplingOptions, sample_latents
+from comfyui_fewshot.models.stable_diffusion.lora_names import flat_name
+from comfyui_fewshot.pocket.assemble import random_folder
 from comfyui_fewshot.tests.models.hosted.networks import NETWORKS, model_of
 
 CPU = torch.device("cpu")
@@ -62,6 +70,10 @@ class Measured:
         self.latents, self.weight = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
         self.times, self.conditioning = torch.tensor([0.3, 0.7, 0.5]), conditioning_of(name, dtype)
 
+    def remove(self) -> None:
+        for update in self.layers.values():
+            update.remove()
+
     def members(self) -> list[nn.Parameter]:
         return [part for update in self.layers.values() for part in (update.down, update.up)]
 
@@ -74,9 +86,9 @@ class Measured:
         both = list(zip(self.members(), gradients, strict=True))
         return [both[i : i + 2] for i in range(0, len(both), 2)]
 
-    def errors(self, gradients: list[Tensor]) -> list[float]:
-        """Each layer's gradient against finite differences, along itself and a random way at once."""
-        layers = self.pairs(gradients)
+    def errors(self, gradients: list[Tensor], one_by_one: bool) -> list[float]:
+        """Gradients against finite differences, along themselves and a random way at once: of each layer, or of all."""
+        layers = self.pairs(gradients) if one_by_one else [sum(self.pairs(gradients), [])]
         lengths = [float(torch.stack([g.norm() for _, g in layer]).norm()) for layer in layers]
         return [self.error(layer, n) / (n or 1) for layer, n in zip(layers, lengths, strict=True)]
 
@@ -122,7 +134,7 @@ def gradients_report(name: str) -> dict[str, Any]:
         again = one.gradients()
         model.checkpointing(False)
         management.in_training = True  # the fused kernels know no float64
-        errors = one.errors(whole)
+        errors = one.errors(whole, name in FAMILIES)
         with torch.no_grad():
             apart = sum(float(one.value(slice(i, i + 1))) for i in range(len(LENGTHS)))
             together = float(one.value())
@@ -153,8 +165,7 @@ def left_as_it_was(name: str) -> bool:
             model.checkpointing(True)
             one = Measured(name, model, torch.float32)
             one.gradients()
-            for update in one.layers.values():
-                update.remove()
+            one.remove()
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
@@ -167,10 +178,133 @@ def left_as_it_was(name: str) -> bool:
     )
 
 
+def keys_report() -> dict[str, str]:
+    """Keys of the same weights made twice, patched, patched while that is applied, and changed."""
+    import comfy.model_management as management
+    import comfy.model_patcher
+
+    first, second = model_of("z_image", torch.float32), model_of("z_image", torch.float32)
+    part = comfy.model_patcher.ModelPatcher(nn.Linear(2, 2), CPU, CPU)
+    shell = SimpleNamespace(patcher=part, layer_idx=None)
+
+    def key(model: Any) -> str:
+        return parts_key(HostedParts(model, shell, shell))
+
+    name = next(name for name in first.model.state_dict() if name.endswith("qkv.weight"))
+    patch = {name: ("diff", (torch.ones_like(first.model.state_dict()[name]),))}
+    patched, stronger = first.clone(), first.clone()
+    patched.add_patches(patch, 0.5)
+    stronger.add_patches(patch, 0.6)
+    found = {"first": key(first), "second": key(second), "patched": key(patched), "stronger": key(stronger)}
+    with torch.inference_mode():
+        management.load_models_gpu([patched])
+        applied = not torch.equal(first.model.state_dict()[name], second.model.state_dict()[name])
+        found |= {"applied": str(applied), "patched while applied": key(patched), "first while applied": key(first)}
+        management.unload_all_models()
+        found["first afterwards"] = key(first)
+        second.model.state_dict()[name].view(-1)[0] += 1
+    return found | {"changed": key(second)}
+
+
+def sampled(name: str) -> tuple[float, bool]:
+    """Latents that we draw beside KSampler's at the same seed; whether KSampler's are the same after a training."""
+    import comfy.sample
+
+    made, side, steps, seed, guidance = model_of(name, torch.float32), 64, 6, 11, 3.0
+    ref = BaseModelRef(name, HostedParts(made, None, None), name)  # type: ignore[arg-type]
+    rows = conditioning_of(name, torch.float32)
+    conds = [
+        [[row["cross_attn"], {key: row[key] for key, _ in row.blocks[0].shape if key != "cross_attn"}]]
+        for row in (rows.take([i]) for i in (1, 0))
+    ]
+    with opened(ref, ref.location, CPU) as model:  # type: ignore[arg-type]
+        model.encode_weighted = lambda prompts, _=None: rows.take([int(prompt) for prompt in prompts])
+        shape = (1, *model.latent_shape(side, side))
+        ours = sample_latents(model, ["1"], [seed], SamplingOptions(side, side, steps, guidance, "0", batch=1))
+
+    def theirs() -> Tensor:
+        with torch.inference_mode():
+            noise = comfy.sample.prepare_noise(torch.zeros(shape), seed)
+            how = (made, noise, steps, guidance, "euler", "simple", *conds, torch.zeros(shape))
+            found = comfy.sample.sample(*how, disable_pbar=True, seed=seed)
+            return made.model.process_latent_in(found)
+
+    before = theirs()
+    with opened(ref, ref.location, CPU) as model:  # type: ignore[arg-type]
+        trained = Measured(name, model, torch.float32)
+        trained.gradients()
+        trained.remove()
+    return relative([ours], [before.clone()]), torch.equal(before, theirs())
+
+
+PROMPTS = ("a photo of a red cat", "a photo of a blue dog on the beach (with a ball)")
+
+
+def pocket_report(folder: Path) -> dict[str, float]:
+    """A Stable Diffusion in ComfyUI's classes beside the same in diffusers': relative differences of what they give."""
+    from comfyui_fewshot.nodes.comfy import native_models
+
+    with torch.inference_mode():
+        made = HostedParts(*native_models.from_folder(folder, "sd1"))
+    generator = torch.Generator().manual_seed(5)
+    latents, noise = (torch.randn(2, 8, 8, 8, generator=generator) for _ in range(2))
+    pixels, times = torch.rand(2, 3, 64, 64, generator=generator), torch.tensor([100, 700])
+
+    def measured(model: Any, layers: dict[str, LowRankLayer]) -> dict[str, list[Tensor]]:
+        parts = [part for name in sorted(layers) for part in (layers[name].down, layers[name].up)]
+        conditioning = model.encode_prompts(PROMPTS)
+        x = model.process.add_noise(latents, noise, times)
+        prediction = model.predict(x, times, conditioning)
+        loss = (prediction - model.process.target(latents, noise, times)).square().mean()
+        gradients = list(torch.autograd.grad(loss, parts))
+        with torch.no_grad():
+            mean, spread = model.encode_images(pixels)
+            pictures = model.decode(mean)
+        return {"prediction": [prediction], "loss": [loss], "gradient": gradients, "mean": [mean], "pixels": [pictures]}
+
+    with open_base(base_from_path(folder), CPU) as model:
+        paths = {flat_name(path, model.family): path for path in model.layers("attention_ff")}
+        own = wrap(model, paths.values())
+        weighted(own)
+        found = {"diffusers": measured(model, {name: own[path] for name, path in paths.items()})}
+        times_there = model.process.sampling_times(10, (64, 64))
+    with opened(BaseModelRef("sd1", made, "pocket"), made, CPU) as model:  # type: ignore[arg-type]
+        names = comfy_names(made.model.model)
+        hosted = wrap(model, (f"{ROOT}.{names[name]}" for name in paths))
+        weighted({paths[name]: hosted[f"{ROOT}.{names[name]}"] for name in paths})
+        with model.differentiable():
+            found["comfy"] = measured(model, {name: hosted[f"{ROOT}.{names[name]}"] for name in paths})
+        same_times = torch.equal(times_there, model.process.sampling_times(10, (64, 64)))
+    differences = {name: relative(found["comfy"][name], ours) for name, ours in found["diffusers"].items()}
+    return differences | {"layers": len(paths), "times": float(same_times)}
+
+
+def weighted(layers: dict[str, LowRankLayer]) -> None:
+    """Weights by the layers' order of names."""
+    generator = torch.Generator().manual_seed(6)
+    for _, update in sorted(layers.items()):
+        wide: Any = update.layer
+        shapes = ((RANK, wide.in_features), (wide.out_features, RANK))
+        down, up = (torch.randn(shape, generator=generator) * 0.1 for shape in shapes)
+        update.set_weights(LoraSpec(RANK, RANK), (down, up))
+
+
+def comfy_names(model: Any) -> dict[str, str]:
+    """ComfyUI's path of a layer by kohya's name of it, as ComfyUI reads LoRA files."""
+    import comfy.lora
+
+    known = comfy.lora.model_lora_keys_unet(model, {})
+    return {name: key.removeprefix(f"{ROOT}.").removesuffix(".weight") for name, key in known.items()}
+
+
 def main(folder: str, report: str) -> None:
     host.start(Path(folder), cpu=True)
-    found = {name: gradients_report(name) | {"left": left_as_it_was(name)} for name in NETWORKS}
-    Path(report).write_text(json.dumps(found | {"root": ROOT}))
+    found: dict[str, Any] = {
+        name: gradients_report(name) | {"left": left_as_it_was(name), "sampled": sampled(name)} for name in NETWORKS
+    }
+    with tempfile.TemporaryDirectory() as place:
+        found["pocket"] = pocket_report(random_folder(Path(place) / "base"))
+    Path(report).write_text(json.dumps(found | {"keys": keys_report()}))
 
 
 if __name__ == "__main__":
