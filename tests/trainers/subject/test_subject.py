@@ -130,9 +130,9 @@ def test_a_prior_weight_of_zero_is_no_term_at_all(prepared):
 
 def test_nothing_else_is_trainable(prepared, model):
     _, injected = prepared(parameter_set="cross_kv")
-    trained = {id(p) for p in injected.parameters.values()}
-    free = [p for m in (model.unet, model.vae, *model.text_encoders) for p in m.parameters() if p.requires_grad]
-    assert {id(p) for p in free} == trained
+    networks = (model.unet, model.vae, *model.text_encoders)
+    assert not any(p.requires_grad for network in networks for p in network.parameters())
+    assert injected.parameters and all(p.requires_grad for p in injected.parameters.values())
     assert all(".attn2.to_" in name for name in injected.parameters)
 
 
@@ -255,16 +255,16 @@ class Fixed:
 
 
 @pytest.mark.parametrize(
-    ("kind", "rate", "most"),
+    ("kind", "rate", "steps", "most"),
     [
-        (dict(tuning="full", parameter_set="all"), 2e-3, 1e-3),
-        (dict(rank=16, alpha=16.0, parameter_set="attention_ff"), 2e-2, 0.12),  # low ranks reach no further here
+        (dict(tuning="full", parameter_set="all"), 2e-3, 100, 1e-3),
+        (dict(rank=16, alpha=16.0, parameter_set="attention_ff"), 2e-2, 160, 0.12),  # low ranks reach little further
     ],
 )
-def test_one_picture_with_fixed_noise_is_learned_by_heart(prepared, pictures, tmp_path, kind, rate, most):
+def test_one_picture_with_fixed_noise_is_learned_by_heart(prepared, pictures, tmp_path, kind, rate, steps, most):
     """The whole chain can fit a fixed timestep and noise in fewer than 300 steps: loop, optimiser, all layers."""
     step, injected = prepared(pictures.with_samples(pictures.references[:1]), batch_size=1, **kind)
-    plan = Plan(100, LearningRates({"unet": rate}, 100, 10, "cosine"), rules=injected.rules)
+    plan = Plan(steps, LearningRates({"unet": rate}, steps, 10, "cosine"), rules=injected.rules)
     store, journal = Checkpoints(tmp_path, "k"), Journal(tmp_path / "log.jsonl")
     losses = train(Fixed(step), injected.parameters, plan, store, journal, TrainingContext(tmp_path, "cpu")).terms[
         REFERENCE

@@ -14,6 +14,7 @@ from comfyui_fewshot.core.context import RunContext
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.values import Concept, Sample
+from comfyui_fewshot.models.adapters.lora_layers import LowRankLayer
 from comfyui_fewshot.models.offload import Offloaded
 from comfyui_fewshot.models.open import open_base
 from comfyui_fewshot.models.sampling import SamplingOptions, sample
@@ -232,7 +233,9 @@ def test_what_is_drawn_is_what_is_returned(validated, tmp_path, monkeypatch, cha
 
     def watched(kind, draw):
         def drawing(model, *given, **how):
-            layers = [p.detach().clone() for n, p in model.unet.named_parameters() if "lora_" in n]
+            hooks = (hook for module in model.unet.modules() for hook in module._forward_hooks.values())
+            updates = [update for hook in hooks if isinstance(update := getattr(hook, "__self__", None), LowRankLayer)]
+            layers = [part.detach().clone() for update in updates for part in (update.down, update.up)]
             seen[kind].append((model.learned_tokens["sks"]["clip_l"].detach().clone(), layers))
             return draw(model, *given, **how)
 
