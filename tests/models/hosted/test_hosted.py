@@ -12,6 +12,7 @@ import pytest
 from comfyui_fewshot.models.hosted.families import FAMILIES
 from comfyui_fewshot.tests.models.hosted.networks import NETWORKS
 
+pytestmark = pytest.mark.slow
 PROBE = "comfyui_fewshot.tests.models.hosted.probe"
 
 
