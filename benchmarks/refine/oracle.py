@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def oracle_rows(bench: RefinementBenchmark) -> list[BenchmarkRow]:
     """
     runs = [SubjectRun(one.name, 0) for one in world.REPORTED_SUBJECTS[: bench.size.oracle_subjects]]
     each(bench.prepare, runs)
-    sides = list(zip(*each(_Measured(bench), runs), strict=True))
+    sides = list(zip(*each(partial(_measured, bench), runs), strict=True))
     after, before, described = ([value for one in side for value in one] for side in sides)
     groups = [number for number, one in enumerate(sides[0]) for _ in one]
     rows = [
@@ -115,22 +116,13 @@ def oracle_rows(bench: RefinementBenchmark) -> list[BenchmarkRow]:
     return [*rows, gain("refined.oracle.gain", after, before, groups)]
 
 
-@dataclass(frozen=True)
-class _Measured:
+def _measured(bench: RefinementBenchmark, run: SubjectRun) -> list[list[float]]:
     """For each judged prompt whether everything is right: refined, before, and of the base told the looks."""
-
-    bench: RefinementBenchmark
-
-    def __call__(self, run: SubjectRun) -> tuple[list[float], list[float], list[float]]:
-        size, start = self.bench.size, self.bench.start(run)
-        description = pictures.subject_named(run.subject).description
-        checks = unseen_checks(run.noun, size.judged)
-        refined = refined_by_truth(self.bench, run, start)
-        described = prompt_checks(run.noun, f"{description} {run.noun}", count=size.judged)
-        return tuple(  # type: ignore[return-value]
-            judged(self.bench.shop, run, adapter, prompted)
-            for adapter, prompted in ((refined, checks), (start, checks), (None, described))
-        )
+    start, count = bench.start(run), bench.size.judged
+    description = pictures.subject_named(run.subject).description
+    checks, described = (prompt_checks(run.noun, f"{words} {run.noun}", count=count) for words in ("sks", description))
+    sides = ((refined_by_truth(bench, run, start), checks), (start, checks), (None, described))
+    return [judged(bench.shop, run, adapter, prompted) for adapter, prompted in sides]
 
 
 def refined_by_truth(bench: RefinementBenchmark, run: SubjectRun, start: Adapter) -> Adapter:

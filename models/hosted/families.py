@@ -110,6 +110,7 @@ OTHER_MEDIA = (
     "HunyuanVideo",
     "WAN",
     "Cosmos",
+    "MiniMax",
 )
 
 
