@@ -200,16 +200,16 @@ class Loaded:
 
 @dataclass(frozen=True)
 class BaseModelRef:
-    """Names a base model's weights. `location` is a checkpoint file, a diffusers folder or `Loaded`.
+    """Names a base model's weights. `location` is a checkpoint file, a diffusers folder, `Loaded` or `HostedParts`.
 
-    `family` is a key of `variants.FAMILIES`; `dtype` is the compute type ("auto", "float32", "bfloat16", "float16").
+    `family` is a key of `models.families`; `dtype` is the compute type ("auto", "float32", "bfloat16", "float16").
     `key` is the content key of the weights.
     """
 
     family: str
-    location: Path | Loaded = field(compare=False)
+    location: Any = field(compare=False)
     key: str
-    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    prediction: Literal["epsilon", "v_prediction", "velocity"] = "epsilon"
     zero_snr: bool = False
     clip_skip: int = 0
     dtype: str = "auto"
@@ -217,7 +217,7 @@ class BaseModelRef:
     @property
     def name(self) -> str:
         """What people call it: a file's name without its suffix, or a folder's, which may have dots in it."""
-        if isinstance(self.location, Loaded):
+        if not isinstance(self.location, Path):
             return self.location.label
         return self.location.stem if self.location.suffix in SUFFIXES else self.location.name
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,22 @@ from .process import DiffusionProcess
 
 
 class ModelFamily(Protocol):
-    """A family of base models: `name` in files and keys, `title` for people."""
+    """A family of base models: `name` in files and keys, `title` for people.
+
+    `guidance` and `learning_rate` are those that its users take; None where they are those of Stable Diffusion.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def title(self) -> str: ...
+
+    @property
+    def guidance(self) -> float | None: ...
+
+    @property
+    def learning_rate(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,17 @@ class ActivationMemory:
         return number * self.bytes(checkpointing) + self.once
 
 
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of the frozen networks, in units of the type that they compute in where they are stored in less."""
+
+    denoiser: float
+    autoencoder: float
+    text: float
+
+
 class ActivationCosts(Protocol):
-    """Bytes that networks take beside their weights, by formula. It holds no network, and stays when a model is closed.
+    """Bytes that networks take beside their weights. It holds no weights, and stays when a model is closed.
 
     `side` is of square pictures, in pixels; `half` says that the frozen weights are in half precision, `itemsize` how
     many bytes the autoencoder's have. `adapters` are the layer groups that are trained: self, cross, feed_forward.
@@ -84,8 +102,8 @@ class DiffusionModel(Protocol):
     """An opened base model.
 
     `dtype` is the compute type of its frozen weights. `learned_tokens` are learned vectors by the words that stand for
-    them in prompts. `before_predict` are called with the noise levels (B,) of each call of the denoiser. The networks
-    themselves are there to be counted, moved and trained in: `denoiser`, `autoencoder`, `text_encoders`.
+    them in prompts. `before_predict` are called with the noise levels (B,) of each call of the denoiser.
+    `text_encoders` and their `tokenizers` are those that can be trained in, and whose words can be learned.
     """
 
     ref: BaseModelRef
@@ -104,10 +122,30 @@ class DiffusionModel(Protocol):
     def denoiser(self) -> Any: ...
 
     @property
-    def autoencoder(self) -> Any: ...
+    def text_encoders(self) -> Sequence[Any]: ...
 
     @property
-    def text_encoders(self) -> Sequence[Any]: ...
+    def tokenizers(self) -> Sequence[Any]: ...
+
+    @property
+    def owns_weights(self) -> bool:
+        """Whether its weights may be changed and converted: those of a host may not, and are moved by it alone."""
+        ...
+
+    def parameter_counts(self) -> ParameterCounts:
+        """How large the frozen networks are."""
+        ...
+
+    def offloadable(self, reads_text: bool) -> list[nn.Module]:
+        """The networks that a step needs no more once pictures and prompts are encoded, the autoencoder first.
+
+        None where a host moves them. Text encoders are left out where a step `reads_text`.
+        """
+        ...
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        """Around each forward pass that a backward pass follows, and around that."""
+        ...
 
     @property
     def native_resolution(self) -> int:
@@ -164,8 +202,8 @@ class DiffusionModel(Protocol):
         """How many tokens of a prompt the model reads, with those that begin and end it."""
         ...
 
-    def count_tokens(self, prompt: str) -> int:
-        """How many tokens of `prompt` fit, without those that begin and end it."""
+    def count_tokens(self, prompt: str, whole: bool = False) -> int:
+        """How many tokens of `prompt` fit, without those that begin and end it; of the `whole`, also what does not."""
         ...
 
     def token_positions(self, prompt: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -201,6 +239,10 @@ class DiffusionModel(Protocol):
 
     def input_name(self, path: str) -> str:
         """The name of what the layer at `path` reads; layers that read the same tensor have one."""
+        ...
+
+    def without_weights(self, dtype: torch.dtype) -> Self:
+        """A copy in a compute type on the meta device: shapes and types alone, by which memory is measured."""
         ...
 
     def activation_costs(self) -> ActivationCosts:

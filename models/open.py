@@ -19,6 +19,12 @@ from ..core.errors import FewShotError
 from ..core.progress import NullProgress, Progress
 from ..core.values import BaseModelRef, Loaded, content_key
 from ..core.weight_files import SUFFIXES, file_hash, open_tensors
+from .contract import DiffusionModel
+from .hosted.families import family_of
+from .hosted.key import parts_key
+from .hosted.open import opened as opened_in_place
+from .hosted.parts import HostedParts
+from .hosted.process import process_of
 from .stable_diffusion.files.identify import Identity, folder_hash, identify_folder, identify_tensors
 from .stable_diffusion.model import StableDiffusion
 from .stable_diffusion.open import Placement, open_networks
@@ -51,6 +57,17 @@ def base_from_path(path: Path, dtype: str = "auto", clip_skip: int = 0) -> BaseM
     else:
         raise FewShotError(f"there is no base model at {path}: choose one that exists")
     return _reference(identity, path, weights, dtype, clip_skip)
+
+
+def base_from_parts(parts: HostedParts) -> BaseModelRef:
+    """The base model that ComfyUI has loaded, which is trained in its own networks.
+
+    Raises FewShotError where it draws no pictures, samples in a way that training does not know, or was changed by
+    something without content.
+    """
+    family = family_of(parts.model.model.model_config)
+    prediction = process_of(parts.model.get_model_object("model_sampling"), family).prediction
+    return BaseModelRef(family.name, parts, parts_key(parts), prediction)  # type: ignore[arg-type]
 
 
 def base_from_loaded(loaded: Loaded, key: str, dtype: str = "auto", clip_skip: int = 0) -> BaseModelRef:
@@ -94,9 +111,10 @@ def open_base(
     tokenizer_folder: Path | None = None,
     host: bool = False,
     embedding_folders: Sequence[Path] = (),
-) -> Iterator[StableDiffusion]:
+) -> Iterator[DiffusionModel]:
     """The networks of `ref` on `device`, frozen and in evaluation mode; let go when the context ends.
 
+    What ComfyUI has loaded stays its own, and is left as it was; all that follows is of weights that are read here.
     With `host` only the denoiser is there yet: text encoders and autoencoder are in the host's memory.
 
     `tokenizer_folder` holds CLIP's vocab.json and merges.txt (ComfyUI ships them in comfy/sd1_tokenizer); it is needed
@@ -104,6 +122,10 @@ def open_base(
 
     Raises FewShotError when the weights do not fit together.
     """
+    if isinstance(ref.location, HostedParts):
+        with opened_in_place(ref, torch.device(device)) as hosted:
+            yield hosted
+        return
     model = _load(ref, torch.device(device), progress or NullProgress(), tokenizer_folder, host)
     model.embedding_folders = tuple(embedding_folders)
     try:

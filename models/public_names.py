@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # The first word of an adapter's paths, which name checkpoints' tensors and seed the start of low-rank layers.
 DENOISER_ROOT = "unet"
+HOSTED_ROOT = "diffusion_model"
 TEXT_ENCODER_ROOT = "text_encoder"
 # kohya's metadata: the learning rates of a training, and whether the base is of Stable Diffusion 2.x.
 DENOISER_RATE, TEXT_ENCODER_RATE = "ss_unet_lr", "ss_text_encoder_lr"

@@ -92,18 +92,18 @@ def _autocast(x: Tensor) -> Tensor:
 
 def add_unmerged_pairs(layer: nn.Module, parts: Sequence[tuple[Factor, float]]) -> RemovableHandle:
     """Add low-rank pairs at their strengths to a layer's output, until the handle is removed."""
-    assert isinstance(layer, (nn.Linear, nn.Conv2d))
-    kernel, pairs = layer.weight.shape[2:], []
+    weight: Any = layer.weight
+    kernel, pairs = weight.shape[2:], []
     for factor, strength in parts:
         assert isinstance(factor, LowRank)
-        up, down = (part.to(layer.weight.device, torch.float32) for part in (factor.up, factor.down))
+        up, down = (part.to(weight.device, torch.float32) for part in (factor.up, factor.down))
         up = up.reshape(len(up), factor.rank, *[1] * len(kernel)) * (strength * factor.alpha / factor.rank)
         pairs.append((up, down.reshape(factor.rank, -1, *kernel)))
 
     def add(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         for up, down in pairs:
             x, up, down = given[0].to(output.dtype), up.to(output.dtype), down.to(output.dtype)
-            if isinstance(layer, nn.Linear):
+            if not isinstance(layer, nn.Conv2d):
                 output = output + functional.linear(functional.linear(x, down), up)
             else:
                 how = (layer.stride, layer.padding, layer.dilation, layer.groups)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -66,6 +66,7 @@ class Plan:
     training when nothing better comes, and keeps the best weights, which are in place when `train` returns. `memory` is
     saved with each state. `divergence` says when finite losses are those of a lost training. `slowdown` tells of steps
     that become slow; without one a new one does on a GPU, and none elsewhere, where other programs slow steps down.
+    `differentiable` is the context of each pass with its backward pass.
     """
 
     steps: int
@@ -83,6 +84,7 @@ class Plan:
     memory: Memory | None = None
     divergence: Divergence | None = None
     slowdown: SlowdownDetector | None = None
+    differentiable: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def train(
             progress.check()
             plan.rates.set(run.optimizer, step)
             run.gradients.zero()
-            for terms in task.passes(step, processes.shard):
+            for terms in differentiable_passes(task.passes(step, processes.shard), plan.differentiable):
                 run.backward(terms)
             processes.all_reduce(run.gradients.buffer)
             run.clip_and_record(step)
@@ -146,6 +148,18 @@ def train(
     finally:
         run.end()
     return Outcome(run.history(), resumed_from, run.clock.seconds(), run.choose())
+
+
+def differentiable_passes(
+    passes: Iterator[Mapping[str, torch.Tensor]], differentiable: Callable[[], AbstractContextManager[None]]
+) -> Iterator[Mapping[str, torch.Tensor]]:
+    """Each pass, computed and given within a context of its own, in which its backward pass runs too."""
+    terms: Mapping[str, torch.Tensor] | None = {}
+    while terms is not None:
+        with differentiable():
+            terms = next(passes, None)
+            if terms is not None:
+                yield terms
 
 
 def _due(done: int, every: int, last: int) -> bool:

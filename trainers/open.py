@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..core.errors import FewShotError
 from ..core.progress import Progress
 from ..core.values import BaseModelRef
 from ..models.contract import DiffusionModel
@@ -32,6 +33,11 @@ def opened(
 def move_to_device(model: DiffusionModel, chosen: MemorySettings) -> None:
     """Convert the denoiser to float8 where that is chosen, and move all networks to their device."""
     if chosen.weights == "float8":
+        if not model.owns_weights:
+            raise FewShotError(
+                f"weights is float8, and {model.ref.name} stays as ComfyUI loaded it: choose full, and "
+                "load it in 8 bits with the node that loads it"
+            )
         quantize_to_float8(model.denoiser)
-    for part in (model.autoencoder, *model.text_encoders):
+    for part in model.offloadable(reads_text=False):
         part.to(model.device)

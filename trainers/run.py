@@ -25,7 +25,7 @@ from ..models.contract import DiffusionModel
 from ..models.export import trained_base
 from ..models.offload import Offloaded
 from ..models.sampling import SamplingOptions
-from .auto.inputs import gather_auto_inputs, offloadable_parts
+from .auto.inputs import gather_auto_inputs
 from .auto.rules import resolve
 from .context import TrainingContext
 from .distributed import Processes
@@ -140,7 +140,7 @@ class _Job:
     context: TrainingContext
 
     def __post_init__(self) -> None:
-        parts = offloadable_parts(self.model, self.step.reads_text) if self.chosen.offload == "on" else []
+        parts = self.model.offloadable(self.step.reads_text) if self.chosen.offload == "on" else []
         self.offloaded = Offloaded(parts, self.model.device)
 
     def run(self, key: str, inputs: Mapping[str, Any]) -> TrainingResult:
@@ -235,6 +235,7 @@ class _Job:
             best_checkpoint=best_checkpoint,
             memory=self.step.memory,
             divergence=self.step.divergence,
+            differentiable=self.model.differentiable,
         )
 
     def preview(self, run: RunFolder, step: int) -> None:
@@ -245,7 +246,7 @@ class _Job:
         try:
             pixels = sample_pictures(
                 self.model, self.offloaded.on_device, [prompt], [PREVIEW_SEED],
-                SamplingOptions(side, side, PREVIEW_STEPS, PREVIEW_GUIDANCE, batch=1),
+                SamplingOptions(side, side, PREVIEW_STEPS, self.model.family.guidance or PREVIEW_GUIDANCE, batch=1),
             )  # fmt: skip
             picture = Image.fromarray((pixels[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
             picture.save(make_folder(run.samples) / f"step_{step:08d}.png")

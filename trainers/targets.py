@@ -47,6 +47,9 @@ def resolve_token(
     word = settings.word
     if word is None or word.token != AUTO_TOKEN:
         return settings, ()
+    if not model.text_encoders:
+        why = f"the text encoder of {model.family.title} learns no words, and its captions say what a picture shows"
+        return replace(settings, token="none"), (f"token = none ({why})",)
     names = [concept.identifier for concept in pictures.concepts]
     split = [name for name in names if model.count_tokens(name) != 1]
     learned = {} if start_from is None else start_from.embeddings

@@ -273,7 +273,7 @@ class _PriorSampler:
 
     def _prompts(self, noun: str, count: int) -> list[str]:
         """Prompts of the pictures 0 to `count`; the grid holds only words that the base's tokenizer knows."""
-        known = prior_prompts.one_token_words(self.model.tokenizers[0])
+        known = prior_prompts.one_token_words(self.model.count_tokens)
         chosen = self.settings.prompts
         prompts = prior_prompts.own(chosen, escaped(noun)) if chosen else map(escaped, prior_prompts.grid(noun, known))
         return prior_prompts.walk(list(dict.fromkeys(prompts)), self.settings.seed, count)

@@ -65,11 +65,11 @@ def seed_of(seed: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"prior/{seed}/{index}".encode()).digest()[:6], "big")
 
 
-def one_token_words(tokenizer) -> Callable[[str], bool]:
-    """Whether each word of a phrase is one token of `tokenizer`: words in pieces are rarely ones a model knows."""
+def one_token_words(count_tokens: Callable[[str], int]) -> Callable[[str], bool]:
+    """Whether each word of a phrase is one token by `count_tokens`: words in pieces are rarely ones a model knows."""
 
     def known(phrase: str) -> bool:
         words = re.findall(r"[a-z]+|-", phrase)
-        return len(tokenizer.tokenize(phrase)) <= len(words)
+        return count_tokens(phrase) <= len(words)
 
     return known

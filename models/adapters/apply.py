@@ -32,9 +32,11 @@ def applied(model: DiffusionModel, adapters: Sequence[tuple[Adapter, float]], be
 
     Differences are summed in float32 and rounded once to the weight's type; beside weights in 8 bits, whose steps are
     larger than what a LoRA changes, low-rank pairs are computed for themselves, and so are those that count at noisy
-    timesteps only. With `beside` all low-rank pairs are, so that no weight is in memory twice. Raises FewShotError when
-    an adapter is for another family or other sizes, or holds a form that is not supported.
+    timesteps only. With `beside` all low-rank pairs are, so that no weight is in memory twice; and beside weights that
+    are a host's. Raises FewShotError when an adapter is for another family or other sizes, or holds a form that is not
+    supported.
     """
+    beside = beside or not model.owns_weights
     changes = _changes(model, [one for one in adapters if not one[0].noisy_from])
     noisy = [(one, *found) for one in adapters if one[0].noisy_from for found in _noisy_changes(model, one)]
     before: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -46,7 +48,7 @@ def applied(model: DiffusionModel, adapters: Sequence[tuple[Adapter, float]], be
         with torch.inference_mode(False), torch.no_grad():
             for path, module, name, parts in changes:
                 original = getattr(module, name)
-                plain = isinstance(module, (nn.Linear, nn.Conv2d)) and all(_is_pair(factor) for factor, _ in parts)
+                plain = _has_pairs(module) and all(_is_pair(factor) for factor, _ in parts)
                 if original.dtype.itemsize == 1 or (beside and plain):
                     hooks.append(add_unmerged_pairs(module, parts))
                     continue
@@ -72,6 +74,11 @@ def checked_embeddings(
     Raises FewShotError when two adapters mean different things by one word, or a word is for encoders of other widths.
     """
     found = merged_embeddings(adapters)
+    if found and not model.text_encoders:
+        raise FewShotError(
+            f"the adapter teaches the word '{next(iter(found))}', and the text encoder of {model.ref.name} learns no "
+            "words: it was trained on another base model"
+        )
     for word, vectors in found.items():
         for encoder, names in zip(model.text_encoders, model.family.text_encoders, strict=True):
             width = encoder.config.hidden_size
@@ -140,6 +147,11 @@ def _changes(
             raise FewShotError(f"{path} has no {name}, which the LoRA changes: it is for another base model")
         for factor, _ in parts:
             check_fits(path, factor, parameter.shape)
+            if not _is_pair(factor) and not model.owns_weights:
+                raise FewShotError(
+                    f"{path} is ComfyUI's, beside which only a plain LoRA can be used, and this adapter holds another "
+                    "form there: put it on the MODEL with Load LoRA before Base from MODEL+CLIP+VAE"
+                )
             if parameter.dtype.itemsize == 1 and not _is_pair(factor):
                 raise FewShotError(
                     f"{path} is kept in 8 bits, beside which only a plain LoRA can be used, and this adapter holds "
@@ -147,6 +159,16 @@ def _changes(
                 )
         changes.append((path, module, name, parts))
     return changes
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer is a linear one, of whichever library."""
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
+def _has_pairs(module: nn.Module) -> bool:
+    """Whether low-rank pairs can be computed beside a layer."""
+    return isinstance(module, nn.Conv2d) or is_linear(module)
 
 
 def _is_pair(factor: Factor) -> bool:

@@ -1,7 +1,7 @@
 """Adapters as tensors by name, and as files that load everywhere.
 
-Written are kohya's names with an explicit alpha, in float16; read are kohya's (with diffusers' or CompVis' module
-names), diffusers', PEFT's and ComfyUI's own.
+Written are kohya's names, or ComfyUI's own for other families than Stable Diffusion, with an explicit alpha, in
+float16; read are kohya's (with diffusers' or CompVis' module names), diffusers', PEFT's and ComfyUI's own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from ...core.errors import FewShotError
 from ...core.files import check_finite, same, write_checked
 from ...core.values import BIAS, Adapter, Dense, Factor, Kept
 from ...core.weight_files import open_tensors
-from ..stable_diffusion.lora_names import flat_name, known_name
-from ..stable_diffusion.variants import Family, family_named
+from .families import family_named, is_known_name, name_in_file
 from .forms.endings import split_key
 from .forms.lora import ONLY, from_tensors
 from .forms.word_rows import TABLE
@@ -29,11 +28,10 @@ __all__ = ["from_tensors", "read_lora", "to_kohya", "write_lora"]
 
 
 def to_kohya(adapter: Adapter, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """The adapter's factors by kohya's names, contiguous, on the CPU. Also what LORA_MODEL carries."""
-    family = family_named(adapter.family)
+    """The adapter's factors by their names in files, contiguous, on the CPU. Also what LORA_MODEL carries."""
     tensors: dict[str, Tensor] = {}
     for path, factor in adapter.factors.items():
-        name = flat_name(path, family)
+        name = name_in_file(path, adapter.family)
         for suffix, tensor in _parts(factor).items():
             tensors[f"{name}.{suffix}"] = _stored(tensor, _type_of(path, suffix, tensor, dtype))
     return tensors
@@ -74,7 +72,6 @@ def write_lora(adapter: Adapter, path: Path) -> Path:
     A name once used is never written over. Raises FewShotError when the name is taken, the disk refuses, or the
     adapter holds what readers of kohya's files would not load.
     """
-    family = family_named(adapter.family)
     if not adapter.factors:
         raise FewShotError("the adapter changes no weights, so there is no LoRA to save")
     tensors = to_kohya(adapter)
@@ -85,7 +82,7 @@ def write_lora(adapter: Adapter, path: Path) -> Path:
     def check(draft: Path) -> None:
         with open_tensors(draft) as (written, _):
             same({key: written[key] for key in written}, tensors | bundle)
-            _check_names([key for key in written if key not in bundle], family)
+            _check_names([key for key in written if key not in bundle], adapter.family)
 
     return write_checked(path, tensors | bundle, metadata, check)
 
@@ -100,11 +97,12 @@ def _bundle(adapter: Adapter) -> dict[str, Tensor]:
     }
 
 
-def _check_names(keys: list[str], family: Family) -> None:
-    strange = [key for key in keys if not known_name(split_key(key)[0], family)]
+def _check_names(keys: list[str], family: str) -> None:
+    strange = [key for key in keys if not is_known_name(split_key(key)[0], family)]
     if strange:
         raise FewShotError(
-            f"{len(strange)} of {len(keys)} names would not load as a LoRA of {family.title} (first {strange[0]})"
+            f"{len(strange)} of {len(keys)} names would not load as a LoRA of {family_named(family).title} "
+            f"(first {strange[0]})"
         )
 
 

@@ -219,6 +219,11 @@ def _specs_by_path(model: DiffusionModel, sets: Mapping[str, Spec | tuple[int, f
         spec = LoraSpec(*spec) if isinstance(spec, tuple) else spec
         if name == EVERYTHING and not isinstance(spec, Full):
             raise FewShotError("all parameters of the denoiser can only be trained in full: choose another set or full")
+        if isinstance(spec, Full) and not model.owns_weights:
+            raise FewShotError(
+                f"the weights of {model.ref.name} are ComfyUI's and stay as they are, so they cannot be trained in "
+                "full: set tuning to low_rank"
+            )
         for path in paths_of_set(model, name):
             specs.setdefault(path, spec)
     return specs

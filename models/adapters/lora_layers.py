@@ -74,7 +74,7 @@ class LowRankLayer:
     """The update of one linear layer: scale * up(down(x)) beside what the layer itself gives (Hu et al. 2021, eq. 3).
 
     It hooks into the layer and asks nothing of its class but `in_features` and `out_features`, so that layers of any
-    library and of quantised weights have it. It computes in float32, or in autocast's type.
+    library and of quantised weights have it. It computes in the type of what the layer is given, or in autocast's.
     """
 
     def __init__(self, layer: nn.Module):
@@ -97,7 +97,8 @@ class LowRankLayer:
     def _beside(self, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not self.on:
             return output
-        more = functional.linear(functional.linear(given[0].to(self.down.dtype), self.down), self.up)
+        x = given[0]
+        more = functional.linear(functional.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
         if self.gate is not None:
             more = more * self.gate.rows(more)
         return (output + more * self.scale).to(output.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.values import Adapter, LowRank
 from ..public_names import DENOISER_RATE, IS_V2, TEXT_ENCODER_RATE
-from ..stable_diffusion.variants import FAMILIES, Family
+from .families import family_named
 from .forms.word_rows import without_words
 
 WORD = "fewshot.word"
@@ -36,7 +36,7 @@ _STATED = ("modelspec.resolution", "modelspec.description", "modelspec.author", 
 
 def lora_metadata(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -> dict[str, str]:
     """Everything that goes into a LoRA file's header; what the adapter says of its training wins."""
-    family = FAMILIES[adapter.family]
+    family = family_named(adapter.family)
     pairs = [factor for factor in without_words(adapter).values() if isinstance(factor, LowRank)]
     ranks, alphas = [pair.rank for pair in pairs], [pair.alpha for pair in pairs]
     metadata = {
@@ -56,7 +56,7 @@ def lora_metadata(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -
 
 def embedding_metadata(adapter: Adapter, title: str) -> dict[str, str]:
     """The header of an embedding file: what the adapter says of its training, and nothing of a LoRA's network."""
-    family = FAMILIES[adapter.family]
+    family = family_named(adapter.family)
     of_several = {SOURCES: adapter.metadata[SOURCES]} if SOURCES in adapter.metadata else {}
     facts = training_facts(adapter.metadata) | of_several
     return facts | _model_spec(adapter, family, title, family.architectures[1])
@@ -96,7 +96,7 @@ def _common(values: list) -> str:
     return f"{values[0]:g}" if len(set(values)) == 1 else "Dynamic"
 
 
-def _model_spec(adapter: Adapter, family: Family, title: str, architecture: str) -> dict[str, str]:
+def _model_spec(adapter: Adapter, family: Any, title: str, architecture: str) -> dict[str, str]:
     side = family.resolution
     spec = {
         "sai_model_spec": "1.0.1",

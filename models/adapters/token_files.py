@@ -15,7 +15,7 @@ from ...core.files import check_finite, same, write_checked
 from ...core.values import Adapter
 from ...core.weight_files import open_tensors, other_kind
 from ..stable_diffusion.adapter_family import family_of_embedding
-from ..stable_diffusion.variants import family_named
+from .families import family_named
 from .formats import write_lora
 from .forms.lora import ONLY, TRIGGER, vectors_of
 from .forms.word_rows import carried_words

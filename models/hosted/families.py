@@ -30,6 +30,9 @@ class HostedFamily:
         licence: what a person should know of it.
         distilled: parts of a file's name that say that the network draws in few steps, and a training spoils that.
         advice: what to do where it is distilled.
+        guidance: the scale of guidance that pictures are drawn with.
+        token_limit: tokens of a caption that the network learned from.
+        architecture: in the files' metadata.
     """
 
     name: str
@@ -40,13 +43,28 @@ class HostedFamily:
     size_multiple: int = 16
     shift: float | None = None
     rank: int = 16
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     licence: str = ""
     distilled: tuple[str, ...] = ()
     advice: str = ""
+    guidance: float | None = 4.0
+    token_limit: int = 512
+    architecture: str = ""
 
     text_encoders: tuple[Any, ...] = ()
     """No encoder of theirs is trained."""
+    embeddings: tuple[str, ...] = ()
+    is_v2 = False
+    implementation = "https://github.com/comfyanonymous/ComfyUI"
+
+    @property
+    def base_model_version(self) -> str:
+        return self.architecture or self.name
+
+    @property
+    def architectures(self) -> tuple[str, str]:
+        """ModelSpec's architecture of a LoRA and of an embedding."""
+        return f"{self.base_model_version}/lora", f"{self.base_model_version}/textual-inversion"
 
 
 def _joint(attention: str, feed_forward: str) -> Mapping[str, str]:
@@ -66,6 +84,8 @@ FAMILIES: Mapping[str, HostedFamily] = MappingProxyType(
                 _joint(r"layers\.\d+\.attention\.(qkv|out)", r"layers\.\d+\.feed_forward\.w[123]"),
                 shift=2.0,
                 rank=32,
+                learning_rate=1e-4,
+                architecture="z-image",
                 licence="Apache-2.0",
                 distilled=("turbo",),
                 advice="train Z-Image Base and use the LoRA on Turbo, or put Z-Image Turbo's training adapter before "
@@ -80,6 +100,8 @@ FAMILIES: Mapping[str, HostedFamily] = MappingProxyType(
                     r"double_blocks\.\d+\.(img|txt)_mlp\.[02]",
                 ),
                 rank=32,
+                learning_rate=1e-4,
+                architecture="flux-2",
                 licence="klein 4B is Apache-2.0; klein 9B and dev are for non-commercial use",
                 distilled=("klein-4b", "klein-9b", "klein_4b", "klein_9b"),
                 advice="train FLUX.2 klein base and use the LoRA on the distilled one, which training spoils",
@@ -88,6 +110,8 @@ FAMILIES: Mapping[str, HostedFamily] = MappingProxyType(
     }
 )
 
+GENERIC = "comfy_"
+"""the first part of the name of a family without an entry"""
 # Whatever else draws pictures: the linear layers of the blocks that the network repeats.
 _BLOCK = r"[\w.]*?\.\d+\.[\w.]*"
 GENERIC_GROUPS: Mapping[str, str] = MappingProxyType(
@@ -128,7 +152,10 @@ def family_of(config: Any) -> HostedFamily:
         raise FewShotError(
             f"this MODEL is a {kind}, which draws videos, sounds or shapes and no pictures: connect an image model"
         )
-    return HostedFamily(f"comfy_{kind.lower()}", kind, (kind,), GENERIC_GROUPS)
+    guided_by_number = bool(getattr(config, "unet_config", {}).get("guidance_embed"))  # and not by a second pass
+    return HostedFamily(
+        f"{GENERIC}{kind.lower()}", kind, (kind,), GENERIC_GROUPS, guidance=1.0 if guided_by_number else 4.0
+    )
 
 
 def what_it_lacks(family: HostedFamily) -> str:

@@ -26,6 +26,7 @@ def start(folder: Path, cpu: bool) -> None:
 
 def comfy() -> Any:
     """The package, with what is used of it."""
+    import comfy.lora  # pyright: ignore[reportMissingImports]
     import comfy.model_management  # pyright: ignore[reportMissingImports]
     import comfy.model_sampling  # pyright: ignore[reportMissingImports]
     import comfy.patcher_extension  # pyright: ignore[reportMissingImports]

@@ -17,9 +17,9 @@ from .host import comfy
 def plain_weights(network: nn.Module) -> Iterator[None]:
     """Weights that ComfyUI loaded under inference mode, through which no gradient passes, as views that let it.
 
-    The views lie on the same memory; at the end the old tensors are back.
+    The views lie on the same memory; at the end the old tensors are back, but of what ComfyUI moved meanwhile.
     """
-    before: list[tuple[dict[str, Any], str, Any]] = []
+    before: list[tuple[dict[str, Any], str, Any, Any]] = []
     try:
         with torch.inference_mode(False):
             for module in network.modules():
@@ -27,12 +27,13 @@ def plain_weights(network: nn.Module) -> Iterator[None]:
                 for held in both:
                     for name, tensor in held.items():
                         if tensor is not None and tensor.is_inference():
-                            before.append((held, name, tensor))
                             held[name] = _same_kind(tensor, plain(tensor))
+                            before.append((held, name, tensor, held[name]))
         yield
     finally:
-        for held, name, tensor in before:
-            held[name] = tensor
+        for held, name, tensor, view in before:
+            if held[name] is view and view.device == tensor.device:
+                held[name] = tensor
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -51,20 +52,30 @@ def _same_kind(old: Tensor, new: Tensor) -> Tensor:
 
 
 @contextmanager
-def differentiable() -> Iterator[None]:
+def differentiable(values: bool = True) -> Iterator[None]:
     """Around a forward pass through ComfyUI's networks and its backward pass; it cannot be nested.
 
     ComfyUI's fused kernels have no backward pass, and some blocks add in place to tensors that one needs: they are
-    copied first.
+    copied first. Without `values`, on the meta device, they may be what they are.
     """
     management = comfy().model_management
     before = getattr(management, "in_training", False)
     management.in_training = True
     try:
-        with torch.autograd.graph.allow_mutation_on_saved_tensors():
+        graph = torch.autograd.graph  # which knows tensors by their addresses, of which those without values have none
+        kept = graph.allow_mutation_on_saved_tensors() if values else graph.saved_tensors_hooks(_same, _itself)
+        with kept:
             yield
     finally:
         management.in_training = before
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor.detach()  # or a tensor that a function both made and kept would hold itself
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:

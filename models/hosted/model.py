@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ...core.errors import FewShotError
 from ...core.values import BaseModelRef
+from ..adapters.apply import is_linear
+from ..attention import AttentionLayer, RecordedAttention
 from ..conditioning import Conditioning, Embeddings, by_shape, rows_of
+from ..contract import ParameterCounts
+from ..memory.weightless import META
 from ..process import beside
+from ..public_names import HOSTED_ROOT as ROOT
+from . import words
 from .families import HostedFamily
+from .host import comfy
 from .in_place import checkpoint_blocks, differentiable
+from .memory import HostedCosts, counts, fused_attention, weightless_base
 from .parts import HostedParts
 from .process import process_of
 from .prompts import arguments, encode
 
-ROOT = "diffusion_model"
-"""the first word of an adapter's paths, as ComfyUI's LoRA files have it"""
+CHOOSE = "choose attention, feed_forward or attention_ff as parameter_set, and tuning low_rank"
+UNTRAINED = {
+    "cross_kv": "there are no keys and values of the prompt alone in the joint attention",
+    "text": "the text encoder is ComfyUI's, and is not trained. Switch text_encoder off. Of the layers",
+    "all": "the weights are ComfyUI's and stay as they are, so they cannot be trained in full. Of the layers",
+}
+"""why sets of layers cannot be trained"""
+NO_ATTENTION = "which attention of this model says where things are is not known yet: set local_weight to 0"
 
 
 class HostedModel:
@@ -33,7 +49,7 @@ class HostedModel:
 
     def __init__(self, ref: BaseModelRef, parts: HostedParts, family: HostedFamily, device: torch.device):
         self.ref, self.family, self.device = ref, family, device
-        self.patcher, self.clip, self.vae = parts.model, parts.clip, parts.vae
+        self.hosted, self.clip, self.vae = parts, parts.clip, parts.vae
         self.base = parts.model.model
         self.dtype: torch.dtype = self.base.get_dtype_inference()
         self.sampling = parts.model.get_model_object("model_sampling")
@@ -42,6 +58,8 @@ class HostedModel:
         self.before_predict: list[Callable[[Tensor], None]] = []
         self.embedding_folders: tuple[Any, ...] = ()
         self._checkpointed = ExitStack()
+        self.reading = device  # where encoded prompts lie: with their values, also where the network has none
+        self._encoded: dict[tuple[bool, str], Conditioning] = {}
 
     # ------------------------------------------------------------------------------------------------- networks
 
@@ -52,13 +70,25 @@ class HostedModel:
     def parts(self) -> dict[str, nn.Module]:
         return {ROOT: self.denoiser}
 
+    text_encoders = tokenizers = ()
+    owns_weights = False
+
+    def parameter_counts(self) -> ParameterCounts:
+        return counts(self.hosted)
+
+    def offloadable(self, reads_text: bool) -> list[nn.Module]:
+        return []
+
     def layers(self, group: str) -> Iterator[str]:
+        if group in UNTRAINED:
+            raise FewShotError(f"{UNTRAINED[group]} of {self.family.title}: {CHOOSE}")
         pattern = self.family.groups.get(group)
         if pattern is None:
             return
+        known = comfy().lora.model_lora_keys_unet(self.base, {})
         whole = re.compile(pattern)
         for path, module in self.denoiser.named_modules():
-            if hasattr(module, "in_features") and hasattr(module, "out_features") and whole.fullmatch(path):
+            if is_linear(module) and whole.fullmatch(path) and f"{ROOT}.{path}" in known:
                 yield f"{ROOT}.{path}"
 
     def input_name(self, path: str) -> str:
@@ -69,7 +99,7 @@ class HostedModel:
         self._checkpointed = checkpoint_blocks(self.denoiser) if on else ExitStack()
 
     def differentiable(self) -> AbstractContextManager[None]:
-        return differentiable()
+        return differentiable(values=self.device != META)
 
     def close(self) -> None:
         """Leave ComfyUI's objects as they were."""
@@ -118,15 +148,56 @@ class HostedModel:
     # ------------------------------------------------------------------------------------------------- prompts
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
-        return encode(self.clip, list(prompts), True, self.device)
+        return self._encode(prompts, True)
 
     def encode_weighted(self, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Conditioning:
-        return encode(self.clip, list(prompts), False, self.device)
+        return self._encode(prompts, False)
+
+    def _encode(self, prompts: Sequence[str], literally: bool) -> Conditioning:
+        """Each prompt once, however often it is asked for: to read one ComfyUI may have to move whole networks."""
+        for prompt in prompts:
+            if (literally, prompt) not in self._encoded:
+                self._encoded[literally, prompt] = encode(self.clip, [prompt], literally, self.reading)
+        return Conditioning.cat([self._encoded[literally, prompt] for prompt in prompts])
+
+    @property
+    def token_limit(self) -> int:
+        return self.family.token_limit + 2  # as if there were tokens that begin and end a prompt
+
+    def count_tokens(self, prompt: str, whole: bool = False) -> int:
+        found = words.count(words.tokenizer_of(self.clip), prompt)
+        return found if whole else min(found, self.family.token_limit)
+
+    def token_positions(self, prompt: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        return words.positions(words.tokenizer_of(self.clip), prompt, spans, self.family.token_limit)
+
+    # ------------------------------------------------------------------------------------------------- attention
+
+    def attention_layers(self, height: int, width: int) -> tuple[AttentionLayer, ...]:
+        raise FewShotError(NO_ATTENTION)
+
+    def record_attention(self, layers: Sequence[Any]) -> AbstractContextManager[RecordedAttention]:
+        raise FewShotError(NO_ATTENTION)
+
+    # ------------------------------------------------------------------------------------------------- memory
+
+    def autoencoder_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return self.vae.vae_dtype
+
+    def activation_costs(self) -> HostedCosts:
+        return HostedCosts(self.without_weights, self.vae, self.latent_shape)
+
+    def without_weights(self, dtype: torch.dtype) -> Self:
+        made = copy.copy(self)
+        made.base = weightless_base(self.base, dtype, self.dtype)
+        made.device, made.dtype, made.process = META, dtype, self.process.to(META)
+        made.learned_tokens, made.before_predict, made._checkpointed = {}, [], ExitStack()
+        return made
+
+    # ------------------------------------------------------------------------------------------------- prediction
 
     def size_conditioning(self, crops: Sequence[Any]) -> Tensor | None:
         return None
-
-    # ------------------------------------------------------------------------------------------------- prediction
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None) -> Tensor:
         return by_shape(self._of_one_shape, latents, t, conditioning, sizes)
@@ -134,7 +205,9 @@ class HostedModel:
     def _of_one_shape(self, latents: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None) -> Tensor:
         for listener in self.before_predict:
             listener(self.process.noise_level(t))
-        found = arguments(self.base, conditioning, latents)
+        found = arguments(self.base, conditioning, torch.zeros_like(latents, device=self.reading))
+        if self.device == META:
+            found = [(places, tree_map_only(Tensor, lambda t: t.to(META), about)) for places, about in found]
         if len(found) == 1:
             return self._call(latents, t, found[0][1])
         order = [place for places, _ in found for place in places]
@@ -143,11 +216,14 @@ class HostedModel:
 
     def _call(self, latents: Tensor, t: Tensor, about: Mapping[str, Any]) -> Tensor:
         """The network's own output: `apply_model` gives clean latents, from which it could only be got by division."""
+        if self.device.type == "cuda" and self.base.device != self.device:  # to read a prompt ComfyUI made room
+            comfy().model_management.load_models_gpu([self.hosted.model], force_full_load=True)
         x, sigma = self._scaled(latents, t)
         outputs: list[Tensor] = []
         handle = self.denoiser.register_forward_hook(partial(_keep, outputs))
+        options = {"optimized_attention_override": fused_attention} if self.device == META else {}
         try:
-            self.base.apply_model(x, sigma, transformer_options={}, **about)
+            self.base.apply_model(x, sigma, transformer_options=options, **about)
         finally:
             handle.remove()
         return outputs[0].to(torch.promote_types(outputs[0].dtype, torch.float32))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..adapters.full_weights import EVERYTHING, modules_with_weights
 from ..conditioning import Conditioning, Embeddings, by_shape
+from ..memory.costs import MeasuredCosts
 from ..public_names import DENOISER_ROOT
 from .adapter_family import reads_prompts
 from .attention_maps import Captured, Layer, captured, chosen_layers
@@ -22,7 +23,6 @@ from .encoding.prompts import content_tokens, denoise, encode_prompts, time_ids,
 from .encoding.weighted_prompts import encode_weighted
 from .files.load import autoencoder_dtype
 from .files.names import with_text_model
-from .memory import StableDiffusionCosts
 from .networks import Networks
 
 # Which linear layers a group has, as a regular expression on whole module paths. "cross_kv" are the projections of the
@@ -76,8 +76,8 @@ class StableDiffusion(Networks):
     def token_limit(self) -> int:
         return min(encoder.config.max_position_embeddings for encoder in self.text_encoders)
 
-    def count_tokens(self, prompt: str) -> int:
-        return content_tokens(self, prompt)
+    def count_tokens(self, prompt: str, whole: bool = False) -> int:
+        return content_tokens(self, prompt, whole=whole)
 
     def token_positions(self, prompt: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         return token_places(self, prompt, spans)
@@ -108,9 +108,8 @@ class StableDiffusion(Networks):
             return parent
         return "prompts" if reads_prompts(path) else path
 
-    def activation_costs(self) -> StableDiffusionCosts:
-        text = tuple(encoder.config for encoder in self.text_encoders)
-        return StableDiffusionCosts(self.unet.config, self.vae.config, text)
+    def activation_costs(self) -> MeasuredCosts:
+        return MeasuredCosts(self.without_weights, torch.float16 if self.dtype == torch.float16 else torch.bfloat16)
 
     def checkpointing(self, on: bool) -> None:
         (self.unet.enable_gradient_checkpointing if on else self.unet.disable_gradient_checkpointing)()

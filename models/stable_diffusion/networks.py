@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from ...core.values import BaseModelRef
+from ..contract import ParameterCounts
+from ..memory.weightless import META, autocast, weightless
 from ..process import DiffusionProcess
 from ..public_names import DENOISER_ROOT
 from .encoding.prompt_tokens import Tokens
+from .files.load import autoencoder_dtype
 from .variants import Family
 
 
@@ -59,8 +63,34 @@ class Networks:
         return self.unet
 
     @property
-    def autoencoder(self) -> Any:
-        return self.vae
+    def owns_weights(self) -> bool:
+        return True
+
+    def parameter_counts(self) -> ParameterCounts:
+        def count(*networks: torch.nn.Module) -> int:
+            return sum(p.numel() for network in networks for p in network.parameters())
+
+        return ParameterCounts(count(self.unet), count(self.vae), count(*self.text_encoders))
+
+    def offloadable(self, reads_text: bool) -> list[torch.nn.Module]:
+        return [self.vae, *(() if reads_text else self.text_encoders)]
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        on_meta = self.device.type == "meta"  # for which torch has no autocast, as `predict` uses elsewhere
+        return autocast(self.dtype) if on_meta else nullcontext()
+
+    def without_weights(self, dtype: torch.dtype) -> Self:
+        vae = weightless(self.vae).to(autoencoder_dtype(self.vae.config, dtype))
+        text = tuple(weightless(encoder).to(dtype) for encoder in self.text_encoders)
+        own = dict(learned_tokens={}, before_predict=[], tokens=Tokens(), dtype=dtype, device=META)
+        return replace(
+            self,
+            unet=weightless(self.unet).to(dtype),
+            vae=vae,
+            text_encoders=text,
+            process=self.process.to(META),
+            **own,
+        )
 
     def parts(self) -> dict[str, torch.nn.Module]:
         encoders = zip(self.family.text_encoders, self.text_encoders, strict=True)

@@ -58,6 +58,8 @@ class Family:
     """what kohya's metadata calls v2"""
     epsilon_resolution: int | None = None
     """the resolution of those members that predict noise, where it is another"""
+    guidance: float | None = None
+    learning_rate: float | None = None
     downscale: int = 8
     """pixels a latent cell of the stock autoencoder; a loaded model's own value is `Networks.downscale`"""
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.progress import NullProgress
 from comfyui_fewshot.core.randomness import Randomness
-from comfyui_fewshot.tests.models.stable_diffusion.test_memory import Held
+from comfyui_fewshot.models.memory.peak import peak_bytes
 from comfyui_fewshot.trainers import loop as loops
 from comfyui_fewshot.trainers.auto.fit import EMA_TEMPORARY, trained_bytes
 from comfyui_fewshot.trainers.context import TrainingContext
@@ -112,11 +112,10 @@ def test_a_trained_number_takes_what_is_counted(tmp_path, unwatched, kind, more)
         def save(self, state):
             pass
 
-    with Held(x) as held:
-        journal, context = Journal(tmp_path / "log.jsonl"), TrainingContext(tmp_path, "cpu")
-        train(Sum(), {"unet.x": x}, plan, Nowhere(tmp_path, "k"), journal, context)
+    journal, context = Journal(tmp_path / "log.jsonl"), TrainingContext(tmp_path, "cpu")
+    most = peak_bytes(lambda: train(Sum(), {"unet.x": x}, plan, Nowhere(tmp_path, "k"), journal, context), [x])
     assert seen == [4, 8] and EMA_TEMPORARY.get(kind, 0) == more
-    assert held.most == pytest.approx(trained_bytes(count, kind) - x.nbytes + more * count, rel=0.01)
+    assert most == pytest.approx(trained_bytes(count, kind) - x.nbytes + more * count, rel=0.01)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 9])

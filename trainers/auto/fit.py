@@ -29,7 +29,6 @@ class BatchSplit:
         why: one line for the log.
         offload: frozen encoders are moved to the host during steps.
         float8: the frozen denoiser is stored in 8 bits.
-        bytes: estimated activations of the passes.
         fits: false where even the last resort does not fit, in a step or in another phase.
     """
 
@@ -38,7 +37,6 @@ class BatchSplit:
     why: str
     offload: bool = False
     float8: bool = False
-    bytes: float = 0.0
     fits: bool = True
 
 
@@ -94,7 +92,7 @@ def split_batch(
     which costs a second forward pass; last float8 for frozen weights, which changes the result a little.
 
     Args:
-        image: activations of one image.
+        image: activations of one image; not looked at where free memory is not known.
         peak_elsewhere: the most bytes that another phase needs beyond the weights of all networks, by `micro_batch`
             and by whether encoders are offloaded in a step.
     """
@@ -104,7 +102,7 @@ def split_batch(
         checkpointing = options.checkpointing == "on"
         why = "free memory is not known here, so nothing is split unasked"
         offload, float8 = options.offload == "on", options.weights == "float8"
-        return BatchSplit(together, checkpointing, why, offload, float8, image.together(together, checkpointing))
+        return BatchSplit(together, checkpointing, why, offload, float8)
     tried = []
     for checkpointing, offload, float8 in options.ways():
         room = max(0.0, free_bytes - HEADROOM + float8 * options.float8_saves)
@@ -115,8 +113,7 @@ def split_batch(
         why = f"{free_bytes / 1e9:.1f} GB are free, a picture takes about {each / 1e9:.2f} GB"
         fits = (fixed or 1) * each <= left
         fits = fits and (peak_elsewhere is None or peak_elsewhere(fitting, offload) <= room)
-        passes = image.together(fitting, checkpointing)
-        tried.append(BatchSplit(fitting, checkpointing, why, offload, float8, passes, fits))
+        tried.append(BatchSplit(fitting, checkpointing, why, offload, float8, fits))
         if fits:
             break
     return tried[-1]

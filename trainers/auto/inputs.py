@@ -43,6 +43,8 @@ class AutoInputs:
         samples_images: images are sampled during training.
         embedding_rms: of the vocabulary's vectors; None where only their shape was read.
         all_masked: every reference can count in the attention loss, and the denoiser has such attention.
+        owns_weights: frozen weights may be converted.
+        family_rate: the learning rate that is usual for the family; None where the denoiser's size says it.
     """
 
     references: int
@@ -66,6 +68,8 @@ class AutoInputs:
     samples_images: bool = True
     embedding_rms: float | None = 0.0
     all_masked: bool = False
+    owns_weights: bool = True
+    family_rate: float | None = None
 
 
 def gather_auto_inputs(
@@ -80,12 +84,14 @@ def gather_auto_inputs(
         FewShotError: settings of what is trained contradict each other.
     """
     settings.check()
-    offloadable = offloadable_parts(model, settings.reads_text)
+    offloadable = model.offloadable(settings.reads_text)
     return AutoInputs(
         references=len({s.image.key for s in pictures.references if not s.others and not s.pasted}),
         concepts=len({sample.concept for sample in pictures.references}),
         priors=len(pictures.priors),
         parameters=sum(p.numel() for p in model.denoiser.parameters()),
+        owns_weights=model.owns_weights,
+        family_rate=model.family.learning_rate,
         costs=model.activation_costs(),
         vae_scale_factor=model.downscale,
         native_resolution=model.native_resolution,
@@ -93,7 +99,7 @@ def gather_auto_inputs(
         is_half=model.dtype != torch.float32,
         free_bytes=free_with_all(model),
         size_multiple=model.size_multiple,
-        vae_itemsize=model.autoencoder.dtype.itemsize,
+        vae_itemsize=model.autoencoder_dtype(model.dtype).itemsize,
         trainable_parameters=trainable_parameters(model, settings, token_specs(settings, pictures)),
         denoiser_bytes=weight_bytes(model.denoiser),
         offloadable_bytes=sum(map(weight_bytes, offloadable)),
@@ -121,8 +127,12 @@ def free_with_all(model: DiffusionModel) -> int | None:
     free = free_memory(model.device)
     if free is None:
         return None
-    away = (part for part in (model.autoencoder, *model.text_encoders) if part.device.type != model.device.type)
+    away = [part for part in model.offloadable(reads_text=False) if _device_of(part).type != model.device.type]
     return free - sum(map(weight_bytes, away))
+
+
+def _device_of(network: torch.nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def text_bytes_in_step(model: DiffusionModel, settings: TrainingSettings) -> float:
@@ -158,8 +168,3 @@ def trainable_parameters(model: DiffusionModel, settings: TrainingSettings, word
 def weight_bytes(network: torch.nn.Module) -> int:
     """Bytes of the parameters of a network."""
     return sum(p.numel() * p.element_size() for p in network.parameters())
-
-
-def offloadable_parts(model: DiffusionModel, reads_text: bool) -> list[torch.nn.Module]:
-    """The networks that a training step does not need once images and prompts are encoded."""
-    return [model.autoencoder, *(() if reads_text else model.text_encoders)]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from ...core.errors import FewShotError
+from ...models.contract import ActivationMemory
 from ..relation.settings import RelationSettings
 from ..settings.training import AdapterSettings, DenoisingSettings, LearnedToken, TrainingSettings
 from ..subject.settings import SubjectSettings
@@ -37,6 +38,7 @@ MOST_PICTURES = 4  # the largest automatic batch: it averages over a step's nois
 STEPS_PER_REFERENCE = 120
 FEWEST_STEPS, MOST_STEPS = 400, 1500
 LOCAL_WEIGHT = 0.05
+ALLOCATOR = 1.1  # what a step takes beyond its tensors: their allocator's rounding and gaps, and kernels' workspaces
 FLOAT8_SAVES = 0.48  # share of a half-precision denoiser that 8 bits save: all but norms, biases and scales
 
 
@@ -87,7 +89,7 @@ def _resolution(chosen: TrainingSettings, inputs: AutoInputs) -> AutoChoice:
 def _learning_rate(chosen: AdapterSettings, inputs: AutoInputs) -> AutoChoice:
     if chosen.optimizer == "prodigy":
         return AutoChoice(1.0, "a factor: Prodigy finds the step size")
-    rate, why = learning_rate(inputs.parameters), _rate_reason(inputs)
+    rate, why = _usual_rate(inputs)
     if chosen.rate_share != 1:
         rate, why = _rounded(rate * chosen.rate_share), f"{why}; {chosen.rate_share:g} of that with this method"
     if not chosen.in_full:
@@ -97,11 +99,13 @@ def _learning_rate(chosen: AdapterSettings, inputs: AutoInputs) -> AutoChoice:
 
 
 def _high_noise_rate(chosen: RelationSettings, inputs: AutoInputs) -> AutoChoice | None:
-    return AutoChoice(learning_rate(inputs.parameters), _rate_reason(inputs)) if chosen.high_noise_rank else None
+    return AutoChoice(*_usual_rate(inputs)) if chosen.high_noise_rank else None
 
 
-def _rate_reason(inputs: AutoInputs) -> str:
-    return f"{inputs.parameters / 1e6:.0f} M parameters; {RATE_RULE}"
+def _usual_rate(inputs: AutoInputs) -> tuple[float, str]:
+    if inputs.family_rate is not None:
+        return inputs.family_rate, "what is usual for this family"
+    return learning_rate(inputs.parameters), f"{inputs.parameters / 1e6:.0f} M parameters; {RATE_RULE}"
 
 
 def _alpha(chosen: AdapterSettings, inputs: AutoInputs) -> AutoChoice:
@@ -215,24 +219,21 @@ def _split(settings: T, inputs: AutoInputs) -> tuple[T, str]:
         f"{offload}, weights {weights} ({plan.why})"
     )
     if not plan.fits:
-        line += (
-            "; by formula that is too much for this device: lower resolution or rank, or train attention alone "
-            "(parameter_set)"
-        )
+        line += "; that is too much for this device: lower resolution or rank, or train attention alone (parameter_set)"
     chosen = replace(settings, micro_batch=plan.micro_batch, gradient_checkpointing=checkpointing)
     return replace(chosen, offload=offload, weights=weights), line
 
 
 def split_of(settings: TrainingSettings, inputs: AutoInputs) -> BatchSplit:
     """How a step of these settings fits into `inputs.free_bytes`; batch_size and resolution are chosen already."""
-    phases = phase_memory(settings, inputs)
     trained = trained_bytes(inputs.trainable_parameters, settings.optimizer_name)
-    image = inputs.costs.training(settings.resolution, inputs.is_half, adapted_parts(settings))
+    is_known = inputs.free_bytes is not None
+    phases = phase_memory(settings, inputs) if is_known else PhaseMemory()
     options = MemoryOptions(
         settings.gradient_checkpointing,
         settings.micro_batch,
         settings.offload,
-        "full" if _in_full(settings) else settings.weights,
+        "full" if _in_full(settings) or not inputs.owns_weights else settings.weights,
         inputs.offloadable_bytes,
         inputs.denoiser_bytes * FLOAT8_SAVES if inputs.is_half else 0.0,
     )
@@ -242,11 +243,20 @@ def split_of(settings: TrainingSettings, inputs: AutoInputs) -> BatchSplit:
 
     return split_batch(
         settings.rows(inputs.priors),
-        image.beside(inputs.text_activation_bytes, autocast_bytes(inputs.trainable_parameters, inputs.is_half)),
+        step_memory(settings, inputs) if is_known else ActivationMemory(0.0, 0.0),
         None if inputs.free_bytes is None else int(inputs.free_bytes - trained),
         options,
         peak_elsewhere,
     )
+
+
+def step_memory(settings: TrainingSettings, inputs: AutoInputs) -> ActivationMemory:
+    """What a pass of a training step takes for one picture; the resolution is chosen already."""
+    image = inputs.costs.training(settings.resolution, inputs.is_half, adapted_parts(settings))
+    copies = autocast_bytes(inputs.trainable_parameters, inputs.is_half)
+    text = inputs.text_activation_bytes
+    image = ActivationMemory(ALLOCATOR * image.stored, ALLOCATOR * image.checkpointed, ALLOCATOR * image.once)
+    return image.beside(text, copies)
 
 
 def phase_memory(settings: TrainingSettings, inputs: AutoInputs) -> PhaseMemory:

@@ -42,7 +42,7 @@ class Checker:
         """Whether each word of a phrase is one to the CLIP that reads the prompts."""
         clip = self.embedders.clip
         assert isinstance(clip, Clip)
-        return one_token_words(clip.tokenizer)
+        return one_token_words(lambda text: len(clip.tokenizer.tokenize(text)))
 
     def check(
         self,

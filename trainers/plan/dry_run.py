@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -15,15 +14,16 @@ from ...core.progress import Progress
 from ...core.text.words import find_any
 from ...core.values import Adapter, BaseModelRef, Sample, TrainingSet
 from ...models.adapters.learned_tokens import TokenSpec
-from ...models.contract import DiffusionModel
+from ...models.contract import DiffusionModel, ParameterCounts
 from ...models.offload import Offloaded
 from ...models.open import compute_dtype
 from ..auto.fit import CONTEXT, free_memory, trained_bytes
-from ..auto.inputs import AutoInputs, gather_auto_inputs, offloadable_parts
+from ..auto.inputs import AutoInputs, gather_auto_inputs
 from ..auto.rules import resolve, split_of
 from ..context import TrainingContext
 from ..data.caption_check import with_identifiers
 from ..data.sampling_weights import drawing_weights
+from ..loop import differentiable_passes
 from ..open import move_to_device, opened
 from ..optim.optimizers import make_optimizer
 from ..run import rates_of
@@ -32,7 +32,7 @@ from ..subject.method import SubjectTraining
 from ..subject.settings import SubjectSettings
 from ..targets import resolve_token, token_specs
 from ..validation.image_metrics import STEPS, validation_interval
-from .forecast import CARDS, CardFit, ParameterCounts, Phases, host_memory, on_card, on_device, phases
+from .forecast import CARDS, CardFit, Phases, host_memory, on_card, on_device, phases
 
 TIMED = 5
 FEW = 4  # images of each kind that steps are timed with
@@ -113,7 +113,7 @@ def plan_training(
     with torch.inference_mode(False), torch.enable_grad():
         where = device if timed else torch.device("meta")
         with opened(base, where, progress, context.tokenizer_folder) as model:
-            weights = _parameter_counts(model)
+            weights = model.parameter_counts()
             validator_bytes = validator.resident if validator is not None and validates else None
             settled, first = resolve_token(settings, model, pictures, start_from)
             inputs = _auto_inputs(model, pictures, settled, device, weights, validator_bytes)
@@ -169,13 +169,6 @@ def _auto_inputs(
     return on_device(inputs, weights, dtype.itemsize, vae_dtype.itemsize, settings.reads_text, free_memory(device))
 
 
-def _parameter_counts(model: DiffusionModel) -> ParameterCounts:
-    def count(*parts: torch.nn.Module) -> int:
-        return sum(p.numel() for part in parts for p in part.parameters())
-
-    return ParameterCounts(count(model.denoiser), count(model.autoencoder), count(*model.text_encoders))
-
-
 def _planned_references(
     model: DiffusionModel, pictures: TrainingSet, chosen: SubjectSettings, progress: Progress
 ) -> tuple[PlannedReference, ...]:
@@ -186,17 +179,17 @@ def _planned_references(
     for sample, weight in zip(pictures.references, weights, strict=True):
         progress.check()
         scale = max(side / sample.image.width, side / sample.image.height)
-        tokens = _tokens(model.tokenizers[0], sample.caption, words)
+        tokens = _tokens(model, sample.caption, words)
         rows.append(PlannedReference(sample, scale, tokens, drawn * weight))
     return tuple(rows)
 
 
-def _tokens(tokenizer: Any, caption: str, words: Sequence[TokenSpec]) -> int:
+def _tokens(model: DiffusionModel, caption: str, words: Sequence[TokenSpec]) -> int:
     """How many tokens a caption has; a learned word has as many as it has vectors."""
-    count = len(tokenizer(caption, add_special_tokens=False).input_ids)
+    count = model.count_tokens(caption, whole=True)
     vectors = {spec.word: spec.vectors for spec in words}
     for found, word in find_any(vectors, caption):
-        count += vectors[word] - len(tokenizer(found.group(), add_special_tokens=False).input_ids)
+        count += vectors[word] - model.count_tokens(found.group())
     return count
 
 
@@ -237,7 +230,7 @@ def time_steps(
     move_to_device(model, chosen)
     step, injected = SubjectTraining().prepare(model, subset, chosen, start_from, progress)
     cuda = model.device.type == "cuda"
-    offloaded = offloadable_parts(model, step.reads_text) if chosen.offload == "on" else []
+    offloaded = model.offloadable(step.reads_text) if chosen.offload == "on" else []
     Offloaded(offloaded, model.device).offload()
     try:
         if chosen.gradient_checkpointing == "on":
@@ -252,7 +245,7 @@ def time_steps(
             progress.check()
             progress.report(number, count + 1, f"timing step {number} of {count}" if number else "warming up")
             begun = time.perf_counter()
-            for terms in step.passes(number, list):
+            for terms in differentiable_passes(step.passes(number, list), model.differentiable):
                 sum(step.weights[name] * value for name, value in terms.items()).backward()  # type: ignore[union-attr]
             optimizer.step()
             for parameter in injected.parameters.values():

@@ -1,7 +1,7 @@
-"""Estimate the memory of a training by formula: on the GPU and on the host, for this device and for cards of any size.
+"""Estimate the memory of a training: on the GPU and on the host, for this device and for cards of any size.
 
-GPU memory is the peak over the phases. Formulas are good to about a quarter; values that were not measured are shown as
-estimated.
+GPU memory is the peak over the phases, each of weights, what is trained, and what passes through networks without
+weights were seen to hold. Kernels' workspaces and rounding are not in it, so values are shown as estimated.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ...models.contract import ParameterCounts
 from ..auto.fit import CONTEXT, HEADROOM, BatchSplit, sampling_batch, trained_bytes
 from ..auto.inputs import AutoInputs
-from ..auto.rules import FLOAT8_SAVES, phase_memory, split_of
+from ..auto.rules import FLOAT8_SAVES, phase_memory, split_of, step_memory
 from ..settings.training import TrainingSettings
 
 LIBRARIES = 2_000_000_000  # bytes of host memory that Python, torch and what they load take
@@ -22,15 +23,6 @@ LOADING, ENCODING, STEP, SAMPLING, DECODING, SCORING = (
     "loading the base", "encoding the pictures", "the training step", "drawing pictures", "decoding drawn pictures",
     "validating drawn pictures",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Parameters of the frozen networks."""
-
-    denoiser: int
-    autoencoder: int
-    text: int
 
 
 @dataclass(frozen=True)
@@ -123,6 +115,7 @@ def phases(
     and on the host in a step and while validators score, if they are offloaded; only the autoencoder stays to decode.
     """
     itemsize, memory = 2 if inputs.is_half else 4, phase_memory(settings, inputs)
+    passes = step_memory(settings, inputs).together(split.micro_batch, split.checkpointing)
     denoiser = itemsize * weights.denoiser * (1 - FLOAT8_SAVES if split.float8 else 1)
     vae, text = inputs.vae_itemsize * weights.autoencoder, itemsize * weights.text
     everything = denoiser + vae + text
@@ -135,7 +128,7 @@ def phases(
     demands = {
         LOADING: MemoryDemand(CONTEXT, itemsize * weights.denoiser, 0, 0),
         ENCODING: MemoryDemand(CONTEXT, everything, bare, memory.encoding),
-        STEP: MemoryDemand(CONTEXT, offloaded, trained, max(split.bytes, memory.optimizer)),  # a pass, then the update
+        STEP: MemoryDemand(CONTEXT, offloaded, trained, max(passes, memory.optimizer)),  # a pass, then the update
     }
     if not inputs.samples_images:
         return demands

@@ -159,7 +159,7 @@ class Validation:
     ):
         self.model, self.settings, self.progress, self.folder = model, settings, context.progress, context.folder
         self.on_device = on_device
-        known = one_token_words(model.tokenizers[0])
+        known = one_token_words(model.count_tokens)
         rows = held_out_prompts(pictures, settings.validation_pictures, known, settings.validation_prompts)
         self.prompts = tuple(prompt for prompt, _ in rows)
         self.concepts = tuple(concept for _, concept in rows)
@@ -211,7 +211,13 @@ class Validation:
             self.on_device,
             [prompt.text for prompt in self.prompts],
             self.seeds,
-            SamplingOptions(self.settings.resolution, self.settings.resolution, STEPS, GUIDANCE, batch=batch),
+            SamplingOptions(
+                self.settings.resolution,
+                self.settings.resolution,
+                STEPS,
+                self.model.family.guidance or GUIDANCE,
+                batch=batch,
+            ),
             CancelOnly(self.progress),
         )
         if not drawn.isfinite().all():
@@ -259,7 +265,7 @@ def sample_pictures(
     """
     with on_device():
         latents = sample_latents(model, prompts, seeds, options, progress)
-    with on_device(model.autoencoder), torch.no_grad():
+    with on_device(*model.offloadable(reads_text=True)), torch.no_grad():
         return torch.cat([model.decode(chunk).cpu() for chunk in latents.split(options.batch)])
 
 

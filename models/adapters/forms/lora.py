@@ -15,9 +15,11 @@ from torch import Tensor
 from ....core.errors import FewShotError
 from ....core.values import Adapter, Factor
 from ....core.weight_files import LORA, other_kind
+from ...public_names import HOSTED_ROOT
 from ...stable_diffusion.adapter_family import checked_family, stated_family, unused_part
 from ...stable_diffusion.lora_names import other_model, path_of
-from ...stable_diffusion.variants import family_named
+from ...stable_diffusion.variants import FAMILIES
+from ..families import family_named, hosted_family
 from .complete import is_rest
 from .endings import is_leftover, peft_adapter, refused_form, split_key
 from .read import factor_of
@@ -73,8 +75,18 @@ def from_tensors(
     if not found.groups and not found.words:
         raise FewShotError(f"it holds no layer, only {_listed(found.leftovers)}: the file is damaged; get it again")
     factors = {path: factor_of(path, parts) for path, parts in found.groups.items()}
-    name = family or checked_family(metadata, factors, tensors, base_family)
-    only = family_named(name).embeddings[0]  # what a file of one encoder leaves unsaid
+    own = [path for path in factors if _own_path(path)]
+    if own and len(own) < len(factors):
+        raise FewShotError(f"it holds layers of two models (first {own[0]}): save one LoRA alone")
+    if own:
+        name = family or hosted_family(metadata, own, base_family)
+    else:
+        name = family or checked_family(metadata, factors, tensors, base_family)
+    if bool(own) == (name in FAMILIES):
+        raise FewShotError(
+            f"its layers (first {next(iter(factors))}) are none of {family_named(name).title}: {_CHOOSE}"
+        )
+    only = next(iter(family_named(name).embeddings), ONLY)  # what a file of one encoder leaves unsaid
     if family and (stated := stated_family(metadata) or family) != family:
         notes.append(f"the file says that it is for {family_named(stated).title}, and {family} is chosen")
     _leave_out(factors, name, found.leftovers)
@@ -99,12 +111,17 @@ def _sort(tensors: Mapping[str, Tensor]) -> _Sorted:
             found.refused[key] = form
         else:
             name, ending = split_key(key)
-            path = path_of(name) if ending else None
+            path = (path_of(name) or _own_path(name)) if ending else None
             if path is not None:
                 _put(found.groups.setdefault(path, {}), ending, tensor, key)
             else:
                 (found.leftovers if is_leftover(key) else found.strangers).append(key)
     return found
+
+
+def _own_path(name: str) -> str | None:
+    """An adapter's path for ComfyUI's own name of a layer."""
+    return name if name.startswith(f"{HOSTED_ROOT}.") else None
 
 
 def vectors_of(name: str, tensor: Tensor) -> Tensor:
@@ -181,7 +198,7 @@ def _listed(names: list[str]) -> str:
 
 def _leave_out(factors: dict[str, Factor], family: str, leftovers: list[str]) -> None:
     """Leave out what no picture of the family depends on, and what its base models have not."""
-    for path in [path for path in factors if unused_part(path, family)]:
+    for path in [path for path in factors if family in FAMILIES and unused_part(path, family)]:
         leftovers.append(path)
         del factors[path]
 

@@ -7,7 +7,7 @@ encoder's length: what does not fit is left out, with a warning that names it. `
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,12 +26,15 @@ PROMPTS_AT_ONCE = 32
 # --------------------------------------------------------------------------------------------------- counting tokens
 
 
-def content_tokens(model: Networks, prompt: str, embeddings: Embeddings | None = None) -> int:
+def content_tokens(model: Networks, prompt: str, embeddings: Embeddings | None = None, whole: bool = False) -> int:
     """How many tokens of `prompt` fit in the window, its first and last token not counted: they stand from 1 on.
+
+    Of the `whole` prompt those that do not fit are counted too.
 
     Raises FewShotError when the family's two encoders cut the prompt into different numbers of tokens.
     """
-    return min(_count(model, prompt, known_words(model, embeddings)), _room(model))
+    count = _count(model, prompt, known_words(model, embeddings))
+    return count if whole else min(count, _room(model))
 
 
 def token_places(
@@ -206,7 +209,8 @@ def denoise(
             time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32)
         ids = time_ids.to(latents.device).expand(len(latents), 6)
         added = {"text_embeds": conditioning["pooled"].to(dtype), "time_ids": ids}
-    with torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32):
+    kind = latents.device.type
+    with nullcontext() if dtype == torch.float32 or kind == "meta" else torch.autocast(kind, dtype):
         return model.unet(
             latents.to(dtype),
             timesteps,

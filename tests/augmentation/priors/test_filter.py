@@ -143,7 +143,7 @@ def drawn(monkeypatch, tmp_path):
     state = SimpleNamespace(drawn=0, opened=0, draw=lambda number: picture_for((255, 40 * number % 256, 0)))
 
     class Opened:
-        native_resolution, device, tokenizers = 64, torch.device("cpu"), (None,)
+        native_resolution, device, count_tokens = 64, torch.device("cpu"), len
 
         def __enter__(self):
             state.opened += 1
@@ -162,7 +162,7 @@ def drawn(monkeypatch, tmp_path):
 
     monkeypatch.setattr(generate, "open_base", lambda *args, **how: Opened())
     monkeypatch.setattr(generate, "sample", sample)
-    monkeypatch.setattr(generate.prior_prompts, "one_token_words", lambda tokenizer: lambda phrase: True)
+    monkeypatch.setattr(generate.prior_prompts, "one_token_words", lambda count: lambda phrase: True)
     base = BaseModelRef("sd1", tmp_path, "key")
 
     def run(count, filters=None, **how):

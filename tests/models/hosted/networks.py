@@ -44,8 +44,9 @@ NETWORKS = {
             axes_dim=[8, 8, 8, 8], theta=2000, patch_size=1, qkv_bias=False, guidance_embed=False,
             global_modulation=True, mlp_silu_act=True, txt_ids_dims=[3], ops_bias=False, default_ref_method="index",
             ref_index_scale=10.0, yak_mlp=False, txt_norm=False,
-        ),
-        40,
+        )
+        | dict(context_in_dim=48),
+        48,
         8 + 2 * 2,
     ),
     "comfy_lumina2": Network(

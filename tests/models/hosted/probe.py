@@ -127,7 +127,7 @@ def gradients_report(name: str) -> dict[str, Any]:
 
     made = model_of(name, torch.float64)
     ref = BaseModelRef(name, HostedParts(made, None, None), name)  # type: ignore[arg-type]
-    with opened(ref, ref.location, CPU) as model:  # type: ignore[arg-type]
+    with opened(ref, CPU) as model:
         one = Measured(name, model, torch.float64)
         whole = one.gradients()
         model.checkpointing(True)
@@ -161,7 +161,7 @@ def left_as_it_was(name: str) -> bool:
     objects = {key: id(tensor) for key, tensor in network.named_parameters()}
     ref = BaseModelRef(name, HostedParts(made, None, None), name)  # type: ignore[arg-type]
     try:
-        with opened(ref, ref.location, CPU) as model:  # type: ignore[arg-type]
+        with opened(ref, CPU) as model:
             model.checkpointing(True)
             one = Measured(name, model, torch.float32)
             one.gradients()
@@ -217,7 +217,7 @@ def sampled(name: str) -> tuple[float, bool]:
         [[row["cross_attn"], {key: row[key] for key, _ in row.blocks[0].shape if key != "cross_attn"}]]
         for row in (rows.take([i]) for i in (1, 0))
     ]
-    with opened(ref, ref.location, CPU) as model:  # type: ignore[arg-type]
+    with opened(ref, CPU) as model:
         model.encode_weighted = lambda prompts, _=None: rows.take([int(prompt) for prompt in prompts])
         shape = (1, *model.latent_shape(side, side))
         ours = sample_latents(model, ["1"], [seed], SamplingOptions(side, side, steps, guidance, "0", batch=1))
@@ -230,7 +230,7 @@ def sampled(name: str) -> tuple[float, bool]:
             return made.model.process_latent_in(found)
 
     before = theirs()
-    with opened(ref, ref.location, CPU) as model:  # type: ignore[arg-type]
+    with opened(ref, CPU) as model:
         trained = Measured(name, model, torch.float32)
         trained.gradients()
         trained.remove()
@@ -268,7 +268,7 @@ def pocket_report(folder: Path) -> dict[str, float]:
         weighted(own)
         found = {"diffusers": measured(model, {name: own[path] for name, path in paths.items()})}
         times_there = model.process.sampling_times(10, (64, 64))
-    with opened(BaseModelRef("sd1", made, "pocket"), made, CPU) as model:  # type: ignore[arg-type]
+    with opened(BaseModelRef("sd1", made, "pocket"), made, CPU) as model:
         names = comfy_names(made.model.model)
         hosted = wrap(model, (f"{ROOT}.{names[name]}" for name in paths))
         weighted({paths[name]: hosted[f"{ROOT}.{names[name]}"] for name in paths})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.core.randomness import seed_of
 from comfyui_fewshot.core.values import BaseModelRef
 from comfyui_fewshot.models.conditioning import Conditioning, by_shape
+from comfyui_fewshot.models.contract import DiffusionModel, ParameterCounts
 from comfyui_fewshot.models.rectified_flow import RectifiedFlow
 
 WIDTH = 24
@@ -57,6 +58,7 @@ class Named:
         return self.name
 
     text_encoders = ()
+    guidance = learning_rate = None
 
 
 class ComfyModel:
@@ -65,6 +67,8 @@ class ComfyModel:
     denoiser: Any
     autoencoder: Any
     text_encoders: tuple = ()
+    tokenizers: tuple = ()
+    owns_weights = False
     native_resolution = 64
 
     def __init__(self, name: str):
@@ -113,7 +117,7 @@ class ComfyModel:
     def encode_weighted(self, prompts: Sequence[str], embeddings: object = None) -> Conditioning:
         return self.encode_prompts(prompts, embeddings)
 
-    def count_tokens(self, prompt: str) -> int:
+    def count_tokens(self, prompt: str, whole: bool = False) -> int:
         return len(prompt.split())
 
     def token_positions(self, prompt: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -139,6 +143,18 @@ class ComfyModel:
         """What ComfyUI gives the network besides latents and times."""
         found = self.inner.extra_conds(cross_attn=hidden, noise=latents, device="cpu")
         return {name: cond.process_cond(len(latents)).cond for name, cond in found.items()}
+
+    def offloadable(self, reads_text: bool) -> list[nn.Module]:
+        return []
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def parameter_counts(self) -> ParameterCounts:
+        return ParameterCounts(sum(p.numel() for p in self.denoiser.parameters()), 0, 0)
+
+    def without_weights(self, dtype: torch.dtype) -> DiffusionModel:
+        raise NotImplementedError
 
     def size_conditioning(self, crops: Sequence[Any]) -> None:
         return None

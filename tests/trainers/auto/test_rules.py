@@ -6,39 +6,18 @@ import pytest
 
 from comfyui_fewshot.core.errors import FewShotError
 from comfyui_fewshot.models.contract import ActivationMemory
-from comfyui_fewshot.models.stable_diffusion.memory import StableDiffusionCosts
+from comfyui_fewshot.tests.models.stable_diffusion.stock import stock_costs
 from comfyui_fewshot.trainers.auto.fit import MemoryOptions, split_batch
 from comfyui_fewshot.trainers.auto.inputs import AutoInputs
 from comfyui_fewshot.trainers.auto.rules import batch_size, learning_rate, resolve, steps
 from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
-SD1 = dict(
-    block_out_channels=(320, 640, 1280, 1280),
-    layers_per_block=2,
-    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-)
-SDXL = dict(
-    block_out_channels=(320, 640, 1280),
-    layers_per_block=2,
-    transformer_layers_per_block=(1, 2, 10),
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-)
-VAE = dict(block_out_channels=(128, 256, 512, 512))
-BIG = AutoInputs(5, 100, 859_520_964, StableDiffusionCosts(SD1, VAE), 8, 512, 1, True, 10_000_000_000, 64, 2)
-LITTLE = SD1 | dict(
-    block_out_channels=(96, 192),
-    down_block_types=("CrossAttnDownBlock2D",) * 2,
-    up_block_types=("CrossAttnUpBlock2D",) * 2,
-)
-SMALL = replace(
-    BIG, parameters=10_000_000, costs=StableDiffusionCosts(LITTLE, VAE), native_resolution=64, size_multiple=16
-)
+BIG = AutoInputs(5, 100, 859_520_964, stock_costs("sd1"), 8, 512, 1, True, 10_000_000_000, 64, 2)
+SMALL = replace(BIG, parameters=10_000_000, native_resolution=64, size_multiple=16)
 XL = replace(
     BIG,
     parameters=2_567_463_684,
-    costs=StableDiffusionCosts(SDXL, VAE),
+    costs=stock_costs("sdxl"),
     native_resolution=1024,
     text_encoders=2,
     size_multiple=32,

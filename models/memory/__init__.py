@@ -1,0 +1,1 @@
+"""How much memory networks take, measured on copies of them without weights."""
