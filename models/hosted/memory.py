@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,15 +17,15 @@ from .parts import HostedParts
 class HostedCosts(MeasuredCosts):
     """See `contract.ActivationCosts`."""
 
-    def __init__(self, copy_in: Callable[[torch.dtype], Any], vae: Any, latents: Callable[[int, int], tuple[int, ...]]):
-        super().__init__(copy_in)
-        self.vae, self.latents = vae, latents
+    def __init__(self, model: Any, vae: Any):
+        super().__init__(model)
+        self.vae = vae
 
     def encoding(self, side: int, itemsize: int) -> float:
         return float(self.vae.memory_used_encode((1, 3, side, side), self.vae.vae_dtype))
 
     def decoding(self, side: int, itemsize: int) -> float:
-        return float(self.vae.memory_used_decode((1, *self.latents(side, side)), self.vae.vae_dtype))
+        return float(self.vae.memory_used_decode((1, *self.model.latent_shape(side, side)), self.vae.vae_dtype))
 
     def prompt(self, half: bool, adapters: bool) -> float:
         return 0.0  # no text encoder takes part in a step
@@ -56,14 +55,11 @@ def weightless_base(base: Any, dtype: torch.dtype, computing: torch.dtype) -> An
     Weights in less stay so. Quantised layers keep what they read, as ComfyUI's do.
     """
     quantised = {name for name, module in base.named_modules() if getattr(module, "layout_type", None) is not None}
-    made = weightless(base, base.current_patcher, base.model_config)
+    made = weightless(base, base.current_patcher, base.model_config, types={computing: dtype})
     for name, module in made.named_modules():
         if name in quantised:
             module.forward = _Keeping(module)
     if dtype != computing:
-        for parameter in made.parameters():
-            if parameter.dtype == computing:
-                parameter.data = parameter.data.to(dtype)
         made.diffusion_model.dtype = dtype if made.diffusion_model.dtype == computing else made.diffusion_model.dtype
         made.manual_cast_dtype = made.manual_cast_dtype and dtype
     return made

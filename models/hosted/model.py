@@ -185,7 +185,7 @@ class HostedModel:
         return self.vae.vae_dtype
 
     def activation_costs(self) -> HostedCosts:
-        return HostedCosts(self.without_weights, self.vae, self.latent_shape)
+        return HostedCosts(self.without_weights(self.dtype), self.vae)
 
     def without_weights(self, dtype: torch.dtype) -> Self:
         made = copy.copy(self)

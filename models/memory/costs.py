@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.lora_layers import LoraSpec, LowRankLayer, wrap
+from ..conditioning import Conditioning
 from ..contract import ActivationMemory
 from .peak import peak_bytes
 from .weightless import META
@@ -31,12 +32,12 @@ class MeasuredCosts:
     """See `contract.ActivationCosts`.
 
     Args:
-        model: a weightless copy in a type.
+        model: a copy without weights, `contract.DiffusionModel.without_weights`.
+        half: the type that stands for half precision.
     """
 
-    def __init__(self, copy_in: Callable[[torch.dtype], DiffusionModel], half: torch.dtype = torch.bfloat16):
-        self.half = half
-        self._copy_in = copy_in
+    def __init__(self, model: DiffusionModel, half: torch.dtype = torch.bfloat16):
+        self.model, self.half = model, half
         self._copies: dict[torch.dtype, tuple[DiffusionModel, str]] = {}
 
     def training(self, side: int, half: bool, adapters: Collection[str]) -> ActivationMemory:
@@ -80,7 +81,7 @@ class MeasuredCosts:
 
     def _copy(self, dtype: torch.dtype) -> tuple[DiffusionModel, str]:
         if dtype not in self._copies:
-            model = self._copy_in(dtype)
+            model = self.model.without_weights(dtype)
             self._copies[dtype] = (model, _shapes(model))
         return self._copies[dtype]
 
@@ -119,6 +120,10 @@ def _step(model: DiffusionModel, side: int, groups: Collection[str], checkpointi
     latents, t = torch.empty(1, *model.latent_shape(side, side), device=META), torch.zeros(1, device=META)
     with torch.no_grad():
         conditioning = model.encode_prompts([PROMPT])
+    if not layers:  # where words alone are learned
+        conditioning = Conditioning.of(
+            **{name: t.requires_grad_(t.is_floating_point()) for name, t in _named(conditioning)}
+        )
 
     def passes() -> None:
         with model.differentiable():
@@ -154,7 +159,7 @@ def _prompt(model: DiffusionModel, adapters: bool) -> int:
 
         def passes() -> None:
             encoded = model.encode_prompts([PROMPT])
-            _backward([encoded[name].float().sum() for name, _ in encoded.blocks[0].shape])
+            _backward([tensor.float().sum() for _, tensor in _named(encoded)])
 
         return peak_bytes(passes, [*_weights(model), *_parts(layers)])
     finally:
@@ -162,6 +167,10 @@ def _prompt(model: DiffusionModel, adapters: bool) -> int:
             table.requires_grad_(False)
             table.grad = None
         _remove(layers)
+
+
+def _named(conditioning: Conditioning) -> list[tuple[str, Tensor]]:
+    return [(name, conditioning[name]) for name, _ in conditioning.blocks[0].shape]
 
 
 def _backward(values: list[Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
 META = torch.device("meta")
+KEPT: Mapping[torch.dtype, torch.dtype] = MappingProxyType({})
 
 # What autocast computes in half precision and what in float32, of CUDA's lists (torch's notes on automatic mixed
 # precision), as far as networks here use them.
@@ -27,13 +29,16 @@ IN_FLOAT32 = (
 )  # fmt: skip
 
 
-def weightless(network: Network, *shared: Any) -> Network:
-    """A copy on the meta device; nothing of the network's weights is copied, and nothing of `shared` objects."""
+def weightless(network: Network, *shared: Any, types: Mapping[torch.dtype, torch.dtype] = KEPT) -> Network:
+    """A copy on the meta device; nothing of the network's weights is copied, and nothing of `shared` objects.
+
+    `types` are what weights become by what they are in; others stay.
+    """
     memo: dict[int, Any] = {id(one): one for one in shared}
     for module in network.modules():
         for name, tensor in _tensors(module):
             if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = _like(module, name, tensor)
+                memo[id(tensor)] = _like(module, name, tensor, types.get(tensor.dtype, tensor.dtype))
     return copy.deepcopy(network, memo)
 
 
@@ -42,8 +47,8 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor | None]]:
     yield from module._buffers.items()
 
 
-def _like(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    made = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
+def _like(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    made = torch.empty(tensor.shape, dtype=dtype, device=META)
     return nn.Parameter(made, requires_grad=False) if name in module._parameters else made
 
 

@@ -109,7 +109,8 @@ class StableDiffusion(Networks):
         return "prompts" if reads_prompts(path) else path
 
     def activation_costs(self) -> MeasuredCosts:
-        return MeasuredCosts(self.without_weights, torch.float16 if self.dtype == torch.float16 else torch.bfloat16)
+        half = torch.float16 if self.dtype == torch.float16 else torch.bfloat16
+        return MeasuredCosts(self.without_weights(self.dtype), half)
 
     def checkpointing(self, on: bool) -> None:
         (self.unet.enable_gradient_checkpointing if on else self.unet.disable_gradient_checkpointing)()

@@ -80,17 +80,13 @@ class Networks:
         return autocast(self.dtype) if on_meta else nullcontext()
 
     def without_weights(self, dtype: torch.dtype) -> Self:
-        vae = weightless(self.vae).to(autoencoder_dtype(self.vae.config, dtype))
-        text = tuple(weightless(encoder).to(dtype) for encoder in self.text_encoders)
+        types = {self.dtype: dtype}
         own = dict(learned_tokens={}, before_predict=[], tokens=Tokens(), dtype=dtype, device=META)
         return replace(
-            self,
-            unet=weightless(self.unet).to(dtype),
-            vae=vae,
-            text_encoders=text,
-            process=self.process.to(META),
-            **own,
-        )
+            self, unet=weightless(self.unet, types=types), process=self.process.to(META),
+            vae=weightless(self.vae, types={self.vae.dtype: autoencoder_dtype(self.vae.config, dtype)}),
+            text_encoders=tuple(weightless(encoder, types=types) for encoder in self.text_encoders), **own,
+        )  # fmt: skip
 
     def parts(self) -> dict[str, torch.nn.Module]:
         encoders = zip(self.family.text_encoders, self.text_encoders, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from torch.nn import Parameter
 
 from ...core.errors import FewShotError
 from ...models.adapters.learned_tokens import GROUP, TokenConstraint
+from ...models.public_names import DENOISER_ROOT, HOSTED_ROOT
 from ..settings.common import WARMUP_STABLE_DECAY
 from .token_optimizers import BoundedAdamW, RiemannianDescent
 
@@ -169,8 +170,9 @@ def make_optimizer(
     """
     parts: list[torch.optim.Optimizer] = []
     rules = rules or {}
+    groups = {name: _group_of(name, rates.rates) for name in parameters}
     for group, rate in rates.rates.items():
-        members = {name: p for name, p in parameters.items() if name.split(".")[0].startswith(group)}
+        members = {name: p for name, p in parameters.items() if groups[name] == group}
         if group == GROUP:
             parts += _token_optimizers(members, rate, rules)
         elif members:
@@ -179,10 +181,17 @@ def make_optimizer(
                 parts.append(_weight_optimizer("adamw", own | DISCRIMINATOR_OPTIONS, 0.0))
             else:
                 parts.append(_weight_optimizer(kind, own, weight_decay))
-    left = [name for name in parameters if not name.startswith(tuple(rates.rates))]
-    if left:
-        raise ValueError(f"no learning rate for {left[0]}")
     return OptimizerGroup(parts)
+
+
+def _group_of(name: str, groups: Iterable[str]) -> str:
+    """Which of the groups a parameter is of; ValueError for none. A denoiser has one name here and another in files."""
+    root = name.partition(".")[0]
+    own = DENOISER_ROOT if root == HOSTED_ROOT else root
+    found = next((group for group in groups if own.startswith(group)), None)
+    if found is None:
+        raise ValueError(f"no learning rate for {name}")
+    return found
 
 
 def _token_optimizers(members: Mapping[str, Parameter], rate: float, rules: Mapping[str, TokenConstraint]) -> list:
