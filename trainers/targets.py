@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from ..core.errors import FewShotError
 from ..core.text.words import same_word
 from ..core.values import Adapter, TrainingSet
 from ..models.adapters.inject import EVERYTHING, Full, LoraSpec, Spec
@@ -45,6 +46,11 @@ def resolve_token(
     identifier is one token of the text encoder. What is trained on from keeps the meaning that its identifier has.
     """
     word = settings.word
+    if word is not None and word.token != AUTO_TOKEN and not model.text_encoders:
+        raise FewShotError(
+            f"token is {word.token}, and the text encoder of {model.ref.name} is ComfyUI's and learns no words: set "
+            "token to none"
+        )
     if word is None or word.token != AUTO_TOKEN:
         return settings, ()
     if not model.text_encoders:

@@ -73,10 +73,10 @@ class LearnedTokens(Mapping[str, Mapping[str, Tensor]]):
         self._lengths: dict[str, Tensor] = {}
         self._names: dict[str, dict[str, str]] = {}
         given = start_from.embeddings if start_from is not None else {}
-        if (specs or given) and not model.text_encoders:
+        if given and not model.text_encoders:
             raise FewShotError(
-                f"the text encoder of {model.ref.name} is ComfyUI's and learns no words: set token to none, and train "
-                "on from an adapter without words"
+                f"the adapter to train on from teaches {', '.join(given)}, and the text encoder of {model.ref.name} is "
+                "ComfyUI's and learns no words: choose one without words"
             )
         own = {spec.word: next((word for word in given if same_word(word, spec.word)), "") for spec in specs}
         self.kept = {word: of for word, of in given.items() if word not in own.values()}

@@ -33,6 +33,7 @@ class HostedFamily:
         guidance: the scale of guidance that pictures are drawn with.
         token_limit: tokens of a caption that the network learned from.
         architecture: in the files' metadata.
+        encoder: ComfyUI's name for the kind of text encoder.
     """
 
     name: str
@@ -50,6 +51,7 @@ class HostedFamily:
     guidance: float | None = 4.0
     token_limit: int = 512
     architecture: str = ""
+    encoder: str = ""
 
     text_encoders: tuple[Any, ...] = ()
     """No encoder of theirs is trained."""
@@ -86,6 +88,7 @@ FAMILIES: Mapping[str, HostedFamily] = MappingProxyType(
                 rank=32,
                 learning_rate=1e-4,
                 architecture="z-image",
+                encoder="lumina2",
                 licence="Apache-2.0",
                 distilled=("turbo",),
                 advice="train Z-Image Base and use the LoRA on Turbo, or put Z-Image Turbo's training adapter before "
@@ -102,6 +105,7 @@ FAMILIES: Mapping[str, HostedFamily] = MappingProxyType(
                 rank=32,
                 learning_rate=1e-4,
                 architecture="flux-2",
+                encoder="flux2",
                 licence="klein 4B is Apache-2.0; klein 9B and dev are for non-commercial use",
                 distilled=("klein-4b", "klein-9b", "klein_4b", "klein_9b"),
                 advice="train FLUX.2 klein base and use the LoRA on the distilled one, which training spoils",

@@ -12,7 +12,7 @@ from ..comfy.host import io
 from ..schema.sockets import Base
 
 CATEGORY = "few-shot/base"
-CHECKPOINT, FOLDER, POCKET = "checkpoint", "diffusers folder", "pocket"
+CHECKPOINT, FOLDER, POCKET, FILES = "checkpoint", "diffusers folder", "pocket", "model files"
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 
 
@@ -59,6 +59,7 @@ class LoadBase(io.ComfyNode):
         checkpoint = io.Combo.Input("name", options=folders.checkpoints(), tooltip=tooltip)
         folder = io.Combo.Input("name", options=folders.diffusers_folders(), tooltip=tooltip)
         options = [io.DynamicCombo.Option(CHECKPOINT, [checkpoint]), io.DynamicCombo.Option(FOLDER, [folder])]
+        options.append(io.DynamicCombo.Option(FILES, model_file_inputs()))
         if folders.has_pocket():
             options.append(io.DynamicCombo.Option(POCKET, []))
         return io.Schema(
@@ -71,19 +72,28 @@ class LoadBase(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "source",
                     options=options,
-                    tooltip="Where the base model lies: a checkpoint file, a folder in diffusers' layout, or the small "
-                    "pocket model that comes with the project's source.",
+                    tooltip="Where the base model lies: a checkpoint file; a folder in diffusers' layout; the files "
+                    "that ComfyUI loads Z-Image, FLUX.2, Qwen-Image and others from; or the small pocket model that "
+                    "comes with the project's source.",
                 ),
                 *weight_inputs(),
             ],
             outputs=base_outputs(native=True),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, source: dict[str, Any] | None = None, clip_skip: int = 0, dtype: str = "auto") -> io.NodeOutput:
         from ...models.open import base_from_path
-        from ..comfy import native_models
+        from ..comfy import hosted, native_models
 
+        if (source or {}).get("source") == FILES:
+            encoders = [source["text_encoder"], source.get("second_text_encoder", hosted.NO_FILE)]
+            given = hosted.load_files(
+                source["diffusion_model"], encoders, source.get("encoder_type", hosted.AUTO), source["vae"]
+            )
+            base, notes = based_on(*given, clip_skip, dtype)
+            return io.NodeOutput(base, *given, ui=host.say(cls.hidden.unique_id, "\n".join(notes)))
         path = base_path(source or {})
         base = base_from_path(path, dtype=dtype, clip_skip=clip_skip)
         if path.is_dir():
@@ -94,6 +104,47 @@ class LoadBase(io.ComfyNode):
             clip = clip.clone()
             clip.clip_layer(-clip_skip)
         return io.NodeOutput(base, model, clip, vae)
+
+
+def model_file_inputs() -> list[io.Input]:
+    """The files of a model that comes in parts, as ComfyUI's own loaders list them."""
+    from ..comfy import hosted
+
+    return [
+        io.Combo.Input(
+            "diffusion_model", options=hosted.diffusion_models(), tooltip="The denoiser, in models/diffusion_models."
+        ),
+        io.Combo.Input(
+            "text_encoder", options=hosted.text_encoders(), tooltip="Its text encoder, in models/text_encoders."
+        ),
+        io.Combo.Input("vae", options=hosted.autoencoders(), tooltip="Its autoencoder, in models/vae."),
+        io.Combo.Input(
+            "encoder_type",
+            options=hosted.encoder_types(),
+            default=hosted.AUTO,
+            optional=True,
+            tooltip="What ComfyUI's Load CLIP calls type. auto is known for Z-Image and FLUX.2.",
+        ),
+        io.Combo.Input(
+            "second_text_encoder",
+            options=[hosted.NO_FILE, *hosted.text_encoders()],
+            default=hosted.NO_FILE,
+            optional=True,
+            tooltip="Of models that read prompts with two, such as FLUX.1.",
+        ),
+    ]
+
+
+def based_on(model: Any, clip: Any, vae: Any, clip_skip: int, dtype: str) -> tuple[Any, list[str]]:
+    """A base that is trained in ComfyUI's own network, and what is said of it; it is as it was loaded."""
+    from ..comfy import hosted
+
+    if clip_skip or dtype != "auto":
+        raise FewShotError(
+            f"clip_skip is {clip_skip} and dtype is {dtype}: this model is trained as ComfyUI loaded it, so leave "
+            "clip_skip at 0 and dtype at auto, and choose its type in the node that loads it"
+        )
+    return hosted.base_from(model, clip, vae)
 
 
 def base_path(source: dict[str, Any]) -> Path:
@@ -120,7 +171,7 @@ class BaseFromModel(io.ComfyNode):
             description="Makes a base of a model that other nodes loaded. LoRAs applied before it are baked in.",
             search_aliases=["few-shot base", "model to base"],
             inputs=[
-                io.Model.Input("model", tooltip="An SD 1.x, SD 2.x or SDXL model with full weights."),
+                io.Model.Input("model", tooltip="Any image model that ComfyUI loads, quantised ones too."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
                 *weight_inputs(),
@@ -133,8 +184,11 @@ class BaseFromModel(io.ComfyNode):
     def execute(cls, model: Any, clip: Any, vae: Any, clip_skip: int = 0, dtype: str = "auto") -> io.NodeOutput:
         from ...core.values import Loaded
         from ...models.open import base_from_loaded, base_from_path
-        from ..comfy import adapter_fit, changes, parts, read_weights
+        from ..comfy import adapter_fit, changes, hosted, parts, read_weights
 
+        if model is not None and hosted.is_needed(model):
+            base, notes = based_on(model, clip, vae, clip_skip, dtype)
+            return io.NodeOutput(base, ui=host.say(cls.hidden.unique_id, "\n".join(notes)))
         parts.check_parts(model, clip, vae)
         changes.check_only_weights(model, clip, vae)
         adapter_fit.check_loras_fit(model, clip)

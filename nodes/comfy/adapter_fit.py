@@ -9,9 +9,8 @@ from typing import Any
 from ...core.errors import FewShotError
 from ...core.values import Dense, Factor, Kept, LowRank
 from ...models.adapters.apply import fits
+from ...models.adapters.families import family_named, name_in_file
 from ...models.adapters.forms.complete import FORMS, GLORA, LOHA, LOKR, LORA, OFT
-from ...models.stable_diffusion.lora_names import flat_name
-from ...models.stable_diffusion.variants import Family, family_named
 from .host import comfy
 
 
@@ -21,7 +20,7 @@ def weight_names(adapter: Any, model: Any, clip: Any) -> dict[str, str]:
     Raises:
         FewShotError: it changes a part that is not connected, or does not fit one: it is for another base model.
     """
-    names = _names(adapter, family_named(adapter.family), model)
+    names = _names(adapter, model)
     shapes = _shapes(model, clip)
     parts = {path: "CLIP" if _in_text(path) else "MODEL" for path in adapter.factors}
     for part, given in (("MODEL", model), ("CLIP", clip)):
@@ -51,14 +50,13 @@ def with_adapter(adapter: Any, names: Mapping[str, str], given: tuple[Any, Any],
 
     from ...models.adapters.formats import to_kohya
 
-    family = family_named(adapter.family)
     tensors, shapes = to_kohya(adapter, torch.float32), _shapes(*given)
     for path in adapter.factors:
         for suffix in ("diff", "set_weight"):  # ComfyUI takes only what has exactly the weight's shape
-            name = f"{flat_name(path, family)}.{suffix}"
+            name = f"{name_in_file(path, adapter.family)}.{suffix}"
             if name in tensors:
                 tensors[name] = tensors[name].reshape(shapes[names[path]])
-    targets = {flat_name(path, family): names[path] for path in adapter.factors}
+    targets = {name_in_file(path, adapter.family): names[path] for path in adapter.factors}
     patches = comfy.lora.load_lora(tensors, targets, log_missing=False)
     biases = {names[path] for path, factor in adapter.factors.items() if isinstance(factor, Kept) and factor.only_bias}
     if unread := sorted(set(targets.values()) - biases - set(patches)):
@@ -114,13 +112,17 @@ def _in_text(path: str) -> bool:
     return path.startswith("text_encoder")
 
 
-def _names(adapter: Any, family: Family, model: Any) -> dict[str, str]:
+def _names(adapter: Any, model: Any) -> dict[str, str]:
     denoiser = {} if model is None else comfy.lora.model_lora_keys_unet(model.model, {})
-    encoders = {encoder.component: f"{encoder.embedding}.transformer" for encoder in family.text_encoders}
+    encoders = {
+        encoder.component: f"{encoder.embedding}.transformer" for encoder in family_named(adapter.family).text_encoders
+    }
     found = {}
     for path in adapter.factors:
         root, _, name = path.partition(".")
-        weight = f"{encoders[root]}.{name}.weight" if root in encoders else denoiser.get(flat_name(path, family))
+        weight = (
+            f"{encoders[root]}.{name}.weight" if root in encoders else denoiser.get(name_in_file(path, adapter.family))
+        )
         if isinstance(weight, str):
             found[path] = weight
     return found

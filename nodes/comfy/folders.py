@@ -66,11 +66,16 @@ def checkpoints() -> list[str]:
 
 
 def loras() -> list[str]:
-    return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+    return safe_names("loras")
+
+
+def safe_names(kind: str) -> list[str]:
+    """Files of ComfyUI's list `kind` in a form that no code can hide in."""
+    return [name for name in folder_paths.get_filename_list(kind) if name.endswith(".safetensors")]
 
 
 def embeddings() -> list[str]:
-    return [name for name in folder_paths.get_filename_list("embeddings") if name.endswith(".safetensors")]
+    return safe_names("embeddings")
 
 
 def keep_checkpoint(file: Path, name: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.atomic import shortened
 from ...core.errors import FewShotError
-from ...models.stable_diffusion.variants import FAMILIES
+from ...models.adapters.families import KNOWN, family_named
 from ..comfy import folders, host
 from ..comfy.host import io
 from ..comfy.timestep_range import usage_note, with_timestep_range
@@ -87,7 +87,7 @@ class LoadAdapter(io.ComfyNode):
         word = io.Combo.Input("name", options=folders.embeddings(), tooltip=name_tooltip)
         lora = io.LoraModel.Input("lora", tooltip="A LoRA from another node of the graph.")
         family_tooltip = "Which models it is for. auto finds out from its shapes, which tell it of stock models."
-        families: dict[str, Any] = {"options": [AUTO, *FAMILIES], "default": AUTO, "tooltip": family_tooltip}
+        families: dict[str, Any] = {"options": [AUTO, *KNOWN], "default": AUTO, "tooltip": family_tooltip}
         family = io.Combo.Input("family", **families)
         return io.Schema(
             node_id="FewShotLoadAdapter",
@@ -143,7 +143,7 @@ class LoadAdapter(io.ComfyNode):
             notes.append(usage_note(adapter))
         layers = f"{len(adapter.factors)} layers, " if adapter.factors else ""
         words = ", ".join(adapter.embeddings) or "none"
-        report = f"for {FAMILIES[adapter.family].title}: {layers}learned words: {words}"
+        report = f"for {family_named(adapter.family).title}: {layers}learned words: {words}"
         ui = host.say(cls.hidden.unique_id, "\n".join([report, *notes]))
         return io.NodeOutput(adapter, to_kohya(adapter), adapter.trigger, ui=ui)
 
@@ -194,13 +194,13 @@ class ApplyAdapter(io.ComfyNode):
 
 def check_family(adapter: Any, model: Any) -> None:
     """Refuses a MODEL of another family, to which the adapter's names would not fit or, worse, in part."""
-    from ..comfy.native_models import family_of
+    from ..comfy.hosted import family_name_of
 
-    family = adapter.family if model is None else family_of(model)
+    family = adapter.family if model is None else family_name_of(model)
     if family != adapter.family:
-        known = FAMILIES[family].title if family else type(model.model.model_config).__name__
+        known = family_named(family).title
         raise FewShotError(
-            f"the adapter is for {FAMILIES[adapter.family].title} and this MODEL is {known}: "
+            f"the adapter is for {family_named(adapter.family).title} and this MODEL is {known}: "
             "connect a model of the adapter's family"
         )
 

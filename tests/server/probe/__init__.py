@@ -115,9 +115,27 @@ class Change(io.ComfyNode):
         return io.NodeOutput(model, clip, own)
 
 
+class Loader(io.ComfyNode):
+    """Small networks of the families that people train, as a loader gives them."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeLoader",
+            inputs=[io.Combo.Input("family", options=["z_image", "flux2"])],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, family):
+        from comfyui_fewshot.tests.models.hosted.parts import parts_of
+
+        return io.NodeOutput(*parts_of(family))
+
+
 class Probe(ComfyExtension):
     async def get_node_list(self):
-        return [Keep, Copies, Change]
+        return [Keep, Copies, Change, Loader]
 
 
 async def comfy_entrypoint():

@@ -1,0 +1,137 @@
+"""Subjects in ComfyUI's own networks, from a loader to a LoRA in its own nodes: Z-Image and FLUX.2 in small."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from comfyui_fewshot.tests.server import graphs
+
+pytestmark = pytest.mark.server
+FAMILIES = ("z_image", "flux2")
+MODEL, CLIP, VAE = ["loader", 0], ["loader", 1], ["loader", 2]
+LATENTS = {"z_image": "EmptySD3LatentImage", "flux2": "EmptyFlux2LatentImage"}
+SIDE = 64
+LONG = 40  # steps: enough to be cut in
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.get("/object_info")
+
+
+def base(family):
+    return {
+        "loader": graphs.node("ProbeLoader", family=family),
+        "base": graphs.node("FewShotBaseFromModel", model=MODEL, clip=CLIP, vae=VAE, clip_skip=0, dtype="auto"),
+    }
+
+
+def training(info, family, **changes):
+    chosen = {"resolution": SIDE, "token": "none", "steps": 4, "learning_rate": 1e-2} | changes
+    train = graphs.node("FewShotTrainSubject", base=["base", 0], set=["set", 0], settings=["settings", 0], check="off")
+    return base(family) | graphs.pictures() | graphs.settings(info, **chosen) | {"train": train}
+
+
+def drawing(family, model=MODEL, clip=CLIP):
+    """ComfyUI's own way to a picture, which is kept under the name "native"."""
+    graph = graphs.drawing(model, clip)
+    graph["empty"] = graphs.node(LATENTS[family], width=SIDE, height=SIDE, batch_size=1)
+    graph["decoded"]["inputs"]["vae"] = VAE
+    return graph
+
+
+def grid(adapter=None):
+    graph = graphs.grid(adapter)
+    graph["grid"]["inputs"] |= {"width": SIDE, "height": SIDE}
+    return graph
+
+
+def native(server, family, model=MODEL, clip=CLIP, more=None):
+    server.succeed(base(family) | (more or {}) | drawing(family, model, clip))
+    return server.kept("native")
+
+
+def written(outcome):
+    return Path(outcome.outputs("save")["text"][0].splitlines()[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_from_pictures_to_a_lora_that_comfyui_loads(server, info, family):
+    """The person's MODEL draws as before, bit for bit; the LoRA has no key that is not loaded, and draws as here."""
+    before = native(server, family)
+    outcome = server.succeed(training(info, family) | graphs.saved(family) | grid(["train", 0]))
+    report = outcome.outputs("base")["text"][0] if outcome.outputs("base") else ""
+    assert "trained in ComfyUI's own network" in report and "licence" in report
+    assert numpy.array_equal(before, native(server, family))
+    ours = server.kept("after")
+    assert numpy.abs(before - server.kept("before")).max() < 1e-4 < numpy.abs(before - ours).max()
+    path, log = written(outcome), len(server.log)
+    with safe_open(path, "pt") as file:
+        names, metadata = list(file.keys()), file.metadata()
+    assert all(name.startswith("diffusion_model.") for name in names) and len(names) % 3 == 0
+    assert metadata["modelspec.architecture"] == {"z_image": "z-image/lora", "flux2": "flux-2/lora"}[family]
+    lora = {"lora": graphs.node(
+        "LoraLoader", model=MODEL, clip=CLIP, lora_name=path.name, strength_model=1.0, strength_clip=1.0
+    )}  # fmt: skip
+    theirs = native(server, family, ["lora", 0], ["lora", 1], lora)
+    assert not graphs.not_loaded(server.log[log:])
+    assert numpy.abs(theirs - ours).max() < 1e-3  # pictures of values that were rounded to 16 bits
+    applied = {
+        "load": graphs.node("FewShotLoadAdapter", **{"source": "file", "source.name": path.name}),
+        "apply": graphs.node(
+            "FewShotApplyAdapter", adapter=["load", 0], model=MODEL, clip=CLIP, strength_model=1.0, strength_clip=1.0
+        ),
+    }
+    assert numpy.abs(native(server, family, ["apply", 0], ["apply", 1], applied) - theirs).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cancel_leaves_the_model_and_going_on_ends_bit_for_bit_as_uncut(server, info, family):
+    before = native(server, family)
+    graph = training(info, family, steps=LONG, seed=5, save_every=3) | graphs.saved(f"cut_{family}")
+
+    pressed = threading.Event()
+
+    def press_cancel(kind, data):
+        if kind == "progress" and data["node"] == "train" and 3 <= data["value"] < LONG and not pressed.is_set():
+            pressed.set()
+            server.post("/interrupt", {})
+
+    cut = server.run(graph, press_cancel)
+    assert cut.messages[-1][0] == "execution_interrupted"
+    assert numpy.array_equal(before, native(server, family))
+    server.post("/free", {"unload_models": True, "free_memory": True})  # ComfyUI forgets what it had loaded
+    resumed = server.succeed(graph)
+    values = [event["value"] for event in resumed.events("progress") if event["node"] == "train"]
+    assert min(value for value in values if value) > 3, "it began anew"
+    (server.output / "fewshot").rename(server.output / f"fewshot_cut_{family}")
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    uncut = server.succeed(graph)
+    first, second = load_file(written(resumed)), load_file(written(uncut))
+    assert written(resumed) != written(uncut) and first.keys() == second.keys()
+    assert all(numpy.array_equal(first[name], second[name]) for name in first)
+
+
+def test_what_cannot_be_trained_is_said_on_the_node(server, info):
+    """A width that is no multiple, a VAE of another model, an encoder that is not trained, weights in full."""
+    vae = {"other": graphs.node("ProbeLoader", family="flux2")}
+    mixed = base("z_image") | vae
+    mixed["base"]["inputs"]["vae"] = ["other", 2]
+    for graph, words in (
+        (training(info, "z_image", resolution=72), "multiples of 16"),
+        (training(info, "z_image", text_encoder=True), "not trained"),
+        (training(info, "z_image", tuning="full"), "stay as they are"),
+        (training(info, "z_image", parameter_set="cross_kv"), "joint attention"),
+        (training(info, "z_image", local_weight=0.1), "local_weight to 0"),
+        (training(info, "z_image", token="free"), "learns no words"),
+        (training(info, "z_image", weights="float8"), "as ComfyUI loaded it"),
+        (mixed | {"show": graphs.node("PreviewAny", source=["base", 0])}, "VAE that belongs to the MODEL"),
+    ):
+        outcome = server.run(graph)
+        assert outcome.status == "error" and words in outcome.error["exception_message"], outcome.error
