@@ -69,6 +69,9 @@ class Settings:
     """settings of other methods that a method once carried without using them, with the value they had; refused by
     name. Both stay in the content key, so that runs made then are found again"""
 
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """settings that came after runs had been made, which were as with the default: the key then leaves them out"""
+
     def __post_init__(self) -> None:
         for about in fields(self):
             _check(about, getattr(self, about.name))
@@ -111,7 +114,11 @@ class Settings:
         from .values import content_key
 
         kept = {about.name: getattr(self, about.name) for about in fields(self) if about.metadata["matters"]}
+        kept = {name: value for name, value in kept.items() if not (name in self.LATER and self.is_default(name))}
         return content_key(type(self).__name__, {**self.UNUSED, **self.FORMER, **kept})
+
+    def is_default(self, name: str) -> bool:
+        return getattr(self, name) == self.named_fields()[name].default
 
     def is_auto(self, name: str) -> bool:
         """Whether the setting's value is left to be chosen."""

@@ -99,6 +99,17 @@ def consistency_loss(error: torch.Tensor, base_error: torch.Tensor, beta: float)
     return torch.nn.functional.softplus(beta * (error - base_error)) * (2.0 / beta)
 
 
+def preservation_loss(
+    prediction: torch.Tensor, base: torch.Tensor, time_weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """L_preserve of each sample (B,): differential output preservation, as ai-toolkit has it.
+
+    The mean squared difference of two predictions on the same noisy latents, both told of the class alone: that of the
+    network as it is trained, and that of the base.
+    """
+    return reference_loss(prediction, base.detach(), None, time_weight)
+
+
 def steering_loss(
     word: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor, temperature: float
 ) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -50,7 +50,7 @@ class AutoInputs:
     references: int
     priors: int
     parameters: int
-    costs: ActivationCosts
+    costs: ActivationCosts = field(compare=False)
     vae_scale_factor: int
     native_resolution: int
     text_encoders: int

@@ -38,8 +38,8 @@ class EncodedSet:
     background_weights: of the loss beyond the masks (N, 1, 1, 1), as composites bring them, 1 for all others; None
         where no composite brings one.
     late_weights: as `weights`, towards the end of training; None where nothing changes.
-    base, base_dropped: the captions without identifiers and the empty caption (1 row), as the base encodes them,
-        where that is used.
+    base_prompts, base, base_dropped: the captions without identifiers; them and the empty caption (1 row), as the base
+        encodes them; where that is used.
     """
 
     mean: torch.Tensor
@@ -53,6 +53,7 @@ class EncodedSet:
     shapes: tuple[Mapping[int, torch.Tensor], ...] = ()
     background_weights: torch.Tensor | None = None
     late_weights: tuple[float, ...] | None = None
+    base_prompts: tuple[str, ...] = ()
     base: Conditioning | None = None
     base_dropped: Conditioning | None = None
 

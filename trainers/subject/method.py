@@ -1,7 +1,8 @@
 """Subject training: what one step computes, L_ref + prior_weight * L_prior + local_weight * L_local.
 
 L_ref and L_prior are DreamBooth's (Ruiz et al. 2023); L_local ties the attention of the subject's words to its mask.
-With DCO (Lee et al. 2024) the base's own error on the reference pictures takes the place of prior pictures.
+With DCO (Lee et al. 2024) the base's own error on the reference pictures takes the place of prior pictures; so does
+preservation_weight * L_preserve, what the trained network predicts of the class against what the base does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..data.batch import TermBatch, select_conditioning
 from ..data.caption_check import captioned, check_learned
 from ..data.encoded_set import EncodedSet, encode_set, encoded
 from ..data.sampling_weights import drawing_weights, draws_told, natural_weights
+from ..health import Divergence
 from ..method import TrainingResult
 from ..run import train_with
 from ..targets import sets_of, token_specs
@@ -37,7 +39,7 @@ from .settings import SubjectSettings
 
 log = logging.getLogger(__name__)
 
-PRIOR, LOCAL, DCO = "prior", "local", "dco"
+PRIOR, LOCAL, DCO, PRESERVATION = "prior", "local", "dco", "preservation"
 LOCAL_WARMUP = 0.1
 """the share of the steps, the first ones, over which L_local's gradient rises: attention has to find the word first"""
 
@@ -64,10 +66,20 @@ class SubjectStep(DenoisingStep):
         pools = {REFERENCE: references}
         if priors is not None and settings.prior_weight > 0:
             pools[PRIOR] = priors
+        if settings.preservation_weight > 0:
+            pools[PRESERVATION] = replace(
+                references,
+                prompts=references.base_prompts,
+                conditioning=None if settings.reads_text else references.base,
+                dropped=references.base_dropped,
+            )
         names = {REFERENCE: DCO} if settings.objective == "dco" else {}
         super().__init__(model, pools, settings, names)
+        self.divergence = Divergence(tuple(self.names[term] for term in self.pools if term != PRESERVATION))
         self.supervision = supervision
         self.without = without
+        if PRESERVATION in pools:
+            self.weights[PRESERVATION] = settings.preservation_weight
         if PRIOR in pools:
             self.weights[PRIOR] = settings.prior_weight
         if supervision is not None and settings.local_weight > 0:
@@ -84,6 +96,21 @@ class SubjectStep(DenoisingStep):
             risen = min(1.0, (step + 1) / (LOCAL_WARMUP * self.settings.steps))
             terms[LOCAL] = risen * error + (1.0 - risen) * error.detach()  # logged in full, its gradient warms up
         return terms
+
+    def draw(self, term: str, step: int, samples: Sequence[int]) -> TermBatch:
+        """What is preserved is what is predicted on the references' own noisy latents, told of the class alone."""
+        if term != PRESERVATION:
+            return super().draw(term, step, samples)
+        batch, pool = super().draw(REFERENCE, step, samples), self.pools[PRESERVATION]
+        kept = zip(batch.indices, batch.caption_kept, strict=True)
+        conditioning = (
+            None
+            if pool.conditioning is None
+            else select_conditioning(pool.conditioning, pool.dropped, batch.indices, batch.caption_kept)
+        )
+        return replace(
+            batch, prompts=tuple(pool.prompts[i] if has else "" for i, has in kept), conditioning=conditioning
+        )
 
     def noise(self, term: str, step: int, samples: Sequence[int], shape: torch.Size) -> torch.Tensor:
         """The samples' noise (n, C, h, w), with an offset that is constant over each picture."""
@@ -104,6 +131,8 @@ class SubjectStep(DenoisingStep):
         if self.settings.min_snr_gamma:
             process, times = self.model.process, batch.times
             weight = losses.min_snr_weight(process.snr(times), process.error_ratio(times), self.settings.min_snr_gamma)
+        if term == PRESERVATION:
+            return losses.preservation_loss(prediction, self.base_prediction(batch), weight)
         places = self.loss_weights(term, batch)
         if term == PRIOR:
             return losses.prior_loss(prediction, batch.target, weight, places)
@@ -168,7 +197,7 @@ class SubjectTraining:
         try:
             pictures = captioned(model, pictures)
             check_learned([spec.word for spec in specs], pictures.references, chosen.caption_dropout)
-            base = base_words(model, pictures) if chosen.objective == "dco" else None
+            base = base_words(model, pictures) if chosen.objective == "dco" or chosen.preservation_weight else None
         except BaseException:
             words.remove()
             raise
@@ -179,7 +208,8 @@ class SubjectTraining:
             injected.remove()
             raise
         if base is not None:
-            references = replace(references, base=base[0], base_dropped=base[1])
+            names = ("base_prompts", "base", "base_dropped")
+            references = replace(references, **dict(zip(names, base, strict=True)))
         return self.step(model, references, priors, chosen, supervision, injected.disabled), injected
 
     def _pools(
@@ -202,15 +232,16 @@ class SubjectTraining:
         return references, priors, supervision
 
 
-def base_words(model: DiffusionModel, pictures: TrainingSet) -> tuple[Conditioning, Conditioning]:
-    """The references' captions as the base is told them, without identifiers, and the empty one; before training."""
-    caption_kept = [strip_identifiers(sample.caption, pictures.concepts) for sample in pictures.references]
-    return encoded(model, caption_kept), encoded(model, [""])
+def base_words(model: DiffusionModel, pictures: TrainingSet) -> tuple[tuple[str, ...], Conditioning, Conditioning]:
+    """The references' captions as the base is told them, without identifiers; them encoded, and the empty one."""
+    captions = tuple(strip_identifiers(sample.caption, pictures.concepts) for sample in pictures.references)
+    return captions, encoded(model, captions), encoded(model, [""])
 
 
 def _tell(pictures: TrainingSet, chosen: SubjectSettings) -> None:
     """Name in the log what will be learned badly."""
-    if chosen.prior_weight > 0 and not pictures.priors and chosen.objective != "dco":
+    held = chosen.objective == "dco" or chosen.preservation_weight > 0
+    if chosen.prior_weight > 0 and not pictures.priors and not held:
         log.warning("there are no prior pictures, so the class itself may drift towards the subject")
     references = pictures.references
     if chosen.background_weight < 1 and not any(sample.masks for sample in references):
