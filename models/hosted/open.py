@@ -38,8 +38,7 @@ def opened(ref: BaseModelRef, device: torch.device) -> Iterator[HostedModel]:
         raise FewShotError(
             f"ComfyUI computes on {patcher.load_device} and training was asked to on {device}: both use one device"
         )
-    with torch.inference_mode():  # as when ComfyUI runs a node
-        comfy().model_management.load_models_gpu([patcher], force_full_load=True)
+    load(patcher)
     with torch.inference_mode(False), plain_weights(patcher.model):
         model = HostedModel(ref, replace(parts, model=patcher), family, torch.device(patcher.load_device))
         try:
@@ -47,6 +46,12 @@ def opened(ref: BaseModelRef, device: torch.device) -> Iterator[HostedModel]:
         finally:
             model.close()
             gc.collect()
+
+
+def load(patcher: Any) -> None:
+    """Patched, on ComfyUI's device; in the mode that the weights were made in, which in a graph is inference mode."""
+    with torch.inference_mode(any(p.is_inference() for p in patcher.model.parameters())):
+        comfy().model_management.load_models_gpu([patcher], force_full_load=True)
 
 
 def static(model: Any) -> Any:

@@ -41,11 +41,11 @@ NETWORKS = {
         _FLUX
         | dict(
             image_model="flux2", in_channels=128, out_channels=128, vec_in_dim=None, mlp_ratio=3.0,
-            axes_dim=[8, 8, 8, 8], theta=2000, patch_size=1, qkv_bias=False, guidance_embed=False,
+            axes_dim=[32, 32, 32, 32], theta=2000, patch_size=1, qkv_bias=False, guidance_embed=False,
             global_modulation=True, mlp_silu_act=True, txt_ids_dims=[3], ops_bias=False, default_ref_method="index",
             ref_index_scale=10.0, yak_mlp=False, txt_norm=False,
         )
-        | dict(context_in_dim=48),
+        | dict(context_in_dim=48, hidden_size=128, num_heads=1),  # such a one ComfyUI knows by its weights
         48,
         8 + 2 * 2,
     ),
