@@ -8,6 +8,10 @@ The JSON file holds (paths are relative to it; all after the noun may be left ou
      "embeddings": "embeddings", "validation_clip": "clip-vit-base-patch32", "validation_dino": "dinov2-small",
      "refine": {...}}
 
+A base that ComfyUI loads in parts, such as Z-Image or FLUX.2, is named by its files, and `--comfyui FOLDER` says where
+ComfyUI is: {"base": "z_image.safetensors", "text_encoder": "qwen_3_4b.safetensors", "vae": "ae.safetensors", ...}, with
+"second_text_encoder" and "encoder_type" where it needs them.
+
 With "refine" the adapter is refined by rewards; see `commands.refinement`. With "relation" in the place of "noun" a
 word for a relation is learned; see `commands.relation`.
 
@@ -34,7 +38,9 @@ from ..core.progress import NO_METRICS, Metrics, NullProgress
 from ..core.settings import refuse_unknown
 from ..core.values import BaseModelRef, TrainingSet
 from ..models.adapters.formats import read_lora
-from ..models.open import base_from_path
+from ..models.hosted.files import load_parts
+from ..models.hosted.host import is_started, start
+from ..models.open import base_from_parts, base_from_path
 from .commands.refinement import refine_run
 from .commands.relation import relation_run
 from .commands.run_file import read_run
@@ -67,7 +73,7 @@ class LogProgress:
 
 def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult:
     """Train a run, together with the other processes."""
-    base = base_from_path(run["base"], run["dtype"], run["clip_skip"])
+    base = base_of(run)
     context = TrainingContext(
         folder=run["runs"],
         device=processes.device,
@@ -88,6 +94,25 @@ def train_run(run: Mapping[str, Any], processes: MultiProcess) -> TrainingResult
         pictures = _with_priors(run, base, pictures, context)
     start_from = read_lora(run["adapter"], base_family=base.family) if run["adapter"] else None
     return train_subject(base, pictures, settings, context, start_from)
+
+
+def base_of(run: Mapping[str, Any]) -> BaseModelRef:
+    """The base of a run: a checkpoint or folder, or files that ComfyUI loads.
+
+    Raises:
+        FewShotError: ComfyUI is needed and not there, or settings are of the other kind.
+    """
+    if run["text_encoder"] is None:
+        return base_from_path(run["base"], run["dtype"], run["clip_skip"])
+    if run["dtype"] != "auto" or run["clip_skip"]:
+        raise FewShotError("dtype and clip_skip are for checkpoints: leave them out, ComfyUI loads this base as it is")
+    if not is_started():
+        raise FewShotError(
+            "a base with text_encoder and vae is ComfyUI's: add --comfyui and the folder that it lies in"
+        )
+    encoders = [path for path in (run["text_encoder"], run["second_text_encoder"]) if path is not None]
+    embeddings = [run["embeddings"]] if run["embeddings"] else []
+    return base_from_parts(load_parts(run["base"], encoders, run["vae"], run["encoder_type"], embeddings))
 
 
 def _with_priors(
@@ -112,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="JSON file that describes the run")
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU")
+    parser.add_argument("--comfyui", type=Path, metavar="FOLDER", help="ComfyUI, for bases that it loads in parts")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -119,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with launched(given.cpu) as processes:
             if processes.main:
                 log.info("%d processes compute on %s", processes.count, processes.device.type)
+            if given.comfyui is not None:  # after the process has its device
+                start(given.comfyui.resolve(), processes.device.type == "cpu")
             result = train_run(run, processes)
             if processes.main:
                 files = " and ".join(map(str, result.files))

@@ -9,9 +9,13 @@ from typing import Any
 from ...core.errors import FewShotError
 
 
+def is_started() -> bool:
+    return "comfy.model_management" in sys.modules
+
+
 def start(folder: Path, cpu: bool) -> None:
     """Make the ComfyUI in `folder` importable, first on the path; it parses no arguments. Nothing if it is there."""
-    if "comfy.model_management" in sys.modules:
+    if is_started():
         return
     if not (folder / "comfy" / "model_management.py").is_file():
         raise FewShotError(f"there is no ComfyUI in {folder}: give the folder that holds its main.py")
@@ -30,6 +34,8 @@ def comfy() -> Any:
     import comfy.model_management  # pyright: ignore[reportMissingImports]
     import comfy.model_sampling  # pyright: ignore[reportMissingImports]
     import comfy.patcher_extension  # pyright: ignore[reportMissingImports]
+    import comfy.sd  # pyright: ignore[reportMissingImports]
     import comfy.supported_models  # pyright: ignore[reportMissingImports]
+    import comfy.utils  # pyright: ignore[reportMissingImports]
 
     return comfy

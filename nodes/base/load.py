@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
+from ...models.hosted import files
 from ...models.stable_diffusion.variants import FAMILIES
 from ..comfy import folders, host
 from ..comfy.host import io
@@ -90,7 +91,7 @@ class LoadBase(io.ComfyNode):
         if (source or {}).get("source") == FILES:
             encoders = [source["text_encoder"], source.get("second_text_encoder", hosted.NO_FILE)]
             given = hosted.load_files(
-                source["diffusion_model"], encoders, source.get("encoder_type", hosted.AUTO), source["vae"]
+                source["diffusion_model"], encoders, source.get("encoder_type", files.AUTO), source["vae"]
             )
             base, notes = based_on(*given, clip_skip, dtype)
             return io.NodeOutput(base, *given, ui=host.say(cls.hidden.unique_id, "\n".join(notes)))
@@ -112,22 +113,26 @@ def model_file_inputs() -> list[io.Input]:
 
     return [
         io.Combo.Input(
-            "diffusion_model", options=hosted.diffusion_models(), tooltip="The denoiser, in models/diffusion_models."
+            "diffusion_model",
+            options=folders.safe_names("diffusion_models"),
+            tooltip="The denoiser, in models/diffusion_models.",
         ),
         io.Combo.Input(
-            "text_encoder", options=hosted.text_encoders(), tooltip="Its text encoder, in models/text_encoders."
+            "text_encoder",
+            options=folders.safe_names("text_encoders"),
+            tooltip="Its text encoder, in models/text_encoders.",
         ),
-        io.Combo.Input("vae", options=hosted.autoencoders(), tooltip="Its autoencoder, in models/vae."),
+        io.Combo.Input("vae", options=folders.safe_names("vae"), tooltip="Its autoencoder, in models/vae."),
         io.Combo.Input(
             "encoder_type",
             options=hosted.encoder_types(),
-            default=hosted.AUTO,
+            default=files.AUTO,
             optional=True,
             tooltip="What ComfyUI's Load CLIP calls type. auto is known for Z-Image and FLUX.2.",
         ),
         io.Combo.Input(
             "second_text_encoder",
-            options=[hosted.NO_FILE, *hosted.text_encoders()],
+            options=hosted.listed("text_encoders"),
             default=hosted.NO_FILE,
             optional=True,
             tooltip="Of models that read prompts with two, such as FLUX.1.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import FewShotError
+from ...models.hosted import files
 from ...models.hosted.families import HostedFamily, distilled_advice, family_of, what_it_lacks
 from . import adapter_fit, changes, folders
 from .host import comfy
@@ -95,42 +96,26 @@ def _about(family: HostedFamily, file: str) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------ model files
 
-NO_FILE, AUTO = "none", "auto"
+NO_FILE = "none"
 
 
-def diffusion_models() -> list[str]:
-    return folders.safe_names("diffusion_models")
-
-
-def text_encoders() -> list[str]:
-    return folders.safe_names("text_encoders")
-
-
-def autoencoders() -> list[str]:
-    return folders.safe_names("vae")
+def listed(kind: str) -> list[str]:
+    """ComfyUI's files of a part, and beside them none."""
+    return [NO_FILE, *folders.safe_names(kind)]
 
 
 def encoder_types() -> list[str]:
-    """The kinds of text encoders that ComfyUI knows, by the names of its own loader; first what the model says."""
-    return [AUTO, *(kind.name.lower() for kind in comfy.sd.CLIPType)]
+    """The kinds of text encoders that ComfyUI knows; first what the model says."""
+    return [files.AUTO, *files.encoder_types()]
 
 
 def load_files(model: str, encoders: Sequence[str], kind: str, vae: str) -> tuple[Any, Any, Any]:
-    """(MODEL, CLIP, VAE) of files by ComfyUI's own functions."""
-    made = comfy.sd.load_diffusion_model(str(folders.listed_file("diffusion_models", model)))
-    paths = [str(folders.listed_file("text_encoders", name)) for name in encoders if name != NO_FILE]
-    known = {one.name.lower(): one for one in comfy.sd.CLIPType}
-    family = family_of(made.model.model_config)
-    kind = family.encoder if kind == AUTO else kind
-    if kind not in known:
-        raise FewShotError(
-            f"which kind of text encoder a {family.title} reads prompts with is not known: choose encoder_type, as "
-            f"in ComfyUI's Load CLIP ({', '.join(known)})"
-        )
-    clip = comfy.sd.load_clip(paths, folders.embedding_folders(), known[kind])
-    tensors, metadata = comfy.utils.load_torch_file(
-        str(folders.listed_file("vae", vae)), safe_load=True, return_metadata=True
+    """(MODEL, CLIP, VAE) of files by their names in ComfyUI's lists."""
+    parts = files.load_parts(
+        folders.listed_file("diffusion_models", model),
+        [folders.listed_file("text_encoders", name) for name in encoders if name != NO_FILE],
+        folders.listed_file("vae", vae),
+        kind,
+        list(map(Path, folders.embedding_folders())),
     )
-    opened = comfy.sd.VAE(sd=tensors, metadata=metadata)
-    opened.throw_exception_if_invalid()
-    return made, clip, opened
+    return parts.model, parts.clip, parts.vae

@@ -13,7 +13,19 @@ from .refinement import read_refinement
 from .relation import check_relation
 
 NEEDED = ("base", "pictures", "identifier", "noun")
-PATHS = ("base", "pictures", "runs", "adapter", "tokenizer_folder", "embeddings", "validation_clip", "validation_dino")
+FILES = ("text_encoder", "second_text_encoder", "vae")
+"""beside a base that is trained in ComfyUI's own network, which they belong to"""
+PATHS = (
+    "base",
+    *FILES,
+    "pictures",
+    "runs",
+    "adapter",
+    "tokenizer_folder",
+    "embeddings",
+    "validation_clip",
+    "validation_dino",
+)
 OTHERS = {
     "description": "",
     "priors": None,
@@ -29,6 +41,8 @@ OTHERS = {
     "validation_dino": None,
     "refine": None,
     "relation": None,
+    **dict.fromkeys(FILES),
+    "encoder_type": "auto",
 }
 KINDS: Mapping[str, type] = {
     **dict.fromkeys((*NEEDED, *OTHERS), str),
@@ -61,6 +75,11 @@ def read_run(path: Path) -> dict[str, Any]:
     if given.get("validation_dino") and not given.get("validation_clip"):
         raise FewShotError(f"{path} names a DINO to validate with, which reads no prompts: name validation_clip too.")
     run = OTHERS | dict(given)
+    if (run["text_encoder"] is None) != (run["vae"] is None):
+        raise FewShotError(
+            f"{path} names one of text_encoder and vae: a base that ComfyUI loads in parts needs both, "
+            "a checkpoint neither"
+        )
     if is_relation:
         check_relation(run)
     folder = path.resolve().parent
