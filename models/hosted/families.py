@@ -106,6 +106,7 @@ FAMILIES: Mapping[str, HostedFamily] = MappingProxyType(
                 learning_rate=1e-4,
                 architecture="flux-2",
                 encoder="flux2",
+                guidance=5.0,
                 licence="klein 4B is Apache-2.0; klein 9B and dev are for non-commercial use",
                 distilled=("klein-4b", "klein-9b", "klein_4b", "klein_9b"),
                 advice="train FLUX.2 klein base and use the LoRA on the distilled one, which training spoils",

@@ -95,6 +95,26 @@ def grid(adapter: list | None = None, base: list | None = None, prompt: str = "a
     }
 
 
+# ComfyUI's loaders of parts, with what each gives in `ProbeLoader`.
+LOADERS = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}
+SMALL = {"z_image": "z_image", "flux-2": "flux2"}
+
+
+def _with_small_parts(graph: Graph) -> str:
+    """Small networks in place of those that ComfyUI's loaders would load; the family, or "" where there is none."""
+    loaders = {key: entry for key, entry in graph.items() if entry["class_type"] in LOADERS}
+    files = " ".join(str(value) for entry in loaders.values() for value in entry["inputs"].values())
+    family = next((small for part, small in SMALL.items() if part in files), "")
+    places = {key: LOADERS[entry["class_type"]] for key, entry in loaders.items()}
+    for key in loaders:
+        graph[key] = node("ProbeLoader", family=family)
+    for entry in graph.values():
+        for name, value in entry["inputs"].items():
+            if isinstance(value, list) and value[0] in places:
+                entry["inputs"][name] = [value[0], places[value[0]]]
+    return family
+
+
 def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
     """A workflow of this project with few steps and pictures, the test's folder, and a base that is there."""
     short = {key: {**entry, "inputs": dict(entry["inputs"])} for key, entry in graph.items()}
@@ -117,7 +137,11 @@ def shortened(graph: Graph, info: Mapping[str, Any]) -> Graph:
         "FewShotRefinementSettings": FEW_ROUNDS,
         "CreateHookLora": {"lora_name": "stand_in.safetensors"},
         "FewShotPromptInspiration": {"folder": "input/gallery"},
+        "EmptySD3LatentImage": {"width": 64, "height": 64},
+        "EmptyFlux2LatentImage": {"width": 64, "height": 64},
     }
+    if _with_small_parts(short):
+        few["FewShotTrainingSettings"] |= {"resolution": 64}
     for entry in short.values():
         entry["inputs"].update(few.get(entry["class_type"], {}))
         if entry["class_type"] == "FewShotLoadBase" and entry["inputs"]["source"] == "checkpoint":

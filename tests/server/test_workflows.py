@@ -7,6 +7,7 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
+import comfyui_workflow_templates_json
 import pytest
 import skimage.data
 from PIL import Image
@@ -32,7 +33,8 @@ def read(path):
 def test_the_workflows_are_there():
     assert NAMES == [
         "augment", "evaluate", "fused_subjects", "prompt_inspiration", "refine", "regions_of_two_loras", "relation",
-        "subject_lora", "subject_lora_from_photos", "subject_with_native_nodes", "two_subjects",
+        "subject_lora", "subject_lora_from_photos", "subject_on_flux2_klein", "subject_on_z_image",
+        "subject_with_native_nodes", "two_subjects",
     ]  # fmt: skip
     assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
 
@@ -61,6 +63,25 @@ def test_links_and_sockets_of_the_saved_form_agree(name, info):
         assert [entry["name"] for entry in node["inputs"]] == names
         if node["type"].startswith("FewShot"):  # ComfyUI's own may gain outputs from release to release
             assert [output["name"] for output in node["outputs"]] == info[node["type"]]["output_name"]
+
+
+@pytest.mark.parametrize("name", ["subject_on_flux2_klein", "subject_on_z_image"])
+def test_model_files_are_those_that_comfyui_offers_to_download(name):
+    """Each loader names its file with the address that ComfyUI's own templates have for it."""
+    templates = Path(comfyui_workflow_templates_json.__file__).parent / "templates"
+    known = [model for path in templates.glob("image_*.json") for model in models_in(read(path))]
+    files = models_in(read(WORKFLOWS / f"{name}.json"))
+    assert len(files) == 3 and all(file in known for file in files)
+    loaders = [node for node in read(WORKFLOWS / f"{name}.json")["nodes"] if "models" in node["properties"]]
+    assert [node["widgets_values"][0] for node in loaders] == [file["name"] for file in files]
+
+
+def models_in(value):
+    """The files that nodes of a workflow name for a download, those of subgraphs too."""
+    if isinstance(value, dict):
+        own = value.get("properties", {}).get("models", []) if isinstance(value.get("properties"), dict) else []
+        return own + [one for part in value.values() for one in models_in(part)]
+    return [one for part in value for one in models_in(part)] if isinstance(value, list) else []
 
 
 @pytest.mark.parametrize("name", NAMES)
