@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .host import comfy
+
+
+def as_loaded(network: nn.Module) -> AbstractContextManager:
+    """The mode that a network's weights were made in, which in a graph is inference mode: ComfyUI moves quantised ones
+    in no other."""
+    return torch.inference_mode(any(p.is_inference() for p in network.parameters()))
 
 
 @contextmanager

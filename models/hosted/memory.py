@@ -22,7 +22,8 @@ class HostedCosts(MeasuredCosts):
         self.vae = vae
 
     def encoding(self, side: int, itemsize: int) -> float:
-        return float(self.vae.memory_used_encode((1, 3, side, side), self.vae.vae_dtype))
+        frames = (1,) if self.vae.latent_dim == 3 else ()
+        return float(self.vae.memory_used_encode((1, 3, *frames, side, side), self.vae.vae_dtype))
 
     def decoding(self, side: int, itemsize: int) -> float:
         return float(self.vae.memory_used_decode((1, *self.model.latent_shape(side, side)), self.vae.vae_dtype))

@@ -25,11 +25,11 @@ from ..public_names import HOSTED_ROOT as ROOT
 from . import words
 from .families import HostedFamily
 from .host import comfy
-from .in_place import checkpoint_blocks, differentiable
+from .in_place import as_loaded, checkpoint_blocks, differentiable
 from .memory import HostedCosts, counts, fused_attention, weightless_base
 from .parts import HostedParts
 from .process import process_of
-from .prompts import arguments, encode
+from .prompts import arguments, encode, kept
 
 CHOOSE = "choose attention, feed_forward or attention_ff as parameter_set, and tuning low_rank"
 UNTRAINED = {
@@ -127,9 +127,11 @@ class HostedModel:
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Latents of ComfyUI's autoencoders, which give no spread."""
-        found = self.vae.encode(pixels.movedim(1, -1).float())
-        with torch.inference_mode(False):
-            mean = self.base.process_latent_in(found.clone().float()).to(self.device)
+        pictures = pixels.movedim(1, -1).float()
+        at_once = 1 if self.vae.latent_dim == 3 else len(pictures)  # several would be the frames of one video
+        with as_loaded(self.vae.first_stage_model):
+            found = [self.vae.encode(part) for part in pictures.split(at_once)]
+        mean = self.base.process_latent_in(torch.cat([kept(part, self.device) for part in found]).float())
         shape = self.latent_shape(pixels.shape[-1], pixels.shape[-2])
         if mean[0].shape != shape:
             raise FewShotError(
@@ -140,9 +142,10 @@ class HostedModel:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        found = self.vae.decode(self.base.process_latent_out(latents.float()))
-        with torch.inference_mode(False):
-            pixels = found.clone().float().to(self.device)
+        unscaled = self.base.process_latent_out(latents.float())
+        with as_loaded(self.vae.first_stage_model):
+            found = self.vae.decode(unscaled)
+        pixels = kept(found, self.device).float()
         return pixels.flatten(0, -4).movedim(-1, 1)  # frames of a video autoencoder are pictures of their own
 
     # ------------------------------------------------------------------------------------------------- prompts
@@ -217,7 +220,8 @@ class HostedModel:
     def _call(self, latents: Tensor, t: Tensor, about: Mapping[str, Any]) -> Tensor:
         """The network's own output: `apply_model` gives clean latents, from which it could only be got by division."""
         if self.device.type == "cuda" and self.base.device != self.device:  # to read a prompt ComfyUI made room
-            comfy().model_management.load_models_gpu([self.hosted.model], force_full_load=True)
+            with as_loaded(self.base):
+                comfy().model_management.load_models_gpu([self.hosted.model], force_full_load=True)
         x, sigma = self._scaled(latents, t)
         outputs: list[Tensor] = []
         handle = self.denoiser.register_forward_hook(partial(_keep, outputs))

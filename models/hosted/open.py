@@ -14,7 +14,7 @@ from ...core.errors import FewShotError
 from ...core.values import BaseModelRef
 from .families import family_of
 from .host import comfy
-from .in_place import plain_weights
+from .in_place import as_loaded, plain_weights
 from .model import HostedModel
 from .parts import HostedParts
 
@@ -38,7 +38,8 @@ def opened(ref: BaseModelRef, device: torch.device) -> Iterator[HostedModel]:
         raise FewShotError(
             f"ComfyUI computes on {patcher.load_device} and training was asked to on {device}: both use one device"
         )
-    load(patcher)
+    with as_loaded(patcher.model):
+        comfy().model_management.load_models_gpu([patcher], force_full_load=True)
     with torch.inference_mode(False), plain_weights(patcher.model):
         model = HostedModel(ref, replace(parts, model=patcher), family, torch.device(patcher.load_device))
         try:
@@ -46,12 +47,6 @@ def opened(ref: BaseModelRef, device: torch.device) -> Iterator[HostedModel]:
         finally:
             model.close()
             gc.collect()
-
-
-def load(patcher: Any) -> None:
-    """Patched, on ComfyUI's device; in the mode that the weights were made in, which in a graph is inference mode."""
-    with torch.inference_mode(any(p.is_inference() for p in patcher.model.parameters())):
-        comfy().model_management.load_models_gpu([patcher], force_full_load=True)
 
 
 def static(model: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.errors import FewShotError
 from ...core.text.weights import escaped
 from ..conditioning import Conditioning
+from .in_place import as_loaded
 
 TEXT = "cross_attn"
 """what ComfyUI calls the states of a prompt's tokens"""
@@ -22,7 +23,8 @@ def encode(clip: Any, prompts: list[str], literally: bool, device: torch.device)
     with torch.no_grad():
         for prompt in prompts:
             tokens = clip.tokenize(escaped(prompt) if literally else prompt)
-            found = clip.encode_from_tokens_scheduled(tokens, show_pbar=False)
+            with as_loaded(clip.cond_stage_model):
+                found = clip.encode_from_tokens_scheduled(tokens, show_pbar=False)
             if len(found) != 1:
                 raise FewShotError("this CLIP reads prompts by a schedule, which training does not know: leave it out")
             states, more = found[0]

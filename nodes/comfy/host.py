@@ -107,9 +107,9 @@ def engine(node_id: str | None) -> Iterator[NodeProgress]:
     """Around every call of the engine: gradients allowed, ComfyUI's models out of the way, memory given back last."""
     import torch
 
+    comfy.model_management.unload_all_models()  # in the mode that nodes run in, as ComfyUI moves quantised weights in
+    comfy.model_management.soft_empty_cache()
     with torch.inference_mode(False):
-        comfy.model_management.unload_all_models()
-        comfy.model_management.soft_empty_cache()
         try:
             yield NodeProgress(node_id)
         except torch.cuda.OutOfMemoryError as error:

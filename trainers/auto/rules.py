@@ -233,7 +233,7 @@ def split_of(settings: TrainingSettings, inputs: AutoInputs) -> BatchSplit:
         settings.gradient_checkpointing,
         settings.micro_batch,
         settings.offload,
-        "full" if _in_full(settings) or not inputs.owns_weights else settings.weights,
+        "full" if _in_full(settings) or (settings.weights == "auto" and not inputs.owns_weights) else settings.weights,
         inputs.offloadable_bytes,
         inputs.denoiser_bytes * FLOAT8_SAVES if inputs.is_half else 0.0,
     )

@@ -1,13 +1,18 @@
-"""Files of small networks, as ComfyUI's own loaders read them, plain or quantised by ComfyUI."""
+"""Files of small networks, as ComfyUI's own loaders read them, plain or quantised by ComfyUI.
+
+python -m comfyui_fewshot.tests.models.hosted.files COMFYUI_FOLDER FOLDER
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from comfyui_fewshot.models.hosted import host
 from comfyui_fewshot.tests.models.hosted.networks import model_of
 
 FORMATS = {"float8_e4m3fn": "TensorCoreFP8E4M3Layout", "int8_tensorwise": "TensorWiseINT8Layout"}
@@ -32,3 +37,9 @@ def write_flux2(path: Path, form: str | None = None, dtype: torch.dtype = torch.
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return path
+
+
+if __name__ == "__main__":
+    host.start(Path(sys.argv[1]), True)
+    for name in (None, *FORMATS):
+        write_flux2(Path(sys.argv[2], f"flux2_{name or 'plain'}.safetensors"), name)

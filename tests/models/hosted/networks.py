@@ -72,6 +72,12 @@ NETWORKS = {
         40,
         28,
     ),
+    "comfy_auraflow": Network(
+        "AuraFlow",
+        dict(dim=64, n_layers=2, n_double_layers=1, n_heads=2, global_conddim=64, cond_seq_dim=40, max_seq=256),
+        40,
+        24,
+    ),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ WORDS = dict(intermediate_size=48, num_attention_heads=2, num_key_value_heads=1)
 
 
 def parts_of(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any]:
-    """(MODEL, CLIP, VAE) of "z_image" or "flux2", which can be loaded again."""
+    """(MODEL, CLIP, VAE) of one of `LATENTS`, which can be loaded again."""
     model, clip, vae = model_of(name, dtype), clip_of(name), vae_of(name)
     model.cached_patcher_init = (_model_again, (name, dtype))
     return model, clip, vae
@@ -28,7 +28,7 @@ def clip_of(name: str) -> Any:
     import comfy.text_encoders.flux as flux
     import comfy.text_encoders.z_image as z_image
 
-    z = name == "z_image"
+    z = name != "flux2"  # other families get its states of the right width
     width = NETWORKS[name].width if z else NETWORKS[name].width // 3  # klein reads three layers
 
     class Target:
@@ -44,22 +44,43 @@ def clip_of(name: str) -> Any:
     return clip
 
 
+# Channels of the latents, and levels of the autoencoder; None is the one that ComfyUI calls Wan's, which has frames.
+LATENTS: dict[str, tuple[int, int] | None] = {
+    "z_image": (16, 4), "comfy_lumina2": (16, 4), "flux2": (128, 5), "comfy_auraflow": (4, 4), "comfy_qwenimage": None,
+}  # fmt: skip
+
+
 def vae_of(name: str) -> Any:
     """An autoencoder with the latents of the family."""
+
+    kind = LATENTS[name]
+    with torch.inference_mode():
+        made = _wan() if kind is None else _plain(*kind)
+        _fill(made.first_stage_model, 0.1)
+    if kind is not None:
+        made.latent_channels = kind[0]
+        made.downscale_ratio = made.upscale_ratio = 2 ** (kind[1] - 1)
+    return made
+
+
+def _plain(channels: int, levels: int) -> Any:
     import comfy.sd
 
-    channels, levels = (16, 4) if name == "z_image" else (128, 5)
     sizes = dict(
         double_z=True, z_channels=channels, resolution=64, in_channels=3, out_ch=3, ch=32, ch_mult=[1] * levels,
         num_res_blocks=1, attn_resolutions=[], dropout=0.0,
     )  # fmt: skip
-    with torch.inference_mode():
-        # a weight that it has not, since none at all would be looked for in a file
-        made = comfy.sd.VAE(sd={"none": torch.zeros(1)}, config={"params": {"ddconfig": sizes, "embed_dim": channels}})
-        _fill(made.first_stage_model, 0.1)
-    made.latent_channels = channels
-    made.downscale_ratio = made.upscale_ratio = 2 ** (levels - 1)
-    return made
+    # a weight that it has not, since none at all would be looked for in a file
+    return comfy.sd.VAE(sd={"none": torch.zeros(1)}, config={"params": {"ddconfig": sizes, "embed_dim": channels}})
+
+
+def _wan() -> Any:
+    import comfy.ldm.wan.vae
+    import comfy.sd
+
+    sizes = dict(dim=16, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], dropout=0.0)
+    network = comfy.ldm.wan.vae.WanVAE(temperal_downsample=[False, True, True], **sizes)
+    return comfy.sd.VAE(sd=network.state_dict())
 
 
 def _fill(network: torch.nn.Module, spread: float) -> None:

@@ -268,7 +268,7 @@ def pocket_report(folder: Path) -> dict[str, float]:
         weighted(own)
         found = {"diffusers": measured(model, {name: own[path] for name, path in paths.items()})}
         times_there = model.process.sampling_times(10, (64, 64))
-    with opened(BaseModelRef("sd1", made, "pocket"), made, CPU) as model:
+    with opened(BaseModelRef("sd1", made, "pocket"), CPU) as model:
         names = comfy_names(made.model.model)
         hosted = wrap(model, (f"{ROOT}.{names[name]}" for name in paths))
         weighted({paths[name]: hosted[f"{ROOT}.{names[name]}"] for name in paths})

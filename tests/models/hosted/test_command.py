@@ -16,6 +16,7 @@ from comfyui_fewshot.trainers import __main__ as command
 
 COMFYUI = os.environ.get("COMFYUI_PATH", "")
 SETTINGS = dict(steps=3, learning_rate=1e-3, rank=2, batch_size=2, resolution=64, seed=5, micro_batch=1)
+FILES = "comfyui_fewshot.tests.models.hosted.files"
 MODULE = "comfyui_fewshot.tests.models.hosted.command"
 LAUNCH = (
     "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
@@ -27,19 +28,14 @@ LAUNCH = (
 def folder(tmp_path_factory):
     """Files of a small FLUX.2; of its encoders only names matter here."""
     made = tmp_path_factory.mktemp("parts")
-    script = (
-        "import sys; from pathlib import Path; from comfyui_fewshot.models.hosted import host;"
-        "host.start(Path(sys.argv[1]), True); from comfyui_fewshot.tests.models.hosted.files import write_flux2;"
-        "write_flux2(Path(sys.argv[2]))"
-    )
-    subprocess.run([sys.executable, "-c", script, COMFYUI, str(made / "flux2.safetensors")], check=True)
+    subprocess.run([sys.executable, "-m", FILES, COMFYUI, str(made)], check=True)
     for name in ("words", "vae"):
-        (made / f"{name}.safetensors").write_bytes((made / "flux2.safetensors").read_bytes())
+        (made / f"{name}.safetensors").write_bytes((made / "flux2_plain.safetensors").read_bytes())
     return made
 
 
 def written(folder, pictures, name, **changes):
-    files = dict(base="flux2.safetensors", text_encoder="words.safetensors", vae="vae.safetensors")
+    files = dict(base="flux2_plain.safetensors", text_encoder="words.safetensors", vae="vae.safetensors")
     run = files | dict(runs=name, noun="ball", pictures=str(pictures), identifier="sks", settings=SETTINGS)
     path = folder / f"{name}.json"
     path.write_text(json.dumps({key: value for key, value in (run | changes).items() if value is not None}))

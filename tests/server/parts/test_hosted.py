@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from comfyui_fewshot.tests.server import graphs
 
 pytestmark = pytest.mark.server
 FAMILIES = ("z_image", "flux2")
+WITHOUT_ENTRY = ("comfy_lumina2", "comfy_qwenimage", "comfy_auraflow")
 MODEL, CLIP, VAE = ["loader", 0], ["loader", 1], ["loader", 2]
-LATENTS = {"z_image": "EmptySD3LatentImage", "flux2": "EmptyFlux2LatentImage"}
+LATENTS = {"flux2": "EmptyFlux2LatentImage", "comfy_auraflow": "EmptyLatentImage"}
+ARCHITECTURES = {"z_image": "z-image/lora", "flux2": "flux-2/lora"}
+FILES = "comfyui_fewshot.tests.models.hosted.files"
 SIDE = 64
 LONG = 40  # steps: enough to be cut in
 
@@ -33,7 +41,7 @@ def base(family):
 
 
 def training(info, family, **changes):
-    chosen = {"resolution": SIDE, "token": "none", "steps": 4, "learning_rate": 1e-2} | changes
+    chosen = {"resolution": SIDE, "token": "none", "steps": 4, "learning_rate": 3e-2} | changes
     train = graphs.node("FewShotTrainSubject", base=["base", 0], set=["set", 0], settings=["settings", 0], check="off")
     return base(family) | graphs.pictures() | graphs.settings(info, **chosen) | {"train": train}
 
@@ -41,7 +49,7 @@ def training(info, family, **changes):
 def drawing(family, model=MODEL, clip=CLIP):
     """ComfyUI's own way to a picture, which is kept under the name "native"."""
     graph = graphs.drawing(model, clip)
-    graph["empty"] = graphs.node(LATENTS[family], width=SIDE, height=SIDE, batch_size=1)
+    graph["empty"] = graphs.node(LATENTS.get(family, "EmptySD3LatentImage"), width=SIDE, height=SIDE, batch_size=1)
     graph["decoded"]["inputs"]["vae"] = VAE
     return graph
 
@@ -61,13 +69,14 @@ def written(outcome):
     return Path(outcome.outputs("save")["text"][0].splitlines()[0])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *WITHOUT_ENTRY])
 def test_from_pictures_to_a_lora_that_comfyui_loads(server, info, family):
     """The person's MODEL draws as before, bit for bit; the LoRA has no key that is not loaded, and draws as here."""
     before = native(server, family)
     outcome = server.succeed(training(info, family) | graphs.saved(family) | grid(["train", 0]))
     report = outcome.outputs("base")["text"][0] if outcome.outputs("base") else ""
-    assert "trained in ComfyUI's own network" in report and "licence" in report
+    assert "trained in ComfyUI's own network" in report
+    assert ("has no entry of its own" if family in WITHOUT_ENTRY else "licence") in report
     assert numpy.array_equal(before, native(server, family))
     ours = server.kept("after")
     assert numpy.abs(before - server.kept("before")).max() < 1e-4 < numpy.abs(before - ours).max()
@@ -75,7 +84,7 @@ def test_from_pictures_to_a_lora_that_comfyui_loads(server, info, family):
     with safe_open(path, "pt") as file:
         names, metadata = list(file.keys()), file.metadata()
     assert all(name.startswith("diffusion_model.") for name in names) and len(names) % 3 == 0
-    assert metadata["modelspec.architecture"] == {"z_image": "z-image/lora", "flux2": "flux-2/lora"}[family]
+    assert metadata["modelspec.architecture"] == ARCHITECTURES.get(family, f"{family}/lora")
     lora = {"lora": graphs.node(
         "LoraLoader", model=MODEL, clip=CLIP, lora_name=path.name, strength_model=1.0, strength_clip=1.0
     )}  # fmt: skip
@@ -134,4 +143,40 @@ def test_what_cannot_be_trained_is_said_on_the_node(server, info):
         (mixed | {"show": graphs.node("PreviewAny", source=["base", 0])}, "VAE that belongs to the MODEL"),
     ):
         outcome = server.run(graph)
-        assert outcome.status == "error" and words in outcome.error["exception_message"], outcome.error
+        assert outcome.status == "error", words
+        assert words in outcome.error["exception_message"], outcome.error
+
+
+@pytest.fixture(scope="module")
+def files(server):
+    """Small FLUX.2s among the diffusion models, plain, in fp8 and in int8 by ComfyUI's own quantisation."""
+    folder = server.base / "models" / "diffusion_models"
+    subprocess.run([sys.executable, "-m", FILES, str(server.comfyui), str(folder)], check=True)
+    server.get("/object_info")
+    return folder
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+@pytest.mark.parametrize("form", ["plain", "float8_e4m3fn", "int8_tensorwise"])
+def test_models_of_comfyui_s_own_loader_train_in_the_form_they_are_in(server, info, files, form, with_lora):
+    """Quantised weights stay what they are, bit for bit, also where a LoRA lies on them: KSampler draws the same."""
+    pair = {
+        "diffusion_model.double_blocks.0.img_attn.qkv.lora_down.weight": torch.randn(4, 128) * 0.1,
+        "diffusion_model.double_blocks.0.img_attn.qkv.lora_up.weight": torch.randn(384, 4) * 0.1,
+    }
+    save_file(pair, server.base / "models" / "loras" / "upstream.safetensors")
+    more = {"unet": graphs.node("UNETLoader", unet_name=f"flux2_{form}.safetensors", weight_dtype="default")}
+    model = ["unet", 0]
+    if with_lora:
+        more["up"] = graphs.node(
+            "LoraLoaderModelOnly", model=model, lora_name="upstream.safetensors", strength_model=1.0
+        )
+        model = ["up", 0]
+    before = native(server, "flux2", model, CLIP, more)
+    graph = training(info, "flux2", steps=24, rank=8, seed=4) | more
+    graph["base"]["inputs"]["model"] = model
+    outcome = server.succeed(graph)
+    log = Path(outcome.outputs("train")["text"][0].splitlines()[-1]) / "log.jsonl"
+    losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    assert numpy.array_equal(before, native(server, "flux2", model, CLIP, more))

@@ -115,6 +115,9 @@ class Change(io.ComfyNode):
         return io.NodeOutput(model, clip, own)
 
 
+FAMILIES = ["z_image", "flux2", "comfy_lumina2", "comfy_qwenimage", "comfy_auraflow"]
+
+
 class Loader(io.ComfyNode):
     """Small networks of the families that people train, as a loader gives them."""
 
@@ -122,7 +125,7 @@ class Loader(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="ProbeLoader",
-            inputs=[io.Combo.Input("family", options=["z_image", "flux2"])],
+            inputs=[io.Combo.Input("family", options=FAMILIES)],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
 
