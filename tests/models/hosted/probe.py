@@ -254,9 +254,10 @@ def pocket_report(folder: Path) -> dict[str, float]:
         parts = [part for name in sorted(layers) for part in (layers[name].down, layers[name].up)]
         conditioning = model.encode_prompts(PROMPTS)
         x = model.process.add_noise(latents, noise, times)
-        prediction = model.predict(x, times, conditioning)
-        loss = (prediction - model.process.target(latents, noise, times)).square().mean()
-        gradients = list(torch.autograd.grad(loss, parts))
+        with model.differentiable():
+            prediction = model.predict(x, times, conditioning)
+            loss = (prediction - model.process.target(latents, noise, times)).square().mean()
+            gradients = list(torch.autograd.grad(loss, parts))
         with torch.no_grad():
             mean, spread = model.encode_images(pixels)
             pictures = model.decode(mean)
@@ -272,8 +273,7 @@ def pocket_report(folder: Path) -> dict[str, float]:
         names = comfy_names(made.model.model)
         hosted = wrap(model, (f"{ROOT}.{names[name]}" for name in paths))
         weighted({paths[name]: hosted[f"{ROOT}.{names[name]}"] for name in paths})
-        with model.differentiable():
-            found["comfy"] = measured(model, {name: hosted[f"{ROOT}.{names[name]}"] for name in paths})
+        found["comfy"] = measured(model, {name: hosted[f"{ROOT}.{names[name]}"] for name in paths})
         same_times = torch.equal(times_there, model.process.sampling_times(10, (64, 64)))
     differences = {name: relative(found["comfy"][name], ours) for name, ours in found["diffusers"].items()}
     return differences | {"layers": len(paths), "times": float(same_times)}
