@@ -86,10 +86,21 @@ class HostedModel:
         if pattern is None:
             return
         known = comfy().lora.model_lora_keys_unet(self.base, {})
+        found = False
         whole = re.compile(pattern)
         for path, module in self.denoiser.named_modules():
             if is_linear(module) and whole.fullmatch(path) and f"{ROOT}.{path}" in known:
+                found = True
                 yield f"{ROOT}.{path}"
+        if not found:
+            kinds = sorted(
+                {type(module).__name__ for path, module in self.denoiser.named_modules() if whole.match(path)}
+            )
+            raise FewShotError(
+                f"no layer of {group} in this {self.family.title} can have an adapter beside it"
+                f"{': its loader put others in their place (' + ', '.join(kinds[:4]) + ')' if kinds else ''}. Load the "
+                "model with one of ComfyUI's own loaders, or choose another parameter_set"
+            )
 
     def input_name(self, path: str) -> str:
         return path
@@ -160,8 +171,26 @@ class HostedModel:
         """Each prompt once, however often it is asked for: to read one ComfyUI may have to move whole networks."""
         for prompt in prompts:
             if (literally, prompt) not in self._encoded:
-                self._encoded[literally, prompt] = encode(self.clip, [prompt], literally, self.reading)
+                made = encode(self.clip, [prompt], literally, self.reading)
+                if not self._encoded:
+                    self._check_readable(made)
+                self._encoded[literally, prompt] = made
         return Conditioning.cat([self._encoded[literally, prompt] for prompt in prompts])
+
+    def _check_readable(self, conditioning: Conditioning) -> None:
+        """Raise FewShotError where the network cannot read what this CLIP gives, seen by shapes alone."""
+        side = 4 * self.size_multiple
+        latents, t = torch.empty(1, *self.latent_shape(side, side), device=META), torch.zeros(1, device=META)
+        twin = self if self.device == META else self.without_weights(self.dtype)
+        try:
+            with torch.no_grad():
+                twin.predict(latents, t, conditioning)
+        except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise FewShotError(
+                f"this CLIP and this MODEL are parts of two models: a {self.family.title} cannot read what a "
+                f"{type(self.clip.cond_stage_model).__name__} gives ({str(error).splitlines()[0][:120]}). Connect the "
+                "CLIP that belongs to the MODEL, and look at the type in the node that loads it"
+            ) from error
 
     @property
     def token_limit(self) -> int:

@@ -128,10 +128,25 @@ def test_cancel_leaves_the_model_and_going_on_ends_bit_for_bit_as_uncut(server, 
 
 
 def test_what_cannot_be_trained_is_said_on_the_node(server, info):
-    """A width that is no multiple, a VAE of another model, an encoder that is not trained, weights in full."""
-    vae = {"other": graphs.node("ProbeLoader", family="flux2")}
-    mixed = base("z_image") | vae
+    """A width that is no multiple, parts of other models, an encoder that is not trained, weights in full, layers that
+    cannot be hooked, a model of videos."""
+    other = {"other": graphs.node("ProbeLoader", family="flux2")}
+    mixed = base("z_image") | other
     mixed["base"]["inputs"]["vae"] = ["other", 2]
+    misread = training(info, "z_image") | other
+    misread["base"]["inputs"]["clip"] = ["other", 1]
+    apart = training(info, "z_image") | {"stand_in": graphs.node(
+        "FewShotLoadAdapter", **{"source": "file", "source.name": "stand_in.safetensors"}
+    )}  # fmt: skip
+    apart["train"]["inputs"]["adapter"] = ["stand_in", 0]
+    bare = base("z_image") | {"changed": graphs.node(
+        "ProbeHosted", model=MODEL, clip=CLIP, vae=VAE, how="other layers"
+    )}  # fmt: skip
+    bare = training(info, "z_image") | bare
+    bare["base"]["inputs"]["model"] = ["changed", 0]
+    video = base("z_image") | {"changed": graphs.node("ProbeHosted", model=MODEL, clip=CLIP, vae=VAE, how="video")}
+    video["base"]["inputs"]["model"] = ["changed", 0]
+    show = {"show": graphs.node("PreviewAny", source=["base", 0])}
     for graph, words in (
         (training(info, "z_image", resolution=72), "multiples of 16"),
         (training(info, "z_image", text_encoder=True), "not trained"),
@@ -140,7 +155,11 @@ def test_what_cannot_be_trained_is_said_on_the_node(server, info):
         (training(info, "z_image", local_weight=0.1), "local_weight to 0"),
         (training(info, "z_image", token="free"), "learns no words"),
         (training(info, "z_image", weights="float8"), "as ComfyUI loaded it"),
-        (mixed | {"show": graphs.node("PreviewAny", source=["base", 0])}, "VAE that belongs to the MODEL"),
+        (mixed | show, "VAE that belongs to the MODEL"),
+        (misread, "CLIP that belongs to the MODEL"),
+        (apart, "the LoRA to train on from is for sd1"),
+        (bare, "its loader put others in their place (Layer"),
+        (video | show, "draws videos"),
     ):
         outcome = server.run(graph)
         assert outcome.status == "error", words

@@ -136,9 +136,55 @@ class Loader(io.ComfyNode):
         return io.NodeOutput(*parts_of(family))
 
 
+class Layer(torch.nn.Module):
+    """A layer of a loader of its own: it has no sizes, and nothing can be said of what it computes."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.weight, self.bias = inner.weight, inner.bias
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+class WAN21:
+    """The config of a model of videos, by its name."""
+
+
+def with_other_layers(model):
+    for module in model.model.diffusion_model.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                setattr(module, name, Layer(child))
+
+
+def as_video(model):
+    model.model.model_config = WAN21()
+
+
+class Hosted(io.ComfyNode):
+    """A MODEL of its own in which something is other than ComfyUI's loaders make it."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeHosted",
+            inputs=[*Copies.define_schema().inputs, io.Combo.Input("how", options=["other layers", "video"])],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, vae, how):
+        from comfyui_fewshot.tests.models.hosted.parts import parts_of
+
+        made = parts_of("z_image")[0]
+        {"other layers": with_other_layers, "video": as_video}[how](made)
+        return io.NodeOutput(made)
+
+
 class Probe(ComfyExtension):
     async def get_node_list(self):
-        return [Keep, Copies, Change, Loader]
+        return [Keep, Copies, Change, Loader, Hosted]
 
 
 async def comfy_entrypoint():
