@@ -173,7 +173,7 @@ class BaseFromModel(io.ComfyNode):
             node_id="FewShotBaseFromModel",
             display_name="Base from MODEL+CLIP+VAE",
             category=CATEGORY,
-            description="Makes a base of a model that other nodes loaded. LoRAs applied before it are baked in.",
+            description="Makes a base of a model that other nodes loaded, of any image family, quantised ones too.",
             search_aliases=["few-shot base", "model to base"],
             inputs=[
                 io.Model.Input("model", tooltip="Any image model that ComfyUI loads, quantised ones too."),
