@@ -16,6 +16,8 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from comfyui_fewshot.tests.server import graphs
+from comfyui_fewshot.tests.server.harness import random_clip
+from comfyui_fewshot.tests.server.parts.test_changes import filled
 
 pytestmark = pytest.mark.server
 FAMILIES = ("z_image", "flux2")
@@ -199,3 +201,31 @@ def test_models_of_comfyui_s_own_loader_train_in_the_form_they_are_in(server, in
     losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert numpy.array_equal(before, native(server, "flux2", model, CLIP, more))
+
+
+def test_every_other_node_works_on_such_a_base(server, info):
+    """Priors, previews, validation, preservation, "did it learn?", evaluation and a sweep, on unequal captions."""
+    few = dict(steps=2, width=SIDE, height=SIDE, base=["base", 0])
+    with random_clip(server.base, "hosted-clip") as clip:
+        graph = training(info, "z_image", steps=6, preview_every=3, validate_every=3, preservation_weight=1.0, seed=8)
+        graph["priors"] = filled(info, "FewShotGeneratePriors", set=["set", 0], count=2, clip="none", **few)
+        graph["train"]["inputs"] |= {"set": ["priors", 0], "validation": clip, "check": "auto"}
+        graph |= {
+            "prompts": filled(info, "FewShotPromptSet", set=["set", 0], most=2, source="dreambench objects"),
+            "evaluate": filled(
+                info, "FewShotEvaluateLora", adapter_1=["train", 0], prompts=["prompts", 0], set=["set", 0], count=1,
+                clip=clip, dino="none", preferences="off", **few,
+            ),
+            "sweep": filled(
+                info, "FewShotStrengthSweep", adapter=["train", 0], prompts=["prompts", 0], set=["set", 0], count=1,
+                strengths="0.5, 1", clip=clip, dino="none", preferences="off", **few,
+            ),
+        }  # fmt: skip
+        outcome = server.succeed(graph)
+    lines = outcome.outputs("train")["text"][0].splitlines()
+    assert lines[0].startswith("Did it learn?") and any("validated" in line or "validation" in line for line in lines)
+    folder = Path(lines[-1])
+    assert len(list((folder / "samples").glob("step_*.png"))) == 2 and list((folder / "samples").glob("validation_*"))
+    terms = json.loads((folder / "result.json").read_text())["terms"]
+    assert set(terms) == {"reference", "prior", "preservation"} and all(len(values) == 6 for values in terms.values())
+    assert outcome.outputs("evaluate") and outcome.outputs("sweep")
