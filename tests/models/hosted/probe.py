@@ -121,11 +121,15 @@ def relative(first: list[Tensor], second: list[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in zip(first, second, strict=True) if b.any())
 
 
-def gradients_report(name: str) -> dict[str, Any]:
-    """Gradients in float64 against finite differences, per tensor; with checkpoints; and row by row."""
+def gradients_report(name: str, made: Any = None) -> dict[str, Any]:
+    """Gradients in float64 against finite differences, per tensor; with checkpoints; and row by row.
+
+    Args:
+        made: a MODEL of the network in float64, in place of one that is made here.
+    """
     import comfy.model_management as management
 
-    made = model_of(name, torch.float64)
+    made = model_of(name, torch.float64) if made is None else made
     ref = BaseModelRef(name, HostedParts(made, None, None), name)  # type: ignore[arg-type]
     with opened(ref, CPU) as model:
         one = Measured(name, model, torch.float64)

@@ -229,3 +229,16 @@ def test_every_other_node_works_on_such_a_base(server, info):
     terms = json.loads((folder / "result.json").read_text())["terms"]
     assert set(terms) == {"reference", "prior", "preservation"} and all(len(values) == 6 for values in terms.values())
     assert outcome.outputs("evaluate") and outcome.outputs("sweep")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_through_a_model_of_the_graph_are_right(server, family):
+    """Of each trained layer, in float64, with and without checkpoints of blocks, three captions of unequal length."""
+    graph = {
+        "loader": graphs.node("ProbeLoader", family=family, dtype="float64"),
+        "probe": graphs.node("ProbeGradients", model=MODEL, family=family),
+        "show": graphs.node("PreviewAny", source=["probe", 0]),
+    }
+    found = json.loads(server.succeed(graph).outputs("show")["text"][0])
+    assert max(found["differences"]) < 1e-4 and found["checkpoints"] < 1e-9 and found["rows"] < 1e-9
+    assert found["felt"] == 2 * found["layers"] == 2 * len(found["differences"])

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from pathlib import Path
 from types import MethodType
 
@@ -125,15 +126,37 @@ class Loader(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="ProbeLoader",
-            inputs=[io.Combo.Input("family", options=FAMILIES)],
+            inputs=[
+                io.Combo.Input("family", options=FAMILIES),
+                io.Combo.Input("dtype", options=["float32", "float64"], default="float32", optional=True),
+            ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
 
     @classmethod
-    def execute(cls, family):
+    def execute(cls, family, dtype="float32"):
         from comfyui_fewshot.tests.models.hosted.parts import parts_of
 
-        return io.NodeOutput(*parts_of(family))
+        return io.NodeOutput(*parts_of(family, getattr(torch, dtype)))
+
+
+class Gradients(io.ComfyNode):
+    """Gradients through a MODEL of the graph beside finite differences, as JSON."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeGradients",
+            inputs=[io.Model.Input("model"), io.Combo.Input("family", options=FAMILIES)],
+            outputs=[io.String.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, family):
+        from comfyui_fewshot.tests.models.hosted.probe import gradients_report
+
+        with torch.inference_mode(False):
+            return io.NodeOutput(json.dumps(gradients_report(family, model)))
 
 
 class Layer(torch.nn.Module):
@@ -184,7 +207,7 @@ class Hosted(io.ComfyNode):
 
 class Probe(ComfyExtension):
     async def get_node_list(self):
-        return [Keep, Copies, Change, Loader, Hosted]
+        return [Keep, Copies, Change, Loader, Gradients, Hosted]
 
 
 async def comfy_entrypoint():
