@@ -16,6 +16,7 @@ from .context import TrainingContext
 from .distributed import Processes
 from .health import Diverged, Divergence, SlowdownDetector, divergence_message
 from .optim.optimizers import DISCRIMINATOR, FlatGradients, LearningRates, make_optimizer
+from .passes import differentiable_passes
 from .state.checkpoint import Checkpoints, State
 from .state.clock import StepClock
 from .state.rollback import Rollback
@@ -148,18 +149,6 @@ def train(
     finally:
         run.end()
     return Outcome(run.history(), resumed_from, run.clock.seconds(), run.choose())
-
-
-def differentiable_passes(
-    passes: Iterator[Mapping[str, torch.Tensor]], differentiable: Callable[[], AbstractContextManager[None]]
-) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Each pass, computed and given within a context of its own, in which its backward pass runs too."""
-    terms: Mapping[str, torch.Tensor] | None = {}
-    while terms is not None:
-        with differentiable():
-            terms = next(passes, None)
-            if terms is not None:
-                yield terms
 
 
 def _due(done: int, every: int, last: int) -> bool:

@@ -34,8 +34,8 @@ class HostedCosts(MeasuredCosts):
 
 def counts(parts: HostedParts) -> ParameterCounts:
     """By the storage of weights: those in less than two bytes count as half as many in two."""
-    networks = (parts.model.model.diffusion_model, parts.vae.first_stage_model, parts.clip.cond_stage_model)
-    return ParameterCounts(*map(_count, networks))
+    modules = (parts.model.model.diffusion_model, parts.vae.first_stage_model, parts.clip.cond_stage_model)
+    return ParameterCounts(*map(_count, modules))
 
 
 def _count(network: nn.Module) -> float:

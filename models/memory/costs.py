@@ -96,8 +96,8 @@ def _shapes(model: DiffusionModel) -> str:
 
 
 def _weights(model: DiffusionModel) -> list[Tensor]:
-    networks = [*model.parts().values(), *model.offloadable(reads_text=False)]
-    return [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    modules = [*model.parts().values(), *model.offloadable(reads_text=False)]
+    return [tensor for network in modules for tensor in (*network.parameters(), *network.buffers())]
 
 
 def _adapters(model: DiffusionModel, groups: Collection[str]) -> dict[str, LowRankLayer]:

@@ -67,8 +67,8 @@ class Networks:
         return True
 
     def parameter_counts(self) -> ParameterCounts:
-        def count(*networks: torch.nn.Module) -> int:
-            return sum(p.numel() for network in networks for p in network.parameters())
+        def count(*modules: torch.nn.Module) -> int:
+            return sum(p.numel() for network in modules for p in network.parameters())
 
         return ParameterCounts(count(self.unet), count(self.vae), count(*self.text_encoders))
 

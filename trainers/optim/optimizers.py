@@ -187,8 +187,8 @@ def make_optimizer(
 def _group_of(name: str, groups: Iterable[str]) -> str:
     """Which of the groups a parameter is of; ValueError for none. A denoiser has one name here and another in files."""
     root = name.partition(".")[0]
-    own = DENOISER_ROOT if root == HOSTED_ROOT else root
-    found = next((group for group in groups if own.startswith(group)), None)
+    own = (root, DENOISER_ROOT) if root == HOSTED_ROOT else (root,)
+    found = next((group for group in groups if any(one.startswith(group) for one in own)), None)
     if found is None:
         raise ValueError(f"no learning rate for {name}")
     return found

@@ -23,9 +23,9 @@ from ..auto.rules import resolve, split_of
 from ..context import TrainingContext
 from ..data.caption_check import with_identifiers
 from ..data.sampling_weights import drawing_weights
-from ..loop import differentiable_passes
 from ..open import move_to_device, opened
 from ..optim.optimizers import make_optimizer
+from ..passes import differentiable_passes
 from ..run import rates_of
 from ..subject.attention_supervision import check_usable, usable
 from ..subject.method import SubjectTraining

@@ -74,14 +74,12 @@ def from_tensors(
         del found.groups[path]
     if not found.groups and not found.words:
         raise FewShotError(f"it holds no layer, only {_listed(found.leftovers)}: the file is damaged; get it again")
-    factors = {path: factor_of(path, parts) for path, parts in found.groups.items()}
-    own = [path for path in factors if _own_path(path)]
-    if own and len(own) < len(factors):
+    own = [path for path in found.groups if _own_path(path)]
+    if own and len(own) < len(found.groups):
         raise FewShotError(f"it holds layers of two models (first {own[0]}): save one LoRA alone")
-    if own:
-        name = family or hosted_family(metadata, own, base_family)
-    else:
-        name = family or checked_family(metadata, factors, tensors, base_family)
+    hosted = hosted_family(metadata, own, family or base_family) if own else ""
+    factors = {path: factor_of(path, parts) for path, parts in found.groups.items()}
+    name = family or hosted or checked_family(metadata, factors, tensors, base_family)
     if bool(own) == (name in FAMILIES):
         raise FewShotError(
             f"its layers (first {next(iter(factors))}) are none of {family_named(name).title}: {_CHOOSE}"

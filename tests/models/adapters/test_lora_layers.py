@@ -12,8 +12,9 @@ from torch import nn
 from comfyui_fewshot.models.adapters.lora_layers import LoraSpec, LowRankLayer
 
 
-@pytest.mark.parametrize("frozen", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("frozen", "autocast"), [(torch.float32, False), (torch.float32, True), (torch.bfloat16, True)]
+)
 def test_it_is_pefts_bit_for_bit(frozen, autocast):
     """Outputs, and gradients of both factors and of the input, in every mixture of types."""
     torch.manual_seed(0)
@@ -41,6 +42,18 @@ def test_it_is_pefts_bit_for_bit(frozen, autocast):
 
     for ours, theirs in zip(measured(True), measured(False), strict=True):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+def test_it_computes_in_the_type_of_what_it_is_given():
+    """In half precision without autocast, where peft would compute in float32: as ComfyUI's networks compute."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(8, 5, dtype=torch.bfloat16), torch.randn(4, 8, dtype=torch.bfloat16)
+    plain = layer(x)
+    down, up = LowRankLayer(layer).set_weights(LoraSpec(3, 6.0), (torch.randn(3, 8), torch.randn(5, 3)))
+    made = layer(x)
+    assert made.dtype == torch.bfloat16 and torch.equal(made, plain + 2 * (x @ down.bfloat16().T @ up.bfloat16().T))
+    made.float().sum().backward()
+    assert down.grad is not None and down.grad.dtype == torch.float32
 
 
 def test_a_layer_of_any_class_has_one_and_is_as_before_without_it():
