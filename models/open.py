@@ -24,7 +24,7 @@ from .hosted.families import family_of
 from .hosted.key import parts_key
 from .hosted.open import opened as opened_in_place
 from .hosted.parts import HostedParts
-from .hosted.process import process_of
+from .hosted.process import process_of, sampling_of
 from .stable_diffusion.files.identify import Identity, folder_hash, identify_folder, identify_tensors
 from .stable_diffusion.model import StableDiffusion
 from .stable_diffusion.open import Placement, open_networks
@@ -66,7 +66,7 @@ def base_from_parts(parts: HostedParts) -> BaseModelRef:
     something without content.
     """
     family = family_of(parts.model.model.model_config)
-    prediction = process_of(parts.model.get_model_object("model_sampling"), family).prediction
+    prediction = process_of(sampling_of(parts.model), family).prediction
     return BaseModelRef(family.name, parts, parts_key(parts), prediction)  # type: ignore[arg-type]
 
 

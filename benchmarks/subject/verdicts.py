@@ -66,7 +66,7 @@ LITTLE: Mapping[str, Way] = {
     "few steps": ("anywhere", True, {"token": "free", "steps": 20}),
     "class pictures": ("class", True, {"token": "free", "batch_size": 1}),
     "small alpha": ("anywhere", True, {"alpha": 0.05, "batch_size": 1}),
-    "captions dropped": ("anywhere", True, {"caption_dropout": 1.0, "batch_size": 1}),
+    "captions dropped": ("anywhere", True, {"token": "none", "caption_dropout": 1.0, "batch_size": 1}),
 }  # fmt: skip
 FAST: Mapping[str, Any] = {"batch_size": 1, "steps": 600, "learning_rate": 3e-3}
 MUCH: Mapping[str, Way] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def family_named(name: str) -> Any:
         return FAMILIES[name]
     if name in HOSTED:
         return HOSTED[name]
-    if name.startswith(GENERIC):
+    if re.fullmatch(rf"{GENERIC}[a-z0-9_]+", name):
         return HostedFamily(name, name.removeprefix(GENERIC))
     raise FewShotError(f"'{name}' is not a known family of base models: choose one of {', '.join(KNOWN)}")
 
@@ -55,7 +56,8 @@ def hosted_family(metadata: Mapping[str, str], layers: Sequence[str], base_famil
     for name, family in HOSTED.items():
         if family.base_model_version in stated:
             return name
-    if (found := next((text for text in stated if text.startswith(GENERIC)), base_family)) and found not in FAMILIES:
+    generic = (text for text in stated if re.fullmatch(rf"{GENERIC}[a-z0-9_]+", text))
+    if (found := next(generic, base_family)) and found not in FAMILIES:
         return found
     title = other_model(layers) or "a model that is not known here"
     raise FewShotError(

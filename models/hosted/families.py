@@ -5,6 +5,7 @@ Sources: the classes of comfy.ldm, the model cards' licences, and the settings t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -28,7 +29,8 @@ class HostedFamily:
         shift: of the noise that is trained on: sigma = s u / (1 + (s - 1) u); None for the one pictures are drawn with.
         rank, learning_rate: what trainers of the family use.
         licence: what a person should know of it.
-        distilled: parts of a file's name that say that the network draws in few steps, and a training spoils that.
+        distilled: beginnings of words in a file's name that say that the network draws in few steps, and a training
+            spoils that.
         advice: what to do where it is distilled.
         guidance: the scale of guidance that pictures are drawn with.
         token_limit: tokens of a caption that the network learned from.
@@ -108,7 +110,7 @@ FAMILIES: Mapping[str, HostedFamily] = MappingProxyType(
                 encoder="flux2",
                 guidance=5.0,
                 licence="klein 4B is Apache-2.0; klein 9B and dev are for non-commercial use",
-                distilled=("klein-4b", "klein-9b", "klein_4b", "klein_9b"),
+                distilled=("klein",),
                 advice="train FLUX.2 klein base and use the LoRA on the distilled one, which training spoils",
             ),
         )
@@ -126,21 +128,13 @@ GENERIC_GROUPS: Mapping[str, str] = MappingProxyType(
         "feed_forward": rf"{_BLOCK}(mlp|ff|feed_forward)[\w.]*",
     }
 )
-# Parts of the names of networks that draw videos, sounds or shapes.
+# How the names of networks begin that draw videos, sounds or shapes, or see; and those that draw pictures all the same.
 OTHER_MEDIA = (
-    "Audio",
-    "ACEStep",
-    "Hunyuan3D",
-    "SV3D",
-    "SVD",
-    "Zero123",
-    "LTX",
-    "Mochi",
-    "HunyuanVideo",
-    "WAN",
-    "Cosmos",
-    "MiniMax",
-)
+    "ACEStep", "Audio", "CogVideoX", "Cosmos", "DepthAnything", "Hunyuan3D", "HunyuanVideo", "Kandinsky5", "LTX",
+    "MiniMax", "Mochi", "RT_DETR", "SAM3", "SD_X4", "SV3D", "SVD", "SeedVR", "Stable_Zero123", "StableAudio",
+    "TripoSplat", "WAN", "Zero123", "HunyuanImage21Refiner",
+)  # fmt: skip
+PICTURES = ("CosmosT2IPredict2", "Kandinsky5Image")
 
 
 def family_of(config: Any) -> HostedFamily:
@@ -153,10 +147,8 @@ def family_of(config: Any) -> HostedFamily:
     for family in FAMILIES.values():
         if kind in family.configs:
             return family
-    if any(part in kind for part in OTHER_MEDIA):
-        raise FewShotError(
-            f"this MODEL is a {kind}, which draws videos, sounds or shapes and no pictures: connect an image model"
-        )
+    if kind not in PICTURES and kind.startswith(OTHER_MEDIA):
+        raise FewShotError(f"this MODEL is a {kind}, which draws no pictures: connect an image model")
     guided_by_number = bool(getattr(config, "unet_config", {}).get("guidance_embed"))  # and not by a second pass
     return HostedFamily(
         f"{GENERIC}{kind.lower()}", kind, (kind,), GENERIC_GROUPS, guidance=1.0 if guided_by_number else 4.0
@@ -175,6 +167,7 @@ def what_it_lacks(family: HostedFamily) -> str:
 
 def distilled_advice(family: HostedFamily, file: str) -> str:
     """What to do instead where a file's name says that the network is distilled; empty where it says nothing."""
-    name = file.lower()
-    is_base = "base" in name or "raw" in name
-    return family.advice if not is_base and any(part in name for part in family.distilled) else ""
+    words = re.split("[^a-z0-9]+", file.lower())
+    is_base = "base" in words or "raw" in words
+    is_distilled = any(word.startswith(family.distilled) for word in words) if family.distilled else False
+    return family.advice if is_distilled and not is_base else ""

@@ -16,6 +16,7 @@ from ...core.errors import FewShotError
 from .parts import HostedParts
 
 SAMPLES = 4096  # values of each tensor that go into the key
+WORD = 8  # bytes that are summed at once
 PLACES = 64  # runs of neighbouring values that they are read in
 SAMPLING = "model_sampling"
 
@@ -53,7 +54,16 @@ def _content(patcher: Any) -> Iterator[bytes]:
                     "of: connect the model from before that node"
                 )
             yield f"{name}|{strength}|{own}|{offset}|".encode()
-            yield from _patch(str(name), value)
+            yield from _merged(str(name), value) if isinstance(value, list) else _patch(str(name), value)
+
+
+def _merged(name: str, value: list) -> Iterator[bytes]:
+    """Another model's weight, with ComfyUI's own way to read it, and what was patched on that one."""
+    weight, *patches = value
+    yield from _values(weight[0] if isinstance(weight, tuple) else weight)
+    for strength, inner, own, offset, _ in patches:
+        yield f"{strength}|{own}|{offset}|".encode()
+        yield from _merged(name, inner) if isinstance(inner, list) else _patch(name, inner)
 
 
 def _patch(name: str, value: Any) -> Iterator[bytes]:
@@ -97,3 +107,15 @@ def _values(tensor: Tensor) -> Iterator[bytes]:
     starts = range(0, len(flat), max(run, len(flat) // PLACES))
     chosen = torch.cat([flat[start : start + run] for start in starts]) if len(flat) > SAMPLES else flat
     yield chosen.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    yield str(_sum(flat)).encode()
+
+
+def _sum(flat: Tensor) -> int:
+    """Of all bytes as whole numbers, which tells of a change anywhere."""
+    raw = flat.view(torch.uint8)
+    whole = len(raw) // WORD * WORD
+    is_aligned = raw.data_ptr() % WORD == 0
+    total = (
+        int(raw[:whole].view(torch.int64).sum()) if is_aligned and whole else int(raw[:whole].sum(dtype=torch.int64))
+    )
+    return total + int(raw[whole:].sum(dtype=torch.int64))

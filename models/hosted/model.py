@@ -28,7 +28,7 @@ from .host import comfy
 from .in_place import as_loaded, checkpoint_blocks, differentiable
 from .memory import HostedCosts, counts, fused_attention, weightless_base
 from .parts import HostedParts
-from .process import process_of
+from .process import process_of, sampling_of
 from .prompts import arguments, encode, kept
 
 CHOOSE = "choose attention, feed_forward or attention_ff as parameter_set, and tuning low_rank"
@@ -52,8 +52,7 @@ class HostedModel:
         self.hosted, self.clip, self.vae = parts, parts.clip, parts.vae
         self.base = parts.model.model
         self.dtype: torch.dtype = self.base.get_dtype_inference()
-        self.sampling = parts.model.get_model_object("model_sampling")
-        self.process = process_of(self.sampling, family).to(device)
+        self.process = process_of(sampling_of(parts.model), family).to(device)
         self.learned_tokens: Mapping[str, Mapping[str, Tensor]] = {}
         self.before_predict: list[Callable[[Tensor], None]] = []
         self.embedding_folders: tuple[Any, ...] = ()
@@ -180,16 +179,16 @@ class HostedModel:
     def _check_readable(self, conditioning: Conditioning) -> None:
         """Raise FewShotError where the network cannot read what this CLIP gives, seen by shapes alone."""
         side = 4 * self.size_multiple
-        latents, t = torch.empty(1, *self.latent_shape(side, side), device=META), torch.zeros(1, device=META)
+        latents, t = torch.empty(1, *self.latent_shape(side, side), device=META), self.process.times[:1].to(META)
         twin = self if self.device == META else self.without_weights(self.dtype)
         try:
             with torch.no_grad():
                 twin.predict(latents, t, conditioning)
         except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise FewShotError(
-                f"this CLIP and this MODEL are parts of two models: a {self.family.title} cannot read what a "
-                f"{type(self.clip.cond_stage_model).__name__} gives ({str(error).splitlines()[0][:120]}). Connect the "
-                "CLIP that belongs to the MODEL, and look at the type in the node that loads it"
+                f"a {self.family.title} cannot read what a {type(self.clip.cond_stage_model).__name__} gives "
+                f"({str(error).splitlines()[0][:120]}). Connect the CLIP that belongs to the MODEL, and look at the "
+                "type in the node that loads it"
             ) from error
 
     @property

@@ -13,6 +13,25 @@ from .families import HostedFamily
 from .host import comfy
 
 
+def sampling_of(model: Any) -> Any:
+    """How a MODEL samples, as its network was made for it or a node has set it.
+
+    Raises:
+        FewShotError: the two are of different kinds: a flow, and no flow.
+    """
+    own, chosen = model.model.model_sampling, model.get_model_object("model_sampling")
+    if isinstance(own, comfy().model_sampling.CONST) != isinstance(chosen, comfy().model_sampling.CONST):
+        raise FewShotError(
+            f"this MODEL is made for {_names(own)}, and a node has set {_names(chosen)}, by which it cannot learn: "
+            "connect the MODEL from before that node"
+        )
+    return chosen
+
+
+def _names(sampling: Any) -> str:
+    return " with ".join(kind.__name__ for kind in type(sampling).__bases__)
+
+
 def process_of(sampling: Any, family: HostedFamily) -> DiffusionProcess:
     """A flow with ComfyUI's shift, or Stable Diffusion's noise schedule.
 
@@ -29,10 +48,9 @@ def process_of(sampling: Any, family: HostedFamily) -> DiffusionProcess:
     prediction = next((name for kind, name in kinds.items() if kind in type(sampling).__bases__), None)
     if prediction is not None and isinstance(sampling, known.ModelSamplingDiscrete):
         return DDPM((1 / (1 + sampling.sigmas.double().square())).float().cpu(), prediction)
-    names = " with ".join(kind.__name__ for kind in type(sampling).__bases__)
     raise FewShotError(
-        f"this MODEL samples by {names}, which cannot be trained on: rectified flows can, and Stable Diffusion's "
-        "noise schedules. Connect the MODEL from before the node that set it, or choose another base model"
+        f"this MODEL samples by {_names(sampling)}, which cannot be trained on: rectified flows can, and Stable "
+        "Diffusion's noise schedules. Connect the MODEL from before the node that set it, or choose another base model"
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ def encode(clip: Any, prompts: list[str], literally: bool, device: torch.device)
     rows = []
     with torch.no_grad():
         for prompt in prompts:
-            tokens = clip.tokenize(escaped(prompt) if literally else prompt)
+            with _without_embeddings(clip) if literally else nullcontext():
+                tokens = clip.tokenize(escaped(prompt) if literally else prompt)
             with as_loaded(clip.cond_stage_model):
                 found = clip.encode_from_tokens_scheduled(tokens, show_pbar=False)
             if len(found) != 1:
@@ -30,6 +32,21 @@ def encode(clip: Any, prompts: list[str], literally: bool, device: torch.device)
             states, more = found[0]
             rows.append(Conditioning.of(**{name: kept(t, device) for name, t in _tensors({TEXT: states, **more})}))
     return Conditioning.cat(rows)
+
+
+@contextmanager
+def _without_embeddings(clip: Any) -> Iterator[None]:
+    """Captions mean what they say, also where they say "embedding:name"."""
+    own = clip.tokenizer
+    readers = [one for one in (own, *vars(own).values()) if getattr(one, "embedding_directory", None) is not None]
+    before = [one.embedding_directory for one in readers]
+    try:
+        for one in readers:
+            one.embedding_directory = None
+        yield
+    finally:
+        for one, folder in zip(readers, before, strict=True):
+            one.embedding_directory = folder
 
 
 def kept(tensor: Tensor, device: torch.device) -> Tensor:

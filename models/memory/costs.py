@@ -117,7 +117,7 @@ def _step(model: DiffusionModel, side: int, groups: Collection[str], checkpointi
     for network in model.parts().values():
         network.train(checkpointing)  # diffusers' networks checkpoint in training mode alone
     model.checkpointing(checkpointing)
-    latents, t = torch.empty(1, *model.latent_shape(side, side), device=META), torch.zeros(1, device=META)
+    latents, t = _noisy(model, side)
     with torch.no_grad():
         conditioning = model.encode_prompts([PROMPT])
     if not layers:  # where words alone are learned
@@ -138,7 +138,7 @@ def _step(model: DiffusionModel, side: int, groups: Collection[str], checkpointi
 
 def _sampling(model: DiffusionModel, side: int, groups: Collection[str]) -> int:
     layers = _adapters(model, groups)
-    latents, t = torch.empty(1, *model.latent_shape(side, side), device=META), torch.zeros(1, device=META)
+    latents, t = _noisy(model, side)
     try:
         with torch.no_grad():
             conditioning = model.encode_prompts([PROMPT])
@@ -177,6 +177,11 @@ def _backward(values: list[Tensor]) -> None:
     """By the engine itself: torch's own functions leave the modes in which checkpoints have to be computed again."""
     ones = tuple(torch.ones_like(value) for value in values)
     torch.autograd.Variable._execution_engine.run_backward(tuple(values), ones, False, False, (), True, True)
+
+
+def _noisy(model: DiffusionModel, side: int) -> tuple[Tensor, Tensor]:
+    """Latents of one picture, and a time."""
+    return torch.empty(1, *model.latent_shape(side, side), device=META), model.process.times[:1].to(META)
 
 
 def _parts(layers: dict[str, LowRankLayer]) -> list[nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
@@ -30,12 +31,14 @@ IN_FLOAT32 = (
 
 
 def weightless(network: Network, *shared: Any, types: Mapping[torch.dtype, torch.dtype] = KEPT) -> Network:
-    """A copy on the meta device; nothing of the network's weights is copied, and nothing of `shared` objects.
+    """A copy on the meta device, without what hooks into it; nothing of `shared` objects is copied either.
 
     `types` are what weights become by what they are in; others stay.
     """
     memo: dict[int, Any] = {id(one): one for one in shared}
     for module in network.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # of adapters, whose weights are real
+            memo[id(hooks)] = OrderedDict()
         for name, tensor in _tensors(module):
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = _like(module, name, tensor, types.get(tensor.dtype, tensor.dtype))

@@ -75,6 +75,11 @@ def read_run(path: Path) -> dict[str, Any]:
     if given.get("validation_dino") and not given.get("validation_clip"):
         raise FewShotError(f"{path} names a DINO to validate with, which reads no prompts: name validation_clip too.")
     run = OTHERS | dict(given)
+    if run["text_encoder"] is None and (run["second_text_encoder"] or run["encoder_type"] != OTHERS["encoder_type"]):
+        raise FewShotError(
+            f"{path} says how a base that ComfyUI loads in parts reads prompts, and names no text_encoder: name it and "
+            "the vae, or leave that out"
+        )
     if (run["text_encoder"] is None) != (run["vae"] is None):
         raise FewShotError(
             f"{path} names one of text_encoder and vae: a base that ComfyUI loads in parts needs both, "

@@ -78,7 +78,7 @@ def with_identifiers(sample: Sample, concepts: tuple[Concept, ...]) -> Sample:
 
 
 def _tell_split(model: DiffusionModel, concept: Concept) -> None:
-    tokens = model.count_tokens(concept.identifier)
+    tokens = model.count_tokens(concept.identifier) if model.text_encoders else 0  # other encoders have other words
     if tokens > 1 and not any(same_word(concept.identifier, word) for word in model.learned_tokens):
         log.warning(
             "the identifier '%s' is %d tokens, whose parts mean something to the text encoder already: all of them are "

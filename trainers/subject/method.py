@@ -102,15 +102,12 @@ class SubjectStep(DenoisingStep):
         if term != PRESERVATION:
             return super().draw(term, step, samples)
         batch, pool = super().draw(REFERENCE, step, samples), self.pools[PRESERVATION]
-        kept = zip(batch.indices, batch.caption_kept, strict=True)
-        conditioning = (
-            None
-            if pool.conditioning is None
-            else select_conditioning(pool.conditioning, pool.dropped, batch.indices, batch.caption_kept)
-        )
-        return replace(
-            batch, prompts=tuple(pool.prompts[i] if has else "" for i, has in kept), conditioning=conditioning
-        )
+        with_caption = (True,) * len(samples)  # of the class always: told nothing, references and base would pull apart
+        conditioning = pool.conditioning
+        if conditioning is not None:
+            conditioning = select_conditioning(conditioning, pool.dropped, batch.indices, with_caption)
+        prompts = tuple(pool.prompts[i] for i in batch.indices)
+        return replace(batch, prompts=prompts, conditioning=conditioning, caption_kept=with_caption)
 
     def noise(self, term: str, step: int, samples: Sequence[int], shape: torch.Size) -> torch.Tensor:
         """The samples' noise (n, C, h, w), with an offset that is constant over each picture."""

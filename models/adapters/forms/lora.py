@@ -23,6 +23,7 @@ from ..families import family_named, hosted_family
 from .complete import is_rest
 from .endings import is_leftover, peft_adapter, refused_form, split_key
 from .read import factor_of
+from .split import fused
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,10 @@ ONLY = "string_to_param"
 HEADER = "lora_adapter_metadata"
 """the metadata in which diffusers keeps the settings of PEFT, alphas among them"""
 _BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:(clip_[lgh])|string_to_param\.[^.]*)")
-_CHOOSE = "choose a LoRA of Stable Diffusion 1.x, 2.x or SDXL"
+_CHOOSE = (
+    "choose a LoRA of Stable Diffusion 1.x, 2.x or SDXL, or one of another family whose names begin with "
+    "diffusion_model., as ComfyUI's own do"
+)
 _FIRST = 3  # names that are listed
 _SHOWN = 100  # letters that are shown of what a file says
 
@@ -80,6 +84,7 @@ def from_tensors(
     hosted = hosted_family(metadata, own, family or base_family) if own else ""
     factors = {path: factor_of(path, parts) for path, parts in found.groups.items()}
     name = family or hosted or checked_family(metadata, factors, tensors, base_family)
+    factors = fused(factors, name)
     if bool(own) == (name in FAMILIES):
         raise FewShotError(
             f"its layers (first {next(iter(factors))}) are none of {family_named(name).title}: {_CHOOSE}"

@@ -13,22 +13,30 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from comfyui_fewshot.core.values import BaseModelRef
+from comfyui_fewshot.augmentation.images.load import picture_of
+from comfyui_fewshot.core.errors import FewShotError
+from comfyui_fewshot.core.values import BaseModelRef, Concept, Sample, TrainingSet
 from comfyui_fewshot.models.adapters.lora_layers import LoraSpec, LowRankLayer, wrap
 from comfyui_fewshot.models.conditioning import Conditioning
 from comfyui_fewshot.models.hosted import host
-from comfyui_fewshot.models.hosted.families import FAMILIES
+from comfyui_fewshot.models.hosted.families import FAMILIES, family_of
 from comfyui_fewshot.models.hosted.key import parts_key
 from comfyui_fewshot.models.hosted.model import ROOT, HostedModel
 from comfyui_fewshot.models.hosted.open import opened
 from comfyui_fewshot.models.hosted.parts import HostedParts
-from comfyui_fewshot.models.open import base_from_path, open_base
+from comfyui_fewshot.models.hosted.process import sampling_of
+from comfyui_fewshot.models.open import base_from_parts, base_from_path, open_base
 from comfyui_fewshot.models.sampling import SamplingOptions, sample_latents
 from comfyui_fewshot.models.stable_diffusion.lora_names import flat_name
 from comfyui_fewshot.pocket.assemble import random_folder
 from comfyui_fewshot.tests.models.hosted.networks import NETWORKS, model_of
+from comfyui_fewshot.tests.models.hosted.parts import parts_of
+from comfyui_fewshot.trainers.context import TrainingContext
+from comfyui_fewshot.trainers.subject.method import train_subject
+from comfyui_fewshot.trainers.subject.settings import SubjectSettings
 
 CPU = torch.device("cpu")
 SIDE, LENGTHS, RANK, STEP = 64, (5, 9, 9), 2, 1e-3
@@ -182,6 +190,55 @@ def left_as_it_was(name: str) -> bool:
     )
 
 
+def trained_in_half(name: str) -> dict[str, Any]:
+    """A training of a network in bfloat16, whose pictures are encoded with adapters already beside its layers: whether
+    losses are numbers and all layers moved; and the positions of a caption that names an embedding."""
+    with tempfile.TemporaryDirectory() as place:
+        parts = HostedParts(*parts_of(name, torch.bfloat16))
+        path = Path(place) / "picture.png"
+        Image.new("RGB", (64, 64), (200, 40, 90)).save(path)
+        sample = Sample(picture_of(path), "a photo of a sks cat")
+        chosen = SubjectSettings(steps=2, resolution=64, rank=2, learning_rate=1e-2, tuning="orthogonal")
+        result = train_subject(
+            base_from_parts(parts), TrainingSet((sample,), (Concept("sks", "cat"),)), chosen,
+            TrainingContext(Path(place) / "runs", CPU),
+        )  # fmt: skip
+        tokenizers = [one for one in vars(parts.clip.tokenizer).values() if hasattr(one, "embedding_directory")]
+        for one in tokenizers:
+            one.embedding_directory = place
+        with open_base(base_from_parts(parts), CPU) as model:
+            words = [model.encode_prompts([text])["cross_attn"].shape[1] for text in ("a  cat", "a embedding:gone cat")]
+    return {
+        "finite": bool(torch.tensor(result.losses).isfinite().all()),
+        "moved": sum(bool(factor.up.any()) for factor in result.adapter.factors.values()),
+        "literal": words[1] >= words[0],
+    }
+
+
+def refusals() -> dict[str, str]:
+    """What is said of a flow that a node made another kind of, and which networks of ComfyUI's draw no pictures."""
+    import comfy.model_sampling
+    import comfy.supported_models
+
+    class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+        pass
+
+    patched = model_of("z_image", torch.float32).clone()
+    patched.add_object_patch("model_sampling", Sampling(patched.model.model_config))
+    found = {}
+    try:
+        sampling_of(patched)
+    except FewShotError as error:
+        found["sampling"] = str(error)
+    refused = []
+    for kind in comfy.supported_models.models:
+        try:
+            family_of(kind.__new__(kind))
+        except FewShotError:
+            refused.append(kind.__name__)
+    return found | {"no pictures": " ".join(refused)}
+
+
 def keys_report() -> dict[str, str]:
     """Keys of the same weights made twice, patched, patched while that is applied, and changed."""
     import comfy.model_management as management
@@ -207,6 +264,15 @@ def keys_report() -> dict[str, str]:
         management.unload_all_models()
         found["first afterwards"] = key(first)
         second.model.state_dict()[name].view(-1)[0] += 1
+    merged, other = first.clone(), model_of("z_image", torch.float32)
+    patches = other.get_key_patches("diffusion_model.")
+    merged.add_patches(patches, 0.5, 0.5)
+    found["merged"] = key(merged)
+    with torch.inference_mode():
+        other.model.state_dict()[name].view(-1)[100:200] += 1
+    again = first.clone()
+    again.add_patches(other.get_key_patches("diffusion_model."), 0.5, 0.5)
+    found["merged with another"] = key(again)
     return found | {"changed": key(second)}
 
 
@@ -308,6 +374,8 @@ def main(folder: str, report: str) -> None:
     }
     with tempfile.TemporaryDirectory() as place:
         found["pocket"] = pocket_report(random_folder(Path(place) / "base"))
+    found["half"] = {name: trained_in_half(name) for name in ("z_image", "flux2")}
+    found["refusals"] = refusals()
     Path(report).write_text(json.dumps(found | {"keys": keys_report()}))
 
 

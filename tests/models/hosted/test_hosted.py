@@ -67,7 +67,8 @@ def test_a_key_is_of_the_weights_and_of_what_is_patched_on_them(report):
     assert keys["applied"] == "True"
     assert keys["first"] == keys["second"] == keys["first while applied"] == keys["first afterwards"]
     assert keys["patched"] == keys["patched while applied"]
-    assert len({keys[name] for name in ("first", "patched", "stronger", "changed")}) == 4
+    others = ("first", "patched", "stronger", "changed", "merged", "merged with another")
+    assert len({keys[name] for name in others}) == 6
 
 
 def test_the_pocket_in_comfyuis_classes_is_that_in_diffusers(report):
@@ -75,3 +76,18 @@ def test_the_pocket_in_comfyuis_classes_is_that_in_diffusers(report):
     found = report["pocket"]
     assert found.pop("times") == 1 and found.pop("layers") > 20
     assert max(found.values()) <= 1e-4, found
+
+
+@pytest.mark.parametrize("name", ["z_image", "flux2"])
+def test_half_precision_trains_and_captions_mean_what_they_say(report, name):
+    """Also where the first prompt is read with adapters already in the network."""
+    found = report["half"][name]
+    assert found["finite"] and found["moved"] == NETWORKS[name].layers and found["literal"]
+
+
+def test_what_is_no_base_is_told(report):
+    assert "made for" in report["refusals"]["sampling"] and "before that node" in report["refusals"]["sampling"]
+    refused = set(report["refusals"]["no pictures"].split())
+    assert {"WAN21_T2V", "LTXV", "HunyuanVideo", "SVD_img2vid", "ACEStep", "Hunyuan3Dv2"} <= refused
+    drawing = {"ZImage", "Flux2", "Flux", "QwenImage", "Lumina2", "AuraFlow", "HiDream", "Chroma", "CosmosT2IPredict2"}
+    assert not refused & (drawing | {"SD15", "SDXL", "SD3", "HunyuanImage21"})
