@@ -96,7 +96,10 @@ UNPROVEN = (
              "the rows are of drawings", ("preset.*", "poster.*", "multi.*", "description.*"), ""),
     Unproven("Relations between photographed things", "the rows are of drawings; ReVersion's own data is not here",
              ("entity.*", "relation.*", "reversion10.*"), ""),
-    Unproven("Memory and time of full-size bases", "no GPU was at hand: they are estimated from formulas",
+    Unproven("Subjects on Z-Image, FLUX.2 klein and other families in ComfyUI's own network",
+             "small networks of ComfyUI's classes with random weights were trained, on CPUs: gradients, files and that "
+             "ComfyUI is left as it was are tested, and neither likeness, memory nor speed on a GPU", (), ""),
+    Unproven("Memory and time of full-size bases", "no GPU was at hand: they are counted on networks without weights",
              (), f"the node Training Plan; {DREAMBENCH} tells the time of all its parts"),
 )  # fmt: skip
 

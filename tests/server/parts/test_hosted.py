@@ -100,6 +100,8 @@ def test_from_pictures_to_a_lora_that_comfyui_loads(server, info, family):
         ),
     }
     assert numpy.abs(native(server, family, ["apply", 0], ["apply", 1], applied) - theirs).max() < 1e-5
+    server.succeed(base(family) | {"load": applied["load"]} | grid(["load", 0]))
+    assert numpy.abs(server.kept("after") - theirs).max() < 1e-4
 
 
 @pytest.mark.parametrize("family", FAMILIES)
