@@ -10,7 +10,6 @@ from ...core.errors import FewShotError
 from ..hosted.families import FAMILIES as HOSTED
 from ..hosted.families import GENERIC, HostedFamily
 from ..public_names import HOSTED_ROOT
-from ..stable_diffusion.lora_names import flat_name, known_name, other_model
 from ..stable_diffusion.variants import FAMILIES
 
 KNOWN = (*FAMILIES, *HOSTED)
@@ -34,11 +33,15 @@ def family_named(name: str) -> Any:
 
 def name_in_file(path: str, family: str) -> str:
     """A layer's name in a LoRA file: kohya's for Stable Diffusion, else ComfyUI's own."""
+    from ..stable_diffusion.lora_names import flat_name  # which brings diffusers, and nodes are to be listed at once
+
     return flat_name(path, FAMILIES[family]) if family in FAMILIES else path
 
 
 def is_known_name(name: str, family: str) -> bool:
     """Whether readers of files of the family know a layer's name."""
+    from ..stable_diffusion.lora_names import known_name
+
     if family in FAMILIES:
         return known_name(name, FAMILIES[family])
     return name.startswith(f"{HOSTED_ROOT}.")
@@ -52,6 +55,8 @@ def hosted_family(metadata: Mapping[str, str], layers: Sequence[str], base_famil
     Raises:
         FewShotError: neither tells.
     """
+    from ..stable_diffusion.lora_names import other_model
+
     stated = metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "").partition("/")[0]
     for name, family in HOSTED.items():
         if family.base_model_version in stated:

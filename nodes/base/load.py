@@ -14,6 +14,7 @@ from ..schema.sockets import Base
 
 CATEGORY = "few-shot/base"
 CHECKPOINT, FOLDER, POCKET, FILES = "checkpoint", "diffusers folder", "pocket", "model files"
+NO_FILE = "none"
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 
 
@@ -89,7 +90,8 @@ class LoadBase(io.ComfyNode):
         from ..comfy import hosted, native_models
 
         if (source or {}).get("source") == FILES:
-            encoders = [source["text_encoder"], source.get("second_text_encoder", hosted.NO_FILE)]
+            second = source.get("second_text_encoder", NO_FILE)
+            encoders = [source["text_encoder"], *([] if second == NO_FILE else [second])]
             given = hosted.load_files(
                 source["diffusion_model"], encoders, source.get("encoder_type", files.AUTO), source["vae"]
             )
@@ -109,8 +111,6 @@ class LoadBase(io.ComfyNode):
 
 def model_file_inputs() -> list[io.Input]:
     """The files of a model that comes in parts, as ComfyUI's own loaders list them."""
-    from ..comfy import hosted
-
     return [
         io.Combo.Input(
             "diffusion_model",
@@ -125,17 +125,17 @@ def model_file_inputs() -> list[io.Input]:
         io.Combo.Input("vae", options=folders.safe_names("vae"), tooltip="Its autoencoder, in models/vae."),
         io.Combo.Input(
             "encoder_type",
-            options=hosted.encoder_types(),
+            options=[files.AUTO, *files.encoder_types()],
             default=files.AUTO,
             optional=True,
             tooltip="What ComfyUI's Load CLIP calls type. auto is known for Z-Image and FLUX.2.",
         ),
         io.Combo.Input(
             "second_text_encoder",
-            options=hosted.listed("text_encoders"),
-            default=hosted.NO_FILE,
+            options=[NO_FILE, *folders.safe_names("text_encoders")],
+            default=NO_FILE,
             optional=True,
-            tooltip="Of models that read prompts with two, such as FLUX.1.",
+            tooltip="Of models that read prompts with two, such as FLUX.1; in models/text_encoders too.",
         ),
     ]
 

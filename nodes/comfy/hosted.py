@@ -96,24 +96,12 @@ def _about(family: HostedFamily, file: str) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------ model files
 
-NO_FILE = "none"
-
-
-def listed(kind: str) -> list[str]:
-    """ComfyUI's files of a part, and beside them none."""
-    return [NO_FILE, *folders.safe_names(kind)]
-
-
-def encoder_types() -> list[str]:
-    """The kinds of text encoders that ComfyUI knows; first what the model says."""
-    return [files.AUTO, *files.encoder_types()]
-
 
 def load_files(model: str, encoders: Sequence[str], kind: str, vae: str) -> tuple[Any, Any, Any]:
     """(MODEL, CLIP, VAE) of files by their names in ComfyUI's lists."""
     parts = files.load_parts(
         folders.listed_file("diffusion_models", model),
-        [folders.listed_file("text_encoders", name) for name in encoders if name != NO_FILE],
+        [folders.listed_file("text_encoders", name) for name in encoders],
         folders.listed_file("vae", vae),
         kind,
         list(map(Path, folders.embedding_folders())),

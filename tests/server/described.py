@@ -22,7 +22,7 @@ WORKFLOWS = ROOT / "workflows"
 PREFIX = "FewShot"
 FILES = {
     "models/checkpoints", "models/diffusers", "ComfyUI's input folder", "models/loras", "models/sams", "models/LLM",
-    "models/clip_vision", "models/embeddings",
+    "models/clip_vision", "models/embeddings", "models/diffusion_models", "models/text_encoders", "models/vae",
 }  # fmt: skip
 """Named in the tooltips of the combos whose options are files, which differ from machine to machine."""
 

@@ -163,7 +163,7 @@ def test_what_cannot_be_trained_is_said_on_the_node(server, info):
         (misread, "CLIP that belongs to the MODEL"),
         (apart, "the LoRA to train on from is for sd1"),
         (bare, "its loader put others in their place (Layer"),
-        (video | show, "draws videos"),
+        (video | show, "draws no pictures"),
     ):
         outcome = server.run(graph)
         assert outcome.status == "error", words
