@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from ..core.values import BaseModelRef
 from .attention import AttentionLayer, RecordedAttention
 from .conditioning import Conditioning, Embeddings
 from .process import DiffusionProcess
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 
 class ModelFamily(Protocol):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from .memory import HostedCosts, counts, fused_attention, weightless_base
 from .parts import HostedParts
 from .process import process_of, sampling_of
 from .prompts import arguments, encode, kept
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 CHOOSE = "choose attention, feed_forward or attention_ff as parameter_set, and tuning low_rank"
 UNTRAINED = {
