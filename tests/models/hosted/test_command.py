@@ -14,6 +14,7 @@ from comfyui_fewshot.models.adapters.formats import read_lora
 from comfyui_fewshot.tests.trainers.conftest import picture_folder  # noqa: F401 - a fixture
 from comfyui_fewshot.trainers import __main__ as command
 
+pytestmark = pytest.mark.slow
 COMFYUI = os.environ.get("COMFYUI_PATH", "")
 SETTINGS = dict(steps=3, learning_rate=1e-3, rank=2, batch_size=2, resolution=64, seed=5, micro_batch=1)
 FILES = "comfyui_fewshot.tests.models.hosted.files"
