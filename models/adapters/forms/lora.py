@@ -90,11 +90,13 @@ def from_tensors(
             f"its layers (first {next(iter(factors))}) are none of {family_named(name).title}: {_CHOOSE}"
         )
     only = next(iter(family_named(name).embeddings), ONLY)  # what a file of one encoder leaves unsaid
-    said = metadata.get("modelspec.architecture", "").partition("/")[0]
+    architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
     if family and (stated := stated_family(metadata) or family) != family:
         notes.append(f"the file says that it is for {family_named(stated).title}, and {family} is chosen")
-    elif own and said and said != family_named(name).base_model_version:
-        notes.append(f"the file says that it is for {said[:_SHOWN]}, and is taken for {family_named(name).title}")
+    elif own and architecture and architecture != family_named(name).base_model_version:
+        notes.append(
+            f"the file says that it is for {architecture[:_SHOWN]}, and is taken for {family_named(name).title}"
+        )
     _leave_out(factors, name, found.leftovers)
     if found.leftovers:
         notes.append(
