@@ -42,13 +42,19 @@ def plain_weights(network: nn.Module) -> Iterator[None]:
                 held[name] = tensor
 
 
+def inner_names(tensor: Tensor) -> list[str]:
+    """The names of the tensors that a quantised one is made of; none of any other."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    return [] if flatten is None or type(tensor) in (Tensor, nn.Parameter) else flatten()[0]
+
+
 def plain(tensor: Tensor) -> Tensor:
     """A tensor on the same memory that is no inference tensor; of a quantised one its parts are."""
-    inner = getattr(tensor, "__tensor_flatten__", None)
-    if inner is not None and type(tensor) not in (Tensor, nn.Parameter):
-        names, context = inner()
+    if names := inner_names(tensor):
+        kind: Any = type(tensor)
+        _, context = kind.__tensor_flatten__(tensor)
         parts = {name: plain(getattr(tensor, name)) for name in names}
-        return type(tensor).__tensor_unflatten__(parts, context, tensor.size(), tensor.stride())  # type: ignore[attr-defined]
+        return kind.__tensor_unflatten__(parts, context, tensor.size(), tensor.stride())
     made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return made.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import FewShotError
+from .in_place import inner_names
 from .parts import HostedParts
 
 SAMPLES = 4096  # values of each tensor that go into the key
@@ -92,10 +93,9 @@ def _patch(name: str, value: Any) -> Iterator[bytes]:
 def _values(tensor: Tensor) -> Iterator[bytes]:
     """Type, shape, and values in evenly spread runs; of a quantised tensor those of its parts."""
     yield f"{tensor.dtype}|{tuple(tensor.shape)}|".encode()
-    inner = getattr(tensor, "__tensor_flatten__", None)
-    if inner is not None and hasattr(type(tensor), "__tensor_unflatten__"):
+    if names := inner_names(tensor):
         yield type(tensor).__name__.encode()
-        for name in inner()[0]:
+        for name in names:
             yield from _values(getattr(tensor, name))
         return
     if not tensor.numel():

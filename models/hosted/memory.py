@@ -11,6 +11,7 @@ from torch.nn import functional
 from ..contract import ParameterCounts
 from ..memory.costs import MeasuredCosts
 from ..memory.weightless import weightless
+from .in_place import inner_names
 from .parts import HostedParts
 
 
@@ -44,10 +45,9 @@ def _count(network: nn.Module) -> float:
 
 def stored_bytes(tensor: Tensor) -> int:
     """Of a weight, quantised ones by what they hold."""
-    inner = getattr(tensor, "__tensor_flatten__", None)
-    if inner is None or type(tensor) in (Tensor, nn.Parameter):
-        return tensor.numel() * tensor.element_size()
-    return sum(stored_bytes(getattr(tensor, name)) for name in inner()[0])
+    names = inner_names(tensor)
+    own = tensor.numel() * tensor.element_size()
+    return sum(stored_bytes(getattr(tensor, name)) for name in names) if names else own
 
 
 def weightless_base(base: Any, dtype: torch.dtype, computing: torch.dtype) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Graph = dict[str, dict[str, Any]]
@@ -53,6 +53,11 @@ def relation_settings(info: Mapping[str, Any], **changes: Any) -> Graph:
 def training(info: Mapping[str, Any], check: str = "off", **changes: Any) -> Graph:
     train = node("FewShotTrainSubject", base=["base", 0], set=["set", 0], settings=["settings", 0], check=check)
     return base() | pictures() | settings(info, **changes) | {"train": train}
+
+
+def trains_between(first: int, last: int) -> Callable[[str, Any], bool]:
+    """Whether a message is of the progress of "train" from step `first` on, before step `last`."""
+    return lambda kind, data: kind == "progress" and data["node"] == "train" and first <= data["value"] < last
 
 
 def saved(name: str) -> Graph:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -218,6 +219,19 @@ class Server:
     def run(self, graph: Mapping[str, Any], on_message: Callable[[str, Any], None] | None = None) -> Outcome:
         """Queue a graph and follow it to its end, whatever the end is."""
         return asyncio.run(asyncio.wait_for(self._follow(graph, on_message), PATIENCE))
+
+    def cancelled(self, graph: Mapping[str, Any], when: Callable[[str, Any], bool]) -> Outcome:
+        """A run in which Cancel is pressed once, at the first message that `when` picks."""
+        pressed = threading.Event()
+
+        def listen(kind: str, data: Any) -> None:
+            if not pressed.is_set() and when(kind, data):
+                pressed.set()
+                self.post("/interrupt", {})
+
+        outcome = self.run(graph, listen)
+        assert pressed.is_set(), "the run ended before it could be cancelled"
+        return outcome
 
     def succeed(self, graph: Mapping[str, Any], on_message: Callable[[str, Any], None] | None = None) -> Outcome:
         outcome = self.run(graph, on_message)

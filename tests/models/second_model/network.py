@@ -7,6 +7,7 @@ ComfyUI has to be importable, see `probe`.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,7 @@ from comfyui_fewshot.core.randomness import seed_of
 from comfyui_fewshot.core.values import BaseModelRef
 from comfyui_fewshot.models.conditioning import Conditioning, by_shape
 from comfyui_fewshot.models.contract import DiffusionModel, ParameterCounts
+from comfyui_fewshot.models.memory.weightless import weightless
 from comfyui_fewshot.models.rectified_flow import RectifiedFlow
 
 WIDTH = 24
@@ -154,7 +156,9 @@ class ComfyModel:
         return ParameterCounts(sum(p.numel() for p in self.denoiser.parameters()), 0, 0)
 
     def without_weights(self, dtype: torch.dtype) -> DiffusionModel:
-        raise NotImplementedError
+        made = copy.copy(self)
+        made.denoiser = weightless(self.denoiser, types={self.dtype: dtype})
+        return made
 
     def size_conditioning(self, crops: Sequence[Any]) -> None:
         return None

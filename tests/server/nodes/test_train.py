@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
 from pathlib import Path
 
 import aiohttp
@@ -132,14 +131,7 @@ def test_pictures_from_a_socket_train_like_those_of_a_folder(server, info):
 
 def test_cancel_keeps_the_work_and_going_on_ends_bit_for_bit_as_uncut(server, info):
     graph = graphs.training(info, steps=LONG, seed=3, save_every=10) | graphs.saved("cut")
-    pressed = threading.Event()
-
-    def press_cancel(kind, data):
-        if kind == "progress" and data["node"] == "train" and 3 <= data["value"] < LONG and not pressed.is_set():
-            pressed.set()
-            server.post("/interrupt", {})
-
-    cut = server.run(graph, press_cancel)
+    cut = server.cancelled(graph, graphs.trains_between(3, LONG))
     assert cut.messages[-1][0] == "execution_interrupted" and cut.messages[-1][1]["node_type"] == "FewShotTrainSubject"
     part, word = sorted((server.output / "fewshot").glob("*/*_step_*.safetensors"))
     assert word.name == f"{part.stem}_sks.safetensors"

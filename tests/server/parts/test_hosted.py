@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy
@@ -108,15 +107,7 @@ def test_from_pictures_to_a_lora_that_comfyui_loads(server, info, family):
 def test_cancel_leaves_the_model_and_going_on_ends_bit_for_bit_as_uncut(server, info, family):
     before = native(server, family)
     graph = training(info, family, steps=LONG, seed=5, save_every=3) | graphs.saved(f"cut_{family}")
-
-    pressed = threading.Event()
-
-    def press_cancel(kind, data):
-        if kind == "progress" and data["node"] == "train" and 3 <= data["value"] < LONG and not pressed.is_set():
-            pressed.set()
-            server.post("/interrupt", {})
-
-    cut = server.run(graph, press_cancel)
+    cut = server.cancelled(graph, graphs.trains_between(3, LONG))
     assert cut.messages[-1][0] == "execution_interrupted"
     assert numpy.array_equal(before, native(server, family))
     server.post("/free", {"unload_models": True, "free_memory": True})  # ComfyUI forgets what it had loaded

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -73,15 +72,12 @@ def test_it_is_turned_off(server, info, clip):
 
 def test_cancel_during_the_check_keeps_the_training(server, info, clip):
     graph = training(info, clip, seed=23) | graphs.saved("kept_from_cancel")
-    pressed = threading.Event()
 
-    def press_cancel(kind, data):
-        if kind == "binary" and data["event"] == TEXT and b"did it learn?" in data["data"] and not pressed.is_set():
-            pressed.set()
-            server.post("/interrupt", {})
+    def checks(kind, data):
+        return kind == "binary" and data["event"] == TEXT and b"did it learn?" in data["data"]
 
-    outcome = server.run(graph, press_cancel)
-    assert pressed.is_set() and outcome.status == "success", outcome.messages[-1]
+    outcome = server.cancelled(graph, checks)
+    assert outcome.status == "success", outcome.messages[-1]
     assert "cancelled" in text_of(outcome)[0] and not (Path(text_of(outcome)[-1]) / "learned.json").exists()
     assert list((server.output / "loras").glob("kept_from_cancel*.safetensors"))
 
